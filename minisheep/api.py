@@ -1,0 +1,262 @@
+"""The same run from Python: `align` does (or continues) it, `load_run` opens its folder; results are plain records."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from minisheep import config, loop
+from minisheep.config import Settings
+from minisheep.data.texts import load_prompts, load_seeds
+from minisheep.errors import RunMismatchError, UsageError
+from minisheep.events import Emit, Event, Note, Progress, RunStarted, to_dict
+from minisheep.hosts import InlineHost, SignalledStop, WorkerHost
+from minisheep.models.registry import find_model
+from minisheep.records import Example, Instruction, Rejection, Response, Verdict, digest
+from minisheep.store import Appender, Lock, RoundFolder, RunFolder, read_json, read_records, write_atomic
+
+NOT_A_RUN = frozenset({".lock", "scratch", "run.toml", "model.json", "events.jsonl", "manifest.json"})
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round's results. Every property reads the folder anew."""
+
+    number: int
+    folder: RoundFolder
+
+    @property
+    def instructions(self) -> list[Instruction]:
+        return read_records(self.folder.instructions, Instruction)
+
+    @property
+    def responses(self) -> list[Response]:
+        return read_records(self.folder.responses, Response)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        return read_records(self.folder.verdicts, Verdict)
+
+    @property
+    def kept(self) -> list[Example]:
+        return read_records(self.folder.kept, Example)
+
+    @property
+    def rejected(self) -> list[Rejection]:
+        return read_records(self.folder.rejected, Rejection)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return dict(read_json(self.folder.metrics)) if self.folder.metrics.exists() else {}
+
+    @property
+    def adapter(self) -> Path:
+        """Plain PEFT folder."""
+        return self.folder.adapter
+
+    @property
+    def adapter_gguf(self) -> Path:
+        return self.folder.adapter_gguf
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run on disk."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Settings:
+        return stored_settings(RunFolder(self.path))
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The rounds that were begun, from 1."""
+        folder = RunFolder(self.path)
+        numbers = range(1, self.settings.rounds + 1)
+        return [Round(n, folder.round(n)) for n in numbers if folder.round(n).path.exists()]
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Metrics of the base and of each measured round."""
+        folder = RunFolder(self.path)
+        paths = (folder.round(n).metrics for n in range(self.settings.rounds + 1))
+        return [dict(read_json(path)) for path in paths if path.exists()]
+
+    @property
+    def phases_done(self) -> dict[str, dict[str, float]]:
+        return dict(RunFolder(self.path).read_manifest()["phases"])
+
+    @property
+    def next_phase(self) -> loop.Phase | None:
+        """None when the run is finished."""
+        return loop.next_phase(self.settings.rounds, self.phases_done)
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a run folder for reading. Raises `errors.UsageError` if it is none."""
+    folder = RunFolder(Path(path))
+    if not folder.exists:
+        raise UsageError(f"{path} is not a run folder.", "`minisheep align` makes one.")
+    return Run(folder.path)
+
+
+def align(
+    run: str | Path | None = None,
+    *,
+    preset: str | None = None,
+    emit: Emit = lambda event: None,
+    until: loop.Phase | None = None,
+    inline: bool = False,
+    **settings: Any,
+) -> Run:
+    """Do a run, or what is left of it, and return it.
+
+    `settings` are those of `config.Settings`; a run that exists goes on with its own. `inline` runs everything in this
+    process instead of workers (for the fake engine; a real model would keep its memory).
+
+    Raises `errors.MinisheepError`.
+    """
+    with open_run(run, preset, settings, emit) as (folder, resolved, lock, log):
+        host = InlineHost() if inline else WorkerHost(lock.handle)
+        try:
+            with SignalledStop(host, lambda text: log(Note(text))) if isinstance(host, WorkerHost) else _nothing():
+                loop.run(folder, resolved, host, log, until)
+        finally:
+            host.close()
+    return Run(folder.path)
+
+
+@contextlib.contextmanager
+def open_run(
+    run: str | Path | None, preset: str | None, given: Mapping[str, Any], emit: Emit
+) -> Iterator[tuple[RunFolder, Settings, Lock, Emit]]:
+    """The folder of a run, made or continued, locked, with its settings and an `emit` that also writes events.jsonl.
+
+    Raises `errors.UsageError` for settings, seeds or names that are wrong, before anything is made, and
+    `errors.RunLockedError` if somebody else works there.
+    """
+    wanted = {**(config.PRESETS.get(preset, {}) if preset else {}), **given}
+    if run is None:
+        fresh = config.make(given, preset or "paper")
+        run = default_folder(fresh.model, preset)
+    folder = RunFolder(Path(run))
+    if not folder.exists:
+        settings = config.make(given, preset or "paper")
+        _check_inputs(settings)
+        _refuse_foreign_folder(folder)
+        folder.create()
+    lock = Lock(folder.path) if folder.path.is_dir() else None
+    if lock is None:
+        raise UsageError(f"{folder.path} is not a folder.")
+    try:
+        resumed = folder.exists and bool(folder.read_manifest()["phases"])
+        notes: list[str] = []
+        if resumed:
+            settings = _continue(folder, wanted, notes)
+        else:
+            # Nothing has been made yet, so nothing can be contradicted: a first attempt that failed leaves no trace.
+            settings = config.make(given, preset or "paper")
+            inputs = _check_inputs(settings)
+            begun = (folder.path / "round-1").exists() or (folder.path / "round-0").exists()
+            if folder.exists and begun:
+                settings = _continue(folder, wanted, notes)
+            else:
+                folder.model.unlink(missing_ok=True)
+                write_settings(folder, settings)
+                folder.write_manifest({"phases": {}, "inputs": inputs})
+        with Appender(folder.events) as events:
+
+            def log(event: Event) -> None:
+                if not isinstance(event, Progress):
+                    events.append({"time": round(time.time(), 3), **to_dict(event)})
+                emit(event)
+
+            log(
+                RunStarted(
+                    str(folder.path), settings.model, settings.rounds, settings.engine, settings.trainer, resumed
+                )
+            )
+            for note in notes:
+                log(Note(note))
+            yield folder, settings, lock, log
+    finally:
+        lock.release()
+
+
+def default_folder(model: str, preset: str | None) -> Path:
+    """Where a run goes that was given no folder: the same command finds it again."""
+    name = Path(model.split(":")[0]).name.removesuffix(".gguf").lower() or "run"
+    return Path("runs") / (f"{name}-{preset}" if preset and preset != "paper" else name)
+
+
+def stored_settings(folder: RunFolder) -> Settings:
+    return config.make(config.read_toml(folder.settings))
+
+
+def write_settings(folder: RunFolder, settings: Settings) -> None:
+    header = b"# The settings of this run, resolved. `minisheep align --run FOLDER` goes on with them.\n"
+    write_atomic(folder.settings, header + tomli_w.dumps(settings.model_dump()).encode())
+
+
+def _continue(folder: RunFolder, wanted: Mapping[str, Any], notes: list[str]) -> Settings:
+    """The settings that an existing run goes on with. Raises `errors.RunMismatchError`."""
+    stored = stored_settings(folder)
+    settings = config.continued(stored, wanted)
+    manifest = folder.read_manifest()
+    if _check_inputs(settings) != manifest.get("inputs"):
+        raise RunMismatchError(
+            "The seed tasks or prompts are not those that the run began with.", "Restore them, or start a new run."
+        )
+    changed = [name for name in config.names() if getattr(settings, name) != getattr(stored, name)]
+    if changed:
+        told = ", ".join(f"{config.flag(n)} {getattr(stored, n)} -> {getattr(settings, n)}" for n in changed)
+        notes.append(f"Continuing with changed settings: {told}.")
+        if "keep" in changed:
+            redo = [key for key in _filters_to_redo(settings.rounds, manifest["phases"])]
+            for key in redo:
+                del manifest["phases"][key]
+            folder.write_manifest(manifest)
+        write_settings(folder, settings)
+    return settings
+
+
+def _filters_to_redo(rounds: int, done: Mapping[str, Any]) -> list[str]:
+    """Filters that no training has used yet: they are quick to do again with another --keep."""
+    return [
+        f"round-{r}/filter"
+        for r in range(1, rounds + 1)
+        if f"round-{r}/filter" in done and f"round-{r}/train" not in done
+    ]
+
+
+def _check_inputs(settings: Settings) -> dict[str, str]:
+    """Reads everything that a user gave, so that a fault shows at once; returns digests of it for the manifest."""
+    seeds = load_seeds(settings.seeds)
+    shown = sum(not seed.held_out for seed in seeds)
+    if shown < settings.shots:
+        raise UsageError(f"--shots {settings.shots} needs as many seed tasks to show, and there are {shown}.")
+    prompts = load_prompts(settings.prompts)
+    if settings.engine != "fake":
+        find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
+    listed = [[s.id, s.instruction, s.input, s.output, s.held_out] for s in seeds]
+    return {"seeds": digest("seeds", {"tasks": listed}), "prompts": digest("prompts", prompts)}
+
+
+def _refuse_foreign_folder(folder: RunFolder) -> None:
+    if folder.path.exists() and not folder.path.is_dir():
+        raise UsageError(f"{folder.path} is not a folder.", "Give another --run.")
+    foreign = [p.name for p in folder.path.iterdir() if p.name not in NOT_A_RUN] if folder.path.exists() else []
+    if foreign and not folder.settings.exists():
+        raise UsageError(f"{folder.path} exists and is not a run (it holds {foreign[0]}).", "Give another --run.")
+
+
+@contextlib.contextmanager
+def _nothing() -> Iterator[None]:
+    yield

@@ -1,0 +1,94 @@
+"""``minisheep``: the list of verbs. Each is imported only when it is called, so that help answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from minisheep import __version__
+
+STAGE_HELP = "Do the run's next {0} phase (and nothing after it)."
+VERBS: dict[str, tuple[str, str]] = {
+    "align": ("minisheep.cli.work", "Align a model with itself: the whole loop, or what is left of it."),
+    "status": ("minisheep.cli.status", "Show how far a run is and what each round did."),
+    "models": ("minisheep.cli.models", "List the models that have a name."),
+    "pull": ("minisheep.cli.models", "Fetch a model's files and check them."),
+    "generate": ("minisheep.cli.work", STAGE_HELP.format("generate")),
+    "respond": ("minisheep.cli.work", STAGE_HELP.format("respond")),
+    "judge": ("minisheep.cli.work", STAGE_HELP.format("judge")),
+    "filter": ("minisheep.cli.work", STAGE_HELP.format("filter")),
+    "train": ("minisheep.cli.work", STAGE_HELP.format("train")),
+    "evaluate": ("minisheep.cli.work", STAGE_HELP.format("evaluate")),
+}
+
+
+class Verbs(click.Group):
+    """A group whose commands live in modules named in `VERBS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = getattr(importlib.import_module(VERBS[cmd_name][0]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], VERBS, n=1)
+            ctx.fail(f"No such command {args[0]!r}." + (f" Nearest: {near[0]}." if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="minisheep")
+def cli() -> None:
+    """A language model aligns itself from scratch (I-SHEEP): it writes instructions and answers, judges them, trains a
+    LoRA adapter on the best, and goes round again.
+
+    \b
+    minisheep align --preset demo            two rounds of a tiny model, in minutes, on any computer
+    minisheep align --model qwen1.5-7b       the paper's method on one consumer GPU
+    minisheep status RUN                     how far it is, and what each round did
+
+    The same command goes on where a run was interrupted, however that happened.
+    """
+
+
+def main() -> None:
+    """A user's mistake is one line on stderr and an exit code, never a traceback (MINISHEEP_RAISE=1 shows it)."""
+    from minisheep.errors import MinisheepError
+
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except MinisheepError as error:
+        if os.environ.get("MINISHEEP_RAISE"):
+            raise
+        from minisheep.ui.sanitise import one_line
+
+        click.echo(f"minisheep: {one_line(str(error))}", err=True)
+        sys.exit(error.exit_code)

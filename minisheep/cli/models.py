@@ -1,0 +1,106 @@
+"""``minisheep models`` and ``minisheep pull``: what models have a name, and getting one before it is needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from minisheep.models.entries import ModelEntry
+
+
+def _parameters(count: int) -> str:
+    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.0f} M"
+
+
+def _row(entry: ModelEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "kind": entry.kind,
+        "architecture": entry.architecture,
+        "parameters": entry.parameters,
+        "licence": entry.licence,
+        "template": entry.template,
+        "gguf": None if entry.gguf is None else str(entry.gguf),
+        "weights": None if entry.weights is None else str(entry.weights),
+        "sha256": entry.gguf_sha256,
+    }
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="one JSON object a line and nothing else")
+@click.option("--plain", is_flag=True, help="no colours")
+def models(as_json: bool, plain: bool) -> None:
+    """List the models that have a name. Any hub id (org/repo) or GGUF file works as well."""
+    from minisheep.models.registry import load_registry
+
+    entries = list(load_registry().values())
+    if as_json:
+        for entry in entries:
+            click.echo(json.dumps(_row(entry)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    quiet = plain or not sys.stdout.isatty()
+    console = Console(width=140 if quiet else None, no_color=quiet, force_terminal=False if quiet else None)
+    table = Table(box=None, pad_edge=False, header_style="" if quiet else "bold")
+    for title in ("name", "parameters", "kind", "template", "licence", "GGUF for inference"):
+        table.add_column(title, justify="right" if title == "parameters" else "left", overflow="fold")
+    for entry in entries:
+        source = "none known: give --gguf FILE" if entry.gguf is None else str(entry.gguf)
+        cells = (entry.name, _parameters(entry.parameters), entry.kind, entry.template, entry.licence, source)
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--gguf", help="another GGUF: a file, or org/repo:file.gguf")
+@click.option("--weights", help="other training weights: a folder, or a hub id")
+@click.option("--offline", is_flag=True, help="use what is cached, and no network")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object a line and nothing else")
+@click.option("--plain", is_flag=True, help="no colours")
+def pull(name: str, gguf: str | None, weights: str | None, offline: bool, as_json: bool, plain: bool) -> None:
+    """Fetch the files of model NAME and check them, so that a run needs no network.
+
+    \b
+    minisheep pull smollm2-135m
+    minisheep pull Qwen/Qwen2.5-0.5B --gguf my-qwen.gguf
+    """
+    from minisheep.errors import MinisheepError
+    from minisheep.models.gguf_header import read_header
+    from minisheep.models.registry import find_model
+    from minisheep.models.sources import fetch_gguf, fetch_weights
+    from minisheep.ui.sanitise import one_line
+
+    def report(text: str) -> None:
+        click.echo(json.dumps({"event": "Note", "text": text}) if as_json else one_line(text))
+
+    try:
+        entry = find_model(name, gguf=gguf, weights=weights)
+        fetched = fetch_gguf(entry, report, offline)
+        header = read_header(fetched.path)
+        folder = fetch_weights(entry, report, offline)
+    except MinisheepError as error:
+        if not as_json:
+            raise
+        failed = {"event": "Failed", "kind": type(error).__name__, "message": error.message, "fix": error.fix}
+        click.echo(json.dumps(failed))
+        raise click.exceptions.Exit(error.exit_code) from None
+    if as_json:
+        found = {
+            "event": "Pulled", "name": entry.name, "gguf": str(fetched.path), "sha256": fetched.sha256,
+            "bytes": fetched.bytes, "source": fetched.source, "architecture": header.architecture,
+            "weights": None if folder is None else str(folder),
+        }  # fmt: skip
+        click.echo(json.dumps(found))
+        return
+    click.echo(f"{entry.title} ({header.architecture}), {entry.licence}")
+    click.echo(f"  GGUF     {fetched.path} ({fetched.bytes:,} bytes)")
+    click.echo(f"  SHA-256  {fetched.sha256}" + ("" if entry.gguf_sha256 else " (no known value to check it against)"))
+    click.echo(f"  weights  {folder or 'made from the GGUF when they are needed'}")

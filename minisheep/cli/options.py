@@ -1,0 +1,92 @@
+"""A flag for every setting, made from the settings themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+import click
+
+from minisheep import config
+from minisheep.config import PRESETS, Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+GROUPS = {
+    "model": "What to align",
+    "loop": "The loop",
+    "generate": "Writing instructions",
+    "respond": "Answering",
+    "judge": "Judging and keeping",
+    "train": "Training",
+    "evaluate": "Measuring",
+    "engine": "The machine",
+}
+
+
+class GroupedCommand(click.Command):
+    """Shows settings under the headings of their groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Options": [], **{title: [] for title in GROUPS.values()}}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                known = parameter.name in Settings.model_fields
+                sections[GROUPS[config.group_of(str(parameter.name))] if known else "Options"].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def _kind(name: str) -> Any:
+    choices = config.choices_of(name)
+    if choices:
+        return click.Choice(choices)
+    annotation = Settings.model_fields[name].annotation
+    base: Any = get_args(annotation)[0] if get_args(annotation) else annotation
+    return base if base in (int, float) else str
+
+
+def setting_options(function: F) -> F:
+    """Every setting as a flag. One that is not given is None, so that it is known what the user said."""
+    for name in reversed(config.names()):
+        field = Settings.model_fields[name]
+        shown = "" if field.default in ("", None) else f" [{field.default}]"
+        text = f"{field.description}{shown}"
+        if field.annotation is bool:
+            option = click.option(f"{config.flag(name)}/--no-{name.replace('_', '-')}", name, default=None, help=text)
+        else:
+            option = click.option(
+                config.flag(name), name, type=_kind(name), default=None, help=text, metavar=_metavar(name)
+            )
+        function = option(function)
+    return function
+
+
+def _metavar(name: str) -> str | None:
+    if config.choices_of(name):
+        return None
+    return {int: "N", float: "X"}.get(_kind(name), "TEXT")
+
+
+def view_options(function: F) -> F:
+    """How to watch."""
+    function = click.option("--json", "as_json", is_flag=True, help="one JSON object a line, and nothing else")(
+        function
+    )
+    return click.option("--plain", is_flag=True, help="plain lines without colours or progress bars")(function)
+
+
+def run_options(function: F) -> F:
+    """Which run, and where its settings come from."""
+    function = click.option(
+        "--config", "config_file", metavar="FILE", help="settings in a TOML file; flags override it"
+    )(function)
+    function = click.option(
+        "--preset",
+        type=click.Choice(tuple(PRESETS)),
+        help="paper: the paper's settings (the default); demo: minutes on a CPU",
+    )(function)
+    return click.option("--run", metavar="DIR", help="the run folder; default: runs/MODEL[-PRESET]")(function)

@@ -1,0 +1,137 @@
+"""``minisheep align`` and the six phases as commands of their own: they differ in where they stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from minisheep import api, config, loop
+from minisheep.cli.options import GroupedCommand, run_options, setting_options, view_options
+from minisheep.errors import MinisheepError, Stopped, UsageError
+from minisheep.events import Failed
+from minisheep.ui.views import JsonView, LiveView, View, choose_view, print_metrics
+
+
+def _given(config_file: str | None, preset: str | None, flags: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """What the user said, by file and by flag (which wins), and the preset."""
+    said = config.read_toml(Path(config_file)) if config_file else {}
+    file_preset = said.pop("preset", None)
+    if file_preset is not None and file_preset not in config.PRESETS:
+        raise UsageError(
+            f"{config_file}: there is no preset {file_preset!r}.", f"Presets: {', '.join(config.PRESETS)}."
+        )
+    said.update({name: value for name, value in flags.items() if value is not None})
+    return said, preset or file_preset
+
+
+def _work(
+    verb: str, run: str | None, preset: str | None, config_file: str | None, plain: bool, as_json: bool, **flags: Any
+) -> None:
+    view = choose_view(plain=plain, as_json=as_json)
+    try:
+        given, preset = _given(config_file, preset, flags)
+        until = None if verb == "align" else _target(verb, run, preset, given)
+        done = api.align(run, preset=preset, emit=view, until=until, **given)
+    except MinisheepError as error:
+        view.close()
+        if isinstance(view, JsonView):
+            view(Failed(type(error).__name__, error.message, error.fix))
+            raise click.exceptions.Exit(error.exit_code) from None
+        if isinstance(error, Stopped) and not error.fix:
+            error.fix = "Give the same command to go on."
+        raise
+    except BaseException:
+        view.close()
+        raise
+    view.close()
+    if not as_json:
+        _show(done, view, plain=plain or not isinstance(view, LiveView))
+
+
+def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any]) -> loop.Phase:
+    """The phase that a command is for: the run's next one of that name, if nothing is missing before it."""
+    if run is not None:
+        path = Path(run)
+    else:
+        path = api.default_folder(config.make(given, preset or "paper").model, preset)
+    try:
+        opened = api.load_run(path)
+    except UsageError:
+        phase: loop.Phase | None = loop.Phase(0, "evaluate")
+        rounds = 1
+    else:
+        phase, rounds = opened.next_phase, opened.settings.rounds
+    if phase is None:
+        raise UsageError(f"{path} is finished: {rounds} round(s).", f"Go on with --rounds {rounds + 1}.")
+    if phase.name == verb:
+        return phase
+    if phase == loop.Phase(0, "evaluate") and verb == "generate":
+        return loop.Phase(1, "generate")
+    if verb == "filter" and phase.name == "train":
+        return loop.Phase(phase.round, "filter")
+    raise UsageError(
+        f"{path} is not there yet: the next phase is {phase.name} of round {phase.round}.",
+        f"Give `minisheep {phase.name} --run {path}`, or `minisheep align --run {path}` for all of it.",
+    )
+
+
+def _show(run: api.Run, view: View, *, plain: bool) -> None:
+    """The table of rounds, and what to do with what was made."""
+    metrics = run.metrics
+    if metrics:
+        print_metrics(metrics, plain=plain)
+    after = run.next_phase
+    if after is not None:
+        view.say(
+            f"Next: `minisheep {after.name} --run {run.path}`, or `minisheep align --run {run.path}` for the rest."
+        )
+        return
+    last = run.rounds[-1]
+    import json
+
+    model = json.loads((run.path / "model.json").read_text())
+    view.say(f"Look:     minisheep status {run.path}; the kept examples are in {last.folder.kept}")
+    view.say(f"Continue: minisheep align --run {run.path} --rounds {last.number + 1}")
+    if model["gguf_sha256"] != "fake":
+        view.say(f"Use:      llama-cli -m {model['inference_gguf']} --lora {last.adapter_gguf}")
+        view.say(f"          or load {last.adapter} with peft")
+
+
+def _command(verb: str, text: str) -> click.Command:
+    def callback(**options: Any) -> None:
+        _work(verb, **options)
+
+    decorate: Callable[[Any], Any] = click.command(name=verb, cls=GroupedCommand, help=text)
+    command = decorate(run_options(view_options(setting_options(callback))))
+    assert isinstance(command, click.Command)
+    return command
+
+
+align = _command(
+    "align",
+    """Align a model with itself: write instructions and answers, judge them, train on the best, go round again.
+
+    The same command goes on where a run stopped. The first Ctrl-C finishes what is in hand, the second stops at once.
+
+    \b
+    minisheep align --preset demo
+    minisheep align --model gemma-3-270m --per-round 300 --judge pmi --keep top:0.3
+    minisheep align --model qwen1.5-7b --run runs/overnight
+    """,
+)
+_STAGE = """Do the next {0} phase of a run, and nothing after it. {1}
+
+    \b
+    minisheep {0} --run runs/mine
+    """
+generate = _command("generate", _STAGE.format("generate", "The model writes instructions; makes the run if it is new."))
+respond = _command("respond", _STAGE.format("respond", "The model answers its instructions."))
+judge = _command("judge", _STAGE.format("judge", "The model judges its pairs."))
+filter = _command(
+    "filter", _STAGE.format("filter", "Rules, then scores; may be repeated with another --keep until training.")
+)
+train = _command("train", _STAGE.format("train", "Trains the adapter on what was kept."))
+evaluate = _command("evaluate", _STAGE.format("evaluate", "Measures the round's model on held-out tasks."))

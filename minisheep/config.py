@@ -1,0 +1,289 @@
+"""Every setting, once: its type, default, limits and what it means.
+
+The command line's flags, the keys of ``--config run.toml`` and the keyword arguments of `minisheep.align` are all
+made from this one class: ``answer_max_tokens`` is ``--answer-max-tokens`` is ``answer_max_tokens = 200``. The defaults
+are the paper's (arXiv 2408.08072, section 3 and appendix E); a preset replaces some of them. Settings are resolved once,
+when a run is made, and kept in the run folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from minisheep.errors import ConfigError, RunMismatchError
+
+PresetName = Literal["paper", "demo"]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Probability = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+def setting(default: Any, group: str, description: str, *, changeable: bool = False) -> Any:
+    """A setting of `group`; a `changeable` one may differ when a run is continued, since finished work stays valid."""
+    return Field(default=default, description=description, json_schema_extra={"group": group, "changeable": changeable})
+
+
+class Settings(BaseModel):
+    """All settings of a run. Immutable; raises `errors.ConfigError` through `make` for anything wrong."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # what to align
+    model: str = setting("smollm2-135m", "model", "a name from `minisheep models`, a hub id (org/repo) or a GGUF file")
+    gguf: str = setting("", "model", "another GGUF for inference: a file, or org/repo:file.gguf")
+    weights: str = setting("", "model", "other weights for training: a folder with safetensors, or a hub id")
+    template: Literal["auto", "model", "chatml", "llama-3", "plain"] = setting(
+        "auto", "model", "chat template of the trained model; auto: the registry's, else the model's own, else plain"
+    )
+    kind: Literal["auto", "base", "instruct"] = setting(
+        "auto",
+        "model",
+        "a base model is asked in plain text until its first training; auto: the registry's, else base if the file"
+        " holds no chat template",
+    )
+
+    # the loop
+    rounds: Positive = setting(3, "loop", "rounds of self-alignment (the paper's T)", changeable=True)
+    per_round: Positive = setting(10_000, "loop", "instructions that the model writes in a round (the paper's I)")
+    seed: Annotated[int, Field(ge=0)] = setting(1, "loop", "every random choice follows from it")
+
+    # writing instructions
+    seeds: str = setting("", "generate", "seed tasks: our JSONL, Self-Instruct's or Alpaca's; empty: minisheep's own")
+    prompts: str = setting("", "generate", "folder with prompt files that replace minisheep's own")
+    shots: Annotated[int, Field(ge=1, le=20)] = setting(5, "generate", "seed tasks shown in each few-shot prompt")
+    generate_temperature: Annotated[float, Field(ge=0, le=5)] = setting(1.0, "generate", "temperature for instructions")
+    generate_top_p: Probability = setting(0.95, "generate", "nucleus for instructions")
+    generate_max_tokens: Positive = setting(1000, "generate", "new tokens in one list of instructions")
+    novelty: Share = setting(
+        0.7, "generate", "drop an instruction whose ROUGE-L with a seed or an earlier one is above this"
+    )
+
+    # answering
+    answer_temperature: Annotated[float, Field(ge=0, le=5)] = setting(1.0, "respond", "temperature for answers")
+    answer_top_p: Probability = setting(0.95, "respond", "nucleus for answers")
+    answer_max_tokens: Positive = setting(1000, "respond", "new tokens in one answer")
+
+    # judging and keeping
+    judge: Literal["logits", "sample", "pmi"] = setting(
+        "logits",
+        "judge",
+        "logits: read the score distribution; sample: ask and parse, as the paper does; pmi: likelihood evidence, for"
+        " models under half a billion parameters",
+    )
+    keep: str = setting(
+        "threshold:8",
+        "judge",
+        "threshold:8 keeps what both scores put above 8 (the paper); top:0.5 keeps the best half",
+        changeable=True,
+    )
+    language: str = setting("en", "judge", "language of the run; en drops answers with Chinese characters")
+
+    # training
+    trainer: Literal["peft", "unsloth", "fake"] = setting("peft", "train", "what trains the adapter")
+    load_in: Literal["auto", "4bit", "bf16", "fp32"] = setting(
+        "auto", "train", "precision of the frozen base; auto: 4bit (NF4) on CUDA, else bf16 where the CPU has it"
+    )
+    lora_rank: Annotated[int, Field(ge=1, le=512)] = setting(8, "train", "rank of the adapter")
+    lora_alpha: Annotated[float, Field(gt=0)] = setting(16.0, "train", "scale of the adapter is alpha / rank")
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = setting(0.05, "train", "dropout on the adapter's input")
+    rslora: bool = setting(False, "train", "rank-stabilised scale: alpha / sqrt(rank)")
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = setting(5e-5, "train", "peak learning rate, cosine to zero")
+    warmup_steps: Annotated[int, Field(ge=0)] = setting(20, "train", "steps of linear warm-up")
+    epochs: Positive = setting(2, "train", "passes over the kept examples")
+    batch_size: Positive = setting(16, "train", "examples in one optimizer step")
+    micro_batch_size: Positive = setting(4, "train", "examples in one forward pass", changeable=True)
+    max_length: Annotated[int, Field(ge=16)] = setting(1024, "train", "tokens of an example, instruction included")
+    max_examples: Positive = setting(3000, "train", "best kept examples that a round trains on")
+    validation: Annotated[float, Field(ge=0, lt=0.9)] = setting(
+        0.1, "train", "share of the examples held back to choose the best checkpoint"
+    )
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = setting(
+        60.0, "train", "at most this much training is lost in a crash", changeable=True
+    )
+
+    # measuring
+    eval_tasks: Positive = setting(75, "evaluate", "held-out seed tasks whose answers are scored")
+    eval_answers: Annotated[int, Field(ge=0)] = setting(75, "evaluate", "held-out tasks that are answered greedily")
+    eval_max_tokens: Positive = setting(256, "evaluate", "new tokens in such an answer")
+
+    # the machine
+    engine: Literal["llamacpp", "fake"] = setting("llamacpp", "engine", "what runs inference")
+    slots: Annotated[int, Field(ge=0, le=255)] = setting(
+        0, "engine", "sequences decoded together; 0: chosen for the machine", changeable=True
+    )
+    context: Annotated[int, Field(ge=256)] = setting(2048, "engine", "tokens that one sequence can hold")
+    threads: Annotated[int, Field(ge=0)] = setting(0, "engine", "CPU threads; 0: all that are free", changeable=True)
+    gpu_layers: int = setting(-1, "engine", "layers on the GPU; -1: all", changeable=True)
+
+    @field_validator("keep")
+    @classmethod
+    def _keep_is_a_rule(cls, value: str) -> str:
+        Keep.parse(value)
+        return value
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Settings:
+        keep = Keep.parse(self.keep)
+        if (self.engine == "fake") != (self.trainer == "fake"):
+            raise ValueError("--engine fake and --trainer fake belong together: neither runs a model")
+        if self.judge == "pmi" and keep.kind == "threshold" and keep.value > 3:
+            raise ValueError(
+                f"--keep {self.keep} keeps nothing with --judge pmi, whose scores are nats per token and seldom above"
+                " 3; use --keep top:0.5"
+            )
+        if self.judge != "pmi" and keep.kind == "threshold" and keep.value >= 10:
+            raise ValueError(f"--keep {self.keep} keeps nothing: scores end at 10 and must be above it")
+        for name in ("generate_max_tokens", "answer_max_tokens", "eval_max_tokens"):
+            if getattr(self, name) >= self.context:
+                raise ValueError(f"{flag(name)} {getattr(self, name)} does not fit --context {self.context}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What the filter keeps by score: ``threshold:C`` (strictly above C) or ``top:F`` (the best fraction F)."""
+
+    kind: Literal["threshold", "top"]
+    value: float
+
+    @classmethod
+    def parse(cls, text: str) -> Keep:
+        """Raises ValueError with the two forms that are understood."""
+        kind, _, number = text.partition(":")
+        try:
+            value = float(number)
+        except ValueError:
+            value = float("nan")
+        if kind == "threshold" and value == value and abs(value) != float("inf"):
+            return cls("threshold", value)
+        if kind == "top" and 0 < value <= 1:
+            return cls("top", value)
+        raise ValueError(f"keep {text!r} is neither threshold:NUMBER nor top:FRACTION (above 0, at most 1)")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    # Two rounds of a tiny model on two CPU cores in minutes: likelihood evidence judges, since spoken scores of models
+    # under half a billion parameters are noise, and a fraction is kept, since no fixed threshold fits every model.
+    "demo": {
+        "rounds": 2,
+        "per_round": 48,
+        "generate_temperature": 0.9,
+        "generate_max_tokens": 320,
+        "answer_temperature": 0.7,
+        "answer_max_tokens": 160,
+        "judge": "pmi",
+        "keep": "top:0.5",
+        "learning_rate": 2e-4,
+        "warmup_steps": 2,
+        "batch_size": 4,
+        "micro_batch_size": 4,
+        "max_length": 512,
+        "checkpoint_seconds": 10.0,
+        "eval_answers": 24,
+        "eval_max_tokens": 96,
+        "context": 1024,
+    },
+}
+
+
+def flag(name: str) -> str:
+    """How a setting is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def names() -> list[str]:
+    """All settings, in the order of the class."""
+    return list(Settings.model_fields)
+
+
+def group_of(name: str) -> str:
+    return str(_extra(name)["group"])
+
+
+def is_changeable(name: str) -> bool:
+    """Whether a run may be continued with another value."""
+    return bool(_extra(name)["changeable"])
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """The allowed words of a setting that is one of a few words, else nothing."""
+    args = get_args(Settings.model_fields[name].annotation)
+    return tuple(args) if args and all(isinstance(a, str) for a in args) else ()
+
+
+def make(given: Mapping[str, Any], preset: str = "paper", base: Settings | None = None) -> Settings:
+    """Settings from a preset (or from `base`, a run's stored ones) overridden by what the user gave.
+
+    Raises `errors.ConfigError` naming every fault at once, with the nearest right name for an unknown one.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"There is no preset {preset!r}.", f"Presets: {', '.join(PRESETS)}.")
+    check_names(given)
+    start = base.model_dump() if base is not None else dict(PRESETS[preset])
+    try:
+        return Settings(**{**start, **given})
+    except ValidationError as error:
+        raise ConfigError("; ".join(_fault(e) for e in error.errors()) + ".", "Nothing was started.") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file. Raises `errors.ConfigError` for a missing, broken or unknown one."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    check_names([name for name in data if name != "preset"], where=f" in {path}")
+    return data
+
+
+def check_names(given: Iterable[str], where: str = "") -> None:
+    """Raises `errors.ConfigError` for settings that do not exist, each with the nearest one that does."""
+    known = names()
+    faults = []
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
+            faults.append(f"unknown setting {name!r}{where}" + (f" (nearest: {near[0]})" if near else ""))
+    if faults:
+        raise ConfigError("; ".join(faults) + ".", "`minisheep align --help` lists all settings.")
+
+
+def continued(stored: Settings, given: Mapping[str, Any]) -> Settings:
+    """The settings that a run goes on with: the stored ones, with what the user gave where that may change.
+
+    Raises `errors.RunMismatchError` naming each setting that differs and would make finished work invalid.
+    """
+    wanted = make(given, base=stored)
+    fixed = [
+        f"{flag(name)} is {getattr(stored, name)!r} there and {getattr(wanted, name)!r} here"
+        for name in names()
+        if getattr(wanted, name) != getattr(stored, name) and not is_changeable(name)
+    ]
+    if fixed:
+        raise RunMismatchError(
+            f"The run folder was made with other settings: {'; '.join(fixed)}.",
+            "Continue it with its own settings, or give another --run folder.",
+        )
+    return wanted
+
+
+def _extra(name: str) -> dict[str, Any]:
+    extra = Settings.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    return extra
+
+
+def _fault(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    text = str(error["msg"]).removeprefix("Value error, ")
+    return f"{flag(where)} {error['input']!r}: {text[0].lower()}{text[1:]}" if where else text

@@ -1,0 +1,59 @@
+"""Keep llama.cpp off AMX, the matrix unit of server Xeons, where it crashes.
+
+GCC before 15 sees only the first 8 of the 64 bytes that `_tile_loadconfig` reads, so it may drop the stores that fill
+the rest; the llama.cpp built with it then dies of SIGSEGV at `ldtilecfg` in its first matrix product (seen with GCC 12
+and llama-cpp-python 0.3.36). Which compiler made the library cannot be asked, and llama.cpp has no switch for AMX alone.
+
+A Linux process must ask for AMX, and the kernel refuses while some thread has an alternate signal stack that is too
+small for the registers (Documentation/arch/x86/xstate.rst). llama.cpp takes a refusal well: it uses its AVX-512
+kernels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from pathlib import Path
+
+_SYS_ARCH_PRCTL = 158
+_ARCH_GET_XCOMP_PERM = 0x1022
+_ARCH_REQ_XCOMP_PERM = 0x1023
+_XTILEDATA = 18
+_STACK_BYTES = 8192
+"""Enough for a signal frame with AVX-512 (under 4 KiB), too little for one with 8 KiB of tiles."""
+
+
+class _Stack(ctypes.Structure):
+    """`stack_t` of sigaltstack(2)."""
+
+    _fields_ = (("ss_sp", ctypes.c_void_p), ("ss_flags", ctypes.c_int), ("ss_size", ctypes.c_size_t))
+
+
+_stack = ctypes.create_string_buffer(_STACK_BYTES)
+
+
+def avoid() -> bool:
+    """Whether llama.cpp cannot use AMX in this process from now on; call it in a thread that lives on.
+
+    False where the process was given AMX already (PyTorch asks for it too): then llama.cpp must be loaded without its
+    extra buffer types.
+    """
+    if sys.platform != "linux" or platform.machine() != "x86_64" or not _has_amx():
+        return True
+    libc = ctypes.CDLL(None)
+    allowed = ctypes.c_ulong(0)
+    libc.syscall(_SYS_ARCH_PRCTL, _ARCH_GET_XCOMP_PERM, ctypes.byref(allowed))
+    if allowed.value >> _XTILEDATA & 1:
+        return False
+    stack = _Stack(ctypes.addressof(_stack), 0, _STACK_BYTES)
+    libc.sigaltstack(ctypes.byref(stack), None)
+    refused: int = libc.syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XTILEDATA)
+    return refused != 0
+
+
+def _has_amx() -> bool:
+    try:
+        return " amx_tile" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False

@@ -1,0 +1,125 @@
+"""What an inference engine is: three batched verbs over prompts.
+
+A prompt is a list of segments, not a string: text that comes from data is never tokenised into special tokens, text
+that comes from a chat template is. Results come as they finish, in any order, each with the id of its request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a prompt. `special` text may become special tokens; other text never does."""
+
+    text: str
+    special: bool = False
+
+
+Prompt = tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy. `top_k` comes first, since a full sort of a large vocabulary
+    costs milliseconds a token; 1024 keeps nearly all of a nucleus."""
+
+    temperature: float = 1.0
+    top_p: float = 0.95
+    top_k: int = 1024
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    """Strings that end the completion; they are not part of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    id: str
+    prompt: Prompt
+    sampling: Sampling
+    seed: int = 1
+    """From identity, never from order: see `records.derive_seed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    id: str
+    text: str
+    finish: str
+    """``end`` (end-of-generation token), ``stop`` (a stop string) or ``length`` (token or context limit)."""
+    tokens: int
+    """New tokens that were sampled, the end token not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Ask for the probability of each label as the continuation of the prompt (after one prefill).
+
+    Where one label begins another ("1" and "10"), its probability is that of the label *not* being continued to a
+    longer one, so that the labels exclude each other.
+    """
+
+    id: str
+    prompt: Prompt
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    id: str
+    probabilities: tuple[float, ...]
+    """One for each label, in order; their sum is the probability mass on valid answers (at most 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoglikRequest:
+    """Ask for the log-probability of each token of `continuation` after `prompt`."""
+
+    id: str
+    prompt: Prompt
+    continuation: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Loglik:
+    id: str
+    logprobs: tuple[float, ...]
+    """Natural log, one for each token of the continuation."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What is in use; shown to the user and stored in the run."""
+
+    backend: str
+    """``llamacpp`` or ``fake``."""
+    description: str
+    slots: int
+    context: int
+    """Tokens that one sequence can hold."""
+
+
+class Engine(Protocol):
+    """Inference on one base model with at most one adapter.
+
+    All three verbs take a finite batch, and raise `errors.UsageError` for a request that can never fit the context.
+    Closing the returned iterator early drops what is still in flight.
+    """
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]: ...
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scores]: ...
+
+    def loglik(self, requests: Sequence[LoglikRequest]) -> Iterator[Loglik]: ...
+
+    def set_adapter(self, adapter: Path | None) -> None:
+        """Hot-load an adapter GGUF onto the unchanged base, or go back to the base with None."""
+
+    def close(self) -> None: ...

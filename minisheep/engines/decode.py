@@ -1,0 +1,277 @@
+"""The one file that talks to a llama.cpp context: model, KV cache, batches, logits, adapters and samplers.
+
+Split KV (``kv_unified=False``): each of the `slots + 1` sequences has a stream of `context` tokens of its own; sequence
+0 is the shared prefix. One thread owns a `Decoder`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from minisheep.engines import native
+from minisheep.engines.base import Sampling
+from minisheep.engines.scheduler import Copy, Free, Row, Step
+from minisheep.engines.vocabulary import Vocabulary
+from minisheep.errors import UnsupportedModelError, UsageError, WorkerError
+
+Logits = npt.NDArray[np.float32]
+
+MOST_SLOTS = 255
+"""LLAMA_MAX_SEQ less the sequence of the shared prefix."""
+BATCH = 2048
+"""Tokens of one llama_decode."""
+UBATCH = 512
+"""Tokens of one forward pass."""
+OUTPUT_BYTES = 128 * 2**20
+"""What the logits of one batch may take: llama.cpp reserves a row of 4 bytes a vocabulary entry for each output."""
+PAD = 256
+"""llama.cpp rounds the context of a sequence up to this."""
+
+
+class Decoder:
+    """A model with its context.
+
+    Raises ModelFileError or UnsupportedModelError for the file, UsageError where the context does not fit the memory.
+    With `slots` 0 it takes `auto_slots` and halves them until the context can be made; see `slots` for the result.
+    """
+
+    def __init__(self, gguf: Path, *, slots: int, auto_slots: int, context: int, threads: int, gpu_layers: int) -> None:
+        if not 0 <= slots <= MOST_SLOTS:
+            raise UsageError(
+                f"{slots} slots are not possible: llama.cpp has 1 to {MOST_SLOTS}.", "Give another number of slots."
+            )
+        self._model: Any = native.load_model(gguf, gpu_layers=gpu_layers)
+        self._context: Any = None
+        self._adapter: Any = None
+        try:
+            self.vocabulary = Vocabulary(self._model)
+            trained = llama_cpp.llama_model_n_ctx_train(self._model)
+            self._make_context(slots or auto_slots, min(context, trained), threads, shrink=slots == 0)
+        except BaseException:
+            self.close()
+            raise
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self.context: int = llama_cpp.llama_n_ctx_seq(self._context)
+        """Tokens that one sequence can hold."""
+        self._arrays = _BatchArrays(BATCH)
+        self._scratch: Logits = np.empty(self.vocabulary.size, dtype=np.float32)
+
+    @property
+    def description(self) -> str:
+        """The model as llama.cpp names it: architecture, size and quantisation."""
+        buffer = ctypes.create_string_buffer(256)
+        llama_cpp.llama_model_desc(self._model, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    def apply(self, operations: Sequence[Copy | Free]) -> None:
+        """Copy and empty sequences, in order. llama.cpp moves the cells of a copied stream at the next decode."""
+        for operation in operations:
+            if isinstance(operation, Free):
+                llama_cpp.llama_memory_seq_rm(self._memory, operation.sequence, -1, -1)
+            else:
+                llama_cpp.llama_memory_seq_cp(self._memory, operation.source, operation.target, -1, -1)
+
+    def clear(self, *, all_sequences: bool = False) -> None:
+        """Empty the sequences; that of the shared prefix only with `all_sequences`."""
+        if all_sequences:
+            llama_cpp.llama_memory_clear(self._memory, False)
+        else:
+            self.apply([Free(sequence) for sequence in range(1, self.slots + 1)])
+
+    def run(self, step: Step) -> Iterator[tuple[Row, int]]:
+        """Apply and decode a step; yield each of its rows with the index that `logits` and `Sampler` take.
+
+        A row is valid until the iterator is advanced past the last row of its part: read it at once. Where llama.cpp
+        finds no room for a batch, its halves are decoded one after the other. Raises WorkerError where even one token
+        does not fit or the decode fails.
+        """
+        n = len(step.tokens)
+        # llama.cpp aborts the process on these, so they are checked before it sees them.
+        if n > BATCH or len(step.rows) > self.outputs:
+            raise WorkerError(f"A batch of {n} tokens and {len(step.rows)} rows is beyond llama.cpp's limits.")
+        self.apply(step.operations)
+        self._arrays.fill(step)
+        rows = iter(step.rows)
+        row = next(rows, None)
+        for start, stop in self._decode(0, n):
+            while row is not None and row.index < stop:
+                yield row, row.index - start
+                row = next(rows, None)
+
+    def logits(self, index: int) -> Logits:
+        """The logits of a row, float32 of the vocabulary's size: a view that the next decode overwrites."""
+        pointer = llama_cpp.llama_get_logits_ith(self._context, index)
+        if not pointer:
+            raise WorkerError(f"llama.cpp has no logits at {index}: {native.log_line()}.")
+        return np.ctypeslib.as_array(pointer, shape=(self.vocabulary.size,))
+
+    def logprobs(self, index: int, tokens: Sequence[int]) -> list[float]:
+        """Natural-log probabilities of `tokens` in a row (log-softmax over the vocabulary, summed in float64)."""
+        row = self.logits(index)
+        highest = row.max()
+        np.subtract(row, highest, out=self._scratch)
+        np.exp(self._scratch, out=self._scratch)
+        log_sum = float(highest) + float(np.log(self._scratch.sum(dtype=np.float64)))
+        return [float(row[token]) - log_sum for token in tokens]
+
+    def sampler(self, sampling: Sampling, seed: int) -> Sampler:
+        return Sampler(self._context, sampling, seed)
+
+    def set_adapter(self, path: Path | None) -> None:
+        """Put the LoRA of an adapter GGUF on the model, in place of any other, or none; empties every sequence.
+
+        Raises ModelFileError for a file that is no readable GGUF and UnsupportedModelError for an adapter that does not
+        belong to the model; then no adapter is set.
+        """
+        self.clear(all_sequences=True)
+        self._drop_adapter()
+        if path is None:
+            return
+        native.check_gguf(path, "adapter")
+        native.forget_log()
+        adapter = llama_cpp.llama_adapter_lora_init(self._model, str(path).encode())
+        if not adapter:
+            raise UnsupportedModelError(
+                f"llama.cpp refuses the adapter {path}: {native.log_line()}.",
+                "Train it on the model that it is used with.",
+            )
+        self._adapter = adapter
+        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
+        if llama_cpp.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0)) != 0:
+            self._drop_adapter()
+            raise UnsupportedModelError(f"llama.cpp cannot use the adapter {path}: {native.log_line()}.")
+
+    def close(self) -> None:
+        """Free adapter, context and model, in this order. May be called twice; nothing else may follow."""
+        if self._context is not None:
+            self._drop_adapter()
+            llama_cpp.llama_free(self._context)
+            self._context = None
+        if self._model is not None:
+            llama_cpp.llama_model_free(self._model)
+            self._model = None
+
+    def _drop_adapter(self) -> None:
+        # Freed while it is set, it would leave a dangling pointer in the context.
+        if self._adapter is not None:
+            llama_cpp.llama_set_adapters_lora(self._context, None, 0, None)
+            llama_cpp.llama_adapter_lora_free(self._adapter)
+            self._adapter = None
+
+    def _make_context(self, slots: int, context: int, threads: int, *, shrink: bool) -> None:
+        rows = OUTPUT_BYTES // (4 * self.vocabulary.size)
+        per_sequence = -(-context // PAD) * PAD
+        while True:
+            params = llama_cpp.llama_context_default_params()
+            params.n_seq_max = slots + 1
+            params.n_ctx = per_sequence * (slots + 1)
+            params.n_batch = BATCH
+            params.n_ubatch = UBATCH
+            self.outputs = max(slots + 1, min(rows, UBATCH))
+            """Logits rows that one batch may have."""
+            params.n_outputs_max = self.outputs
+            params.n_threads = threads
+            params.n_threads_batch = threads
+            params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO
+            params.kv_unified = False
+            # A cache that holds only the window of sliding-window layers (Gemma) cannot be copied or go back.
+            params.swa_full = True
+            params.no_perf = True
+            native.forget_log()
+            self._context = llama_cpp.llama_init_from_model(self._model, params) or None
+            self.slots = slots
+            """Sequences that run at the same time."""
+            if self._context is not None:
+                return
+            if not shrink or slots == 1:
+                raise UsageError(
+                    f"llama.cpp cannot make {slots} slots of {per_sequence} tokens: {native.log_line()}.",
+                    "Lower the number of slots or the context.",
+                )
+            slots //= 2
+
+    def _decode(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        native.forget_log()
+        code = llama_cpp.llama_decode(self._context, self._arrays.part(start, stop))
+        if code == 0:
+            yield start, stop
+        elif code == 1 and stop - start > 1:
+            middle = (start + stop) // 2
+            yield from self._decode(start, middle)
+            yield from self._decode(middle, stop)
+        else:
+            raise WorkerError(
+                f"llama.cpp could not decode a batch of {stop - start} tokens (code {code}): {native.log_line()}.",
+                "Run the same command again to go on from the last finished result.",
+            )
+
+
+class _BatchArrays:
+    """The arrays behind a llama_batch, owned by numpy: filled at once, and any slice of them is a batch too."""
+
+    def __init__(self, size: int) -> None:
+        self.token = np.zeros(size, dtype=np.int32)
+        self.pos = np.zeros(size, dtype=np.int32)
+        self.n_seq_id = np.ones(size, dtype=np.int32)
+        self.seq = np.zeros(size, dtype=np.int32)
+        # llama.cpp wants, for each token, a pointer to its sequence ids.
+        self.seq_id = np.arange(size, dtype=np.uintp) * self.seq.itemsize + self.seq.ctypes.data
+        self.logits = np.zeros(size, dtype=np.int8)
+        self._batch = llama_cpp.llama_batch()
+
+    def fill(self, step: Step) -> None:
+        n = len(step.tokens)
+        self.token[:n] = step.tokens
+        self.pos[:n] = step.positions
+        self.seq[:n] = step.sequences
+        self.logits[:n] = 0
+        self.logits[[row.index for row in step.rows]] = 1
+
+    def part(self, start: int, stop: int) -> Any:
+        """The llama_batch of the tokens `start` .. `stop`; valid until `part` is called again."""
+        batch = self._batch
+        batch.n_tokens = stop - start
+        for name in ("token", "pos", "n_seq_id", "seq_id", "logits"):
+            array = getattr(self, name)
+            address = array.ctypes.data + start * array.itemsize
+            setattr(batch, name, ctypes.cast(address, type(getattr(batch, name))))
+        return batch
+
+
+class Sampler:
+    """The sampler chain of one request: top-k, top-p, temperature, then a draw with its seed; greedy at temperature 0.
+
+    top-k comes first because top-p sorts what it is given (llama_sampler_chain_add).
+    """
+
+    def __init__(self, context: Any, sampling: Sampling, seed: int) -> None:
+        self._context = context
+        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        if sampling.temperature <= 0:
+            self._add(llama_cpp.llama_sampler_init_greedy())
+            return
+        if sampling.top_k > 0:
+            self._add(llama_cpp.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.top_p < 1:
+            self._add(llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1))
+        self._add(llama_cpp.llama_sampler_init_temp(sampling.temperature))
+        self._add(llama_cpp.llama_sampler_init_dist(seed & 0xFFFFFFFF))
+
+    def sample(self, index: int) -> int:
+        """Draw a token from the row at `index` of the last decode (llama_sampler_sample)."""
+        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, index))
+
+    def close(self) -> None:
+        if self._chain is not None:
+            llama_cpp.llama_sampler_free(self._chain)
+            self._chain = None
+
+    def _add(self, sampler: Any) -> None:
+        llama_cpp.llama_sampler_chain_add(self._chain, sampler)

@@ -1,0 +1,306 @@
+"""The real engine: generation, label scores and log-likelihoods, batched, on llama.cpp."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import llama_cpp
+
+from minisheep.engines.base import (
+    Completion,
+    EngineInfo,
+    GenerateRequest,
+    Loglik,
+    LoglikRequest,
+    Prompt,
+    ScoreRequest,
+    Scores,
+    Segment,
+)
+from minisheep.engines.decode import BATCH, Decoder, Sampler
+from minisheep.engines.labels import LabelTree
+from minisheep.engines.scheduler import Job, Row, Scheduler, Step, shared_prefix
+from minisheep.engines.text import Reply
+from minisheep.engines.vocabulary import Vocabulary
+from minisheep.errors import UsageError
+
+CPU_SLOTS = 16
+GPU_SLOTS = 64
+
+_OnRow = Callable[[Row, int], None]
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A completion under way."""
+
+    request: GenerateRequest
+    reply: Reply
+    sampler: Sampler
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Question:
+    """A score request: its labels as a tree, and what has been read so far."""
+
+    request: ScoreRequest
+    prompt: list[int]
+    tree: LabelTree
+    missing: int
+    read: dict[tuple[int, ...], dict[int, float]] = field(default_factory=dict)
+
+
+class LlamaCppEngine:
+    """`engines.base.Engine` on one GGUF that stays mapped, with at most one adapter GGUF on top.
+
+    `slots` 0 means 16 on a CPU and 64 where llama.cpp offloads to a GPU, fewer if they do not fit its memory; `context`
+    is in tokens for each slot, at most what the model was trained on; `threads` 0 means every core that this process
+    may use; `gpu_layers` below 0 means all. Raises ModelFileError, UnsupportedModelError and UsageError.
+
+    One run at a time: a verb raises RuntimeError while the iterator of another is neither exhausted nor closed. A
+    sampled token depends on the seed and the logits only, and these on rounding alone where the batch differs.
+    """
+
+    def __init__(
+        self,
+        gguf: Path,
+        *,
+        adapter: Path | None = None,
+        slots: int = 0,
+        context: int = 2048,
+        threads: int = 0,
+        gpu_layers: int = -1,
+    ) -> None:
+        offload = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
+        threads = threads or len(os.sched_getaffinity(0))
+        self._decoder = Decoder(
+            gguf,
+            slots=slots,
+            auto_slots=GPU_SLOTS if offload else CPU_SLOTS,
+            context=context,
+            threads=threads,
+            gpu_layers=gpu_layers,
+        )
+        self._prefix: tuple[int, ...] = ()
+        self._busy = False
+        self._closed = False
+        device = "GPU" if offload else "CPU"
+        self._info = EngineInfo(
+            backend="llamacpp",
+            description=f"llama.cpp ({llama_cpp.__version__}), {device}, {threads} threads, {self._decoder.description}",
+            slots=self._decoder.slots,
+            context=self._decoder.context,
+        )
+        if adapter is not None:
+            try:
+                self.set_adapter(adapter)
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's vocabulary; usable until `close`."""
+        return self._decoder.vocabulary
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]:
+        """Completions as they finish. A prompt that leaves no room for one token raises UsageError, here and at once;
+        one that leaves room for fewer than `max_tokens` ends at the context with ``length``."""
+        jobs = []
+        for key, request in enumerate(requests):
+            if request.sampling.max_tokens < 1:
+                raise UsageError(f"Request {request.id} asks for no tokens.", "Set max_tokens to 1 or more.")
+            tokens = self._prompt(request.prompt)
+            self._check(request.id, len(tokens), len(tokens) + 1)
+            jobs.append(Job(key, tuple(tokens), len(tokens) - 1, request.sampling.max_tokens))
+        return self._generate(list(requests), jobs)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scores]:
+        """Label probabilities, each request after one prefill of its prompt and of the first tokens of long labels.
+
+        Labels that part only after several tokens of their own cost one prefill for each such branch.
+        """
+        questions: dict[int, _Question] = {}
+        jobs: list[Job] = []
+        for request in requests:
+            question = self._question(request)
+            for path in question.tree.paths:
+                tokens = (*question.prompt, *path)
+                self._check(request.id, len(question.prompt), len(tokens))
+                questions[len(jobs)] = question
+                jobs.append(Job(len(jobs), tokens, len(question.prompt) - 1))
+        return self._score(questions, jobs)
+
+    def loglik(self, requests: Sequence[LoglikRequest]) -> Iterator[Loglik]:
+        """Log-probabilities of given continuations, of which an empty one has none.
+
+        An empty prompt stands for the start of a text (`Vocabulary.start`).
+        """
+        jobs = []
+        texts: dict[int, tuple[int, ...]] = {}
+        for key, request in enumerate(requests):
+            prompt = self._prompt(request.prompt)
+            continuation = self.vocabulary.encode(request.continuation, bos=False, after=prompt[-1])
+            if continuation:
+                texts[key] = (*prompt, *continuation)
+                self._check(request.id, len(prompt), len(texts[key]) - 1)
+                jobs.append(Job(key, texts[key][:-1], len(prompt) - 1))
+        return self._loglik(list(requests), texts, jobs)
+
+    def set_adapter(self, adapter: Path | None) -> None:
+        """Hot-load an adapter GGUF, or return to the base; see `Decoder.set_adapter` for what it raises."""
+        self._check_free()
+        self._prefix = ()
+        self._decoder.set_adapter(adapter)
+
+    def close(self) -> None:
+        """Free everything native. May be called twice; an iterator that is still open must not be advanced after it."""
+        self._closed = True
+        self._decoder.close()
+
+    def _generate(self, requests: list[GenerateRequest], jobs: list[Job]) -> Iterator[Completion]:
+        streams: dict[int, _Stream] = {}
+        with self._exclusive():
+            try:
+                scheduler = self._scheduler(jobs)
+                while (step := self._next(scheduler)) is not None:
+                    finished = []
+                    for row, index in self._decoder.run(step):
+                        if row.key not in streams:
+                            streams[row.key] = self._stream(requests[row.key])
+                        finish = self._advance(scheduler, row.key, streams[row.key], index)
+                        if finish:
+                            stream = streams.pop(row.key)
+                            stream.sampler.close()
+                            finished.append(Completion(stream.request.id, stream.reply.text, finish, stream.tokens))
+                    yield from finished
+            finally:
+                for stream in streams.values():
+                    stream.sampler.close()
+
+    def _stream(self, request: GenerateRequest) -> _Stream:
+        sampler = self._decoder.sampler(request.sampling, request.seed)
+        return _Stream(request, Reply(request.sampling.stop), sampler)
+
+    def _advance(self, scheduler: Scheduler, key: int, stream: _Stream, index: int) -> str:
+        """Draw the next token of a completion and report it; the reason to finish, or ""."""
+        token = stream.sampler.sample(index)
+        if self.vocabulary.is_end(token):
+            scheduler.finish(key)
+            return "end"
+        stream.tokens += 1
+        if stream.reply.feed(self.vocabulary.piece(token)):
+            scheduler.finish(key)
+            return "stop"
+        return "" if scheduler.accept(key, token) else "length"
+
+    def _score(self, questions: dict[int, _Question], jobs: list[Job]) -> Iterator[Scores]:
+        def on_row(row: Row, index: int) -> None:
+            question = questions[row.key]
+            path = jobs[row.key].tokens[len(question.prompt) : row.token + 1]
+            children = question.tree.children[path]
+            logprobs = self._decoder.logprobs(index, children)
+            question.read[path] = {token: math.exp(logprob) for token, logprob in zip(children, logprobs, strict=True)}
+
+        for key in self._prefill(jobs, on_row):
+            question = questions[key]
+            question.missing -= 1
+            if question.missing == 0:
+                yield Scores(question.request.id, question.tree.probabilities(question.read))
+
+    def _loglik(
+        self, requests: list[LoglikRequest], texts: dict[int, tuple[int, ...]], jobs: list[Job]
+    ) -> Iterator[Loglik]:
+        logprobs: dict[int, list[float]] = {key: [] for key in texts}
+
+        def on_row(row: Row, index: int) -> None:
+            logprobs[row.key] += self._decoder.logprobs(index, [texts[row.key][row.token + 1]])
+
+        for key, request in enumerate(requests):
+            if key not in texts:
+                yield Loglik(request.id, ())
+        for key in self._prefill(jobs, on_row):
+            yield Loglik(requests[key].id, tuple(logprobs.pop(key)))
+
+    def _prefill(self, jobs: list[Job], on_row: _OnRow) -> Iterator[int]:
+        """Run jobs that sample nothing, the longest first so that those of one batch are of like length; their keys,
+        as they complete."""
+        with self._exclusive():
+            scheduler = self._scheduler(sorted(jobs, key=lambda job: len(job.tokens), reverse=True))
+            while (step := self._next(scheduler)) is not None:
+                for row, index in self._decoder.run(step):
+                    on_row(row, index)
+                yield from step.completed
+
+    def _scheduler(self, jobs: list[Job]) -> Scheduler:
+        prefix = shared_prefix(jobs)
+        ready = prefix == self._prefix
+        if prefix and not ready:
+            self._prefix = ()
+        scheduler = Scheduler(
+            slots=self._decoder.slots,
+            context=self._decoder.context,
+            batch=BATCH,
+            outputs=self._decoder.outputs,
+            prefix=prefix,
+            prefix_ready=ready,
+        )
+        for job in jobs:
+            scheduler.submit(job)
+        return scheduler
+
+    def _next(self, scheduler: Scheduler) -> Step | None:
+        if self._closed:
+            raise RuntimeError("the engine was closed")
+        step = scheduler.next()
+        if step is not None and step.kind != "prefix" and scheduler.prefix:
+            # Every step of the prefix has been decoded by now: the next run may use it again.
+            self._prefix = scheduler.prefix
+        return step
+
+    def _prompt(self, prompt: Prompt) -> list[int]:
+        return self.vocabulary.encode(prompt, bos=True) or [self.vocabulary.start]
+
+    def _question(self, request: ScoreRequest) -> _Question:
+        prompt = self._prompt(request.prompt)
+        labels = [self.vocabulary.encode((Segment(label),), bos=False, after=prompt[-1]) for label in request.labels]
+        if not labels or not all(labels):
+            raise UsageError(f"Request {request.id} has no labels, or an empty one.", "Give it labels to score.")
+        tree = LabelTree(labels)
+        return _Question(request, prompt, tree, missing=len(tree.paths))
+
+    def _check(self, name: str, prompt: int, needed: int) -> None:
+        if needed > self._info.context:
+            raise UsageError(
+                f"Request {name} needs {needed} tokens (its prompt alone has {prompt}), "
+                f"and a sequence holds {self._info.context}.",
+                "Shorten it or raise the context.",
+            )
+
+    def _check_free(self) -> None:
+        if self._closed:
+            raise RuntimeError("the engine was closed")
+        if self._busy:
+            raise RuntimeError("another run of this engine is neither exhausted nor closed")
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Hold the context for one run and leave its sequences empty, however the run ends."""
+        self._check_free()
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+            if not self._closed:
+                self._decoder.clear()

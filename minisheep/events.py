@@ -1,0 +1,167 @@
+"""What a worker can say while it works: small typed messages, one JSON object a line.
+
+The parent draws them, keeps them in ``events.jsonl`` and decides nothing by them except that a job ended: the run
+folder is the truth. An event never carries a whole record, only what a person watching wants to see.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The loop opened a run folder."""
+
+    run: str
+    model: str
+    rounds: int
+    engine: str
+    trainer: str
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReady:
+    """A worker loaded its model; `description` names back-end, quantisation, template and slots."""
+
+    backend: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseStarted:
+    round: int
+    phase: str
+    total: int = 0
+    """How many things the phase will make; 0 where that is not known."""
+    done: int = 0
+    """How many were already there from before an interruption."""
+    unit: str = "records"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    round: int
+    phase: str
+    done: int
+    total: int = 0
+    detail: str = ""
+    """A short plain text such as ``kept 12, dropped 30``; may hold model text, so it is sanitised where shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainStep:
+    round: int
+    step: int
+    total: int
+    loss: float
+    """Mean negative log-likelihood per supervised token, in nats."""
+    learning_rate: float
+    tokens_per_second: float
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseFinished:
+    round: int
+    phase: str
+    seconds: float
+    counts: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundMeasured:
+    """The metrics of one round (0 is the base model), as written to its ``metrics.json``."""
+
+    round: int
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that the user should know: which fall-back is in use, what was re-quantised, what looks wrong."""
+
+    text: str
+    level: str = "info"
+    """``info`` or ``warning``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job ended with an error: the name of its class, what happened and what to do."""
+
+    kind: str
+    message: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobDone:
+    """The job ended well; its results are on disk."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    run: str
+    rounds: int
+    seconds: float
+
+
+Event = (
+    RunStarted
+    | EngineReady
+    | PhaseStarted
+    | Progress
+    | TrainStep
+    | PhaseFinished
+    | RoundMeasured
+    | Note
+    | Failed
+    | JobDone
+    | RunFinished
+)
+Emit = Callable[[Event], None]
+
+KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (
+        RunStarted,
+        EngineReady,
+        PhaseStarted,
+        Progress,
+        TrainStep,
+        PhaseFinished,
+        RoundMeasured,
+        Note,
+        Failed,
+        JobDone,
+        RunFinished,
+    )
+}
+
+
+def to_dict(event: Event) -> dict[str, Any]:
+    """The event as a JSON-ready dictionary whose ``event`` is its kind."""
+    return {"event": type(event).__name__, **dataclasses.asdict(event)}
+
+
+def from_dict(data: dict[str, Any]) -> Event:
+    """The event that `to_dict` wrote.
+
+    Raises ValueError if `data` is no event: an unknown kind, or fields that do not belong to it.
+    """
+    fields = dict(data)
+    kind = KINDS.get(str(fields.pop("event", "")))
+    if kind is None:
+        raise ValueError(f"not an event: {data!r}")
+    try:
+        event: Event = kind(**fields)
+    except TypeError as error:
+        raise ValueError(f"not an event: {data!r}") from error
+    return event

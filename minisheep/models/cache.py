@@ -1,0 +1,185 @@
+"""The folder with downloaded and converted models, shared by all runs and by processes at the same time.
+
+    CACHE/gguf/MODEL/FILE.gguf   whole, checked files; a file appears here by one rename
+    CACHE/partial/               downloads in progress, each in a folder of its own; may be deleted at any time
+    CACHE/hashes/                what sha256_file found, so that a file of 5 GB is read once
+    CACHE/locks/                 one empty file for each thing that two processes must not fetch at once
+
+CACHE is $MINISHEEP_CACHE or the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import platformdirs
+
+from minisheep.errors import DiskError, ModelFileError
+from minisheep.models.entries import NAME
+
+Report = Callable[[str], None]
+"""Takes one plain line for the user."""
+
+REPORT_EVERY = 3.0
+"""Seconds between two lines about something long."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def cache_root() -> Path:
+    """Where models are kept. The folder need not exist yet."""
+    named = os.environ.get("MINISHEEP_CACHE")
+    return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("minisheep")
+
+
+def cache_path(*parts: str) -> Path:
+    """The path of `parts` in the cache, its folder made. Each part must obey the grammar of a name, in any case.
+
+    Raises ValueError for a part that does not: nothing may lead out of the cache.
+    """
+    root = cache_root()
+    for part in parts:
+        if not NAME.fullmatch(part.lower()):
+            raise ValueError(f"not a safe name for a file: {part!r}")
+    path = root.joinpath(*parts)
+    with disk_errors(f"The model cache {root} cannot be used"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def disk_errors(doing: str) -> Iterator[None]:
+    """Turn a refusal of the disk into a DiskError that begins with `doing`."""
+    try:
+        yield
+    except OSError as error:
+        space = error.errno in _FULL
+        fix = "Free some space, or set MINISHEEP_CACHE to a folder on a larger disk, and run the same command again."
+        raise DiskError(
+            f"{doing}: {error.strerror or error}.",
+            fix if space else "Check the folder's rights, or set MINISHEEP_CACHE to a folder that you may write to.",
+        ) from error
+
+
+@contextmanager
+def working_folder(name: str) -> Iterator[Path]:
+    """A fresh folder for a download of `name`, deleted afterwards; leftovers of killed processes go first.
+
+    Call it under `lock(name)`: that is what makes older folders of the same name leftovers.
+    """
+    partial = cache_path("partial", name).parent
+    for leftover in partial.glob(f"{name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with disk_errors("The download cannot begin"):
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=partial))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(finished: Path, final: Path) -> None:
+    """Make a finished file visible under its final name: data to disk, one rename, folder to disk."""
+    with finished.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(finished, final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def lock(name: str, report: Report) -> Iterator[None]:
+    """Hold the lock `name` against other processes (flock: the kernel frees it when its holder dies)."""
+    path = cache_path("locks", f"{name}.lock")
+    with disk_errors("The model cache cannot be locked"):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        said = 0.0
+        while not _try_lock(handle):
+            if time.monotonic() - said > 30:
+                report(f"waiting for another process that is fetching {name}")
+                said = time.monotonic()
+            time.sleep(0.2)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def sha256_file(path: Path, report: Report | None = None) -> str:
+    """The SHA-256 of a file in hex; remembered by path, size, inode and time of change, so it is computed once.
+
+    Raises ModelFileError if the file cannot be read.
+    """
+    try:
+        identity = _identity(path)
+        memory = _memory(path)
+        known = _recall(memory, identity)
+        if known is not None:
+            return known
+        digest = hashlib.sha256()
+        done, said = 0, time.monotonic()
+        with path.open("rb", buffering=0) as file:
+            while chunk := file.read(2**22):
+                digest.update(chunk)
+                done += len(chunk)
+                if report and time.monotonic() - said > REPORT_EVERY:
+                    report(f"checking {path.name}: {megabytes(done)} of {megabytes(identity[0])}")
+                    said = time.monotonic()
+        if _identity(path) == identity:
+            _remember(memory, identity, digest.hexdigest())
+    except OSError as error:
+        raise ModelFileError(
+            f"The model file {path} cannot be read: {error.strerror or error}.", "Check the path and its rights."
+        ) from error
+    return digest.hexdigest()
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:.0f} MB" if count < 10_000_000_000 else f"{count / 1e9:.1f} GB"
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _memory(path: Path) -> Path:
+    """The side-car is in the cache, not beside the file: a user's own folder is not ours to write in."""
+    return cache_path("hashes", hashlib.sha256(os.fsencode(path.resolve())).hexdigest() + ".json")
+
+
+def _recall(memory: Path, identity: tuple[int, int, int]) -> str | None:
+    try:
+        told = json.loads(memory.read_text(encoding="utf-8"))
+        known = told["sha256"] if [*identity] == told["identity"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return known if isinstance(known, str) and len(known) == 64 else None
+
+
+def _remember(memory: Path, identity: tuple[int, int, int], digest: str) -> None:
+    # Only a convenience: a full or read-only cache must not stop a run that has its model.
+    with suppress(OSError):
+        temporary = memory.with_name(f"{memory.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps({"identity": identity, "sha256": digest}), encoding="utf-8")
+        os.replace(temporary, memory)

@@ -1,0 +1,186 @@
+"""The edge to the Hugging Face hub: its own client and its own cache, so that files are shared with other tools.
+
+huggingface_hub is imported inside the functions: it reads its environment when it is imported, and costs a third of a
+second. Whatever it raises becomes a DownloadError that says what to type.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from minisheep.errors import DiskError, DownloadError, MinisheepError
+from minisheep.models.cache import REPORT_EVERY, Report, megabytes
+from minisheep.models.entries import HubFile, HubRepo
+from minisheep.models.weights_folder import what_is_missing
+from minisheep.models.wheels import folder_bytes
+
+WEIGHT_PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]
+SKIPPED_PATTERNS = ["*/*"]
+"""Sub-folders hold other formats of the same weights."""
+
+
+def cached_file(source: HubFile) -> Path | None:
+    """The file in the hub's cache, without any network; None if it is not there."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(source.repo, source.file, revision=source.revision, local_files_only=True))
+    except EntryNotFoundError:
+        return None
+
+
+def fetch_file(source: HubFile, report: Report) -> Path:
+    """Download one file. Raises DownloadError. A download that broke off is continued or begun again by the client."""
+    from huggingface_hub import hf_hub_download
+
+    report(f"downloading {source} from the Hugging Face hub")
+    with _errors(source.repo, source.revision, source.file, "--gguf"), _quiet(), _watched(source.repo, report):
+        return Path(hf_hub_download(source.repo, source.file, revision=source.revision))
+
+
+def cached_weights(source: HubRepo) -> Path | None:
+    """The folder of a repository's safetensors in the hub's cache, only if it is whole; without any network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(
+                source.repo,
+                revision=source.revision,
+                allow_patterns=WEIGHT_PATTERNS,
+                ignore_patterns=SKIPPED_PATTERNS,
+                local_files_only=True,
+            )
+        )
+    except EntryNotFoundError:
+        return None
+    # Older clients return a folder in which an interrupted download left only some of the files.
+    return None if what_is_missing(folder) else folder
+
+
+def fetch_weights(source: HubRepo, report: Report) -> Path:
+    """Download config and safetensors of a repository; never pickles. Raises DownloadError."""
+    from huggingface_hub import snapshot_download
+
+    report(f"downloading {source} from the Hugging Face hub")
+    with _errors(source.repo, source.revision, "", "--weights"), _quiet(), _watched(source.repo, report):
+        folder = snapshot_download(
+            source.repo,
+            revision=source.revision,
+            allow_patterns=WEIGHT_PATTERNS,
+            ignore_patterns=SKIPPED_PATTERNS,
+        )
+    return Path(folder)
+
+
+def commit_of(path: Path) -> str:
+    """The commit of a file or folder in the hub's cache (``.../snapshots/COMMIT/...``); empty if it is elsewhere."""
+    parts = path.parts
+    at = len(parts) - 1 - parts[::-1].index("snapshots") if "snapshots" in parts else len(parts)
+    return parts[at + 1] if at + 1 < len(parts) else ""
+
+
+def promised_sha256(path: Path) -> str | None:
+    """The SHA-256 by which the hub knows a large file: its cache names the blob so. None for a small file."""
+    blob = path.resolve().name
+    return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None
+
+
+@contextmanager
+def _errors(repo: str, revision: str, file: str, option: str) -> Iterator[None]:
+    try:
+        yield
+    except MinisheepError:
+        raise
+    except Exception as error:
+        # The client raises its own classes, those of two HTTP libraries (by version) and OSError: all mean one thing.
+        raise explain(error, repo, revision, file, option) from error
+
+
+def explain(error: Exception, repo: str, revision: str, file: str, option: str) -> MinisheepError:
+    """What the user should know and type when the hub's client raised `error`."""
+    from huggingface_hub import errors
+
+    mine = f"or pass files that you already have with {option} PATH."
+    if isinstance(error, errors.GatedRepoError):
+        return DownloadError(
+            f"{repo} is gated: its makers ask you to accept a licence first.",
+            f"Accept it on the repository's page, log in with `hf auth login` (or set HF_TOKEN), and run again, {mine}",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return DownloadError(f"{repo} has no revision {revision}.", f"Check the part after @, {mine}")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return DownloadError(
+            f"There is no repository {repo} on the hub, or it is private.",
+            f"Check its name; for a private one log in with `hf auth login`, {mine}",
+        )
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+        return DownloadError(f"{repo} has no file {file}.", f"Look on the repository's page for its file names, {mine}")
+    number = getattr(error, "errno", None)
+    if number in (28, 122):  # ENOSPC, EDQUOT
+        return DiskError(
+            f"The disk is full while downloading {repo}.", "Free some space and run the same command again."
+        )
+    reason = " ".join(str(error).split())[:300]
+    return DownloadError(
+        f"{repo} cannot be fetched: {type(error).__name__}: {reason}",
+        f"Check the network and run the same command again (what came so far is kept), {mine}",
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no chatter on stderr: progress goes through `report`."""
+    from huggingface_hub import utils
+    from huggingface_hub.utils import logging as hub_logging
+
+    bars: Any = utils  # the client documents these switches, but does not export them for type checkers
+    level, were_disabled = hub_logging.get_verbosity(), bars.are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # HF_HUB_DISABLE_PROGRESS_BARS=0 makes the next line warn
+        bars.disable_progress_bars()
+    hub_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(level)
+        if not were_disabled:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                bars.enable_progress_bars()
+
+
+@contextmanager
+def _watched(repo: str, report: Report) -> Iterator[None]:
+    """Report every few seconds how much of `repo` is in the cache.
+
+    The lines come from a second thread, but never while the first one reports: that one is inside the download.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / ("models--" + repo.replace("/", "--")) / "blobs"
+    ended = threading.Event()
+    began, before = time.monotonic(), folder_bytes(folder)
+
+    def watch() -> None:
+        while not ended.wait(REPORT_EVERY):
+            so_far, seconds = folder_bytes(folder) - before, time.monotonic() - began
+            report(f"downloading {repo}: {megabytes(max(so_far, 0))}, {seconds:.0f} s")
+
+    watcher = threading.Thread(target=watch, name="download progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()

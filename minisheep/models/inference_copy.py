@@ -1,0 +1,59 @@
+"""A copy of a model in a format that the CPU multiplies fast, made once and kept beside the original in the cache.
+
+Only for inference on a CPU, and never inside the loop: training and export go by the original.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from minisheep.errors import DiskError, ModelFileError
+from minisheep.models import cache
+from minisheep.models.facts import parameter_count
+from minisheep.models.gguf_header import read_header
+
+_Q8_0_BYTES = 34 / 32
+
+
+def requantise_q8_0(source: Path, output: Path) -> None:
+    """Write `source` as Q8_0 to `output`, which appears whole or not at all (llama_model_quantize of llama.cpp).
+
+    Imports llama_cpp: call it in a worker. Raises ModelFileError if `source` cannot be converted and DiskError if
+    there is no space. About a second for 135M weights.
+    """
+    header = read_header(source)
+    needed = int(parameter_count(header) * _Q8_0_BYTES) + 2**26
+    with cache.disk_errors("The copy for inference cannot be written"):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(output.parent).free
+    if free < needed:
+        raise DiskError(
+            f"The copy for inference needs {cache.megabytes(needed)} in {output.parent}, and only "
+            f"{cache.megabytes(free)} are free.",
+            "Free some space, or set MINISHEEP_CACHE to a folder on a larger disk.",
+        )
+
+    import ctypes
+
+    import llama_cpp
+
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0
+    params.allow_requantize = True
+    try:
+        code = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(temporary), ctypes.byref(params))
+        if code != 0:
+            raise ModelFileError(
+                f"llama.cpp cannot convert {source} to Q8_0 (code {code}).",
+                "Pass a GGUF in Q8_0 or Q4_K_M with --gguf.",
+            )
+        read_header(temporary)  # a short write by the C++ side must not become the copy
+        with cache.disk_errors("The copy for inference cannot be written"):
+            cache.publish(temporary, output)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()

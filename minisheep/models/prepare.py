@@ -1,0 +1,140 @@
+"""Makes the model of a run ready: fetch, check, choose the template, make what is missing once and cache it.
+
+Everything that would fail later is refused here, before the first token: a broken file, an architecture whose adapters
+cannot be converted, a template that cannot be used, a model that is not the one the run began with.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+from minisheep.config import Settings
+from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
+from minisheep.events import Emit, Note
+from minisheep.models.cache import cache_root
+from minisheep.models.facts import model_facts
+from minisheep.models.gguf_header import read_header
+from minisheep.models.prepared import PreparedModel
+from minisheep.models.registry import ModelEntry, find_model
+from minisheep.models.sources import fetch_gguf, fetch_weights
+from minisheep.models.template import choose, plain
+from minisheep.trainers.lora_gguf import check_architecture
+
+PACKAGES = ("minisheep", "torch", "transformers", "peft", "bitsandbytes", "llama-cpp-python", "gguf", "safetensors")
+
+
+def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
+    """The model of a run, written to `stored` (``model.json``). Raises `errors.MinisheepError` for what cannot work."""
+    before = PreparedModel.read(stored) if stored.exists() else None
+    if settings.engine == "fake":
+        model = fake_model()
+        emit(Note("Fake engine and fake trainer: no model runs, and the records mean nothing.", "warning"))
+    else:
+        model = _prepare_real(settings, emit)
+    if before is not None and before.gguf_sha256 != model.gguf_sha256:
+        raise RunMismatchError(
+            f"The run was made with a {before.name} whose file has SHA-256 {before.gguf_sha256[:16]}..., and the file"
+            f" now has {model.gguf_sha256[:16]}....",
+            "Restore that file, or start a new run.",
+        )
+    # A run keeps the versions it began with; what has changed since is told.
+    if before is not None:
+        changed = [k for k, v in model.versions.items() if before.versions.get(k) != v]
+        if changed:
+            emit(Note(f"Versions differ from when the run began: {', '.join(sorted(changed))}.", "warning"))
+        return before if before.inference_gguf.exists() and before.weights.exists() else _write(model, stored)
+    return _write(model, stored)
+
+
+def _write(model: PreparedModel, stored: Path) -> PreparedModel:
+    model.write(stored)
+    return model
+
+
+def fake_model() -> PreparedModel:
+    here = Path()
+    return PreparedModel(
+        name="fake", title="no model", kind="instruct", architecture="fake", licence="", gguf=here, gguf_sha256="fake",
+        source="none", inference_gguf=here, inference_note="", weights=here, weights_note="", template=plain("</s>"),
+        versions=versions(),
+    )  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on, without importing any of it."""
+    found = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
+    def report(text: str) -> None:
+        emit(Note(text))
+
+    entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
+    fetched = fetch_gguf(entry, report)
+    header = read_header(fetched.path)
+    facts = model_facts(header)
+    try:
+        check_architecture(header.architecture)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{entry.name}: {error.message} Nothing was generated.", error.fix) from None
+    special = {"bos_token": facts.bos, "eos_token": facts.eos}
+    kind = settings.kind if settings.kind != "auto" else entry.kind
+    if kind not in ("base", "instruct"):
+        kind = "instruct" if facts.chat_template else "base"
+        report(f"{entry.name} is not in the registry: taken for {kind} model, by its file (--kind says otherwise).")
+    template = choose(settings.template, entry.template, facts.chat_template, special)
+    inference, inference_note = _inference_copy(fetched.path, fetched.sha256, facts.fast_on_cpu, report)
+    weights, weights_note = _training_weights(entry, fetched.path, fetched.sha256, emit, report)
+    return PreparedModel(
+        name=entry.name, title=entry.title, kind=kind, architecture=header.architecture, licence=entry.licence,
+        gguf=fetched.path, gguf_sha256=fetched.sha256, source=fetched.source, inference_gguf=inference,
+        inference_note=inference_note, weights=weights, weights_note=weights_note, template=template,
+        versions=versions(),
+    )  # fmt: skip
+
+
+def _inference_copy(gguf: Path, sha256: str, fast: bool, report: Callable[[str], None]) -> tuple[Path, str]:
+    """The file that llama.cpp maps; re-quantised to Q8_0 where the CPU has no fast kernel for the file's own format."""
+    import llama_cpp
+
+    from minisheep.models.inference_copy import requantise_q8_0
+
+    if fast or llama_cpp.llama_supports_gpu_offload():
+        return gguf, ""
+    copy = cache_root() / "inference" / f"{sha256[:32]}-q8_0.gguf"
+    note = "inference uses a copy re-quantised to Q8_0: this CPU has no fast kernel for the file's own format"
+    if not copy.exists():
+        report(f"{gguf.name}: {note}; made once.")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        requantise_q8_0(gguf, copy)
+    return copy, note
+
+
+def _training_weights(
+    entry: ModelEntry, gguf: Path, sha256: str, emit: Emit, report: Callable[[str], None]
+) -> tuple[Path, str]:
+    """The folder that training loads: the model's own safetensors, else the GGUF's tensors, dequantised once."""
+    try:
+        own = fetch_weights(entry, report)
+    except MinisheepError as error:
+        raise type(error)(f"{error.message} Training needs these weights; nothing was generated.", error.fix) from None
+    if own is not None:
+        return own, ""
+    from minisheep.models.dequantise import dequantise
+
+    folder = cache_root() / "dequantised" / sha256[:32]
+    note = "training starts from the GGUF's own tensors, dequantised to bf16"
+    if not folder.exists():
+        report(f"{gguf.name}: {note}; made once.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        dequantise(gguf, folder, emit)
+    return folder, note

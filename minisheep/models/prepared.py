@@ -1,0 +1,50 @@
+"""The model of a run, as found and checked once: which files, which hashes, which template. Kept in ``model.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from minisheep.errors import CorruptRunError
+from minisheep.models.template import Template
+from minisheep.store import read_json, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    name: str
+    title: str
+    kind: str
+    """``base`` (asked in plain text before its first training) or ``instruct``."""
+    architecture: str
+    licence: str
+    gguf: Path
+    gguf_sha256: str
+    source: str
+    inference_gguf: Path
+    """What llama.cpp maps: the same file, or a copy re-quantised once for this processor."""
+    inference_note: str
+    weights: Path
+    """Folder with the training weights."""
+    weights_note: str
+    template: Template
+    versions: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises `errors.CorruptRunError`."""
+        data: dict[str, Any] = read_json(path)
+        try:
+            template = data.pop("template")
+            template["stop"] = tuple(template["stop"])
+            for name in ("gguf", "inference_gguf", "weights"):
+                data[name] = Path(data[name])
+            return cls(template=Template(**template), **data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CorruptRunError(f"{path} is damaged: {error}.", "Restore it, or start a new run.") from None
+
+    def write(self, path: Path) -> None:
+        data = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+        write_json(path, data)

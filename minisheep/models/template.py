@@ -1,0 +1,123 @@
+"""The one place where prompts get their chat template, for inference and for training alike.
+
+A template is reduced to the text before and after the user's words. The chat template of a GGUF is jinja code from a
+stranger: it is rendered once, in a sandbox, with a sentinel where the user's text goes, and never sees model text. What
+the template adds is `special` (it may become special tokens); what comes from data never is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from minisheep.engines.base import Prompt, Segment
+from minisheep.errors import UnsupportedModelError
+
+_USER, _ANSWER = "\ue0f0minisheep-user\ue0f1", "\ue0f0minisheep-answer\ue0f1"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A single-turn frame: ``before`` + user + ``between`` + answer + ``end``.
+
+    Base models are prompted without one (the paper's round 0), see `plain_answer_prompt`.
+    """
+
+    name: str
+    before: str
+    between: str
+    end: str
+    """Text of the token that ends an answer; inference stops at it and training teaches it."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer besides the token, for frames whose labels are plain text."""
+
+    def prompt(self, user: str, answer_start: str = "") -> Prompt:
+        """The prompt whose continuation is the answer (after `answer_start`, if the answer's beginning is given)."""
+        parts = (Segment(self.before, True), Segment(user), Segment(self.between, True), Segment(answer_start))
+        return tuple(part for part in parts if part.text)
+
+    def completion(self, answer: str) -> Prompt:
+        """What training teaches as the continuation of `prompt`."""
+        return (Segment(answer), Segment(self.end, True))
+
+
+def chatml() -> Template:
+    """ChatML with the system line that the paper uses for Qwen (appendix E)."""
+    system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    return Template("chatml", f"{system}<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>")
+
+
+def llama_3() -> Template:
+    """Llama-3's own header format."""
+    user = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
+    between = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    return Template("llama-3", user, between, "<|eot_id|>")
+
+
+def plain(end: str) -> Template:
+    """A frame of ordinary words for a base model that knows no chat template; `end` is its end-of-text token.
+
+    LoRA on the linear layers cannot teach special tokens that the base never saw, so none are used.
+    """
+    return Template("plain", "Instruction: ", "\nResponse: ", end, ("\nInstruction:", "\nInput:", "\nResponse:"))
+
+
+def from_jinja(source: str, special: dict[str, str]) -> Template:
+    """The frame of a model's own chat template; `special` holds ``bos_token`` and ``eos_token``.
+
+    Raises `errors.UnsupportedModelError` where the template cannot be rendered or does not keep the user's text whole.
+    """
+    from jinja2.exceptions import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    # Templates that print the date would make training and inference differ from one day to the next.
+    environment.globals["strftime_now"] = lambda _format: "1 January 2026"
+    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
+    fix = "Give --template chatml, llama-3 or plain."
+    try:
+        render: Callable[..., str] = environment.from_string(source).render
+        options: dict[str, Any] = {**special, "tools": None, "enable_thinking": False}
+        asked = render(messages=messages[:1], add_generation_prompt=True, **options)
+        answered = render(messages=messages, add_generation_prompt=False, **options)
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        raise UnsupportedModelError(f"The model's own chat template cannot be used: {error}.", fix) from None
+    if asked.count(_USER) != 1 or answered.count(_ANSWER) != 1:
+        raise UnsupportedModelError("The model's own chat template does not keep the user's text whole.", fix)
+    before, between = asked.split(_USER)
+    end = _first_token(answered.split(_ANSWER)[1]) or special.get("eos_token", "")
+    return Template("model", before, between, end)
+
+
+def _first_token(tail: str) -> str:
+    """The end token with which a template closes an answer: ``<|im_end|>`` of ``<|im_end|>\\n``."""
+    tail = tail.strip()
+    for opening, closing in (("<|", "|>"), ("<", ">"), ("[", "]")):
+        if tail.startswith(opening) and closing in tail:
+            return tail[: tail.index(closing) + len(closing)]
+    return ""
+
+
+def choose(wanted: str, registered: str, own: str, special: dict[str, str]) -> Template:
+    """The template of a run: what the user `wanted`, else the registry's, else the model's `own`, else plain words."""
+    name = registered if wanted == "auto" else wanted
+    if name in ("auto", ""):
+        name = "model" if own else "plain"
+    if name == "chatml":
+        return chatml()
+    if name == "llama-3":
+        return llama_3()
+    if name == "model":
+        if not own:
+            raise UnsupportedModelError(
+                "The model file holds no chat template.", "Give --template chatml, llama-3 or plain."
+            )
+        return from_jinja(own, special)
+    return plain(special.get("eos_token") or "</s>")

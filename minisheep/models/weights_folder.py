@@ -1,0 +1,56 @@
+"""Is a folder of weights fit for training: a config.json and whole safetensors, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def what_is_missing(folder: Path) -> str:
+    """In words what keeps `folder` from being loaded; empty if nothing does. Never raises for a bad folder."""
+    if not folder.is_dir():
+        return "it is no folder"
+    if not (folder / "config.json").is_file():
+        return "it has no config.json"
+    if (folder / INDEX).is_file():
+        names = _shards(folder / INDEX)
+        if not names:
+            return f"its {INDEX} cannot be read"
+    elif (folder / SINGLE).is_file():
+        names = {SINGLE}
+    elif any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
+        return "its weights are pickles, which can run code when they are loaded; minisheep loads safetensors only"
+    else:
+        return f"it has no {SINGLE}"
+    broken = sorted(name for name in names if not _whole(folder / name))
+    return f"{broken[0]} is missing or cut short" if broken else ""
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index names; empty if it names any that is not a plain file name."""
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+    plain = all(isinstance(name, str) and os.path.basename(name) == name for name in names)
+    return names if plain and all(name.endswith(".safetensors") for name in names) else set()
+
+
+def _whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says (8 bytes of length, JSON with offsets, data)."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(size, 100_000_000):
+                return False
+            header = json.loads(file.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        return bool(size == 8 + length + max(ends, default=0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error):
+        return False

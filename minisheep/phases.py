@@ -1,0 +1,295 @@
+"""Each phase on a run folder: read what is there, ask the stage for the rest, append it record by record.
+
+Stages decide, this file moves records between them and the disk. It runs in a worker (or in a test's own process).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from minisheep import faults
+from minisheep.engines.base import Completion, EngineInfo
+from minisheep.errors import CorruptRunError, StarvedError, Stopped
+from minisheep.events import Emit, EngineReady, Note, PhaseFinished, PhaseStarted, Progress, RoundMeasured
+from minisheep.records import Draft, Example, Instruction, Record, Rejection, Response, Verdict
+from minisheep.stages import evaluate as evaluation
+from minisheep.stages.filter import by_rules, keep_examples
+from minisheep.stages.generate import Harvest, novelty_index, write_drafts
+from minisheep.stages.judge import judge as judge_pairs
+from minisheep.stages.respond import respond as answer
+from minisheep.stages.train import train_job
+from minisheep.store import Appender, RoundFolder, read_json, read_records, replace_records, write_json
+from minisheep.workspace import Workspace
+
+PROGRESS_SECONDS = 0.2
+"""Progress is told at most this often."""
+
+
+class Report:
+    """What a phase tells while it works: progress, and at its end what it counted."""
+
+    def __init__(self, round: int, phase: str, emit: Emit, should_stop: Callable[[], bool]) -> None:
+        self.round, self.phase, self.emit, self.should_stop = round, phase, emit, should_stop
+        self.counts: dict[str, float] = {}
+        self._begun = time.monotonic()
+        self._told = 0.0
+
+    def start(self, total: int = 0, done: int = 0, unit: str = "records") -> None:
+        self.emit(PhaseStarted(self.round, self.phase, total, done, unit))
+
+    def step(self, done: int, total: int = 0, detail: str = "") -> None:
+        """Call after each acknowledged record. Raises `errors.Stopped` when the user asked to stop."""
+        faults.point(self.phase)
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_SECONDS or done == total:
+            self._told = now
+            self.emit(Progress(self.round, self.phase, done, total, detail))
+        if self.should_stop():
+            raise Stopped(f"Stopped in round {self.round}, {self.phase}, after {done} of {total}; all of it is safe.")
+
+    def finish(self) -> None:
+        self.emit(PhaseFinished(self.round, self.phase, round(time.monotonic() - self._begun, 3), self.counts))
+
+    def ready(self, info: EngineInfo) -> None:
+        self.emit(EngineReady(info.backend, info.description))
+
+
+def generate(work: Workspace, round: int, report: Report) -> None:
+    folder = work.folder.make_round(round)
+    seeds, settings = work.seeds, work.settings
+    harvest = Harvest(settings, novelty_index(seeds, work.earlier_instructions(round)))
+    drafts = {draft.index: draft for draft in read_records(folder.drafts, Draft)}
+    on_disk = _ids(read_records(folder.instructions, Instruction), read_records(folder.rejected, Rejection))
+    with ExitStack() as files:
+        draft_file, kept_file, rejected_file = (
+            files.enter_context(Appender(path)) for path in (folder.drafts, folder.instructions, folder.rejected)
+        )
+
+        def read_ready_drafts() -> None:
+            """In order of their numbers, so that the outcome does not depend on who finished first."""
+            while harvest.drafts in drafts and not harvest.full:
+                kept, rejected = harvest.add(drafts[harvest.drafts])
+                kept_file.append(*_new(kept, on_disk))
+                rejected_file.append(*_new(rejected, on_disk))
+
+        read_ready_drafts()
+        report.start(settings.per_round, len(harvest.kept), "instructions")
+        while not (harvest.full or harvest.exhausted):
+            wanted = [i for i in range(harvest.drafts, harvest.drafts + harvest.wanted_drafts()) if i not in drafts]
+            engine = work.engine(round - 1, report.ready)
+            with _closing(
+                write_drafts(engine, settings, work.frame(round), work.texts, seeds, round, wanted)
+            ) as written:
+                for draft in written:
+                    draft_file.append(draft.to_dict())
+                    drafts[draft.index] = draft
+                    read_ready_drafts()
+                    detail = f"{len(harvest.rejected)} dropped, {len(drafts)} drafts"
+                    report.step(len(harvest.kept), settings.per_round, detail)
+                    if harvest.full:
+                        break
+    if not harvest.full:
+        _tell_shortfall(harvest, report)
+    report.counts = {
+        "drafts": harvest.drafts,
+        "instructions": len(harvest.kept),
+        "rejected": len(harvest.rejected),
+    }
+
+
+def respond(work: Workspace, round: int, report: Report) -> None:
+    folder = work.folder.round(round)
+    instructions = read_records(folder.instructions, Instruction)
+    done = {response.instruction_id for response in read_records(folder.responses, Response)}
+    missing = [instruction for instruction in instructions if instruction.id not in done]
+    report.start(len(instructions), len(done), "answers")
+    if missing:
+        engine = work.engine(round - 1, report.ready)
+        tokens = _append_each(
+            answer(engine, work.settings, work.frame(round), round, missing),
+            folder.responses, report, len(done), len(instructions),
+        )  # fmt: skip
+        report.counts["tokens"] = sum(response.tokens for response in tokens)
+    report.counts["responses"] = len(instructions)
+
+
+def judge(work: Workspace, round: int, report: Report) -> None:
+    folder = work.folder.round(round)
+    candidates = by_rules(
+        read_records(folder.instructions, Instruction), read_records(folder.responses, Response), work.settings.language
+    )
+    done = {verdict.response_id for verdict in read_records(folder.verdicts, Verdict)}
+    missing = [pair for pair in candidates.pairs if pair.response.id not in done]
+    report.start(len(candidates.pairs), len(done), "pairs")
+    if missing:
+        engine = work.engine(round - 1, report.ready)
+        _append_each(
+            judge_pairs(engine, work.settings, work.frame(round), work.texts, round, missing),
+            folder.verdicts, report, len(done), len(candidates.pairs),
+        )  # fmt: skip
+    report.counts |= {"judged": len(candidates.pairs), "dropped_by_rules": len(candidates.rejected)}
+
+
+def filter(work: Workspace, round: int, report: Report) -> None:
+    folder = work.folder.round(round)
+    responses = read_records(folder.responses, Response)
+    report.start(len(responses), 0, "pairs")
+    kept, dropped = keep_examples(
+        work.settings, read_records(folder.instructions, Instruction), responses, read_records(folder.verdicts, Verdict)
+    )
+    if len(kept) + len(dropped) != len(responses):
+        raise CorruptRunError(
+            f"{folder.path} does not add up: {len(kept)} kept and {len(dropped)} dropped of {len(responses)} answers."
+        )
+    # The filter may be run again with another --keep, so what it wrote before is replaced and not added to.
+    generated = [r for r in read_records(folder.rejected, Rejection) if r.stage == "generate"]
+    replace_records(folder.rejected, [*generated, *dropped])
+    replace_records(folder.kept, kept)
+    report.counts = {"kept": len(kept), "dropped": len(dropped)}
+    report.step(len(responses), len(responses), f"kept {len(kept)}, dropped {len(dropped)}")
+
+
+def train(work: Workspace, round: int, report: Report) -> None:
+    from minisheep.trainers.choose import make_adapter_gguf, make_trainer
+
+    folder = work.folder.round(round)
+    examples = read_records(folder.kept, Example)
+    report.start(0, 0, "steps")
+    scratch = work.folder.scratch / f"train-{round}"
+    if not (folder.training.exists() and folder.adapter.exists()):
+        shutil.rmtree(folder.adapter, ignore_errors=True)
+        scratch.mkdir(parents=True, exist_ok=True)
+        job = train_job(
+            work.settings, work.template, round, examples,
+            gguf=work.model.gguf, weights=work.model.weights, output=folder.adapter, scratch=scratch,
+        )  # fmt: skip
+        trainer = make_trainer(work.settings.trainer)
+
+        def tell(event: Any) -> None:
+            faults.point("train")
+            report.emit(event)
+
+        result = trainer.train(job, tell, report.should_stop)
+        write_json(folder.training, {name: getattr(result, name) for name in type(result).__slots__})
+    make_adapter_gguf(work.settings.trainer, folder.adapter, work.model.gguf, folder.adapter_gguf)
+    shutil.rmtree(scratch, ignore_errors=True)
+    counts = read_json(folder.training)
+    report.counts = {
+        name: counts[name] for name in ("steps", "examples", "tokens", "first_loss", "last_loss") if name in counts
+    }
+
+
+def evaluate(work: Workspace, round: int, report: Report) -> None:
+    """Measures base + the round's adapter; round 0 is the base."""
+    folder = work.folder.make_round(round)
+    settings = work.settings
+    tasks = evaluation.held_out(work.seeds, settings.eval_tasks)
+    asked = tasks[: settings.eval_answers]
+    total = len(tasks) + len(asked)
+    report.start(total, 0, "tasks")
+    engine = work.engine(round, report.ready)
+    likelihoods = []
+    for found in evaluation.likelihoods(engine, work.template, tasks):
+        likelihoods.append(found)
+        report.step(len(likelihoods), total, "likelihood of held-out answers")
+    answers: list[Completion] = []
+    with _closing(evaluation.greedy_answers(engine, settings, work.template, asked)) as completions:
+        for completion in completions:
+            answers.append(completion)
+            report.step(len(likelihoods) + len(answers), total, "greedy answers")
+    base = read_json(work.folder.round(0).metrics)["model"] if round else None
+    metrics: dict[str, Any] = {"round": round, "model": evaluation.model_metrics(likelihoods, answers, base)}
+    if round:
+        metrics["data"] = evaluation.data_metrics(
+            read_records(folder.drafts, Draft),
+            read_records(folder.instructions, Instruction),
+            read_records(folder.responses, Response),
+            read_records(folder.verdicts, Verdict),
+            read_records(folder.kept, Example),
+            read_records(folder.rejected, Rejection),
+        )
+    _write_answers(folder, work, asked, answers)
+    write_json(folder.metrics, metrics)
+    report.emit(RoundMeasured(round, metrics))
+    report.counts = {"tasks": len(tasks), "answers": len(answers)}
+
+
+PHASES: dict[str, Callable[[Workspace, int, Report], None]] = {
+    "generate": generate,
+    "respond": respond,
+    "judge": judge,
+    "filter": filter,
+    "train": train,
+    "evaluate": evaluate,
+}
+
+
+def do(work: Workspace, round: int, phase: str, emit: Emit, should_stop: Callable[[], bool]) -> None:
+    """One phase, from its first event to its last. Raises `errors.MinisheepError` for what a user can act on."""
+    report = Report(round, phase, emit, should_stop)
+    PHASES[phase](work, round, report)
+    report.finish()
+
+
+@contextmanager
+def _closing(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
+    """Closes an engine's iterator, so that what is still in flight is dropped."""
+    try:
+        yield items
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+
+def _append_each(items: Iterator[Any], path: Any, report: Report, done: int, total: int) -> list[Any]:
+    """Append each record as it comes, and tell; returns what was appended."""
+    made = []
+    with Appender(path) as file, _closing(items) as records:
+        for record in records:
+            file.append(record.to_dict())
+            made.append(record)
+            report.step(done + len(made), total)
+    return made
+
+
+def _ids(*records: list[Any]) -> set[str]:
+    return {record.id for some in records for record in some}
+
+
+def _new(records: list[Any], on_disk: set[str]) -> list[dict[str, Any]]:
+    """Those that an interrupted run has not written yet."""
+    fresh: list[Record] = [record for record in records if record.id not in on_disk]
+    return [record.to_dict() for record in fresh]
+
+
+def _tell_shortfall(harvest: Harvest, report: Report) -> None:
+    rules: dict[str, int] = {}
+    for rejection in harvest.rejected:
+        rules[rejection.rule] = rules.get(rejection.rule, 0) + 1
+    told = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items(), key=lambda item: -item[1])[:5])
+    message = (
+        f"{harvest.drafts} drafts held only {len(harvest.kept)} of {harvest.settings.per_round} new instructions"
+        f" (dropped: {told or 'none'})."
+    )
+    if not harvest.kept:
+        raise StarvedError(message, "Start a new run with a higher --generate-temperature or another --model.")
+    report.emit(Note(f"{message} The round goes on with those.", "warning"))
+
+
+def _write_answers(folder: RoundFolder, work: Workspace, asked: list[Any], answers: list[Completion]) -> None:
+    """The greedy answers, to read: no decision rests on them, so they are plain JSON lines without ids."""
+    from minisheep.store import write_atomic
+
+    tasks = {task.id: task for task in asked}
+    lines = [
+        {"task": a.id, "instruction": tasks[a.id].instruction, "input": tasks[a.id].input, "answer": a.text,
+         "finish": a.finish, "tokens": a.tokens}
+        for a in sorted(answers, key=lambda a: a.id)
+    ]  # fmt: skip
+    write_atomic(folder.answers, "".join(json.dumps(line) + "\n" for line in lines).encode())

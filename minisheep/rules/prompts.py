@@ -1,0 +1,112 @@
+"""Prompts: the wording (files that a user may replace) and the frame around it (plain text or chat template). Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from minisheep.engines.base import Prompt, Segment
+from minisheep.models.template import Template
+from minisheep.records import derive_seed
+from minisheep.rules.task_list import Task
+
+PLACEHOLDERS: dict[str, frozenset[str]] = {
+    "instructions": frozenset({"tasks"}),
+    "continue": frozenset({"next"}),
+    "quality": frozenset({"instruction", "response", "format"}),
+    "following": frozenset({"instruction", "response", "format"}),
+}
+"""The prompt files, and what each must have a place for."""
+
+LABELS = tuple(str(number) for number in range(1, 11))
+"""The scores, as the judge would write them."""
+
+NO_INPUT = "(none)"
+SCORE_ONLY = "Reply with the grade alone."
+SCORE_AND_WHY = "Reply with the grade, then ||, then one sentence that explains it."
+SCORE_START = "Grade: "
+"""Begins the judge's reply, so that the next token is the grade; the trailing blank keeps the digits bare tokens."""
+
+TASKS_A_LIST = 10
+"""A list is stopped after this many new tasks; small models degrade long before."""
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """`text` with each ``{name}`` replaced, in one pass: braces in a value are left as they are."""
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), text)
+
+
+def user_text(instruction: str, input: str) -> str:
+    """The user's turn, as it is asked, judged and trained."""
+    return f"{instruction}\n{input}" if input else instruction
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How a model is addressed: a base model in plain text (`template` None, the paper's round 0), else by template."""
+
+    template: Template | None
+
+    def ask(self, user: str, answer_start: str = "") -> Prompt:
+        if self.template is None:
+            return (Segment(f"{user}\n{answer_start}"),)
+        return self.template.prompt(user, answer_start)
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that show that the model has begun another turn by itself."""
+        if self.template is None:
+            return ("\nInstruction:", "\nInput:", "\nQuestion:", "\nUser:")
+        return self.template.stop
+
+
+def pick_shots(seeds: Sequence[tuple[str, Task]], shots: int, *identity: object) -> list[tuple[str, Task]]:
+    """`shots` different seed tasks (id, task), chosen by identity alone."""
+    ranked = sorted(seeds, key=lambda seed: (derive_seed(*identity, seed[0]), seed[0]))
+    return ranked[:shots]
+
+
+def task_list_prompt(frame: Frame, texts: Mapping[str, str], shots: Sequence[Task]) -> Prompt:
+    """The few-shot prompt (the paper's meta-prompt): the model continues a numbered list of tasks."""
+    lines = [
+        f"{number}. Instruction: {task.instruction}\nInput: {task.input or NO_INPUT}"
+        for number, task in enumerate(shots, 1)
+    ]
+    following = len(shots) + 1
+    listed = fill(texts["instructions"], {"tasks": "\n\n".join(lines)}).rstrip()
+    start = f"{following}. Instruction:"
+    if frame.template is None:
+        return (Segment(f"{listed}\n\n{start}"),)
+    continue_ = fill(texts["continue"], {"next": str(following)}).strip()
+    return frame.ask(f"{listed}\n\n{continue_}", start)
+
+
+def task_list_stop(shots: int) -> tuple[str, ...]:
+    return (f"\n{shots + 1 + TASKS_A_LIST}.",)
+
+
+def answer_prompt(frame: Frame, instruction: str, input: str) -> Prompt:
+    """Zero-shot: the instruction and its input, nothing else (the paper's section 3)."""
+    return frame.ask(user_text(instruction, input))
+
+
+def judge_prompt(
+    frame: Frame, text: str, instruction: str, input: str, response: str, *, explain: bool = False
+) -> Prompt:
+    """Asks for a grade of one pair by one criterion; the continuation begins with the grade."""
+    values = {
+        "instruction": user_text(instruction, input),
+        "response": response,
+        "format": SCORE_AND_WHY if explain else SCORE_ONLY,
+    }
+    return frame.ask(fill(text, values).strip(), SCORE_START)
+
+
+def parse_grade(text: str) -> float | None:
+    """The grade that a reply begins with, or None: ``8 || clear and right`` is 8, ``ten`` and ``11`` are None."""
+    match = re.match(r"\s*(\d+(?:\.\d+)?)(?:\s*/\s*10)?\s*(?:\|\||$|[^\w.%])", text)
+    if match is None:
+        return None
+    grade = float(match[1])
+    return grade if 1 <= grade <= 10 else None

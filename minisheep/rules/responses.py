@@ -1,0 +1,199 @@
+"""Rules that an answer must pass before it is judged.
+
+After the heuristic filter of I-SHEEP, with two more: a judge of likelihood loves an answer that says the instruction
+back or that loops, so those must be gone before it scores. Every rule takes a `Pair` and returns what it found, or
+None. Code in closed fences is not looked at for speaker turns and loops.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from minisheep.rules import endings, similarity
+
+LOOP_NGRAM, LOOP_SHARE, LOOP_WORDS = 4, 0.3, 24
+"""An answer of at least 24 words loops where more than 0.3 of its 4-grams were there before."""
+LOOP_LINES, LOOP_SENTENCES, LOOP_RUN = 3, 2, 5
+"""It also loops where a line of two words or more comes three times, a sentence of five words or more twice, or one
+word five times in a row."""
+COPY_PRECISION, COPY_WORDS, COPY_RUN = 0.8, 5, 0.5
+"""An answer of at least five words is a copy where more than 0.8 of them stand in order in the instruction, or in the
+instruction and input together with more than half of the answer in one piece. The piece spares right answers that
+are made of the input: names extracted from a passage, a sentence edited in several places, a list put in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A question and its answer. `finish` belongs to `output` as it stands here, see `response_fault`."""
+
+    instruction: str
+    input: str
+    output: str
+    finish: str
+    language: str = "en"
+
+
+ResponseRule = Callable[[Pair], str | None]
+
+_TURN = re.compile(
+    r"^[ \t#*>_-]{0,8}(?:assistant|system|human|question|output|user|instruction)[ \t]?[0-9]{0,3}[*_]{0,3}[ \t]?:.*"
+    r"|^(?:assistant|system|human|user)[ \t]*(?=\n)|<\|[a-z_]{1,20}\|>|\[/?INST\]",
+    re.IGNORECASE | re.MULTILINE,
+)
+_LINE_OPTION = re.compile(r"^[ \t>*-]{0,6}\(?([A-Ea-e])[.)][ \t]*\S", re.MULTILINE)
+_INLINE_OPTIONS = re.compile(r"(?<!\w)\(?A[.)][ \t][^\n]{1,200}?(?<!\w)\(?B[.)][ \t][^\n]{1,200}?(?<!\w)\(?C[.)][ \t]")
+_NAMED_OPTIONS = re.compile(
+    r"\banswer choices\b|^[ \t#*]{0,6}(?:options|choices)[*_]{0,3}:", re.IGNORECASE | re.MULTILINE
+)
+_QUESTION_END = re.compile(r"[?？][\"'”’)\]*_]*\Z")
+_LIST_ITEM = re.compile(r"\s*(?:[-*+•]\s|\(?[0-9]{1,4}[.)])")
+_WANTS_QUESTIONS = re.compile(
+    r"\b(?:questions?|ask(?:s|ed|ing)?|quiz(?:zes)?|interviews?|surveys?|riddles?|jokes?|dialogues?|conversations?)\b",
+    re.IGNORECASE,
+)
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+# Scripts without spaces are counted by the character, so that the measures of repetition hold for them.
+_UNIT = re.compile(
+    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
+)
+
+
+def empty(pair: Pair) -> str | None:
+    return None if pair.output.strip() else "no text"
+
+
+def new_turn(pair: Pair) -> str | None:
+    match = _TURN.search(endings.without_code(pair.output))
+    return _shortened(match.group().strip()) if match else None
+
+
+def answer_choices(pair: Pair) -> str | None:
+    """A line opened by the letter A and a later one by B, three letters within a line, or a heading for options."""
+    named = _NAMED_OPTIONS.search(pair.output)
+    if named:
+        return named.group().strip()
+    letters = [letter.lower() for letter in _LINE_OPTION.findall(pair.output)]
+    if "a" in letters and "b" in letters[letters.index("a") :]:
+        return "lines A, B"
+    return "A, B, C in a line" if _INLINE_OPTIONS.search(pair.output) else None
+
+
+def asks_back(pair: Pair) -> str | None:
+    """A question as the last thing after a blank line, unless it is a list item or the instruction wants questions."""
+    _, blank, last = pair.output.strip().rpartition("\n\n")
+    line = last.strip().rpartition("\n")[2]
+    if (
+        not blank
+        or not _QUESTION_END.search(line)
+        or _LIST_ITEM.match(line)
+        or _WANTS_QUESTIONS.search(pair.instruction)
+    ):
+        return None
+    return _shortened(line)
+
+
+def chinese(pair: Pair) -> str | None:
+    match = _HAN.search(pair.output) if pair.language == "en" else None
+    return match.group() if match else None
+
+
+def loops(pair: Pair) -> str | None:
+    text = endings.without_code(pair.output)
+    words = [word.casefold() for word in _UNIT.findall(text)]
+    for i in range(len(words) - LOOP_RUN + 1):
+        if words[i].isalpha() and len(set(words[i : i + LOOP_RUN])) == 1:
+            return f"{words[i]} {LOOP_RUN} times in a row"
+    lines = [line for line in map(endings.normalised, text.split("\n")) if len(line.split()) >= 2]
+    if line := _repeated(lines, LOOP_LINES):
+        return f"a line {LOOP_LINES} times: {_shortened(line)}"
+    said = [sentence for _, part in endings.sentences(text) if len((sentence := endings.normalised(part)).split()) >= 5]
+    if sentence := _repeated(said, LOOP_SENTENCES):
+        return f"a sentence twice: {_shortened(sentence)}"
+    share = repeated_share(words, LOOP_NGRAM)
+    return (
+        f"{share:.2f} of the {LOOP_NGRAM}-grams repeated" if len(words) >= LOOP_WORDS and share > LOOP_SHARE else None
+    )
+
+
+def copies_instruction(pair: Pair) -> str | None:
+    """The answer is the instruction or input said back, in whole or for the most part, or begins by saying it back.
+
+    An answer of fewer than three words that equals the input passes: it may be the word that was asked for.
+    """
+    answer, asked, given = (similarity.tokens(text) for text in (pair.output, pair.instruction, pair.input))
+    if not answer or not asked:
+        return None
+    if answer == asked or answer == asked + given or (answer == given and len(given) >= 3):
+        return "equals the instruction or input"
+    if answer[: len(asked)] == asked and len(asked) >= 3:
+        return "begins with the whole instruction"
+    if len(answer) < COPY_WORDS:
+        return None
+    of_instruction = similarity.common_length(answer, asked) / len(answer)
+    if of_instruction > COPY_PRECISION:
+        return f"{of_instruction:.2f} of it is the instruction"
+    both = asked + given
+    of_both = similarity.common_length(answer, both) / len(answer)
+    if of_both <= COPY_PRECISION:
+        return None
+    run = SequenceMatcher(None, answer, both, autojunk=False).find_longest_match().size / len(answer)
+    return f"{of_both:.2f} of it is the instruction and input" if run > COPY_RUN else None
+
+
+def never_ends(pair: Pair) -> str | None:
+    if pair.finish != "length" or endings.ends_naturally(pair.output) or endings.ends_with_list_line(pair.output):
+        return None
+    return "cut off at the token limit"
+
+
+RESPONSE_RULES: tuple[tuple[str, ResponseRule, str], ...] = (
+    ("empty", empty, "has no text"),
+    ("new_turn", new_turn, "starts another speaker's turn at a line start"),
+    ("answer_choices", answer_choices, "holds a list of lettered options"),
+    ("asks_back", asks_back, "asks a question back after a blank line"),
+    ("chinese", chinese, "holds Chinese characters in an English run"),
+    ("loops", loops, "repeats itself"),
+    ("copies_instruction", copies_instruction, "says the instruction or input back"),
+    ("never_ends", never_ends, "was cut off at the token limit without a natural end"),
+)
+"""Name, function, and what an answer does that is dropped by it; in the order in which they are asked."""
+
+
+def response_fault(
+    instruction: str, input: str, output: str, finish: str, *, language: str = "en"
+) -> tuple[str, str] | None:
+    """The first rule that the answer breaks and what was found, or None where it passes. Never raises.
+
+    output: the answer after `endings.cut_answer`.
+    finish: how `output` ended: the completion's own finish, or ``stop`` where `cut_answer` shortened it.
+    language: ``en`` drops Chinese characters; any other code lets them pass.
+    """
+    pair = Pair(instruction, input, output, finish, language)
+    for name, rule, _ in RESPONSE_RULES:
+        detail = rule(pair)
+        if detail is not None:
+            return name, detail
+    return None
+
+
+def repeated_share(words: Sequence[str], n: int) -> float:
+    """Share of n-grams that stood in `words` before, 0 .. 1; 0 for fewer than n words."""
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _repeated(items: Sequence[str], times: int) -> str:
+    """The first item that comes `times` times, or an empty string."""
+    counts: dict[str, int] = {}
+    for item in items:
+        counts[item] = counts.get(item, 0) + 1
+        if counts[item] >= times:
+            return item
+    return ""
+
+
+def _shortened(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

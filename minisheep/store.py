@@ -1,0 +1,261 @@
+"""The run folder: the only memory of a run, safe against a crash at any moment.
+
+    runs/NAME/
+      run.toml         resolved settings            manifest.json   which phases are done; replaced atomically, last
+      model.json       files, hashes, versions      events.jsonl    everything that was said
+      round-1/         *.jsonl, adapter/, adapter.gguf, metrics.json
+      .lock            held by whoever works here   scratch/        checkpoints and worker logs
+
+A record is acknowledged when it is on disk (fsync). A torn last line, all that a crash can leave, is cut off when the
+file is opened for appending, so that the next record cannot glue itself to it. A phase is done when the manifest says
+so and not before. The lock is the kernel's (flock): it goes with the process, however that ends, and a worker inherits
+it, so nobody else can enter while an orphaned worker still writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from minisheep.errors import CorruptRunError, DiskError, RunLockedError
+from minisheep.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """A full or failing disk as one line instead of a traceback."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+            raise DiskError(
+                f"{path} cannot be written: {error.strerror}. Everything recorded before is safe.",
+                "Make room and give the same command again.",
+            ) from None
+        raise
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename or a new file in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, so that a reader sees the old content or the new and never a part. Raises DiskError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _disk_errors(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_folder(path.parent)
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_atomic(path, (json.dumps(data, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that minisheep wrote. Raises `errors.CorruptRunError`."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CorruptRunError(f"{path} is damaged: {error}.", "Restore it from a copy, or start a new run.") from None
+
+
+def _line(data: dict[str, Any]) -> bytes:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _whole_lines(data: bytes) -> list[bytes]:
+    """The lines that end in a newline. Split on that byte alone: model text may hold other line separators."""
+    return data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+
+
+class Appender:
+    """Appends JSON lines to one file, durably. One writer a file; `append` returns when the lines are on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _disk_errors(path):
+            new = not path.exists()
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if new:
+                fsync_folder(path.parent)
+            self._size = self._cut_torn_tail()
+
+    def _cut_torn_tail(self) -> int:
+        size = os.fstat(self._handle).st_size
+        keep, block = size, 1 << 16
+        while keep > 0:
+            start = max(0, keep - block)
+            found = os.pread(self._handle, keep - start, start).rfind(b"\n")
+            if found >= 0:
+                keep = start + found + 1
+                break
+            keep = start
+        if keep < size:
+            os.ftruncate(self._handle, keep)
+            os.fsync(self._handle)
+        return keep
+
+    def append(self, *items: dict[str, Any]) -> None:
+        """Write `items`, all or none. Raises `errors.DiskError`; the file then ends as before."""
+        data = b"".join(_line(item) for item in items)
+        if not data:
+            return
+        with _disk_errors(self.path):
+            try:
+                written = 0
+                while written < len(data):
+                    # A short write is how a full disk or a file-size limit announces itself.
+                    written += os.pwrite(self._handle, data[written:], self._size + written)
+                os.fsync(self._handle)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._handle, self._size)
+                raise
+        self._size += len(data)
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def __enter__(self) -> Appender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_records(path: Path, kind: type[R]) -> list[R]:
+    """All acknowledged records of a file, each checked against its id; a torn last line is not one of them.
+
+    Raises `errors.CorruptRunError` with the line's number where a whole line is not such a record.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(_whole_lines(path.read_bytes()), 1):
+        try:
+            records.append(kind.from_dict(json.loads(line.decode("utf-8", "surrogatepass"))))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise CorruptRunError(
+                f"{path}, line {number}, is damaged ({error}). No record after it was lost.",
+                "Restore the file from a copy, or delete that round's folder to make the round again.",
+            ) from None
+    return records
+
+
+class Lock:
+    """The exclusive right to work in a run folder, held as long as any process has the handle open."""
+
+    def __init__(self, folder: Path, wait_seconds: float = 3.0) -> None:
+        """Raises `errors.RunLockedError` naming the holder if the lock is not free within `wait_seconds`.
+
+        The wait covers the moment that an orphaned worker needs to notice that its parent was killed.
+        """
+        self.handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    holder = os.pread(self.handle, 200, 0).decode(errors="replace").strip() or "another process"
+                    os.close(self.handle)
+                    raise RunLockedError(
+                        f"{folder} is in use by {holder}.",
+                        "Wait for it to end, or stop it, and give the same command again.",
+                    ) from None
+                time.sleep(0.05)
+        os.ftruncate(self.handle, 0)
+        # For the message above only; the lock itself is the kernel's.
+        os.pwrite(self.handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def release(self) -> None:
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+
+class RoundFolder:
+    """The files of one round; round 0 is the base model and holds its metrics only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.drafts = path / "drafts.jsonl"
+        self.instructions = path / "instructions.jsonl"
+        self.responses = path / "responses.jsonl"
+        self.verdicts = path / "verdicts.jsonl"
+        self.kept = path / "kept.jsonl"
+        self.rejected = path / "rejected.jsonl"
+        self.answers = path / "answers.jsonl"
+        self.adapter = path / "adapter"
+        self.adapter_gguf = path / "adapter.gguf"
+        self.training = path / "training.json"
+        self.metrics = path / "metrics.json"
+
+
+class RunFolder:
+    """A run on disk. Making one does not write; `create` does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings = path / "run.toml"
+        self.model = path / "model.json"
+        self.manifest = path / "manifest.json"
+        self.events = path / "events.jsonl"
+        self.scratch = path / "scratch"
+
+    @property
+    def exists(self) -> bool:
+        return self.manifest.exists()
+
+    def round(self, number: int) -> RoundFolder:
+        return RoundFolder(self.path / f"round-{number}")
+
+    def make_round(self, number: int) -> RoundFolder:
+        folder = self.round(number)
+        with _disk_errors(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def create(self) -> None:
+        """Make the folder itself. Raises `errors.DiskError`."""
+        with _disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.scratch.mkdir(exist_ok=True)
+
+    def read_manifest(self) -> dict[str, Any]:
+        """``{"phases": {"round-1/generate": {...counts}}, ...}``; empty for a new run."""
+        return dict(read_json(self.manifest)) if self.exists else {"phases": {}}
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        write_json(self.manifest, manifest)
+
+
+def replace_records(path: Path, records: Iterable[Record]) -> None:
+    """Write a whole file of records at once, atomically."""
+    write_atomic(path, b"".join(_line(record.to_dict()) for record in records))

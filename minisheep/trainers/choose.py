@@ -1,0 +1,33 @@
+"""The trainer and the adapter converter that belong together; heavy imports happen only for the one that is chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minisheep.errors import UsageError
+from minisheep.trainers.base import Trainer
+
+
+def make_trainer(name: str) -> Trainer:
+    """Raises `errors.UsageError` for one that is not installed here."""
+    if name == "fake":
+        from minisheep.trainers.fake import FakeTrainer
+
+        return FakeTrainer()
+    if name == "peft":
+        from minisheep.trainers.peft import PeftTrainer
+
+        return PeftTrainer()
+    raise UsageError(f"The trainer {name!r} is not available in this version.", "Give --trainer peft.")
+
+
+def make_adapter_gguf(trainer: str, adapter: Path, base: Path, output: Path) -> None:
+    """The adapter as the engine loads it. Raises `errors.UnsupportedModelError` for what llama.cpp cannot represent."""
+    if trainer == "fake":
+        from minisheep.trainers.fake import fake_adapter_gguf
+
+        fake_adapter_gguf(output, adapter.name)
+    else:
+        from minisheep.trainers.lora_gguf import convert_adapter
+
+        convert_adapter(adapter, base, output)

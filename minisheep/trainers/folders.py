@@ -1,0 +1,71 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from minisheep.errors import DiskError
+from minisheep.store import fsync_folder
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """A full or failing disk while `path` is written, as `errors.DiskError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DiskError(
+            f"{path} cannot be written: {error.strerror}. Everything recorded before is safe.",
+            "Make room and give the same command again.",
+        ) from None
+
+
+@contextlib.contextmanager
+def publish(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its name when the block ends well.
+
+    All files are on disk before the rename. If `target` has come into being meanwhile, that one stays. Raises
+    `errors.DiskError` where the disk is full or refuses to write; whatever is raised, nothing of the folder remains.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_orphans(target)
+        try:
+            temporary.mkdir()
+            yield temporary
+            sync_tree(temporary)
+            try:
+                os.rename(temporary, target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+            fsync_folder(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Put every file of `folder` and the folder itself on disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    fsync_folder(folder)
+
+
+def _remove_orphans(target: Path) -> None:
+    """Delete what killed processes left; a live one may be writing the same cache entry and is let be."""
+    for path in target.parent.glob(f".{target.name}.*.tmp"):
+        owner = path.suffixes[-2].lstrip(".") if len(path.suffixes) > 1 else ""
+        if owner.isdecimal() and (int(owner) == os.getpid() or not Path(f"/proc/{owner}").exists()):
+            shutil.rmtree(path, ignore_errors=True)

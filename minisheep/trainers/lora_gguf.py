@@ -1,0 +1,283 @@
+"""A PEFT LoRA folder as the adapter GGUF that llama.cpp hot-loads onto an unchanged base.
+
+What is written is what `llama_adapter_lora_init` reads (llama.cpp, src/llama-adapter.cpp): general.type, adapter.type,
+general.architecture, adapter.lora.alpha, and for each linear layer ``NAME.weight.lora_a`` [r, in] and ``.lora_b``
+[out, r]. llama.cpp scales by alpha / r. Whatever cannot be said in that format is refused by name: an adapter that
+loads and computes something else than what was trained would be worse than none.
+
+Needs `gguf`, `safetensors` and numpy only; they are imported where a file is touched, so that `check_architecture` is
+free.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minisheep.errors import ModelFileError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
+"""GGUF architectures whose tensor layout this converter knows (Mistral and SmolLM2 are `llama`, Qwen1.5 is `qwen2`)."""
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""All linear layers of a block in these architectures; the training adapts each (paper, appendix E)."""
+
+# The second form is a language model inside one that also sees images (Gemma 3 from 4B on).
+_KEY = re.compile(
+    r"base_model\.model\.(?:model\.language_model|language_model\.model|model)\."
+    r"(layers\.\d+\.(?:self_attn|mlp)\.([a-z]+_proj))\.lora_([AB])(?:\.default)?\.weight"
+)
+_PLAIN_INITS = (True, False, "gaussian", "orthogonal", "eva")
+_HINT = "Train a plain LoRA on the linear layers only."
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFacts:
+    """What the converter must know of the base GGUF."""
+
+    architecture: str
+    layers: int
+    heads: int
+    kv_heads: int
+    shapes: Mapping[str, tuple[int, ...]]
+    """(out, in) of each tensor by its GGUF name, as numpy and torch count."""
+    key_length: int | None = None
+    """Width of an attention head where the GGUF states it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One adapted linear layer: its two matrices under the name that the base GGUF gives it."""
+
+    projection: str
+    a: NDArray[np.float32]
+    b: NDArray[np.float32]
+
+
+def check_architecture(architecture: str) -> None:
+    """Raise `errors.UnsupportedModelError` where adapters for this GGUF architecture cannot be made.
+
+    Pure; to be asked before the first generation, not after the first training.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"Adapters for the architecture {architecture!r} cannot be made, so this model cannot be aligned.",
+            f"Choose a model of one of these architectures: {', '.join(ARCHITECTURES)}.",
+        )
+
+
+def convert_adapter(peft_dir: Path, base_gguf: Path, output: Path) -> None:
+    """Write the LoRA in `peft_dir` (adapter_config.json, adapter_model.safetensors) as `output`, in float32.
+
+    Atomic: `output` is whole or absent. Raises `errors.UnsupportedModelError` where the adapter holds what an adapter
+    GGUF cannot represent or does not fit the base, `errors.ModelFileError` where a file cannot be read,
+    `errors.DiskError` where `output` cannot be written.
+    """
+    config = _read_config(peft_dir)
+    check_config(config)
+    base = read_base(base_gguf)
+    layers = map_layers(_read_tensors(peft_dir), base)
+    ranks = {layer.a.shape[0] for layer in layers.values()}
+    if ranks != {config["r"]}:
+        raise UnsupportedModelError(
+            f"The adapter's matrices have rank {', '.join(map(str, sorted(ranks)))}, not {config['r']}.",
+            _HINT,
+        )
+    _write(output, base, effective_alpha(config), layers)
+
+
+def effective_alpha(config: Mapping[str, Any]) -> float:
+    """The alpha for which alpha / r is the adapter's scale; rank-stabilised LoRA scales by alpha / sqrt(r)."""
+    alpha, rank = float(config["lora_alpha"]), int(config["r"])
+    return alpha * rank**0.5 if config.get("use_rslora") else alpha
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raise `errors.UnsupportedModelError` naming what in a PEFT configuration an adapter GGUF cannot represent."""
+    if config.get("peft_type") != "LORA":
+        raise UnsupportedModelError(f"The adapter is of type {config.get('peft_type')!r}, not LORA.", _HINT)
+    for key, what in (
+        ("use_dora", "DoRA (use_dora)"),
+        ("modules_to_save", "fully trained modules (modules_to_save)"),
+        ("lora_bias", "trained biases of the adapter (lora_bias)"),
+        ("trainable_token_indices", "trained tokens (trainable_token_indices)"),
+        ("target_parameters", "adapted bare parameters (target_parameters)"),
+        ("layer_replication", "repeated layers (layer_replication)"),
+        ("fan_in_fan_out", "transposed weights (fan_in_fan_out)"),
+        ("use_qalora", "QALoRA (use_qalora)"),
+        ("use_bdlora", "block-diagonal LoRA (use_bdlora)"),
+        ("alora_invocation_tokens", "an activated LoRA (alora_invocation_tokens)"),
+        ("arrow_config", "a router of adapters (arrow_config)"),
+    ):
+        if config.get(key):
+            raise UnsupportedModelError(f"The adapter uses {what}, which llama.cpp cannot represent.", _HINT)
+    if config.get("bias", "none") != "none":
+        raise UnsupportedModelError(f"The adapter trains biases (bias={config['bias']!r}).", _HINT)
+    if config.get("init_lora_weights", True) not in _PLAIN_INITS:
+        raise UnsupportedModelError(
+            f"The adapter was initialised by {config['init_lora_weights']!r}, which also changes the base weights.",
+            _HINT,
+        )
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    for module in sorted({*ranks, *alphas}):
+        if (
+            ranks.get(module, config["r"]) != config["r"]
+            or alphas.get(module, config["lora_alpha"]) != config["lora_alpha"]
+        ):
+            raise UnsupportedModelError(
+                f"The adapter gives {module!r} a rank or alpha of its own (rank_pattern, alpha_pattern); "
+                "an adapter GGUF has one scale for all.",
+                _HINT,
+            )
+
+
+def map_layers(tensors: Mapping[str, NDArray[np.float32]], base: BaseFacts) -> dict[str, _Layer]:
+    """The adapter's layers by GGUF name, B permuted where the architecture wants it.
+
+    `tensors` is a PEFT state dictionary: A [r, in] and B [out, r] of each layer. Raises
+    `errors.UnsupportedModelError` for unknown modules, missing halves and shapes that the base does not have.
+    """
+    import gguf
+
+    check_architecture(base.architecture)
+    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == base.architecture)
+    names = gguf.get_tensor_name_map(architecture, base.layers)
+    halves: dict[str, dict[str, NDArray[np.float32]]] = {}
+    projections: dict[str, str] = {}
+    for key, tensor in tensors.items():
+        match = _KEY.fullmatch(key)
+        name = names.get_name(f"model.{match[1]}") if match else None
+        if match is None or name is None or f"{name}.weight" not in base.shapes:
+            raise UnsupportedModelError(f"The adapter changes {key!r}, which the base GGUF does not have.", _HINT)
+        halves.setdefault(name, {})[match[3]] = tensor
+        projections[name] = match[2]
+    layers = {}
+    for name, parts in halves.items():
+        layers[name] = _layer(name, projections[name], parts, base)
+    if not layers:
+        raise UnsupportedModelError("The adapter holds no LoRA matrices.", _HINT)
+    return layers
+
+
+def permute(b: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows of B [out, r] in the order of llama.cpp's rotary embedding for the `llama` architecture.
+
+    Each head's rows go from halves (rotate_half) to pairs: the same as `permute` in llama.cpp's conversion of
+    LlamaModel, which the base's own q and k went through.
+    """
+    rows, rank = b.shape
+    return b.reshape(heads, 2, rows // heads // 2, rank).swapaxes(1, 2).reshape(rows, rank)
+
+
+def _layer(name: str, projection: str, parts: Mapping[str, NDArray[np.float32]], base: BaseFacts) -> _Layer:
+    if set(parts) != {"A", "B"}:
+        raise UnsupportedModelError(f"The adapter has only one of the two matrices of {name!r}.", _HINT)
+    a, b = parts["A"], parts["B"]
+    shape = base.shapes[f"{name}.weight"]
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != shape:
+        raise UnsupportedModelError(
+            f"The adapter's {name!r} is B {b.shape} x A {a.shape}, but the base GGUF has {shape}: "
+            "the weights that were trained are not those of this GGUF.",
+            "Give training weights and a GGUF of the same model.",
+        )
+    heads = {"q_proj": base.heads, "k_proj": base.kv_heads}.get(projection)
+    if base.architecture == "llama" and heads:
+        b = permute(b, heads)
+    return _Layer(projection, a, b)
+
+
+def read_base(path: Path) -> BaseFacts:
+    """Architecture, head counts and tensor shapes of a GGUF; its weights are mapped and not read.
+
+    Raises `errors.ModelFileError`, or `errors.UnsupportedModelError` where `check_architecture` does.
+    """
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+        architecture = _field(reader, "general.architecture")
+        check_architecture(architecture)
+        heads = _field(reader, f"{architecture}.attention.head_count")
+        return BaseFacts(
+            architecture=architecture,
+            layers=_field(reader, f"{architecture}.block_count"),
+            heads=heads,
+            kv_heads=_field(reader, f"{architecture}.attention.head_count_kv", heads),
+            shapes={tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in reader.tensors},
+            key_length=_field(reader, f"{architecture}.attention.key_length", 0) or None,
+        )
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise ModelFileError(
+            f"The model file {path.name} cannot be read: {error}.", "Delete it and fetch it again."
+        ) from None
+
+
+def _field(reader: Any, key: str, default: Any = None) -> Any:
+    field = reader.get_field(key)
+    if field is None and default is None:
+        raise KeyError(f"it has no {key}")
+    return default if field is None else field.contents()
+
+
+def _read_config(peft_dir: Path) -> dict[str, Any]:
+    path = peft_dir / "adapter_config.json"
+    try:
+        config = json.loads(path.read_bytes())
+        if not isinstance(config, dict) or not isinstance(config["r"], int) or config["r"] < 1:
+            raise ValueError("it has no rank")
+        float(config["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(f"{path} is not a PEFT configuration: {error}.", "Train the adapter again.") from None
+    return config
+
+
+def _read_tensors(peft_dir: Path) -> dict[str, NDArray[np.float32]]:
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = peft_dir / "adapter_model.safetensors"
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise ModelFileError(f"{path} cannot be read: {error}.", "Train the adapter again.") from None
+    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+
+
+def _write(output: Path, base: BaseFacts, alpha: float, layers: Mapping[str, _Layer]) -> None:
+    import gguf
+    import numpy as np
+
+    from minisheep.store import fsync_folder
+    from minisheep.trainers.folders import disk_errors
+
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    with disk_errors(output):
+        try:
+            writer = gguf.GGUFWriter(temporary, base.architecture)
+            writer.add_type(gguf.GGUFType.ADAPTER)
+            writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+            writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+            for name in sorted(layers):
+                writer.add_tensor(f"{name}.weight.lora_a", np.ascontiguousarray(layers[name].a))
+                writer.add_tensor(f"{name}.weight.lora_b", np.ascontiguousarray(layers[name].b))
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, output)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_folder(output.parent)

@@ -1,0 +1,88 @@
+"""QLoRA and LoRA training in plain torch, transformers and PEFT, on a graphics card or without one.
+
+Its own loop (peft_loop), so that three things hold that usual trainers do not promise: a killed run continues to the
+very same adapter, a checkpoint is whole or absent, and a loss that is no number ends the run with advice. The settings
+are the paper's (appendix E): LoRA on all linear layers, AdamW, a cosine schedule with warm-up, loss on the answer only,
+the best checkpoint by held-out loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from minisheep.engines.vocabulary import Vocabulary
+from minisheep.errors import ModelFileError, StarvedError
+from minisheep.events import Emit, Note
+from minisheep.trainers import lora_gguf, tokens
+from minisheep.trainers.base import TrainExample, TrainJob, TrainResult
+from minisheep.trainers.checkpoint import clear
+from minisheep.trainers.peft_loop import TrainingLoop
+from minisheep.trainers.peft_model import PeftModel, Precision, adapter_tensors, add_lora, load_base, this_machine
+from minisheep.trainers.peft_output import finished, training_fingerprint, write_output
+
+
+class PeftTrainer:
+    """See `trainers.base.Trainer`."""
+
+    def train(self, job: TrainJob, emit: Emit, should_stop: Callable[[], bool]) -> TrainResult:
+        """Train from the base; `job.output` becomes a plain PEFT folder.
+
+        Raises `errors.Stopped` after a checkpoint; `errors.StarvedError` where no example is left to learn from;
+        `errors.ModelFileError` or `errors.UnsupportedModelError` where GGUF and weights are damaged, unknown or not of
+        the same model; `errors.DiskError`; `errors.MinisheepError` where the loss stops being a number.
+        """
+        base = lora_gguf.read_base(job.gguf)
+        data = tokenise(job.gguf, job.examples, job.settings.max_length)
+        if not data.pairs:
+            raise StarvedError(
+                f"No example of round {job.round} fits into {job.settings.max_length} tokens: nothing can be trained.",
+                "Raise max_length and continue the run.",
+            )
+        precision = this_machine(job.settings.load_in)
+        fingerprint = training_fingerprint(job, data, precision)
+        done = finished(job.output, fingerprint)
+        if done is not None:
+            return done
+        _say_what_is_used(job, data, precision, emit)
+        model = add_lora(load_base(job.weights, precision), job.settings, job.weights.name)
+        _check_pair(model, base, data, job.weights)
+        loop = TrainingLoop(job, data, precision, model, fingerprint, emit, should_stop)
+        result = loop.run()
+        write_output(job.output, model, loop.best, fingerprint, result)
+        clear(job.scratch)
+        return result
+
+
+def tokenise(gguf: Path, examples: Sequence[TrainExample], max_length: int) -> tokens.Tokenised:
+    """The examples as the ids that inference uses: the vocabulary of the base GGUF."""
+    with Vocabulary.from_file(gguf) as vocabulary:
+        pairs = []
+        for example in examples:
+            prompt = vocabulary.encode(example.prompt, bos=True)
+            after = prompt[-1] if prompt else None
+            pairs.append((prompt, vocabulary.encode(example.completion, bos=False, after=after)))
+    return tokens.join_pairs(pairs, max_length)
+
+
+def _say_what_is_used(job: TrainJob, data: tokens.Tokenised, precision: Precision, emit: Emit) -> None:
+    if precision.note:
+        emit(Note(precision.note, "warning"))
+    form = {"4bit": "4-bit NF4", "bf16": "bfloat16", "fp32": "float32"}[precision.load_in]
+    emit(Note(f"Training on {precision.device.type}, base in {form}, {len(data.pairs)} examples."))
+    if data.left_out:
+        emit(Note(f"{data.left_out} examples left out: longer than {job.settings.max_length} tokens.", "warning"))
+    if data.truncated:
+        emit(Note(f"{data.truncated} answers cut at {job.settings.max_length} tokens."))
+
+
+def _check_pair(model: PeftModel, base: lora_gguf.BaseFacts, data: tokens.Tokenised, weights: Path) -> None:
+    """Refuse weights that are not those of the GGUF before, not after, they are trained."""
+    lora_gguf.map_layers(adapter_tensors(model), base)
+    known = model.get_input_embeddings().weight.shape[0]
+    highest = max(max(pair.ids) for pair in data.pairs)
+    if highest >= known:
+        raise ModelFileError(
+            f"The training weights in {weights} know {known} tokens, but the GGUF uses token {highest}.",
+            "Give training weights and a GGUF of the same model.",
+        )

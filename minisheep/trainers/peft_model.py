@@ -1,0 +1,157 @@
+"""The base model in memory, as training wants it: where, in which number format, with which layers adapted.
+
+The only module of training that imports transformers and peft, since the Hub must be taken off line before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Read when the libraries are imported: training never touches the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# bitsandbytes, which peft imports, warns each time that a kernel of the Hub, which is never wanted here, is missing.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+
+from minisheep.errors import ConfigError, ModelFileError
+from minisheep.records import derive_seed
+from minisheep.trainers.base import TrainSettings
+from minisheep.trainers.checkpoint import Array
+from minisheep.trainers.lora_gguf import PROJECTIONS
+
+__all__ = ["PeftModel", "Precision", "adapter_tensors", "add_lora", "choose_precision", "load_base", "this_machine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """In which format the base is held (`load_in`) and computed."""
+
+    load_in: str
+    dtype: torch.dtype
+    device: torch.device
+    note: str = ""
+    """What the user should know where it is not what they asked for."""
+
+
+def has_fast_bf16(cpuinfo: str) -> bool:
+    """Whether the processor multiplies bfloat16 in hardware, by the text of /proc/cpuinfo. Elsewhere it is emulated and
+    slower than float32."""
+    return any(flag in cpuinfo.split() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def choose_precision(load_in: str, *, cuda: bool, fast_bf16: bool) -> Precision:
+    """What `TrainSettings.load_in` becomes on this machine. Raises `errors.ConfigError` for an unknown value."""
+    if load_in not in ("auto", "4bit", "bf16", "fp32"):
+        raise ConfigError(f"load_in cannot be {load_in!r}.", "Use auto, 4bit, bf16 or fp32.")
+    device = torch.device("cuda" if cuda else "cpu")
+    if load_in == "auto":
+        load_in = "4bit" if cuda else "bf16" if fast_bf16 else "fp32"
+    note = ""
+    if load_in != "fp32" and not fast_bf16:
+        where = "graphics card" if cuda else "processor"
+        if load_in == "bf16":
+            load_in = "fp32"
+        note = f"This {where} has no fast bfloat16: training computes in float32."
+    return Precision(load_in, torch.bfloat16 if fast_bf16 and load_in != "fp32" else torch.float32, device, note)
+
+
+def this_machine(load_in: str) -> Precision:
+    """`choose_precision` for the machine that this runs on."""
+    cuda = torch.cuda.is_available()
+    if cuda:
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        fast = cpuinfo.exists() and has_fast_bf16(cpuinfo.read_text(errors="replace"))
+    return choose_precision(load_in, cuda=cuda, fast_bf16=fast)
+
+
+def load_base(weights: Path, precision: Precision) -> Any:
+    """The frozen base model of a folder with config.json and safetensors, on its device, in training mode.
+
+    Raises `errors.ModelFileError` where the folder holds no such model.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    options: dict[str, Any] = {}
+    if precision.load_in == "4bit":
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.dtype,
+        )
+    if not (weights / "config.json").is_file():
+        raise ModelFileError(f"{weights} holds no training weights (config.json).", "Fetch the model again.")
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            weights,
+            dtype=precision.dtype,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+            device_map={"": str(precision.device)},
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelFileError(
+            f"The training weights in {weights} cannot be loaded: {error}", "Fetch the model again."
+        ) from error
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    if precision.load_in == "4bit":
+        disable_cpu_packing(model)
+    if precision.device.type == "cuda":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def disable_cpu_packing(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in place.
+
+    On processors with AVX512-BF16, `Linear4bit.forward` (bitsandbytes 0.50.2) repacks a weight at the first evaluation
+    and never back; all later training steps then compute with scrambled weights and no error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def add_lora(model: Any, settings: TrainSettings, name: str) -> PeftModel:
+    """`model` with a LoRA on all linear layers of its blocks (paper, appendix E); A random by the seed, B zero.
+
+    `name` is what the adapter's configuration calls its base: never a path of this machine.
+    """
+    sees_images = any("vision_tower" in module for module, _ in model.named_modules())
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        use_rslora=settings.rslora,
+        target_modules=list(PROJECTIONS),
+        exclude_modules=r".*vision_tower.*" if sees_images else None,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(derive_seed(settings.seed, "lora"))
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 by the old name of the property.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        adapted = get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = name
+    return adapted
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, Array]:
+    """The adapter as PEFT saves it: A [r, in] and B [out, r] of each layer, float32."""
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().float().cpu().numpy() for name, tensor in found.items()}

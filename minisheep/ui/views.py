@@ -1,0 +1,196 @@
+"""The three ways to watch a run: a live terminal, plain lines, JSON lines. Each takes events and draws them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import IO, Any, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from minisheep import events
+from minisheep.ui import words
+from minisheep.ui.sanitise import one_line
+
+QUIET_SECONDS = 8.0
+"""Plain output says something at least this often."""
+
+
+class View(Protocol):
+    def __call__(self, event: events.Event) -> None: ...
+
+    def tick(self) -> None:
+        """Called at least twice a second while a worker is busy."""
+
+    def say(self, text: str) -> None:
+        """A line that is no event."""
+
+    def close(self) -> None: ...
+
+
+class PlainView:
+    """One line an event, no escape codes; for logs, pipes and ``--plain``."""
+
+    def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream or sys.stdout
+        self._clock = clock
+        self._said = clock()
+        self._phase_begun = clock()
+        self._latest: events.Event | None = None
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.PhaseStarted):
+            self._phase_begun = self._clock()
+        if isinstance(event, events.Progress | events.TrainStep):
+            self._latest = event
+            if isinstance(event, events.TrainStep) and event.validation_loss is not None:
+                self.say(words.line(event))
+            self.tick()
+            return
+        if isinstance(event, events.PhaseStarted | events.PhaseFinished):
+            self._latest = event if isinstance(event, events.PhaseStarted) else None
+        text = words.measured(event) if isinstance(event, events.RoundMeasured) else words.line(event)
+        if text:
+            self.say(text)
+
+    def tick(self) -> None:
+        if self._clock() - self._said >= QUIET_SECONDS:
+            spent = words.duration(self._clock() - self._phase_begun)
+            self.say(f"{words.line(self._latest)}, {spent}" if self._latest else f"working, {spent}")
+
+    def say(self, text: str) -> None:
+        self._said = self._clock()
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class JsonView:
+    """One JSON object a line, with the time, and nothing else."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._stream = stream or sys.stdout
+
+    def __call__(self, event: events.Event) -> None:
+        self._stream.write(json.dumps({"time": round(time.time(), 3), **events.to_dict(event)}) + "\n")
+        self._stream.flush()
+
+    def tick(self) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        self(events.Note(text))
+
+    def close(self) -> None:
+        pass
+
+
+class LiveView:
+    """A progress bar for each phase, with counts, rate and time left; what happened scrolls above it."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}", markup=False),
+            console=self.console,
+            refresh_per_second=4,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._begun, self._first = time.monotonic(), 0
+        self._progress.start()
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.PhaseStarted):
+            self._drop_task()
+            self._begun, self._first = time.monotonic(), event.done
+            self._task = self._progress.add_task(
+                words.where(event.round, event.phase),
+                total=event.total or None,
+                completed=event.done,
+                rate="",
+                detail="",
+            )
+        elif isinstance(event, events.Progress):
+            self._update(event.done, event.total, one_line(event.detail, 40))
+        elif isinstance(event, events.TrainStep):
+            told = f"loss {event.loss:.3f}, {event.tokens_per_second:.0f} tokens/s"
+            self._update(event.step, event.total, told)
+        elif isinstance(event, events.RoundMeasured):
+            self.say(words.measured(event), "bold")
+        else:
+            if isinstance(event, events.PhaseFinished):
+                self._drop_task()
+            text = words.line(event)
+            if text:
+                self.say(text, "yellow" if isinstance(event, events.Note) and event.level == "warning" else "")
+
+    def tick(self) -> None:
+        pass
+
+    def say(self, text: str, style: str = "") -> None:
+        self._progress.console.print(Text(text, style=style))
+
+    def close(self) -> None:
+        self._progress.stop()
+
+    def _update(self, done: int, total: int, detail: str) -> None:
+        if self._task is not None:
+            seconds = time.monotonic() - self._begun
+            rate = f"{(done - self._first) / seconds:.1f}/s" if seconds > 1 else ""
+            self._progress.update(self._task, completed=done, total=total or None, rate=rate, detail=detail)
+
+    def _drop_task(self) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+
+def choose_view(*, plain: bool, as_json: bool) -> View:
+    """JSON if asked for; a live screen on a real terminal; plain lines everywhere else (pipes, NO_COLOR, TERM=dumb)."""
+    import os
+
+    if as_json:
+        return JsonView()
+    dumb = os.environ.get("TERM") in ("dumb", "") or "NO_COLOR" in os.environ
+    return PlainView() if plain or dumb or not sys.stdout.isatty() else LiveView()
+
+
+def metrics_table(metrics: list[dict[str, Any]]) -> Table:
+    """The table base / round 1 / round 2 ..."""
+    titles, rows = words.metric_rows(metrics)
+    table = Table(title="what each round did to the model", title_style="", header_style="")
+    table.add_column("measure")
+    for title in titles:
+        table.add_column(title, justify="right")
+    for name, cells in rows:
+        table.add_row(Text(name), *(Text(cell) for cell in cells))
+    return table
+
+
+def print_metrics(metrics: list[dict[str, Any]], *, plain: bool) -> None:
+    """The table and the score histograms on stdout; without escape codes where `plain`."""
+    console = Console(width=100, force_terminal=False, no_color=True) if plain else Console(highlight=False)
+    console.print(metrics_table(metrics))
+    for text in words.score_histogram(metrics):
+        console.print(Text(text))

@@ -1,0 +1,144 @@
+"""Events and metrics in words. Pure: no terminal is touched here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from minisheep.events import (
+    EngineReady,
+    Event,
+    Failed,
+    Note,
+    PhaseFinished,
+    PhaseStarted,
+    Progress,
+    RoundMeasured,
+    RunFinished,
+    RunStarted,
+    TrainStep,
+)  # fmt: skip
+from minisheep.ui.sanitise import one_line
+
+_WHOLE = frozenset({"steps", "examples", "tokens"})
+
+
+def duration(seconds: float) -> str:
+    """``7 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def where(round: int, phase: str) -> str:
+    return f"base model, {phase}" if round == 0 else f"round {round}, {phase}"
+
+
+def counts(values: Mapping[str, float]) -> str:
+    """``instructions 48, rejected 12``."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values.items() if name != "seconds")
+
+
+def line(event: Event) -> str:
+    """The event as one line; empty for events that are only drawn."""
+    if isinstance(event, RunStarted):
+        verb = "Continuing" if event.resumed else "Starting"
+        return (
+            f"{verb} {one_line(event.run)}: {one_line(event.model)}, {event.rounds} round(s),"
+            f" engine {event.engine}, trainer {event.trainer}"
+        )
+    if isinstance(event, EngineReady):
+        return f"engine: {one_line(event.description)}"
+    if isinstance(event, Note):
+        return f"{'WARNING: ' if event.level == 'warning' else ''}{one_line(event.text)}"
+    if isinstance(event, PhaseStarted):
+        resumed = f", {event.done} already done" if event.done else ""
+        return f"{where(event.round, event.phase)}" + (f": {event.total} {event.unit}{resumed}" if event.total else "")
+    if isinstance(event, Progress):
+        of = f" of {event.total}" if event.total else ""
+        detail = f" ({one_line(event.detail, 60)})" if event.detail else ""
+        return f"{where(event.round, event.phase)}: {event.done}{of}{detail}"
+    if isinstance(event, TrainStep):
+        validation = "" if event.validation_loss is None else f", validation {event.validation_loss:.3f}"
+        return (
+            f"round {event.round}, train: step {event.step} of {event.total}, loss {event.loss:.3f}{validation},"
+            f" {event.tokens_per_second:.0f} tokens/s"
+        )
+    if isinstance(event, PhaseFinished):
+        told = counts(event.counts)
+        return f"{where(event.round, event.phase)} done in {duration(event.seconds)}" + (f": {told}" if told else "")
+    if isinstance(event, RunFinished):
+        return f"Finished {event.rounds} round(s) in {duration(event.seconds)}."
+    if isinstance(event, Failed):
+        return f"{one_line(event.message)} {one_line(event.fix)}".strip()
+    return ""
+
+
+Row = tuple[str, list[str]]
+
+
+def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Row]]:
+    """The table of rounds: column titles, and a row for each measure. `metrics` in order, the base first."""
+    titles = ["base" if m["round"] == 0 else f"round {m['round']}" for m in metrics]
+
+    def row(name: str, *path: str, form: str = "{:.3f}") -> Row:
+        return name, [_cell(m, path, form) for m in metrics]
+
+    rows = [
+        row("held-out NLL per token", "model", "held_out_nll"),
+        ("  change to base (standard error)", [_change(m) for m in metrics]),
+        row("NLL of ending after the answer", "model", "end_nll"),
+        row("greedy answers that end by themselves", "model", "ended", form="{:.0%}"),
+        row("words in a greedy answer", "model", "answer_words", form="{:.0f}"),
+        row("distinct-1 of greedy answers", "model", "distinct_1"),
+        row("distinct-2 of greedy answers", "model", "distinct_2"),
+        row("instructions written", "data", "instructions", form="{:.0f}"),
+        row("near-duplicate rate", "data", "near_duplicate_rate", form="{:.0%}"),
+        row("pairs kept", "data", "kept", form="{:.0f}"),
+        row("keep rate", "data", "keep_rate", form="{:.0%}"),
+        row("words in a kept answer", "data", "kept_words", form="{:.0f}"),
+        row("mean judge score", "data", "scores", "mean"),
+        row("judge score, standard deviation", "data", "scores", "sd"),
+        row("saturation at the top score", "data", "scores", "saturation", form="{:.0%}"),
+    ]
+    return titles, [(name, cells) for name, cells in rows if any(cell != "-" for cell in cells)]
+
+
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+def score_histogram(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each round: its judge scores as bars from the lowest bin to the highest."""
+    lines = []
+    for m in metrics:
+        scores = m.get("data", {}).get("scores")
+        if scores:
+            edges, found = scores["histogram"]["edges"], scores["histogram"]["counts"]
+            most = max(found) or 1
+            bars = "".join(BARS[-(-8 * count // most)] for count in found)
+            lines.append(f"scores of round {m['round']} ({scores['judge']}): {edges[0]:g} |{bars}| {edges[-1]:g}")
+    return lines
+
+
+def _cell(metrics: Mapping[str, Any], path: Sequence[str], form: str) -> str:
+    value: Any = metrics
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return "-" if value is None else form.format(value)
+
+
+def _change(metrics: Mapping[str, Any]) -> str:
+    change = metrics.get("model", {}).get("nll_change")
+    return "-" if change is None else f"{change['mean']:+.3f} ({change['standard_error']:.3f})"
+
+
+def measured(event: RoundMeasured) -> str:
+    """One line for a round's metrics."""
+    model = event.metrics["model"]
+    name = "base model" if event.round == 0 else f"round {event.round}"
+    change = _change(event.metrics)
+    ended = f", {model['ended']:.0%} of answers end by themselves" if "ended" in model else ""
+    return f"{name}: held-out NLL {model['held_out_nll']:.3f}" + (f", change {change}" if change != "-" else "") + ended

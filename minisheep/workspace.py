@@ -1,0 +1,82 @@
+"""What a phase works with: the run's settings and words, its model, and one engine that is kept between phases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from minisheep import config
+from minisheep.data.texts import SeedTask, load_prompts, load_seeds
+from minisheep.engines.base import Engine, EngineInfo
+from minisheep.errors import ModelFileError
+from minisheep.models.prepared import PreparedModel
+from minisheep.models.template import Template
+from minisheep.records import Instruction
+from minisheep.rules.prompts import Frame
+from minisheep.store import RunFolder, read_records
+
+
+class Workspace:
+    """One run folder, opened for work. `close` frees the model."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = RunFolder(path)
+        self.settings = config.make(config.read_toml(self.folder.settings))
+        self._engine: Engine | None = None
+
+    @cached_property
+    def seeds(self) -> list[SeedTask]:
+        return load_seeds(self.settings.seeds)
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        return load_prompts(self.settings.prompts)
+
+    @cached_property
+    def model(self) -> PreparedModel:
+        return PreparedModel.read(self.folder.model)
+
+    @property
+    def template(self) -> Template:
+        """The one template of the run, for training and inference."""
+        return self.model.template
+
+    def frame(self, round: int) -> Frame:
+        """How the model that makes a round's data is addressed: an untrained base in plain text, others by template."""
+        return Frame(None if round == 1 and self.model.kind == "base" else self.template)
+
+    def earlier_instructions(self, round: int) -> list[Instruction]:
+        """Everything that the run kept in the rounds before."""
+        return [i for r in range(1, round) for i in read_records(self.folder.round(r).instructions, Instruction)]
+
+    def engine(self, adapter_round: int, ready: Callable[[EngineInfo], None]) -> Engine:
+        """The engine with the adapter of a round hot-loaded; 0 is the bare base. `ready` is told of a new engine."""
+        adapter = self.folder.round(adapter_round).adapter_gguf if adapter_round else None
+        if adapter is not None and not adapter.exists():
+            raise ModelFileError(f"{adapter} is missing, so round {adapter_round + 1} cannot start from it.")
+        if self._engine is None:
+            self._engine = self._open_engine()
+            ready(self._engine.info)
+        self._engine.set_adapter(adapter)
+        return self._engine
+
+    def _open_engine(self) -> Engine:
+        if self.settings.engine == "fake":
+            from minisheep.engines.fake import FakeEngine
+
+            return FakeEngine()
+        from minisheep.engines.llamacpp import LlamaCppEngine
+
+        return LlamaCppEngine(
+            self.model.inference_gguf,
+            slots=self.settings.slots,
+            context=self.settings.context,
+            threads=self.settings.threads,
+            gpu_layers=self.settings.gpu_layers,
+        )
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
