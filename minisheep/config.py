@@ -2,8 +2,8 @@
 
 The command line's flags, the keys of ``--config run.toml`` and the keyword arguments of `minisheep.align` are all
 made from this one class: ``answer_max_tokens`` is ``--answer-max-tokens`` is ``answer_max_tokens = 200``. The defaults
-are the paper's (arXiv 2408.08072, section 3 and appendix E); a preset replaces some of them. Settings are resolved once,
-when a run is made, and kept in the run folder.
+are the paper's (arXiv 2408.08072, section 3 and appendix E); a preset replaces some of them. Settings are resolved
+once, when a run is made, and kept in the run folder.
 """
 
 from __future__ import annotations

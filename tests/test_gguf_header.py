@@ -71,9 +71,10 @@ def test_tokens_that_are_not_utf8_are_readable(read):
 
 
 def test_every_truncation_is_refused(tmp_path):
-    content, path = tiny_gguf(), tmp_path / "model.gguf"
-    for length in range(len(content)):
-        path.write_bytes(content[:length])
+    path = tmp_path / "model.gguf"
+    path.write_bytes(tiny_gguf())
+    for length in reversed(range(path.stat().st_size)):
+        os.truncate(path, length)
         with pytest.raises(ModelFileError, match=r"truncated|not a GGUF|corrupt"):
             read_header(path)
 

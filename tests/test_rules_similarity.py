@@ -13,7 +13,23 @@ from rouge_score import rouge_scorer
 from minisheep.rules import similarity
 from minisheep.rules.similarity import NoveltyIndex, f_measure, rouge_l, tokens
 
-WORDS = "write a short poem about the sea and list three ideas for dinner explain why 3 4 birds sing".split()
+WORDS = [
+    "write",
+    "a",
+    "poem",
+    "about",
+    "the",
+    "sea",
+    "and",
+    "list",
+    "three",
+    "ideas",
+    "explain",
+    "why",
+    "3",
+    "4",
+    "birds",
+]
 THRESHOLDS = (0.5, 0.6, 0.7, 2 / 3, 0.75, 0.8)
 
 

@@ -110,8 +110,29 @@ def test_a_task_whose_output_was_cut_off_is_whole() -> None:
 
 pieces = st.lists(
     st.sampled_from(
-        ["6.", "7.", "8)", "**9.**", "Task 7:", "1.", "Instruction:", "Input:", "Output:", "(none)", "\n", "\n\n", " "]
-        + ["Write a poem.", "**", '"', "###", "---", "\r\n", "\ud800", "٧."]
+        [
+            "6.",
+            "7.",
+            "8)",
+            "**9.**",
+            "Task 7:",
+            "1.",
+            "Instruction:",
+            "Input:",
+            "Output:",
+            "(none)",
+            "\n",
+            "\n\n",
+            " ",
+            "Write a poem.",
+            "**",
+            '"',
+            "###",
+            "---",
+            "\r\n",
+            "\ud800",
+            "٧.",
+        ]
     ),
     max_size=25,
 ).map("".join)

@@ -53,10 +53,7 @@ def _work(
 
 def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any]) -> loop.Phase:
     """The phase that a command is for: the run's next one of that name, if nothing is missing before it."""
-    if run is not None:
-        path = Path(run)
-    else:
-        path = api.default_folder(config.make(given, preset or "paper").model, preset)
+    path = Path(run) if run else api.default_folder(config.make(given, preset or "paper").model, preset)
     try:
         opened = api.load_run(path)
     except UsageError:

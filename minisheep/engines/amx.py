@@ -2,7 +2,7 @@
 
 GCC before 15 sees only the first 8 of the 64 bytes that `_tile_loadconfig` reads, so it may drop the stores that fill
 the rest; the llama.cpp built with it then dies of SIGSEGV at `ldtilecfg` in its first matrix product (seen with GCC 12
-and llama-cpp-python 0.3.36). Which compiler made the library cannot be asked, and llama.cpp has no switch for AMX alone.
+and llama-cpp-python 0.3.36). Which compiler made the library cannot be asked, and llama.cpp has no switch for it.
 
 A Linux process must ask for AMX, and the kernel refuses while some thread has an alternate signal stack that is too
 small for the registers (Documentation/arch/x86/xstate.rst). llama.cpp takes a refusal well: it uses its AVX-512

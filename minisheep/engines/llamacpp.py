@@ -93,7 +93,7 @@ class LlamaCppEngine:
         device = "GPU" if offload else "CPU"
         self._info = EngineInfo(
             backend="llamacpp",
-            description=f"llama.cpp ({llama_cpp.__version__}), {device}, {threads} threads, {self._decoder.description}",
+            description=f"llama.cpp {llama_cpp.__version__}, {device}, {threads} threads, {self._decoder.description}",
             slots=self._decoder.slots,
             context=self._decoder.context,
         )

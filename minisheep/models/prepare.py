@@ -86,7 +86,7 @@ def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
         check_architecture(header.architecture)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{entry.name}: {error.message} Nothing was generated.", error.fix) from None
-    special = {"bos_token": facts.bos, "eos_token": facts.eos}
+    special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
     kind = settings.kind if settings.kind != "auto" else entry.kind
     if kind not in ("base", "instruct"):
         kind = "instruct" if facts.chat_template else "base"

@@ -14,6 +14,7 @@ from pathlib import Path
 from minisheep.errors import UnknownModelError
 from minisheep.models.entries import (
     HUB_ID,
+    REPO,
     GgufSource,
     HubFile,
     HubRepo,
@@ -40,6 +41,9 @@ __all__ = [
     "parse_weights",
     "safe_name",
 ]
+
+_HUB_FILE = re.compile(rf"{REPO.pattern}(?:@[^:/]*)?:")
+"""How a hub id with a file begins, right or wrong behind the colon."""
 
 
 @cache
@@ -74,7 +78,7 @@ def parse_gguf(text: str) -> GgufSource:
     hub = HUB_ID.fullmatch(text)
     if hub and hub["file"] and hub["file"].lower().endswith(".gguf"):
         return HubFile(hub["repo"], hub["file"], hub["revision"] or "main")
-    if text.lower().endswith(".gguf") and "\0" not in text:
+    if text.lower().endswith(".gguf") and "\0" not in text and not _HUB_FILE.match(text):
         return LocalPath(Path(text))
     raise UnknownModelError(
         f"{text!r} is neither a path to a .gguf file nor ORG/REPO:FILE.gguf on the hub.",
@@ -110,8 +114,7 @@ def _by_name(name: str) -> ModelEntry | None:
 
 def _by_path(name: str) -> ModelEntry | None:
     # "ORG/REPO:FILE.gguf" also ends in .gguf: it is a path only if such a file is here.
-    hub = HUB_ID.fullmatch(name)
-    if not name.lower().endswith(".gguf") or "\0" in name or (hub and hub["file"] and not _is_file(name)):
+    if not name.lower().endswith(".gguf") or "\0" in name or (_HUB_FILE.match(name) and not _is_file(name)):
         return None
     path = Path(name)
     return _outsider(path.name.removesuffix(path.suffix), gguf=LocalPath(path))

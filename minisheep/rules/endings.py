@@ -31,7 +31,7 @@ _SENTENCE_END = re.compile(rf"[.!?…]+[{re.escape(_CLOSERS)}]*(?=\s|\Z)|[。！
 _NO_END = re.compile(
     r"(?:^[ \t]*\(?[0-9]{1,4}|\b[A-Z]|\b(?:e\.g|i\.e|Dr|Mr|Mrs|Ms|Prof|St|vs|cf|approx|No))\.$", re.MULTILINE
 )
-_LIST_LINE = re.compile(r"[ \t]*(?:[-*+•][ \t]|\(?(?:[0-9]{1,4}|[A-Za-z])[.)][ \t]|\|.*\|[ \t]*$).*\S.*")
+_LIST_LINE = re.compile(r"[ \t]*(?:(?:[-*+•][ \t]|\(?(?:[0-9]{1,4}|[A-Za-z])[.)][ \t]).*\S.*|\|.*\|[ \t]*)")
 
 
 def cut_answer(text: str, finish: str) -> tuple[str, str]:

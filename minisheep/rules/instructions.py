@@ -78,7 +78,7 @@ def input_repeated(instruction: str, input: str) -> str | None:
     needle = _plain(input)
     if not needle or not re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", _plain(instruction)):
         return None
-    return _shortened(needle)
+    return shortened(needle)
 
 
 INSTRUCTION_RULES: tuple[tuple[str, InstructionRule, str], ...] = (
@@ -108,7 +108,7 @@ def _found(pattern: re.Pattern[str], *texts: str) -> str | None:
     for text in texts:
         match = pattern.search(text)
         if match:
-            return _shortened(match.group().strip())
+            return shortened(match.group().strip())
     return None
 
 
@@ -117,5 +117,6 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().split()).strip(string.punctuation + "“”‘’«»… ")
 
 
-def _shortened(text: str, limit: int = 60) -> str:
+def shortened(text: str, limit: int = 60) -> str:
+    """At most `limit` characters, for the detail of a rejection."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from minisheep.rules import endings, similarity
+from minisheep.rules.instructions import shortened
 
 LOOP_NGRAM, LOOP_SHARE, LOOP_WORDS = 4, 0.3, 24
 """An answer of at least 24 words loops where more than 0.3 of its 4-grams were there before."""
@@ -67,7 +68,7 @@ def empty(pair: Pair) -> str | None:
 
 def new_turn(pair: Pair) -> str | None:
     match = _TURN.search(endings.without_code(pair.output))
-    return _shortened(match.group().strip()) if match else None
+    return shortened(match.group().strip()) if match else None
 
 
 def answer_choices(pair: Pair) -> str | None:
@@ -92,7 +93,7 @@ def asks_back(pair: Pair) -> str | None:
         or _WANTS_QUESTIONS.search(pair.instruction)
     ):
         return None
-    return _shortened(line)
+    return shortened(line)
 
 
 def chinese(pair: Pair) -> str | None:
@@ -108,10 +109,10 @@ def loops(pair: Pair) -> str | None:
             return f"{words[i]} {LOOP_RUN} times in a row"
     lines = [line for line in map(endings.normalised, text.split("\n")) if len(line.split()) >= 2]
     if line := _repeated(lines, LOOP_LINES):
-        return f"a line {LOOP_LINES} times: {_shortened(line)}"
+        return f"a line {LOOP_LINES} times: {shortened(line)}"
     said = [sentence for _, part in endings.sentences(text) if len((sentence := endings.normalised(part)).split()) >= 5]
     if sentence := _repeated(said, LOOP_SENTENCES):
-        return f"a sentence twice: {_shortened(sentence)}"
+        return f"a sentence twice: {shortened(sentence)}"
     share = repeated_share(words, LOOP_NGRAM)
     return (
         f"{share:.2f} of the {LOOP_NGRAM}-grams repeated" if len(words) >= LOOP_WORDS and share > LOOP_SHARE else None
@@ -193,7 +194,3 @@ def _repeated(items: Sequence[str], times: int) -> str:
         if counts[item] >= times:
             return item
     return ""
-
-
-def _shortened(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -22,7 +22,8 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _LABEL = re.compile(
-    r"^[ \t]*[#>*_-]{0,6}[ \t]*(?P<name>instruction|task|input|output|answer|response|expected output|solution)"
+    r"^[ \t]{0,20}[#>*_-]{0,6}[ \t]{0,8}"
+    r"(?P<name>instruction|task|input|output|answer|response|expected output|solution)"
     r"[ \t]?[0-9]{0,3}[ \t]?[*_]{0,3}[ \t]?:[*_]{0,3}[ \t]*",
     re.IGNORECASE,
 )

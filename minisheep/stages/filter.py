@@ -33,7 +33,9 @@ def by_rules(instructions: Sequence[Instruction], responses: Sequence[Response],
         if response is None:
             continue
         answer, cut = cut_answer(response.text, response.finish)
-        fault = response_fault(instruction.instruction, instruction.input, answer, response.finish, language=language)
+        fault = response_fault(
+            instruction.instruction, instruction.input, answer, "stop" if cut else response.finish, language=language
+        )
         if fault is None:
             found.pairs.append(Pair(instruction, response, answer))
             found.cuts[response.id] = cut

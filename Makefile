@@ -1,0 +1,60 @@
+# make demo    set up, then two rounds of a tiny model     make test    set up, then the tests
+# make check   format, lint, types                          make fix     format and mend what can be mended
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo-ready
+TORCH_CPU := torch==2.13.0
+# Where pip finds no wheel, llama.cpp is built here; half of its build is for tools that minisheep does not use.
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
+
+.PHONY: all setup demo test test-fast test-model test-slow check fix coverage clean
+
+all: check test
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Without an NVIDIA card, a CPU build of torch goes first: plain torch would bring gigabytes of CUDA packages.
+$(DEMO_READY): pyproject.toml | $(BIN)/python
+	if ! command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/python -m pip install --quiet "$(TORCH_CPU)"; fi
+	@echo "Installing; llama.cpp is built from source where there is no wheel, which takes minutes the first time."
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(READY): $(DEMO_READY)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+setup: $(READY)
+
+demo: $(DEMO_READY)
+	$(BIN)/minisheep align --preset demo
+
+test: test-fast test-model
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest --cov=minisheep --cov-report=
+
+test-model: $(READY)
+	$(BIN)/python -m pytest -m model -v --durations=10
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow -v --durations=10
+
+coverage: $(READY)
+	$(BIN)/python -m pytest --cov=minisheep --cov-report=term-missing:skip-covered
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage dist
