@@ -39,11 +39,15 @@ def main() -> int:
                 line = line[os.write(events, line) :]
 
     def listen() -> None:
-        for line in sys.stdin.buffer:
-            if line.strip() == b"stop":
-                stopping.set()
-            else:
-                jobs.put(json.loads(line))
+        pending = b""
+        # Read without Python's buffer: its lock would be held by this thread when the process ends.
+        while data := os.read(0, 1 << 16):
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                if line == b"stop":
+                    stopping.set()
+                else:
+                    jobs.put(json.loads(line))
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()

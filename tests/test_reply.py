@@ -46,7 +46,9 @@ def test_nothing_is_added_after_a_stop() -> None:
 
 
 @given(st.text(max_size=40), st.lists(st.text(min_size=1, max_size=4), max_size=3), st.data())
-def test_however_the_text_is_cut_it_ends_where_a_stop_string_begins(text: str, stops: list[str], data: st.DataObject) -> None:
+def test_however_the_text_is_cut_it_ends_where_a_stop_string_begins(
+    text: str, stops: list[str], data: st.DataObject
+) -> None:
     raw = text.encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=8)))
     pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]

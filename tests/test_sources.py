@@ -33,8 +33,9 @@ SHA256 = hashlib.sha256(GGUF).hexdigest()
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINISHEEP_CACHE", str(tmp_path / "cache"))
+def own_cache(request, tmp_path, monkeypatch):
+    if not any(map(request.node.get_closest_marker, ("model", "slow"))):  # real models are downloaded once for all
+        monkeypatch.setenv("MINISHEEP_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -372,15 +373,13 @@ def test_a_lock_keeps_the_second_waiting_and_says_so(lines):
 
 
 @pytest.mark.model
-def test_the_real_smollm2_is_fetched_and_checked(lines, monkeypatch):
-    monkeypatch.delenv("MINISHEEP_CACHE")
+def test_the_real_smollm2_is_fetched_and_checked(lines):
     fetched = fetch_gguf(find_model("smollm2-135m"), lines.append)
     assert fetched.bytes == 98_362_432
 
 
 @pytest.mark.slow
-def test_the_real_gemma_is_fetched_and_joined(lines, monkeypatch):
-    monkeypatch.delenv("MINISHEEP_CACHE")
+def test_the_real_gemma_is_fetched_and_joined(lines):
     fetched = fetch_gguf(find_model("gemma-3-270m"), lines.append)
     assert fetched.bytes == 253_113_024
 

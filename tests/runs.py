@@ -1,0 +1,65 @@
+"""A tiny run on the fake engine and trainer, for tests: the whole loop, no model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from minisheep import api, loop
+from minisheep.events import Event
+
+TINY: dict[str, Any] = {
+    "engine": "fake",
+    "trainer": "fake",
+    "per_round": 12,
+    "eval_tasks": 6,
+    "eval_answers": 3,
+}
+"""Settings over the demo preset: two rounds of twelve instructions."""
+
+
+def tiny_run(path: Path, *, until: loop.Phase | None = None, **settings: Any) -> tuple[api.Run, list[Event]]:
+    """Do (or continue) a tiny run in this process; returns it and what it said."""
+    said: list[Event] = []
+    preset = None if (path / "manifest.json").exists() else "demo"
+    given = {} if preset is None else TINY
+    return api.align(path, preset=preset, emit=said.append, until=until, inline=True, **{**given, **settings}), said
+
+
+def flags(**settings: Any) -> list[str]:
+    """The tiny run's settings as flags of the command line."""
+    return [
+        part for name, value in {**TINY, **settings}.items() for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+
+
+def minisheep(*args: str, fault: str = "", check: bool = False, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    environment = {**os.environ, **({"MINISHEEP_FAULT": fault} if fault else {})}
+    return subprocess.run(
+        [sys.executable, "-m", "minisheep", *args],
+        capture_output=True, text=True, env=environment, timeout=120, check=check, **options,
+    )  # fmt: skip
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """Everything in a run that must not depend on interruptions: all records and metrics, by file."""
+    found: dict[str, Any] = {}
+    for path in sorted(run.glob("round-*/*")):
+        name = str(path.relative_to(run))
+        if path.suffix == ".jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            assert len({json.dumps(line) for line in lines}) == len(lines), f"repeated records in {name}"
+            # Drafts and answers may finish in any order; what follows from them may not.
+            found[name] = sorted(map(json.dumps, lines)) if name.endswith("drafts.jsonl") else lines
+        elif path.name == "metrics.json":
+            found[name] = json.loads(path.read_text())
+        elif path.is_dir():
+            found[name] = {p.name: p.read_bytes() for p in sorted(path.iterdir())}
+        elif path.name != "training.json":
+            found[name] = path.read_bytes()
+    return found

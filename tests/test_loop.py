@@ -1,0 +1,244 @@
+"""The loop on the fake engine: what comes next, that a run ends whole, that interruptions leave no trace."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from runs import TINY, flags, minisheep, outcome, tiny_run
+
+from minisheep import api, loop
+from minisheep.errors import RunMismatchError, StarvedError, Stopped
+from minisheep.events import EngineReady, Note, PhaseFinished
+from minisheep.hosts import InlineHost
+from minisheep.store import Lock, RunFolder
+
+
+@given(st.integers(1, 5), st.integers(0, 40))
+def test_the_next_phase_is_the_first_that_is_not_done(rounds: int, count: int) -> None:
+    keys = [phase.key for phase in loop.phases(rounds)]
+    after = loop.next_phase(rounds, set(keys[:count]))
+    assert (after.key if after else None) == (keys[count] if count < len(keys) else None)
+
+
+def test_a_run_ends_with_all_its_files(tmp_path: Path) -> None:
+    run, said = tiny_run(tmp_path / "run")
+    assert run.next_phase is None
+    for number in (1, 2):
+        folder = run.rounds[number - 1]
+        assert len(folder.instructions) == TINY["per_round"]
+        assert len(folder.responses) == TINY["per_round"]
+        assert folder.kept
+        assert folder.adapter_gguf.exists()
+        assert (folder.adapter / "adapter_config.json").exists()
+        assert folder.metrics["data"]["kept"] == len(folder.kept)
+    assert any(isinstance(event, EngineReady) and event.backend == "fake" for event in said)
+    assert any(isinstance(event, Note) and "no model runs" in event.text for event in said)
+
+
+def test_kept_and_dropped_add_up_to_what_was_made(tmp_path: Path) -> None:
+    run, _ = tiny_run(tmp_path / "run")
+    for folder in run.rounds:
+        dropped = [r for r in folder.rejected if r.stage == "filter"]
+        assert len(folder.kept) + len(dropped) == len(folder.responses)
+        assert all(r.rule for r in folder.rejected)
+
+
+def test_every_example_leads_back_to_its_parents(tmp_path: Path) -> None:
+    run, _ = tiny_run(tmp_path / "run")
+    folder = run.rounds[1]
+    known = {r.id for records in (folder.instructions, folder.responses, folder.verdicts) for r in records}
+    for example in folder.kept:
+        assert set(example.parents) <= known
+        assert example.messages[1] == {"role": "assistant", "content": example.output}
+
+
+def test_the_whole_loop_on_fakes_is_quick(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "warm-up")
+    begun = time.process_time()
+    tiny_run(tmp_path / "run")
+    assert time.process_time() - begun < 1.0
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run")
+    before = outcome(tmp_path / "run")
+    _, said = tiny_run(tmp_path / "run")
+    assert not any(isinstance(event, PhaseFinished) for event in said)
+    assert outcome(tmp_path / "run") == before
+
+
+def test_more_rounds_continue_a_finished_run(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run")
+    run, _ = tiny_run(tmp_path / "run", rounds=3)
+    assert run.rounds[2].kept
+    tiny_run(tmp_path / "three", rounds=3)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "three")
+
+
+def test_no_instruction_is_written_twice_in_a_run(tmp_path: Path) -> None:
+    run, _ = tiny_run(tmp_path / "run", rounds=3)
+    texts = [i.instruction.lower() + i.input for folder in run.rounds for i in folder.instructions]
+    assert len(set(texts)) == len(texts)
+
+
+def test_held_out_tasks_are_never_shown(tmp_path: Path) -> None:
+    from minisheep.data.texts import load_seeds
+    from minisheep.records import Draft
+    from minisheep.store import read_records
+
+    run, _ = tiny_run(tmp_path / "run")
+    held_out = {seed.id for seed in load_seeds() if seed.held_out}
+    for folder in run.rounds:
+        assert not held_out & {seed for draft in read_records(folder.folder.drafts, Draft) for seed in draft.seeds}
+
+
+class StopAfter:
+    """Says stop after so many questions."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_stopping_anywhere_and_going_on_changes_nothing(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "undisturbed")
+    path = tmp_path / "run"
+    stops = 0
+    for count in range(3, 200):
+        try:
+            with api.open_run(path, None if stops else "demo", {} if stops else TINY, lambda event: None) as opened:
+                folder, settings, _, log = opened
+                loop.run(folder, settings, InlineHost(StopAfter(count)), log)
+            break
+        except Stopped as stopped:
+            assert "safe" in stopped.message
+            stops += 1
+    assert stops > 10
+    assert outcome(path) == outcome(tmp_path / "undisturbed")
+
+
+def test_an_impossible_threshold_says_what_the_scores_were_and_can_be_changed(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(StarvedError) as starved:
+        tiny_run(path, keep="threshold:2.9")
+    assert "median" in starved.value.message
+    assert "--keep" in starved.value.fix
+    run, said = tiny_run(path, keep="top:0.5")
+    assert run.next_phase is None
+    assert any(isinstance(event, Note) and "threshold:2.9 -> top:0.5" in event.text for event in said)
+    tiny_run(tmp_path / "straight")
+    assert outcome(path) == outcome(tmp_path / "straight")
+
+
+def test_settings_that_would_contradict_finished_work_are_named(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run")
+    with pytest.raises(RunMismatchError) as refused:
+        tiny_run(tmp_path / "run", learning_rate=0.01, seed=7, slots=3)
+    assert "--learning-rate" in refused.value.message
+    assert "--seed" in refused.value.message
+    assert "--slots" not in refused.value.message
+
+
+def test_the_filter_can_be_done_again_until_training(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run, _ = tiny_run(path, until=loop.Phase(1, "filter"))
+    half = len(run.rounds[0].kept)
+    run, _ = tiny_run(path, until=loop.Phase(1, "filter"), keep="top:0.25")
+    assert len(run.rounds[0].kept) < half
+    dropped = [r for r in run.rounds[0].rejected if r.stage == "filter"]
+    assert len(run.rounds[0].kept) + len(dropped) == len(run.rounds[0].responses)
+
+
+def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    RunFolder(path).create()
+    lock = Lock(path)
+    try:
+        done = minisheep("align", "--run", str(path), "--preset", "demo", *flags())
+    finally:
+        lock.release()
+    assert done.returncode == 75
+    assert f"process {os.getpid()}" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("phase", ["generate", "respond", "judge", "filter", "train", "evaluate"])
+def test_a_worker_that_aborts_ends_as_one_line_and_the_run_goes_on(phase: str, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = ("align", "--run", str(path), "--preset", "demo", "--plain", *flags(rounds=1))
+    count = "1" if phase == "filter" else "2"
+    died = minisheep(*command, fault=f"abort:{phase}:{count}")
+    assert died.returncode == 3
+    assert f"SIGABRT in round {'0' if phase == 'evaluate' else '1'}, {phase}" in died.stderr
+    assert len(died.stderr.strip().splitlines()) == 1
+    assert minisheep(*command).returncode == 0
+    tiny_run(tmp_path / "undisturbed", rounds=1)
+    assert outcome(path) == outcome(tmp_path / "undisturbed")
+
+
+def test_a_full_disk_in_a_worker_ends_with_its_own_code(tmp_path: Path) -> None:
+    command = ("align", "--run", str(tmp_path / "run"), "--preset", "demo", "--json", *flags(rounds=1))
+    full = minisheep(*command, fault="full:respond:3")
+    assert full.returncode == 74
+    assert full.stderr == ""
+    assert minisheep(*command).returncode == 0
+
+
+def test_the_first_interrupt_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = [sys.executable, "-m", "minisheep", "align", "--run", str(path), "--preset", "demo", "--plain"]
+    process = subprocess.Popen(
+        [*command, *flags(per_round=3000, rounds=1)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "round 1, generate" in line:
+            break
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Stopping" in out
+    assert "same command" in err
+    assert "Traceback" not in err
+
+
+def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
+    """``kill -9`` of parent and worker at random moments; the same command ends with an undisturbed run's records."""
+    tiny_run(tmp_path / "undisturbed", per_round=30)
+    path = tmp_path / "run"
+    command = [sys.executable, "-m", "minisheep", "align", "--run", str(path), "--preset", "demo", "--plain"]
+    command += flags(per_round=30)
+    chance = random.Random(7)
+    kills = 0
+    while kills < 50:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            process.wait(timeout=chance.uniform(0.25, 1.1))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+        process.stderr.close()
+        process.wait()
+        assert "Traceback" not in said and "damaged" not in said, said
+        if process.returncode == 0:
+            # Finished before all kills were spent: the next life begins on a fresh folder.
+            assert outcome(path) == outcome(tmp_path / "undisturbed")
+            path = tmp_path / f"run-{kills}"
+            command[command.index("--run") + 1] = str(path)
+    assert minisheep(*command[3:]).returncode == 0
+    assert outcome(path) == outcome(tmp_path / "undisturbed")
