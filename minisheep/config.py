@@ -33,7 +33,7 @@ def setting(default: Any, group: str, description: str, *, changeable: bool = Fa
 class Settings(BaseModel):
     """All settings of a run. Immutable; raises `errors.ConfigError` through `make` for anything wrong."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # what to align
     model: str = setting("smollm2-135m", "model", "a name from `minisheep models`, a hub id (org/repo) or a GGUF file")

@@ -29,7 +29,7 @@ def derive_seed(*identity: object) -> int:
     Zero and the highest value mean "random" to llama.cpp, so they are left out.
     """
     key = "\x1f".join(str(part) for part in identity)
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % (2**32 - 2) + 1
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8], "big") % (2**32 - 2) + 1
 
 
 @dataclass(frozen=True, slots=True)

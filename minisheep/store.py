@@ -175,7 +175,8 @@ class Lock:
 
         The wait covers the moment that an orphaned worker needs to notice that its parent was killed.
         """
-        self.handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with _disk_errors(folder / ".lock"):
+            self.handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         deadline = time.monotonic() + wait_seconds
         while True:
             try:
@@ -190,9 +191,10 @@ class Lock:
                         "Wait for it to end, or stop it, and give the same command again.",
                     ) from None
                 time.sleep(0.05)
-        os.ftruncate(self.handle, 0)
-        # For the message above only; the lock itself is the kernel's.
-        os.pwrite(self.handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        # For the message above only; the lock itself is the kernel's, and holds on a full disk too.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.handle, 0)
+            os.pwrite(self.handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def release(self) -> None:
         if self.handle >= 0:
@@ -249,8 +251,16 @@ class RunFolder:
             self.scratch.mkdir(exist_ok=True)
 
     def read_manifest(self) -> dict[str, Any]:
-        """``{"phases": {"round-1/generate": {...counts}}, ...}``; empty for a new run."""
-        return dict(read_json(self.manifest)) if self.exists else {"phases": {}}
+        """``{"phases": {"round-1/generate": {...counts}}, ...}``; empty for a new run. Raises `CorruptRunError`."""
+        if not self.exists:
+            return {"phases": {}}
+        manifest = read_json(self.manifest)
+        phases = manifest.get("phases") if isinstance(manifest, dict) else None
+        if not isinstance(phases, dict) or not all(isinstance(counts, dict) for counts in phases.values()):
+            raise CorruptRunError(
+                f"{self.manifest} is damaged: it lists no phases.", "Restore it from a copy, or start a new run."
+            )
+        return dict(manifest)
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_json(self.manifest, manifest)

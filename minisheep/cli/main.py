@@ -70,14 +70,19 @@ def cli() -> None:
 
 def main() -> None:
     """A user's mistake is one line on stderr and an exit code, never a traceback (MINISHEEP_RAISE=1 shows it)."""
-    from minisheep.errors import MinisheepError
+    from minisheep.errors import DiskError, MinisheepError
 
     try:
         # Without standalone mode click returns the code of an Exit instead of exiting with it.
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "minisheep"
+        _tell("UsageError", error.format_message(), f"`{command} --help` lists what there is.")
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
@@ -88,7 +93,22 @@ def main() -> None:
     except MinisheepError as error:
         if os.environ.get("MINISHEEP_RAISE"):
             raise
-        from minisheep.ui.sanitise import one_line
-
-        click.echo(f"minisheep: {one_line(str(error))}", err=True)
+        _tell(type(error).__name__, error.message, error.fix)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if os.environ.get("MINISHEEP_RAISE"):
+            raise
+        _tell(DiskError.__name__, f"The system refused: {error}.", "Mend that and give the same command again.")
+        sys.exit(DiskError.exit_code)
+
+
+def _tell(kind: str, message: str, fix: str) -> None:
+    """What went wrong, as one line: on stderr, or for ``--json`` as an event on stdout."""
+    import json
+
+    from minisheep.ui.sanitise import one_line
+
+    if "--json" in sys.argv[1:]:
+        click.echo(json.dumps({"event": "Failed", "kind": kind, "message": message, "fix": fix}))
+    else:
+        click.echo(f"minisheep: {one_line(f'{message} {fix}')}", err=True)

@@ -10,6 +10,7 @@ import click
 from minisheep import api, loop
 from minisheep.errors import UsageError
 from minisheep.ui import words
+from minisheep.ui.sanitise import one_line
 from minisheep.ui.views import print_metrics
 
 
@@ -41,7 +42,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
             }
             click.echo(json.dumps(data))
             continue
-        click.echo(f"{found.path}: {found.settings.model}, {found.settings.rounds} round(s)")
+        click.echo(one_line(f"{found.path}: {found.settings.model}, {found.settings.rounds} round(s)"))
         if not chosen:
             click.echo("  finished" if after is None else f"  next: {words.where(after.round, after.name)}")
             continue
@@ -53,4 +54,4 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
         if found.metrics:
             print_metrics(found.metrics, plain=plain or not sys.stdout.isatty())
         if after is not None:
-            click.echo(f"Continue: minisheep align --run {found.path}")
+            click.echo(one_line(f"Continue: minisheep align --run {found.path}"))

@@ -79,7 +79,7 @@ def _items(name: str, data: bytes) -> Iterable[tuple[int, dict[str, Any]]]:
     if text.lstrip().startswith("["):
         try:
             parsed = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SeedFileError(f"{name}: not a JSON array: {error}.", fix) from None
         pairs = list(enumerate(parsed, 1))
         word = "item"

@@ -12,8 +12,7 @@ from minisheep.records import derive_seed
 from minisheep.rules.task_list import Task
 
 PLACEHOLDERS: dict[str, frozenset[str]] = {
-    "instructions": frozenset({"tasks"}),
-    "continue": frozenset({"next"}),
+    "instructions": frozenset(),
     "quality": frozenset({"instruction", "response", "format"}),
     "following": frozenset({"instruction", "response", "format"}),
 }
@@ -74,12 +73,10 @@ def task_list_prompt(frame: Frame, texts: Mapping[str, str], shots: Sequence[Tas
         for number, task in enumerate(shots, 1)
     ]
     following = len(shots) + 1
-    listed = fill(texts["instructions"], {"tasks": "\n\n".join(lines)}).rstrip()
-    start = f"{following}. Instruction:"
-    if frame.template is None:
-        return (Segment(f"{listed}\n\n{start}"),)
-    continue_ = fill(texts["continue"], {"next": str(following)}).strip()
-    return frame.ask(f"{listed}\n\n{continue_}", start)
+    begun = "\n\n".join([*lines, f"{following}. Instruction:"])
+    # By template the seed tasks stand as the beginning of the model's own list: tiny models that find them in the
+    # user's turn tend to answer them.
+    return frame.ask(f"{texts['instructions'].strip()}\n", begun)
 
 
 def task_list_stop(shots: int) -> tuple[str, ...]:
@@ -104,8 +101,11 @@ def judge_prompt(
 
 
 def parse_grade(text: str) -> float | None:
-    """The grade that a reply begins with, or None: ``8 || clear and right`` is 8, ``ten`` and ``11`` are None."""
-    match = re.match(r"\s*(\d+(?:\.\d+)?)(?:\s*/\s*10)?\s*(?:\|\||$|[^\w.%])", text)
+    """The grade that a reply begins with, or None.
+
+    ``8 || clear and right``, ``8.`` and ``8/10`` are 8; ``ten``, ``11``, ``8/100``, ``80%`` and ``1-10`` are None.
+    """
+    match = re.match(r"\s*(\d+(?:\.\d+)?)(?:\s*/\s*10)?(?!\w|[.,]\d|\s*[/%]|\s*[-–]\s*\d)", text)
     if match is None:
         return None
     grade = float(match[1])

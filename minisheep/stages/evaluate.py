@@ -78,10 +78,11 @@ def model_metrics(
     }
     if base is not None:
         common = sorted(set(by_task) & set(base["nll_by_task"]))
-        difference, error, count = paired_difference(
-            [by_task[t] for t in common], [base["nll_by_task"][t] for t in common]
-        )
-        metrics["nll_change"] = {"mean": _tidy(difference), "standard_error": _tidy(error), "tasks": count}
+        if len(common) > 1:
+            difference, error, count = paired_difference(
+                [by_task[t] for t in common], [base["nll_by_task"][t] for t in common]
+            )
+            metrics["nll_change"] = {"mean": _tidy(difference), "standard_error": _tidy(error), "tasks": count}
     if answers:
         texts = [answer.text for answer in answers]
         metrics |= {
@@ -89,8 +90,8 @@ def model_metrics(
             "ended": _tidy(sum(answer.finish != "length" for answer in answers) / len(answers)),
             "answer_words": _tidy(mean([len(text.split()) for text in texts])),
             "answer_tokens": _tidy(mean([answer.tokens for answer in answers])),
-            "distinct_1": _tidy(distinct_n(texts, 1)),
-            "distinct_2": _tidy(distinct_n(texts, 2)),
+            "distinct_1": _distinct(texts, 1),
+            "distinct_2": _distinct(texts, 2),
         }
     return metrics
 
@@ -120,7 +121,7 @@ def data_metrics(
         "near_duplicate_rate": _tidy(similar / (similar + len(instructions))) if instructions else 0.0,
         "dropped_by_rule": dict(sorted(rules.items())),
         "kept_words": _tidy(mean([len(example.output.split()) for example in kept])) if kept else 0.0,
-        "kept_distinct_2": _tidy(distinct_n([example.output for example in kept], 2)) if kept else 0.0,
+        "kept_distinct_2": _distinct([example.output for example in kept], 2),
     }
     if scores:
         graded = verdicts[0].judge != "pmi"
@@ -134,6 +135,11 @@ def data_metrics(
             "saturation": _tidy(sum(s >= 9.5 for s in scores) / len(scores)) if graded else None,
         }
     return metrics
+
+
+def _distinct(texts: Sequence[str], n: int) -> float | None:
+    """None where no text has `n` words: there is nothing to measure."""
+    return _tidy(distinct_n(texts, n)) if any(len(text.split()) >= n for text in texts) else None
 
 
 def _tidy(number: float) -> float:

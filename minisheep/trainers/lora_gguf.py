@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
+from minisheep.models.facts import head_count, kv_head_count, layer_count
+from minisheep.models.gguf_header import read_header
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,36 +198,21 @@ def _layer(name: str, projection: str, parts: Mapping[str, NDArray[np.float32]],
 
 
 def read_base(path: Path) -> BaseFacts:
-    """Architecture, head counts and tensor shapes of a GGUF; its weights are mapped and not read.
+    """Architecture, head counts and tensor shapes of a GGUF, from its header alone.
 
     Raises `errors.ModelFileError`, or `errors.UnsupportedModelError` where `check_architecture` does.
     """
-    import gguf
-
-    try:
-        reader = gguf.GGUFReader(path)
-        architecture = _field(reader, "general.architecture")
-        check_architecture(architecture)
-        heads = _field(reader, f"{architecture}.attention.head_count")
-        return BaseFacts(
-            architecture=architecture,
-            layers=_field(reader, f"{architecture}.block_count"),
-            heads=heads,
-            kv_heads=_field(reader, f"{architecture}.attention.head_count_kv", heads),
-            shapes={tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in reader.tensors},
-            key_length=_field(reader, f"{architecture}.attention.key_length", 0) or None,
-        )
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise ModelFileError(
-            f"The model file {path.name} cannot be read: {error}.", "Delete it and fetch it again."
-        ) from None
-
-
-def _field(reader: Any, key: str, default: Any = None) -> Any:
-    field = reader.get_field(key)
-    if field is None and default is None:
-        raise KeyError(f"it has no {key}")
-    return default if field is None else field.contents()
+    header = read_header(path)
+    check_architecture(header.architecture)
+    key_length = header.metadata.get(f"{header.architecture}.attention.key_length")
+    return BaseFacts(
+        architecture=header.architecture,
+        layers=layer_count(header),
+        heads=head_count(header),
+        kv_heads=kv_head_count(header),
+        shapes={tensor.name: tensor.shape[::-1] for tensor in header.tensors},
+        key_length=key_length if isinstance(key_length, int) else None,
+    )
 
 
 def _read_config(peft_dir: Path) -> dict[str, Any]:

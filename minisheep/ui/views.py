@@ -23,7 +23,7 @@ from rich.text import Text
 
 from minisheep import events
 from minisheep.ui import words
-from minisheep.ui.sanitise import one_line
+from minisheep.ui.sanitise import one_line, sanitise
 
 QUIET_SECONDS = 8.0
 """Plain output says something at least this often."""
@@ -73,7 +73,7 @@ class PlainView:
 
     def say(self, text: str) -> None:
         self._said = self._clock()
-        print(text, file=self._stream, flush=True)
+        print(sanitise(text), file=self._stream, flush=True)
 
     def close(self) -> None:
         pass
@@ -149,7 +149,7 @@ class LiveView:
         pass
 
     def say(self, text: str, style: str = "") -> None:
-        self._progress.console.print(Text(text, style=style))
+        self._progress.console.print(Text(sanitise(text), style=style))
 
     def close(self) -> None:
         self._progress.stop()

@@ -34,21 +34,23 @@ def duration(seconds: float) -> str:
 
 
 def where(round: int, phase: str) -> str:
-    return f"base model, {phase}" if round == 0 else f"round {round}, {phase}"
+    return f"base model, {one_line(phase)}" if round == 0 else f"round {round}, {one_line(phase)}"
 
 
 def counts(values: Mapping[str, float]) -> str:
     """``instructions 48, rejected 12``."""
-    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values.items() if name != "seconds")
+    return ", ".join(
+        f"{one_line(name.replace('_', ' '))} {value:g}" for name, value in values.items() if name != "seconds"
+    )
 
 
 def line(event: Event) -> str:
-    """The event as one line; empty for events that are only drawn."""
+    """The event as one line, safe to show; empty for events that are only drawn."""
     if isinstance(event, RunStarted):
         verb = "Continuing" if event.resumed else "Starting"
         return (
             f"{verb} {one_line(event.run)}: {one_line(event.model)}, {event.rounds} round(s),"
-            f" engine {event.engine}, trainer {event.trainer}"
+            f" engine {one_line(event.engine)}, trainer {one_line(event.trainer)}"
         )
     if isinstance(event, EngineReady):
         return f"engine: {one_line(event.description)}"
@@ -56,7 +58,7 @@ def line(event: Event) -> str:
         return f"{'WARNING: ' if event.level == 'warning' else ''}{one_line(event.text)}"
     if isinstance(event, PhaseStarted):
         resumed = f", {event.done} already done" if event.done else ""
-        return f"{where(event.round, event.phase)}" + (f": {event.total} {event.unit}{resumed}" if event.total else "")
+        return f"{where(event.round, event.phase)}" + (f": {event.total} {one_line(event.unit)}{resumed}" if event.total else "")
     if isinstance(event, Progress):
         of = f" of {event.total}" if event.total else ""
         detail = f" ({one_line(event.detail, 60)})" if event.detail else ""
@@ -119,7 +121,8 @@ def score_histogram(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
             edges, found = scores["histogram"]["edges"], scores["histogram"]["counts"]
             most = max(found) or 1
             bars = "".join(BARS[-(-8 * count // most)] for count in found)
-            lines.append(f"scores of round {m['round']} ({scores['judge']}): {edges[0]:g} |{bars}| {edges[-1]:g}")
+            judge = one_line(scores["judge"])
+            lines.append(f"scores of round {m['round']} ({judge}): {edges[0]:g} |{bars}| {edges[-1]:g}")
     return lines
 
 
