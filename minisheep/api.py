@@ -161,8 +161,10 @@ def open_run(
         if resumed:
             settings = _continue(folder, wanted, notes)
         else:
-            # Nothing has been made yet, so nothing can be contradicted: a first attempt that failed leaves no trace.
-            settings = config.make(given, preset or "paper")
+            # Nothing has been made yet, so nothing can be contradicted: after a first attempt that failed, every
+            # setting may be given anew. What is not given stays, as for every run that exists.
+            stored = stored_settings(folder) if folder.exists and preset is None else None
+            settings = config.make(given, preset or "paper", base=stored)
             inputs = _check_inputs(settings)
             begun = (folder.path / "round-1").exists() or (folder.path / "round-0").exists()
             if folder.exists and begun:

@@ -282,12 +282,18 @@ def test_without_the_permutation_the_logits_are_wrong(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["qwen2", "gemma3"])
-def test_llama_cpp_computes_what_peft_computes_for_other_architectures(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    # llama.cpp looks GELU up in a table of float16, so Gemma's logits differ by 0.03 without any adapter.
+    [("qwen2", 1e-2), ("gemma3", 5e-2)],
+)
+def test_llama_cpp_computes_what_peft_computes_for_other_architectures(
+    tmp_path: Path, name: str, tolerance: float
+) -> None:
     import real_models
 
     difference, effect = differences(getattr(real_models, name)(), tmp_path, False)
-    assert difference < 1e-2 < 0.1 < effect
+    assert difference < tolerance < 0.1 < effect
 
 
 def test_projections_are_those_that_the_names_cover() -> None:

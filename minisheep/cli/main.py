@@ -74,7 +74,7 @@ def main() -> None:
 
     try:
         # Without standalone mode click returns the code of an Exit instead of exiting with it.
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="minisheep", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

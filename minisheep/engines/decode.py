@@ -52,6 +52,10 @@ class Decoder:
         self._adapter: Any = None
         try:
             self.vocabulary = Vocabulary(self._model)
+        except BaseException:
+            llama_cpp.llama_model_free(self._model)
+            raise
+        try:
             trained = llama_cpp.llama_model_n_ctx_train(self._model)
             self._make_context(slots or auto_slots, min(context, trained), threads, shrink=slots == 0)
         except BaseException:
@@ -154,6 +158,7 @@ class Decoder:
             self._drop_adapter()
             llama_cpp.llama_free(self._context)
             self._context = None
+        self.vocabulary.close()
         if self._model is not None:
             llama_cpp.llama_model_free(self._model)
             self._model = None

@@ -15,6 +15,7 @@ import llama_cpp
 
 from minisheep.engines import native
 from minisheep.engines.base import Prompt, Segment
+from minisheep.errors import UnsupportedModelError
 
 _NONE = -1
 """LLAMA_TOKEN_NULL: the vocabulary has no such token."""
@@ -24,12 +25,16 @@ class Vocabulary:
     """The vocabulary of a GGUF.
 
     Made from a file (`from_file`: only the vocabulary is loaded, a fraction of a second) or from a loaded model, which
-    then must outlive it. A context manager; `close` frees what `from_file` loaded and may be called twice.
+    then must outlive it. A context manager; `close` frees what `from_file` loaded and may be called twice. Raises
+    UnsupportedModelError for a model without a tokenizer.
     """
 
     def __init__(self, model: Any, *, owned: bool = False) -> None:
         self._model = model if owned else None
         vocab = llama_cpp.llama_model_get_vocab(model)
+        if llama_cpp.llama_vocab_type(vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+            self.close()  # llama.cpp would abort the process at the first text
+            raise UnsupportedModelError("The model has no tokenizer.", "Choose another model (minisheep models).")
         self._vocab = vocab
         self._pieces: dict[int, bytes] = {}
         self.size: int = llama_cpp.llama_vocab_n_tokens(vocab)
@@ -115,6 +120,8 @@ class Vocabulary:
         return self._tokenize(segment.text, special=segment.special)
 
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
+        if self._vocab is None:
+            raise RuntimeError("the vocabulary was closed")  # llama.cpp would abort the process
         data = text.encode("utf-8", "replace")
         room = len(data) + 2
         tokens = (ctypes.c_int32 * room)()

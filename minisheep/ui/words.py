@@ -58,7 +58,9 @@ def line(event: Event) -> str:
         return f"{'WARNING: ' if event.level == 'warning' else ''}{one_line(event.text)}"
     if isinstance(event, PhaseStarted):
         resumed = f", {event.done} already done" if event.done else ""
-        return f"{where(event.round, event.phase)}" + (f": {event.total} {one_line(event.unit)}{resumed}" if event.total else "")
+        return f"{where(event.round, event.phase)}" + (
+            f": {event.total} {one_line(event.unit)}{resumed}" if event.total else ""
+        )
     if isinstance(event, Progress):
         of = f" of {event.total}" if event.total else ""
         detail = f" ({one_line(event.detail, 60)})" if event.detail else ""
@@ -130,7 +132,7 @@ def _cell(metrics: Mapping[str, Any], path: Sequence[str], form: str) -> str:
     value: Any = metrics
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
-    return "-" if value is None else form.format(value)
+    return form.format(value) if isinstance(value, int | float) else "-"
 
 
 def _change(metrics: Mapping[str, Any]) -> str:

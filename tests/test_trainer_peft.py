@@ -1,0 +1,492 @@
+"""Training on a tiny random model: exact continuation, the right loss, a plain PEFT folder; and once on SmolLM2."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytest
+
+from minisheep.engines.base import Prompt, Segment
+from minisheep.errors import (
+    CorruptRunError,
+    MinisheepError,
+    ModelFileError,
+    StarvedError,
+    Stopped,
+    UnsupportedModelError,
+)
+from minisheep.events import Event, Note, TrainStep
+from minisheep.trainers.base import TrainExample, TrainJob, TrainResult, TrainSettings
+from minisheep.trainers.lora_gguf import BaseFacts
+
+pytestmark = pytest.mark.model
+
+WIDTH, INNER, LAYERS, HEADS, KV = 64, 128, 2, 4, 2
+SETTINGS = TrainSettings(
+    batch_size=4, micro_batch_size=2, epochs=2, load_in="fp32", checkpoint_seconds=0.0, learning_rate=5e-3
+)
+
+
+class ByteVocabulary:
+    """Stands in for llama.cpp's: every byte a token, segments that are `special` shifted out of their way."""
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        return cls()
+
+    def encode(self, prompt: Prompt, *, bos: bool, after: int | None = None) -> list[int]:
+        ids = [byte + 256 * segment.special for segment in prompt for byte in segment.text.encode()]
+        return [512, *ids] if bos else ids
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def facts() -> BaseFacts:
+    head = WIDTH // HEADS
+    shapes = {
+        "attn_q": (HEADS * head, WIDTH),
+        "attn_k": (KV * head, WIDTH),
+        "attn_v": (KV * head, WIDTH),
+        "attn_output": (WIDTH, HEADS * head),
+        "ffn_gate": (INNER, WIDTH),
+        "ffn_up": (INNER, WIDTH),
+        "ffn_down": (WIDTH, INNER),
+    }
+    every = {f"blk.{i}.{name}.weight": shape for i in range(LAYERS) for name, shape in shapes.items()}
+    return BaseFacts("llama", LAYERS, HEADS, KV, every)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import minisheep.trainers.peft_model  # noqa: F401  # takes the Hub off line
+
+    import torch  # isort: skip
+    from transformers import LlamaConfig, LlamaForCausalLM  # isort: skip
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=520,
+        hidden_size=WIDTH,
+        intermediate_size=INNER,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+    )
+    path = tmp_path_factory.mktemp("weights") / "tiny-llama"
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _tiny_base(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    from minisheep.trainers import lora_gguf, peft
+
+    if "real" not in request.node.name:
+        monkeypatch.setattr(peft, "Vocabulary", ByteVocabulary)
+        monkeypatch.setattr(lora_gguf, "read_base", lambda path: facts())
+
+
+def examples(count: int = 22) -> tuple[TrainExample, ...]:
+    return tuple(
+        TrainExample(
+            (Segment("U", True), Segment(f"say {'ab' * (i % 5)} {i}"), Segment("A", True)),
+            (Segment(f"answer {i % 4}" + "!" * (i % 3)), Segment("E", True)),
+        )
+        for i in range(count)
+    )
+
+
+def job(folder: Path, weights: Path, count: int = 22, **settings: Any) -> TrainJob:
+    chosen = dataclasses.replace(SETTINGS, **settings)
+    return TrainJob(1, examples(count), folder / "b.gguf", weights, folder / "adapter", folder / "scratch", chosen)
+
+
+class Killed(BaseException):
+    """Leaves on disk what SIGKILL leaves: the checkpoints that were already renamed."""
+
+
+def train(
+    job: TrainJob, said: list[Event] | None = None, kill_after: int = 0, should_stop: Callable[[], bool] = lambda: False
+) -> TrainResult:
+    from minisheep.trainers.peft import PeftTrainer
+
+    heard = [] if said is None else said
+
+    def emit(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, TrainStep) and event.step == kill_after:
+            raise Killed
+
+    return PeftTrainer().train(job, emit, should_stop)
+
+
+def adapter(job: TrainJob) -> dict[str, np.ndarray[Any, Any]]:
+    from safetensors.numpy import load_file
+
+    return load_file(job.output / "adapter_model.safetensors")
+
+
+def distance(one: dict[str, np.ndarray[Any, Any]], other: dict[str, np.ndarray[Any, Any]]) -> float:
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
+
+
+def steps(said: list[Event]) -> list[TrainStep]:
+    return [event for event in said if isinstance(event, TrainStep)]
+
+
+def notes(said: list[Event]) -> str:
+    return "\n".join(event.text for event in said if isinstance(event, Note))
+
+
+@pytest.mark.parametrize("kill_after", [2, 5, 6, 10])
+def test_a_killed_training_ends_with_the_adapter_of_an_undisturbed_one(
+    tmp_path: Path, weights: Path, kill_after: int
+) -> None:
+    undisturbed, killed = job(tmp_path / "a", weights), job(tmp_path / "b", weights)
+    whole = train(undisturbed)
+    said: list[Event] = []
+    with pytest.raises(Killed):
+        train(killed, kill_after=kill_after)
+    resumed = train(killed, said)
+    assert f"after step {kill_after - 1} of 10" in notes(said)
+    assert distance(adapter(undisturbed), adapter(killed)) <= 1e-6
+    assert dataclasses.replace(resumed, seconds=0) == dataclasses.replace(whole, seconds=0)
+
+
+def test_without_seeded_dropout_a_resumed_training_would_differ(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minisheep.trainers import peft_loop
+
+    monkeypatch.setattr(peft_loop.torch, "manual_seed", lambda seed: None)
+    undisturbed, killed = job(tmp_path / "a", weights), job(tmp_path / "b", weights)
+    train(undisturbed)
+    with pytest.raises(Killed):
+        train(killed, kill_after=5)
+    train(killed)
+    assert distance(adapter(undisturbed), adapter(killed)) > 1e-6
+
+
+@pytest.mark.parametrize("looks", [1, 7, 14, 17])
+def test_a_stopped_training_saves_and_goes_on_exactly(tmp_path: Path, weights: Path, looks: int) -> None:
+    undisturbed, stopped = job(tmp_path / "a", weights), job(tmp_path / "b", weights, checkpoint_seconds=9e9)
+    train(undisturbed)
+    seen: list[int] = []
+    with pytest.raises(Stopped):
+        train(stopped, should_stop=lambda: len(seen) >= looks or bool(seen.append(1)))
+    assert not stopped.output.exists()
+    assert len(list(stopped.scratch.glob("step-*"))) == (looks > 2)
+    said: list[Event] = []
+    train(stopped, said)
+    assert distance(adapter(undisturbed), adapter(stopped)) <= 1e-6
+    assert steps(said)[-1].step == 10
+
+
+def test_the_loss_falls_on_what_can_be_learned(tmp_path: Path, weights: Path) -> None:
+    said: list[Event] = []
+    result = train(job(tmp_path, weights, epochs=6), said)
+    assert result.last_loss < result.first_loss - 0.5
+    assert abs(result.first_loss - math.log(520)) < 1
+    assert [event.step for event in steps(said)] == list(range(1, result.steps + 1))
+
+
+def test_counts_are_those_of_the_data(tmp_path: Path, weights: Path) -> None:
+    result = train(job(tmp_path, weights))
+    assert (result.examples, result.validation_examples, result.steps) == (20, 2, 10)
+    lengths = [1 + sum(len(s.text) for s in (*example.prompt, *example.completion)) for example in examples()]
+    assert sum(lengths) > result.tokens / 2 > sum(sorted(lengths)[:20]) - 1
+
+
+def test_micro_batches_change_nothing(tmp_path: Path, weights: Path) -> None:
+    jobs = [job(tmp_path / str(n), weights, micro_batch_size=n, lora_dropout=0.0) for n in (1, 4)]
+    for each in jobs:
+        train(each)
+    # Differences of rounding, which Adam's first steps (gradient over its own size) can lift.
+    assert distance(adapter(jobs[0]), adapter(jobs[1])) < 1e-3
+
+
+def test_the_loss_counts_the_completion_only_and_padding_not_at_all(weights: Path) -> None:
+    import torch
+
+    from minisheep.trainers.peft_loss import loss_sum
+    from minisheep.trainers.peft_model import load_base, this_machine
+    from minisheep.trainers.tokens import TokenPair
+
+    model = load_base(weights, this_machine("fp32"))
+    pairs = [TokenPair((5, 6, 7, 8, 9, 10), 2), TokenPair((11, 12, 13), 0), TokenPair((20, 21, 22, 23), 3)]
+    expected = 0.0
+    for pair in pairs:
+        logits = model(input_ids=torch.tensor([pair.ids])).logits[0].log_softmax(-1)
+        expected -= sum(logits[at - 1, pair.ids[at]].item() for at in range(pair.first, len(pair.ids)))
+    assert loss_sum(model, pairs, torch.device("cpu")).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_names_its_step(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    from minisheep.trainers import peft_loop
+
+    calls: list[int] = []
+    honest = peft_loop.loss_sum
+
+    def spoilt(*args: Any) -> Any:
+        calls.append(1)
+        return honest(*args) * (value if len(calls) == 6 else 1.0)
+
+    monkeypatch.setattr(peft_loop, "loss_sum", spoilt)
+    with pytest.raises(MinisheepError, match="step 3 of 10") as error:
+        train(job(tmp_path, weights))
+    assert "learning_rate" in error.value.fix
+
+
+def test_a_full_memory_halves_the_micro_batch_and_goes_on(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from minisheep.trainers import peft_loop
+
+    honest = peft_loop.loss_sum
+
+    def small(model: Any, pairs: Any, device: Any) -> Any:
+        if len(pairs) > 1:
+            raise torch.OutOfMemoryError("full")
+        return honest(model, pairs, device)
+
+    alone, halved = job(tmp_path / "a", weights, micro_batch_size=1), job(tmp_path / "b", weights, micro_batch_size=4)
+    train(alone)
+    monkeypatch.setattr(peft_loop, "loss_sum", small)
+    said: list[Event] = []
+    train(halved, said)
+    assert "micro-batches of 1" in notes(said)
+    assert distance(adapter(alone), adapter(halved)) <= 1e-6
+
+
+def test_a_memory_too_small_for_one_example_is_one_line(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from minisheep.trainers import peft_loop
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(peft_loop, "loss_sum", full)
+    with pytest.raises(MinisheepError, match="one example"):
+        train(job(tmp_path, weights))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
+def test_the_output_is_a_plain_peft_folder(tmp_path: Path, weights: Path) -> None:
+    from peft import PeftModel
+
+    from minisheep.trainers.lora_gguf import check_config
+    from minisheep.trainers.peft_model import adapter_tensors, load_base, this_machine
+
+    work = job(tmp_path, weights)
+    train(work)
+    text = (work.output / "adapter_config.json").read_text()
+    assert json.loads(text)["base_model_name_or_path"] == "tiny-llama"
+    assert str(tmp_path) not in text and str(weights.parent) not in text
+    check_config(json.loads(text))
+    loaded = PeftModel.from_pretrained(load_base(weights, this_machine("fp32")), work.output)
+    assert distance(adapter_tensors(loaded), adapter(work)) == 0
+    assert not list(work.scratch.glob("*"))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
+def test_the_written_adapter_is_the_best_by_validation(tmp_path: Path, weights: Path) -> None:
+    import torch
+    from peft import PeftModel
+
+    from minisheep.trainers.peft import tokenise
+    from minisheep.trainers.peft_loss import loss_sum
+    from minisheep.trainers.peft_model import load_base, this_machine
+    from minisheep.trainers.tokens import split
+
+    work = job(tmp_path, weights, epochs=5, learning_rate=0.3)
+    said: list[Event] = []
+    result = train(work, said)
+    measured = [event.validation_loss for event in steps(said) if event.validation_loss is not None]
+    assert len(measured) == 5 and result.best_validation_loss == min(measured) < measured[-1]
+    model = PeftModel.from_pretrained(load_base(weights, this_machine("fp32")), work.output).eval()
+    data = tokenise(work.gguf, work.examples, 1024)
+    held = [data.pairs[index] for index in split(len(data.pairs), 0.1, work.settings.seed)[1]]
+    loss = loss_sum(model, held, torch.device("cpu")).item() / sum(pair.supervised for pair in held)
+    assert loss == pytest.approx(result.best_validation_loss, rel=1e-5)
+
+
+def test_few_examples_train_without_validation(tmp_path: Path, weights: Path) -> None:
+    result = train(job(tmp_path, weights, count=5))
+    assert (result.validation_examples, result.best_validation_loss, result.best_step) == (0, None, result.steps)
+
+
+def test_a_finished_job_is_not_done_again(tmp_path: Path, weights: Path) -> None:
+    work = job(tmp_path, weights)
+    first, said = train(work), list[Event]()
+    assert train(work, said) == first
+    assert steps(said) == []
+
+
+def test_an_output_of_another_training_is_not_overwritten(tmp_path: Path, weights: Path) -> None:
+    train(job(tmp_path, weights))
+    before = adapter(job(tmp_path, weights))
+    with pytest.raises(CorruptRunError):
+        train(job(tmp_path, weights, count=12))
+    assert distance(before, adapter(job(tmp_path, weights))) == 0
+
+
+def test_a_short_warm_up_is_said(tmp_path: Path, weights: Path) -> None:
+    said: list[Event] = []
+    train(job(tmp_path, weights), said)
+    assert "Warm-up shortened to 1 of 10" in notes(said)
+
+
+def test_long_examples_are_cut_or_left_out_and_counted(tmp_path: Path, weights: Path) -> None:
+    said: list[Event] = []
+    result = train(job(tmp_path, weights, max_length=17), said)
+    assert result.truncated > 0 < result.left_out
+    assert f"{result.left_out} examples left out" in notes(said)
+
+
+def test_nothing_to_learn_from_is_one_line(tmp_path: Path, weights: Path) -> None:
+    with pytest.raises(StarvedError, match="4 tokens"):
+        train(job(tmp_path, weights, max_length=4))
+
+
+def test_weights_of_another_model_are_refused_before_training(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minisheep.trainers import lora_gguf
+
+    other = dataclasses.replace(facts(), shapes={name: (7, 7) for name in facts().shapes})
+    monkeypatch.setattr(lora_gguf, "read_base", lambda path: other)
+    said: list[Event] = []
+    with pytest.raises(UnsupportedModelError, match="not those of this GGUF"):
+        train(job(tmp_path, weights), said)
+    assert steps(said) == []
+
+
+def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="training weights"):
+        train(job(tmp_path, tmp_path / "nothing"))
+
+
+def test_precision_follows_the_machine() -> None:
+    from minisheep.trainers.peft_model import choose_precision, has_fast_bf16
+
+    def chosen(load_in: str, cuda: bool, fast: bool) -> tuple[str, str, bool]:
+        got = choose_precision(load_in, cuda=cuda, fast_bf16=fast)
+        return got.load_in, str(got.dtype).removeprefix("torch."), bool(got.note)
+
+    assert chosen("auto", True, True) == ("4bit", "bfloat16", False)
+    assert chosen("auto", False, True) == ("bf16", "bfloat16", False)
+    assert chosen("auto", False, False) == ("fp32", "float32", False)
+    assert chosen("bf16", False, False) == ("fp32", "float32", True)
+    assert chosen("4bit", False, False) == ("4bit", "float32", True)
+    assert chosen("fp32", True, True) == ("fp32", "float32", False)
+    with pytest.raises(MinisheepError):
+        choose_precision("8bit", cuda=True, fast_bf16=True)
+    assert has_fast_bf16("flags : avx512f avx512_bf16 fma") and not has_fast_bf16("flags : avx512f avx2")
+
+
+def test_cpu_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    import torch
+
+    from minisheep.trainers.peft_model import CpuDropout
+
+    dropout, x = CpuDropout(0.05), torch.ones(1001, 999, requires_grad=True)
+    torch.manual_seed(1)
+    y = dropout(x)
+    assert (y == 0).float().mean().item() == pytest.approx(0.05, abs=1e-3)
+    assert y.mean().item() == pytest.approx(1, abs=1e-3)
+    y.sum().backward()
+    assert x.grad is not None and torch.equal(x.grad, y.detach())
+    assert dropout.eval()(x) is x
+
+
+def four_bit_gradients(weights: Path) -> dict[str, Any]:
+    """LoRA gradients of a 4-bit model before and after it was evaluated once; the cosine of each pair."""
+    import torch
+
+    from minisheep.trainers.peft_loss import loss_sum
+    from minisheep.trainers.peft_model import add_lora, load_base, this_machine
+    from minisheep.trainers.tokens import TokenPair
+
+    model = add_lora(load_base(weights, this_machine("4bit")), TrainSettings(lora_dropout=0.0), "tiny")
+    pairs, found = [TokenPair(tuple(range(30, 60)), 4)], []
+    for _ in range(2):
+        model.train()
+        model.zero_grad()
+        loss_sum(model, pairs, torch.device("cpu")).backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if "lora_B" in name})
+        model.eval()
+        with torch.no_grad():
+            loss_sum(model, pairs, torch.device("cpu"))
+    return {name: torch.cosine_similarity(*(f[name].flatten() for f in found), dim=0).item() for name in found[0]}
+
+
+def test_four_bit_gradients_survive_an_evaluation(weights: Path) -> None:
+    assert min(four_bit_gradients(weights).values()) > 0.9999
+
+
+def test_without_the_workaround_an_evaluation_spoils_four_bit_gradients(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minisheep.trainers import peft_model
+
+    if "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("bitsandbytes repacks 4-bit weights on processors with AVX512-BF16 only")
+    monkeypatch.setattr(peft_model, "disable_cpu_packing", lambda model: None)
+    with pytest.raises(AssertionError):
+        assert min(four_bit_gradients(weights).values()) > 0.9999
+
+
+@pytest.mark.parametrize("load_in", ["4bit", "bf16"])
+def test_other_number_formats_train_and_resume(tmp_path: Path, weights: Path, load_in: str) -> None:
+    undisturbed, killed = job(tmp_path / "a", weights, load_in=load_in), job(tmp_path / "b", weights, load_in=load_in)
+    result = train(undisturbed)
+    assert result.last_loss < result.first_loss
+    with pytest.raises(Killed):
+        train(killed, kill_after=7)
+    train(killed)
+    assert distance(adapter(undisturbed), adapter(killed)) <= 1e-6
+
+
+def test_a_real_model_trains_converts_and_gets_better(tmp_path: Path) -> None:
+    import llama_cpp
+    import real_models
+
+    from minisheep.engines import native
+    from minisheep.models.dequantise import dequantise
+    from minisheep.trainers.lora_gguf import convert_adapter
+
+    gguf = real_models.smollm2()
+    folder = gguf.with_name("smollm2-135m-weights")
+    dequantise(gguf, folder, lambda event: None)
+    work = dataclasses.replace(
+        job(tmp_path, folder, count=9, load_in="auto", learning_rate=1e-3, epochs=3, batch_size=9), gguf=gguf
+    )
+    result = train(work)
+    assert result.last_loss < result.first_loss
+    convert_adapter(work.output, gguf, tmp_path / "adapter.gguf")
+    model = native.load_model(gguf)
+    loaded = llama_cpp.llama_adapter_lora_init(model, str(tmp_path / "adapter.gguf").encode())
+    assert loaded
+    llama_cpp.llama_adapter_lora_free(loaded)
+    llama_cpp.llama_model_free(model)
