@@ -445,6 +445,7 @@ def test_four_bit_gradients_survive_an_evaluation(weights: Path) -> None:
     assert min(four_bit_gradients(weights).values()) > 0.9999
 
 
+@pytest.mark.filterwarnings("ignore:bitsandbytes..gemv_4bit:UserWarning")  # the wrong kernel, as expected
 def test_without_the_workaround_an_evaluation_spoils_four_bit_gradients(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,9 +53,13 @@ def load_seeds(path: str = "") -> list[SeedTask]:
     split = False
     for number, item in _items(name, data):
         for seed in _seeds_of(name, number, item):
-            if seed.id not in seen:
-                seen.add(seed.id)
-                seeds.append(seed)
+            if seed.id in seen:
+                raise SeedFileError(
+                    f"{name}, line {number}: the id {seed.id!r} (or the same task) was there before.",
+                    "Nothing was started. Give every seed task an id of its own, or none.",
+                )
+            seen.add(seed.id)
+            seeds.append(seed)
         split = split or "held_out" in item
     if not seeds:
         raise SeedFileError(f"{name} holds no seed task.", 'A line looks like {"instruction": ..., "output": ...}.')

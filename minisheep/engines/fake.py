@@ -76,12 +76,13 @@ class FakeEngine:
             yield Scores(request.id, tuple(mass * weight / sum(weights) for weight in weights))
 
     def loglik(self, requests: Sequence[LoglikRequest]) -> Iterator[Loglik]:
-        """One number for each word and each special segment, at least one; higher after a prompt than without, and a
-        little higher with the adapter of each later round."""
+        """One number for each word and each special segment, at least one; higher after a longer prompt, by an amount
+        that differs from pair to pair, and a little higher with the adapter of each later round."""
         for request in requests:
             prompt = text_of(request.prompt)
             draw = self._random("loglik", text_of(request.continuation))
-            level = (0.75 if prompt.strip() else 1.0) * (1 - 0.15 * (1 - 0.5 ** self._round()))
+            known = min(len(prompt.split()), 20) / 20 * self._random("pair", request.id, prompt).uniform(0.1, 0.9)
+            level = (1 - 0.5 * known) * (1 - 0.15 * (1 - 0.5 ** self._round()))
             count = sum(len(s.text.split()) or int(s.special) for s in request.continuation)
             yield Loglik(request.id, tuple(-level * draw.gammavariate(1.5, 1.2) for _ in range(max(1, count))))
 

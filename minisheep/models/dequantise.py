@@ -40,12 +40,9 @@ def dequantise(gguf: Path, output: Path, emit: Emit) -> None:
     started = time.monotonic()
     emit(Note(f"Making training weights from {gguf.name} (once for this model)."))
     try:
-        # The reader takes seconds for a vocabulary: a configuration given beforehand saves one of its passes.
-        config = transformers.AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,
-            config=config,
             dtype=torch.bfloat16,
             # Without it the model counts as quantised: it can be neither trained nor saved.
             quantization_config=transformers.GgufConfig(dequantize=True),
