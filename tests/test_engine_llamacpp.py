@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
 GREEDY = Sampling(temperature=0, max_tokens=48)
 LABELS = tuple(str(n) for n in range(1, 11))
-ROUNDING = 0.15
+ROUNDING = 0.3
 """What Q8_0 with an F16 KV cache and flash attention may move a log-probability by where the batch differs."""
 TEXT = """river stone lamp winter garden engine paper music teacher window bread ocean mountain letter clock bridge
 forest train candle market island harbour village morning"""
@@ -366,14 +366,14 @@ def test_a_bad_adapter_is_refused_and_the_base_stays(engine: Any, q8: Path, tmp_
     assert texts(engine.generate(many(2))) == before
 
 
-def test_a_batch_that_finds_no_room_is_halved(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_finds_no_room_is_halved(exact: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import llama_cpp
 
-    expected = {x.id: x.logprobs for x in engine.loglik(pairs())}
+    expected = {x.id: x.logprobs for x in exact.loglik(pairs())}
     decode = llama_cpp.llama_decode
     monkeypatch.setattr(llama_cpp, "llama_decode", lambda ctx, batch: 1 if batch.n_tokens > 40 else decode(ctx, batch))
-    for found in engine.loglik(pairs()):
-        assert found.logprobs == pytest.approx(expected[found.id], abs=ROUNDING)
+    for found in exact.loglik(pairs()):
+        assert found.logprobs == pytest.approx(expected[found.id], abs=1e-3)
 
 
 @pytest.mark.parametrize("code", [-1, 1, 2])

@@ -135,9 +135,9 @@ def test_an_impossible_threshold_says_what_the_scores_were_and_can_be_changed(tm
         tiny_run(path, keep="threshold:2.9")
     assert "median" in starved.value.message
     assert "--keep" in starved.value.fix
-    run, said = tiny_run(path, keep="top:0.5")
+    run, said = tiny_run(path, keep="top:0.6")
     assert run.next_phase is None
-    assert any(isinstance(event, Note) and "threshold:2.9 -> top:0.5" in event.text for event in said)
+    assert any(isinstance(event, Note) and "threshold:2.9 -> top:0.6" in event.text for event in said)
     tiny_run(tmp_path / "straight")
     assert outcome(path) == outcome(tmp_path / "straight")
 

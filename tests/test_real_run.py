@@ -18,10 +18,10 @@ from minisheep.store import read_records
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 
-SMALL = (
-    "--preset demo --per-round 10 --eval-tasks 8 --eval-answers 4 --eval-max-tokens 24 --generate-max-tokens 160"
-    " --answer-max-tokens 48 --epochs 3 --checkpoint-seconds 0.5 --slots 8 --json"
-).split()  # noqa: SIM905
+SMALL = {
+    "per-round": 10, "eval-tasks": 8, "eval-answers": 4, "eval-max-tokens": 24, "generate-max-tokens": 160,
+    "answer-max-tokens": 48, "epochs": 3, "checkpoint-seconds": 0.5, "slots": 8,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,8 @@ def killed_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[api.Run, dict[
     from conftest import TEST_CACHE
 
     path = tmp_path_factory.mktemp("real") / "run"
-    command = [sys.executable, "-m", "minisheep", "align", "--run", str(path), *SMALL]
+    command = [sys.executable, "-m", "minisheep", "align", "--run", str(path), "--preset", "demo", "--json"]
+    command += [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
     import os
 
     environment = {**os.environ, "MINISHEEP_CACHE": str(TEST_CACHE)}

@@ -310,24 +310,34 @@ def test_the_output_is_a_plain_peft_folder(tmp_path: Path, weights: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
-def test_the_written_adapter_is_the_best_by_validation(tmp_path: Path, weights: Path) -> None:
+def test_the_written_adapter_is_the_best_by_validation(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from peft import PeftModel
 
+    from minisheep.trainers import peft_loop
     from minisheep.trainers.peft import tokenise
-    from minisheep.trainers.peft_loss import loss_sum
     from minisheep.trainers.peft_model import load_base, this_machine
     from minisheep.trainers.tokens import split
 
-    work = job(tmp_path, weights, epochs=5, learning_rate=0.3)
-    said: list[Event] = []
-    result = train(work, said)
-    measured = [event.validation_loss for event in steps(said) if event.validation_loss is not None]
-    assert len(measured) == 5 and result.best_validation_loss == min(measured) < measured[-1]
+    honest = peft_loop.loss_sum
+    validations: list[int] = []
+
+    def worse_and_worse(model: Any, pairs: Any, device: Any) -> Any:
+        if model.training:
+            return honest(model, pairs, device)
+        validations.append(1)
+        return honest(model, pairs, device) * len(validations)
+
+    monkeypatch.setattr(peft_loop, "loss_sum", worse_and_worse)
+    work = job(tmp_path, weights, epochs=3)
+    result = train(work)
+    assert len(validations) == 3 and result.best_step == 5 and result.best_validation_loss is not None
     model = PeftModel.from_pretrained(load_base(weights, this_machine("fp32")), work.output).eval()
     data = tokenise(work.gguf, work.examples, 1024)
     held = [data.pairs[index] for index in split(len(data.pairs), 0.1, work.settings.seed)[1]]
-    loss = loss_sum(model, held, torch.device("cpu")).item() / sum(pair.supervised for pair in held)
+    loss = honest(model, held, torch.device("cpu")).item() / sum(pair.supervised for pair in held)
     assert loss == pytest.approx(result.best_validation_loss, rel=1e-5)
 
 

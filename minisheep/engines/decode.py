@@ -184,7 +184,7 @@ class Decoder:
             params.n_outputs_max = self.outputs
             params.n_threads = threads
             params.n_threads_batch = threads
-            params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO
             params.kv_unified = False
             # A cache that holds only the window of sliding-window layers (Gemma) cannot be copied or go back.
             params.swa_full = True

@@ -28,7 +28,16 @@ from minisheep.trainers.base import TrainSettings
 from minisheep.trainers.checkpoint import Array
 from minisheep.trainers.lora_gguf import PROJECTIONS
 
-__all__ = ["CpuDropout", "PeftModel", "Precision", "adapter_tensors", "add_lora", "choose_precision", "load_base", "this_machine"]
+__all__ = [
+    "CpuDropout",
+    "PeftModel",
+    "Precision",
+    "adapter_tensors",
+    "add_lora",
+    "choose_precision",
+    "load_base",
+    "this_machine",
+]
 
 
 @dataclass(frozen=True, slots=True)
