@@ -36,7 +36,7 @@ demo: $(DEMO_READY)
 test: test-fast test-model
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest --cov=minisheep --cov-report=
+	$(BIN)/python -m pytest
 
 test-model: $(READY)
 	$(BIN)/python -m pytest -m model -v --durations=10

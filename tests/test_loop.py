@@ -226,7 +226,7 @@ def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
     while kills < 50:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
-            process.wait(timeout=chance.uniform(0.25, 1.1))
+            process.wait(timeout=chance.uniform(0.2, 0.8))
         except subprocess.TimeoutExpired:
             process.kill()
             kills += 1

@@ -32,8 +32,6 @@ from minisheep.errors import UsageError
 CPU_SLOTS = 16
 GPU_SLOTS = 64
 
-_OnRow = Callable[[Row, int], None]
-
 
 @dataclass(slots=True)
 class _Stream:
@@ -177,7 +175,9 @@ class LlamaCppEngine:
                     finished = []
                     for row, index in self._decoder.run(step):
                         if row.key not in streams:
-                            streams[row.key] = self._stream(requests[row.key])
+                            request = requests[row.key]
+                            sampler = self._decoder.sampler(request.sampling, request.seed)
+                            streams[row.key] = _Stream(request, Reply(request.sampling.stop), sampler)
                         finish = self._advance(scheduler, row.key, streams[row.key], index)
                         if finish:
                             stream = streams.pop(row.key)
@@ -187,10 +187,6 @@ class LlamaCppEngine:
             finally:
                 for stream in streams.values():
                     stream.sampler.close()
-
-    def _stream(self, request: GenerateRequest) -> _Stream:
-        sampler = self._decoder.sampler(request.sampling, request.seed)
-        return _Stream(request, Reply(request.sampling.stop), sampler)
 
     def _advance(self, scheduler: Scheduler, key: int, stream: _Stream, index: int) -> str:
         """Draw the next token of a completion and report it; the reason to finish, or ""."""
@@ -232,7 +228,7 @@ class LlamaCppEngine:
         for key in self._prefill(jobs, on_row):
             yield Loglik(requests[key].id, tuple(logprobs.pop(key)))
 
-    def _prefill(self, jobs: list[Job], on_row: _OnRow) -> Iterator[int]:
+    def _prefill(self, jobs: list[Job], on_row: Callable[[Row, int], None]) -> Iterator[int]:
         """Run jobs that sample nothing, the longest first so that those of one batch are of like length; their keys,
         as they complete."""
         with self._exclusive():
