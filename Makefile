@@ -36,7 +36,7 @@ demo: $(DEMO_READY)
 test: test-fast test-model
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-model: $(READY)
 	$(BIN)/python -m pytest -m model -v --durations=10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,19 +112,21 @@ def align(
     *,
     preset: str | None = None,
     emit: Emit = lambda event: None,
+    tick: Callable[[], None] = lambda: None,
     until: loop.Phase | None = None,
     inline: bool = False,
     **settings: Any,
 ) -> Run:
     """Do a run, or what is left of it, and return it.
 
-    `settings` are those of `config.Settings`; a run that exists goes on with its own. `inline` runs everything in this
-    process instead of workers (for the fake engine; a real model would keep its memory).
+    `settings` are those of `config.Settings`; a run that exists goes on with its own. `emit` gets each event; `tick` is
+    called at least twice a second while a worker is busy. `inline` runs everything in this process instead of workers
+    (for the fake engine; a real model would keep its memory).
 
     Raises `errors.MinisheepError`.
     """
     with open_run(run, preset, settings, emit) as (folder, resolved, lock, log):
-        host = InlineHost() if inline else WorkerHost(lock.handle)
+        host = InlineHost() if inline else WorkerHost(lock.handle, tick)
         try:
             with SignalledStop(host, lambda text: log(Note(text))) if isinstance(host, WorkerHost) else _nothing():
                 loop.run(folder, resolved, host, log, until)

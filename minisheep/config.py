@@ -174,11 +174,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     # under half a billion parameters are noise, and a fraction is kept, since no fixed threshold fits every model.
     "demo": {
         "rounds": 2,
-        "per_round": 32,
+        "per_round": 30,
         "generate_temperature": 0.8,
-        "generate_max_tokens": 256,
+        "generate_max_tokens": 224,
         "answer_temperature": 0.7,
-        "answer_max_tokens": 96,
+        "answer_max_tokens": 80,
         "judge": "pmi",
         "keep": "top:0.6",
         "learning_rate": 2e-4,
@@ -187,7 +187,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "micro_batch_size": 4,
         "max_length": 512,
         "checkpoint_seconds": 10.0,
-        "eval_answers": 16,
+        "eval_answers": 12,
         "eval_max_tokens": 64,
         "context": 1024,
     },

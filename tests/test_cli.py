@@ -37,7 +37,7 @@ Call = Callable[..., Said]
 class HostInThisProcess(InlineHost):
     """In the place of workers, to save their start."""
 
-    def __init__(self, lock: int) -> None:
+    def __init__(self, lock: int, tick: Callable[[], None]) -> None:
         super().__init__()
 
 

@@ -34,7 +34,7 @@ def _work(
     try:
         given, preset = _given(config_file, preset, flags)
         until = None if verb == "align" else _target(verb, run, preset, given)
-        done = api.align(run, preset=preset, emit=view, until=until, **given)
+        done = api.align(run, preset=preset, emit=view, tick=view.tick, until=until, **given)
     except MinisheepError as error:
         view.close()
         if isinstance(view, JsonView):
