@@ -147,6 +147,9 @@ def filter(work: Workspace, round: int, report: Report) -> None:
             f"{folder.path} does not add up: {len(kept)} kept and {len(dropped)} dropped of {len(responses)} answers."
         )
     # The filter may be run again with another --keep, so what it wrote before is replaced and not added to.
+    # So is an adapter that was just finished on what was kept then.
+    folder.training.unlink(missing_ok=True)
+    shutil.rmtree(folder.adapter, ignore_errors=True)
     generated = [r for r in read_records(folder.rejected, Rejection) if r.stage == "generate"]
     replace_records(folder.rejected, [*generated, *dropped])
     replace_records(folder.kept, kept)
@@ -161,8 +164,8 @@ def train(work: Workspace, round: int, report: Report) -> None:
     examples = read_records(folder.kept, Example)
     report.start(0, 0, "steps")
     scratch = work.folder.scratch / f"train-{round}"
-    if not (folder.training.exists() and folder.adapter.exists()):
-        shutil.rmtree(folder.adapter, ignore_errors=True)
+    if not folder.training.exists():
+        # A trainer that finds its own finished adapter there returns its result at once.
         scratch.mkdir(parents=True, exist_ok=True)
         job = train_job(
             work.settings, work.template, round, examples,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minisheep.errors import UsageError
+from minisheep.store import read_json
 from minisheep.trainers.base import Trainer
 
 
@@ -26,7 +27,7 @@ def make_adapter_gguf(trainer: str, adapter: Path, base: Path, output: Path) -> 
     if trainer == "fake":
         from minisheep.trainers.fake import fake_adapter_gguf
 
-        fake_adapter_gguf(output, adapter.name)
+        fake_adapter_gguf(output, read_json(adapter / "adapter_config.json")["examples"])
     else:
         from minisheep.trainers.lora_gguf import convert_adapter
 
