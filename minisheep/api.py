@@ -20,6 +20,7 @@ from minisheep.hosts import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
 from minisheep.records import Example, Instruction, Rejection, Response, Verdict, digest
 from minisheep.store import Appender, Lock, RoundFolder, RunFolder, read_json, read_records, write_atomic
+from minisheep.trainers.choose import check_trainer
 
 NOT_A_RUN = frozenset({".lock", "scratch", "run.toml", "model.json", "events.jsonl", "manifest.json"})
 
@@ -247,6 +248,7 @@ def _check_inputs(settings: Settings) -> dict[str, str]:
     if shown < settings.shots:
         raise UsageError(f"--shots {settings.shots} needs as many seed tasks to show, and there are {shown}.")
     prompts = load_prompts(settings.prompts)
+    check_trainer(settings.trainer)
     if settings.engine != "fake":
         find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
     listed = [[s.id, s.instruction, s.input, s.output, s.held_out] for s in seeds]

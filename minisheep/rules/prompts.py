@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,9 +62,9 @@ class Frame:
 
 
 def pick_shots(seeds: Sequence[tuple[str, Task]], shots: int, *identity: object) -> list[tuple[str, Task]]:
-    """`shots` different seed tasks (id, task), chosen by identity alone."""
-    ranked = sorted(seeds, key=lambda seed: (derive_seed(*identity, seed[0]), seed[0]))
-    return ranked[:shots]
+    """`shots` different seed tasks (id, task), chosen by identity alone and not by the order of `seeds`."""
+    chance = random.Random(derive_seed(*identity))  # noqa: S311
+    return chance.sample(sorted(seeds, key=lambda seed: seed[0]), min(shots, len(seeds)))
 
 
 def task_list_prompt(frame: Frame, texts: Mapping[str, str], shots: Sequence[Task]) -> Prompt:
