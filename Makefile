@@ -39,10 +39,10 @@ test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2
 
 test-model: $(READY)
-	$(BIN)/python -m pytest -m model -v --durations=10
+	$(BIN)/python -m pytest -m model -vv --durations=10
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow -v --durations=10
+	$(BIN)/python -m pytest -m slow -vv --durations=10
 
 coverage: $(READY)
 	$(BIN)/python -m pytest --cov=minisheep --cov-report=term-missing:skip-covered

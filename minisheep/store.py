@@ -32,7 +32,7 @@ R = TypeVar("R", bound=Record)
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """A full or failing disk as one line instead of a traceback."""
     try:
         yield
@@ -57,7 +57,7 @@ def fsync_folder(folder: Path) -> None:
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, so that a reader sees the old content or the new and never a part. Raises DiskError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _disk_errors(path):
+    with disk_errors(path):
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -96,7 +96,7 @@ class Appender:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _disk_errors(path):
+        with disk_errors(path):
             new = not path.exists()
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             if new:
@@ -123,7 +123,7 @@ class Appender:
         data = b"".join(_line(item) for item in items)
         if not data:
             return
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             try:
                 written = 0
                 while written < len(data):
@@ -175,7 +175,7 @@ class Lock:
 
         The wait covers the moment that an orphaned worker needs to notice that its parent was killed.
         """
-        with _disk_errors(folder / ".lock"):
+        with disk_errors(folder / ".lock"):
             self.handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         deadline = time.monotonic() + wait_seconds
         while True:
@@ -240,13 +240,13 @@ class RunFolder:
 
     def make_round(self, number: int) -> RoundFolder:
         folder = self.round(number)
-        with _disk_errors(folder.path):
+        with disk_errors(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
         return folder
 
     def create(self) -> None:
         """Make the folder itself. Raises `errors.DiskError`."""
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self.scratch.mkdir(exist_ok=True)
 

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from minisheep.errors import DiskError
-from minisheep.store import fsync_folder
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """A full or failing disk while `path` is written, as `errors.DiskError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise DiskError(
-            f"{path} cannot be written: {error.strerror}. Everything recorded before is safe.",
-            "Make room and give the same command again.",
-        ) from None
+from minisheep.store import disk_errors, fsync_folder
 
 
 @contextlib.contextmanager

@@ -244,8 +244,7 @@ def _write(output: Path, base: BaseFacts, alpha: float, layers: Mapping[str, _La
     import gguf
     import numpy as np
 
-    from minisheep.store import fsync_folder
-    from minisheep.trainers.folders import disk_errors
+    from minisheep.store import disk_errors, fsync_folder
 
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     with disk_errors(output):
