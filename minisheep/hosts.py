@@ -186,9 +186,11 @@ class SignalledStop:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        if isinstance(error, Stopped) and self.signal:
+            error.exit_code = 128 + self.signal
 
     def _handle(self, number: int, _frame: object) -> None:
         if self.signal:

@@ -196,7 +196,8 @@ def test_a_full_disk_in_a_worker_ends_with_its_own_code(tmp_path: Path) -> None:
     assert minisheep(*command).returncode == 0
 
 
-def test_the_first_interrupt_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_interrupt_stops_cleanly_and_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "run"
     command = [sys.executable, "-m", "minisheep", "align", "--run", str(path), "--preset", "demo", "--plain"]
     process = subprocess.Popen(
@@ -207,9 +208,9 @@ def test_the_first_interrupt_stops_cleanly_and_says_how_to_go_on(tmp_path: Path)
         if "round 1, generate" in line:
             break
     time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "Stopping" in out
     assert "same command" in err
     assert "Traceback" not in err
