@@ -205,9 +205,21 @@ def peft_logits(gguf_path: Path, peft_dir: Path, ids: list[int], rslora: bool) -
                 parameter.normal_(std=0.01, generator=generator)
     adapted.save_pretrained(peft_dir, save_embedding_layers=False)
     adapted.eval()
+    if model.config.model_type.startswith("gemma"):
+        # ggml reads GELU from a table of float16 (ggml_vec_gelu_f32), whatever the weights are: so does this reference.
+        for module in adapted.modules():
+            if hasattr(module, "act_fn"):
+                module.act_fn.forward = half_precision_gelu
     with torch.no_grad():
         logits: np.ndarray[Any, Any] = adapted(input_ids=torch.tensor([ids])).logits[0].numpy()
     return logits
+
+
+def half_precision_gelu(x: Any) -> Any:
+    """GELU (tanh form) as ggml computes it: argument and value rounded to float16."""
+    import torch
+
+    return torch.nn.functional.gelu(x.half().float(), approximate="tanh").half().float()
 
 
 def llama_logits(gguf_path: Path, adapter_path: Path | None, ids: list[int]) -> np.ndarray[Any, Any]:
@@ -285,7 +297,7 @@ def test_without_the_permutation_the_logits_are_wrong(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("name", "tolerance"),
     # llama.cpp looks GELU up in a table of float16, so Gemma's logits differ by 0.03 without any adapter.
-    [("qwen2", 1e-2), ("gemma3", 5e-2)],
+    [("qwen2", 1e-2), ("gemma3", 1e-2)],
 )
 def test_llama_cpp_computes_what_peft_computes_for_other_architectures(
     tmp_path: Path, name: str, tolerance: float
