@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from gguf_builder import tiny_gguf
-from runs import flags, minisheep, outcome, tiny_run
+from tiny_runs import flags, minisheep, outcome, tiny_run
 
 from minisheep import api, loop
 from minisheep.cli.main import VERBS, main

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import TINY, flags, minisheep, outcome, tiny_run
+from tiny_runs import TINY, flags, minisheep, outcome, tiny_run
 
 from minisheep import api, loop
 from minisheep.errors import RunMismatchError, StarvedError, Stopped

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from gguf_builder import Tiny
-from runs import minisheep
+from tiny_runs import minisheep
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
 from minisheep.events import Event

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import outcome, tiny_run
+from tiny_runs import outcome, tiny_run
 
 from minisheep import api
 from minisheep.errors import CorruptRunError, DiskError, MinisheepError, RunLockedError
