@@ -70,6 +70,8 @@ def run(folder: RunFolder, settings: Settings, host: Host, emit: Emit, until: Ph
     done: dict[str, dict[str, float]] = manifest["phases"]
     prepared = False
     while (phase := next_phase(settings.rounds, done)) is not None:
+        if until is not None and until.key in done:
+            return
         if not prepared:
             host.run(folder, PREPARE, emit)
             prepared = True
@@ -83,7 +85,5 @@ def run(folder: RunFolder, settings: Settings, host: Host, emit: Emit, until: Ph
         host.run(folder, phase, listen)
         done[phase.key] = counts
         folder.write_manifest(manifest)
-        if phase == until:
-            return
     if prepared:
         emit(RunFinished(str(folder.path), settings.rounds, time.monotonic() - begun))

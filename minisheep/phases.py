@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from minisheep import faults
@@ -23,7 +24,7 @@ from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import judge as judge_pairs
 from minisheep.stages.respond import respond as answer
 from minisheep.stages.train import train_job
-from minisheep.store import Appender, RoundFolder, read_json, read_records, replace_records, write_json
+from minisheep.store import Appender, RoundFolder, read_json, read_records, replace_records, write_atomic, write_json
 from minisheep.workspace import Workspace
 
 PROGRESS_SECONDS = 0.2
@@ -110,12 +111,13 @@ def respond(work: Workspace, round: int, report: Report) -> None:
     report.start(len(instructions), len(done), "answers")
     if missing:
         engine = work.engine(round - 1, report.ready)
-        tokens = _append_each(
+        _append_each(
             answer(engine, work.settings, work.frame(round), round, missing),
             folder.responses, report, len(done), len(instructions),
         )  # fmt: skip
-        report.counts["tokens"] = sum(response.tokens for response in tokens)
-    report.counts["responses"] = len(instructions)
+    # From the file, so that a continued phase counts what it had made before.
+    tokens = sum(response.tokens for response in read_records(folder.responses, Response))
+    report.counts = {"responses": len(instructions), "tokens": tokens}
 
 
 def judge(work: Workspace, round: int, report: Report) -> None:
@@ -250,15 +252,12 @@ def _closing(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
             close()
 
 
-def _append_each(items: Iterator[Any], path: Any, report: Report, done: int, total: int) -> list[Any]:
-    """Append each record as it comes, and tell; returns what was appended."""
-    made = []
+def _append_each(items: Iterator[Any], path: Path, report: Report, done: int, total: int) -> None:
+    """Append each record as it comes, and tell."""
     with Appender(path) as file, _closing(items) as records:
-        for record in records:
+        for count, record in enumerate(records, done + 1):
             file.append(record.to_dict())
-            made.append(record)
-            report.step(done + len(made), total)
-    return made
+            report.step(count, total)
 
 
 def _ids(*records: list[Any]) -> set[str]:
@@ -287,8 +286,6 @@ def _tell_shortfall(harvest: Harvest, report: Report) -> None:
 
 def _write_answers(folder: RoundFolder, work: Workspace, asked: list[Any], answers: list[Completion]) -> None:
     """The greedy answers, to read: no decision rests on them, so they are plain JSON lines without ids."""
-    from minisheep.store import write_atomic
-
     tasks = {task.id: task for task in asked}
     lines = [
         {"task": a.id, "instruction": tasks[a.id].instruction, "input": tasks[a.id].input, "answer": a.text,

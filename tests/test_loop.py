@@ -161,6 +161,14 @@ def test_the_filter_can_be_done_again_until_training(tmp_path: Path) -> None:
     assert len(run.rounds[0].kept) + len(dropped) == len(run.rounds[0].responses)
 
 
+def test_asking_again_for_a_phase_that_is_done_does_nothing_more(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    tiny_run(path, until=loop.Phase(1, "filter"))
+    run, said = tiny_run(path, until=loop.Phase(1, "filter"))
+    assert run.next_phase == loop.Phase(1, "train")
+    assert not any(isinstance(event, PhaseFinished) for event in said)
+
+
 def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
     path = tmp_path / "run"
     RunFolder(path).create()

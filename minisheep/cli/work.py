@@ -12,6 +12,7 @@ from minisheep import api, config, loop
 from minisheep.cli.options import GroupedCommand, run_options, setting_options, view_options
 from minisheep.errors import MinisheepError, Stopped, UsageError
 from minisheep.events import Failed
+from minisheep.store import read_json
 from minisheep.ui.views import JsonView, LiveView, View, choose_view, print_metrics
 
 
@@ -87,9 +88,7 @@ def _show(run: api.Run, view: View, *, plain: bool) -> None:
         )
         return
     last = run.rounds[-1]
-    import json
-
-    model = json.loads((run.path / "model.json").read_text())
+    model = read_json(run.path / "model.json")
     view.say(f"Look:     minisheep status {run.path}; the kept examples are in {last.folder.kept}")
     view.say(f"Continue: minisheep align --run {run.path} --rounds {last.number + 1}")
     if model["gguf_sha256"] != "fake":
