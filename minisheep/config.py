@@ -58,6 +58,9 @@ class Settings(BaseModel):
     seeds: str = setting("", "generate", "seed tasks: our JSONL, Self-Instruct's or Alpaca's; empty: minisheep's own")
     prompts: str = setting("", "generate", "folder with prompt files that replace minisheep's own")
     shots: Annotated[int, Field(ge=1, le=20)] = setting(5, "generate", "seed tasks shown in each few-shot prompt")
+    samples_per_prompt: Annotated[int, Field(ge=1, le=64)] = setting(
+        1, "generate", "lists drawn from each few-shot prompt; more are faster and less varied"
+    )
     generate_temperature: Annotated[float, Field(ge=0, le=5)] = setting(1.0, "generate", "temperature for instructions")
     generate_top_p: Probability = setting(0.95, "generate", "nucleus for instructions")
     generate_max_tokens: Positive = setting(1000, "generate", "new tokens in one list of instructions")

@@ -15,9 +15,9 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from minisheep.engines import native
+from minisheep.engines import budget, native
 from minisheep.engines.base import Sampling
-from minisheep.engines.scheduler import Copy, Free, Row, Step
+from minisheep.engines.steps import Copy, Free, Row, Step
 from minisheep.engines.vocabulary import Vocabulary
 from minisheep.errors import UnsupportedModelError, UsageError, WorkerError
 
@@ -33,16 +33,25 @@ OUTPUT_BYTES = 128 * 2**20
 """What the logits of one batch may take: llama.cpp reserves a row of 4 bytes a vocabulary entry for each output."""
 PAD = 256
 """llama.cpp rounds the context of a sequence up to this."""
+NO_SLOT, NO_MEMORY = 1, -2
+"""What llama_decode returns where the KV cache has no room for a batch, and where memory to compute it is missing."""
+
+
+class OutOfRoomError(Exception):
+    """llama.cpp has no memory for a batch, not even for parts of it: fewer sequences may still fit."""
 
 
 class Decoder:
     """A model with its context.
 
     Raises ModelFileError or UnsupportedModelError for the file, UsageError where the context does not fit the memory.
-    With `slots` 0 it takes `auto_slots` and halves them until the context can be made; see `slots` for the result.
+    With `slots` 0 it takes what `budget` finds, and halves that until the context can be made; see `slots` for the
+    result. `offload` says that the cache will lie on a graphics card.
     """
 
-    def __init__(self, gguf: Path, *, slots: int, auto_slots: int, context: int, threads: int, gpu_layers: int) -> None:
+    def __init__(
+        self, gguf: Path, *, slots: int, context: int, threads: int, gpu_layers: int, offload: bool = False
+    ) -> None:
         if not 0 <= slots <= MOST_SLOTS:
             raise UsageError(
                 f"{slots} slots are not possible: llama.cpp has 1 to {MOST_SLOTS}.", "Give another number of slots."
@@ -57,13 +66,17 @@ class Decoder:
             raise
         try:
             trained = llama_cpp.llama_model_n_ctx_train(self._model)
-            self._make_context(slots or auto_slots, min(context, trained), threads, shrink=slots == 0)
+            per_sequence = -(-min(context, trained) // PAD) * PAD
+            fitting = self._fitting(slots, per_sequence, offload=offload, threads=threads)
+            self._make_context(fitting, per_sequence, threads, shrink=slots == 0)
         except BaseException:
             self.close()
             raise
         self._memory = llama_cpp.llama_get_memory(self._context)
         self.context: int = llama_cpp.llama_n_ctx_seq(self._context)
         """Tokens that one sequence can hold."""
+        self.evaluated = 0
+        """Tokens computed so far."""
         self._arrays = _BatchArrays(BATCH)
         self._scratch: Logits = np.empty(self.vocabulary.size, dtype=np.float32)
 
@@ -93,8 +106,8 @@ class Decoder:
         """Apply and decode a step; yield each of its rows with the index that `logits` and `Sampler` take.
 
         A row is valid until the iterator is advanced past the last row of its part: read it at once. Where llama.cpp
-        finds no room for a batch, its halves are decoded one after the other. Raises WorkerError where even one token
-        does not fit or the decode fails.
+        finds no room for a batch, its halves are decoded one after the other. Raises OutOfRoomError where even one
+        token does not fit, or where memory for the computation is missing, and WorkerError where the decode fails.
         """
         n = len(step.tokens)
         # llama.cpp aborts the process on these, so they are checked before it sees them.
@@ -102,6 +115,7 @@ class Decoder:
             raise WorkerError(f"A batch of {n} tokens and {len(step.rows)} rows is beyond llama.cpp's limits.")
         self.apply(step.operations)
         self._arrays.fill(step)
+        self.evaluated += n
         rows = iter(step.rows)
         row = next(rows, None)
         for start, stop in self._decode(0, n):
@@ -170,9 +184,22 @@ class Decoder:
             llama_cpp.llama_adapter_lora_free(self._adapter)
             self._adapter = None
 
-    def _make_context(self, slots: int, context: int, threads: int, *, shrink: bool) -> None:
+    def _fitting(self, slots: int, per_sequence: int, *, offload: bool, threads: int) -> int:
+        """The slots to make: those that were asked for, if their memory is free, or as many as are of use and fit."""
+        sequence_bytes = per_sequence * budget.token_bytes(self._model)
+        free = budget.free_bytes(offload=offload)
+        wanted = slots or budget.wanted_slots(offload=offload, threads=threads)
+        fitting = budget.slots_within(wanted, sequence_bytes=sequence_bytes, free_bytes=free)
+        if slots > fitting:
+            raise UsageError(
+                f"{slots} slots of {per_sequence} tokens need {(slots + 1) * sequence_bytes / 2**30:.1f} GiB, and "
+                f"{(free or 0) / 2**30:.1f} GiB are free.",
+                f"Use --slots {fitting} at most, or a smaller --context.",
+            )
+        return fitting
+
+    def _make_context(self, slots: int, per_sequence: int, threads: int, *, shrink: bool) -> None:
         rows = OUTPUT_BYTES // (4 * self.vocabulary.size)
-        per_sequence = -(-context // PAD) * PAD
         while True:
             params = llama_cpp.llama_context_default_params()
             params.n_seq_max = slots + 1
@@ -207,10 +234,12 @@ class Decoder:
         code = llama_cpp.llama_decode(self._context, self._arrays.part(start, stop))
         if code == 0:
             yield start, stop
-        elif code == 1 and stop - start > 1:
+        elif code == NO_SLOT and stop - start > 1:
             middle = (start + stop) // 2
             yield from self._decode(start, middle)
             yield from self._decode(middle, stop)
+        elif code in (NO_SLOT, NO_MEMORY):
+            raise OutOfRoomError(native.log_line())
         else:
             raise WorkerError(
                 f"llama.cpp could not decode a batch of {stop - start} tokens (code {code}): {native.log_line()}.",

@@ -42,6 +42,9 @@ class FakeEngine:
     ends with ``end``, or with ``stop`` where it holds a stop string of the request.
     """
 
+    evaluated = 0
+    """It computes no tokens."""
+
     def __init__(self, *, delay: float = 0.0, reply: Callable[[GenerateRequest], str] | None = None) -> None:
         self._delay = delay
         self._reply = reply

@@ -1,4 +1,8 @@
-"""The texts that the fake engine writes: numbered lists of tasks, answers and grades, from word lists."""
+"""The texts that the fake engine writes: numbered lists of tasks, answers and grades, from word lists and names.
+
+As in a real model's text, a few words stand in most tasks and most words in few. So one may ask for a hundred thousand
+tasks and find most of them new, where word lists alone are exhausted after some hundred.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +52,30 @@ _MOODS = ("cheerful", "formal", "brief", "patient", "humorous", "plain", "persua
 _PLACES = ("Lisbon", "a small island", "Nairobi", "the Alps", "a river town", "Osaka", "a desert camp", "Glasgow")
 _NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight")
 _QUALITIES = ("cost", "safety", "comfort", "fairness", "speed", "beauty", "noise", "patience", "waste", "trust")
+
+_OBJECTS = (
+    *("bridge", "recipe", "orchard", "timetable", "harbour", "festival", "ferry", "bakery", "museum", "choir", "diary"),
+    *("kettle", "vineyard", "workshop", "contract", "telescope", "hedge", "radio", "well", "theatre", "tram", "canal"),
+)
+_ROLES = (
+    *("Mayor", "Nurse", "Captain", "Aunt", "Uncle", "Doctor", "Judge", "Sergeant", "Pastor", "Chef", "Coach", "Gran"),
+)
+_CLAUSES = (
+    "Mention {a}, {b}, {c} {d}, {e} {f} and {g} {h}.",
+    "Begin with {a} {b} or {c} {d} and end with {e} {f} {g} {h}.",
+    "{a} {b}, {c} {d}, {e} {f} and {g} {h} may read it.",
+    "Leave out {a}, {b}, {c} {d} and {e} {f} of {g} {h}.",
+    "Think of {a}, {b}, {c}, {d}, {e}, {f}, {g} and {h}.",
+    "Use the names {a}, {b}, {c} {d}, {e} {f}, {g} {h}.",
+    "{a} {b} of {c} {d} asked {e} {f} and {g} {h}.",
+    "Prefer {a} {b} and {c} {d} to {e} {f} or {g} {h}.",
+)
+_ONSETS = ("b", "br", "d", "dr", "f", "g", "gr", "h", "k", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "z")
+_VOWELS = ("a", "e", "i", "o", "u", "ae", "ei", "ou")
+ORDINARY = 0.15
+"""Share of slots that are filled from the short lists of everyday words; the others get a name."""
+PLAIN = 0.03
+"""Share of tasks without a clause of names."""
 
 _TASKS = (
     "Explain {thing} to {people} in {number} sentences.",
@@ -143,11 +171,14 @@ def _task(draw: Random) -> tuple[str, str]:
     fate = draw.random()
     if fate < 0.08:
         return _fill(draw, draw.choice(_BROKEN)), ""
+    clause = ""
+    if draw.random() >= PLAIN:
+        clause = f" {draw.choice(_CLAUSES).format(**{name: _name(draw) for name in 'abcdefgh'})}"
     if fate < 0.4:
         instruction, given = draw.choice(_WITH_INPUT)
         words = _words(draw)
-        return _capital(instruction.format(**words)), _capital(given.format(**words))
-    return _fill(draw, draw.choice(_TASKS)), ""
+        return _capital(instruction.format(**words)), _capital(given.format(**words)) + clause
+    return _fill(draw, draw.choice(_TASKS)) + clause, ""
 
 
 def _fill(draw: Random, text: str) -> str:
@@ -159,13 +190,24 @@ def _capital(text: str) -> str:
 
 
 def _words(draw: Random) -> dict[str, str]:
+    """A value for every slot of the texts above."""
     thing, other = draw.sample(_THINGS, 2)
+    ordinary = [draw.random() < ORDINARY for _ in range(4)]
     return {
-        "thing": thing,
-        "other": other,
-        "people": draw.choice(_PEOPLE),
+        "thing": thing if ordinary[0] else _named_thing(draw),
+        "other": other if ordinary[1] else _named_thing(draw),
+        "people": draw.choice(_PEOPLE) if ordinary[2] else f"{draw.choice(_ROLES)} {_name(draw)}",
         "mood": draw.choice(_MOODS),
-        "place": draw.choice(_PLACES),
+        "place": draw.choice(_PLACES) if ordinary[3] else _name(draw),
         "number": draw.choice(_NUMBERS),
         "quality": draw.choice(_QUALITIES),
     }
+
+
+def _named_thing(draw: Random) -> str:
+    return f"the {_name(draw)} {draw.choice(_OBJECTS)}"
+
+
+def _name(draw: Random) -> str:
+    """One of 25,600 names."""
+    return _capital("".join(draw.choice(part) for part in (_ONSETS, _VOWELS, _ONSETS, _VOWELS)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -22,15 +23,14 @@ from minisheep.engines.base import (
     Scores,
     Segment,
 )
-from minisheep.engines.decode import BATCH, Decoder, Sampler
+from minisheep.engines.decode import BATCH, Decoder, OutOfRoomError, Sampler
 from minisheep.engines.labels import LabelTree
-from minisheep.engines.scheduler import Job, Row, Scheduler, Step, shared_prefix
+from minisheep.engines.scheduler import Scheduler
+from minisheep.engines.sharing import Job, arrange, shared_prefix
+from minisheep.engines.steps import Row, Step
 from minisheep.engines.text import Reply
 from minisheep.engines.vocabulary import Vocabulary
-from minisheep.errors import UsageError
-
-CPU_SLOTS = 16
-GPU_SLOTS = 64
+from minisheep.errors import UsageError, WorkerError
 
 
 @dataclass(slots=True)
@@ -57,9 +57,9 @@ class _Question:
 class LlamaCppEngine:
     """`engines.base.Engine` on one GGUF that stays mapped, with at most one adapter GGUF on top.
 
-    `slots` 0 means 16 on a CPU and 64 where llama.cpp offloads to a GPU, fewer if they do not fit its memory; `context`
-    is in tokens for each slot, at most what the model was trained on; `threads` 0 means every core that this process
-    may use; `gpu_layers` below 0 means all. Raises ModelFileError, UnsupportedModelError and UsageError.
+    `slots` 0 means as many as keep the machine busy and fit its free memory (`budget`); `context` is in tokens for each
+    slot, at most what the model was trained on; `threads` 0 means every core that this process may use; `gpu_layers`
+    below 0 means all. Raises ModelFileError, UnsupportedModelError and UsageError.
 
     One run at a time: a verb raises RuntimeError while the iterator of another is neither exhausted nor closed. A
     sampled token depends on the seed and the logits only, and these on rounding alone where the batch differs.
@@ -80,10 +80,10 @@ class LlamaCppEngine:
         self._decoder = Decoder(
             gguf,
             slots=slots,
-            auto_slots=GPU_SLOTS if offload else CPU_SLOTS,
             context=context,
             threads=threads,
             gpu_layers=gpu_layers,
+            offload=offload,
         )
         self._prefix: tuple[int, ...] = ()
         self._busy = False
@@ -105,6 +105,11 @@ class LlamaCppEngine:
     @property
     def info(self) -> EngineInfo:
         return self._info
+
+    @property
+    def evaluated(self) -> int:
+        """Tokens computed since the engine was made: prompts and new ones, what was shared only once."""
+        return self._decoder.evaluated
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -173,7 +178,7 @@ class LlamaCppEngine:
                 scheduler = self._scheduler(jobs)
                 while (step := self._next(scheduler)) is not None:
                     finished = []
-                    for row, index in self._decoder.run(step):
+                    for row, index in self._run(scheduler, step):
                         if row.key not in streams:
                             request = requests[row.key]
                             sampler = self._decoder.sampler(request.sampling, request.seed)
@@ -217,41 +222,58 @@ class LlamaCppEngine:
     def _loglik(
         self, requests: list[LoglikRequest], texts: dict[int, tuple[int, ...]], jobs: list[Job]
     ) -> Iterator[Loglik]:
-        logprobs: dict[int, list[float]] = {key: [] for key in texts}
+        # By position, since a row may come again (`Scheduler.shrink`).
+        logprobs: dict[int, dict[int, float]] = {key: {} for key in texts}
 
         def on_row(row: Row, index: int) -> None:
-            logprobs[row.key] += self._decoder.logprobs(index, [texts[row.key][row.token + 1]])
+            (logprobs[row.key][row.token],) = self._decoder.logprobs(index, [texts[row.key][row.token + 1]])
 
         for key, request in enumerate(requests):
             if key not in texts:
                 yield Loglik(request.id, ())
         for key in self._prefill(jobs, on_row):
-            yield Loglik(requests[key].id, tuple(logprobs.pop(key)))
+            found = logprobs.pop(key)
+            yield Loglik(requests[key].id, tuple(found[token] for token in sorted(found)))
 
     def _prefill(self, jobs: list[Job], on_row: Callable[[Row, int], None]) -> Iterator[int]:
-        """Run jobs that sample nothing, the longest first so that those of one batch are of like length; their keys,
-        as they complete."""
+        """Run jobs that sample nothing; their keys, as they complete."""
         with self._exclusive():
-            scheduler = self._scheduler(sorted(jobs, key=lambda job: len(job.tokens), reverse=True))
+            scheduler = self._scheduler(jobs, rearrange=True)
             while (step := self._next(scheduler)) is not None:
-                for row, index in self._decoder.run(step):
+                for row, index in self._run(scheduler, step):
                     on_row(row, index)
                 yield from step.completed
 
-    def _scheduler(self, jobs: list[Job]) -> Scheduler:
+    def _run(self, scheduler: Scheduler, step: Step) -> Iterator[tuple[Row, int]]:
+        """`Decoder.run`; where memory runs out, the scheduler goes on with fewer slots, and the step yields less."""
+        try:
+            yield from self._decoder.run(step)
+        except OutOfRoomError as error:
+            self._prefix = ()
+            self._decoder.clear(all_sequences=True)
+            step.completed = ()
+            if scheduler.shrink():
+                self._info = dataclasses.replace(self._info, slots=scheduler.slots)
+            else:
+                raise WorkerError(
+                    f"llama.cpp has no memory for a single sequence: {error}.",
+                    "Lower --context, or close what else holds memory, and run the same command again.",
+                ) from None
+
+    def _scheduler(self, jobs: list[Job], *, rearrange: bool = False) -> Scheduler:
         prefix = shared_prefix(jobs)
         ready = prefix == self._prefix
         if prefix and not ready:
             self._prefix = ()
         scheduler = Scheduler(
-            slots=self._decoder.slots,
-            context=self._decoder.context,
+            slots=self._info.slots,
+            context=self._info.context,
             batch=BATCH,
             outputs=self._decoder.outputs,
             prefix=prefix,
             prefix_ready=ready,
         )
-        for job in jobs:
+        for job in arrange(jobs, len(prefix)) if rearrange else jobs:
             scheduler.submit(job)
         return scheduler
 

@@ -9,7 +9,8 @@ does it and reports the sampled tokens with `accept` or `finish`. The rules come
 - Sequences of one prefill batch advance in step, so those admitted together are ordered by length.
 - Prompts are computed in batches of their own: a decode step keeps one shape, and llama.cpp reuses its graph.
 - Sequence 0 is reserved for the prefix that all prompts share. It is computed once and copied, as a whole stream, to
-  each sequence that is admitted.
+  each sequence that is admitted. Jobs that share more (samples of one prompt, one answer under two criteria) are a
+  family: its first member computes what they share, the others wait and are copied from it.
 - A batch with too many tokens or output rows aborts the process, so both limits are kept here.
 """
 
@@ -19,99 +20,43 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from minisheep.engines.sharing import Job, families
+from minisheep.engines.steps import Copy, Free, Row, Step
+
 PREFIX_SEQUENCE = 0
-LEAST_PREFIX = 16
-"""Tokens below which a shared prefix costs more to copy than to compute again."""
 REFILL = 8
 """Free slots are refilled when one in this many is free, so that prefills interrupt decoding rarely."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One sequence to compute.
-
-    `rows_from` is the index of the first prompt token whose logits are wanted; all later ones are wanted too.
-    `max_new` is how many tokens may be sampled after the prompt; with 0 the job is done when its prompt is.
-    """
-
-    key: int
-    tokens: tuple[int, ...]
-    rows_from: int
-    max_new: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Copy the whole of sequence `source` to the empty sequence `target`."""
-
-    source: int
-    target: int
-
-
-@dataclass(frozen=True, slots=True)
-class Free:
-    """Empty a sequence."""
-
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of logits that the batch yields: at which index of the batch, for which job and which of its tokens."""
-
-    index: int
-    key: int
-    token: int
-
-
-@dataclass(slots=True)
-class Step:
-    """Operations to apply in order, then one batch: parallel lists of token, position and sequence."""
-
-    kind: str
-    """``prefix``, ``prefill`` or ``decode``."""
-    operations: list[Copy | Free]
-    tokens: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    sequences: list[int] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    """In ascending order of index."""
-    completed: tuple[int, ...] = ()
-    """Keys of the jobs without new tokens whose last row is in this batch."""
-
-    def _add(self, token: int, position: int, sequence: int) -> None:
-        self.tokens.append(token)
-        self.positions.append(position)
-        self.sequences.append(sequence)
 
 
 @dataclass(slots=True)
 class _Live:
     job: Job
+    tokens: list[int]
+    """The prompt and what was sampled since."""
     past: int
     """Tokens in the KV cache."""
-    new: int = 0
-    pending: int | None = None
-    """The sampled token that is not in the KV cache yet."""
+    rows_from: int
+    """Index of the next token whose logits are wanted."""
+    filling: bool = True
+    """Whether it is still computing what was known when it was admitted; then it decodes, token by token."""
+    followers: list[int] = field(default_factory=list)
+    """Sequences that wait for this one to reach `common`, to be copied from it."""
+    common: int = 0
+    held: bool = False
+    """Whether it is such a follower."""
 
     @property
-    def rest(self) -> int:
-        """Prompt tokens that are still to be computed."""
-        return max(0, len(self.job.tokens) - self.past)
+    def end(self) -> int:
+        """Up to where it may be computed now."""
+        return self.common if self.followers else len(self.tokens)
 
 
-def shared_prefix(jobs: Sequence[Job], least: int = LEAST_PREFIX) -> tuple[int, ...]:
-    """The longest token prefix of all jobs that ends before the first wanted row, or () if it is shorter than `least`.
+@dataclass(slots=True)
+class _Waiting:
+    """A job that is queued: for the first time, or again after `Scheduler.shrink`."""
 
-    A single job shares nothing.
-    """
-    if len(jobs) < 2:
-        return ()
-    low, high = min(job.tokens for job in jobs), max(job.tokens for job in jobs)
-    end = min(min(job.rows_from for job in jobs), len(low), len(high))
-    # The lowest and the highest sequence share exactly what all share.
-    n = next((i for i in range(end) if low[i] != high[i]), end)
-    return low[:n] if n >= least else ()
+    job: Job
+    sampled: list[int] = field(default_factory=list)
 
 
 class Scheduler:
@@ -142,16 +87,22 @@ class Scheduler:
         self._outputs = outputs
         self._prefix = tuple(prefix)
         self._prefix_done = len(self._prefix) if prefix_ready else 0
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._live: dict[int, _Live] = {}
         self._sequence_of: dict[int, int] = {}
         self._freed: list[Copy | Free] = []
         self._asked: set[int] = set()
+        self._completed: list[Job] = []
 
     @property
     def prefix(self) -> tuple[int, ...]:
         """The shared prefix; in sequence 0 once the first step of another kind than ``prefix`` is given out."""
         return self._prefix
+
+    @property
+    def slots(self) -> int:
+        """Sequences that run at the same time; `shrink` lowers it."""
+        return self._slots
 
     @property
     def idle(self) -> bool:
@@ -172,17 +123,17 @@ class Scheduler:
             raise ValueError(f"job {job.key}: tokens are sampled after the last row only")
         if len(self._prefix) > job.rows_from or job.tokens[: len(self._prefix)] != self._prefix:
             raise ValueError(f"job {job.key} does not begin with the shared prefix")
-        self._waiting.append(job)
+        self._waiting.append(_Waiting(job))
 
     def accept(self, key: int, token: int) -> bool:
         """Report the sampled token of a job. False if it was the last that fits: then the job is done (``length``)."""
         sequence = self._answered(key)
         live = self._live[sequence]
-        live.new += 1
-        if live.new >= min(live.job.max_new, self._context - len(live.job.tokens)):
+        live.tokens.append(token)
+        prompt = len(live.job.tokens)
+        if len(live.tokens) - prompt >= min(live.job.max_new, self._context - prompt):
             self._release(sequence)
             return False
-        live.pending = token
         return True
 
     def finish(self, key: int) -> None:
@@ -196,17 +147,39 @@ class Scheduler:
         """
         if self._asked:
             raise RuntimeError(f"jobs {sorted(self._asked)} have rows that were not answered")
+        self._completed = []
         if self.idle:
             return None
         if self._prefix_done < len(self._prefix):
             return self._prefix_step()
         operations: list[Copy | Free] = self._freed
         self._freed = []
-        if not self._prefilling():
+        if self._filling():
+            operations += self._follow()
+        else:
             operations += self._compact()
             operations += self._admit()
-        filling = self._prefilling()
+        filling = self._filling()
         return self._prefill_step(operations, filling) if filling else self._decode_step(operations)
+
+    def shrink(self) -> bool:
+        """The last step could not be computed: halve the slots and begin again what was running; False if one is left.
+
+        All sequences, the prefix too, must be emptied by the caller. Tokens that were accepted stay accepted, so
+        nothing is sampled twice; a job that samples nothing yields all its rows again.
+        """
+        if self._slots == 1:
+            return False
+        self._slots //= 2
+        again = [_Waiting(job) for job in self._completed]
+        for _, live in sorted(self._live.items()):
+            again.append(_Waiting(live.job, live.tokens[len(live.job.tokens) :]))
+        self._waiting.extendleft(reversed(again))
+        self._live.clear()
+        self._sequence_of.clear()
+        self._asked.clear()
+        self._completed, self._freed, self._prefix_done = [], [], 0
+        return True
 
     def _answered(self, key: int) -> int:
         self._asked.remove(key)
@@ -217,8 +190,8 @@ class Scheduler:
         del self._sequence_of[live.job.key]
         self._freed.append(Free(sequence))
 
-    def _prefilling(self) -> list[int]:
-        return sorted(sequence for sequence, live in self._live.items() if live.rest)
+    def _filling(self) -> list[int]:
+        return sorted(sequence for sequence, live in self._live.items() if live.filling)
 
     def _compact(self) -> Iterator[Copy | Free]:
         for hole in range(1, len(self._live) + 1):
@@ -234,20 +207,48 @@ class Scheduler:
         free = self._slots - len(self._live)
         if self._live and free * REFILL < self._slots:
             return
-        group = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-        group.sort(key=lambda job: len(job.tokens), reverse=True)
-        for sequence, job in enumerate(group, len(self._live) + 1):
-            self._live[sequence] = _Live(job, past=len(self._prefix))
-            self._sequence_of[job.key] = sequence
+        group = {w.job.key: w for w in (self._waiting.popleft() for _ in range(min(free, len(self._waiting))))}
+        alike = families([waiting.job for waiting in group.values()], len(self._prefix))
+        # First those that begin at once, longest first, then those that wait for one of them: so the ids of each
+        # batch are consecutive, and the texts in it of like length.
+        alike.sort(key=lambda family: (len(family.jobs) > 1, -len(family.jobs[0].tokens)))
+        first = len(self._live) + 1
+        following = first + len(alike)
+        for sequence, family in enumerate(alike, first):
+            leader = self._begin(sequence, group[family.jobs[0].key])
+            leader.common = family.common
             if self._prefix:
                 yield Copy(PREFIX_SEQUENCE, sequence)
+            for job in family.jobs[1:]:
+                self._begin(following, group[job.key]).held = True
+                leader.followers.append(following)
+                following += 1
+
+    def _begin(self, sequence: int, waiting: _Waiting) -> _Live:
+        job = waiting.job
+        tokens = [*job.tokens, *waiting.sampled]
+        rows_from = len(tokens) - 1 if job.max_new else job.rows_from
+        live = _Live(job, tokens, past=len(self._prefix), rows_from=rows_from)
+        self._live[sequence] = live
+        self._sequence_of[job.key] = sequence
+        return live
+
+    def _follow(self) -> Iterator[Copy | Free]:
+        """Copy what a family shares to its waiting members."""
+        for sequence, live in sorted(self._live.items()):
+            if live.followers and live.past == live.common:
+                for follower in live.followers:
+                    self._live[follower].past = live.common
+                    self._live[follower].held = False
+                    yield Copy(sequence, follower)
+                live.followers = []
 
     def _prefix_step(self) -> Step:
         # What a sequence 0 of an earlier run holds goes first.
         step = Step("prefix", [] if self._prefix_done else [Free(PREFIX_SEQUENCE)])
         end = min(len(self._prefix), self._prefix_done + self._batch)
         for position in range(self._prefix_done, end):
-            step._add(self._prefix[position], position, PREFIX_SEQUENCE)
+            step.add(self._prefix[position], position, PREFIX_SEQUENCE)
         self._prefix_done = end
         return step
 
@@ -256,20 +257,25 @@ class Scheduler:
         completed = []
         for sequence in filling:
             live = self._live[sequence]
-            job = live.job
-            while live.rest and len(step.tokens) < self._batch:
-                if live.past >= job.rows_from:
+            if live.held:
+                continue
+            while live.past < live.end and len(step.tokens) < self._batch:
+                if live.past >= live.rows_from:
                     if len(step.rows) == self._outputs:
                         break
-                    step.rows.append(Row(len(step.tokens), job.key, live.past))
-                step._add(job.tokens[live.past], live.past, sequence)
+                    step.rows.append(Row(len(step.tokens), live.job.key, live.past))
+                step.add(live.tokens[live.past], live.past, sequence)
                 live.past += 1
-            if live.rest:
+            if live.past < live.end:
                 break
-            if job.max_new:
-                self._asked.add(job.key)
+            if live.followers:
+                continue
+            live.filling = False
+            if live.job.max_new:
+                self._asked.add(live.job.key)
             else:
-                completed.append(job.key)
+                completed.append(live.job.key)
+                self._completed.append(live.job)
                 self._release(sequence)
         step.completed = tuple(completed)
         return step
@@ -278,10 +284,8 @@ class Scheduler:
         step = Step("decode", operations)
         for sequence in sorted(self._live):
             live = self._live[sequence]
-            assert live.pending is not None
             step.rows.append(Row(len(step.tokens), live.job.key, live.past))
-            step._add(live.pending, live.past, sequence)
+            step.add(live.tokens[live.past], live.past, sequence)
             live.past += 1
-            live.pending = None
             self._asked.add(live.job.key)
         return step

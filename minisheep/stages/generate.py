@@ -97,9 +97,14 @@ def novelty_index(seeds: Sequence[SeedTask], earlier: Iterable[Instruction]) -> 
 def draft_request(
     settings: Settings, frame: Frame, texts: Mapping[str, str], seeds: Sequence[SeedTask], round: int, index: int
 ) -> tuple[GenerateRequest, tuple[str, ...]]:
-    """The few-shot request number `index` of a round, and the ids of the seed tasks that it shows."""
+    """The few-shot request number `index` of a round, and the ids of the seed tasks that it shows.
+
+    `samples_per_prompt` neighbours show the same tasks, so that the engine computes their prompt once.
+    """
     identity = (settings.seed, round, "generate", index)
-    shots = pick_shots([(s.id, s.task) for s in seeds if not s.held_out], settings.shots, *identity)
+    number = index // settings.samples_per_prompt
+    shown = [(s.id, s.task) for s in seeds if not s.held_out]
+    shots = pick_shots(shown, settings.shots, settings.seed, round, "shots", number)
     request = GenerateRequest(
         id=f"generate-{round}-{index}",
         prompt=task_list_prompt(frame, texts, [task for _, task in shots]),
