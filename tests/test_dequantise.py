@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from minisheep.errors import DiskError, UnsupportedModelError
 from minisheep.models import dequantise as module
 from minisheep.models.dequantise import dequantise, refuse_lossy
-from minisheep.trainers.lora_gguf import BaseFacts
+from minisheep.models.gguf_config import config_json
+from minisheep.models.gguf_header import GgufHeader, TensorInfo
+from minisheep.models.gguf_weights import Weight, halves, hf_names, pieces, plan_weights, to_bfloat16
+from minisheep.trainers.lora_gguf import ARCHITECTURES, BaseFacts, permute
 
 BASE = BaseFacts("llama", 1, 1, 1, {"token_embd.weight": (10, 10)})
 
@@ -33,6 +39,124 @@ def test_an_existing_folder_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     dequantise(tmp_path / "m.gguf", tmp_path / "out", lambda event: None)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_halves_undo_the_adapter_writers_permutation() -> None:
+    rows = np.arange(24, dtype=np.float32).reshape(24, 1)
+    assert np.array_equal(permute(rows, 3)[halves(24, 3)], rows)
+
+
+def test_bfloat16_is_rounded_to_the_nearest_and_ties_to_even() -> None:
+    bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0xBF818000, 0x7F7FFFFF, 0], np.uint32)
+    found = to_bfloat16(bits.view(np.float32))
+    assert [hex(value) for value in found] == ["0x3f80", "0x3f82", "0x3f81", "0x3f80", "0xbf82", "0x7f80", "0x0"]
+
+
+def test_pieces_cover_all_rows_once() -> None:
+    info = TensorInfo("token_embd.weight", (576, 49152), "Q8_0", 0, 0)
+    cut = pieces(Weight("w", (49152, 576), info))
+    assert len(cut) > 1 and cut[0][0] == 0 and cut[-1][1] == 49152
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(cut))
+    assert pieces(Weight("n", (576,), info)) == [(0, 1)]
+
+
+def header(architecture: str = "llama", **metadata: Any) -> GgufHeader:
+    """A header of one layer: 4 heads of 2 on a width of 8, a vocabulary of 10."""
+    given = {f"{architecture}.{key}": value for key, value in {**FACTS, **metadata}.items()}
+    tensors = [
+        TensorInfo(name, (8, 10) if name == "token_embd.weight" else (8,), "F32", 0, 0)
+        for name in hf_names(architecture, 1)
+        if name != "output.weight"
+    ]
+    return GgufHeader(3, architecture, {k.replace("__", "."): v for k, v in given.items()}, tuple(tensors), 0)
+
+
+FACTS = {
+    "block_count": 1,
+    "embedding_length": 8,
+    "feed_forward_length": 16,
+    "attention__head_count": 4,
+    "attention__head_count_kv": 2,
+    "attention__layer_norm_rms_epsilon": 1e-5,
+    "attention__sliding_window": 4,
+    "context_length": 64,
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_known_architecture_has_a_configuration_and_all_its_tensors(architecture: str) -> None:
+    known = header(architecture)
+    config = config_json(known)
+    assert (config["vocab_size"], config["head_dim"], config["tie_word_embeddings"]) == (10, 2, True)
+    assert {weight.name for weight in plan_weights(known)} == {*hf_names(architecture, 1).values()} - {"lm_head.weight"}
+
+
+@pytest.mark.parametrize("scaling", ["yarn", "longrope"])
+def test_other_scalings_of_the_rotary_embedding_are_refused(scaling: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=scaling):
+        config_json(header(rope__scaling__type=scaling, rope__scaling__factor=4.0))
+
+
+def test_linear_scaling_is_kept() -> None:
+    rope = config_json(header(rope__scaling__type="linear", rope__scaling__factor=8.0))["rope_parameters"]
+    assert rope == {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0}
+
+
+@pytest.mark.parametrize("change", ["blk.0.attn_q.bias", "blk.0.ffn_gate_exps.weight"])
+def test_a_tensor_that_would_be_lost_is_refused_by_name(change: str) -> None:
+    known = header()
+    more = TensorInfo(change, (8,), "F32", 0, 0)
+    with pytest.raises(UnsupportedModelError, match=change):
+        plan_weights(dataclasses.replace(known, tensors=(*known.tensors, more)))
+
+
+def test_a_missing_tensor_is_refused_by_name() -> None:
+    known = header("qwen2")
+    fewer = tuple(tensor for tensor in known.tensors if tensor.name != "blk.0.attn_k.bias")
+    with pytest.raises(UnsupportedModelError, match=r"blk\.0\.attn_k\.bias"):
+        plan_weights(dataclasses.replace(known, tensors=fewer))
+
+
+def as_transformers_reads(gguf: Path, folder: Path) -> None:
+    """Every tensor and every fact of `folder` equal what transformers' own reader makes of the GGUF, bit by bit."""
+    import minisheep.trainers.peft_model  # noqa: F401  # takes the Hub off line
+
+    import torch  # isort: skip
+    import transformers  # isort: skip
+    from safetensors.torch import load_file  # isort: skip
+
+    expected = transformers.AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        quantization_config=transformers.GgufConfig(dequantize=True),
+    )
+    found, state = load_file(folder / "model.safetensors"), expected.state_dict()
+    assert found.keys() | {"lm_head.weight"} == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.items())
+    config, wanted = transformers.AutoConfig.from_pretrained(folder).to_dict(), expected.config.to_dict()
+    # Where the model came from, and a token that no model computes with.
+    for name in ("_name_or_path", "_model_name_or_path", "unk_token_id", "transformers_version"):
+        config.pop(name, None), wanted.pop(name, None)
+    assert config == wanted
+
+
+@pytest.mark.model
+def test_smollm2_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    import real_models
+
+    dequantise(real_models.smollm2(), tmp_path / "weights", lambda event: None)
+    as_transformers_reads(real_models.smollm2(), tmp_path / "weights")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma3", "qwen2"])
+def test_other_architectures_are_read_as_transformers_reads_them(tmp_path: Path, name: str) -> None:
+    import real_models
+
+    gguf = getattr(real_models, name)()
+    dequantise(gguf, tmp_path / "weights", lambda event: None)
+    as_transformers_reads(gguf, tmp_path / "weights")
 
 
 @pytest.mark.model

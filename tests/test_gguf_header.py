@@ -271,10 +271,10 @@ def test_the_real_smollm2_is_read(smollm2_path: Path):
 
 @pytest.mark.model
 def test_the_q8_0_copy_of_smollm2_is_whole_and_fast_on_cpu(smollm2_path: Path, tmp_path: Path):
-    from minisheep.models.inference_copy import requantise_q8_0
+    from minisheep.models.inference_copy import requantise
 
     output = tmp_path / "copies" / "smollm2.q8_0.gguf"
-    requantise_q8_0(smollm2_path, output)
+    requantise(smollm2_path, output)
     facts = model_facts(read_header(output))
     assert (facts.quantisation, facts.fast_on_cpu, facts.parameters) == ("Q8_0", True, 134_515_008)
     assert [path.name for path in output.parent.iterdir()] == [output.name]
@@ -282,11 +282,11 @@ def test_the_q8_0_copy_of_smollm2_is_whole_and_fast_on_cpu(smollm2_path: Path, t
 
 @pytest.mark.model
 def test_a_file_that_llama_cpp_cannot_convert_leaves_nothing(tmp_path: Path):
-    from minisheep.models.inference_copy import requantise_q8_0
+    from minisheep.models.inference_copy import requantise
 
     source = tmp_path / "models" / "tiny.gguf"
     source.parent.mkdir()
     source.write_bytes(Tiny(architecture="nosucharchitecture").build())
     with pytest.raises(ModelFileError, match="convert"):
-        requantise_q8_0(source, source.parent / "out.gguf")
+        requantise(source, source.parent / "out.gguf")
     assert list(source.parent.iterdir()) == [source]

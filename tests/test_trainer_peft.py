@@ -415,19 +415,21 @@ def test_precision_follows_the_machine() -> None:
     assert has_fast_bf16("flags : avx512f avx512_bf16 fma") and not has_fast_bf16("flags : avx512f avx2")
 
 
-def test_cpu_dropout_drops_its_share_and_keeps_the_mean() -> None:
+def test_dropout_drops_its_share_and_says_how_much() -> None:
     import torch
 
-    from minisheep.trainers.peft_model import CpuDropout
+    from minisheep.trainers.cpu_lora import draw_dropped
 
-    dropout, x = CpuDropout(0.05), torch.ones(1001, 999, requires_grad=True)
     torch.manual_seed(1)
-    y = dropout(x)
-    assert (y == 0).float().mean().item() == pytest.approx(0.05, abs=1e-3)
-    assert y.mean().item() == pytest.approx(1, abs=1e-3)
-    y.sum().backward()
-    assert x.grad is not None and torch.equal(x.grad, y.detach())
-    assert dropout.eval()(x) is x
+    mask, used = draw_dropped((1001, 999), 0.05)
+    torch.manual_seed(1)
+    again, _ = draw_dropped((1001, 999), 0.05)
+    other, _ = draw_dropped((1001, 999), 0.05)
+    assert mask is not None and again is not None and other is not None
+    assert used == pytest.approx(0.05, abs=2e-3)
+    assert mask.float().mean().item() == pytest.approx(used, abs=1e-3)
+    assert torch.equal(mask, again) and not torch.equal(mask, other)
+    assert draw_dropped((3, 3), 0.0) == (None, 0.0)
 
 
 def four_bit_gradients(weights: Path) -> dict[str, Any]:

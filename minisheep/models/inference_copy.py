@@ -15,17 +15,19 @@ from minisheep.models import cache
 from minisheep.models.facts import parameter_count
 from minisheep.models.gguf_header import read_header
 
-_Q8_0_BYTES = 34 / 32
+FORMATS = {"q8_0": ("LLAMA_FTYPE_MOSTLY_Q8_0", 34 / 32), "bf16": ("LLAMA_FTYPE_MOSTLY_BF16", 2.0)}
+"""llama.cpp's name of each format that copies are made in, and its bytes for each weight."""
 
 
-def requantise_q8_0(source: Path, output: Path) -> None:
-    """Write `source` as Q8_0 to `output`, which appears whole or not at all (llama_model_quantize of llama.cpp).
+def requantise(source: Path, output: Path, format: str = "q8_0") -> None:
+    """Write `source` in a format of `FORMATS` to `output`, which appears whole or not at all (llama_model_quantize).
 
     Imports llama_cpp: call it in a worker. Raises ModelFileError if `source` cannot be converted and DiskError if
     there is no space. About a second for 135M weights.
     """
     header = read_header(source)
-    needed = int(parameter_count(header) * _Q8_0_BYTES) + 2**26
+    file_type, weight_bytes = FORMATS[format]
+    needed = int(parameter_count(header) * weight_bytes) + 2**26
     with cache.disk_errors("The copy for inference cannot be written"):
         output.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(output.parent).free
@@ -42,13 +44,13 @@ def requantise_q8_0(source: Path, output: Path) -> None:
 
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0
+    params.ftype = getattr(llama_cpp, file_type)
     params.allow_requantize = True
     try:
         code = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(temporary), ctypes.byref(params))
         if code != 0:
             raise ModelFileError(
-                f"llama.cpp cannot convert {source} to Q8_0 (code {code}).",
+                f"llama.cpp cannot convert {source} to {format.upper()} (code {code}).",
                 "Pass a GGUF in Q8_0 or Q4_K_M with --gguf.",
             )
         read_header(temporary)  # a short write by the C++ side must not become the copy

@@ -7,6 +7,7 @@ cannot be converted, a template that cannot be used, a model that is not the one
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from minisheep.config import Settings
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
 from minisheep.events import Emit, Note
 from minisheep.models.cache import cache_root
-from minisheep.models.facts import model_facts
+from minisheep.models.facts import ModelFacts, model_facts
 from minisheep.models.gguf_header import read_header
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import ModelEntry, find_model
@@ -92,7 +93,7 @@ def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
         kind = "instruct" if facts.chat_template else "base"
         report(f"{entry.name} is not in the registry: taken for {kind} model, by its file (--kind says otherwise).")
     template = choose(settings.template, entry.template, facts.chat_template, special)
-    inference, inference_note = _inference_copy(fetched.path, fetched.sha256, facts.fast_on_cpu, report)
+    inference, inference_note = _inference_copy(fetched.path, fetched.sha256, facts, settings.threads, report)
     weights, weights_note = _training_weights(entry, fetched.path, fetched.sha256, emit, report)
     return PreparedModel(
         name=entry.name, title=entry.title, kind=kind, architecture=header.architecture, licence=entry.licence,
@@ -102,21 +103,45 @@ def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
     )  # fmt: skip
 
 
-def _inference_copy(gguf: Path, sha256: str, fast: bool, report: Callable[[str], None]) -> tuple[Path, str]:
-    """The file that llama.cpp maps; re-quantised to Q8_0 where the CPU has no fast kernel for the file's own format."""
+def _inference_copy(
+    gguf: Path, sha256: str, facts: ModelFacts, threads: int, report: Callable[[str], None]
+) -> tuple[Path, str]:
+    """The file that llama.cpp maps: a copy where the CPU has no fast kernel for the file's own format."""
     import llama_cpp
 
-    from minisheep.models.inference_copy import requantise_q8_0
+    from minisheep.engines.speed import decode_rate
+    from minisheep.models import inference_format
+    from minisheep.models.inference_copy import requantise
 
-    if fast or llama_cpp.llama_supports_gpu_offload():
+    if facts.fast_on_cpu or llama_cpp.llama_supports_gpu_offload():
         return gguf, ""
-    copy = cache_root() / "inference" / f"{sha256[:32]}-q8_0.gguf"
-    note = "inference uses a copy re-quantised to Q8_0: this CPU has no fast kernel for the file's own format"
-    if not copy.exists():
-        report(f"{gguf.name}: {note}; made once.")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        requantise_q8_0(gguf, copy)
-    return copy, note
+    folder = cache_root() / "inference"
+
+    def copy_of(format: str) -> Path:
+        copy = folder / f"{sha256[:32]}-{format}.gguf"
+        if not copy.exists():
+            report(f"{gguf.name}: this CPU has no fast kernel for its format; a copy in {format.upper()} is made once.")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            requantise(gguf, copy, format)
+        return copy
+
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        cpuinfo = ""
+    threads = threads or len(os.sched_getaffinity(0))
+    chosen, rates = inference_format.choose(
+        inference_format.candidates(inference_format.cpu_flags(cpuinfo), facts.parameters),
+        copy_of,
+        lambda copy: decode_rate(copy, threads=threads),
+        folder / f"{sha256[:32]}-speed.json",
+        f"{inference_format.cpu_name(cpuinfo)}, {threads} threads, llama.cpp {llama_cpp.__version__}",
+    )
+    note = f"inference uses a copy in {chosen.upper()}: this CPU has no fast kernel for the file's own format"
+    if rates:
+        told = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
+        note += f" (tokens/s of 16 sequences in a short try: {told})"
+    return copy_of(chosen), note
 
 
 def _training_weights(

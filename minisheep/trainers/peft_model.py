@@ -26,10 +26,10 @@ from minisheep.errors import ConfigError, ModelFileError
 from minisheep.records import derive_seed
 from minisheep.trainers.base import TrainSettings
 from minisheep.trainers.checkpoint import Array
+from minisheep.trainers.cpu_model import quicken
 from minisheep.trainers.lora_gguf import PROJECTIONS
 
 __all__ = [
-    "CpuDropout",
     "PeftModel",
     "Precision",
     "adapter_tensors",
@@ -135,26 +135,6 @@ def disable_cpu_packing(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-class CpuDropout(torch.nn.Module):
-    """Dropout whose mask is drawn sixteen bits a value, four values a draw.
-
-    torch draws a CPU mask one Bernoulli variable at a time, which is half of a small model's forward pass. The
-    probability is rounded to 1 / 65536 and the survivors are scaled by what was really used.
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.dropped = round(probability * 2**16)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` with values zeroed at random in training, scaled to the same mean; `x` itself in evaluation."""
-        if not self.training or self.dropped == 0:
-            return x
-        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= self.dropped - 2**15
-        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - self.dropped))
-
-
 def add_lora(model: Any, settings: TrainSettings, name: str) -> PeftModel:
     """`model` with a LoRA on all linear layers of its blocks (paper, appendix E); A random by the seed, B zero.
 
@@ -177,10 +157,7 @@ def add_lora(model: Any, settings: TrainSettings, name: str) -> PeftModel:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         adapted = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = name
-    if settings.lora_dropout > 0 and model.device.type == "cpu":
-        for module in adapted.modules():
-            if hasattr(module, "lora_dropout"):
-                module.lora_dropout["default"] = CpuDropout(settings.lora_dropout)
+    quicken(adapted)
     return adapted
 
 

@@ -1,0 +1,83 @@
+"""Which number format a CPU decodes a model fastest in, of those that lose next to nothing of it.
+
+Only for files whose own format has no fast kernel: those are copied in any case. Q8_0 is a good choice everywhere; a
+processor that multiplies bfloat16 may be faster with that as long as the model is small, since batched decoding is then
+bound by arithmetic and not by reading weights. No rule foretells which, so it is tried once on each machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from minisheep.errors import MinisheepError
+from minisheep.store import write_json
+
+DEFAULT = "q8_0"
+BF16_PARAMETERS = 1_000_000_000
+"""Above this, reading twice the bytes costs more than any arithmetic saves."""
+WORTH = 1.05
+"""A larger format must be faster by this factor: it takes more memory and disk."""
+
+
+def candidates(cpu_flags: frozenset[str], parameters: int) -> tuple[str, ...]:
+    """The formats to try on a CPU with these flags (/proc/cpuinfo), the default first."""
+    if parameters <= BF16_PARAMETERS and cpu_flags & {"avx512_bf16", "amx_bf16"}:
+        return (DEFAULT, "bf16")
+    return (DEFAULT,)
+
+
+def fastest(rates: Mapping[str, float]) -> str:
+    """The format to use, by tokens a second: the default unless another is clearly faster."""
+    best = max(rates, key=lambda name: rates[name])
+    return best if rates[best] > WORTH * rates.get(DEFAULT, 0.0) else DEFAULT
+
+
+def choose(
+    formats: tuple[str, ...], make: Callable[[str], Path], rate: Callable[[Path], float], record: Path, machine: str
+) -> tuple[str, dict[str, float]]:
+    """The format to use and the measured tokens a second of each, from `record` if that was made on this `machine`.
+
+    `make` gives the copy in a format, `rate` measures it; both are called in turns, so that a busy minute does not
+    decide. Copies that lose are deleted.
+    """
+    if len(formats) == 1:
+        return formats[0], {}
+    rates = _read(record, machine)
+    if set(rates) == set(formats):
+        return fastest(rates), rates
+    copies = {name: make(name) for name in formats}
+    rates = dict.fromkeys(formats, 0.0)
+    try:
+        for _ in range(2):
+            for name, copy in copies.items():
+                rates[name] = max(rates[name], rate(copy))
+    except MinisheepError:
+        return DEFAULT, {}  # the default's own faults are reported where it is used
+    chosen = fastest(rates)
+    write_json(record, {"machine": machine, "tokens_per_second": {n: round(r, 1) for n, r in rates.items()}})
+    for name, copy in copies.items():
+        if name != chosen:
+            copy.unlink(missing_ok=True)
+    return chosen, rates
+
+
+def cpu_flags(cpuinfo: str) -> frozenset[str]:
+    """The feature flags in the text of /proc/cpuinfo."""
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    return frozenset(word for name, _, words in lines if name.strip() == "flags" for word in words.split())
+
+
+def cpu_name(cpuinfo: str) -> str:
+    names = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
+    return f"{names[0]} x{len(names)}" if names else "unknown"
+
+
+def _read(record: Path, machine: str) -> dict[str, float]:
+    try:
+        data = json.loads(record.read_text(encoding="utf-8"))
+        rates = {str(name): float(rate) for name, rate in data["tokens_per_second"].items()}
+        return rates if data["machine"] == machine else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,87 @@
+"""Which format a CPU decodes in: the choice, its record, and what happens to copies that lose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from minisheep.errors import UsageError
+from minisheep.models.inference_format import candidates, choose, cpu_flags, cpu_name, fastest
+
+CPUINFO = (
+    "processor: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx512_bf16 sse\n\nprocessor: 1\nmodel name\t: Some CPU\n"
+)
+BOTH = ("q8_0", "bf16")
+
+
+def test_bfloat16_is_tried_where_the_cpu_multiplies_it_and_the_model_is_small() -> None:
+    flags = cpu_flags(CPUINFO)
+    assert candidates(flags, 135_000_000) == BOTH
+    assert candidates(flags, 7_000_000_000) == ("q8_0",)
+    assert candidates(flags - {"avx512_bf16"}, 135_000_000) == ("q8_0",)
+
+
+def test_the_cpu_is_named_with_its_cores() -> None:
+    assert cpu_name(CPUINFO) == "Some CPU x2"
+    assert cpu_name("") == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("rates", "chosen"),
+    [({"q8_0": 100.0, "bf16": 140.0}, "bf16"), ({"q8_0": 100.0, "bf16": 104.0}, "q8_0"), ({"q8_0": 9.0}, "q8_0")],
+)
+def test_a_larger_format_must_be_clearly_faster(rates: dict[str, float], chosen: str) -> None:
+    assert fastest(rates) == chosen
+
+
+class Machine:
+    """A labelled fake: makes empty files, and has a speed for each."""
+
+    def __init__(self, folder: Path, **rates: list[float]) -> None:
+        self.folder, self.rates = folder, rates
+        self.measured: list[str] = []
+
+    def make(self, format: str) -> Path:
+        path = self.folder / format
+        path.touch()
+        return path
+
+    def rate(self, copy: Path) -> float:
+        self.measured.append(copy.name)
+        return self.rates[copy.name].pop(0)
+
+
+def test_formats_are_measured_in_turns_and_the_best_try_counts(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, q8_0=[100.0, 20.0], bf16=[30.0, 150.0])
+    chosen, rates = choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m")
+    assert (chosen, rates) == ("bf16", {"q8_0": 100.0, "bf16": 150.0})
+    assert machine.measured == ["q8_0", "bf16", "q8_0", "bf16"]
+    assert (tmp_path / "bf16").exists() and not (tmp_path / "q8_0").exists()
+
+
+def test_a_machine_is_measured_once(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, q8_0=[100.0, 100.0], bf16=[150.0, 150.0])
+    first, _ = choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m")
+    again, rates = choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m")
+    assert (first, again, rates["bf16"], len(machine.measured)) == ("bf16", "bf16", 150.0, 4)
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"machine": "other", "tokens_per_second": {"q8_0": 1, "bf16": 9}}'])
+def test_a_record_that_is_broken_or_of_another_machine_is_not_believed(tmp_path: Path, record: str) -> None:
+    (tmp_path / "speed.json").write_text(record)
+    machine = Machine(tmp_path, q8_0=[100.0, 100.0], bf16=[50.0, 50.0])
+    assert choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m")[0] == "q8_0"
+    assert json.loads((tmp_path / "speed.json").read_text())["machine"] == "m"
+
+
+def test_one_candidate_is_not_measured(tmp_path: Path) -> None:
+    assert choose(("q8_0",), Path, lambda _: 1 / 0, tmp_path / "speed.json", "m") == ("q8_0", {})
+
+
+def test_a_measurement_that_fails_leaves_the_default(tmp_path: Path) -> None:
+    def rate(_: Path) -> float:
+        raise UsageError("no memory")
+
+    assert choose(BOTH, Machine(tmp_path).make, rate, tmp_path / "speed.json", "m") == ("q8_0", {})
