@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,24 @@ from minisheep import faults
 from minisheep.engines.base import Completion, EngineInfo
 from minisheep.errors import CorruptRunError, StarvedError, Stopped
 from minisheep.events import Emit, EngineReady, Note, PhaseFinished, PhaseStarted, Progress, RoundMeasured
-from minisheep.records import Draft, Example, Instruction, Record, Rejection, Response, Verdict
+from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.resume import BATCH, closing, fresh, in_batches, replay, verdicts_without_raw
 from minisheep.stages import evaluate as evaluation
 from minisheep.stages.filter import by_rules, keep_examples
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import judge as judge_pairs
 from minisheep.stages.respond import respond as answer
 from minisheep.stages.train import train_job
-from minisheep.store import Appender, RoundFolder, read_json, read_records, replace_records, write_atomic, write_json
+from minisheep.store import (
+    Appender,
+    RoundFolder,
+    each_record,
+    read_json,
+    read_records,
+    replace_records,
+    write_atomic,
+    write_json,
+)
 from minisheep.workspace import Workspace
 
 PROGRESS_SECONDS = 0.2
@@ -64,8 +74,11 @@ def generate(work: Workspace, round: int, report: Report) -> None:
     folder = work.folder.make_round(round)
     seeds, settings = work.seeds, work.settings
     harvest = Harvest(settings, novelty_index(seeds, work.earlier_instructions(round)))
-    drafts = {draft.index: draft for draft in read_records(folder.drafts, Draft)}
-    on_disk = _ids(read_records(folder.instructions, Instruction), read_records(folder.rejected, Rejection))
+    drafts = {draft.index: draft for draft in each_record(folder.drafts, Draft)}
+    made = len(drafts)
+    on_disk = replay(
+        harvest, drafts, read_records(folder.instructions, Instruction), read_records(folder.rejected, Rejection)
+    )
     with ExitStack() as files:
         draft_file, kept_file, rejected_file = (
             files.enter_context(Appender(path)) for path in (folder.drafts, folder.instructions, folder.rejected)
@@ -74,23 +87,26 @@ def generate(work: Workspace, round: int, report: Report) -> None:
         def read_ready_drafts() -> None:
             """In order of their numbers, so that the outcome does not depend on who finished first."""
             while harvest.drafts in drafts and not harvest.full:
-                kept, rejected = harvest.add(drafts[harvest.drafts])
-                kept_file.append(*_new(kept, on_disk))
-                rejected_file.append(*_new(rejected, on_disk))
+                # Once read it is needed no more, here or on disk.
+                kept, rejected = harvest.add(drafts.pop(harvest.drafts))
+                kept_file.append(*fresh(kept, on_disk))
+                rejected_file.append(*fresh(rejected, on_disk))
 
         read_ready_drafts()
         report.start(settings.per_round, len(harvest.kept), "instructions")
         while not (harvest.full or harvest.exhausted):
-            wanted = [i for i in range(harvest.drafts, harvest.drafts + harvest.wanted_drafts()) if i not in drafts]
+            ahead = min(harvest.wanted_drafts(), BATCH)
+            wanted = [i for i in range(harvest.drafts, harvest.drafts + ahead) if i not in drafts]
             engine = work.engine(round - 1, report.ready)
-            with _closing(
+            with closing(
                 write_drafts(engine, settings, work.frame(round), work.texts, seeds, round, wanted)
             ) as written:
                 for draft in written:
                     draft_file.append(draft.to_dict())
                     drafts[draft.index] = draft
+                    made += 1
                     read_ready_drafts()
-                    detail = f"{len(harvest.rejected)} dropped, {len(drafts)} drafts"
+                    detail = f"{len(harvest.rejected)} dropped, {made} drafts"
                     report.step(len(harvest.kept), settings.per_round, detail)
                     if harvest.full:
                         break
@@ -106,17 +122,17 @@ def generate(work: Workspace, round: int, report: Report) -> None:
 def respond(work: Workspace, round: int, report: Report) -> None:
     folder = work.folder.round(round)
     instructions = read_records(folder.instructions, Instruction)
-    done = {response.instruction_id for response in read_records(folder.responses, Response)}
+    done = {response.instruction_id for response in each_record(folder.responses, Response)}
     missing = [instruction for instruction in instructions if instruction.id not in done]
     report.start(len(instructions), len(done), "answers")
     if missing:
         engine = work.engine(round - 1, report.ready)
         _append_each(
-            answer(engine, work.settings, work.frame(round), round, missing),
+            in_batches(lambda some: answer(engine, work.settings, work.frame(round), round, some), missing),
             folder.responses, report, len(done), len(instructions),
         )  # fmt: skip
     # From the file, so that a continued phase counts what it had made before.
-    tokens = sum(response.tokens for response in read_records(folder.responses, Response))
+    tokens = sum(response.tokens for response in each_record(folder.responses, Response))
     report.counts = {"responses": len(instructions), "tokens": tokens}
 
 
@@ -125,13 +141,15 @@ def judge(work: Workspace, round: int, report: Report) -> None:
     candidates = by_rules(
         read_records(folder.instructions, Instruction), read_records(folder.responses, Response), work.settings.language
     )
-    done = {verdict.response_id for verdict in read_records(folder.verdicts, Verdict)}
+    done = {verdict.response_id for verdict in each_record(folder.verdicts, Verdict)}
     missing = [pair for pair in candidates.pairs if pair.response.id not in done]
     report.start(len(candidates.pairs), len(done), "pairs")
     if missing:
         engine = work.engine(round - 1, report.ready)
         _append_each(
-            judge_pairs(engine, work.settings, work.frame(round), work.texts, round, missing),
+            in_batches(
+                lambda some: judge_pairs(engine, work.settings, work.frame(round), work.texts, round, some), missing
+            ),
             folder.verdicts, report, len(done), len(candidates.pairs),
         )  # fmt: skip
     report.counts |= {"judged": len(candidates.pairs), "dropped_by_rules": len(candidates.rejected)}
@@ -142,7 +160,7 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     responses = read_records(folder.responses, Response)
     report.start(len(responses), 0, "pairs")
     kept, dropped = keep_examples(
-        work.settings, read_records(folder.instructions, Instruction), responses, read_records(folder.verdicts, Verdict)
+        work.settings, read_records(folder.instructions, Instruction), responses, verdicts_without_raw(folder.verdicts)
     )
     if len(kept) + len(dropped) != len(responses):
         raise CorruptRunError(
@@ -152,7 +170,7 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     # So is an adapter that was just finished on what was kept then.
     folder.training.unlink(missing_ok=True)
     shutil.rmtree(folder.adapter, ignore_errors=True)
-    generated = [r for r in read_records(folder.rejected, Rejection) if r.stage == "generate"]
+    generated = [r for r in each_record(folder.rejected, Rejection) if r.stage == "generate"]
     replace_records(folder.rejected, [*generated, *dropped])
     replace_records(folder.kept, kept)
     report.counts = {"kept": len(kept), "dropped": len(dropped)}
@@ -203,7 +221,7 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
         likelihoods.append(found)
         report.step(len(likelihoods), total, "likelihood of held-out answers")
     answers: list[Completion] = []
-    with _closing(evaluation.greedy_answers(engine, settings, work.template, asked)) as completions:
+    with closing(evaluation.greedy_answers(engine, settings, work.template, asked)) as completions:
         for completion in completions:
             answers.append(completion)
             report.step(len(likelihoods) + len(answers), total, "greedy answers")
@@ -214,9 +232,9 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             read_records(folder.drafts, Draft),
             read_records(folder.instructions, Instruction),
             read_records(folder.responses, Response),
-            read_records(folder.verdicts, Verdict),
+            verdicts_without_raw(folder.verdicts),
             read_records(folder.kept, Example),
-            read_records(folder.rejected, Rejection),
+            each_record(folder.rejected, Rejection),
         )
     _write_answers(folder, work, asked, answers)
     write_json(folder.metrics, metrics)
@@ -241,33 +259,12 @@ def do(work: Workspace, round: int, phase: str, emit: Emit, should_stop: Callabl
     report.finish()
 
 
-@contextmanager
-def _closing(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
-    """Closes an engine's iterator, so that what is still in flight is dropped."""
-    try:
-        yield items
-    finally:
-        close = getattr(items, "close", None)
-        if close is not None:
-            close()
-
-
 def _append_each(items: Iterator[Any], path: Path, report: Report, done: int, total: int) -> None:
     """Append each record as it comes, and tell."""
-    with Appender(path) as file, _closing(items) as records:
+    with Appender(path) as file, closing(items) as records:
         for count, record in enumerate(records, done + 1):
             file.append(record.to_dict())
             report.step(count, total)
-
-
-def _ids(*records: list[Any]) -> set[str]:
-    return {record.id for some in records for record in some}
-
-
-def _new(records: list[Any], on_disk: set[str]) -> list[dict[str, Any]]:
-    """Those that an interrupted run has not written yet."""
-    fresh: list[Record] = [record for record in records if record.id not in on_disk]
-    return [record.to_dict() for record in fresh]
 
 
 def _tell_shortfall(harvest: Harvest, report: Report) -> None:

@@ -48,9 +48,7 @@ class Record:
 
     def content(self) -> dict[str, Any]:
         """Everything but the id."""
-        data = dataclasses.asdict(self)
-        del data["id"]
-        return data
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "id"}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, the id first."""

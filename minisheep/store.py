@@ -54,13 +54,16 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, so that a reader sees the old content or the new and never a part. Raises DiskError."""
+def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Replace `path` by `data` (whole or in parts), so that a reader sees the old content or the new and never a part.
+
+    Raises `errors.DiskError`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         try:
             with open(temporary, "wb") as file:
-                file.write(data)
+                file.writelines((data,) if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -84,11 +87,6 @@ def read_json(path: Path) -> Any:
 
 def _line(data: dict[str, Any]) -> bytes:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
-
-
-def _whole_lines(data: bytes) -> list[bytes]:
-    """The lines that end in a newline. Split on that byte alone: model text may hold other line separators."""
-    return data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
 
 
 class Appender:
@@ -149,22 +147,30 @@ class Appender:
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:
-    """All acknowledged records of a file, each checked against its id; a torn last line is not one of them.
+    """All acknowledged records of a file. Raises `errors.CorruptRunError` as `each_record` does."""
+    return list(each_record(path, kind))
+
+
+def each_record(path: Path, kind: type[R]) -> Iterator[R]:
+    """The acknowledged records of a file one by one, each checked against its id; a torn last line is not one of them.
 
     Raises `errors.CorruptRunError` with the line's number where a whole line is not such a record.
     """
     if not path.exists():
-        return []
-    records = []
-    for number, line in enumerate(_whole_lines(path.read_bytes()), 1):
-        try:
-            records.append(kind.from_dict(json.loads(line.decode("utf-8", "surrogatepass"))))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise CorruptRunError(
-                f"{path}, line {number}, is damaged ({error}). No record after it was lost.",
-                "Restore the file from a copy, or delete that round's folder to make the round again.",
-            ) from None
-    return records
+        return
+    with open(path, "rb") as file:
+        # Binary lines end at a newline alone: model text may hold other line separators.
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = kind.from_dict(json.loads(line.decode("utf-8", "surrogatepass")))
+            except (ValueError, TypeError, AttributeError) as error:
+                raise CorruptRunError(
+                    f"{path}, line {number}, is damaged ({error}). No record after it was lost.",
+                    "Restore the file from a copy, or delete that round's folder to make the round again.",
+                ) from None
+            yield record
 
 
 class Lock:
@@ -268,4 +274,4 @@ class RunFolder:
 
 def replace_records(path: Path, records: Iterable[Record]) -> None:
     """Write a whole file of records at once, atomically."""
-    write_atomic(path, b"".join(_line(record.to_dict()) for record in records))
+    write_atomic(path, (_line(record.to_dict()) for record in records))

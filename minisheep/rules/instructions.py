@@ -76,7 +76,9 @@ def has_url(instruction: str, input: str) -> str | None:
 def input_repeated(instruction: str, input: str) -> str | None:
     """Whole words only: the input "a" does not stand inside "Translate"."""
     needle = _plain(input)
-    if not needle or not re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", _plain(instruction)):
+    whole = _plain(instruction)
+    # Most inputs do not stand there at all, and finding that out is far cheaper than compiling an expression.
+    if not needle or needle not in whole or not re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", whole):
         return None
     return shortened(needle)
 

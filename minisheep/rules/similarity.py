@@ -14,11 +14,22 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
+from minisheep.rules.overlap import Numbers, OverlapIndex, grown, symbols
+
 UNSEEN = "\0"
 """Stands for every token of a query that no indexed text has; it can match nothing, so one character is enough."""
+
+PROBES = 32
+"""Texts that are compared at once at first."""
+FIRST_POSTINGS, GROWTH = 8000, 8
+"""A search looks up symbols with this many postings at first, and then with so many times more."""
+ROUNDING = 1e-9
+"""More than any rounding error of an F, less than any difference of two."""
 
 _WORD = re.compile(r"[a-z0-9]+")
 _SURROGATES = range(0xD800, 0xE000)
@@ -57,21 +68,25 @@ def rouge_l(first: str, second: str) -> float:
 class NoveltyIndex:
     """Texts added one by one, and for a new text the most similar of them.
 
-    Texts are kept by length, in tokens. For one length F grows with L alone, so the longest common subsequence decides,
-    in integers; and F <= 2 min(la, lb) / (la + lb), so lengths too far from the query's need not be looked at.
-    Some 5 million pairs a second on one core. (rapidfuzz's `Indel.normalized_similarity` is the same measure, but
-    release 3.14.6 mostly returns 0 for texts that score 1e-9 above its `score_cutoff`; `LCSseq.similarity` is exact.)
+    No pair is compared twice, and few are compared at all: the tokens that two texts share bound F from above, so
+    `overlap.OverlapIndex` names the texts that may be the nearest, most promising first, and only their longest common
+    subsequences are computed. The result is that of comparing with every text, to the last bit. (rapidfuzz's
+    `Indel.normalized_similarity` is the same measure, but release 3.14.6 mostly returns 0 for texts that score 1e-9
+    above its `score_cutoff`; `LCSseq.similarity` is exact.)
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         self._codes = _Codes()
-        self._count = 0
-        self._by_length: dict[int, tuple[list[str], list[int]]] = {}
+        self._texts: list[str] = []
+        self._lengths: NDArray[np.int32] = np.zeros(64, np.int32)
+        self._overlap = OverlapIndex()
+        self.compared = 0
+        """Longest common subsequences computed so far."""
         for text in texts:
             self.add(text)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._texts)
 
     def add(self, text: str) -> int:
         """Index `text` and return its number, from 0 in order of adding.
@@ -79,11 +94,11 @@ class NoveltyIndex:
         Raises OverflowError beyond 1.1 million distinct tokens, the number of code points.
         """
         code = self._codes.learn(tokens(text))
-        codes, numbers = self._by_length.setdefault(len(code), ([], []))
-        codes.append(code)
-        numbers.append(self._count)
-        self._count += 1
-        return numbers[-1]
+        self._texts.append(code)
+        self._lengths = grown(self._lengths, len(self._texts))
+        self._lengths[len(self._texts) - 1] = len(code)
+        self._overlap.add(symbols(code))
+        return len(self._texts) - 1
 
     def nearest(self, text: str) -> tuple[float, int]:
         """Highest ROUGE-L F with any indexed text, and the first text that has it; (0.0, -1) where none shares a token.
@@ -91,23 +106,21 @@ class NoveltyIndex:
         F is in the arithmetic of `rouge_score`, so of two equal fractions the one that it rounds up is the higher.
         """
         query = self._codes.look_up(tokens(text))
-        length = len(query)
-        if not query.strip(UNSEEN):
-            return 0.0, -1
+        search = self._overlap.search(symbols(query))
         best, nearest = 0.0, -1
-        bounds = ((f_measure(min(length, other), length, other), other) for other in self._by_length if other)
-        for bound, other in sorted(bounds, reverse=True):
-            if bound < best:
-                break
-            codes, numbers = self._by_length[other]
-            # The least L that reaches the best F so far; the small step keeps ties that rounding would lose.
-            least = max(1, math.ceil(best * (length + other) / 2 - 1e-6))
-            found = process.extractOne(query, codes, scorer=LCSseq.similarity, score_cutoff=least)
-            if found is None:
-                continue
-            f, number = f_measure(int(found[1]), length, other), numbers[found[2]]
-            if f > best or (f == best and number < nearest):
-                best, nearest = f, number
+        prefix, known = 0, len(search.sizes)
+        enough = known
+        while prefix < enough:
+            prefix = _next_prefix(search.sizes, prefix, enough)
+            numbers, shared = search.candidates(prefix)
+            lengths = self._lengths[numbers]
+            bounds = 2 * shared / (len(query) + lengths)
+            if prefix < enough:
+                # Only the most promising, to learn how much need not be looked at.
+                best, nearest = self._compare(query, numbers, bounds, (best, nearest), PROBES)
+                enough = max(prefix, _enough(best, len(query), known))
+            if prefix >= enough:
+                best, nearest = self._compare(query, numbers, bounds, (best, nearest), len(numbers))
         return best, nearest
 
     def too_similar(self, text: str, threshold: float) -> tuple[bool, float, int]:
@@ -115,26 +128,84 @@ class NoveltyIndex:
         highest, number = self.nearest(text)
         return highest > threshold, highest, number
 
+    def _compare(
+        self, query: str, numbers: Numbers, bounds: NDArray[np.float64], found: tuple[float, int], most: int
+    ) -> tuple[float, int]:
+        """The better of `found` and the nearest of the texts `numbers`, comparing at most `most` of them.
+
+        bounds: what F with each text cannot exceed; texts that cannot reach the best are not compared.
+        """
+        best, nearest = found
+        chunk = min(most, PROBES)
+        while most > 0:
+            possible = bounds >= best - ROUNDING
+            numbers, bounds = numbers[possible], bounds[possible]
+            if not len(numbers):
+                break
+            if len(numbers) > chunk:
+                order = np.argpartition(-bounds, chunk)
+                now, later = order[:chunk], order[chunk:]
+            else:
+                now, later = np.arange(len(numbers)), np.arange(0)
+            f = self._f_measures(query, numbers[now])
+            if (highest := float(f.max())) >= best:
+                first = int(numbers[now][f == highest].min())
+                if highest > best or first < nearest:
+                    best, nearest = highest, first
+            numbers, bounds = numbers[later], bounds[later]
+            most -= chunk
+            chunk = min(most, 4 * chunk)
+        return best, nearest
+
+    def _f_measures(self, query: str, numbers: Numbers) -> NDArray[np.float64]:
+        """ROUGE-L F with each of the texts `numbers`, shape (n,), in the arithmetic of `f_measure`."""
+        self.compared += len(numbers)
+        texts = [self._texts[number] for number in numbers.tolist()]
+        common = process.cdist([query], texts, scorer=LCSseq.similarity, dtype=np.int32)[0]
+        precision, recall = common / len(query), common / self._lengths[numbers]
+        # Where nothing is common the sum is 0 and so is F.
+        f: NDArray[np.float64] = 2 * precision * recall / np.where(common, precision + recall, 1.0)
+        return f
+
+
+def _next_prefix(sizes: Sequence[int], prefix: int, enough: int) -> int:
+    """How many symbols to look up next: few at first, then some times as many postings as before."""
+    limit = max(FIRST_POSTINGS, GROWTH * sum(sizes[:prefix]))
+    total = sum(sizes[: prefix + 1])
+    prefix += 1
+    while prefix < enough and total + sizes[prefix] <= limit:
+        total += sizes[prefix]
+        prefix += 1
+    return prefix
+
+
+def _enough(best: float, length: int, known: int) -> int:
+    """How many symbols must be looked up, so that a text with none of them cannot have an F of `best`.
+
+    It shares r = `known` less that number at most, and has as many tokens at least, so that F <= 2r / (`length` + r).
+    """
+    return known - (math.ceil(best * length / (2 - best) - ROUNDING) - 1) if best else known
+
 
 class _Codes:
     """One code point for each distinct token, so that a text becomes a string and comparing it is fast."""
 
     def __init__(self) -> None:
-        self._codes: dict[str, str] = {}
+        self._codes: dict[str, int] = {}
         self._next = ord(UNSEEN) + 1
 
     def learn(self, words: Sequence[str]) -> str:
-        return "".join(self._codes.get(word) or self._new(word) for word in words)
+        return "".join([chr(self._codes.get(word) or self._new(word)) for word in words])
 
     def look_up(self, words: Sequence[str]) -> str:
-        return "".join(self._codes.get(word, UNSEEN) for word in words)
+        return "".join([chr(self._codes.get(word, 0)) for word in words])
 
-    def _new(self, word: str) -> str:
+    def _new(self, word: str) -> int:
         # rapidfuzz takes any code point, but a surrogate cannot be printed or encoded when something goes wrong.
         if self._next in _SURROGATES:
             self._next = _SURROGATES.stop
         if self._next >= _CODE_POINTS:
             raise OverflowError("more distinct tokens than code points")
-        self._codes[word] = code = chr(self._next)
+        self._codes[word] = code = self._next
         self._next += 1
         return code
