@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import selectors
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
-from minisheep.errors import Stopped, WorkerError, by_name
-from minisheep.events import Emit, Failed, JobDone, from_dict
+from minisheep.errors import Stopped
+from minisheep.events import Emit
 from minisheep.loop import Phase
 from minisheep.store import RunFolder
-from minisheep.worker import Desk
+from minisheep.worker import WARM_UP, Desk
+from minisheep.worker_process import WorkerProcess
 
 ALONE = frozenset({"prepare", "train"})
-"""Phases that get a worker of their own: nothing else holds memory while they run, and all of theirs is given back."""
-
-TICK_SECONDS = 0.5
-LOG_TAIL = 2000
+"""Phases that get a worker of their own: nothing else holds a model while they run, and all memory of theirs is given
+back."""
 
 
 def job_for(folder: RunFolder, phase: Phase) -> dict[str, object]:
@@ -49,126 +42,66 @@ class WorkerHost:
 
     `lock` is the handle of the run's lock: workers inherit it, so the run stays locked until the last of them is gone.
     `tick` is called at least twice a second while a worker is busy.
+
+    While a phase of `ALONE` runs, the worker of the phases after it already starts and loads its libraries, though no
+    model: from the last training step to the next token is then a matter of the model alone.
     """
 
     def __init__(self, lock: int, tick: Callable[[], None] = lambda: None) -> None:
         self._lock = lock
         self._tick = tick
-        self._worker: subprocess.Popen[bytes] | None = None
-        self._log: Path | None = None
+        self._worker: WorkerProcess | None = None
+        """The one that keeps the inference engine, or that is warming up to."""
+        self._alone: WorkerProcess | None = None
         self._stopping = False
 
     def run(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
         """Raises the error that the phase raised, or `errors.WorkerError` if the worker died."""
         if self._stopping:
             raise Stopped(f"Stopped before round {phase.round}, {phase.name}; everything made so far is safe.")
-        if phase.name in ALONE:
-            self.close()
-        worker = self._worker or self._start(folder)
-        self._send(json.dumps(job_for(folder, phase)))
         try:
-            self._follow(worker, phase, emit)
+            if phase.name in ALONE:
+                self._run_alone(folder, phase, emit)
+            else:
+                self._worker = self._worker or self._start(folder)
+                self._worker.do(job_for(folder, phase), phase, emit, self._tick)
         except BaseException:
-            # After a failure nothing is known of the worker's state; a clean stop ends it too.
-            self._kill()
-            raise
-        if phase.name in ALONE:
+            # After a failure nothing is known of a worker's state; a clean stop ends it too.
+            self.kill()
             self.close()
+            raise
 
     def stop(self) -> None:
         """Ask the worker to finish its record and end. Safe to call from a signal handler."""
         self._stopping = True
-        self._send("stop")
+        for worker in self._workers():
+            worker.send("stop")
 
     def kill(self) -> None:
-        """End the worker at once; what it acknowledged is safe."""
-        if self._worker is not None and self._worker.poll() is None:
-            self._worker.kill()
+        """End the workers at once; what they acknowledged is safe."""
+        for worker in self._workers():
+            worker.kill()
 
     def close(self) -> None:
-        """Let the worker end by itself, which frees its memory."""
-        if self._worker is None:
-            return
-        self._send(json.dumps({"phase": "quit"}))
-        try:
-            self._worker.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._worker.kill()
-        self._forget()
+        """Let the workers end by themselves, which frees their memory."""
+        for worker in self._workers():
+            worker.close()
+        self._worker = self._alone = None
 
-    def _start(self, folder: RunFolder) -> subprocess.Popen[bytes]:
-        self._log = folder.scratch / "worker.log"
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
-        with open(self._log, "ab") as log:
-            self._worker = subprocess.Popen(
-                [sys.executable, "-m", "minisheep.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                pass_fds=(self._lock,),
-                start_new_session=True,
-                env=environment,
-            )
-        return self._worker
+    def _run_alone(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
+        self.close()
+        self._alone = self._start(folder)
+        self._worker = self._start(folder)
+        self._worker.send(json.dumps({"run": str(folder.path), "phase": WARM_UP}))
+        self._alone.do(job_for(folder, phase), phase, emit, self._tick)
+        self._alone.close()
+        self._alone = None
 
-    def _send(self, line: str) -> None:
-        worker = self._worker
-        if worker is not None and worker.stdin is not None:
-            # A dead worker is noticed, and explained, where its events are read.
-            with contextlib.suppress(BrokenPipeError, ValueError):
-                os.write(worker.stdin.fileno(), line.encode() + b"\n")
+    def _start(self, folder: RunFolder) -> WorkerProcess:
+        return WorkerProcess(folder.scratch / "worker.log", self._lock)
 
-    def _follow(self, worker: subprocess.Popen[bytes], phase: Phase, emit: Emit) -> None:
-        assert worker.stdout is not None
-        handle = worker.stdout.fileno()
-        pending = b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(handle, selectors.EVENT_READ)
-            while True:
-                self._tick()
-                if not selector.select(TICK_SECONDS):
-                    continue
-                data = os.read(handle, 1 << 16)
-                if not data:
-                    raise self._died(worker, phase)
-                *lines, pending = (pending + data).split(b"\n")
-                for line in lines:
-                    event = from_dict(json.loads(line))
-                    if isinstance(event, Failed):
-                        if event.kind == "WorkerError":
-                            raise WorkerError(event.message, self._way_on())
-                        raise by_name(event.kind)(event.message, event.fix)
-                    if isinstance(event, JobDone):
-                        return
-                    emit(event)
-
-    def _died(self, worker: subprocess.Popen[bytes], phase: Phase) -> WorkerError:
-        code = worker.wait()
-        if code < 0:
-            with contextlib.suppress(ValueError):
-                reason = f"ended by {signal.Signals(-code).name}"
-                if -code == signal.SIGKILL:
-                    reason += " (often: the system ran out of memory)"
-                return WorkerError(f"The worker was {reason} in round {phase.round}, {phase.name}.", self._way_on())
-        return WorkerError(f"The worker ended with code {code} in round {phase.round}, {phase.name}.", self._way_on())
-
-    def _way_on(self) -> str:
-        return (
-            f"Everything recorded before is safe: give the same command to go on. What it said last is in {self._log}."
-        )
-
-    def _kill(self) -> None:
-        self.kill()
-        self._forget()
-
-    def _forget(self) -> None:
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            for pipe in (worker.stdin, worker.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
-            worker.wait()
+    def _workers(self) -> list[WorkerProcess]:
+        return [worker for worker in (self._alone, self._worker) if worker is not None]
 
 
 class SignalledStop:

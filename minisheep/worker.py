@@ -12,17 +12,19 @@ import json
 import os
 import queue
 import signal
-import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from minisheep.errors import DiskError, MinisheepError
 from minisheep.events import Event, Failed, JobDone, to_dict
 
+WARM_UP = "warm up"
+"""A job that loads the libraries of the inference phases, and tells nothing."""
 
-def main() -> int:
+
+def main() -> NoReturn:
     # Libraries print what they like; stdout is for events alone.
     events = os.dup(1)
     os.dup2(2, 1)
@@ -56,7 +58,11 @@ def main() -> int:
         job = jobs.get()
         if job["phase"] == "quit":
             desk.close()
-            return 0
+            # Not by return: torch dismantles itself slowly, and the next phase waits for this process's memory.
+            os._exit(0)
+        if job["phase"] == WARM_UP:
+            desk.warm_up(Path(job["run"]))
+            continue
         try:
             desk.do(job, emit, stopping.is_set)
         except MinisheepError as error:
@@ -99,6 +105,17 @@ class Desk:
 
             do(self._work, job["round"], job["phase"], emit, should_stop)
 
+    def warm_up(self, run: Path) -> None:
+        """Load what the inference phases of a run need, but no model. A failure is left to the phase to report."""
+        try:
+            import minisheep.phases
+            from minisheep.workspace import Workspace
+
+            if Workspace(run).settings.engine == "llamacpp":
+                import minisheep.engines.llamacpp  # noqa: F401
+        except Exception:
+            traceback.print_exc()
+
     def close(self) -> None:
         if self._work is not None:
             self._work.close()
@@ -106,4 +123,4 @@ class Desk:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
