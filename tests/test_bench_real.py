@@ -1,0 +1,38 @@
+"""The benchmark on SmolLM2-135M: its shape, not its speed, since test machines are noisy."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import TEST_CACHE
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+
+
+def rows(verb: str) -> list[dict[str, object]]:
+    environment = {**os.environ, "MINISHEEP_CACHE": str(TEST_CACHE)}
+    environment.pop("HF_HUB_OFFLINE", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "minisheep", "bench", verb, "--quick", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(("verb", "what"), [("engine", "decode"), ("novelty", "novelty")])
+def test_a_quick_bench_prints_a_ratio(verb: str, what: str) -> None:
+    found = {row["what"]: row for row in rows(verb)}
+    row = found[what]
+    assert {"what", "ours", "peer", "peer_name", "ratio", "unit"} <= set(row)
+    ratio = row["ratio"]
+    assert isinstance(ratio, float) and math.isfinite(ratio) and ratio > 0
+    assert row["quick"] is True
