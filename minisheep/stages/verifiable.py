@@ -1,0 +1,100 @@
+"""How many verifiable constraints a model's greedy answers keep, and whether it ends its answers.
+
+The same for base and rounds: same frame, same prompts, no sampling; differences to the base are paired by item.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from minisheep.config import Settings
+from minisheep.engines.base import Completion, Engine, GenerateRequest, Sampling
+from minisheep.rules.bootstrap import Accuracy, Interval, accuracy, change
+from minisheep.rules.prompts import Frame, answer_prompt
+from minisheep.rules.verify import Item, loose, strict
+
+READINGS = {"strict": strict, "loose": loose}
+
+
+def chosen(items: Sequence[Item], count: int) -> list[Item]:
+    """`count` items spread over the file, whose neighbours are alike; all of them where there are no more."""
+    if count >= len(items):
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def answers(
+    engine: Engine, settings: Settings, frame: Frame, items: Sequence[Item], max_tokens: int = 0
+) -> Iterator[Completion]:
+    """The model's greedy answer to each item, as they finish; `Completion.id` is the item's.
+
+    `max_tokens` 0 is the settings' own limit. Raises `errors.UsageError` for a prompt that cannot fit the context.
+    """
+    sampling = Sampling(temperature=0.0, max_tokens=max_tokens or settings.eval_max_tokens, stop=frame.stop)
+    return engine.generate([GenerateRequest(i.id, answer_prompt(frame, i.prompt, ""), sampling) for i in items])
+
+
+def metrics(
+    items: Sequence[Item], responses: Sequence[Completion], base: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Metrics of a model on the items that were answered. `base` is the base model's, for the paired difference.
+
+    Shares are 0 .. 1, each with its 95 % bootstrap interval (`rules.bootstrap`); `verifiable_by_item` holds every
+    verdict, and is what a later model is paired with. Empty without answers.
+    """
+    texts = {response.id: response for response in responses}
+    answered = [item for item in items if item.id in texts]
+    if not answered:
+        return {}
+    verdicts: dict[str, dict[str, Any]] = {
+        item.id: {
+            **{name: list(read(item, texts[item.id].text)) for name, read in READINGS.items()},
+            "ended": texts[item.id].finish != "length",
+        }
+        for item in answered
+    }
+    found: dict[str, Any] = {
+        "verifiable_items": len(answered),
+        "verifiable_instructions": sum(len(item.checks) for item in answered),
+        "verifiable": _summary({name: accuracy(rows) for name, rows in _rows(verdicts, list(verdicts)).items()}),
+        "verifiable_by_kind": _by_kind(answered, verdicts),
+        "verifiable_by_item": verdicts,
+    }
+    before = base.get("verifiable_by_item", {}) if base else {}
+    common = [id_ for id_, v in verdicts.items() if id_ in before and len(before[id_]["strict"]) == len(v["strict"])]
+    if common:
+        ours, theirs = _rows(verdicts, common), _rows(before, common)
+        found["verifiable_change"] = {
+            "items": len(common),
+            **_summary({name: change(ours[name], theirs[name]) for name in ours}),
+        }
+    return found
+
+
+def _rows(verdicts: Mapping[str, Any], ids: Sequence[str]) -> dict[str, list[list[bool]]]:
+    """By reading, one row of verdicts an item; the end of an answer as one more, of one verdict."""
+    rows = {name: [verdicts[id_][name] for id_ in ids] for name in READINGS}
+    return {**rows, "ended": [[verdicts[id_]["ended"]] for id_ in ids]}
+
+
+def _summary(found: Mapping[str, Accuracy]) -> dict[str, dict[str, float]]:
+    """``prompt_strict``, ``instruction_strict``, ``prompt_loose``, ``instruction_loose`` and ``ended``."""
+    named = {f"{level}_{name}": getattr(found[name], level) for name in READINGS for level in Accuracy._fields}
+    return {name: _rounded(interval) for name, interval in {**named, "ended": found["ended"].prompt}.items()}
+
+
+def _by_kind(items: Sequence[Item], verdicts: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """How many constraints of each kind there were, and how many were kept."""
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: {"n": 0, "strict": 0, "loose": 0})
+    for item in items:
+        for place, check in enumerate(item.checks):
+            counts[check.kind]["n"] += 1
+            for name in READINGS:
+                counts[check.kind][name] += verdicts[item.id][name][place]
+    return dict(sorted(counts.items()))
+
+
+def _rounded(interval: Interval) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in interval._asdict().items()}

@@ -1,0 +1,104 @@
+"""The verifiable stage over a scripted engine: what is asked, and what is measured."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from minisheep import config
+from minisheep.data.verifiable import load_items
+from minisheep.engines.base import Completion, GenerateRequest
+from minisheep.engines.fake import FakeEngine, text_of
+from minisheep.models.template import chatml
+from minisheep.rules.prompts import Frame
+from minisheep.rules.verify import Check, Item
+from minisheep.stages.verifiable import answers, chosen, metrics
+
+SETTINGS = config.make({})
+FRAME = Frame(chatml())
+ITEMS = [
+    Item("plain", "No commas.", (Check("punctuation:no_comma", {}),)),
+    Item("both", "Title, no commas.", (Check("punctuation:no_comma", {}), Check("detectable_format:title", {}))),
+]
+
+
+def said(id_: str, text: str, finish: str = "end") -> Completion:
+    return Completion(id_, text, finish, len(text.split()))
+
+
+def test_each_prompt_is_asked_once_greedily_in_the_frame() -> None:
+    asked: list[GenerateRequest] = []
+
+    def reply(request: GenerateRequest) -> str:
+        asked.append(request)
+        return "Yes."
+
+    found = list(answers(FakeEngine(reply=reply), SETTINGS, FRAME, ITEMS))
+    assert {completion.id for completion in found} == {"plain", "both"}
+    assert [request.sampling.temperature for request in asked] == [0.0, 0.0]
+    assert asked[0].sampling.max_tokens == SETTINGS.eval_max_tokens
+    assert asked[0].sampling.stop == FRAME.stop
+    assert "No commas." in text_of(asked[0].prompt)
+    assert not any(segment.special and "No commas." in segment.text for segment in asked[0].prompt)
+
+
+def test_the_limit_of_an_answer_can_be_given() -> None:
+    (found, *_) = answers(FakeEngine(reply=lambda _: "one two three four"), SETTINGS, FRAME, ITEMS, max_tokens=2)
+    assert (found.finish, found.tokens) == ("length", 2)
+
+
+def test_verdicts_are_counted_by_prompt_and_by_constraint() -> None:
+    found = metrics(ITEMS, [said("plain", "It rains."), said("both", "Well, yes\n<<Rain>>", "length")])
+    assert (found["verifiable_items"], found["verifiable_instructions"]) == (2, 3)
+    values = {name: interval["value"] for name, interval in found["verifiable"].items()}
+    assert values == {
+        "prompt_strict": 0.5,
+        "instruction_strict": pytest.approx(2 / 3),
+        "prompt_loose": 1,
+        "instruction_loose": 1,
+        "ended": 0.5,
+    }
+    assert found["verifiable_by_kind"] == {
+        "detectable_format:title": {"n": 1, "strict": 1, "loose": 1},
+        "punctuation:no_comma": {"n": 2, "strict": 1, "loose": 2},
+    }
+    assert found["verifiable_by_item"]["both"] == {"strict": [False, True], "loose": [True, True], "ended": False}
+
+
+def test_the_change_is_paired_by_item_over_what_both_answered() -> None:
+    base = metrics(ITEMS[:1], [said("plain", "a, b")])
+    found = metrics(ITEMS, [said("plain", "a b"), said("both", "a")], base)
+    assert found["verifiable_change"]["items"] == 1
+    assert found["verifiable_change"]["prompt_strict"] == {"value": 1, "low": 1, "high": 1}
+    assert found["verifiable_change"]["ended"]["value"] == 0
+
+
+def test_the_base_survives_being_written_and_read() -> None:
+    responses = [said("plain", "a, b"), said("both", "<<a>>")]
+    base = metrics(ITEMS, responses)
+    assert metrics(ITEMS, responses, json.loads(json.dumps(base))) == metrics(ITEMS, responses, base)
+
+
+@pytest.mark.parametrize("base", [None, {}, {"verifiable_by_item": {}}])
+def test_without_a_base_there_is_no_change(base: dict[str, object] | None) -> None:
+    assert "verifiable_change" not in metrics(ITEMS, [said("plain", "a")], base)
+
+
+def test_an_item_whose_constraints_changed_is_not_paired() -> None:
+    base = metrics(ITEMS, [said("both", "a")])
+    fewer = [Item("both", "No commas.", ITEMS[1].checks[:1])]
+    assert "verifiable_change" not in metrics(fewer, [said("both", "a")], base)
+
+
+def test_no_answers_are_no_metrics() -> None:
+    assert metrics(ITEMS, []) == {}
+
+
+@pytest.mark.parametrize("count", [0, 1, 20, 156, 157, 1000])
+def test_fewer_items_are_spread_over_the_kinds(count: int) -> None:
+    items = load_items()
+    found = chosen(items, count)
+    assert len(found) == len({item.id for item in found}) == min(count, len(items))
+    if count == 20:
+        assert len({check.kind for item in found for check in item.checks}) >= 12

@@ -1,0 +1,133 @@
+"""minisheep's own verifiable prompts can be kept and broken; others' files are read, and a fault names its place."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minisheep.data.texts import load_seeds
+from minisheep.data.verifiable import load_items
+from minisheep.errors import ConfigError
+from minisheep.rules.similarity import NoveltyIndex
+from minisheep.rules.verify import KINDS, Item, loose, strict
+
+ANSWERS: dict[str, dict[str, str]] = {
+    row["id"]: row
+    for row in map(json.loads, (Path(__file__).parent / "verifiable_answers.jsonl").read_text("utf-8").splitlines())
+}
+OWN = load_items()
+
+
+def test_there_are_enough_prompts_of_all_kinds() -> None:
+    assert len(OWN) >= 150
+    number = Counter(len(item.checks) for item in OWN)
+    assert number[1] > len(OWN) / 2 and number[2] >= 50 and number[3] >= 10 and set(number) == {1, 2, 3}
+    kinds = Counter(check.kind for item in OWN for check in item.checks)
+    assert set(kinds) == set(KINDS) and min(kinds.values()) >= 4
+
+
+def test_every_prompt_has_answers_written_by_hand() -> None:
+    assert list(ANSWERS) == [item.id for item in OWN]
+
+
+@pytest.mark.parametrize("item", OWN, ids=lambda item: item.id)
+def test_a_prompt_can_be_kept_and_broken(item: Item) -> None:
+    assert all(strict(item, ANSWERS[item.id]["passes"]))
+    assert not all(loose(item, ANSWERS[item.id]["fails"]))
+
+
+def test_no_constraint_of_a_prompt_is_given_twice() -> None:
+    for item in OWN:
+        assert len({check.kind for check in item.checks}) == len(item.checks), item.id
+
+
+def test_no_two_prompts_are_alike_and_none_resembles_a_seed() -> None:
+    index = NoveltyIndex(seed.instruction for seed in load_seeds())
+    for item in OWN:
+        similarity, _ = index.nearest(item.prompt)
+        assert similarity < 0.7, f"{item.id}: {similarity:.2f}"
+        index.add(item.prompt)
+
+
+def test_prompts_are_tidy() -> None:
+    for item in OWN:
+        assert item.prompt == item.prompt.strip() and "\t" not in item.prompt and "  " not in item.prompt, item.id
+
+
+# Others' files
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+GOOD = {"id": "a", "prompt": "Ask.", "checks": [{"kind": "punctuation:no_comma"}]}
+IFEVAL = {
+    "key": 7,
+    "prompt": "Ask.",
+    "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+    "kwargs": [{"num_words": None}, {"num_words": 3, "relation": "less than", "keyword": None}],
+}
+
+
+def test_both_formats_are_read_side_by_side(tmp_path: Path) -> None:
+    ours, theirs = load_items(write(tmp_path / "f", [GOOD, IFEVAL]))
+    assert (ours.id, theirs.id, theirs.prompt) == ("a", "7", "Ask.")
+    assert strict(ours, "a, b") == (False,)
+    assert strict(theirs, "a b") == (True, True)
+
+
+def test_blank_lines_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"\xef\xbb\xbf\n" + json.dumps(GOOD).encode() + b"\r\n\n")
+    assert len(load_items(str(tmp_path / "f"))) == 1
+
+
+BAD_CHECK = {**GOOD, "checks": [{"kind": "keywords:existence", "arguments": {"keywords": "x"}}]}
+FAULTS: list[tuple[bytes, str]] = [
+    (b"", "holds no prompt"),
+    (b"\n\xff", "line 2: not UTF-8"),
+    (b"{", "line 1: not JSON"),
+    (b"[" * 100_000, "line 1: not JSON"),
+    (b"[1]", "line 1: not a JSON object"),
+    *(
+        (json.dumps(row).encode(), told)
+        for row, told in [
+            ({**GOOD, "id": ""}, "line 1: no id"),
+            ({**GOOD, "id": None}, "line 1: no id"),
+            ({**GOOD, "id": True}, "line 1: no id"),
+            ({**GOOD, "prompt": " "}, "line 1: no prompt"),
+            ({**GOOD, "prompt": 3}, "line 1: no prompt"),
+            ({**GOOD, "checks": []}, "line 1: no constraints"),
+            ({"id": "a", "prompt": "Ask."}, "line 1: no constraints"),
+            ({**GOOD, "checks": ["x"]}, "line 1: a constraint needs a kind"),
+            ({**GOOD, "checks": [{"kind": 3}]}, "line 1: a constraint needs a kind"),
+            ({**GOOD, "checks": [{"kind": "x", "arguments": []}]}, "line 1: a constraint needs a kind"),
+            ({**GOOD, "checks": [{"kind": "punctuation:no_coma"}]}, "item a: there is no constraint"),
+            (BAD_CHECK, "item a: keywords:existence: keywords 'x' must be a list"),
+            ({**IFEVAL, "kwargs": [{}]}, "line 1: instruction_id_list and kwargs"),
+            ({**IFEVAL, "kwargs": None}, "line 1: instruction_id_list and kwargs"),
+            ({**IFEVAL, "kwargs": [{}, None]}, "line 1: a constraint needs a kind"),
+        ]
+    ),
+    (json.dumps(GOOD).encode() + b"\n" + json.dumps(GOOD).encode(), "line 2: the id 'a' was there before"),
+]
+
+
+@pytest.mark.parametrize(("content", "told"), FAULTS, ids=range(len(FAULTS)))
+def test_a_fault_is_named_with_its_place(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as refused:
+        load_items(str(path))
+    assert str(path) in refused.value.message and told in refused.value.message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_items(str(path))
