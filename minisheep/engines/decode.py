@@ -1,4 +1,4 @@
-"""The one file that talks to a llama.cpp context: model, KV cache, batches, logits, adapters and samplers.
+"""The one file that talks to a llama.cpp context: model, KV cache, batches, logits and adapters.
 
 Split KV (``kv_unified=False``): each of the `slots + 1` sequences has a stream of `context` tokens of its own; sequence
 0 is the shared prefix. One thread owns a `Decoder`.
@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from minisheep.engines import budget, native
-from minisheep.engines.base import Sampling
 from minisheep.engines.steps import Copy, Free, Row, Step
 from minisheep.engines.vocabulary import Vocabulary
 from minisheep.errors import UnsupportedModelError, UsageError, WorkerError
@@ -103,7 +102,7 @@ class Decoder:
             self.apply([Free(sequence) for sequence in range(1, self.slots + 1)])
 
     def run(self, step: Step) -> Iterator[tuple[Row, int]]:
-        """Apply and decode a step; yield each of its rows with the index that `logits` and `Sampler` take.
+        """Apply and decode a step; yield each of its rows with the index that `logits` takes.
 
         A row is valid until the iterator is advanced past the last row of its part: read it at once. Where llama.cpp
         finds no room for a batch, its halves are decoded one after the other. Raises OutOfRoomError where even one
@@ -138,9 +137,6 @@ class Decoder:
         np.exp(self._scratch, out=self._scratch)
         log_sum = float(highest) + float(np.log(self._scratch.sum(dtype=np.float64)))
         return [float(row[token]) - log_sum for token in tokens]
-
-    def sampler(self, sampling: Sampling, seed: int) -> Sampler:
-        return Sampler(self._context, sampling, seed)
 
     def set_adapter(self, path: Path | None) -> None:
         """Put the LoRA of an adapter GGUF on the model, in place of any other, or none; empties every sequence.
@@ -277,35 +273,3 @@ class _BatchArrays:
             address = array.ctypes.data + start * array.itemsize
             setattr(batch, name, ctypes.cast(address, type(getattr(batch, name))))
         return batch
-
-
-class Sampler:
-    """The sampler chain of one request: top-k, top-p, temperature, then a draw with its seed; greedy at temperature 0.
-
-    top-k comes first because top-p sorts what it is given (llama_sampler_chain_add).
-    """
-
-    def __init__(self, context: Any, sampling: Sampling, seed: int) -> None:
-        self._context = context
-        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        if sampling.temperature <= 0:
-            self._add(llama_cpp.llama_sampler_init_greedy())
-            return
-        if sampling.top_k > 0:
-            self._add(llama_cpp.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.top_p < 1:
-            self._add(llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1))
-        self._add(llama_cpp.llama_sampler_init_temp(sampling.temperature))
-        self._add(llama_cpp.llama_sampler_init_dist(seed & 0xFFFFFFFF))
-
-    def sample(self, index: int) -> int:
-        """Draw a token from the row at `index` of the last decode (llama_sampler_sample)."""
-        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, index))
-
-    def close(self) -> None:
-        if self._chain is not None:
-            llama_cpp.llama_sampler_free(self._chain)
-            self._chain = None
-
-    def _add(self, sampler: Any) -> None:
-        llama_cpp.llama_sampler_chain_add(self._chain, sampler)

@@ -23,8 +23,9 @@ from minisheep.engines.base import (
     Scores,
     Segment,
 )
-from minisheep.engines.decode import BATCH, Decoder, OutOfRoomError, Sampler
+from minisheep.engines.decode import BATCH, Decoder, OutOfRoomError
 from minisheep.engines.labels import LabelTree
+from minisheep.engines.sampling import Sampler
 from minisheep.engines.scheduler import Scheduler
 from minisheep.engines.sharing import Job, arrange, shared_prefix
 from minisheep.engines.steps import Row, Step
@@ -174,28 +175,23 @@ class LlamaCppEngine:
     def _generate(self, requests: list[GenerateRequest], jobs: list[Job]) -> Iterator[Completion]:
         streams: dict[int, _Stream] = {}
         with self._exclusive():
-            try:
-                scheduler = self._scheduler(jobs)
-                while (step := self._next(scheduler)) is not None:
-                    finished = []
-                    for row, index in self._run(scheduler, step):
-                        if row.key not in streams:
-                            request = requests[row.key]
-                            sampler = self._decoder.sampler(request.sampling, request.seed)
-                            streams[row.key] = _Stream(request, Reply(request.sampling.stop), sampler)
-                        finish = self._advance(scheduler, row.key, streams[row.key], index)
-                        if finish:
-                            stream = streams.pop(row.key)
-                            stream.sampler.close()
-                            finished.append(Completion(stream.request.id, stream.reply.text, finish, stream.tokens))
-                    yield from finished
-            finally:
-                for stream in streams.values():
-                    stream.sampler.close()
+            scheduler = self._scheduler(jobs)
+            while (step := self._next(scheduler)) is not None:
+                finished = []
+                for row, index in self._run(scheduler, step):
+                    if row.key not in streams:
+                        request = requests[row.key]
+                        sampler = Sampler(request.sampling, request.seed)
+                        streams[row.key] = _Stream(request, Reply(request.sampling.stop), sampler)
+                    finish = self._advance(scheduler, row.key, streams[row.key], index)
+                    if finish:
+                        stream = streams.pop(row.key)
+                        finished.append(Completion(stream.request.id, stream.reply.text, finish, stream.tokens))
+                yield from finished
 
     def _advance(self, scheduler: Scheduler, key: int, stream: _Stream, index: int) -> str:
         """Draw the next token of a completion and report it; the reason to finish, or ""."""
-        token = stream.sampler.sample(index)
+        token = stream.sampler.sample(self._decoder.logits(index))
         if self.vocabulary.is_end(token):
             scheduler.finish(key)
             return "end"

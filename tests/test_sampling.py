@@ -1,0 +1,110 @@
+"""Drawing tokens: the candidates and their probabilities, against a plain reading of the definitions."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minisheep.engines.base import Sampling
+from minisheep.engines.sampling import Sampler, candidates
+
+rows = st.lists(st.integers(-60, 60).map(lambda n: n / 4), min_size=1, max_size=40)
+
+
+def plainly(logits: list[float], sampling: Sampling) -> dict[int, float]:
+    """Top-k, then top-p, then temperature, in pure Python and without setting anything aside."""
+    order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
+    order = order[: sampling.top_k] if sampling.top_k > 0 else order
+    weights = [math.exp(logits[token] - logits[order[0]]) for token in order]
+    kept, mass = 0, 0.0
+    while kept < len(order) and (kept == 0 or mass < sampling.top_p * sum(weights) * (1 - 1e-12)):
+        mass += weights[kept]
+        kept += 1
+    scaled = [math.exp((logits[token] - logits[order[0]]) / sampling.temperature) for token in order[:kept]]
+    return {token: weight / sum(scaled) for token, weight in zip(order, scaled, strict=False)}
+
+
+@given(rows, st.sampled_from([0.0, 1e-9, 0.3, 0.7, 0.95]), st.sampled_from([0.2, 0.7, 1.0, 3.0]))
+def test_candidates_are_those_of_the_definitions(logits: list[float], top_p: float, temperature: float) -> None:
+    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=0)
+    expected = plainly(logits, sampling)
+    tokens, probabilities = candidates(np.array(logits, dtype=np.float32), sampling)
+    # What is set aside beforehand is at most forty times a ten millionth.
+    assert set(tokens.tolist()) <= set(expected) | set(tokens.tolist()[-1:])
+    for token, probability in zip(tokens.tolist(), probabilities, strict=True):
+        assert probability == pytest.approx(expected.get(token, 0.0), abs=1e-4)
+    assert probabilities.sum() == pytest.approx(1)
+
+
+@given(st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=60, unique=True), st.integers(1, 70))
+def test_top_k_keeps_the_likeliest(logits: list[float], k: int) -> None:
+    tokens, _ = candidates(np.array(logits, dtype=np.float32), Sampling(top_k=k, top_p=1.0, temperature=1.0))
+    likeliest = sorted(range(len(logits)), key=lambda token: -logits[token])[:k]
+    aside = [token for token in likeliest if logits[token] < max(logits) - 16]
+    assert tokens.tolist() == [token for token in likeliest if token not in aside]
+
+
+def test_greedy_takes_the_likeliest_and_the_first_of_equals() -> None:
+    assert Sampler(Sampling(temperature=0), 1).sample(np.array([1, 5, 5, 2], dtype=np.float32)) == 1
+
+
+def test_draws_have_the_probabilities() -> None:
+    sampler = Sampler(Sampling(temperature=1.0, top_p=1.0, top_k=0), 7)
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
+    drawn = Counter(sampler.sample(logits) for _ in range(4000))
+    for token, probability in enumerate((0.5, 0.3, 0.15, 0.05)):
+        assert drawn[token] / 4000 == pytest.approx(probability, abs=4 * math.sqrt(0.25 / 4000))
+
+
+def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
+    logits = np.zeros(50, dtype=np.float32)
+
+    def drawn(seed: int) -> list[int]:
+        sampler = Sampler(Sampling(), seed)
+        return [sampler.sample(logits) for _ in range(20)]
+
+    assert drawn(3) == drawn(3) != drawn(4)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 1e-6])
+def test_a_certain_token_is_always_drawn(top_p: float) -> None:
+    logits = np.full(1000, -1e4, dtype=np.float32)
+    logits[321] = 0
+    assert Sampler(Sampling(top_p=top_p), 1).sample(logits) == 321
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), Sampling(temperature=0.7, top_p=0.8, top_k=50), Sampling(temperature=1.5, top_p=0.95, top_k=200)],
+)
+def test_llama_cpp_s_own_chain_has_the_same_candidates(sampling: Sampling) -> None:
+    import ctypes
+
+    import llama_cpp
+
+    logits = (np.random.default_rng(5).gumbel(size=49152) * 2).astype(np.float32)
+    data = (llama_cpp.llama_token_data * len(logits))(
+        *(llama_cpp.llama_token_data(i, float(x), 0.0) for i, x in enumerate(logits))
+    )
+    array = llama_cpp.llama_token_data_array(data, len(logits), -1, False)
+    for sampler in (
+        llama_cpp.llama_sampler_init_top_k(sampling.top_k),
+        llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1),
+        llama_cpp.llama_sampler_init_temp(sampling.temperature),
+    ):
+        llama_cpp.llama_sampler_apply(sampler, ctypes.byref(array))
+        llama_cpp.llama_sampler_free(sampler)
+    theirs = sorted((-array.data[i].logit, array.data[i].id) for i in range(array.size))
+    tokens, probabilities = candidates(logits, sampling)
+    # Theirs sums in 32 bits, so the last candidate may be one more or one less.
+    assert abs(len(tokens) - len(theirs)) <= 1
+    n = min(len(tokens), len(theirs))
+    assert tokens[:n].tolist() == [id for _, id in theirs[:n]]
+    weights = np.exp([theirs[0][0] - logit for logit, _ in theirs])
+    assert probabilities[:n] == pytest.approx(weights[:n] / weights.sum(), rel=0.02)
