@@ -115,6 +115,10 @@ class Settings(BaseModel):
     eval_tasks: Positive = setting(75, "evaluate", "held-out seed tasks whose answers are scored")
     eval_answers: Annotated[int, Field(ge=0)] = setting(75, "evaluate", "held-out tasks that are answered greedily")
     eval_max_tokens: Positive = setting(256, "evaluate", "new tokens in such an answer")
+    eval_verifiable: Annotated[int, Field(ge=0)] = setting(
+        157, "evaluate", "instructions with constraints that a program can check (all 157, or so many of them)"
+    )
+    eval_verifiable_max_tokens: Positive = setting(256, "evaluate", "new tokens in an answer to one of them")
 
     # the machine
     engine: Literal["llamacpp", "fake"] = setting("llamacpp", "engine", "what runs inference")
@@ -143,7 +147,7 @@ class Settings(BaseModel):
             )
         if self.judge != "pmi" and keep.kind == "threshold" and keep.value >= 10:
             raise ValueError(f"--keep {self.keep} keeps nothing: scores end at 10 and must be above it")
-        for name in ("generate_max_tokens", "answer_max_tokens", "eval_max_tokens"):
+        for name in ("generate_max_tokens", "answer_max_tokens", "eval_max_tokens", "eval_verifiable_max_tokens"):
             if getattr(self, name) >= self.context:
                 raise ValueError(f"{flag(name)} {getattr(self, name)} does not fit --context {self.context}")
         return self
@@ -192,6 +196,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "checkpoint_seconds": 10.0,
         "eval_answers": 12,
         "eval_max_tokens": 64,
+        "eval_verifiable": 16,
+        "eval_verifiable_max_tokens": 64,
         "context": 1024,
     },
 }

@@ -5,21 +5,19 @@ Stages decide, this file moves records between them and the disk. It runs in a w
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from minisheep import faults
-from minisheep.engines.base import Completion, EngineInfo
-from minisheep.errors import CorruptRunError, StarvedError, Stopped
-from minisheep.events import Emit, EngineReady, Note, PhaseFinished, PhaseStarted, Progress, RoundMeasured
+from minisheep.errors import CorruptRunError, StarvedError
+from minisheep.events import Emit, Note
+from minisheep.measuring import evaluate
+from minisheep.progress import Report
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.resume import BATCH, closing, fresh, in_batches, replay, verdicts_without_raw
-from minisheep.stages import evaluate as evaluation
 from minisheep.stages.filter import by_rules, keep_examples
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import judge as judge_pairs
@@ -27,53 +25,19 @@ from minisheep.stages.respond import respond as answer
 from minisheep.stages.train import train_job
 from minisheep.store import (
     Appender,
-    RoundFolder,
     each_record,
     read_json,
     read_records,
     replace_records,
-    write_atomic,
     write_json,
 )
 from minisheep.workspace import Workspace
-
-PROGRESS_SECONDS = 0.2
-"""Progress is told at most this often."""
-
-
-class Report:
-    """What a phase tells while it works: progress, and at its end what it counted."""
-
-    def __init__(self, round: int, phase: str, emit: Emit, should_stop: Callable[[], bool]) -> None:
-        self.round, self.phase, self.emit, self.should_stop = round, phase, emit, should_stop
-        self.counts: dict[str, float] = {}
-        self._begun = time.monotonic()
-        self._told = 0.0
-
-    def start(self, total: int = 0, done: int = 0, unit: str = "records") -> None:
-        self.emit(PhaseStarted(self.round, self.phase, total, done, unit))
-
-    def step(self, done: int, total: int = 0, detail: str = "") -> None:
-        """Call after each acknowledged record. Raises `errors.Stopped` when the user asked to stop."""
-        faults.point(self.phase)
-        now = time.monotonic()
-        if now - self._told >= PROGRESS_SECONDS or done == total:
-            self._told = now
-            self.emit(Progress(self.round, self.phase, done, total, detail))
-        if self.should_stop():
-            raise Stopped(f"Stopped in round {self.round}, {self.phase}, after {done} of {total}; all of it is safe.")
-
-    def finish(self) -> None:
-        self.emit(PhaseFinished(self.round, self.phase, round(time.monotonic() - self._begun, 3), self.counts))
-
-    def ready(self, info: EngineInfo) -> None:
-        self.emit(EngineReady(info.backend, info.description))
 
 
 def generate(work: Workspace, round: int, report: Report) -> None:
     folder = work.folder.make_round(round)
     seeds, settings = work.seeds, work.settings
-    harvest = Harvest(settings, novelty_index(seeds, work.earlier_instructions(round)))
+    harvest = Harvest(settings, novelty_index(seeds, work.earlier_instructions(round), work.evaluation_prompts))
     drafts = {draft.index: draft for draft in each_record(folder.drafts, Draft)}
     made = len(drafts)
     on_disk = replay(
@@ -146,12 +110,15 @@ def judge(work: Workspace, round: int, report: Report) -> None:
     report.start(len(candidates.pairs), len(done), "pairs")
     if missing:
         engine = work.engine(round - 1, report.ready)
+        before = engine.evaluated
         _append_each(
             in_batches(
                 lambda some: judge_pairs(engine, work.settings, work.frame(round), work.texts, round, some), missing
             ),
             folder.verdicts, report, len(done), len(candidates.pairs),
         )  # fmt: skip
+        if engine.evaluated > before:
+            report.counts["tokens_per_pair"] = float(engine.evaluated - before) // len(missing)
     report.counts |= {"judged": len(candidates.pairs), "dropped_by_rules": len(candidates.rejected)}
 
 
@@ -207,41 +174,6 @@ def train(work: Workspace, round: int, report: Report) -> None:
     }
 
 
-def evaluate(work: Workspace, round: int, report: Report) -> None:
-    """Measures base + the round's adapter; round 0 is the base."""
-    folder = work.folder.make_round(round)
-    settings = work.settings
-    tasks = evaluation.held_out(work.seeds, settings.eval_tasks)
-    asked = tasks[: settings.eval_answers]
-    total = len(tasks) + len(asked)
-    report.start(total, 0, "tasks")
-    engine = work.engine(round, report.ready)
-    likelihoods = []
-    for found in evaluation.likelihoods(engine, work.template, tasks):
-        likelihoods.append(found)
-        report.step(len(likelihoods), total, "likelihood of held-out answers")
-    answers: list[Completion] = []
-    with closing(evaluation.greedy_answers(engine, settings, work.template, asked)) as completions:
-        for completion in completions:
-            answers.append(completion)
-            report.step(len(likelihoods) + len(answers), total, "greedy answers")
-    base = read_json(work.folder.round(0).metrics)["model"] if round else None
-    metrics: dict[str, Any] = {"round": round, "model": evaluation.model_metrics(likelihoods, answers, base)}
-    if round:
-        metrics["data"] = evaluation.data_metrics(
-            read_records(folder.drafts, Draft),
-            read_records(folder.instructions, Instruction),
-            read_records(folder.responses, Response),
-            verdicts_without_raw(folder.verdicts),
-            read_records(folder.kept, Example),
-            each_record(folder.rejected, Rejection),
-        )
-    _write_answers(folder, work, asked, answers)
-    write_json(folder.metrics, metrics)
-    report.emit(RoundMeasured(round, metrics))
-    report.counts = {"tasks": len(tasks), "answers": len(answers)}
-
-
 PHASES: dict[str, Callable[[Workspace, int, Report], None]] = {
     "generate": generate,
     "respond": respond,
@@ -279,14 +211,3 @@ def _tell_shortfall(harvest: Harvest, report: Report) -> None:
     if not harvest.kept:
         raise StarvedError(message, "Start a new run with a higher --generate-temperature or another --model.")
     report.emit(Note(f"{message} The round goes on with those.", "warning"))
-
-
-def _write_answers(folder: RoundFolder, work: Workspace, asked: list[Any], answers: list[Completion]) -> None:
-    """The greedy answers, to read: no decision rests on them, so they are plain JSON lines without ids."""
-    tasks = {task.id: task for task in asked}
-    lines = [
-        {"task": a.id, "instruction": tasks[a.id].instruction, "input": tasks[a.id].input, "answer": a.text,
-         "finish": a.finish, "tokens": a.tokens}
-        for a in sorted(answers, key=lambda a: a.id)
-    ]  # fmt: skip
-    write_atomic(folder.answers, "".join(json.dumps(line) + "\n" for line in lines).encode())

@@ -220,6 +220,7 @@ class RoundFolder:
         self.kept = path / "kept.jsonl"
         self.rejected = path / "rejected.jsonl"
         self.answers = path / "answers.jsonl"
+        self.verifiable = path / "verifiable.jsonl"
         self.adapter = path / "adapter"
         self.adapter_gguf = path / "adapter.gguf"
         self.training = path / "training.json"

@@ -36,6 +36,10 @@ class WorkerProcess:
                 env=environment,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def do(self, job: dict[str, object], phase: Phase, emit: Emit, tick: Callable[[], None]) -> None:
         """Have a job done, telling its events. `tick` is called at least twice a second.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from minisheep import config
 from minisheep.data.texts import SeedTask, load_prompts, load_seeds
+from minisheep.data.verifiable import load_items
 from minisheep.engines.base import Engine, EngineInfo
 from minisheep.errors import ModelFileError
 from minisheep.models.prepared import PreparedModel
@@ -32,6 +33,11 @@ class Workspace:
     @cached_property
     def texts(self) -> dict[str, str]:
         return load_prompts(self.settings.prompts)
+
+    @property
+    def evaluation_prompts(self) -> list[str]:
+        """What the evaluation asks beside held-out seeds: no round may train on it."""
+        return [item.prompt for item in load_items()]
 
     @cached_property
     def model(self) -> PreparedModel:

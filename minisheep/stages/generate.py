@@ -84,9 +84,12 @@ class Harvest:
         return self.drafts >= FRUITLESS_DRAFTS + 2 * self.settings.per_round
 
 
-def novelty_index(seeds: Sequence[SeedTask], earlier: Iterable[Instruction]) -> NoveltyIndex:
-    """The index of all that a new instruction must differ from. Held-out seeds too: a copy of one would leak it."""
-    index = NoveltyIndex()
+def novelty_index(
+    seeds: Sequence[SeedTask], earlier: Iterable[Instruction], reserved: Iterable[str] = ()
+) -> NoveltyIndex:
+    """The index of all that a new instruction must differ from. Held-out seeds too, and what else the evaluation asks
+    (`reserved`): a copy would leak it."""
+    index = NoveltyIndex(reserved)
     for seed in seeds:
         index.add(user_text(seed.instruction, seed.input))
     for instruction in earlier:

@@ -97,6 +97,7 @@ def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[R
         row("NLL of ending after the answer", "model", "end_nll"),
         row("greedy answers that end by themselves", "model", "ended", form="{:.0%}"),
         row("words in a greedy answer", "model", "answer_words", form="{:.0f}"),
+        row("constraints kept, strict", "model", "verifiable", "instruction_strict", "value", form="{:.0%}"),
         row("distinct-1 of greedy answers", "model", "distinct_1"),
         row("distinct-2 of greedy answers", "model", "distinct_2"),
         row("instructions written", "data", "instructions", form="{:.0f}"),

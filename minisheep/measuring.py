@@ -1,0 +1,85 @@
+"""The evaluate phase on a run folder: a model is asked, and what it says becomes a round's metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from minisheep.data.verifiable import load_items
+from minisheep.engines.base import Completion
+from minisheep.events import RoundMeasured
+from minisheep.progress import Report
+from minisheep.records import Draft, Example, Instruction, Rejection, Response
+from minisheep.resume import closing, verdicts_without_raw
+from minisheep.rules.prompts import Frame
+from minisheep.rules.verify import Item
+from minisheep.stages import evaluate as evaluation
+from minisheep.stages import verifiable
+from minisheep.store import RoundFolder, each_record, read_json, read_records, write_atomic, write_json
+from minisheep.workspace import Workspace
+
+
+def evaluate(work: Workspace, round: int, report: Report) -> None:
+    """Measures base + the round's adapter; round 0 is the base."""
+    folder = work.folder.make_round(round)
+    settings = work.settings
+    tasks = evaluation.held_out(work.seeds, settings.eval_tasks)
+    asked = tasks[: settings.eval_answers]
+    items = verifiable.chosen(load_items(), settings.eval_verifiable)
+    total = len(tasks) + len(asked) + len(items)
+    report.start(total, 0, "tasks")
+    engine = work.engine(round, report.ready)
+    likelihoods = []
+    for found in evaluation.likelihoods(engine, work.template, tasks):
+        likelihoods.append(found)
+        report.step(len(likelihoods), total, "likelihood of held-out answers")
+    answers: list[Completion] = []
+    with closing(evaluation.greedy_answers(engine, settings, work.template, asked)) as completions:
+        for completion in completions:
+            answers.append(completion)
+            report.step(len(likelihoods) + len(answers), total, "greedy answers")
+    kept: list[Completion] = []
+    limit = settings.eval_verifiable_max_tokens
+    with closing(verifiable.answers(engine, settings, Frame(work.template), items, limit)) as completions:
+        for completion in completions:
+            kept.append(completion)
+            report.step(len(likelihoods) + len(answers) + len(kept), total, "verifiable instructions")
+    base = read_json(work.folder.round(0).metrics)["model"] if round else None
+    measured = evaluation.model_metrics(likelihoods, answers, base) | verifiable.metrics(items, kept, base)
+    metrics: dict[str, Any] = {"round": round, "model": measured}
+    if round:
+        metrics["data"] = evaluation.data_metrics(
+            read_records(folder.drafts, Draft),
+            read_records(folder.instructions, Instruction),
+            read_records(folder.responses, Response),
+            verdicts_without_raw(folder.verdicts),
+            read_records(folder.kept, Example),
+            each_record(folder.rejected, Rejection),
+        )
+    _write_answers(folder, work, asked, answers)
+    _write_verifiable(folder, items, kept)
+    write_json(folder.metrics, metrics)
+    report.emit(RoundMeasured(round, metrics))
+    report.counts = {"tasks": len(tasks), "answers": len(answers) + len(kept)}
+
+
+def _write_answers(folder: RoundFolder, work: Workspace, asked: list[Any], answers: list[Completion]) -> None:
+    """The greedy answers, to read: no decision rests on them, so they are plain JSON lines without ids."""
+    tasks = {task.id: task for task in asked}
+    lines = [
+        {"task": a.id, "instruction": tasks[a.id].instruction, "input": tasks[a.id].input, "answer": a.text,
+         "finish": a.finish, "tokens": a.tokens}
+        for a in sorted(answers, key=lambda a: a.id)
+    ]  # fmt: skip
+    write_atomic(folder.answers, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def _write_verifiable(folder: RoundFolder, items: Sequence[Item], answers: Sequence[Completion]) -> None:
+    """The answers to verifiable instructions, to read beside the verdicts in the metrics."""
+    prompts = {item.id: item.prompt for item in items}
+    lines = [
+        {"item": a.id, "prompt": prompts[a.id], "answer": a.text, "finish": a.finish, "tokens": a.tokens}
+        for a in sorted(answers, key=lambda a: a.id)
+    ]
+    write_atomic(folder.verifiable, "".join(json.dumps(line) + "\n" for line in lines).encode())

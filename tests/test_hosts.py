@@ -1,0 +1,62 @@
+"""Worker processes: who is alive when, and that none is left behind. The fake engine, but real processes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from tiny_runs import tiny_run
+
+from minisheep import loop
+from minisheep.errors import Stopped
+from minisheep.hosts import WorkerHost
+from minisheep.store import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run whose base is not measured yet."""
+    run, _ = tiny_run(tmp_path / "run", until=loop.Phase(0, "evaluate"))
+    return RunFolder(run.path)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_while_a_phase_runs_alone_the_next_worker_warms_up_and_is_then_used(folder: RunFolder) -> None:
+    with tempfile.TemporaryFile() as lock:
+        host = WorkerHost(lock.fileno())
+        host.run(folder, loop.PREPARE, lambda event: None)
+        assert host._alone is None and host._worker is not None
+        warm = host._worker
+        host.run(folder, loop.Phase(1, "generate"), lambda event: None)
+        assert host._worker is warm
+        host.close()
+        assert not alive(warm.pid)
+
+
+def test_a_killed_host_leaves_no_worker(folder: RunFolder) -> None:
+    with tempfile.TemporaryFile() as lock:
+        host = WorkerHost(lock.fileno())
+        host.run(folder, loop.PREPARE, lambda event: None)
+        assert host._worker is not None
+        pid = host._worker.pid
+        host.kill()
+        host.close()
+        assert not alive(pid)
+
+
+def test_after_a_stop_nothing_more_is_begun(folder: RunFolder) -> None:
+    with tempfile.TemporaryFile() as lock:
+        host = WorkerHost(lock.fileno())
+        host.stop()
+        with pytest.raises(Stopped, match="round 1, generate"):
+            host.run(folder, loop.Phase(1, "generate"), lambda event: None)
+        host.close()
