@@ -135,8 +135,8 @@ def as_transformers_reads(gguf: Path, folder: Path) -> None:
     assert found.keys() | {"lm_head.weight"} == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in found.items())
     config, wanted = transformers.AutoConfig.from_pretrained(folder).to_dict(), expected.config.to_dict()
-    # Where the model came from, and a token that no model computes with.
-    for name in ("_name_or_path", "_model_name_or_path", "unk_token_id", "transformers_version"):
+    # Where the model came from, a token that no model computes with, and a name that transformers fills in or not.
+    for name in ("_name_or_path", "_model_name_or_path", "unk_token_id", "architectures", "transformers_version"):
         config.pop(name, None), wanted.pop(name, None)
     assert config == wanted
 

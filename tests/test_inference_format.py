@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from minisheep.engines import cpu
 from minisheep.errors import UsageError
-from minisheep.models.inference_format import candidates, choose, cpu_flags, cpu_name, fastest
+from minisheep.models.inference_format import candidates, choose, fastest
 
 CPUINFO = (
     "processor: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx512_bf16 sse\n\nprocessor: 1\nmodel name\t: Some CPU\n"
@@ -17,15 +18,20 @@ BOTH = ("q8_0", "bf16")
 
 
 def test_bfloat16_is_tried_where_the_cpu_multiplies_it_and_the_model_is_small() -> None:
-    flags = cpu_flags(CPUINFO)
+    flags = cpu.flags(CPUINFO)
     assert candidates(flags, 135_000_000) == BOTH
     assert candidates(flags, 7_000_000_000) == ("q8_0",)
     assert candidates(flags - {"avx512_bf16"}, 135_000_000) == ("q8_0",)
 
 
 def test_the_cpu_is_named_with_its_cores() -> None:
-    assert cpu_name(CPUINFO) == "Some CPU x2"
-    assert cpu_name("") == "unknown"
+    assert cpu.name(CPUINFO) == "Some CPU x2"
+    assert cpu.name("") == "unknown"
+
+
+def test_only_some_cpus_multiply_bfloat16() -> None:
+    assert cpu.multiplies_bfloat16(cpu.flags("flags : avx512f avx512_bf16 fma"))
+    assert not cpu.multiplies_bfloat16(cpu.flags("flags : avx512f avx2"))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from minisheep.engines import budget, native
+from minisheep.engines import budget, cpu, native
 from minisheep.engines.steps import Copy, Free, Row, Step
 from minisheep.engines.vocabulary import Vocabulary
 from minisheep.errors import UnsupportedModelError, UsageError, WorkerError
@@ -34,6 +34,16 @@ PAD = 256
 """llama.cpp rounds the context of a sequence up to this."""
 NO_SLOT, NO_MEMORY = 1, -2
 """What llama_decode returns where the KV cache has no room for a batch, and where memory to compute it is missing."""
+
+
+F16, BF16 = 1, 30
+"""GGML_TYPE_F16 and GGML_TYPE_BF16."""
+
+
+def cache_type(*, offload: bool, flags: frozenset[str]) -> int:
+    """The number format of the KV cache. On a CPU that multiplies bfloat16, that makes a whole decode step a quarter
+    faster; models are trained in it, so little is lost."""
+    return BF16 if not offload and "avx512_bf16" in flags else F16
 
 
 class OutOfRoomError(Exception):
@@ -58,6 +68,7 @@ class Decoder:
         self._model: Any = native.load_model(gguf, gpu_layers=gpu_layers)
         self._context: Any = None
         self._adapter: Any = None
+        self._cache_type = cache_type(offload=offload, flags=cpu.flags(cpu.cpuinfo()))
         try:
             self.vocabulary = Vocabulary(self._model)
         except BaseException:
@@ -209,6 +220,7 @@ class Decoder:
             params.n_threads_batch = threads
             params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO
             params.kv_unified = False
+            params.type_k = params.type_v = self._cache_type
             # A cache that holds only the window of sliding-window layers (Gemma) cannot be copied or go back.
             params.swa_full = True
             params.no_perf = True

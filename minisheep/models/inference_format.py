@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from minisheep.engines import cpu
 from minisheep.errors import MinisheepError
 from minisheep.store import write_json
 
@@ -21,9 +22,9 @@ WORTH = 1.05
 """A larger format must be faster by this factor: it takes more memory and disk."""
 
 
-def candidates(cpu_flags: frozenset[str], parameters: int) -> tuple[str, ...]:
-    """The formats to try on a CPU with these flags (/proc/cpuinfo), the default first."""
-    if parameters <= BF16_PARAMETERS and cpu_flags & {"avx512_bf16", "amx_bf16"}:
+def candidates(flags: frozenset[str], parameters: int) -> tuple[str, ...]:
+    """The formats to try on a CPU with these flags (`engines.cpu`), the default first."""
+    if parameters <= BF16_PARAMETERS and cpu.multiplies_bfloat16(flags):
         return (DEFAULT, "bf16")
     return (DEFAULT,)
 
@@ -61,17 +62,6 @@ def choose(
         if name != chosen:
             copy.unlink(missing_ok=True)
     return chosen, rates
-
-
-def cpu_flags(cpuinfo: str) -> frozenset[str]:
-    """The feature flags in the text of /proc/cpuinfo."""
-    lines = (line.partition(":") for line in cpuinfo.splitlines())
-    return frozenset(word for name, _, words in lines if name.strip() == "flags" for word in words.split())
-
-
-def cpu_name(cpuinfo: str) -> str:
-    names = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
-    return f"{names[0]} x{len(names)}" if names else "unknown"
 
 
 def _read(record: Path, machine: str) -> dict[str, float]:

@@ -109,6 +109,7 @@ def _inference_copy(
     """The file that llama.cpp maps: a copy where the CPU has no fast kernel for the file's own format."""
     import llama_cpp
 
+    from minisheep.engines import cpu
     from minisheep.engines.speed import decode_rate
     from minisheep.models import inference_format
     from minisheep.models.inference_copy import requantise
@@ -125,17 +126,14 @@ def _inference_copy(
             requantise(gguf, copy, format)
         return copy
 
-    try:
-        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        cpuinfo = ""
+    cpuinfo = cpu.cpuinfo()
     threads = threads or len(os.sched_getaffinity(0))
     chosen, rates = inference_format.choose(
-        inference_format.candidates(inference_format.cpu_flags(cpuinfo), facts.parameters),
+        inference_format.candidates(cpu.flags(cpuinfo), facts.parameters),
         copy_of,
         lambda copy: decode_rate(copy, threads=threads),
         folder / f"{sha256[:32]}-speed.json",
-        f"{inference_format.cpu_name(cpuinfo)}, {threads} threads, llama.cpp {llama_cpp.__version__}",
+        f"{cpu.name(cpuinfo)}, {threads} threads, llama.cpp {llama_cpp.__version__}",
     )
     note = f"inference uses a copy in {chosen.upper()}: this CPU has no fast kernel for the file's own format"
     if rates:

@@ -22,6 +22,7 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 
+from minisheep.engines import cpu
 from minisheep.errors import ConfigError, ModelFileError
 from minisheep.records import derive_seed
 from minisheep.trainers.base import TrainSettings
@@ -51,12 +52,6 @@ class Precision:
     """What the user should know where it is not what they asked for."""
 
 
-def has_fast_bf16(cpuinfo: str) -> bool:
-    """Whether the processor multiplies bfloat16 in hardware, by the text of /proc/cpuinfo. Elsewhere it is emulated and
-    slower than float32."""
-    return any(flag in cpuinfo.split() for flag in ("avx512_bf16", "amx_bf16"))
-
-
 def choose_precision(load_in: str, *, cuda: bool, fast_bf16: bool) -> Precision:
     """What `TrainSettings.load_in` becomes on this machine. Raises `errors.ConfigError` for an unknown value."""
     if load_in not in ("auto", "4bit", "bf16", "fp32"):
@@ -79,8 +74,7 @@ def this_machine(load_in: str) -> Precision:
     if cuda:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        cpuinfo = Path("/proc/cpuinfo")
-        fast = cpuinfo.exists() and has_fast_bf16(cpuinfo.read_text(errors="replace"))
+        fast = cpu.multiplies_bfloat16(cpu.flags(cpu.cpuinfo()))
     return choose_precision(load_in, cuda=cuda, fast_bf16=fast)
 
 
