@@ -31,8 +31,10 @@ def rows(verb: str) -> list[dict[str, object]]:
 @pytest.mark.parametrize(("verb", "what"), [("engine", "decode"), ("novelty", "novelty")])
 def test_a_quick_bench_prints_a_ratio(verb: str, what: str) -> None:
     found = {row["what"]: row for row in rows(verb)}
+    assert all({"what", "ours", "peer", "peer_name", "ratio", "unit"} <= set(row) for row in found.values())
+    if what not in found and "the time of --quick" in str(found[verb]["note"]):
+        pytest.skip("this machine is too slow, or too busy, for --quick")
     row = found[what]
-    assert {"what", "ours", "peer", "peer_name", "ratio", "unit"} <= set(row)
     ratio = row["ratio"]
     assert isinstance(ratio, float) and math.isfinite(ratio) and ratio > 0
     assert row["quick"] is True
