@@ -74,6 +74,8 @@ def _run(verb: str, *, as_json: bool, markdown: bool, plain: bool, repeats: int 
 
     options = Options(repeats=repeats or 0, **given)
     # As for Ctrl-C: the children are ended on the way out.
+    # Said outright, since a shell starts what it runs in the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
     def tell(text: str) -> None:
