@@ -59,12 +59,6 @@ def test_sides_take_turns_and_each_begins_as_often() -> None:
     assert order == ["ours0", "peer0", "peer1", "ours1", "ours2", "peer2"]
 
 
-def test_no_new_pair_of_turns_begins_after_the_time() -> None:
-    now = iter(range(0, 100, 10))
-    turns = alternate(lambda n: Turn(1, 1), lambda n: Turn(1, 1), 5, seconds=15, clock=lambda: float(next(now)))
-    assert len(turns.ours) == len(turns.peer) == 2
-
-
 def test_a_turn_is_timed_by_its_clock() -> None:
     now = iter([10.0, 12.5])
     turn = timed(lambda: 5.0, clock=lambda: next(now))
@@ -400,7 +394,10 @@ def test_a_signal_ends_the_bench_and_all_its_processes(number: signal.Signals, t
         assert process.poll() is None
     time.sleep(0.5)
     process.send_signal(number)
-    process.communicate(timeout=20)
+    try:
+        process.communicate(timeout=20)
+    finally:
+        process.kill()  # where it did not end by itself, it must not measure on behind the other tests
     assert process.returncode == 128 + number
     assert not list(tmp_path.glob("minisheep-bench-*"))
     left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in _text(path)]

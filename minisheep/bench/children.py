@@ -50,7 +50,7 @@ def conversation(
         code = child.wait()
         if code != 0 and not explained:
             reason = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            raise WorkerError(f"The process that measured '{job.part}' {reason}: {_last_line(log)}")
+            raise WorkerError(f"The process that measured '{job.part}' {reason}: {last_line(log)}")
     finally:
         _end(child)
 
@@ -88,6 +88,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.stdout.close()
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
+    """What a process said last, for the message that tells of its end."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1][:300] if lines else "it said nothing"

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 from minisheep import config
-from minisheep.bench import hardware
 from minisheep.bench.plan import Job
 from minisheep.config import Settings
 from minisheep.data.texts import SeedTask, load_prompts, load_seeds
+from minisheep.engines import cpu
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.prompts import Frame
 
@@ -38,7 +38,7 @@ class Desk:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.folder = Path(job.folder)
-        self.threads = job.threads or hardware.cores()
+        self.threads = job.threads or cpu.cores()
 
     @property
     def model_file(self) -> Path:

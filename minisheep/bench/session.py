@@ -13,6 +13,7 @@ from minisheep.bench import hardware, plan
 from minisheep.bench.children import TIME_UP, conversation
 from minisheep.bench.measure import Comparison, Row, from_wire
 from minisheep.bench.plan import Job, Options
+from minisheep.engines import cpu
 from minisheep.errors import MinisheepError, WorkerError, by_name
 
 
@@ -32,7 +33,7 @@ def run(verb: str, options: Options, tell: Callable[[str], None]) -> Iterator[Ro
     began = time.monotonic()
     # Memory of the models is fetched before the clock of --quick starts: a first download takes what it takes.
     machine, versions = hardware.this_machine(), hardware.versions()
-    warning = hardware.busy(hardware.load(), hardware.cores())
+    warning = hardware.busy(hardware.load(), cpu.cores())
     if warning:
         tell(warning)
     with tempfile.TemporaryDirectory(prefix="minisheep-bench-") as name:

@@ -42,20 +42,14 @@ def timed(work: Callable[[], float], clock: Clock = time.perf_counter) -> Turn:
     return Turn(amount, clock() - began)
 
 
-def alternate(
-    ours: Side, peer: Side, repeats: int, *, seconds: float = float("inf"), clock: Clock = time.perf_counter
-) -> Turns:
+def alternate(ours: Side, peer: Side, repeats: int) -> Turns:
     """`repeats` turns of each side: ours, peer, peer, ours, ours, peer ...
 
-    Each side is first and second equally often, so that a machine that warms up or is throttled favours neither. After
-    `seconds` no new pair of turns begins, but one is always done.
+    Each side is first and second equally often, so that a machine that warms up or is throttled favours neither.
     """
-    began = clock()
     mine: list[Turn] = []
     theirs: list[Turn] = []
     for number in range(repeats):
-        if number and clock() - began > seconds:
-            break
         if number % 2 == 0:
             mine.append(ours(number))
             theirs.append(peer(number))

@@ -73,8 +73,8 @@ def _run(verb: str, *, as_json: bool, markdown: bool, plain: bool, repeats: int 
     from minisheep.errors import WorkerError
 
     options = Options(repeats=repeats or 0, **given)
-    # As for Ctrl-C: the children are ended on the way out.
-    # Said outright, since a shell starts what it runs in the background with SIGINT ignored.
+    # Both leave by an exception, so that the children are ended on the way out. Said outright, since a shell starts
+    # what it runs in the background with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
@@ -99,22 +99,23 @@ def _run(verb: str, *, as_json: bool, markdown: bool, plain: bool, repeats: int 
         command = "minisheep " + " ".join(argument for argument in sys.argv[1:])
         click.echo(report.markdown(found, machine, installed, command, date.today()), nl=False)
     elif not as_json:
-        _show(found, plain=plain or not sys.stdout.isatty(), quick=options.quick)
+        _show(
+            found, report.surroundings(machine, installed), plain=plain or not sys.stdout.isatty(), quick=options.quick
+        )
     if found and not any(isinstance(item, Row) for item in found):
         raise WorkerError("Nothing could be measured.", "What went wrong stands above.")
 
 
-def _show(found: Any, *, plain: bool, quick: bool) -> None:
+def _show(found: Any, surroundings: list[str], *, plain: bool, quick: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
     from minisheep.bench import report
-    from minisheep.bench.hardware import this_machine, versions
     from minisheep.bench.measure import Row
 
     rows = [item for item in found if isinstance(item, Row)]
     console = Console(width=140, force_terminal=False, no_color=True) if plain else Console(highlight=False)
     table = report.bench_table(rows, quick=quick)
     console.print(table)
-    for line in (*report.details(rows), *report.surroundings(this_machine(), versions())):
+    for line in (*report.details(rows), *surroundings):
         console.print(Text(line))

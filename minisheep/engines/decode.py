@@ -43,7 +43,7 @@ F16, BF16 = 1, 30
 def cache_type(*, offload: bool, flags: frozenset[str]) -> int:
     """The number format of the KV cache. On a CPU that multiplies bfloat16, that makes a whole decode step a quarter
     faster; models are trained in it, so little is lost."""
-    return BF16 if not offload and "avx512_bf16" in flags else F16
+    return BF16 if not offload and cpu.multiplies_bfloat16(flags) else F16
 
 
 class OutOfRoomError(Exception):

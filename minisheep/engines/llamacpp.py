@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import llama_cpp
 
+from minisheep.engines import cpu
 from minisheep.engines.base import (
     Completion,
     EngineInfo,
@@ -77,7 +77,7 @@ class LlamaCppEngine:
         gpu_layers: int = -1,
     ) -> None:
         offload = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or cpu.cores()
         self._decoder = Decoder(
             gguf,
             slots=slots,

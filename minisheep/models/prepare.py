@@ -6,12 +6,11 @@ cannot be converted, a template that cannot be used, a model that is not the one
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
 
+from minisheep import installed
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
 from minisheep.events import Emit, Note
@@ -65,14 +64,8 @@ def fake_model() -> PreparedModel:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the result depends on, without importing any of it."""
-    found = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    """Versions of what the result depends on."""
+    return {"platform": platform.platform(terse=True), **installed.versions(PACKAGES)}
 
 
 def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
@@ -127,13 +120,13 @@ def _inference_copy(
         return copy
 
     cpuinfo = cpu.cpuinfo()
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cpu.cores()
     chosen, rates = inference_format.choose(
         inference_format.candidates(cpu.flags(cpuinfo), facts.parameters),
         copy_of,
         lambda copy: decode_rate(copy, threads=threads),
         folder / f"{sha256[:32]}-speed.json",
-        f"{cpu.name(cpuinfo)}, {threads} threads, llama.cpp {llama_cpp.__version__}",
+        f"{cpu.name(cpuinfo) or 'unknown'}, {threads} threads, llama.cpp {llama_cpp.__version__}",
     )
     note = f"inference uses a copy in {chosen.upper()}: this CPU has no fast kernel for the file's own format"
     if rates:
