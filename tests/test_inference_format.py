@@ -59,18 +59,24 @@ class Machine:
         return self.rates[copy.name].pop(0)
 
 
+def nothing(_: str) -> None:
+    pass
+
+
 def test_formats_are_measured_in_turns_and_the_best_try_counts(tmp_path: Path) -> None:
+    told: list[str] = []
     machine = Machine(tmp_path, q8_0=[100.0, 20.0], bf16=[30.0, 150.0])
-    chosen, rates = choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m")
+    chosen, rates = choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m", told.append)
     assert (chosen, rates) == ("bf16", {"q8_0": 100.0, "bf16": 150.0})
     assert machine.measured == ["q8_0", "bf16", "q8_0", "bf16"]
+    assert told == ["Tokens/s of a short try on this machine: Q8_0 100, BF16 150; BF16 is used from now on."]
     assert (tmp_path / "bf16").exists() and not (tmp_path / "q8_0").exists()
 
 
 def test_a_machine_is_measured_once(tmp_path: Path) -> None:
     machine = Machine(tmp_path, q8_0=[100.0, 100.0], bf16=[150.0, 150.0])
-    first, _ = choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m")
-    again, rates = choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m")
+    first, _ = choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m", nothing)
+    again, rates = choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m", nothing)
     assert (first, again, rates["bf16"], len(machine.measured)) == ("bf16", "bf16", 150.0, 4)
 
 
@@ -78,16 +84,18 @@ def test_a_machine_is_measured_once(tmp_path: Path) -> None:
 def test_a_record_that_is_broken_or_of_another_machine_is_not_believed(tmp_path: Path, record: str) -> None:
     (tmp_path / "speed.json").write_text(record)
     machine = Machine(tmp_path, q8_0=[100.0, 100.0], bf16=[50.0, 50.0])
-    assert choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m")[0] == "q8_0"
+    assert choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m", nothing)[0] == "q8_0"
     assert json.loads((tmp_path / "speed.json").read_text())["machine"] == "m"
 
 
 def test_one_candidate_is_not_measured(tmp_path: Path) -> None:
-    assert choose(("q8_0",), Path, lambda _: 1 / 0, tmp_path / "speed.json", "m") == ("q8_0", {})
+    assert choose(("q8_0",), Path, lambda _: 1 / 0, tmp_path / "speed.json", "m", nothing) == ("q8_0", {})
 
 
 def test_a_measurement_that_fails_leaves_the_default(tmp_path: Path) -> None:
     def rate(_: Path) -> float:
         raise UsageError("no memory")
 
-    assert choose(BOTH, Machine(tmp_path).make, rate, tmp_path / "speed.json", "m") == ("q8_0", {})
+    told: list[str] = []
+    assert choose(BOTH, Machine(tmp_path).make, rate, tmp_path / "speed.json", "m", told.append) == ("q8_0", {})
+    assert len(told) == 1 and "no memory" in told[0] and "Q8_0 is used" in told[0]

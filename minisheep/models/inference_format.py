@@ -18,6 +18,8 @@ from minisheep.store import write_json
 DEFAULT = "q8_0"
 BF16_PARAMETERS = 1_000_000_000
 """Above this, reading twice the bytes costs more than any arithmetic saves."""
+TRIES = 2
+"""Of each format, in turns; the best counts, since whatever else the machine does can only make a try slower."""
 WORTH = 1.05
 """A larger format must be faster by this factor: it takes more memory and disk."""
 
@@ -36,12 +38,17 @@ def fastest(rates: Mapping[str, float]) -> str:
 
 
 def choose(
-    formats: tuple[str, ...], make: Callable[[str], Path], rate: Callable[[Path], float], record: Path, machine: str
+    formats: tuple[str, ...],
+    make: Callable[[str], Path],
+    rate: Callable[[Path], float],
+    record: Path,
+    machine: str,
+    tell: Callable[[str], None],
 ) -> tuple[str, dict[str, float]]:
     """The format to use and the measured tokens a second of each, from `record` if that was made on this `machine`.
 
-    `make` gives the copy in a format, `rate` measures it; both are called in turns, so that a busy minute does not
-    decide. Copies that lose are deleted.
+    `make` gives the copy in a format, `rate` measures it, in turns, so that a busy minute does not decide; `tell` hears
+    what came of it. Copies that lose are deleted.
     """
     if len(formats) == 1:
         return formats[0], {}
@@ -51,12 +58,15 @@ def choose(
     copies = {name: make(name) for name in formats}
     rates = dict.fromkeys(formats, 0.0)
     try:
-        for _ in range(2):
+        for _ in range(TRIES):
             for name, copy in copies.items():
                 rates[name] = max(rates[name], rate(copy))
-    except MinisheepError:
-        return DEFAULT, {}  # the default's own faults are reported where it is used
+    except MinisheepError as error:
+        tell(f"The formats could not be compared on this machine ({error.message}): {DEFAULT.upper()} is used.")
+        return DEFAULT, {}
     chosen = fastest(rates)
+    told = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
+    tell(f"Tokens/s of a short try on this machine: {told}; {chosen.upper()} is used from now on.")
     write_json(record, {"machine": machine, "tokens_per_second": {n: round(r, 1) for n, r in rates.items()}})
     for name, copy in copies.items():
         if name != chosen:

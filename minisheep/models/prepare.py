@@ -45,7 +45,11 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         changed = [k for k, v in model.versions.items() if before.versions.get(k) != v]
         if changed:
             emit(Note(f"Versions differ from when the run began: {', '.join(sorted(changed))}.", "warning"))
-        return before if before.inference_gguf.exists() and before.weights.exists() else _write(model, stored)
+        if before.inference_gguf.exists() and before.weights.exists():
+            return before
+        if before.inference_gguf.name != model.inference_gguf.name:
+            gone, now = before.inference_gguf.name, model.inference_gguf.name
+            emit(Note(f"{gone}, which the run began with, is gone: it goes on with {now}.", "warning"))
     return _write(model, stored)
 
 
@@ -127,6 +131,7 @@ def _inference_copy(
         lambda copy: decode_rate(copy, threads=threads),
         folder / f"{sha256[:32]}-speed.json",
         f"{cpu.name(cpuinfo) or 'unknown'}, {threads} threads, llama.cpp {llama_cpp.__version__}",
+        report,
     )
     note = f"inference uses a copy in {chosen.upper()}: this CPU has no fast kernel for the file's own format"
     if rates:
