@@ -26,7 +26,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class EngineReady:
-    """A worker loaded its model; `description` names back-end, quantisation, template and slots."""
+    """A worker loaded its model, or goes on with fewer slots; `description` names back-end, quantisation and slots."""
 
     backend: str
     description: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from minisheep.data.verifiable import load_items
@@ -39,14 +40,13 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
         for completion in completions:
             answers.append(completion)
             report.step(len(likelihoods) + len(answers), total, "greedy answers")
-    kept: list[Completion] = []
-    limit = settings.eval_verifiable_max_tokens
-    with closing(verifiable.answers(engine, settings, Frame(work.template), items, limit)) as completions:
+    checked: list[Completion] = []
+    with closing(verifiable.answers(engine, settings, Frame(work.template), items)) as completions:
         for completion in completions:
-            kept.append(completion)
-            report.step(len(likelihoods) + len(answers) + len(kept), total, "verifiable instructions")
+            checked.append(completion)
+            report.step(len(likelihoods) + len(answers) + len(checked), total, "verifiable instructions")
     base = read_json(work.folder.round(0).metrics)["model"] if round else None
-    measured = evaluation.model_metrics(likelihoods, answers, base) | verifiable.metrics(items, kept, base)
+    measured = evaluation.model_metrics(likelihoods, answers, base) | verifiable.metrics(items, checked, base)
     metrics: dict[str, Any] = {"round": round, "model": measured}
     if round:
         metrics["data"] = evaluation.data_metrics(
@@ -58,28 +58,31 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             each_record(folder.rejected, Rejection),
         )
     _write_answers(folder, work, asked, answers)
-    _write_verifiable(folder, items, kept)
+    _write_verifiable(folder, items, checked)
     write_json(folder.metrics, metrics)
     report.emit(RoundMeasured(round, metrics))
-    report.counts = {"tasks": len(tasks), "answers": len(answers) + len(kept)}
+    report.counts = {"tasks": len(tasks), "answers": len(answers) + len(checked)}
 
 
 def _write_answers(folder: RoundFolder, work: Workspace, asked: list[Any], answers: list[Completion]) -> None:
-    """The greedy answers, to read: no decision rests on them, so they are plain JSON lines without ids."""
+    """The greedy answers, with the tasks that they answer."""
     tasks = {task.id: task for task in asked}
-    lines = [
+    _write(folder.answers, [
         {"task": a.id, "instruction": tasks[a.id].instruction, "input": tasks[a.id].input, "answer": a.text,
          "finish": a.finish, "tokens": a.tokens}
         for a in sorted(answers, key=lambda a: a.id)
-    ]  # fmt: skip
-    write_atomic(folder.answers, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    ])  # fmt: skip
 
 
 def _write_verifiable(folder: RoundFolder, items: Sequence[Item], answers: Sequence[Completion]) -> None:
     """The answers to verifiable instructions, to read beside the verdicts in the metrics."""
     prompts = {item.id: item.prompt for item in items}
-    lines = [
+    _write(folder.verifiable, [
         {"item": a.id, "prompt": prompts[a.id], "answer": a.text, "finish": a.finish, "tokens": a.tokens}
         for a in sorted(answers, key=lambda a: a.id)
-    ]
-    write_atomic(folder.verifiable, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    ])  # fmt: skip
+
+
+def _write(path: Path, lines: list[dict[str, Any]]) -> None:
+    """To read: no decision rests on these, so they are plain JSON lines without ids."""
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())

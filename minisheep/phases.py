@@ -118,7 +118,7 @@ def judge(work: Workspace, round: int, report: Report) -> None:
             folder.verdicts, report, len(done), len(candidates.pairs),
         )  # fmt: skip
         if engine.evaluated > before:
-            report.counts["tokens_per_pair"] = float(engine.evaluated - before) // len(missing)
+            report.counts["tokens_per_pair"] = (engine.evaluated - before) // len(missing)
     report.counts |= {"judged": len(candidates.pairs), "dropped_by_rules": len(candidates.rejected)}
 
 

@@ -40,4 +40,5 @@ class Report:
         self.emit(PhaseFinished(self.round, self.phase, round(time.monotonic() - self._begun, 3), self.counts))
 
     def ready(self, info: EngineInfo) -> None:
-        self.emit(EngineReady(info.backend, info.description))
+        slots = f", {info.slots} slots of {info.context} tokens" if info.slots > 1 else ""
+        self.emit(EngineReady(info.backend, info.description + slots))

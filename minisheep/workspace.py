@@ -25,6 +25,7 @@ class Workspace:
         self.folder = RunFolder(path)
         self.settings = config.make(config.read_toml(self.folder.settings))
         self._engine: Engine | None = None
+        self._told: EngineInfo | None = None
 
     @cached_property
     def seeds(self) -> list[SeedTask]:
@@ -57,13 +58,18 @@ class Workspace:
         return [i for r in range(1, round) for i in read_records(self.folder.round(r).instructions, Instruction)]
 
     def engine(self, adapter_round: int, ready: Callable[[EngineInfo], None]) -> Engine:
-        """The engine with the adapter of a round hot-loaded; 0 is the bare base. `ready` is told of a new engine."""
+        """The engine with the adapter of a round hot-loaded; 0 is the bare base.
+
+        `ready` is told of a new engine, and of one that had to give up slots since it was told last.
+        """
         adapter = self.folder.round(adapter_round).adapter_gguf if adapter_round else None
         if adapter is not None and not adapter.exists():
             raise ModelFileError(f"{adapter} is missing, so round {adapter_round + 1} cannot start from it.")
         if self._engine is None:
             self._engine = self._open_engine()
-            ready(self._engine.info)
+        if self._engine.info != self._told:
+            self._told = self._engine.info
+            ready(self._told)
         self._engine.set_adapter(adapter)
         return self._engine
 

@@ -37,14 +37,15 @@ def test_each_prompt_is_asked_once_greedily_in_the_frame() -> None:
     found = list(answers(FakeEngine(reply=reply), SETTINGS, FRAME, ITEMS))
     assert {completion.id for completion in found} == {"plain", "both"}
     assert [request.sampling.temperature for request in asked] == [0.0, 0.0]
-    assert asked[0].sampling.max_tokens == SETTINGS.eval_max_tokens
+    assert asked[0].sampling.max_tokens == SETTINGS.eval_verifiable_max_tokens
     assert asked[0].sampling.stop == FRAME.stop
     assert "No commas." in text_of(asked[0].prompt)
     assert not any(segment.special and "No commas." in segment.text for segment in asked[0].prompt)
 
 
-def test_the_limit_of_an_answer_can_be_given() -> None:
-    (found, *_) = answers(FakeEngine(reply=lambda _: "one two three four"), SETTINGS, FRAME, ITEMS, max_tokens=2)
+def test_the_limit_of_an_answer_is_a_setting() -> None:
+    short = SETTINGS.model_copy(update={"eval_verifiable_max_tokens": 2})
+    (found, *_) = answers(FakeEngine(reply=lambda _: "one two three four"), short, FRAME, ITEMS)
     assert (found.finish, found.tokens) == ("length", 2)
 
 

@@ -18,6 +18,7 @@ TINY: dict[str, Any] = {
     "per_round": 12,
     "eval_tasks": 6,
     "eval_answers": 3,
+    "eval_verifiable": 4,
 }
 """Settings over the demo preset: two rounds of twelve instructions."""
 

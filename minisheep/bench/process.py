@@ -13,7 +13,10 @@ from minisheep.bench.desk import Desk
 from minisheep.bench.measure import Comparison, Target
 from minisheep.bench.turns import Turn, alternate, compare_values, timed
 
-FAKE = {"engine": "fake", "trainer": "fake", "rounds": 1, "novelty": 1.0, "eval_tasks": 2, "eval_answers": 1}
+FAKE = {
+    "engine": "fake", "trainer": "fake", "rounds": 1, "novelty": 1.0, "eval_tasks": 2, "eval_answers": 1,
+    "eval_verifiable": 0,
+}  # fmt: skip
 """A run without models. Every instruction is taken for new, since word lists run dry; it is compared all the same."""
 RECORDS_EACH = 5
 """About how many records one instruction becomes: its draft's share, itself, answer, verdict, kept or dropped."""

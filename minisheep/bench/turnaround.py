@@ -43,7 +43,8 @@ def _once(desk: Desk, turn: int, count: int) -> float:
     """A run whose data phase is replaced by examples of ours, so that only training and what follows is real."""
     folder = RunFolder(desk.folder / f"turnaround-{turn}")
     settings = {
-        "rounds": 1, "per_round": count, "eval_tasks": 1, "eval_answers": 1, "eval_max_tokens": 1, "epochs": 1,
+        "rounds": 1, "per_round": count, "eval_tasks": 1, "eval_answers": 1, "eval_max_tokens": 1, "eval_verifiable": 0,
+        "epochs": 1,
         "max_length": 128, "validation": 0.0, "slots": desk.job.slots, "threads": desk.threads,
     }  # fmt: skip
     run(

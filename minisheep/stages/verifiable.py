@@ -25,14 +25,12 @@ def chosen(items: Sequence[Item], count: int) -> list[Item]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def answers(
-    engine: Engine, settings: Settings, frame: Frame, items: Sequence[Item], max_tokens: int = 0
-) -> Iterator[Completion]:
+def answers(engine: Engine, settings: Settings, frame: Frame, items: Sequence[Item]) -> Iterator[Completion]:
     """The model's greedy answer to each item, as they finish; `Completion.id` is the item's.
 
-    `max_tokens` 0 is the settings' own limit. Raises `errors.UsageError` for a prompt that cannot fit the context.
+    Raises `errors.UsageError` for a prompt that cannot fit the context.
     """
-    sampling = Sampling(temperature=0.0, max_tokens=max_tokens or settings.eval_max_tokens, stop=frame.stop)
+    sampling = Sampling(temperature=0.0, max_tokens=settings.eval_verifiable_max_tokens, stop=frame.stop)
     return engine.generate([GenerateRequest(i.id, answer_prompt(frame, i.prompt, ""), sampling) for i in items])
 
 

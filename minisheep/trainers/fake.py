@@ -54,7 +54,10 @@ class FakeTrainer:
         start = _read_step(job.scratch / CHECKPOINT, fingerprint, total)
         for step in range(start, total):
             if should_stop():
-                raise Stopped(f"Training stopped after step {step} of {total}.", "The same command goes on from there.")
+                raise Stopped(
+                    f"Training stopped after step {step} of {total}; all of it is safe.",
+                    "The same command goes on from there.",
+                )
             time.sleep(self.delay)
             job.scratch.mkdir(parents=True, exist_ok=True)
             write_json(job.scratch / CHECKPOINT, {"fingerprint": fingerprint, "step": step + 1})

@@ -168,7 +168,7 @@ class TrainingLoop:
             if self.should_stop():
                 self._save()
                 raise Stopped(
-                    f"Training stopped after step {self.state.step} of {self.total}.",
+                    f"Training stopped after step {self.state.step} of {self.total}; all of it is safe.",
                     "The same command goes on from there.",
                 )
             yield [batch[index] for index in indices]
