@@ -95,9 +95,19 @@ class Run:
         return dict(RunFolder(self.path).read_manifest()["phases"])
 
     @property
+    def best(self) -> int | None:
+        """The round to use, by its evaluation; 0 is the base model, None before anything was measured."""
+        return loop.standing(self.phases_done).best
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the run is over though rounds are left, since the last ones brought no gain."""
+        return self.next_phase is None and any(p.key not in self.phases_done for p in loop.phases(self.settings))
+
+    @property
     def next_phase(self) -> loop.Phase | None:
         """None when the run is finished."""
-        return loop.next_phase(self.settings.rounds, self.phases_done)
+        return loop.next_phase(self.settings, self.phases_done)
 
 
 def load_run(path: str | Path) -> Run:
@@ -145,7 +155,7 @@ def open_run(
     Raises `errors.UsageError` for settings, seeds or names that are wrong, before anything is made, and
     `errors.RunLockedError` if somebody else works there.
     """
-    wanted = {**(config.PRESETS.get(preset, {}) if preset else {}), **given}
+    wanted = config.with_preset(given, preset) if preset else dict(given)
     if run is None:
         fresh = config.make(given, preset or "paper")
         run = default_folder(fresh.model, preset)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,6 +18,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from minisheep.errors import ConfigError, RunMismatchError
+
+MIN_EXAM = 8
+"""Seed tasks below which an exam says nothing: half of them are for fitting."""
+GRADED = frozenset({"logits", "sample"})
+"""Judges whose scores are grades from 1 to 10."""
 
 PresetName = Literal["paper", "demo"]
 Positive = Annotated[int, Field(ge=1)]
@@ -52,6 +57,15 @@ class Settings(BaseModel):
     # the loop
     rounds: Positive = setting(3, "loop", "rounds of self-alignment (the paper's T)", changeable=True)
     per_round: Positive = setting(10_000, "loop", "instructions that the model writes in a round (the paper's I)")
+    strategy: Literal["one-base", "one-last", "total-base", "direct"] = setting(
+        "one-base",
+        "loop",
+        "one-base: each round trains the base on its own data; one-last: goes on with the last adapter; total-base:"
+        " trains the base on all data so far; direct: one round",
+    )
+    patience: Annotated[int, Field(ge=0)] = setting(
+        2, "loop", "stop after so many measured rounds without a gain beyond chance; 0: never", changeable=True
+    )
     seed: Annotated[int, Field(ge=0)] = setting(1, "loop", "every random choice follows from it")
 
     # writing instructions
@@ -59,7 +73,7 @@ class Settings(BaseModel):
     prompts: str = setting("", "generate", "folder with prompt files that replace minisheep's own")
     shots: Annotated[int, Field(ge=1, le=20)] = setting(5, "generate", "seed tasks shown in each few-shot prompt")
     samples_per_prompt: Annotated[int, Field(ge=1, le=64)] = setting(
-        1, "generate", "lists drawn from each few-shot prompt; more are faster and less varied"
+        4, "generate", "lists drawn from each few-shot prompt; more are faster and less varied"
     )
     generate_temperature: Annotated[float, Field(ge=0, le=5)] = setting(1.0, "generate", "temperature for instructions")
     generate_top_p: Probability = setting(0.95, "generate", "nucleus for instructions")
@@ -72,20 +86,52 @@ class Settings(BaseModel):
     answer_temperature: Annotated[float, Field(ge=0, le=5)] = setting(1.0, "respond", "temperature for answers")
     answer_top_p: Probability = setting(0.95, "respond", "nucleus for answers")
     answer_max_tokens: Positive = setting(1000, "respond", "new tokens in one answer")
+    answers: Annotated[int, Field(ge=1, le=16)] = setting(
+        1, "respond", "answers drawn for each instruction; only the best judged one can be kept"
+    )
 
     # judging and keeping
-    judge: Literal["logits", "sample", "pmi"] = setting(
-        "logits",
+    judge: Literal["auto", "logits", "sample", "pmi"] = setting(
+        "auto",
         "judge",
-        "logits: read the score distribution; sample: ask and parse, as the paper does; pmi: likelihood evidence, for"
-        " models under half a billion parameters",
+        "auto: the best that passes an exam; logits: read the score distribution; sample: ask and parse, as the paper"
+        " does; pmi: likelihood evidence",
+    )
+    judge_model: Literal["current", "base"] = setting(
+        "current", "judge", "who judges: the model of the round, or the base, as the paper's public code does"
+    )
+    judge_prompt: Literal["simple", "combined", "icl"] = setting(
+        "combined",
+        "judge",
+        "simple: one question; combined: both measures explained, one asked; icl: three scored examples first",
+    )
+    assess: Literal["none", "quality", "following", "both"] = setting(
+        "both", "judge", "criteria that count; none: every pair that passes the rules is kept"
     )
     keep: str = setting(
-        "threshold:8",
+        "auto",
         "judge",
-        "threshold:8 keeps what both scores put above 8 (the paper); top:0.5 keeps the best half",
+        "threshold:8 keeps what all criteria put above 8 (the paper); top:0.3 keeps the best three tenths; auto: the"
+        " first for a judge that gives grades, the second for others",
         changeable=True,
     )
+    filter: Literal["score", "ppl", "density", "density+ppl"] = setting(
+        "score",
+        "judge",
+        "score: by the judge; ppl: drops a perplexity above --max-perplexity; density: one pair of each cluster;"
+        " density+ppl: the one of lowest perplexity",
+    )
+    max_perplexity: Annotated[float, Field(gt=1)] = setting(50.0, "judge", "limit of --filter ppl")
+    clusters: Positive = setting(3000, "judge", "clusters of --filter density; at most three tenths of the pairs")
+    rules: Literal["on", "off"] = setting(
+        "on", "judge", "heuristics for instructions and answers; off: only what is empty is dropped"
+    )
+    exam_tasks: Annotated[int, Field(ge=0)] = setting(
+        40, "judge", "seed tasks that the judge is examined on before each round; 0: no exam"
+    )
+    exam_auc: Share = setting(0.8, "judge", "AUC over all kinds of spoiled answers that a judge must reach to pass")
+    exam_kind: Share = setting(0.5, "judge", "AUC that it must reach for every kind")
+    force: bool = setting(False, "judge", "go on with a judge that failed its exam", changeable=True)
     language: str = setting("en", "judge", "language of the run; en drops answers with Chinese characters")
 
     # training
@@ -112,6 +158,9 @@ class Settings(BaseModel):
     )
 
     # measuring
+    eval_every: Positive = setting(
+        1, "evaluate", "rounds from one measurement to the next; the last is always measured", changeable=True
+    )
     eval_tasks: Positive = setting(75, "evaluate", "held-out seed tasks whose answers are scored")
     eval_answers: Annotated[int, Field(ge=0)] = setting(75, "evaluate", "held-out tasks that are answered greedily")
     eval_max_tokens: Positive = setting(256, "evaluate", "new tokens in such an answer")
@@ -137,32 +186,79 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Settings:
-        keep = Keep.parse(self.keep)
         if (self.engine == "fake") != (self.trainer == "fake"):
             raise ValueError("--engine fake and --trainer fake belong together: neither runs a model")
-        if self.judge == "pmi" and keep.kind == "threshold" and keep.value > 3:
-            raise ValueError(
-                f"--keep {self.keep} keeps nothing with --judge pmi, whose scores are nats per token and seldom above"
-                " 3; use --keep top:0.5"
-            )
-        if self.judge != "pmi" and keep.kind == "threshold" and keep.value >= 10:
-            raise ValueError(f"--keep {self.keep} keeps nothing: scores end at 10 and must be above it")
+        for contradiction in self._contradictions():
+            raise ValueError(contradiction)
         for name in ("generate_max_tokens", "answer_max_tokens", "eval_max_tokens", "eval_verifiable_max_tokens"):
             if getattr(self, name) >= self.context:
                 raise ValueError(f"{flag(name)} {getattr(self, name)} does not fit --context {self.context}")
         return self
 
+    def _contradictions(self) -> Iterator[str]:
+        """What two settings that are each right say against each other."""
+        keep = Keep.parse(self.keep)
+        if self.strategy == "direct" and self.rounds != 1:
+            yield f"--strategy direct is one round of --per-round instructions, and --rounds is {self.rounds}"
+        if self.filter != "score":
+            if self.keep != "auto":
+                yield f"--filter {self.filter} looks at no score, so --keep {self.keep} says nothing; leave one out"
+            if self.answers > 1:
+                yield f"--answers {self.answers} keeps the best judged, and --filter {self.filter} judges none"
+        elif self.assess == "none":
+            if self.keep != "auto":
+                yield f"--assess none gives no scores, so --keep {self.keep} says nothing; leave one out"
+            if self.answers > 1:
+                yield f"--answers {self.answers} keeps the best judged, and --assess none judges none"
+        if self.judge == "pmi" and self.assess in ("quality", "following"):
+            yield f"--judge pmi has no criteria, so --assess {self.assess} says nothing; leave one out"
+        if self.judge == "pmi" and self.judge_prompt != "combined":
+            yield f"--judge pmi asks no question, so --judge-prompt {self.judge_prompt} says nothing; leave one out"
+        if self.judges and self.judge == "auto" and self.exam_tasks < MIN_EXAM:
+            yield f"--judge auto needs --exam-tasks {MIN_EXAM} or more to choose by"
+        if keep.kind == "threshold":
+            if self.judge == "auto":
+                yield (
+                    f"--keep {self.keep} is on the scale of grades, and --judge auto may choose a judge that gives"
+                    " none; use --keep top:0.3, or name the judge"
+                )
+            if self.judge == "pmi" and keep.value > 3:
+                yield (
+                    f"--keep {self.keep} keeps nothing with --judge pmi, whose scores are nats per token and seldom"
+                    " above 3; use --keep top:0.5"
+                )
+            if self.judge not in ("auto", "pmi") and keep.value >= 10:
+                yield f"--keep {self.keep} keeps nothing: scores end at 10 and must be above it"
+
+    @property
+    def judges(self) -> bool:
+        """Whether the model judges its pairs at all."""
+        return self.filter == "score" and self.assess != "none"
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """The criteria that count, in the order in which they are asked."""
+        return {"none": (), "both": ("quality", "following")}.get(self.assess, (self.assess,))
+
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """What the filter keeps by score: ``threshold:C`` (strictly above C) or ``top:F`` (the best fraction F)."""
+    """What the filter keeps by score: ``threshold:C`` (above C), ``top:F`` (the best fraction F) or ``auto``."""
 
-    kind: Literal["threshold", "top"]
-    value: float
+    kind: Literal["auto", "threshold", "top"]
+    value: float = 0.0
+
+    def settled(self, judge: str) -> Keep:
+        """What ``auto`` means for a judge: the paper's threshold where there are grades, else the best fraction."""
+        if self.kind != "auto":
+            return self
+        return Keep("threshold", 8.0) if judge in GRADED else Keep("top", 0.3)
 
     @classmethod
     def parse(cls, text: str) -> Keep:
         """Raises ValueError with the two forms that are understood."""
+        if text == "auto":
+            return cls("auto")
         kind, _, number = text.partition(":")
         try:
             value = float(number)
@@ -172,7 +268,7 @@ class Keep:
             return cls("threshold", value)
         if kind == "top" and 0 < value <= 1:
             return cls("top", value)
-        raise ValueError(f"keep {text!r} is neither threshold:NUMBER nor top:FRACTION (above 0, at most 1)")
+        raise ValueError(f"keep {text!r} is not threshold:NUMBER, top:FRACTION (above 0, at most 1) or auto")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -188,6 +284,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "answer_max_tokens": 80,
         "judge": "pmi",
         "keep": "top:0.6",
+        "exam_tasks": 0,
         "learning_rate": 2e-4,
         "warmup_steps": 2,
         "batch_size": 4,
@@ -233,14 +330,20 @@ def make(given: Mapping[str, Any], preset: str = "paper", base: Settings | None 
 
     Raises `errors.ConfigError` naming every fault at once, with the nearest right name for an unknown one.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"There is no preset {preset!r}.", f"Presets: {', '.join(PRESETS)}.")
     check_names(given)
-    start = base.model_dump() if base is not None else dict(PRESETS[preset])
     try:
-        return Settings(**{**start, **given})
+        return Settings(**({**base.model_dump(), **given} if base is not None else with_preset(given, preset)))
     except ValidationError as error:
         raise ConfigError("; ".join(_fault(e) for e in error.errors()) + ".", "Nothing was started.") from None
+
+
+def with_preset(given: Mapping[str, Any], preset: str) -> dict[str, Any]:
+    """The values of a preset, overridden by what the user gave. Raises `errors.ConfigError` for an unknown preset."""
+    if preset not in PRESETS:
+        raise ConfigError(f"There is no preset {preset!r}.", f"Presets: {', '.join(PRESETS)}.")
+    # Direct is one round by definition; only who asks for another number contradicts it.
+    one = {"rounds": 1} if given.get("strategy") == "direct" else {}
+    return {**PRESETS[preset], **one, **given}
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@
     ├── UnsupportedModelError 1    an architecture or adapter that llama.cpp cannot be given
     ├── DownloadError         1    a model is not cached and cannot be fetched
     ├── StarvedError          3    a phase kept nothing: change a setting and continue the run
+    ├── ExamError             3    no judge passed its exam: choose one, or force it, and continue the run
+    ├── EndpointError         3    a judge's endpoint refused, failed or answered nonsense; what it judged is stored
     ├── WorkerError           3    the worker process died or failed; the run can be continued
     ├── CorruptRunError       1    the run folder holds something that minisheep did not write
     ├── Stopped             130    the user asked to stop; everything finished is on disk
@@ -72,6 +74,14 @@ class DownloadError(MinisheepError):
 
 
 class StarvedError(MinisheepError):
+    exit_code = 3
+
+
+class ExamError(MinisheepError):
+    exit_code = 3
+
+
+class EndpointError(MinisheepError):
     exit_code = 3
 
 

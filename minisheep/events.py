@@ -82,6 +82,17 @@ class RoundMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskMeasured:
+    """What a round (0 is the base model) scored on a task of the harness is stored in `file`, now or from before."""
+
+    round: int
+    task: str
+    file: str
+    stored: bool = False
+    """Whether it was there already."""
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something that the user should know: which fall-back is in use, what was re-quantised, what looks wrong."""
 
@@ -110,7 +121,12 @@ class JobDone:
 class RunFinished:
     run: str
     rounds: int
+    """Rounds that were done."""
     seconds: float
+    best: int | None = None
+    """The round to use; 0 for the base model."""
+    early: bool = False
+    """Whether rounds were left: none of the last ones was a gain."""
 
 
 Event = (
@@ -121,6 +137,7 @@ Event = (
     | TrainStep
     | PhaseFinished
     | RoundMeasured
+    | TaskMeasured
     | Note
     | Failed
     | JobDone
@@ -138,6 +155,7 @@ KINDS: dict[str, type[Any]] = {
         TrainStep,
         PhaseFinished,
         RoundMeasured,
+        TaskMeasured,
         Note,
         Failed,
         JobDone,

@@ -1,22 +1,24 @@
 """READ FIRST: what a round is, what comes next, and when the run is over.
 
     round 0     measure the base model
-    round r     generate   the model of round r-1 writes instructions, five seed tasks in context
+    round r     exam       the judge is examined on seed tasks before it may grade
+                generate   the model of round r-1 writes instructions, five seed tasks in context
                 respond    it answers them
                 judge      it judges its own pairs
                 filter     rules, then scores; what is kept becomes training data
-                train      a LoRA adapter, always from the base, on this round's data (the paper's one_base)
+                train      a LoRA adapter, by default always from the base, on this round's data (the paper's one_base)
                 evaluate   measure base + adapter on held-out tasks; the next round starts from it
 
-The loop decides and keeps the manifest; the work is done by a host, which runs one job at a time (usually in a worker
-process) and returns when its results are on disk. A phase that the manifest does not call done is done again, and finds
-its own earlier records. So resuming is nothing special: it is the same loop over the same folder.
+A run is over after its last round, or when `patience` measured rounds were no better than the best. The loop decides
+and keeps the manifest; the work is done by a host, which runs one job at a time (usually in a worker process) and
+returns when its results are on disk. A phase that the manifest does not call done is done again, and finds its own
+earlier records. So resuming is nothing special: it is the same loop over the same folder.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,7 +26,8 @@ from minisheep.config import Settings
 from minisheep.events import Emit, Event, PhaseFinished, RunFinished
 from minisheep.store import RunFolder
 
-ROUND = ("generate", "respond", "judge", "filter", "train", "evaluate")
+Done = Mapping[str, Mapping[str, float]]
+"""The manifest's phases: what is done, and what it counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +53,58 @@ class Host(Protocol):
     def close(self) -> None: ...
 
 
-def phases(rounds: int) -> list[Phase]:
-    """All phases of a run, in order."""
-    return [Phase(0, "evaluate")] + [Phase(number, name) for number in range(1, rounds + 1) for name in ROUND]
+def phases(settings: Settings) -> list[Phase]:
+    """All phases of a run of full length, in order."""
+    return [Phase(0, "evaluate")] + [
+        Phase(number, name) for number in range(1, settings.rounds + 1) for name in _round(settings, number)
+    ]
 
 
-def next_phase(rounds: int, done: Container[str]) -> Phase | None:
-    """The first phase that is not done; None when the run is finished."""
-    return next((phase for phase in phases(rounds) if phase.key not in done), None)
+def _round(settings: Settings, number: int) -> list[str]:
+    wanted = {
+        "exam": settings.judges and settings.exam_tasks > 0,
+        "generate": True,
+        "respond": True,
+        "judge": settings.judges or settings.filter != "score",
+        "filter": True,
+        "train": True,
+        "evaluate": number % settings.eval_every == 0 or number == settings.rounds,
+    }
+    return [name for name, needed in wanted.items() if needed]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the rounds that were measured compare; read off the manifest."""
+
+    best: int | None
+    """The round to use, 0 for the base model; None before anything was measured."""
+    without_gain: int
+    """Rounds that were measured since the best."""
+    measured: int
+    """The newest measured round."""
+
+    def ends(self, settings: Settings) -> bool:
+        """Whether the run ends here though rounds are left."""
+        return 0 < settings.patience <= self.without_gain
+
+
+def standing(done: Done) -> Standing:
+    """Each evaluation counts ``best`` and ``without_gain``; the newest one knows."""
+    measured = [int(key.split("/")[0].removeprefix("round-")) for key in done if key.endswith("/evaluate")]
+    if not measured:
+        return Standing(None, 0, 0)
+    counts = done[Phase(max(measured), "evaluate").key]
+    return Standing(int(counts.get("best", 0)), int(counts.get("without_gain", 0)), max(measured))
+
+
+def next_phase(settings: Settings, done: Done) -> Phase | None:
+    """The first phase that is not done; None when the run is over."""
+    phase = next((phase for phase in phases(settings) if phase.key not in done), None)
+    now = standing(done)
+    # A round that was begun is finished: only before a new one may the run end early.
+    begun = phase is not None and any(key.startswith(f"round-{phase.round}/") for key in done)
+    return None if phase is None or (not begun and phase.round > now.measured and now.ends(settings)) else phase
 
 
 def run(folder: RunFolder, settings: Settings, host: Host, emit: Emit, until: Phase | None = None) -> None:
@@ -69,7 +116,7 @@ def run(folder: RunFolder, settings: Settings, host: Host, emit: Emit, until: Ph
     manifest = folder.read_manifest()
     done: dict[str, dict[str, float]] = manifest["phases"]
     prepared = False
-    while (phase := next_phase(settings.rounds, done)) is not None:
+    while (phase := next_phase(settings, done)) is not None:
         if until is not None and until.key in done:
             return
         if not prepared:
@@ -86,4 +133,6 @@ def run(folder: RunFolder, settings: Settings, host: Host, emit: Emit, until: Ph
         done[phase.key] = counts
         folder.write_manifest(manifest)
     if prepared:
-        emit(RunFinished(str(folder.path), settings.rounds, time.monotonic() - begun))
+        now = standing(done)
+        rounds = max(int(key.split("/")[0].removeprefix("round-")) for key in done)
+        emit(RunFinished(str(folder.path), rounds, time.monotonic() - begun, now.best, rounds < settings.rounds))

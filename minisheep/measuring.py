@@ -9,7 +9,7 @@ from typing import Any
 
 from minisheep.data.verifiable import load_items
 from minisheep.engines.base import Completion
-from minisheep.events import RoundMeasured
+from minisheep.events import Note, RoundMeasured
 from minisheep.progress import Report
 from minisheep.records import Draft, Example, Instruction, Rejection, Response
 from minisheep.resume import closing, verdicts_without_raw
@@ -17,7 +17,8 @@ from minisheep.rules.prompts import Frame
 from minisheep.rules.verify import Item
 from minisheep.stages import evaluate as evaluation
 from minisheep.stages import verifiable
-from minisheep.store import RoundFolder, each_record, read_json, read_records, write_atomic, write_json
+from minisheep.stages.decide import decide
+from minisheep.store import RoundFolder, RunFolder, each_record, read_json, read_records, write_atomic, write_json
 from minisheep.workspace import Workspace
 
 
@@ -47,7 +48,9 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             report.step(len(likelihoods) + len(answers) + len(checked), total, "verifiable instructions")
     base = read_json(work.folder.round(0).metrics)["model"] if round else None
     measured = evaluation.model_metrics(likelihoods, answers, base) | verifiable.metrics(items, checked, base)
-    metrics: dict[str, Any] = {"round": round, "model": measured}
+    earlier = {r: read_json(work.folder.round(r).metrics) for r in measured_before(work.folder, round)}
+    decision = decide(round, measured, earlier)
+    metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}
     if round:
         metrics["data"] = evaluation.data_metrics(
             read_records(folder.drafts, Draft),
@@ -57,11 +60,26 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             read_records(folder.kept, Example),
             each_record(folder.rejected, Rejection),
         )
+        for name, path in (("exam", folder.exam), ("judge", folder.health), ("diversity", folder.diversity)):
+            if path.exists():
+                metrics["data"][name] = read_json(path)
     _write_answers(folder, work, asked, answers)
     _write_verifiable(folder, items, checked)
     write_json(folder.metrics, metrics)
     report.emit(RoundMeasured(round, metrics))
-    report.counts = {"tasks": len(tasks), "answers": len(answers) + len(checked)}
+    if decision["text"]:
+        report.emit(Note(decision["text"]))
+    report.counts = {
+        "tasks": len(tasks),
+        "answers": len(answers) + len(checked),
+        "best": decision["best"],
+        "without_gain": decision["without_gain"],
+    }
+
+
+def measured_before(folder: RunFolder, round: int) -> list[int]:
+    """The rounds before `round` that have metrics, the base (0) among them."""
+    return [r for r in range(round) if folder.round(r).metrics.exists()]
 
 
 def _write_answers(folder: RoundFolder, work: Workspace, asked: list[Any], answers: list[Completion]) -> None:

@@ -6,7 +6,7 @@ Stages decide, this file moves records between them and the disk. It runs in a w
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,16 @@ from minisheep.measuring import evaluate
 from minisheep.progress import Report
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.resume import BATCH, closing, fresh, in_batches, replay, verdicts_without_raw
+from minisheep.stages.alarms import alarms
+from minisheep.stages.asked import Asked, Pair
+from minisheep.stages.exam import Exam, exam_error, examine, failed_warning
 from minisheep.stages.filter import by_rules, keep_examples
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import judge as judge_pairs
+from minisheep.stages.judge_health import findings, judge_health
+from minisheep.stages.measures import measure
 from minisheep.stages.respond import respond as answer
-from minisheep.stages.train import train_job
+from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job
 from minisheep.store import (
     Appender,
     each_record,
@@ -32,6 +37,27 @@ from minisheep.store import (
     write_json,
 )
 from minisheep.workspace import Workspace
+
+
+def exam(work: Workspace, round: int, report: Report) -> None:
+    """The judge of the round is examined before it may grade; raises `errors.ExamError` if none passes."""
+    folder, settings = work.folder.make_round(round), work.settings
+    report.start(settings.exam_tasks, 0, "answers")
+    if folder.exam.exists():
+        found = Exam.from_dict(read_json(folder.exam))
+    else:
+        found = examine(
+            work.judge_engine(round, report.ready), settings, work.judge_frame(round), work.texts, round, work.seeds,
+            lambda done, total: report.step(done, total, "right and spoiled answers"),
+        )  # fmt: skip
+        write_json(folder.exam, found.to_dict())
+    if found.passed:
+        report.emit(Note(found.why))
+    elif settings.judge != "auto" or settings.force:
+        report.emit(Note(failed_warning(found), "warning"))
+    else:
+        raise exam_error(found)
+    report.counts = {"tasks": settings.exam_tasks, "auc": _rounded(found.auc)}
 
 
 def generate(work: Workspace, round: int, report: Report) -> None:
@@ -86,39 +112,57 @@ def generate(work: Workspace, round: int, report: Report) -> None:
 def respond(work: Workspace, round: int, report: Report) -> None:
     folder = work.folder.round(round)
     instructions = read_records(folder.instructions, Instruction)
-    done = {response.instruction_id for response in each_record(folder.responses, Response)}
-    missing = [instruction for instruction in instructions if instruction.id not in done]
-    report.start(len(instructions), len(done), "answers")
+    done = {(response.instruction_id, response.sample) for response in each_record(folder.responses, Response)}
+    wanted = [(instruction, sample) for instruction in instructions for sample in range(work.settings.answers)]
+    missing = [(instruction, sample) for instruction, sample in wanted if (instruction.id, sample) not in done]
+    report.start(len(wanted), len(done), "answers")
     if missing:
         engine = work.engine(round - 1, report.ready)
         _append_each(
             in_batches(lambda some: answer(engine, work.settings, work.frame(round), round, some), missing),
-            folder.responses, report, len(done), len(instructions),
+            folder.responses, report, len(done), len(wanted),
         )  # fmt: skip
     # From the file, so that a continued phase counts what it had made before.
     tokens = sum(response.tokens for response in each_record(folder.responses, Response))
-    report.counts = {"responses": len(instructions), "tokens": tokens}
+    report.counts = {"responses": len(wanted), "tokens": tokens}
 
 
 def judge(work: Workspace, round: int, report: Report) -> None:
-    folder = work.folder.round(round)
+    """Verdicts by the judge, or by the measure of a model-only filter."""
+    folder, settings = work.folder.round(round), work.settings
     candidates = by_rules(
-        read_records(folder.instructions, Instruction), read_records(folder.responses, Response), work.settings.language
+        read_records(folder.instructions, Instruction),
+        read_records(folder.responses, Response),
+        settings.language,
+        settings.rules == "on",
     )
     done = {verdict.response_id for verdict in each_record(folder.verdicts, Verdict)}
     missing = [pair for pair in candidates.pairs if pair.response.id not in done]
     report.start(len(candidates.pairs), len(done), "pairs")
+    if settings.judges:
+        engine, frame = work.judge_engine(round, report.ready), work.judge_frame(round)
+        chosen = work.judge(round)
+
+        def verdicts(some: list[Pair]) -> Iterator[Verdict]:
+            return judge_pairs(engine, chosen, frame, work.texts, [Asked.of(pair) for pair in some])
+    else:
+        engine, frame = work.engine(round - 1, report.ready), work.frame(round)
+
+        def verdicts(some: list[Pair]) -> Iterator[Verdict]:
+            return measure(engine, settings, frame, some)
+
     if missing:
-        engine = work.engine(round - 1, report.ready)
         before = engine.evaluated
-        _append_each(
-            in_batches(
-                lambda some: judge_pairs(engine, work.settings, work.frame(round), work.texts, round, some), missing
-            ),
-            folder.verdicts, report, len(done), len(candidates.pairs),
-        )  # fmt: skip
+        _append_each(in_batches(verdicts, missing), folder.verdicts, report, len(done), len(candidates.pairs))
         if engine.evaluated > before:
             report.counts["tokens_per_pair"] = (engine.evaluated - before) // len(missing)
+    if settings.judges:
+        health = judge_health(
+            engine, chosen, frame, work.texts, candidates.pairs, read_records(folder.verdicts, Verdict)
+        )
+        write_json(folder.health, health)
+        for finding in findings(health):
+            report.emit(Note(f"The judge of round {round}, {finding}", "warning"))
     report.counts |= {"judged": len(candidates.pairs), "dropped_by_rules": len(candidates.rejected)}
 
 
@@ -126,9 +170,14 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     folder = work.folder.round(round)
     responses = read_records(folder.responses, Response)
     report.start(len(responses), 0, "pairs")
-    kept, dropped = keep_examples(
-        work.settings, read_records(folder.instructions, Instruction), responses, verdicts_without_raw(folder.verdicts)
+    instructions = read_records(folder.instructions, Instruction)
+    # Only the model-only filters decide by raw numbers.
+    verdicts = (
+        verdicts_without_raw(folder.verdicts)
+        if work.settings.filter == "score"
+        else read_records(folder.verdicts, Verdict)
     )
+    kept, dropped = keep_examples(work.settings, round, instructions, responses, verdicts)
     if len(kept) + len(dropped) != len(responses):
         raise CorruptRunError(
             f"{folder.path} does not add up: {len(kept)} kept and {len(dropped)} dropped of {len(responses)} answers."
@@ -140,6 +189,7 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     generated = [r for r in each_record(folder.rejected, Rejection) if r.stage == "generate"]
     replace_records(folder.rejected, [*generated, *dropped])
     replace_records(folder.kept, kept)
+    _watch(work, round, instructions, responses, kept, report)
     report.counts = {"kept": len(kept), "dropped": len(dropped)}
     report.step(len(responses), len(responses), f"kept {len(kept)}, dropped {len(dropped)}")
 
@@ -147,8 +197,9 @@ def filter(work: Workspace, round: int, report: Report) -> None:
 def train(work: Workspace, round: int, report: Report) -> None:
     from minisheep.trainers.choose import make_adapter_gguf, make_trainer
 
-    folder = work.folder.round(round)
-    examples = read_records(folder.kept, Example)
+    folder, strategy = work.folder.round(round), work.settings.strategy
+    examples = together([read_records(work.folder.round(r).kept, Example) for r in rounds_trained_on(strategy, round)])
+    before = starts_from(strategy, round)
     report.start(0, 0, "steps")
     scratch = work.folder.scratch / f"train-{round}"
     if not folder.training.exists():
@@ -157,6 +208,7 @@ def train(work: Workspace, round: int, report: Report) -> None:
         job = train_job(
             work.settings, work.template, round, examples,
             gguf=work.model.gguf, weights=work.model.weights, output=folder.adapter, scratch=scratch,
+            start=work.folder.round(before).adapter if before else None,
         )  # fmt: skip
         trainer = make_trainer(work.settings.trainer)
 
@@ -175,6 +227,7 @@ def train(work: Workspace, round: int, report: Report) -> None:
 
 
 PHASES: dict[str, Callable[[Workspace, int, Report], None]] = {
+    "exam": exam,
     "generate": generate,
     "respond": respond,
     "judge": judge,
@@ -191,12 +244,38 @@ def do(work: Workspace, round: int, phase: str, emit: Emit, should_stop: Callabl
     report.finish()
 
 
+def _watch(
+    work: Workspace,
+    round: int,
+    instructions: Sequence[Instruction],
+    responses: Sequence[Response],
+    kept: Sequence[Example],
+    report: Report,
+) -> None:
+    """Measure the variety of the round's data, and say where it has collapsed."""
+    # Topics of the seeds need scikit-learn, which other phases do without.
+    from minisheep.stages.collapse import watch
+
+    folder = work.folder.round(round)
+    earlier = [work.folder.round(r) for r in range(1, round)]
+    outputs = (example.output for other in earlier for example in each_record(other.kept, Example))
+    rejected = each_record(folder.rejected, Rejection)
+    write_json(folder.diversity, watch(instructions, responses, kept, rejected, work.seeds, outputs))
+    found = {r: read_json(work.folder.round(r).diversity) for r in range(1, round + 1)}
+    for alarm in alarms(found):
+        report.emit(Note(alarm.text, "warning"))
+
+
 def _append_each(items: Iterator[Any], path: Path, report: Report, done: int, total: int) -> None:
     """Append each record as it comes, and tell."""
     with Appender(path) as file, closing(items) as records:
         for count, record in enumerate(records, done + 1):
             file.append(record.to_dict())
             report.step(count, total)
+
+
+def _rounded(number: float) -> float:
+    return round(number, 3)
 
 
 def _tell_shortfall(harvest: Harvest, report: Report) -> None:

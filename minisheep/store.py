@@ -213,10 +213,13 @@ class RoundFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.exam = path / "exam.json"
         self.drafts = path / "drafts.jsonl"
         self.instructions = path / "instructions.jsonl"
         self.responses = path / "responses.jsonl"
         self.verdicts = path / "verdicts.jsonl"
+        self.health = path / "judge.json"
+        self.diversity = path / "diversity.json"
         self.kept = path / "kept.jsonl"
         self.rejected = path / "rejected.jsonl"
         self.answers = path / "answers.jsonl"

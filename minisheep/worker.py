@@ -15,7 +15,7 @@ import signal
 import threading
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from minisheep.errors import DiskError, MinisheepError
 from minisheep.events import Event, Failed, JobDone, to_dict
@@ -24,7 +24,17 @@ WARM_UP = "warm up"
 """A job that loads the libraries of the inference phases, and tells nothing."""
 
 
-def main() -> NoReturn:
+class Does(Protocol):
+    """Does jobs; see `Desk`."""
+
+    def do(self, job: dict[str, Any], emit: Any, should_stop: Any) -> None: ...
+
+    def warm_up(self, run: Path) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def main(desk: Does | None = None) -> NoReturn:
     # Libraries print what they like; stdout is for events alone.
     events = os.dup(1)
     os.dup2(2, 1)
@@ -53,7 +63,7 @@ def main() -> NoReturn:
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
-    desk = Desk()
+    desk = desk or Desk()
     while True:
         job = jobs.get()
         if job["phase"] == "quit":

@@ -20,14 +20,17 @@ TICK_SECONDS = 0.5
 
 
 class WorkerProcess:
-    """A started ``python -m minisheep.worker`` (see there). What it prints goes to `log`; it inherits `lock`."""
+    """A started ``python -m minisheep.worker`` (see there), or a `module` that speaks as it does.
 
-    def __init__(self, log: Path, lock: int) -> None:
+    What it prints goes to `log`; it inherits `lock`.
+    """
+
+    def __init__(self, log: Path, lock: int, module: str = "minisheep.worker") -> None:
         self._log = log
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         with open(log, "ab") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "minisheep.worker"],
+                [sys.executable, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,

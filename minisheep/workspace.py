@@ -15,7 +15,9 @@ from minisheep.models.prepared import PreparedModel
 from minisheep.models.template import Template
 from minisheep.records import Instruction
 from minisheep.rules.prompts import Frame
-from minisheep.store import RunFolder, read_records
+from minisheep.stages.asked import Judge
+from minisheep.stages.exam import Exam, judge_for
+from minisheep.store import RunFolder, read_json, read_records
 
 
 class Workspace:
@@ -52,6 +54,20 @@ class Workspace:
     def frame(self, round: int) -> Frame:
         """How the model that makes a round's data is addressed: an untrained base in plain text, others by template."""
         return Frame(None if round == 1 and self.model.kind == "base" else self.template)
+
+    def judge_frame(self, round: int) -> Frame:
+        """How the judge of a round is addressed: the base, if it judges, as it would be before any training."""
+        return self.frame(1 if self.settings.judge_model == "base" else round)
+
+    def judge_engine(self, round: int, ready: Callable[[EngineInfo], None]) -> Engine:
+        """The judge of a round: the model that made its data, or the base (as the paper's public code has it)."""
+        return self.engine(0 if self.settings.judge_model == "base" else round - 1, ready)
+
+    def judge(self, round: int) -> Judge:
+        """The judge that passed the round's exam, or the one that the settings name."""
+        path = self.folder.round(round).exam
+        exam = Exam.from_dict(read_json(path)) if path.exists() else None
+        return judge_for(self.settings, round, exam)
 
     def earlier_instructions(self, round: int) -> list[Instruction]:
         """Everything that the run kept in the rounds before."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minisheep.engines.base import Segment
-from minisheep.errors import Stopped
+from minisheep.errors import CorruptRunError, ModelFileError, Stopped
 from minisheep.events import Event, TrainStep
 from minisheep.trainers.base import TrainExample, TrainJob, TrainSettings
 from minisheep.trainers.fake import FakeTrainer, fake_adapter_gguf
@@ -99,3 +99,44 @@ def test_the_light_modules_import_nothing_heavy() -> None:
     )
     root = Path(__file__).parent.parent
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
+def test_another_start_gives_another_adapter(tmp_path: Path) -> None:
+    """And the same start the same one."""
+    for name in ("answer", "reply"):
+        FakeTrainer().train(job(tmp_path / name, text=name), lambda event: None, never)
+    starts = {"base": None, "a": tmp_path / "answer" / "adapter", "b": tmp_path / "reply" / "adapter"}
+    made = {}
+    for name, start in [*starts.items(), ("a again", starts["a"])]:
+        work = dataclasses.replace(job(tmp_path / f"from {name}"), start=start)
+        FakeTrainer().train(work, lambda event: None, never)
+        made[name] = json.loads((work.output / "adapter_config.json").read_text())["examples"]
+    assert made.pop("a again") == made["a"]
+    assert len(set(made.values())) == 3
+
+
+def test_a_checkpoint_of_another_start_is_not_used(tmp_path: Path) -> None:
+    FakeTrainer().train(job(tmp_path / "first"), lambda event: None, never)
+    said: list[Event] = []
+    with pytest.raises(Stopped):
+        FakeTrainer().train(job(tmp_path), said.append, lambda: len(said) == 5)
+    FakeTrainer().train(dataclasses.replace(job(tmp_path), start=tmp_path / "first" / "adapter"), said.append, never)
+    assert [event.step for event in steps(said)] == [*range(1, 6), *range(1, 19)]
+
+
+def test_an_adapter_of_another_start_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    FakeTrainer().train(job(tmp_path / "first"), lambda event: None, never)
+    FakeTrainer().train(job(tmp_path), lambda event: None, never)
+    with pytest.raises(CorruptRunError):
+        FakeTrainer().train(
+            dataclasses.replace(job(tmp_path), start=tmp_path / "first" / "adapter"), lambda event: None, never
+        )
+
+
+def test_a_start_of_another_rank_or_none_at_all_is_refused(tmp_path: Path) -> None:
+    FakeTrainer().train(job(tmp_path / "first"), lambda event: None, never)
+    work = dataclasses.replace(job(tmp_path), start=tmp_path / "first" / "adapter")
+    with pytest.raises(ModelFileError, match="rank 8"):
+        FakeTrainer().train(dataclasses.replace(work, settings=TrainSettings(lora_rank=4)), lambda event: None, never)
+    with pytest.raises(ModelFileError):
+        FakeTrainer().train(dataclasses.replace(work, start=tmp_path / "nothing"), lambda event: None, never)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import TINY, flags, minisheep, outcome, tiny_run
 
-from minisheep import api, loop
+from minisheep import api, config, loop
 from minisheep.errors import RunMismatchError, StarvedError, Stopped
 from minisheep.events import EngineReady, Note, PhaseFinished
 from minisheep.hosts import InlineHost
@@ -24,8 +24,9 @@ from minisheep.store import Lock, RunFolder
 
 @given(st.integers(1, 5), st.integers(0, 40))
 def test_the_next_phase_is_the_first_that_is_not_done(rounds: int, count: int) -> None:
-    keys = [phase.key for phase in loop.phases(rounds)]
-    after = loop.next_phase(rounds, set(keys[:count]))
+    settings = config.make({"rounds": rounds, "patience": 0})
+    keys = [phase.key for phase in loop.phases(settings)]
+    after = loop.next_phase(settings, {key: {} for key in keys[:count]})
     assert (after.key if after else None) == (keys[count] if count < len(keys) else None)
 
 

@@ -10,10 +10,13 @@ from minisheep.data.texts import load_prompts
 from minisheep.engines.base import Segment
 from minisheep.models.template import chatml, plain
 from minisheep.rules.prompts import (
+    CRITERIA,
     LABELS,
     SCORE_START,
+    STYLES,
     Frame,
     answer_prompt,
+    backward_prompt,
     fill,
     judge_prompt,
     parse_grade,
@@ -124,14 +127,49 @@ def text_of(prompt: tuple[Segment, ...]) -> str:
 
 
 @pytest.mark.parametrize("frame", [Frame(None), Frame(chatml()), Frame(plain("</s>"))])
-@pytest.mark.parametrize("criterion", ["quality", "following"])
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("explain", [False, True])
-def test_the_judge_sees_both_texts_and_its_grade_begins_the_answer(frame: Frame, criterion: str, explain: bool) -> None:
-    prompt = judge_prompt(frame, load_prompts()[criterion], "Name a bird.", "{response}", "A {wren}.", explain=explain)
+def test_the_judge_sees_both_texts_and_its_grade_begins_the_answer(
+    frame: Frame, style: str, criterion: str, explain: bool
+) -> None:
+    prompt = judge_prompt(
+        frame, load_prompts(), style, criterion, "Name a bird.", "{response}", "A {wren}.", explain=explain
+    )
     text = text_of(prompt)
     assert "Name a bird.\n{response}" in text and "A {wren}." in text
     assert text.endswith(SCORE_START)
     assert ("||" in text) == explain
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_both_criteria_begin_alike_up_to_the_question(style: str) -> None:
+    """So the engine computes the pair once for both."""
+    quality, following = (
+        text_of(judge_prompt(Frame(None), load_prompts(), style, criterion, "Name a bird.", "", "A wren."))
+        for criterion in CRITERIA
+    )
+    shared = next(i for i, (a, b) in enumerate(zip(quality, following, strict=False)) if a != b)
+    assert "A wren." in quality[:shared]
+    assert quality != following
+
+
+def test_only_the_style_with_examples_has_examples() -> None:
+    texts = load_prompts()
+    assert all(("Example 3" in text) == name.endswith("_icl") for name, text in texts.items())
+    assert all(grade in texts["quality_icl"] for grade in ("Quality: 2.", "Quality: 6.", "Quality: 9."))
+    assert all(grade in texts["following_icl"] for grade in ("Following: 2.", "Following: 6.", "Following: 9."))
+
+
+@pytest.mark.parametrize("frame", [Frame(None), Frame(chatml()), Frame(plain("</s>"))])
+def test_the_instruction_is_asked_back_with_and_without_an_answer(frame: Frame) -> None:
+    with_answer, without = text_of(backward_prompt(frame, "A wren.")), text_of(backward_prompt(frame, ""))
+    assert with_answer.replace("A wren.\n\n", "") == without
+
+
+def test_an_answer_ends_as_the_template_ends_it_or_with_its_line() -> None:
+    assert Frame(chatml()).ending == (Segment("<|im_end|>", True),)
+    assert Frame(None).ending == (Segment("\n"),)
 
 
 def test_a_base_model_is_asked_in_plain_text() -> None:
@@ -140,7 +178,7 @@ def test_a_base_model_is_asked_in_plain_text() -> None:
     for prompt in (
         answer_prompt(frame, "Name a bird.", ""),
         task_list_prompt(frame, load_prompts(), shots),
-        judge_prompt(frame, load_prompts()["quality"], "Q.", "", "A."),
+        judge_prompt(frame, load_prompts(), "combined", "quality", "Q.", "", "A."),
     ):
         assert [segment.special for segment in prompt] == [False]
     assert text_of(answer_prompt(frame, "Name a bird.", "")) == "Name a bird.\n"

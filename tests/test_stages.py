@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from scripted_engine import Scripted
 
 from minisheep import config
 from minisheep.config import Keep
 from minisheep.data.texts import SeedTask, load_prompts
-from minisheep.engines.base import (
-    Completion,
-    EngineInfo,
-    GenerateRequest,
-    Loglik,
-    LoglikRequest,
-    ScoreRequest,
-    Scores,
-)
-from minisheep.engines.fake import text_of
+from minisheep.engines.base import Completion
 from minisheep.errors import StarvedError
 from minisheep.models.template import chatml, plain
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
-from minisheep.rules.prompts import LABELS, SCORE_START, Frame
+from minisheep.rules.prompts import Frame
 from minisheep.stages.evaluate import (
     TaskLikelihood,
     data_metrics,
@@ -41,42 +32,12 @@ from minisheep.stages.evaluate import (
 )
 from minisheep.stages.filter import Candidates, by_rules, by_score, keep_examples
 from minisheep.stages.generate import FRUITLESS_DRAFTS, Harvest, draft_request, novelty_index
-from minisheep.stages.judge import Pair, expected_grade, judge
+from minisheep.stages.judge import Pair
 from minisheep.stages.respond import respond
 from minisheep.stages.train import train_job
 
 SETTINGS = config.make({})
 FRAME = Frame(chatml())
-
-
-class Scripted:
-    """An engine whose answers are given by the request's id; gives them back in reverse, as a real one may."""
-
-    info = EngineInfo("fake", "scripted", 1, 512)
-
-    def __init__(self, answers: Mapping[str, Any]) -> None:
-        self.answers = answers
-        self.asked: list[Any] = []
-
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]:
-        self.asked += requests
-        for request in reversed(requests):
-            text = self.answers[request.id]
-            yield Completion(request.id, text, "end", len(text.split()))
-
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scores]:
-        self.asked += requests
-        for request in reversed(requests):
-            yield Scores(request.id, tuple(self.answers[request.id]))
-
-    def loglik(self, requests: Sequence[LoglikRequest]) -> Iterator[Loglik]:
-        self.asked += requests
-        for request in reversed(requests):
-            yield Loglik(request.id, tuple(self.answers[request.id]))
-
-    def set_adapter(self, adapter: Path | None) -> None: ...
-
-    def close(self) -> None: ...
 
 
 ANSWERS = (
@@ -170,7 +131,7 @@ def test_nothing_left_to_score_says_which_rules_dropped_it() -> None:
     texts = ("", "", "Why?\n\nWhat do you think about it?")
     responses = [Response(i.id, 0, text, "end", 0) for i, text in zip(instructions, texts, strict=True)]
     with pytest.raises(StarvedError) as starved:
-        keep_examples(SETTINGS, instructions, responses, [])
+        keep_examples(config.make({"judge": "logits"}), 1, instructions, responses, [])
     assert "all 3 were dropped before their scores counted (empty 2, asks_back 1)" in starved.value.message
     assert "--keep" not in starved.value.fix
 
@@ -189,96 +150,6 @@ def test_a_rambling_answer_is_cut_and_the_cut_is_told() -> None:
 
 def test_an_instruction_without_an_answer_is_left_out() -> None:
     assert by_rules([pair(0).instruction], [], "en") == Candidates([], {}, [])
-
-
-# Judge
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "grade"),
-    [
-        ([0] * 9 + [1], 10),
-        ([1] + [0] * 9, 1),
-        ([0.1] * 10, 5.5),
-        ([0] * 7 + [0.2, 0, 0.2], 9),
-        ([0] * 7 + [1e-9, 0, 1e-9], 9),
-        ([0] * 10, None),
-    ],
-)
-def test_the_expected_grade_is_the_mean_given_that_a_grade_is_said(
-    probabilities: list[float], grade: float | None
-) -> None:
-    found = expected_grade(probabilities)
-    assert found is None if grade is None else found == pytest.approx(grade)
-
-
-def run_judge(how: str, answers: Mapping[str, Any], pairs: Sequence[Pair]) -> tuple[dict[str, Verdict], Scripted]:
-    keep = "top:0.5"
-    engine = Scripted(answers)
-    settings = config.make({"judge": how, "keep": keep})
-    return {v.response_id: v for v in judge(engine, settings, FRAME, load_prompts(), 1, pairs)}, engine
-
-
-def test_the_judge_by_distribution_keeps_the_raw_mass() -> None:
-    one = pair(0)
-    quality, following = [0.0] * 8 + [0.3, 0.3], [0.0] * 6 + [0.4, 0, 0, 0.1]
-    verdicts, engine = run_judge(
-        "logits", {f"{one.response.id}/quality": quality, f"{one.response.id}/following": following}, [one]
-    )
-    verdict = verdicts[one.response.id]
-    assert (verdict.quality, verdict.following) == (9.5, 7.6)
-    assert verdict.score == 7.6
-    assert verdict.raw["quality"] == {"probabilities": quality, "mass": 0.6}
-    assert verdict.raw["following"]["mass"] == 0.5
-    assert all(request.labels == LABELS and text_of(request.prompt).endswith(SCORE_START) for request in engine.asked)
-
-
-def test_a_judge_without_any_mass_on_grades_gives_no_score() -> None:
-    one = pair(0)
-    verdicts, _ = run_judge(
-        "logits", {f"{one.response.id}/quality": [0.0] * 10, f"{one.response.id}/following": [0.1] * 10}, [one]
-    )
-    assert verdicts[one.response.id].score is None
-    assert verdicts[one.response.id].following == 5.5
-
-
-@pytest.mark.parametrize(
-    ("quality", "following", "score"),
-    [
-        ("9 || good", "7 || mostly", 7),
-        ("8/10", "8.5", 8),
-        ("I cannot grade this.", "9 || yes", None),
-        ("9", "", None),
-        ("eleven", "11", None),
-    ],
-)
-def test_the_judge_that_writes_is_read_or_gives_no_score(quality: str, following: str, score: float | None) -> None:
-    pairs = [pair(0), pair(1)]
-    answers = {f"{p.response.id}/{c}": t for p in pairs for c, t in (("quality", quality), ("following", following))}
-    verdicts, engine = run_judge("sample", answers, pairs)
-    assert {v.score for v in verdicts.values()} == {score}
-    assert verdicts[pairs[0].response.id].raw == {"quality": {"reply": quality}, "following": {"reply": following}}
-    assert len({request.seed for request in engine.asked}) == 4
-
-
-def test_the_judge_by_likelihood_is_the_difference_of_two_means() -> None:
-    one, two = pair(0), pair(1)
-    answers = {
-        f"{one.response.id}/given": [-1.0, -2.0],
-        f"{one.response.id}/alone": [-3.0, -2.0],
-        f"{two.response.id}/given": [-1.0, -1.0, -1.0],
-        f"{two.response.id}/alone": [-0.5, -0.5, -0.5],
-    }
-    verdicts, engine = run_judge("pmi", answers, [one, two])
-    assert verdicts[one.response.id].score == 1.0
-    assert verdicts[two.response.id].score == -0.5
-    assert verdicts[one.response.id].raw == {"given": -1.5, "alone": -2.5, "tokens": 2}
-    assert verdicts[one.response.id].quality is None
-    asked = {request.id: request for request in engine.asked}
-    given_, alone = asked[f"{one.response.id}/given"], asked[f"{one.response.id}/alone"]
-    assert given_.continuation == alone.continuation
-    assert one.instruction.instruction in text_of(given_.prompt)
-    assert one.instruction.instruction not in text_of(alone.prompt)
 
 
 # Generate
@@ -371,11 +242,14 @@ def test_a_few_shot_request_follows_from_its_number_and_shows_no_held_out_seed()
 
 def test_an_answers_seed_follows_from_its_instruction() -> None:
     instructions = [pair(number).instruction for number in range(3)]
-    answers = {i.id: "Yes." for i in instructions}
+    wanted = [(instruction, sample) for instruction in instructions for sample in range(2)]
+    answers = {f"{i.id}/{sample}": "Yes." for i, sample in wanted}
     one, two = Scripted(answers), Scripted(answers)
-    given_ = {r.instruction_id: r for r in respond(one, SETTINGS, FRAME, 1, instructions)}
-    assert given_ == {r.instruction_id: r for r in respond(two, SETTINGS, FRAME, 1, instructions[::-1])}
-    assert {r.id: r.seed for r in one.asked} == {r.id: r.seed for r in two.asked}
+    given_ = {(r.instruction_id, r.sample): r for r in respond(one, SETTINGS, FRAME, 1, wanted)}
+    assert given_ == {(r.instruction_id, r.sample): r for r in respond(two, SETTINGS, FRAME, 1, wanted[::-1])}
+    seeds = {r.id: r.seed for r in one.asked}
+    assert seeds == {r.id: r.seed for r in two.asked}
+    assert len(set(seeds.values())) == len(wanted)
 
 
 # Train

@@ -19,6 +19,7 @@ TINY: dict[str, Any] = {
     "eval_tasks": 6,
     "eval_answers": 3,
     "eval_verifiable": 4,
+    "patience": 0,
 }
 """Settings over the demo preset: two rounds of twelve instructions."""
 

@@ -9,10 +9,10 @@ from minisheep.bench.desk import Desk
 from minisheep.bench.measure import Comparison, Target
 from minisheep.bench.peers_llama import PEER_NAME, OneAtATime
 from minisheep.bench.turns import Turn, alternate, compare_rates, timed
-from minisheep.config import Settings
 from minisheep.engines.base import Engine
 from minisheep.engines.llamacpp import LlamaCppEngine
 from minisheep.stages import judge as stage
+from minisheep.stages.asked import Asked, Judge, Pair
 
 
 def measure(desk: Desk) -> Iterator[Comparison]:
@@ -24,12 +24,9 @@ def measure(desk: Desk) -> Iterator[Comparison]:
     try:
         peer = OneAtATime(gguf, context=context, threads=desk.threads)
         try:
-            ours, theirs = (
-                desk.settings(judge="logits", context=context),
-                desk.settings(judge="sample", context=context),
-            )
-            for warm, settings in ((engine, ours), (peer, theirs)):
-                _judge(desk, warm, settings, pairs[:1])
+            ours, theirs = Judge("logits"), Judge("sample")
+            for warm, judge in ((engine, ours), (peer, theirs)):
+                _judge(desk, warm, judge, pairs[:1])
             turns = alternate(
                 lambda turn: _judge(desk, engine, ours, pairs),
                 lambda turn: _judge(desk, peer, theirs, pairs),
@@ -47,9 +44,9 @@ def measure(desk: Desk) -> Iterator[Comparison]:
     )  # fmt: skip
 
 
-def _judge(desk: Desk, engine: Engine, settings: Settings, pairs: list[stage.Pair]) -> Turn:
+def _judge(desk: Desk, engine: Engine, judge: Judge, pairs: list[Pair]) -> Turn:
     def work() -> float:
-        verdicts = list(stage.judge(engine, settings, desk.frame, desk.texts, 1, pairs))
+        verdicts = list(stage.judge(engine, judge, desk.frame, desk.texts, [Asked.of(pair) for pair in pairs]))
         return float(len(verdicts))
 
     return timed(work)

@@ -14,6 +14,8 @@ import llama_cpp
 from minisheep.engines import amx
 from minisheep.engines.base import (
     Completion,
+    Embedding,
+    EmbedRequest,
     EngineInfo,
     GenerateRequest,
     Loglik,
@@ -70,6 +72,9 @@ class OneAtATime:
         raise UsageError("This peer only generates.")
 
     def loglik(self, requests: Sequence[LoglikRequest]) -> Iterator[Loglik]:
+        raise UsageError("This peer only generates.")
+
+    def embed(self, requests: Sequence[EmbedRequest]) -> Iterator[Embedding]:
         raise UsageError("This peer only generates.")
 
     def set_adapter(self, adapter: Path | None) -> None:

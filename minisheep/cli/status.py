@@ -37,6 +37,8 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
                 "model": found.settings.model,
                 "rounds": found.settings.rounds,
                 "next": None if after is None else after.key,
+                "best": found.best,
+                "ended_early": found.ended_early,
                 "phases": done,
                 "metrics": found.metrics,
             }
@@ -44,14 +46,26 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
             continue
         click.echo(one_line(f"{found.path}: {found.settings.model}, {found.settings.rounds} round(s)"))
         if not chosen:
-            click.echo("  finished" if after is None else f"  next: {words.where(after.round, after.name)}")
+            click.echo(f"  {_ended(found)}" if after is None else f"  next: {words.where(after.round, after.name)}")
             continue
-        for phase in loop.phases(found.settings.rounds):
+        for phase in loop.phases(found.settings):
             counts = done.get(phase.key)
-            state = "waiting" if counts is None else f"done in {words.duration(counts.get('seconds', 0))}"
+            state = (
+                ("not needed" if after is None else "waiting")
+                if counts is None
+                else f"done in {words.duration(counts.get('seconds', 0))}"
+            )
             told = f": {words.counts(counts)}" if counts else ""
             click.echo(f"  {words.where(phase.round, phase.name):26} {state}{told}")
         if found.metrics:
             print_metrics(found.metrics, plain=plain or not sys.stdout.isatty())
         if after is not None:
             click.echo(one_line(f"Continue: minisheep align --run {found.path}"))
+        else:
+            click.echo(f"{_ended(found).capitalize()}.")
+
+
+def _ended(run: api.Run) -> str:
+    early = "stopped early for want of a gain" if run.ended_early else "finished"
+    best = run.best
+    return early if best is None else f"{early}; best: {'the base model' if best == 0 else f'round {best}'}"

@@ -54,19 +54,21 @@ def _work(
 
 def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any]) -> loop.Phase:
     """The phase that a command is for: the run's next one of that name, if nothing is missing before it."""
-    path = Path(run) if run else api.default_folder(config.make(given, preset or "paper").model, preset)
+    settings = config.make(given, preset or "paper")
+    path = Path(run) if run else api.default_folder(settings.model, preset)
     try:
         opened = api.load_run(path)
     except UsageError:
         phase: loop.Phase | None = loop.Phase(0, "evaluate")
-        rounds = 1
     else:
-        phase, rounds = opened.next_phase, opened.settings.rounds
+        phase, settings = opened.next_phase, opened.settings
     if phase is None:
-        raise UsageError(f"{path} is finished: {rounds} round(s).", f"Go on with --rounds {rounds + 1}.")
+        raise UsageError(f"{path} is finished.", _go_on(opened))
     if phase.name == verb:
         return phase
-    if phase == loop.Phase(0, "evaluate") and verb == "generate":
+    # What comes before the first writing (measuring the base, the judge's exam) is done on the way.
+    first = [p for p in loop.phases(settings) if p.round <= 1]
+    if phase in first and verb == "generate" and first.index(phase) < first.index(loop.Phase(1, "generate")):
         return loop.Phase(1, "generate")
     if verb == "filter" and phase.name == "train":
         return loop.Phase(phase.round, "filter")
@@ -74,6 +76,16 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
         f"{path} is not there yet: the next phase is {phase.name} of round {phase.round}.",
         f"Give `minisheep {phase.name} --run {path}`, or `minisheep align --run {path}` for all of it.",
     )
+
+
+def _go_on(run: api.Run) -> str:
+    """What makes a finished run go on: more rounds, or more patience where rounds are left."""
+    settings = run.settings
+    if run.ended_early:
+        return f"Go on all the same: minisheep align --run {run.path} --patience {settings.patience + 2}"
+    if settings.strategy == "direct":
+        return "Direct is one round: start another run for more."
+    return f"Go on: minisheep align --run {run.path} --rounds {settings.rounds + 1}"
 
 
 def _show(run: api.Run, view: View, *, plain: bool) -> None:
@@ -87,13 +99,15 @@ def _show(run: api.Run, view: View, *, plain: bool) -> None:
             f"Next: `minisheep {after.name} --run {run.path}`, or `minisheep align --run {run.path}` for the rest."
         )
         return
-    last = run.rounds[-1]
+    view.say(f"Look:  minisheep status {run.path}; the kept examples are in {run.rounds[-1].folder.kept}")
+    view.say(_go_on(run))
+    if run.best == 0:
+        view.say("Use:   no round was better than the base model beyond chance.")
     model = read_json(run.path / "model.json")
-    view.say(f"Look:     minisheep status {run.path}; the kept examples are in {last.folder.kept}")
-    view.say(f"Continue: minisheep align --run {run.path} --rounds {last.number + 1}")
+    chosen = next(r for r in run.rounds if r.number == (run.best or run.rounds[-1].number))
     if model["gguf_sha256"] != "fake":
-        view.say(f"Use:      llama-cli -m {model['inference_gguf']} --lora {last.adapter_gguf}")
-        view.say(f"          or load {last.adapter} with peft")
+        view.say(f"Use:   llama-cli -m {model['inference_gguf']} --lora {chosen.adapter_gguf}")
+        view.say(f"       or load {chosen.adapter} with peft")
 
 
 def _command(verb: str, text: str) -> click.Command:
@@ -123,6 +137,7 @@ _STAGE = """Do the next {0} phase of a run, and nothing after it. {1}
     \b
     minisheep {0} --run runs/mine
     """
+exam = _command("exam", _STAGE.format("exam", "The judge is examined on seed tasks."))
 generate = _command("generate", _STAGE.format("generate", "The model writes instructions; makes the run if it is new."))
 respond = _command("respond", _STAGE.format("respond", "The model answers its instructions."))
 judge = _command("judge", _STAGE.format("judge", "The model judges its pairs."))

@@ -1,4 +1,4 @@
-"""What an inference engine is: three batched verbs over prompts.
+"""What an inference engine is: four batched verbs over prompts.
 
 A prompt is a list of segments, not a string: text that comes from data is never tokenised into special tokens, text
 that comes from a chat template is. Results come as they finish, in any order, each with the id of its request.
@@ -92,6 +92,21 @@ class Loglik:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Ask for the mean of the last layer's vectors over the tokens of `text`."""
+
+    id: str
+    text: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    id: str
+    vector: tuple[float, ...]
+    """Not normalised; as many numbers as the model is wide."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What is in use; shown to the user and stored in the run."""
 
@@ -106,7 +121,7 @@ class EngineInfo:
 class Engine(Protocol):
     """Inference on one base model with at most one adapter.
 
-    All three verbs take a finite batch, and raise `errors.UsageError` for a request that can never fit the context.
+    All verbs take a finite batch, and raise `errors.UsageError` for a request that can never fit the context.
     Closing the returned iterator early drops what is still in flight.
     """
 
@@ -123,6 +138,10 @@ class Engine(Protocol):
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scores]: ...
 
     def loglik(self, requests: Sequence[LoglikRequest]) -> Iterator[Loglik]: ...
+
+    def embed(self, requests: Sequence[EmbedRequest]) -> Iterator[Embedding]:
+        """Texts longer than the context are cut to it."""
+        ...
 
     def set_adapter(self, adapter: Path | None) -> None:
         """Hot-load an adapter GGUF onto the unchanged base, or go back to the base with None."""

@@ -1,4 +1,4 @@
-"""The one file that talks to a llama.cpp context: model, KV cache, batches, logits and adapters.
+"""The one file that decodes with llama.cpp: model, context, KV cache, logits and adapters.
 
 Split KV (``kv_unified=False``): each of the `slots + 1` sequences has a stream of `context` tokens of its own; sequence
 0 is the shared prefix. One thread owns a `Decoder`.
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from minisheep.engines import budget, cpu, native
+from minisheep.engines.batch import BatchArrays
+from minisheep.engines.embed import Embedder
 from minisheep.engines.steps import Copy, Free, Row, Step
 from minisheep.engines.vocabulary import Vocabulary
 from minisheep.errors import UnsupportedModelError, UsageError, WorkerError
@@ -68,6 +70,8 @@ class Decoder:
         self._model: Any = native.load_model(gguf, gpu_layers=gpu_layers)
         self._context: Any = None
         self._adapter: Any = None
+        self._embedder: Embedder | None = None
+        self._threads = threads
         self._cache_type = cache_type(offload=offload, flags=cpu.flags(cpu.cpuinfo()))
         try:
             self.vocabulary = Vocabulary(self._model)
@@ -87,7 +91,7 @@ class Decoder:
         """Tokens that one sequence can hold."""
         self.evaluated = 0
         """Tokens computed so far."""
-        self._arrays = _BatchArrays(BATCH)
+        self._arrays = BatchArrays(BATCH)
         self._scratch: Logits = np.empty(self.vocabulary.size, dtype=np.float32)
 
     @property
@@ -168,13 +172,27 @@ class Decoder:
                 "Train it on the model that it is used with.",
             )
         self._adapter = adapter
-        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
-        if llama_cpp.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0)) != 0:
+        if not self._put_adapter(self._context):
             self._drop_adapter()
             raise UnsupportedModelError(f"llama.cpp cannot use the adapter {path}: {native.log_line()}.")
 
+    def embedder(self) -> Embedder:
+        """A context for embeddings with the adapter that is set; close it before another is set."""
+        found = self._embedder = Embedder(
+            self._model,
+            context=self.context,
+            batch=min(UBATCH, self._rows_within()),
+            threads=self._threads,
+            cache_type=self._cache_type,
+        )
+        if self._adapter is not None:
+            self._put_adapter(found.context)
+        return found
+
     def close(self) -> None:
-        """Free adapter, context and model, in this order. May be called twice; nothing else may follow."""
+        """Free contexts, adapter and model, in this order. May be called twice; nothing else may follow."""
+        if self._embedder is not None:
+            self._embedder.close()
         if self._context is not None:
             self._drop_adapter()
             llama_cpp.llama_free(self._context)
@@ -183,6 +201,10 @@ class Decoder:
         if self._model is not None:
             llama_cpp.llama_model_free(self._model)
             self._model = None
+
+    def _put_adapter(self, context: Any) -> bool:
+        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._adapter)
+        return bool(llama_cpp.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0)) == 0)
 
     def _drop_adapter(self) -> None:
         # Freed while it is set, it would leave a dangling pointer in the context.
@@ -205,8 +227,12 @@ class Decoder:
             )
         return fitting
 
+    def _rows_within(self) -> int:
+        """Rows of logits that `OUTPUT_BYTES` holds."""
+        return OUTPUT_BYTES // (4 * self.vocabulary.size)
+
     def _make_context(self, slots: int, per_sequence: int, threads: int, *, shrink: bool) -> None:
-        rows = OUTPUT_BYTES // (4 * self.vocabulary.size)
+        rows = self._rows_within()
         while True:
             params = llama_cpp.llama_context_default_params()
             params.n_seq_max = slots + 1
@@ -253,35 +279,3 @@ class Decoder:
                 f"llama.cpp could not decode a batch of {stop - start} tokens (code {code}): {native.log_line()}.",
                 "Run the same command again to go on from the last finished result.",
             )
-
-
-class _BatchArrays:
-    """The arrays behind a llama_batch, owned by numpy: filled at once, and any slice of them is a batch too."""
-
-    def __init__(self, size: int) -> None:
-        self.token = np.zeros(size, dtype=np.int32)
-        self.pos = np.zeros(size, dtype=np.int32)
-        self.n_seq_id = np.ones(size, dtype=np.int32)
-        self.seq = np.zeros(size, dtype=np.int32)
-        # llama.cpp wants, for each token, a pointer to its sequence ids.
-        self.seq_id = np.arange(size, dtype=np.uintp) * self.seq.itemsize + self.seq.ctypes.data
-        self.logits = np.zeros(size, dtype=np.int8)
-        self._batch = llama_cpp.llama_batch()
-
-    def fill(self, step: Step) -> None:
-        n = len(step.tokens)
-        self.token[:n] = step.tokens
-        self.pos[:n] = step.positions
-        self.seq[:n] = step.sequences
-        self.logits[:n] = 0
-        self.logits[[row.index for row in step.rows]] = 1
-
-    def part(self, start: int, stop: int) -> Any:
-        """The llama_batch of the tokens `start` .. `stop`; valid until `part` is called again."""
-        batch = self._batch
-        batch.n_tokens = stop - start
-        for name in ("token", "pos", "n_seq_id", "seq_id", "logits"):
-            array = getattr(self, name)
-            address = array.ctypes.data + start * array.itemsize
-            setattr(batch, name, ctypes.cast(address, type(getattr(batch, name))))
-        return batch

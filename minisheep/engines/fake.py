@@ -14,6 +14,8 @@ from pathlib import Path
 
 from minisheep.engines.base import (
     Completion,
+    Embedding,
+    EmbedRequest,
     EngineInfo,
     GenerateRequest,
     Loglik,
@@ -22,7 +24,9 @@ from minisheep.engines.base import (
     ScoreRequest,
     Scores,
 )
+from minisheep.engines.fake_likelihood import costs
 from minisheep.engines.fake_text import answer, graded, task_list
+from minisheep.engines.fake_vector import mean_vector
 from minisheep.engines.text import Reply
 from minisheep.records import derive_seed
 
@@ -79,15 +83,18 @@ class FakeEngine:
             yield Scores(request.id, tuple(mass * weight / sum(weights) for weight in weights))
 
     def loglik(self, requests: Sequence[LoglikRequest]) -> Iterator[Loglik]:
-        """One number for each word and each special segment, at least one; higher after a longer prompt, by an amount
-        that differs from pair to pair, and a little higher with the adapter of each later round."""
+        """One number for each word and each special segment, at least one (`fake_likelihood`); higher after a prompt,
+        and a little higher with the adapter of each later round."""
         for request in requests:
             prompt = text_of(request.prompt)
-            draw = self._random("loglik", text_of(request.continuation))
-            known = min(len(prompt.split()), 20) / 20 * self._random("pair", request.id, prompt).uniform(0.1, 0.9)
-            level = (1 - 0.5 * known) * (1 - 0.15 * (1 - 0.5 ** self._round()))
-            count = sum(len(s.text.split()) or int(s.special) for s in request.continuation)
-            yield Loglik(request.id, tuple(-level * draw.gammavariate(1.5, 1.2) for _ in range(max(1, count))))
+            luck = self._random("loglik", text_of(request.continuation)).uniform(0.85, 1.15)
+            level = luck * (1 - min(len(prompt.split()), 20) / 200) * (1 - 0.15 * (1 - 0.5 ** self._round()))
+            yield Loglik(request.id, tuple(-level * cost for cost in costs(prompt, request.continuation)))
+
+    def embed(self, requests: Sequence[EmbedRequest]) -> Iterator[Embedding]:
+        """The mean of the words' vectors; see `fake_vector`."""
+        for request in requests:
+            yield Embedding(request.id, mean_vector(text_of(request.text), self._adapter_name()))
 
     def set_adapter(self, adapter: Path | None) -> None:
         self.adapter = adapter
@@ -105,8 +112,10 @@ class FakeEngine:
         return answer(draw)
 
     def _random(self, *identity: object) -> random.Random:
-        adapter = f"{self.adapter.parent.name}/{self.adapter.name}" if self.adapter else ""
-        return random.Random(derive_seed("fake", adapter, *identity))  # noqa: S311
+        return random.Random(derive_seed("fake", self._adapter_name(), *identity))  # noqa: S311
+
+    def _adapter_name(self) -> str:
+        return f"{self.adapter.parent.name}/{self.adapter.name}" if self.adapter else ""
 
     def _round(self) -> int:
         if self.adapter is None:

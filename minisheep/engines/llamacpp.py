@@ -1,11 +1,11 @@
-"""The real engine: generation, label scores and log-likelihoods, batched, on llama.cpp."""
+"""The real engine: generation, label scores, log-likelihoods and embeddings, batched, on llama.cpp."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import llama_cpp
 from minisheep.engines import cpu
 from minisheep.engines.base import (
     Completion,
+    Embedding,
+    EmbedRequest,
     EngineInfo,
     GenerateRequest,
     Loglik,
@@ -161,6 +163,12 @@ class LlamaCppEngine:
                 jobs.append(Job(key, texts[key][:-1], len(prompt) - 1))
         return self._loglik(list(requests), texts, jobs)
 
+    def embed(self, requests: Sequence[EmbedRequest]) -> Iterator[Embedding]:
+        """Mean last-layer vectors as they finish, see `Embedder`. A text beyond the context is cut to it; an empty one
+        is the start of a text (`Vocabulary.start`)."""
+        texts = [self._prompt(request.text)[: self._info.context] for request in requests]
+        return self._embed(list(requests), texts)
+
     def set_adapter(self, adapter: Path | None) -> None:
         """Hot-load an adapter GGUF, or return to the base; see `Decoder.set_adapter` for what it raises."""
         self._check_free()
@@ -230,6 +238,13 @@ class LlamaCppEngine:
         for key in self._prefill(jobs, on_row):
             found = logprobs.pop(key)
             yield Loglik(requests[key].id, tuple(found[token] for token in sorted(found)))
+
+    def _embed(self, requests: list[EmbedRequest], texts: list[list[int]]) -> Iterator[Embedding]:
+        # Opened for each run: it takes some tens of milliseconds, and its memory is free in between.
+        with self._exclusive(), closing(self._decoder.embedder()) as embedder:
+            for key, vector in embedder.run(texts):
+                self._decoder.evaluated += len(texts[key])
+                yield Embedding(requests[key].id, vector)
 
     def _prefill(self, jobs: list[Job], on_row: Callable[[Row, int], None]) -> Iterator[int]:
         """Run jobs that sample nothing; their keys, as they complete."""

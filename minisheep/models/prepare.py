@@ -6,6 +6,7 @@ cannot be converted, a template that cannot be used, a model that is not the one
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +73,12 @@ def versions() -> dict[str, str]:
     return {"platform": platform.platform(terse=True), **installed.versions(PACKAGES)}
 
 
-def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
+def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) -> PreparedModel:
+    """A model that is only asked: everything but its training weights. Raises `errors.MinisheepError`.
+
+    `trainable` refuses an architecture whose adapters cannot be converted, before anything is made.
+    """
+
     def report(text: str) -> None:
         emit(Note(text))
 
@@ -80,24 +86,31 @@ def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
     fetched = fetch_gguf(entry, report)
     header = read_header(fetched.path)
     facts = model_facts(header)
-    try:
-        check_architecture(header.architecture)
-    except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"{entry.name}: {error.message} Nothing was generated.", error.fix) from None
+    if trainable:
+        try:
+            check_architecture(header.architecture)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{entry.name}: {error.message} Nothing was generated.", error.fix) from None
     special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
     kind = settings.kind if settings.kind != "auto" else entry.kind
     if kind not in ("base", "instruct"):
         kind = "instruct" if facts.chat_template else "base"
-        report(f"{entry.name} is not in the registry: taken for {kind} model, by its file (--kind says otherwise).")
+        otherwise = " (--kind says otherwise)" if trainable else ""
+        report(f"{entry.name} is not in the registry: taken for {kind} model, by its file{otherwise}.")
     template = choose(settings.template, entry.template, facts.chat_template, special)
     inference, inference_note = _inference_copy(fetched.path, fetched.sha256, facts, settings.threads, report)
-    weights, weights_note = _training_weights(entry, fetched.path, fetched.sha256, emit, report)
     return PreparedModel(
         name=entry.name, title=entry.title, kind=kind, architecture=header.architecture, licence=entry.licence,
         gguf=fetched.path, gguf_sha256=fetched.sha256, source=fetched.source, inference_gguf=inference,
-        inference_note=inference_note, weights=weights, weights_note=weights_note, template=template,
-        versions=versions(),
+        inference_note=inference_note, weights=Path(), weights_note="", template=template, versions=versions(),
     )  # fmt: skip
+
+
+def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
+    model = for_inference(settings, emit, trainable=True)
+    entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
+    weights, note = _training_weights(entry, model.gguf, model.gguf_sha256, emit, lambda text: emit(Note(text)))
+    return dataclasses.replace(model, weights=weights, weights_note=note)
 
 
 def _inference_copy(

@@ -12,10 +12,24 @@ from minisheep.models.template import Template
 from minisheep.records import derive_seed
 from minisheep.rules.task_list import Task
 
+CRITERIA = ("quality", "following")
+"""What a judge that gives grades is asked for (the paper's two criteria)."""
+STYLES = ("simple", "combined", "icl")
+"""How it is asked: one plain question; both criteria explained and one asked; three scored examples as well."""
+
+
+def judge_text_name(style: str, criterion: str) -> str:
+    """The prompt file of a criterion in a style; ``combined`` is the plain name."""
+    return criterion if style == "combined" else f"{criterion}_{style}"
+
+
 PLACEHOLDERS: dict[str, frozenset[str]] = {
     "instructions": frozenset(),
-    "quality": frozenset({"instruction", "response", "format"}),
-    "following": frozenset({"instruction", "response", "format"}),
+    **{
+        judge_text_name(style, criterion): frozenset({"instruction", "response", "format"})
+        for style in STYLES
+        for criterion in CRITERIA
+    },
 }
 """The prompt files, and what each must have a place for."""
 
@@ -27,6 +41,9 @@ SCORE_ONLY = "Reply with the grade alone."
 SCORE_AND_WHY = "Reply with the grade, then ||, then one sentence that explains it."
 SCORE_START = "Grade: "
 """Begins the judge's reply, so that the next token is the grade; the trailing blank keeps the digits bare tokens."""
+
+BACKWARD_QUESTION = "Which instruction does this text answer?"
+"""Asks for the instruction that an answer belongs to."""
 
 TASKS_A_LIST = 10
 """A list is stopped after this many new tasks; small models degrade long before."""
@@ -52,6 +69,11 @@ class Frame:
         if self.template is None:
             return (Segment(f"{user}\n{answer_start}"),)
         return self.template.prompt(user, answer_start)
+
+    @property
+    def ending(self) -> Prompt:
+        """What follows a finished answer: the template's end token, or a line break where there is no template."""
+        return (Segment("\n"),) if self.template is None else (Segment(self.template.end, True),)
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -89,16 +111,29 @@ def answer_prompt(frame: Frame, instruction: str, input: str) -> Prompt:
     return frame.ask(user_text(instruction, input))
 
 
+def backward_prompt(frame: Frame, answer: str) -> Prompt:
+    """Asks which instruction `answer` was written for; without an answer, for any instruction."""
+    return frame.ask(f"{answer}\n\n{BACKWARD_QUESTION}".lstrip("\n"))
+
+
 def judge_prompt(
-    frame: Frame, text: str, instruction: str, input: str, response: str, *, explain: bool = False
+    frame: Frame,
+    texts: Mapping[str, str],
+    style: str,
+    criterion: str,
+    instruction: str,
+    input: str,
+    response: str,
+    *,
+    explain: bool = False,
 ) -> Prompt:
-    """Asks for a grade of one pair by one criterion; the continuation begins with the grade."""
+    """Asks for a grade of one pair by one criterion in one of `STYLES`; the continuation begins with the grade."""
     values = {
         "instruction": user_text(instruction, input),
         "response": response,
         "format": SCORE_AND_WHY if explain else SCORE_ONLY,
     }
-    return frame.ask(fill(text, values).strip(), SCORE_START)
+    return frame.ask(fill(texts[judge_text_name(style, criterion)], values).strip(), SCORE_START)
 
 
 def parse_grade(text: str) -> float | None:

@@ -12,7 +12,8 @@ from minisheep.rules.endings import cut_answer
 from minisheep.rules.prompts import user_text
 from minisheep.rules.responses import response_fault
 from minisheep.rules.statistics import describe
-from minisheep.stages.judge import Pair
+from minisheep.stages import measures
+from minisheep.stages.asked import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +25,27 @@ class Candidates:
     rejected: list[Rejection]
 
 
-def by_rules(instructions: Sequence[Instruction], responses: Sequence[Response], language: str) -> Candidates:
-    """Cut each answer at its natural end, then apply the rules for pairs. In the order of the instructions."""
-    answers = {response.instruction_id: response for response in responses}
+def by_rules(
+    instructions: Sequence[Instruction], responses: Sequence[Response], language: str, rules: bool = True
+) -> Candidates:
+    """Cut each answer at its natural end, then apply the rules for pairs. In the order of the instructions and, for
+    each, of its answers. Without `rules` only empty answers are dropped."""
+    answers: dict[str, list[Response]] = {}
+    for response in responses:
+        answers.setdefault(response.instruction_id, []).append(response)
     found = Candidates([], {}, [])
     for instruction in instructions:
-        response = answers.get(instruction.id)
-        if response is None:
-            continue
-        answer, cut = cut_answer(response.text, response.finish)
-        fault = response_fault(
-            instruction.instruction, instruction.input, answer, "stop" if cut else response.finish, language=language
-        )
-        if fault is None:
-            found.pairs.append(Pair(instruction, response, answer))
-            found.cuts[response.id] = cut
-        else:
-            found.rejected.append(_rejection(fault, instruction, response, response.text))
+        for response in sorted(answers.get(instruction.id, ()), key=lambda r: r.sample):
+            answer, cut = cut_answer(response.text, response.finish)
+            fault = response_fault(
+                instruction.instruction, instruction.input, answer, "stop" if cut else response.finish,
+                language=language,
+            )  # fmt: skip
+            if fault is None or not (rules or fault[0] == "empty"):
+                found.pairs.append(Pair(instruction, response, answer))
+                found.cuts[response.id] = cut
+            else:
+                found.rejected.append(_rejection(fault, instruction, response, response.text))
     return found
 
 
@@ -49,9 +54,9 @@ def by_score(
 ) -> tuple[list[Example], list[Rejection]]:
     """Examples for training, best first, and what was dropped.
 
-    ``threshold`` keeps a pair when its score (the lower of the two criteria) is above the value, as the paper does;
-    ``top`` keeps the best fraction, at least one. A pair without a readable score is dropped. Raises
-    `errors.StarvedError` when nothing is left.
+    Of the answers to one instruction only the best judged can be kept. ``threshold`` keeps a pair when its score (the
+    lower of the criteria) is above the value, as the paper does; ``top`` keeps the best fraction, at least one. A pair
+    without a readable score is dropped. Raises `errors.StarvedError` when nothing is left.
     """
     scored, rejected = [], list(candidates.rejected)
     for pair in candidates.pairs:
@@ -61,25 +66,69 @@ def by_score(
         else:
             scored.append((verdict.score, pair, verdict))
     scored.sort(key=lambda item: (-item[0], item[1].response.id))
+    ranked: list[tuple[float, Pair, Verdict]] = []
+    best: dict[str, tuple[float, Pair]] = {}
+    for score, pair, verdict in scored:
+        higher, other = best.setdefault(pair.instruction.id, (score, pair))
+        if other is pair:
+            ranked.append((score, pair, verdict))
+        else:
+            detail = f"{score:.3g} is not above the {higher:.3g} of answer {other.response.sample}"
+            rejected.append(_rejection(("not_best", detail), *_whole(pair)))
+    keep = keep.settled(ranked[0][2].judge) if ranked else keep
     if keep.kind == "top":
-        chosen = scored[: max(1, int(len(scored) * keep.value + 0.5))]
+        chosen = ranked[: max(1, int(len(ranked) * keep.value + 0.5))]
         rule = f"below the best {keep.value:g} of the round"
     else:
-        chosen = [item for item in scored if item[0] > keep.value]
+        chosen = [item for item in ranked if item[0] > keep.value]
         rule = f"not above {keep.value:g}"
     if not chosen:
-        raise StarvedError(starved_message(keep, [s for s, _, _ in scored], rejected), _starved_fix(keep, scored))
-    for score, pair, _ in scored[len(chosen) :]:
+        raise StarvedError(starved_message(keep, [s for s, _, _ in ranked], rejected), _starved_fix(keep, ranked))
+    for score, pair, _ in ranked[len(chosen) :]:
         rejected.append(_rejection(("low_score", f"{score:.3g} is {rule}"), *_whole(pair)))
     return [_example(pair, verdict, candidates.cuts[pair.response.id]) for _, pair, verdict in chosen], rejected
 
 
-def keep_examples(
-    settings: Settings, instructions: Sequence[Instruction], responses: Sequence[Response], verdicts: Sequence[Verdict]
+def by_measures(
+    candidates: Candidates, verdicts: Mapping[str, Verdict], settings: Settings, round: int
 ) -> tuple[list[Example], list[Rejection]]:
-    """The whole filter: `by_rules`, then `by_score`."""
-    candidates = by_rules(instructions, responses, settings.language)
-    return by_score(candidates, {v.response_id: v for v in verdicts}, Keep.parse(settings.keep))
+    """What a model-only filter keeps (perplexity, density): see `stages.measures`. Raises `errors.StarvedError`."""
+    choice = measures.choose(
+        settings, round, {pair.response.id: verdicts[pair.response.id] for pair in candidates.pairs}
+    )
+    pairs = {pair.response.id: pair for pair in candidates.pairs}
+    dropped = [_rejection(fault, *_whole(pairs[id_])) for id_, fault in choice.dropped.items()]
+    rejected = [*candidates.rejected, *dropped]
+    if not choice.kept:
+        raise StarvedError(
+            f"--filter {settings.filter} kept none of {len(pairs)} pairs ({told_rules(rejected)}).",
+            "Start a new run with a higher --max-perplexity or a lower --answer-temperature.",
+        )
+    return [_example(pairs[id_], verdicts[id_], candidates.cuts[id_]) for id_ in choice.kept], rejected
+
+
+def keep_all(candidates: Candidates) -> tuple[list[Example], list[Rejection]]:
+    """Every pair that passed the rules (no assessment: the self-instruct baseline). Raises `errors.StarvedError`."""
+    if not candidates.pairs:
+        raise StarvedError(starved_message(Keep("auto"), [], candidates.rejected), _starved_fix(Keep("auto"), []))
+    return [_example(pair, None, candidates.cuts[pair.response.id]) for pair in candidates.pairs], candidates.rejected
+
+
+def keep_examples(
+    settings: Settings,
+    round: int,
+    instructions: Sequence[Instruction],
+    responses: Sequence[Response],
+    verdicts: Sequence[Verdict],
+) -> tuple[list[Example], list[Rejection]]:
+    """The whole filter: `by_rules`, then by what the settings say."""
+    candidates = by_rules(instructions, responses, settings.language, settings.rules == "on")
+    found = {v.response_id: v for v in verdicts}
+    if settings.filter != "score":
+        return by_measures(candidates, found, settings, round)
+    if settings.assess == "none":
+        return keep_all(candidates)
+    return by_score(candidates, found, Keep.parse(settings.keep))
 
 
 def starved_message(keep: Keep, scores: Sequence[float], rejected: Sequence[Rejection]) -> str:
@@ -91,11 +140,18 @@ def starved_message(keep: Keep, scores: Sequence[float], rejected: Sequence[Reje
             f"--keep {name} kept none of {len(scores)} judged pairs: their scores run from {d.min:.3g} to"
             f" {d.max:.3g} (median {d.median:.3g}, mean {d.mean:.3g})."
         )
+    return (
+        f"No pair was left to keep: all {len(rejected)} were dropped before their scores counted"
+        f" ({told_rules(rejected)})."
+    )
+
+
+def told_rules(rejected: Sequence[Rejection]) -> str:
+    """How many each rule dropped, the most first."""
     rules: dict[str, int] = {}
     for rejection in rejected:
         rules[rejection.rule] = rules.get(rejection.rule, 0) + 1
-    told = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items(), key=lambda item: -item[1]))
-    return f"No pair was left to keep: all {len(rejected)} were dropped before their scores counted ({told})."
+    return ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items(), key=lambda item: -item[1]))
 
 
 def _starved_fix(keep: Keep, scored: Sequence[object]) -> str:
@@ -114,16 +170,16 @@ def _rejection(fault: tuple[str, str], instruction: Instruction, response: Respo
     )
 
 
-def _example(pair: Pair, verdict: Verdict, cut: str) -> Example:
+def _example(pair: Pair, verdict: Verdict | None, cut: str) -> Example:
     user = user_text(pair.instruction.instruction, pair.instruction.input)
     return Example(
         instruction=pair.instruction.instruction,
         input=pair.instruction.input,
         output=pair.answer,
         messages=[{"role": "user", "content": user}, {"role": "assistant", "content": pair.answer}],
-        score=verdict.score,
-        quality=verdict.quality,
-        following=verdict.following,
+        score=verdict.score if verdict else None,
+        quality=verdict.quality if verdict else None,
+        following=verdict.following if verdict else None,
         cut=cut,
-        parents=(pair.instruction.id, pair.response.id, verdict.id),
+        parents=(pair.instruction.id, pair.response.id, *((verdict.id,) if verdict else ())),
     )

@@ -1,131 +1,112 @@
-"""The model judges its own pairs (the paper's self-assessment), in one of three ways.
-
-logits   reads the distribution over the grades 1 .. 10 after one prefill, and takes its mean: what a judge that writes
-         ``grade||explanation`` would say first, without the noise of sampling and the cost of the explanation.
-sample   asks and parses, as the paper's code does.
-pmi      mean log-probability per token of the answer given the instruction, less the same without the instruction:
-         evidence that the answer belongs to the instruction. Needs no grades, so it works on models too small to give
-         them; it does not see whether the answer is true or complete.
-"""
+"""The model judges pairs (the paper's self-assessment): by grades that it says, or by how likely it finds the texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-from minisheep.config import Settings
-from minisheep.engines.base import Engine, GenerateRequest, LoglikRequest, Prompt, Sampling, ScoreRequest, Segment
-from minisheep.records import Instruction, Response, Verdict, derive_seed
-from minisheep.rules.prompts import LABELS, Frame, answer_prompt, judge_prompt, parse_grade
+from minisheep.engines.base import Completion, Engine, GenerateRequest, Prompt, Sampling, ScoreRequest, Scores
+from minisheep.records import Verdict, derive_seed
+from minisheep.rules.evidence import Likelihoods, evidence
+from minisheep.rules.prompts import CRITERIA, LABELS, Frame, judge_prompt, parse_grade
+from minisheep.stages.asked import Asked, Judge, Pair
+from minisheep.stages.likelihood import BACKWARD, FORWARD, likelihoods
 
-CRITERIA = ("quality", "following")
+__all__ = ["CRITERIA", "Asked", "Judge", "Pair", "expected_grade", "judge"]
+
 SAMPLE_TOKENS = 60
 """Enough for a grade and a sentence."""
+SIDES = {"pmi": FORWARD, "backward": BACKWARD, "blend": FORWARD + BACKWARD}
+"""The likelihoods that each judge without grades needs."""
 
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """An instruction and the answer as it would be kept (cut at its natural end)."""
-
-    instruction: Instruction
-    response: Response
-    answer: str
+Result = TypeVar("Result", Scores, Completion)
+Grade = tuple[float | None, dict[str, Any]]
+"""A grade, None where none can be read, and the raw numbers or words behind it."""
 
 
 def judge(
-    engine: Engine, settings: Settings, frame: Frame, texts: Mapping[str, str], round: int, pairs: Sequence[Pair]
+    engine: Engine, judge: Judge, frame: Frame, texts: Mapping[str, str], items: Sequence[Asked]
 ) -> Iterator[Verdict]:
-    """A verdict for each pair, as they finish. Raw numbers are kept in the verdict."""
-    if settings.judge == "pmi":
-        yield from _by_likelihood(engine, frame, pairs)
-    elif settings.judge == "logits":
-        yield from _by_distribution(engine, frame, texts, pairs)
+    """A verdict for each item, as they finish. Raw numbers are kept in the verdict."""
+    if judge.name == "logits":
+        requests = [
+            ScoreRequest(f"{item.id}/{criterion}", _ask(judge, frame, texts, criterion, item), LABELS)
+            for item in items
+            for criterion in judge.criteria
+        ]
+        yield from _graded(judge, engine.score(requests), _read_distribution)
+    elif judge.name == "sample":
+        yield from _graded(judge, engine.generate(_sampled(judge, frame, texts, items)), _read_reply)
     else:
-        yield from _by_sample(engine, settings, frame, texts, round, pairs)
+        for item, found in likelihoods(engine, frame, items, SIDES[judge.name]):
+            yield verdict_by_likelihood(judge, item, found)
 
 
-def _by_distribution(
-    engine: Engine, frame: Frame, texts: Mapping[str, str], pairs: Sequence[Pair]
-) -> Iterator[Verdict]:
-    requests = [
-        ScoreRequest(f"{pair.response.id}/{criterion}", _ask(frame, texts, criterion, pair), LABELS)
-        for pair in pairs
-        for criterion in CRITERIA
-    ]
-    waiting: dict[str, dict[str, tuple[float, ...]]] = {}
-    for scores in engine.score(requests):
-        response, _, criterion = scores.id.partition("/")
-        found = waiting.setdefault(response, {})
-        found[criterion] = scores.probabilities
-        if len(found) == len(CRITERIA):
-            del waiting[response]
-            yield _verdict(
-                response,
-                "logits",
-                {c: expected_grade(found[c]) for c in CRITERIA},
-                {c: {"probabilities": [_tidy(p) for p in found[c]], "mass": _tidy(sum(found[c]))} for c in CRITERIA},
-            )
+def verdict_by_likelihood(judge: Judge, item: Asked, found: Likelihoods) -> Verdict:
+    """The verdict of a judge without grades. The score is None for texts without tokens."""
+    score: float | None
+    if judge.name == "blend":
+        assert judge.blend is not None
+        signs = evidence(item.instruction, item.input, item.answer, found)
+        raw: dict[str, Any] = {name: _tidy(value) for name, value in (signs or {}).items()}
+        score = judge.blend.score(signs) if signs else None
+    else:
+        forward = judge.name == "pmi"
+        score = found.forward if forward else found.backward
+        given, alone = (found.answer, found.alone) if forward else (found.back, found.back_alone)
+        raw = {"given": _mean(given), "alone": _mean(alone), "tokens": len(given)}
+    return Verdict(item.id, judge.name, None, None, None if score is None else _tidy(score), raw)
 
 
-def _by_sample(
-    engine: Engine, settings: Settings, frame: Frame, texts: Mapping[str, str], round: int, pairs: Sequence[Pair]
-) -> Iterator[Verdict]:
+def _graded(judge: Judge, results: Iterator[Result], read: Callable[[Result], Grade]) -> Iterator[Verdict]:
+    """Verdicts from results whose ids end in a criterion, each when all of its criteria are there."""
+    waiting: dict[str, dict[str, Grade]] = {}
+    for result in results:
+        item, _, criterion = result.id.rpartition("/")
+        found = waiting.setdefault(item, {})
+        found[criterion] = read(result)
+        if len(found) == len(judge.criteria):
+            del waiting[item]
+            yield _verdict(item, judge, found)
+
+
+def _verdict(item: str, judge: Judge, found: Mapping[str, Grade]) -> Verdict:
+    grades = {c: None if (grade := found[c][0]) is None else _tidy(grade) for c in judge.criteria}
+    known = [grade for grade in grades.values() if grade is not None]
+    score = min(known) if len(known) == len(grades) else None
+    raw = {c: found[c][1] for c in judge.criteria}
+    return Verdict(item, judge.name, grades.get("quality"), grades.get("following"), score, raw)
+
+
+def _sampled(judge: Judge, frame: Frame, texts: Mapping[str, str], items: Sequence[Asked]) -> list[GenerateRequest]:
     sampling = Sampling(temperature=1.0, top_p=0.95, max_tokens=SAMPLE_TOKENS, stop=("\n", *frame.stop))
-    requests = [
+    return [
         GenerateRequest(
-            f"{pair.response.id}/{criterion}",
-            _ask(frame, texts, criterion, pair, explain=True),
+            f"{item.id}/{criterion}",
+            _ask(judge, frame, texts, criterion, item, explain=True),
             sampling,
-            derive_seed(settings.seed, round, "judge", pair.response.id, criterion),
+            derive_seed(judge.seed, judge.round, "judge", item.id, criterion),
         )
-        for pair in pairs
-        for criterion in CRITERIA
+        for item in items
+        for criterion in judge.criteria
     ]
-    waiting: dict[str, dict[str, str]] = {}
-    for completion in engine.generate(requests):
-        response, _, criterion = completion.id.partition("/")
-        found = waiting.setdefault(response, {})
-        found[criterion] = completion.text
-        if len(found) == len(CRITERIA):
-            del waiting[response]
-            yield _verdict(
-                response,
-                "sample",
-                {c: parse_grade(found[c]) for c in CRITERIA},
-                {c: {"reply": found[c]} for c in CRITERIA},
-            )
 
 
-def _by_likelihood(engine: Engine, frame: Frame, pairs: Sequence[Pair]) -> Iterator[Verdict]:
-    requests = []
-    for pair in pairs:
-        answer = (Segment(pair.answer),)
-        asked = answer_prompt(frame, pair.instruction.instruction, pair.instruction.input)
-        requests.append(LoglikRequest(f"{pair.response.id}/given", asked, answer))
-        requests.append(LoglikRequest(f"{pair.response.id}/alone", answer_prompt(frame, "", ""), answer))
-    waiting: dict[str, dict[str, tuple[float, ...]]] = {}
-    for loglik in engine.loglik(requests):
-        response, _, side = loglik.id.partition("/")
-        found = waiting.setdefault(response, {})
-        found[side] = loglik.logprobs
-        if len(found) == 2:
-            del waiting[response]
-            given, alone = (sum(found[s]) / len(found[s]) for s in ("given", "alone"))
-            raw = {"given": _tidy(given), "alone": _tidy(alone), "tokens": len(found["given"])}
-            score = _tidy(given - alone)
-            yield Verdict(response, "pmi", None, None, score, raw)
-
-
-def _ask(frame: Frame, texts: Mapping[str, str], criterion: str, pair: Pair, explain: bool = False) -> Prompt:
+def _ask(
+    judge: Judge, frame: Frame, texts: Mapping[str, str], criterion: str, item: Asked, explain: bool = False
+) -> Prompt:
     return judge_prompt(
-        frame, texts[criterion], pair.instruction.instruction, pair.instruction.input, pair.answer, explain=explain
+        frame, texts, judge.prompt, criterion, item.instruction, item.input, item.answer, explain=explain
     )
 
 
-def _verdict(response: str, judge: str, grades: dict[str, float | None], raw: dict[str, object]) -> Verdict:
-    quality, following = (None if g is None else _tidy(g) for g in (grades["quality"], grades["following"]))
-    score = None if quality is None or following is None else min(quality, following)
-    return Verdict(response, judge, quality, following, score, raw)
+def _read_distribution(scores: Scores) -> Grade:
+    raw = {"probabilities": [_tidy(p) for p in scores.probabilities], "mass": _tidy(sum(scores.probabilities))}
+    return expected_grade(scores.probabilities), raw
+
+
+def _read_reply(completion: Completion) -> Grade:
+    return parse_grade(completion.text), {"reply": completion.text}
 
 
 def expected_grade(probabilities: Sequence[float]) -> float | None:
@@ -134,6 +115,10 @@ def expected_grade(probabilities: Sequence[float]) -> float | None:
     if mass <= 0:
         return None
     return sum(grade * p for grade, p in enumerate(probabilities, 1)) / mass
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return _tidy(sum(values) / len(values)) if values else None
 
 
 def _tidy(number: float) -> float:

@@ -9,11 +9,15 @@ from minisheep.engines.base import Engine, GenerateRequest, Sampling
 from minisheep.records import Instruction, Response, derive_seed
 from minisheep.rules.prompts import Frame, answer_prompt
 
+Wanted = tuple[Instruction, int]
+"""An instruction, and which of its answers (from 0)."""
+
 
 def respond(
-    engine: Engine, settings: Settings, frame: Frame, round: int, instructions: Sequence[Instruction]
+    engine: Engine, settings: Settings, frame: Frame, round: int, wanted: Sequence[Wanted]
 ) -> Iterator[Response]:
-    """One answer to each instruction, as they finish. The seed follows from the instruction, not from its place."""
+    """Answers as they finish. The seed follows from the instruction and the answer's number, not from its place; the
+    answers to one instruction stand side by side, so that the engine reads their prompt once."""
     sampling = Sampling(
         temperature=settings.answer_temperature,
         top_p=settings.answer_top_p,
@@ -22,12 +26,13 @@ def respond(
     )
     requests = [
         GenerateRequest(
-            id=instruction.id,
+            id=f"{instruction.id}/{sample}",
             prompt=answer_prompt(frame, instruction.instruction, instruction.input),
             sampling=sampling,
-            seed=derive_seed(settings.seed, round, "respond", instruction.id, 0),
+            seed=derive_seed(settings.seed, round, "respond", instruction.id, sample),
         )
-        for instruction in instructions
+        for instruction, sample in wanted
     ]
     for completion in engine.generate(requests):
-        yield Response(completion.id, 0, completion.text, completion.finish, completion.tokens)
+        instruction_id, _, sample = completion.id.rpartition("/")
+        yield Response(instruction_id, int(sample), completion.text, completion.finish, completion.tokens)

@@ -41,10 +41,31 @@ def train_job(
     weights: Path,
     output: Path,
     scratch: Path,
+    start: Path | None = None,
 ) -> TrainJob:
-    """The job of one round: the best `max_examples` of what was kept, always from the base (the paper's one_base)."""
+    """The job of one round on the first `max_examples` of `examples`, which stand best first."""
     chosen = tuple(
         TrainExample(template.prompt(user_text(e.instruction, e.input)), template.completion(e.output))
         for e in examples[: settings.max_examples]
     )
-    return TrainJob(round, chosen, gguf, weights, output, scratch, train_settings(settings, round))
+    return TrainJob(round, chosen, gguf, weights, output, scratch, train_settings(settings, round), start)
+
+
+def rounds_trained_on(strategy: str, round: int) -> range:
+    """Whose kept data a round trains on: its own, or all so far (the paper's total_base)."""
+    return range(1, round + 1) if strategy == "total-base" else range(round, round + 1)
+
+
+def starts_from(strategy: str, round: int) -> int:
+    """Whose adapter the training begins with: 0 for a fresh one, else the last round's (the paper's one_last)."""
+    return round - 1 if strategy == "one-last" else 0
+
+
+def together(rounds: Sequence[Sequence[Example]]) -> list[Example]:
+    """The examples of several rounds, each best first, as one list: the best of each, newest first, then the next.
+
+    Scores of different rounds come from different judges, so ranks are compared and not scores.
+    """
+    newest_first = [list(examples) for examples in reversed(rounds)]
+    ranks = range(max(map(len, newest_first), default=0))
+    return [examples[rank] for rank in ranks for examples in newest_first if rank < len(examples)]

@@ -57,6 +57,8 @@ class TrainJob:
     scratch: Path
     """Checkpoints live here; a killed job goes on from the newest whole one."""
     settings: TrainSettings = field(default_factory=TrainSettings)
+    start: Path | None = None
+    """PEFT folder whose weights the adapter begins with (the paper's one_last); None: a fresh adapter on the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class TrainResult:
 
 
 class Trainer(Protocol):
-    """Trains a LoRA adapter from the base.
+    """Trains a LoRA adapter of the base, from scratch or from `TrainJob.start`.
 
     Raises `errors.Stopped`, after saving a checkpoint, when `should_stop` says so.
     """

@@ -17,7 +17,9 @@ from minisheep.events import Emit, TrainStep
 from minisheep.records import digest
 from minisheep.store import write_atomic, write_json
 from minisheep.trainers.base import TrainExample, TrainJob, TrainResult
-from minisheep.trainers.folders import publish
+from minisheep.trainers.folders import another_training, publish
+from minisheep.trainers.lora_gguf import TENSORS, read_config
+from minisheep.trainers.start import read_scale
 from minisheep.trainers.tokens import learning_rate, split, steps_per_epoch, usable_warmup
 
 LABEL = "FAKE"
@@ -28,6 +30,15 @@ def examples_digest(examples: tuple[TrainExample, ...]) -> str:
     """Sixteen hexadecimal digits over the texts, so that other data gives another adapter."""
     texts = [[[s.text for s in e.prompt], [s.text for s in e.completion]] for e in examples]
     return digest("fake-examples", {"texts": texts})
+
+
+def fake_fingerprint(job: TrainJob) -> str:
+    """`examples_digest`, mixed with that of `job.start` where there is one. Raises `errors.ModelFileError`."""
+    examples = examples_digest(job.examples)
+    if job.start is None:
+        return examples
+    start = read_scale(job.start, job.settings)
+    return digest("fake-start", {"examples": examples, "start": start.get("examples")})
 
 
 def fake_adapter_gguf(path: Path, digest: str) -> None:
@@ -49,10 +60,12 @@ class FakeTrainer:
         per_epoch = steps_per_epoch(len(training), settings.batch_size)
         total = per_epoch * settings.epochs
         warmup = usable_warmup(settings.warmup_steps, total)
-        fingerprint = examples_digest(job.examples)
+        fingerprint = fake_fingerprint(job)
+        if job.output.exists() and read_config(job.output).get("examples") != fingerprint:
+            raise another_training(job.output)
         words = sum(_words(job.examples[index]) for index in training)
-        start = _read_step(job.scratch / CHECKPOINT, fingerprint, total)
-        for step in range(start, total):
+        done = _read_step(job.scratch / CHECKPOINT, fingerprint, total)
+        for step in range(done, total):
             if should_stop():
                 raise Stopped(
                     f"Training stopped after step {step} of {total}; all of it is safe.",
@@ -99,10 +112,11 @@ class FakeTrainer:
             "peft_type": "LORA",
             "r": job.settings.lora_rank,
             "lora_alpha": job.settings.lora_alpha,
+            "use_rslora": job.settings.rslora,
         }
         with publish(job.output) as folder:
             write_json(folder / "adapter_config.json", config)
-            write_atomic(folder / "adapter_model.safetensors", f"{LABEL}\n".encode())
+            write_atomic(folder / TENSORS, f"{LABEL}\n".encode())
 
 
 def fake_loss(step: int) -> float:

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders that appear whole or not at all, and are never overwritten."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from minisheep.errors import CorruptRunError
 from minisheep.store import disk_errors, fsync_folder
 
 
@@ -34,6 +35,14 @@ def publish(target: Path) -> Iterator[Path]:
             fsync_folder(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def another_training(output: Path) -> CorruptRunError:
+    """The error for an adapter that was made by another training than the one whose output it would be."""
+    return CorruptRunError(
+        f"{output} is there already, but was not made from these examples and settings.",
+        "Move it away, or start a new run.",
+    )
 
 
 def sync_tree(folder: Path) -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
 """GGUF architectures whose tensor layout this converter knows (Mistral and SmolLM2 are `llama`, Qwen1.5 is `qwen2`)."""
 
+TENSORS = "adapter_model.safetensors"
+"""The file of a PEFT folder that holds A and B of each layer."""
+
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """All linear layers of a block in these architectures; the training adapts each (paper, appendix E)."""
 
@@ -84,10 +87,10 @@ def convert_adapter(peft_dir: Path, base_gguf: Path, output: Path) -> None:
     GGUF cannot represent or does not fit the base, `errors.ModelFileError` where a file cannot be read,
     `errors.DiskError` where `output` cannot be written.
     """
-    config = _read_config(peft_dir)
+    config = read_config(peft_dir)
     check_config(config)
     base = read_base(base_gguf)
-    layers = map_layers(_read_tensors(peft_dir), base)
+    layers = map_layers(read_tensors(peft_dir), base)
     ranks = {layer.a.shape[0] for layer in layers.values()}
     if ranks != {config["r"]}:
         raise UnsupportedModelError(
@@ -215,7 +218,8 @@ def read_base(path: Path) -> BaseFacts:
     )
 
 
-def _read_config(peft_dir: Path) -> dict[str, Any]:
+def read_config(peft_dir: Path) -> dict[str, Any]:
+    """The folder's adapter_config.json, with a rank and an alpha. Raises `errors.ModelFileError`."""
     path = peft_dir / "adapter_config.json"
     try:
         config = json.loads(path.read_bytes())
@@ -227,12 +231,13 @@ def _read_config(peft_dir: Path) -> dict[str, Any]:
     return config
 
 
-def _read_tensors(peft_dir: Path) -> dict[str, NDArray[np.float32]]:
+def read_tensors(peft_dir: Path) -> dict[str, NDArray[np.float32]]:
+    """A [r, in] and B [out, r] of each layer by PEFT's names, as float32. Raises `errors.ModelFileError`."""
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = peft_dir / "adapter_model.safetensors"
+    path = peft_dir / TENSORS
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError, KeyError, TypeError) as error:

@@ -18,19 +18,28 @@ from minisheep.trainers import lora_gguf, tokens
 from minisheep.trainers.base import TrainExample, TrainJob, TrainResult
 from minisheep.trainers.checkpoint import clear
 from minisheep.trainers.peft_loop import TrainingLoop
-from minisheep.trainers.peft_model import PeftModel, Precision, adapter_tensors, add_lora, load_base, this_machine
+from minisheep.trainers.peft_model import (
+    PeftModel,
+    Precision,
+    adapter_tensors,
+    add_lora,
+    load_base,
+    set_adapter_tensors,
+    this_machine,
+)
 from minisheep.trainers.peft_output import finished, training_fingerprint, write_output
+from minisheep.trainers.start import check_fit, read_start
 
 
 class PeftTrainer:
     """See `trainers.base.Trainer`."""
 
     def train(self, job: TrainJob, emit: Emit, should_stop: Callable[[], bool]) -> TrainResult:
-        """Train from the base; `job.output` becomes a plain PEFT folder.
+        """Train from the base, or from `job.start` on it; `job.output` becomes a plain PEFT folder.
 
         Raises `errors.Stopped` after a checkpoint; `errors.StarvedError` where no example is left to learn from;
-        `errors.ModelFileError` or `errors.UnsupportedModelError` where GGUF and weights are damaged, unknown or not of
-        the same model; `errors.DiskError`; `errors.MinisheepError` where the loss stops being a number.
+        `errors.ModelFileError` or `errors.UnsupportedModelError` where GGUF, weights and start are damaged, unknown or
+        not of the same model; `errors.DiskError`; `errors.MinisheepError` where the loss stops being a number.
         """
         base = lora_gguf.read_base(job.gguf)
         data = tokenise(job.gguf, job.examples, job.settings.max_length)
@@ -40,13 +49,18 @@ class PeftTrainer:
                 "Raise max_length and continue the run.",
             )
         precision = this_machine(job.settings.load_in)
-        fingerprint = training_fingerprint(job, data, precision)
+        start = read_start(job.start, job.settings) if job.start else None
+        fingerprint = training_fingerprint(job, data, precision, start.digest if start else None)
         done = finished(job.output, fingerprint)
         if done is not None:
             return done
         _say_what_is_used(job, data, precision, emit)
         model = add_lora(load_base(job.weights, precision), job.settings, job.weights.name)
         _check_pair(model, base, data, job.weights)
+        if start is not None:
+            check_fit(start, {name: tensor.shape for name, tensor in adapter_tensors(model).items()})
+            set_adapter_tensors(model, start.tensors)
+            emit(Note(f"The adapter begins as the one in {start.folder}."))
         loop = TrainingLoop(job, data, precision, model, fingerprint, emit, should_stop)
         result = loop.run()
         write_output(job.output, model, loop.best, fingerprint, result)

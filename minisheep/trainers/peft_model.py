@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ __all__ = [
     "add_lora",
     "choose_precision",
     "load_base",
+    "set_adapter_tensors",
     "this_machine",
 ]
 
@@ -159,3 +161,11 @@ def adapter_tensors(model: PeftModel) -> dict[str, Array]:
     """The adapter as PEFT saves it: A [r, in] and B [out, r] of each layer, float32."""
     found = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: tensor.detach().float().cpu().numpy() for name, tensor in found.items()}
+
+
+def set_adapter_tensors(model: PeftModel, tensors: Mapping[str, Array]) -> None:
+    """Give the adapter the values of `tensors`, which have the names and shapes of `adapter_tensors`."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.from_numpy(tensors[name.replace(".default.", ".")]))

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from safetensors.numpy import save
 
-from minisheep.errors import CorruptRunError
 from minisheep.records import digest
 from minisheep.store import write_atomic, write_json
 from minisheep.trainers.base import TrainJob, TrainResult
 from minisheep.trainers.checkpoint import Array
-from minisheep.trainers.folders import publish
+from minisheep.trainers.folders import another_training, publish
+from minisheep.trainers.lora_gguf import TENSORS
 from minisheep.trainers.peft_model import PeftModel, Precision, adapter_tensors
 from minisheep.trainers.tokens import Tokenised
 
@@ -25,14 +25,24 @@ RESULT = "training_result.json"
 """In the PEFT folder: the TrainResult and what was trained, so that a repeated job finds it done."""
 
 
-def training_fingerprint(job: TrainJob, data: Tokenised, precision: Precision) -> str:
-    """What is trained. Settings that change only speed and saving are left out."""
+def training_fingerprint(job: TrainJob, data: Tokenised, precision: Precision, start: str | None) -> str:
+    """What is trained, and from where: `start` is the digest of the adapter that it begins with.
+
+    Settings that change only speed and saving are left out.
+    """
     settings = dataclasses.asdict(job.settings)
     for name in ("micro_batch_size", "checkpoint_seconds", "load_in"):
         del settings[name]
     ids = hashlib.sha256(json.dumps([[pair.prompt, pair.ids] for pair in data.pairs]).encode()).hexdigest()
     model = (job.weights / "config.json").read_text() if (job.weights / "config.json").is_file() else ""
-    content = {"settings": settings, "pairs": ids, "load_in": precision.load_in, "dtype": str(precision.dtype)}
+    content: dict[str, Any] = {
+        "settings": settings,
+        "pairs": ids,
+        "load_in": precision.load_in,
+        "dtype": str(precision.dtype),
+    }
+    if start is not None:
+        content["start"] = start
     return digest("training", {**content, "model": model, "round": job.round})
 
 
@@ -49,10 +59,7 @@ def finished(output: Path, fingerprint: str) -> TrainResult | None:
             return TrainResult(**found)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise CorruptRunError(
-        f"{output} is there already, but was not made from these examples and settings.",
-        "Move it away, or start a new run.",
-    )
+    raise another_training(output)
 
 
 def write_output(
@@ -68,5 +75,5 @@ def write_output(
     config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     with publish(output) as folder:
         write_json(folder / "adapter_config.json", config)
-        write_atomic(folder / "adapter_model.safetensors", save(adapter_tensors(model), metadata={"format": "pt"}))
+        write_atomic(folder / TENSORS, save(adapter_tensors(model), metadata={"format": "pt"}))
         write_json(folder / RESULT, dataclasses.asdict(result) | {"fingerprint": fingerprint})

@@ -75,10 +75,17 @@ def line(event: Event) -> str:
         told = counts(event.counts)
         return f"{where(event.round, event.phase)} done in {duration(event.seconds)}" + (f": {told}" if told else "")
     if isinstance(event, RunFinished):
-        return f"Finished {event.rounds} round(s) in {duration(event.seconds)}."
+        return finished(event)
     if isinstance(event, Failed):
         return f"{one_line(event.message)} {one_line(event.fix)}".strip()
     return ""
+
+
+def finished(event: RunFinished) -> str:
+    """How the run ended, and which round to use."""
+    how = "Stopped early, since the last rounds brought no gain:" if event.early else "Finished"
+    best = "" if event.best is None else f" Best: {'the base model' if event.best == 0 else f'round {event.best}'}."
+    return f"{how} {event.rounds} round(s) in {duration(event.seconds)}.{best}"
 
 
 Row = tuple[str, list[str]]
@@ -98,6 +105,8 @@ def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[R
         row("greedy answers that end by themselves", "model", "ended", form="{:.0%}"),
         row("words in a greedy answer", "model", "answer_words", form="{:.0f}"),
         row("constraints kept, strict", "model", "verifiable", "instruction_strict", "value", form="{:.0%}"),
+        ("  change to the best before, 95 %", [_points(m, "constraints") for m in metrics]),
+        ("verdict", [_outcome(m) for m in metrics]),
         row("distinct-1 of greedy answers", "model", "distinct_1"),
         row("distinct-2 of greedy answers", "model", "distinct_2"),
         row("instructions written", "data", "instructions", form="{:.0f}"),
@@ -105,6 +114,8 @@ def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[R
         row("pairs kept", "data", "kept", form="{:.0f}"),
         row("keep rate", "data", "keep_rate", form="{:.0%}"),
         row("words in a kept answer", "data", "kept_words", form="{:.0f}"),
+        ("judge", [_judge(m) for m in metrics]),
+        row("exam AUC of the judge", "data", "exam", "auc", form="{:.2f}"),
         row("mean judge score", "data", "scores", "mean"),
         row("judge score, standard deviation", "data", "scores", "sd"),
         row("saturation at the top score", "data", "scores", "saturation", form="{:.0%}"),
@@ -139,6 +150,29 @@ def _cell(metrics: Mapping[str, Any], path: Sequence[str], form: str) -> str:
 def _change(metrics: Mapping[str, Any]) -> str:
     change = metrics.get("model", {}).get("nll_change")
     return "-" if change is None else f"{change['mean']:+.3f} ({change['standard_error']:.3f})"
+
+
+def _points(metrics: Mapping[str, Any], measure: str) -> str:
+    found = metrics.get("decision", {}).get("measures", {}).get(measure)
+    if found is None:
+        return "-"
+    value, low, high = (100 * found[name] for name in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _outcome(metrics: Mapping[str, Any]) -> str:
+    """``gain on base``, ``none on 1``: the decision and the round that this one was held against."""
+    decision = metrics.get("decision", {})
+    if "against" not in decision:
+        return "-"
+    rival = "base" if decision["against"] == 0 else f"round {decision['against']}"
+    told = {"gain": "better than", "loss": "worse than", "mixed": "mixed to", "none": "equal to"}
+    return f"{told[decision['outcome']]} {rival}"
+
+
+def _judge(metrics: Mapping[str, Any]) -> str:
+    scores = metrics.get("data", {}).get("scores")
+    return one_line(scores["judge"]) if scores else "-"
 
 
 def measured(event: RoundMeasured) -> str:

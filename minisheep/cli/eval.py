@@ -1,0 +1,115 @@
+"""``minisheep eval``: a run's rounds, or one model, on tasks of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from minisheep.cli.options import view_options
+
+if TYPE_CHECKING:
+    from minisheep.harness.spec import Spec
+
+OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("--tasks", {"required": True, "metavar": "NAME,...", "help": "tasks by their names there, e.g. ifeval,triviaqa"}),
+    (
+        "--data",
+        {"multiple": True, "metavar": "[TASK=]FILE", "help": "rows of the task as JSON lines; then no network is used"},
+    ),
+    ("--round", {"multiple": True, "type": click.IntRange(1), "metavar": "N", "help": "this round of the run only"}),
+    ("--base", {"is_flag": True, "help": "the run's base model only, or with --round N both"}),
+    ("--limit", {"type": click.IntRange(1), "metavar": "N", "help": "the first N items of each task"}),
+    ("--shots", {"type": click.IntRange(0), "metavar": "N", "help": "examples in a prompt; default: as the task says"}),
+    ("--max-tokens", {"type": click.IntRange(1), "metavar": "N", "help": "new tokens of an answer at most"}),
+    (
+        "--frame",
+        {
+            "type": click.Choice(("auto", "template", "plain")),
+            "default": "auto",
+            "help": "template: as a chat; plain: the task's bare text; auto: template for a run and its base alike and"
+            " for an instruct model, plain for a base model",
+        },
+    ),
+    ("--template", {"default": "auto", "metavar": "NAME", "help": "chat template of a lone MODEL, as for align"}),
+    (
+        "--allow-code-execution",
+        {"is_flag": True, "help": "run the programs that the model writes (humaneval, mbpp), with your rights"},
+    ),
+    ("--offline", {"is_flag": True, "help": "use what is cached, and no network"}),
+    ("--again", {"is_flag": True, "help": "measure what is stored already"}),
+    ("--out", {"metavar": "DIR", "help": "where results go [RUN/eval, or eval/MODEL]"}),
+    ("--context", {"type": click.IntRange(256), "default": 2048, "metavar": "N", "help": "tokens a sequence [2048]"}),
+    ("--slots", {"type": click.IntRange(0, 255), "default": 0, "metavar": "N", "help": "sequences at once; 0: as fit"}),
+    ("--threads", {"type": click.IntRange(0), "default": 0, "metavar": "N", "help": "CPU threads; 0: all"}),
+)  # fmt: skip
+
+
+@click.command(name="eval")
+@click.argument("target", metavar="RUN|MODEL")
+@view_options
+def command(target: str, plain: bool, as_json: bool, **given: Any) -> None:
+    """Measure a run (its base and every round, side by side) or one model on tasks of lm-evaluation-harness.
+
+    Results are stored with every item, and used again until something changes.
+
+    \b
+    minisheep eval runs/mine --tasks ifeval
+    minisheep eval runs/mine --tasks ifeval --data ifeval.jsonl --limit 50
+    minisheep eval smollm2-135m --tasks triviaqa,squadv2 --limit 200
+    """
+    from minisheep.harness import report, session
+    from minisheep.ui.views import JsonView, LiveView, choose_view
+
+    spec = _spec(target, **given)
+    view = choose_view(plain=plain, as_json=as_json)
+    try:
+        results = session.measure(spec, view, view.tick)
+    finally:
+        view.close()
+    if isinstance(view, JsonView):
+        for found in report.objects(results):
+            click.echo(json.dumps(found))
+    elif isinstance(view, LiveView):
+        report.print_tables(results)
+    else:
+        for line in (*report.lines(results), *report.notes(results)):
+            click.echo(line)
+
+
+def _spec(
+    target: str,
+    *,
+    tasks: str,
+    data: tuple[str, ...],
+    round: tuple[int, ...],
+    base: bool,
+    limit: int | None,
+    max_tokens: int | None,
+    out: str | None,
+    allow_code_execution: bool,
+    **same: Any,
+) -> Spec:
+    """What is asked for, checked as far as that needs no model: see `harness.choose` for what is refused."""
+    from minisheep.harness import choose
+    from minisheep.harness.spec import Spec
+
+    names = choose.task_names(tasks)
+    choose.check_installed()
+    files = choose.data_files(data, names)
+    run, model = choose.target(target)
+    rounds = choose.rounds(run, round, base)
+    folder = Path(out) if out else choose.default_out(run, model)
+    return Spec(
+        out=str(folder.absolute()), tasks=names, run=run, model=model, rounds=rounds, data=files, limit=limit or 0,
+        max_tokens=max_tokens or 0, allow_code=allow_code_execution, **same,
+    )  # fmt: skip
+
+
+for _flag, _settings in reversed(OPTIONS):
+    command = click.option(_flag, **_settings)(command)
+
+eval = command
+"""The verb, by its name (`cli.main`)."""

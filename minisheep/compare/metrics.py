@@ -1,0 +1,132 @@
+"""Which numbers decide, and where a round's files hold them. Pure: dictionaries in, estimates out.
+
+A number that a file does not hold is left out, never guessed: runs may be of different versions, unfinished, or
+measured without one of the parts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval (`low`, `high`), or with its standard error, or alone."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    error: float | None = None
+
+    def to_dict(self) -> dict[str, float]:
+        """What is known of it, JSON-ready."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+Value = Estimate | str
+Form = Literal["share", "points", "nats", "change", "count", "number", "word"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    """For ``--sort``, CSV and JSON."""
+    title: tuple[str, str]
+    """Two lines of a column's heading."""
+    form: Form
+    better: Literal["higher", "lower", ""] = "higher"
+
+
+READINGS = {
+    "prompt_strict": ("strict", "prompts"),
+    "instruction_strict": ("strict", "instr."),
+    "prompt_loose": ("loose", "prompts"),
+    "instruction_loose": ("loose", "instr."),
+    "verifiable_ended": ("checked", "ended"),
+}
+"""Shares with a bootstrap interval that are measured on verifiable instructions, and their headings."""
+TO_BASE = "minus base"
+
+CATALOGUE: tuple[Metric, ...] = (
+    *(
+        metric
+        for name, title in READINGS.items()
+        for metric in (
+            Metric(name, title, "share"),
+            Metric(f"{name}_change", (" ".join(title), TO_BASE), "points"),
+        )
+    ),
+    Metric("nll", ("held-out", "NLL"), "nats", "lower"),
+    Metric("nll_change", ("NLL minus", "base (se)"), "change", "lower"),
+    Metric("ended", ("held-out", "ended"), "share"),
+    Metric("kept", ("pairs", "kept"), "count", ""),
+    Metric("keep_rate", ("keep", "rate"), "share", ""),
+    Metric("judge_used", ("judge", "used"), "word", ""),
+    Metric("exam_auc", ("exam", "AUC"), "number"),
+)
+
+
+def round_values(metrics: Mapping[str, Any], exam: Mapping[str, Any], judge: str) -> dict[str, Value]:
+    """The catalogue's values of one round.
+
+    metrics: a round's metrics.json.
+    exam: its exam.json; empty where there was none.
+    judge: what the settings say, for a round whose files name no judge.
+    """
+    model, data = _mapping(metrics.get("model")), _mapping(metrics.get("data"))
+    shares, changes = _mapping(model.get("verifiable")), _mapping(model.get("verifiable_change"))
+    found: dict[str, Value | None] = {}
+    for name in READINGS:
+        stored = name.removeprefix("verifiable_")
+        found[name] = estimate(shares.get(stored))
+        found[f"{name}_change"] = estimate(changes.get(stored))
+    change = _mapping(model.get("nll_change"))
+    found |= {
+        "nll": estimate(model.get("held_out_nll")),
+        "nll_change": estimate({"value": change.get("mean"), "error": change.get("standard_error")}),
+        "ended": estimate(model.get("ended")),
+        "kept": estimate(data.get("kept")),
+        "keep_rate": estimate(data.get("keep_rate")),
+    }
+    if data:
+        chosen = exam.get("chosen") or _mapping(data.get("scores")).get("judge") or judge
+        sat = _mapping(_mapping(exam.get("judges")).get(str(chosen)))
+        found |= {"judge_used": str(chosen), "exam_auc": estimate({"value": sat.get("auc"), "error": sat.get("se")})}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def harness_values(report: Mapping[str, Any]) -> dict[str, Estimate]:
+    """``TASK.METRIC`` of one result of the evaluation harness; what is no number is left out."""
+    task = str(report.get("task", ""))
+    named = {f"{task}.{name}": estimate(value) for name, value in _mapping(report.get("metrics")).items()}
+    return {name: value for name, value in named.items() if value is not None} if task else {}
+
+
+def harness_metric(name: str) -> Metric:
+    """How a harness value is shown: the harness has shares but for perplexities and other open scales."""
+    task, _, metric = name.partition(".")
+    lower = any(word in metric for word in ("perplexity", "bits_per_byte"))
+    return Metric(name, (task, metric), "number", "lower" if lower else "higher")
+
+
+def estimate(found: Any) -> Estimate | None:
+    """A number, or a mapping with ``value`` and perhaps ``low``, ``high``, ``error``; None where it is neither."""
+    if not isinstance(found, Mapping):
+        value = _number(found)
+        return None if value is None else Estimate(value)
+    value = _number(found.get("value"))
+    if value is None:
+        return None
+    return Estimate(value, _number(found.get("low")), _number(found.get("high")), _number(found.get("error")))
+
+
+def _number(found: Any) -> float | None:
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        return None
+    return float(found)
+
+
+def _mapping(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, Mapping) else {}

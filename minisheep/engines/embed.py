@@ -1,0 +1,111 @@
+"""The mean last-layer vector of texts: a second llama.cpp context on a decoder's model.
+
+Its cache is unified, so one forward pass takes texts of any lengths, each attending to itself alone. llama.cpp gives a
+vector for each token (LLAMA_POOLING_TYPE_NONE) and the mean is taken here: its own mean is that of one forward pass, so
+a text of several passes would be left with its last part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from minisheep.engines import native
+from minisheep.engines.batch import BatchArrays
+from minisheep.engines.packing import Piece, pack
+from minisheep.engines.steps import Step
+from minisheep.errors import WorkerError
+
+TEXTS = 64
+"""Texts in one forward pass, so also the fewest tokens that it must have room for."""
+
+
+class Embedder:
+    """A context for embeddings on a loaded model, which must outlive it.
+
+    `context` is in tokens: the longest text, and all that the cache holds. `batch` is the most tokens of a forward pass
+    that llama.cpp has room to write logits for, which it computes for every token and nobody reads. Raises WorkerError
+    where the context does not fit the memory.
+    """
+
+    def __init__(self, model: Any, *, context: int, batch: int, threads: int, cache_type: int) -> None:
+        self._cells = context
+        self._batch = min(context, max(TEXTS, batch))
+        self._width: int = llama_cpp.llama_model_n_embd_out(model)
+        params = llama_cpp.llama_context_default_params()
+        params.embeddings = True
+        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
+        params.n_seq_max = TEXTS
+        params.n_ctx = context
+        params.n_batch = params.n_ubatch = self._batch
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO
+        params.kv_unified = True
+        params.type_k = params.type_v = cache_type
+        params.swa_full = True
+        params.no_perf = True
+        native.forget_log()
+        self.context: Any = llama_cpp.llama_init_from_model(model, params) or None
+        """The llama_context, or None once it was closed."""
+        if self.context is None:
+            raise WorkerError(
+                f"llama.cpp has no memory for embeddings beside the slots: {native.log_line()}.",
+                "Run the same command again with fewer --slots.",
+            )
+        self._memory = llama_cpp.llama_get_memory(self.context)
+        self._arrays = BatchArrays(self._batch)
+
+    def run(self, texts: Sequence[Sequence[int]]) -> Iterator[tuple[int, tuple[float, ...]]]:
+        """The place of each text and its mean vector (after the final norm, not normalised), as they finish.
+
+        A text is 1 .. `context` token ids. Raises WorkerError where llama.cpp fails.
+        """
+        total = np.zeros(self._width)
+        for pieces in pack([len(text) for text in texts], batch=self._batch, cells=self._cells, texts=TEXTS):
+            rows = self._decode(pieces, texts)
+            found = []
+            begin = 0
+            for piece in pieces:
+                if piece.start == 0:
+                    total[:] = 0
+                end = begin + piece.stop - piece.start
+                total += rows[begin:end].sum(axis=0, dtype=np.float64)
+                begin = end
+                if piece.stop == len(texts[piece.key]):
+                    llama_cpp.llama_memory_seq_rm(self._memory, _sequence(piece), -1, -1)
+                    found.append((piece.key, tuple((total / piece.stop).tolist())))
+            yield from found
+
+    def close(self) -> None:
+        """Free the context. May be called twice."""
+        if self.context is not None:
+            llama_cpp.llama_free(self.context)
+            self.context = None
+
+    def _decode(self, pieces: Sequence[Piece], texts: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """The vector of each token, (tokens, width): a view that the next decode overwrites."""
+        if self.context is None:
+            raise RuntimeError("the engine was closed")
+        step = Step("prefill", [])
+        for piece in pieces:
+            for position in range(piece.start, piece.stop):
+                step.add(texts[piece.key][position], position, _sequence(piece))
+        n = len(step.tokens)
+        self._arrays.fill(step, all_rows=True)
+        native.forget_log()
+        code = llama_cpp.llama_decode(self.context, self._arrays.part(0, n))
+        if code != 0:
+            raise WorkerError(
+                f"llama.cpp could not embed a batch of {n} tokens (code {code}): {native.log_line()}.",
+                "Run the same command again, with fewer --slots if memory is short.",
+            )
+        return np.ctypeslib.as_array(llama_cpp.llama_get_embeddings(self.context), shape=(n, self._width))
+
+
+def _sequence(piece: Piece) -> int:
+    # The texts of a batch follow each other, so no two of them get the same one.
+    return piece.key % TEXTS

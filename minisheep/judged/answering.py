@@ -1,0 +1,169 @@
+"""Answers to prompts that a run did not ask when it measured: ``python -m minisheep.judged.answering``, a worker.
+
+Both models answer greedily in the run's own template, on one engine, as the evaluation asks. Answers are kept in the
+run's folder, so that another judge or another try finds them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minisheep.errors import CorruptRunError, SeedFileError, Stopped
+from minisheep.events import Emit
+from minisheep.judged.sides import Contest
+from minisheep.loop import Phase
+from minisheep.records import digest
+from minisheep.rules.prompts import user_text
+from minisheep.store import Appender, Lock, RunFolder, disk_errors
+from minisheep.worker_process import WorkerProcess
+
+PHASE = "answer"
+_FORMS = 'A line looks like {"instruction": ..., "input": ...}, {"prompt": ...} or {"turns": [...]}, all texts.'
+
+
+def read_requests(path: str) -> list[str]:
+    """The user's turns in a file of JSON lines or one JSON array (AlpacaEval's, MT-Bench's first turns), each once.
+
+    Raises `errors.SeedFileError` naming the line of the first fault.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SeedFileError(f"The prompts file {path} cannot be read: {reason}.") from None
+    parts = [text] if text.lstrip().startswith("[") else text.split("\n")
+    found: dict[str, None] = {}
+    for number, part in enumerate(parts, 1):
+        if not part.strip():
+            continue
+        try:
+            parsed = json.loads(part)
+        except (ValueError, RecursionError) as error:
+            raise SeedFileError(f"{path}, line {number}: not JSON: {error}.", _FORMS) from None
+        for item in parsed if isinstance(parsed, list) else [parsed]:
+            request = _request(item)
+            if not request:
+                raise SeedFileError(f"{path}, line {number}: no request in it.", _FORMS)
+            found[request] = None
+    if not found:
+        raise SeedFileError(f"{path} holds no prompt.", _FORMS)
+    return list(found)
+
+
+def answered_contests(run: Path, requests: Sequence[str], ours: int, theirs: int, emit: Emit) -> list[Contest]:
+    """Each request with the answers of both models, those that are missing made by a worker first.
+
+    Raises what the worker raises, and `errors.WorkerError` if it died; what was answered is kept.
+    """
+    folder = RunFolder(run)
+    tasks = {task_id(request): request for request in requests}
+    for number in (ours, theirs):
+        missing = {task: request for task, request in tasks.items() if task not in _stored(folder, number)}
+        if missing:
+            _have_answered(folder, number, missing, emit)
+    first, second = _stored(folder, ours), _stored(folder, theirs)
+    return [Contest(task, request, first[task], second[task]) for task, request in tasks.items()]
+
+
+def answers_path(folder: RunFolder, round: int) -> Path:
+    return folder.path / "judged" / f"answers-round-{round}.jsonl"
+
+
+def task_id(request: str) -> str:
+    return digest("request", {"text": request})
+
+
+class Desk:
+    """Answers in this process. See `worker.Desk`."""
+
+    def __init__(self) -> None:
+        self._work: Any = None
+
+    def do(self, job: dict[str, Any], emit: Emit, should_stop: Any) -> None:
+        """``{"run": folder, "round": number, "requests": {task: text}}``; an answer is on disk when it is told."""
+        from minisheep.engines.base import GenerateRequest, Sampling
+        from minisheep.progress import Report
+        from minisheep.resume import closing
+        from minisheep.rules.prompts import Frame, answer_prompt
+        from minisheep.workspace import Workspace
+
+        work = self._work = self._work or Workspace(Path(job["run"]))
+        requests: dict[str, str] = job["requests"]
+        report = Report(job["round"], PHASE, emit, should_stop)
+        report.start(len(requests), 0, "answers")
+        frame = Frame(work.template)
+        sampling = Sampling(temperature=0.0, max_tokens=work.settings.eval_max_tokens, stop=frame.stop)
+        engine = work.engine(job["round"], report.ready)
+        asked = [GenerateRequest(task, answer_prompt(frame, text, ""), sampling) for task, text in requests.items()]
+        with (
+            Appender(answers_path(work.folder, job["round"])) as file,
+            closing(engine.generate(asked)) as completions,
+        ):
+            for done, completion in enumerate(completions, 1):
+                file.append(
+                    {"task": completion.id, "request": requests[completion.id], "answer": completion.text,
+                     "finish": completion.finish, "tokens": completion.tokens}
+                )  # fmt: skip
+                report.step(done, len(requests))
+        report.finish()
+
+    def warm_up(self, run: Path) -> None:
+        """Nothing is done before the first job."""
+
+    def close(self) -> None:
+        if self._work is not None:
+            self._work.close()
+
+
+def _have_answered(folder: RunFolder, round: int, requests: Mapping[str, str], emit: Emit) -> None:
+    path = answers_path(folder, round)
+    with disk_errors(path):
+        path.parent.mkdir(exist_ok=True)
+    # The run's own lock: no training may replace the adapter while it answers.
+    lock = Lock(folder.path)
+    try:
+        worker = WorkerProcess(folder.scratch / "worker.log", lock.handle, "minisheep.judged.answering")
+        try:
+            job: dict[str, object] = {"run": str(folder.path), "round": round, "phase": PHASE, "requests": requests}
+            worker.do(job, Phase(round, PHASE), emit, lambda: None)
+        except KeyboardInterrupt:
+            worker.kill()
+            raise Stopped("Stopped. Every answer so far is stored.", "Give the same command to go on.") from None
+        except BaseException:
+            worker.kill()
+            raise
+        finally:
+            worker.close()
+    finally:
+        lock.release()
+
+
+def _stored(folder: RunFolder, round: int) -> dict[str, str]:
+    path = answers_path(folder, round)
+    found: dict[str, str] = {}
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
+        try:
+            row = json.loads(line)
+            found[row["task"]] = row["answer"].strip()
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CorruptRunError(f"{path} is damaged ({error}).", "Delete it: it is made again.") from None
+    return found
+
+
+def _request(item: Any) -> str:
+    if not isinstance(item, dict):
+        return ""
+    turns = item.get("turns")
+    first = turns[0] if isinstance(turns, list) and turns else ""
+    told = item.get("instruction") or item.get("prompt") or first
+    more = item.get("input") or ""
+    return user_text(told.strip(), more.strip()) if isinstance(told, str) and isinstance(more, str) else ""
+
+
+if __name__ == "__main__":
+    from minisheep.worker import main
+
+    main(Desk())

@@ -1,0 +1,207 @@
+"""How varied a round's texts are, in numbers that more text does not change, each with its standard error.
+
+A share of distinct n-grams falls with every text that is added, so rounds of different size could not be compared by
+it. Here it is what a random choice of texts with a fixed number of words would show, computed exactly from all of them
+(rarefaction: Hurlbert 1971; by whole texts as in Gotelli and Colwell 2001). Texts that come from one draft are alike,
+so errors are from a jackknife that leaves out whole drafts (with unequal groups: Busing et al. 1999).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+GROUPS = 20
+"""Drafts are joined to so many groups at most: enough for an error, and each is one more computation."""
+FEWEST_GROUPS = 6
+"""An error from fewer groups is itself a guess, so there is none."""
+LONGEST = 100
+"""Words of a text that are looked at where n-grams are compared: a few long texts shall not be most of what is seen."""
+
+# Scripts without spaces are counted by the character.
+_CHARACTER = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CHARACTER}]|[^\W{_CHARACTER}]+(?:['’][^\W{_CHARACTER}]+)*")
+
+T = TypeVar("T")
+
+
+class Text(NamedTuple):
+    """A text as n-grams of one n. Only texts of the same process can be compared: n-grams are hashes."""
+
+    length: int
+    """Words that were looked at."""
+    grams: list[int]
+    """In order, repetitions included."""
+
+
+class Estimate(NamedTuple):
+    value: float
+    error: float | None
+    """Standard error; None where there are too few groups to tell."""
+
+
+def words(text: str) -> list[str]:
+    """Words without case and punctuation; each character of Chinese and Japanese is one."""
+    return _WORD.findall(text.casefold())
+
+
+def read(text: str, n: int) -> Text:
+    """The n-grams of a text's first `LONGEST` words."""
+    found = words(text)[:LONGEST]
+    # 64 bits: two different n-grams practically never meet.
+    return Text(len(found), [hash(tuple(found[i : i + n])) for i in range(len(found) - n + 1)])
+
+
+def distinct_at(texts: Sequence[Text], size: int) -> float | None:
+    """Expected distinct n-grams / all n-grams of a random choice of texts with `size` words in all; 0 .. 1.
+
+    None where the texts do not have more than `size` words, or no n-gram.
+    """
+    chosen, total = _texts_with(texts, size), sum(len(text.grams) for text in texts)
+    if chosen is None or not total:
+        return None
+    holders = Counter(_holders(texts).values())
+    found = math.fsum(kinds * (1 - _all_missed(len(texts), held, chosen)) for held, kinds in holders.items())
+    return min(1.0, found / (total * chosen / len(texts)))
+
+
+def self_overlap(texts: Sequence[Text], size: int) -> float | None:
+    """Mean over texts of the share of their n-grams that stand in others, a random choice with `size` words; 0 .. 1.
+
+    A cheap self-BLEU (Zhu et al. 2018): its n-gram precision against the other texts, for one n, without the brevity
+    penalty and without clipped counts; and against a fixed amount of other text, on which self-BLEU depends. None as
+    for `distinct_at`.
+    """
+    chosen, others = _texts_with(texts, size), len(texts) - 1
+    if chosen is None or chosen > others:
+        return None
+    holders = _holders(texts)
+    odds = {held: 1 - _all_missed(others, held - 1, chosen) for held in set(holders.values())}
+    shares = [math.fsum(odds[holders[g]] for g in text.grams) / len(text.grams) for text in texts if text.grams]
+    return math.fsum(shares) / len(shares) if shares else None
+
+
+def seen_share(texts: Sequence[Text], earlier: Collection[int]) -> float | None:
+    """Mean over texts of the share of their n-grams that are in `earlier`; 0 .. 1. None where no text has one."""
+    shares = [sum(gram in earlier for gram in text.grams) / len(text.grams) for text in texts if text.grams]
+    return math.fsum(shares) / len(shares) if shares else None
+
+
+def same_share(labels: Sequence[Hashable]) -> float | None:
+    """Probability that two of the items, drawn at random, have the same label (Simpson 1949); 0 .. 1.
+
+    Unlike an entropy it does not depend on how many items there are. None for fewer than two.
+    """
+    count = len(labels)
+    if count < 2:
+        return None
+    return sum(held * (held - 1) for held in Counter(labels).values()) / (count * (count - 1))
+
+
+def normalised_entropy(labels: Sequence[Hashable], kinds: int) -> float | None:
+    """Shannon entropy of the labels over that of `kinds` equally frequent ones; 0 .. 1.
+
+    None for no labels or fewer than two kinds. A few items cannot fill many kinds, so compare rounds of one size only.
+    """
+    if not labels or kinds < 2:
+        return None
+    shares = [held / len(labels) for held in Counter(labels).values()]
+    return math.fsum(-share * math.log(share) for share in shares) / math.log(kinds)
+
+
+def duplicate_share(texts: Sequence[str]) -> float | None:
+    """Share of texts that have the words of an earlier one, in order; 0 .. 1. None for no texts."""
+    return 1 - len({tuple(words(text)) for text in texts}) / len(texts) if texts else None
+
+
+def opening(text: str) -> str:
+    """The first two words: of an instruction the verb and what follows, or the kind of question."""
+    return " ".join(words(text)[:2])
+
+
+def within(clusters: Mapping[str, Sequence[T]], weigh: Callable[[T], int], most: int) -> dict[str, Sequence[T]]:
+    """Whole clusters in the order of their names (ids, so a random order that is always the same), until their items
+    weigh `most` in all."""
+    chosen: dict[str, Sequence[T]] = {}
+    weight = 0
+    for name in sorted(clusters):
+        if weight >= most:
+            break
+        chosen[name] = clusters[name]
+        weight += sum(map(weigh, clusters[name]))
+    return chosen
+
+
+def estimate(clusters: Iterable[Sequence[T]], statistic: Callable[[Sequence[T]], float | None]) -> Estimate | None:
+    """`statistic` of all items, with a standard error from leaving out one group of clusters at a time.
+
+    `statistic` must not depend on how many items it is given. None where it has no value.
+    """
+    groups = _grouped(clusters)
+    everything = [item for group in groups for item in group]
+    value = statistic(everything)
+    if value is None:
+        return None
+    return Estimate(value, _jackknife_error(groups, everything, value, statistic))
+
+
+def _jackknife_error(
+    groups: Sequence[Sequence[T]],
+    everything: Sequence[T],
+    value: float,
+    statistic: Callable[[Sequence[T]], float | None],
+) -> float | None:
+    if len(groups) < FEWEST_GROUPS:
+        return None
+    weighted = []
+    for number, group in enumerate(groups):
+        without = statistic([item for i, other in enumerate(groups) if i != number for item in other])
+        if without is None:
+            return None
+        share = len(everything) / len(group)
+        weighted.append((share, share * value - (share - 1) * without))
+    centre = math.fsum(pseudo / share for share, pseudo in weighted)
+    variance = math.fsum((pseudo - centre) ** 2 / (share - 1) for share, pseudo in weighted) / len(weighted)
+    return math.sqrt(variance)
+
+
+def _grouped(clusters: Iterable[Sequence[T]]) -> list[list[T]]:
+    """At most `GROUPS` groups of whole clusters, dealt out largest first so that they become much the same size."""
+    groups: list[list[T]] = [[] for _ in range(GROUPS)]
+    for cluster in sorted(clusters, key=len, reverse=True):
+        min(groups, key=len).extend(cluster)
+    return [group for group in groups if group]
+
+
+def _texts_with(texts: Sequence[Text], size: int) -> float | None:
+    """How many of the texts have `size` words; None where all of them have not more."""
+    length = sum(text.length for text in texts)
+    return len(texts) * size / length if length > size else None
+
+
+def _holders(texts: Sequence[Text]) -> Counter[int]:
+    """How many texts hold each n-gram."""
+    held: Counter[int] = Counter()
+    for text in texts:
+        held.update(set(text.grams))
+    return held
+
+
+def _all_missed(count: int, holders: int, chosen: float) -> float:
+    """Probability that `chosen` of `count` texts, drawn without replacement, miss all `holders` of them.
+
+    C(count - holders, chosen) / C(count, chosen), with gamma functions where `chosen` is no whole number.
+    """
+    left = count - holders - chosen
+    if left <= -1:
+        return 0.0
+    logarithm = (
+        math.lgamma(count - holders + 1)
+        + math.lgamma(count - chosen + 1)
+        - math.lgamma(left + 1)
+        - math.lgamma(count + 1)
+    )
+    return math.exp(logarithm)

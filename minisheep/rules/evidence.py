@@ -1,0 +1,101 @@
+"""What a pair shows without being graded: how likely its tokens are, and how its words lie. Pure.
+
+No single number tells a right answer from every kind of wrong one (see `rules.spoil`): likelihood that the answer
+belongs to the instruction loves an echo and does not see that half is missing. Together, weighed by `rules.blend`,
+they do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from minisheep.rules import endings
+from minisheep.rules.prompts import user_text
+from minisheep.rules.responses import repeated_share
+from minisheep.rules.similarity import tokens
+
+LOWEST_SHARE = 0.1
+"""The share of an answer's tokens, at least one, that `weakest` looks at: a wrong fact is few tokens."""
+REPEATED_NGRAM = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihoods:
+    """Natural log-probabilities of a pair's tokens, one a token; empty where they were not asked for."""
+
+    given: tuple[float, ...] = ()
+    """The answer after the instruction, then its ending (`rules.prompts.Frame.ending`)."""
+    alone: tuple[float, ...] = ()
+    """The answer after nothing."""
+    back: tuple[float, ...] = ()
+    """The instruction (with its input) after the answer."""
+    back_alone: tuple[float, ...] = ()
+    """The instruction after nothing."""
+
+    @property
+    def answer(self) -> tuple[float, ...]:
+        """`given` without the ending."""
+        return self.given[: len(self.alone)]
+
+    @property
+    def ending(self) -> float:
+        """Of ending after the answer; 0 where the frame has nothing that ends one."""
+        return sum(self.given[len(self.alone) :])
+
+    @property
+    def forward(self) -> float | None:
+        """Pointwise mutual information per token of the answer (nats); None for an answer without tokens."""
+        return _gain(self.answer, self.alone)
+
+    @property
+    def backward(self) -> float | None:
+        """The same per token of the instruction: what the answer tells about it."""
+        return _gain(self.back, self.back_alone)
+
+
+def evidence(instruction: str, input: str, answer: str, found: Likelihoods) -> dict[str, float] | None:
+    """Everything that a blend weighs, by name; None for a pair without tokens."""
+    forward, backward = found.forward, found.backward
+    if forward is None or backward is None:
+        return None
+    words, asked = tokens(answer), tokens(user_text(instruction, input))
+    return {
+        "forward": forward,
+        "backward": backward,
+        "alone": _mean(found.alone),
+        "ending": found.ending,
+        "weakest": weakest(found.answer),
+        "length": math.log(1 + len(words)),
+        "shared": shared_share(words, asked),
+        "run": longest_run(words, asked) / max(1, len(words)),
+        "repeated": repeated_share(words, REPEATED_NGRAM),
+        "variety": len(set(words)) / max(1, len(words)),
+        "ends": float(endings.ends_naturally(answer) or endings.ends_with_list_line(answer)),
+    }
+
+
+def weakest(logprobs: Sequence[float]) -> float:
+    """Mean of the lowest `LOWEST_SHARE` of some log-probabilities."""
+    return _mean(sorted(logprobs)[: max(1, int(len(logprobs) * LOWEST_SHARE))])
+
+
+def shared_share(words: Sequence[str], asked: Sequence[str]) -> float:
+    """Share of `words` that stand in `asked`, 0 .. 1; 0 for no words."""
+    known = set(asked)
+    return sum(word in known for word in words) / len(words) if words else 0.0
+
+
+def longest_run(words: Sequence[str], asked: Sequence[str]) -> int:
+    """Length of the longest run of `words` that stands in `asked` in one piece."""
+    return SequenceMatcher(None, words, asked, autojunk=False).find_longest_match().size
+
+
+def _gain(given: Sequence[float], alone: Sequence[float]) -> float | None:
+    return _mean(given) - _mean(alone) if given and alone else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

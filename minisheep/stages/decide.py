@@ -1,0 +1,118 @@
+"""Whether a round helped, and which round is the best so far. Pure.
+
+A round is a gain over the best one before it if at least one of three measures is better beyond chance and none is
+worse beyond chance: constraints kept in verifiable instructions (paired bootstrap by prompt), likelihood of held-out
+answers (paired by task) and answers that end by themselves. Beyond chance means that the 95 % interval of the paired
+difference lies on one side of zero. The paper's finding for small models is that rounds help, then harm: so the best
+is kept, and the run ends when it was not beaten for `patience` measured rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from minisheep.rules.bootstrap import change
+from minisheep.rules.statistics import paired_difference
+
+NORMAL_95 = 1.96
+NAMES = {
+    "constraints": "constraints kept",
+    "likelihood": "held-out log-likelihood per token",
+    "ended": "answers that end",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A measure of one round less that of another over the same items, with its 95 % interval; above 0 is better."""
+
+    value: float
+    low: float
+    high: float
+    items: int
+
+    @property
+    def verdict(self) -> int:
+        """1 better and -1 worse beyond chance, else 0."""
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+
+def differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Difference]:
+    """Every measure that both rounds have, from the ``model`` part of their metrics."""
+    found: dict[str, Difference] = {}
+    ours, theirs = now.get("verifiable_by_item", {}), before.get("verifiable_by_item", {})
+    items = [i for i in ours if i in theirs and len(ours[i]["strict"]) == len(theirs[i]["strict"])]
+    if items:
+        kept = change([ours[i]["strict"] for i in items], [theirs[i]["strict"] for i in items]).instruction
+        found["constraints"] = Difference(*kept, len(items))
+    ours, theirs = now.get("nll_by_task", {}), before.get("nll_by_task", {})
+    tasks = sorted(set(ours) & set(theirs))
+    if len(tasks) > 1:
+        mean, error, count = paired_difference([theirs[t] for t in tasks], [ours[t] for t in tasks])
+        found["likelihood"] = Difference(mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error, count)
+    if items:
+        ours, theirs = now["verifiable_by_item"], before["verifiable_by_item"]
+        ended = change([[ours[i]["ended"]] for i in items], [[theirs[i]["ended"]] for i in items]).prompt
+        found["ended"] = Difference(*ended, len(items))
+    return found
+
+
+def outcome(found: Mapping[str, Difference]) -> str:
+    """``gain``, ``loss``, ``mixed`` (some better, some worse) or ``none`` (nothing beyond chance)."""
+    verdicts = {difference.verdict for difference in found.values()}
+    if {1, -1} <= verdicts:
+        return "mixed"
+    return "gain" if 1 in verdicts else "loss" if -1 in verdicts else "none"
+
+
+def decide(round: int, now: Mapping[str, Any], measured: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The decision after measuring `round`, JSON-ready, for its metrics.
+
+    `measured` holds the metrics of the rounds measured before, in order; the base is 0. ``best`` is the round to use
+    from now on, ``without_gain`` how many rounds were measured since it.
+    """
+    if not measured:
+        return {"best": round, "without_gain": 0, "outcome": "first", "text": ""}
+    last = measured[max(measured)]["decision"]
+    best = int(last["best"])
+    found = differences(now, measured[best]["model"])
+    result = outcome(found)
+    gained = result == "gain"
+    return {
+        "against": best,
+        "measures": {
+            name: {"value": round_(d.value), "low": round_(d.low), "high": round_(d.high), "items": d.items}
+            for name, d in found.items()
+        },
+        "outcome": result,
+        "best": round if gained else best,
+        "without_gain": 0 if gained else int(last["without_gain"]) + 1,
+        "text": sentence(round, best, found, result),
+    }
+
+
+def sentence(round: int, best: int, found: Mapping[str, Difference], result: str) -> str:
+    """The decision in words, with the numbers that made it."""
+    rival = "the base model" if best == 0 else f"round {best}"
+    told = "; ".join(
+        f"{NAMES[name]} {_number(name, d.value)} ({_number(name, d.low)} to {_number(name, d.high)})"
+        for name, d in found.items()
+    )
+    judged = {
+        "gain": f"Round {round} is better than {rival}",
+        "loss": f"Round {round} is worse than {rival}, which stays the best",
+        "mixed": f"Round {round} is better than {rival} in one way and worse in another, so {rival} stays the best",
+        "none": f"Round {round} is not better than {rival} beyond chance, so {rival} stays the best",
+    }[result]
+    return f"{judged}: {told}." if told else f"{judged}."
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:+.3f}" if name == "likelihood" else f"{100 * value:+.1f} points"
+
+
+def round_(value: float) -> float:
+    """Six decimals: more is noise."""
+    return round(value, 6)

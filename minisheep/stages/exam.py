@@ -1,0 +1,213 @@
+"""The judge sits an exam before it grades: can it tell right answers of seed tasks from the same answers spoiled?
+
+Seed tasks that are not held out are drawn by identity and split in two halves. The blend is fitted on one; every judge
+is marked on the other, which nothing was fitted on. Without such an exam a threshold on the grades of a small model
+keeps chance, and pure likelihood keeps echoes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from minisheep.config import GRADED, MIN_EXAM, Settings
+from minisheep.data.texts import SeedTask
+from minisheep.engines.base import Engine
+from minisheep.errors import ExamError
+from minisheep.records import derive_seed
+from minisheep.rules.blend import Blend, fit
+from minisheep.rules.evidence import Likelihoods, evidence
+from minisheep.rules.marks import Mark, choose, mark, sentence
+from minisheep.rules.prompts import Frame
+from minisheep.rules.spoil import KINDS, Task, spoiled
+from minisheep.stages.asked import Asked, Judge
+from minisheep.stages.judge import SIDES, judge, verdict_by_likelihood
+from minisheep.stages.likelihood import likelihoods
+
+CANDIDATES = ("logits", "pmi", "backward", "blend")
+"""Who sits the exam for ``--judge auto``."""
+LONGEST = 1200
+"""Characters of instruction, input and answer together; longer tasks cost much and say no more."""
+
+Told = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """What an exam found; ``round-N/exam.json``."""
+
+    round: int
+    tasks: int
+    """Seed tasks in both halves."""
+    right: int
+    """Right answers that the judges are marked on."""
+    spoiled: dict[str, int]
+    """Spoiled ones, by kind."""
+    least_auc: float
+    least_kind: float
+    """What a judge must reach over all, and for each kind."""
+    judges: dict[str, Mark]
+    chosen: str
+    """The best that passed; the best of all where none did."""
+    why: str
+    """The marks in one sentence."""
+    blend: Blend | None
+    """The weights of the blend that was marked; None where it did not sit."""
+
+    @property
+    def passed(self) -> bool:
+        return self.judges[self.chosen].passes
+
+    @property
+    def auc(self) -> float:
+        """Of the judge that was chosen."""
+        return self.judges[self.chosen].auc
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        plain = {name: getattr(self, name) for name in type(self).__slots__}
+        return plain | {
+            "judges": {name: found.to_dict() for name, found in self.judges.items()},
+            "passed": self.passed,
+            "blend": self.blend.to_dict() if self.blend else None,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_dict` wrote. KeyError where something is missing."""
+        values = {name: data[name] for name in cls.__slots__}
+        values["judges"] = {name: Mark.from_dict(found) for name, found in data["judges"].items()}
+        values["blend"] = Blend.from_dict(data["blend"]) if data["blend"] else None
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """The answers to one half of the tasks: the right ones, and by kind the spoiled ones."""
+
+    right: list[Asked]
+    spoiled: dict[str, list[Asked]]
+
+    @property
+    def items(self) -> list[Asked]:
+        # A task's answers are neighbours, so that the engine computes what they share once.
+        return sorted((*self.right, *(item for some in self.spoiled.values() for item in some)), key=lambda i: i.id)
+
+
+def examine(
+    engine: Engine,
+    settings: Settings,
+    frame: Frame,
+    texts: Mapping[str, str],
+    round: int,
+    seeds: Sequence[SeedTask],
+    told: Told = lambda done, total: None,
+) -> Exam:
+    """Let the judge of the settings sit the exam of a round, or all `CANDIDATES` for ``auto``.
+
+    `told` is called with the number of answers read so far and in all. Raises `errors.ExamError` where there are too
+    few seed tasks to examine by.
+    """
+    names = CANDIDATES if settings.judge == "auto" else (settings.judge,)
+    tasks = _tasks(settings, round, seeds)
+    fitting, marked = (_paper(tasks[half::2], settings.seed, round) for half in (0, 1))
+    by_likelihood = [name for name in names if name not in GRADED]
+    by_grade = [name for name in names if name in GRADED]
+    read = (fitting.items if "blend" in names else []) + marked.items if by_likelihood else []
+    done, total = 0, len(read) + len(by_grade) * len(marked.items)
+
+    def counted(results: Iterator[Any]) -> Iterator[Any]:
+        nonlocal done
+        for result in results:
+            done += 1
+            told(done, total)
+            yield result
+
+    sides = tuple(dict.fromkeys(side for name in by_likelihood for side in SIDES[name]))
+    found = {item.id: logs for item, logs in counted(likelihoods(engine, frame, read, sides))} if read else {}
+    blend = _fitted(fitting, found) if "blend" in names else None
+    marks: dict[str, Mark] = {}
+    for name in names:
+        sitting = Judge(name, settings.criteria, settings.judge_prompt, settings.seed, round, blend)
+        if name in GRADED:
+            verdicts = {v.response_id: v for v in counted(judge(engine, sitting, frame, texts, marked.items))}
+        else:
+            verdicts = {item.id: verdict_by_likelihood(sitting, item, found[item.id]) for item in marked.items}
+        scores = {kind: [verdicts[item.id].score for item in some] for kind, some in marked.spoiled.items()}
+        right = [verdicts[item.id].score for item in marked.right]
+        marks[name] = mark(right, scores, settings.exam_auc, settings.exam_kind)
+    counts = {kind: len(some) for kind, some in marked.spoiled.items()}
+    why = (
+        f"The judge's exam, {len(marked.right)} right and {sum(counts.values())} spoiled answers:"
+        f" {sentence(marks, settings.exam_auc)}."
+    )
+    return Exam(
+        round, len(tasks), len(marked.right), counts, settings.exam_auc, settings.exam_kind,
+        marks, choose(marks), why, blend,
+    )  # fmt: skip
+
+
+def judge_for(settings: Settings, round: int, exam: Exam | None) -> Judge:
+    """The judge that grades in a round: the exam's choice, or the one that the settings name where there was none."""
+    name = exam.chosen if exam else settings.judge
+    blend = exam.blend if exam and name == "blend" else None
+    return Judge(name, settings.criteria, settings.judge_prompt, settings.seed, round, blend)
+
+
+def exam_error(exam: Exam) -> ExamError:
+    """Why a round does not begin: no judge passed, and none was asked for by name."""
+    return ExamError(
+        f"No judge passed the exam of round {exam.round}, so what it kept could be chance: {exam.why} A judge needs"
+        f" {exam.least_auc:g} over all and {exam.least_kind:g} for every kind. What was done before is safe.",
+        f"Add --force to go on here with {exam.chosen}. In a new run a larger --model judges better, --judge NAME lets"
+        " one judge with a mere warning, and --answers 4 lets answers to the same instruction compete.",
+    )
+
+
+def failed_warning(exam: Exam) -> str:
+    """What a run that goes on with a judge that failed should know."""
+    return (
+        f"The judge {exam.chosen} failed its exam, so what it keeps may be no better than chance. {exam.why} It needs"
+        f" {exam.least_auc:g} over all and {exam.least_kind:g} for every kind."
+    )
+
+
+def _tasks(settings: Settings, round: int, seeds: Sequence[SeedTask]) -> list[SeedTask]:
+    """The tasks of a round's exam, chosen by identity and not by the order of `seeds`."""
+    fit_for_it = [
+        seed
+        for seed in seeds
+        if not seed.held_out and len(seed.instruction) + len(seed.input) + len(seed.output) <= LONGEST
+    ]
+    tasks = sorted(fit_for_it, key=lambda seed: derive_seed(settings.seed, round, "exam", seed.id))
+    tasks = tasks[: settings.exam_tasks]
+    needed = MIN_EXAM if settings.judge == "auto" else 4
+    if len(tasks) < needed:
+        raise ExamError(
+            f"Only {len(tasks)} of the seed tasks can be used to examine the judge (not held out, at most {LONGEST}"
+            f" characters), and {needed} are needed. Nothing of round {round} was made.",
+            "In a new run, give more --seeds, or --judge NAME --exam-tasks 0 to go without an exam.",
+        )
+    return tasks
+
+
+def _paper(tasks: Sequence[SeedTask], seed: int, round: int) -> Paper:
+    paper = Paper([], {kind: [] for kind in KINDS})
+    known = {task.id: Task(task.instruction, task.input, task.output) for task in tasks}
+    for task in tasks:
+        paper.right.append(Asked(f"{task.id}/right", task.instruction, task.input, task.output))
+        others = [other for id_, other in known.items() if id_ != task.id]
+        for kind in KINDS:
+            answer = spoiled(kind, known[task.id], others, derive_seed(seed, round, "spoil", kind, task.id))
+            if answer is not None:
+                paper.spoiled[kind].append(Asked(f"{task.id}/{kind}", task.instruction, task.input, answer))
+    return paper
+
+
+def _fitted(paper: Paper, found: Mapping[str, Likelihoods]) -> Blend:
+    def signs(items: Sequence[Asked]) -> list[dict[str, float]]:
+        rows = [evidence(item.instruction, item.input, item.answer, found[item.id]) for item in items]
+        return [row for row in rows if row is not None]
+
+    return fit(signs(paper.right), {kind: signs(items) for kind, items in paper.spoiled.items()})

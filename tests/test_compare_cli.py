@@ -1,0 +1,167 @@
+"""`minisheep compare` as it is typed: tables, files, and one line for every mistake."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from measured_runs import measured_run
+
+from minisheep.cli.main import main
+from minisheep.compare import plot
+from minisheep.compare.results import compare
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Said]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    def run(*args: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["minisheep", *args])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return Said(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[str]:
+    measured_run(tmp_path / "pmi", [0.2, 0.4, 0.5], judge="pmi")
+    measured_run(tmp_path / "logits", [0.2, 0.9, 0.6], judge="logits", keep="threshold:8")
+    return [str(tmp_path / "pmi"), str(tmp_path / "logits")]
+
+
+def test_settings_stand_beside_results_and_differences(call: Call, runs: list[str]) -> None:
+    said = call("compare", *runs)
+    assert (said.code, said.err) == (0, "")
+    assert "threshold:8" in said.out and "90% [" in said.out and "B 1 - A 2" in said.out
+
+
+def test_nothing_is_wider_than_a_terminal_of_eighty_columns(
+    call: Call, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line for line in call("compare", *runs).out.splitlines() if "/" not in line]
+    assert max(map(len, lines)) <= 80 and len(lines) > 10
+
+
+def test_one_run_alone_is_compared_with_itself(call: Call, runs: list[str]) -> None:
+    assert "Each round minus the one before" in call("compare", runs[0]).out
+
+
+def test_json_is_only_json(call: Call, runs: list[str]) -> None:
+    lines = [json.loads(line) for line in call("compare", "--json", *runs).out.splitlines()]
+    assert [line["row"] for line in lines] == ["round"] * 5 + ["difference"]
+
+
+def test_sorting_orders_the_output(call: Call, runs: list[str]) -> None:
+    lines = [json.loads(line) for line in call("compare", "--json", "--sort", "prompt_strict", *runs).out.splitlines()]
+    shares = [line["metrics"]["prompt_strict"]["value"] for line in lines if line["row"] == "round"]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_markdown_is_tables(call: Call, runs: list[str]) -> None:
+    out = call("compare", "--markdown", *runs).out
+    assert out.startswith("| run | judge | keep | folder |") and "| A B |" in out
+
+
+def test_csv_and_figure_are_written(call: Call, runs: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    said = call("compare", *runs, "--csv", str(tmp_path / "t.csv"), "--plot", str(tmp_path / "t.png"))
+    assert said.code == 0
+    assert (tmp_path / "t.csv").read_text().startswith("run,judge,keep,round,")
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_runs_give_the_same_figure(runs: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    found = compare(runs)
+    for name in ("a", "b"):
+        plot.plot(found, str(tmp_path / f"{name}.svg"))
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_names_with_signs_of_mathematics_or_unknown_letters_are_drawn_as_they_are(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    measured_run(tmp_path / "$x^{$", [0.2, 0.4], language="$\\frac{")
+    measured_run(tmp_path / "_模", [0.2, 0.4], language="de")
+    found = compare([str(tmp_path / "$x^{$"), str(tmp_path / "_模")])
+    plot.plot(found, str(tmp_path / "t.svg"))
+    assert plot.label(found, found.results[0]) == "A: language $\\frac{"
+
+
+def test_runs_are_told_apart_without_colour() -> None:
+    styles = [plot._style(place) for place in range(8)]
+    assert len({(style["marker"], style["linestyle"]) for style in styles}) == 8
+    assert all(0 <= float(style["color"]) <= 0.7 for style in styles)
+
+
+def test_error_bars_are_the_interval_or_twice_the_standard_error() -> None:
+    from minisheep.compare.metrics import Estimate
+
+    below, above = plot._bars([Estimate(0.5, 0.4, 0.7), Estimate(1.0, error=0.1), Estimate(1.0)])
+    assert below == pytest.approx([0.1, 0.196, 0.0]) and above == pytest.approx([0.2, 0.196, 0.0])
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "no run": (["{0}/none"], "is not a run folder"),
+    "nothing": ([], "Missing argument"),
+    "a foreign folder": (["{0}"], "is not a run folder"),
+    "metric": (["{1}", "--sort", "promt_strict"], "nearest: prompt_strict"),
+    "two forms": (["{1}", "--json", "--markdown"], "two forms of the same output"),
+    "plot's ending": (["{1}", "--plot", "{0}/x.jpeg"], "a figure ends in .png, .svg, .pdf"),
+    "plot's folder": (["{1}", "--plot", "{0}/none/x.png"], "there is no folder {0}/none"),
+    "plot is a folder": (["{1}", "--plot", "{0}/folder.png"], "is a folder"),
+    "csv's folder": (["{1}", "--csv", "{0}/none/x.csv"], "there is no folder {0}/none"),
+}
+
+
+@pytest.mark.parametrize("name", list(MISTAKES))
+def test_a_mistake_is_one_line(call: Call, runs: list[str], tmp_path: Path, name: str) -> None:
+    args, told = MISTAKES[name]
+    (tmp_path / "folder.png").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    said = call("compare", *(arg.format(tmp_path, runs[0]) for arg in args))
+    assert said.code == 2
+    assert told.format(tmp_path) in (said.out if "--json" in args else said.err)
+    assert len((said.out + said.err).splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_figure_that_cannot_be_written_is_one_line(
+    call: Call, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, data: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(plot, "write_atomic", refuse)
+    said = call("compare", *runs, "--plot", "x.png")
+    assert said.code == 74 and len(said.err.splitlines()) == 1 and "Permission denied" in said.err
+
+
+def test_without_matplotlib_a_figure_is_one_line(call: Call, runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def missing(name: str, *rest: Any, **more: Any) -> Any:
+        if name.split(".")[0] == "matplotlib":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    said = call("compare", *runs, "--plot", "x.png")
+    assert said.code == 2 and "minisheep[plots]" in said.err and len(said.err.splitlines()) == 1
