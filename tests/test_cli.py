@@ -156,7 +156,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "choice": (["align", "--judge", "vibes"], 2, "'logits', 'sample', 'pmi'"),
     "extra argument": (["align", "demo"], 2, "unexpected extra argument"),
     "missing value": (["align", "--rounds"], 2, "requires an argument"),
-    "keep": (["align", *FAKE, "--keep", "best"], 2, "neither threshold:NUMBER nor top:FRACTION"),
+    "keep": (["align", *FAKE, "--keep", "best"], 2, "is not threshold:NUMBER, top:FRACTION"),
     "contradiction": (["align", *FAKE, "--judge", "pmi", "--keep", "threshold:8"], 2, "--keep top:0.5"),
     "one fake": (["align", "--engine", "fake"], 2, "belong together"),
     "model": (["align", "--model", "smolm2-135m"], 2, "smollm2-135m"),

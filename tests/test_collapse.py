@@ -43,7 +43,7 @@ def after(seed: int, count: int, world: World) -> list[Alarm]:
     return alarms({1: first, 2: measured(seed, count, world, 2, outputs(seed, count))})
 
 
-@pytest.mark.parametrize(("count", "runs"), [(20, 60), (30, 60), (300, 8)])
+@pytest.mark.parametrize(("count", "runs"), [(20, 15), (30, 15), (200, 2)])
 def test_healthy_runs_raise_no_alarm(count: int, runs: int) -> None:
     """Four rounds each of the same model, looked at after every one."""
     said = []
@@ -60,8 +60,8 @@ def test_healthy_runs_raise_no_alarm(count: int, runs: int) -> None:
 
 @pytest.mark.parametrize("name", COLLAPSED)
 def test_every_kind_of_collapse_is_told_when_there_is_much_data(name: str) -> None:
-    for seed in range(4):
-        assert name in {alarm.name for alarm in after(seed, 200, COLLAPSED[name])}
+    for seed in range(2):
+        assert name in {alarm.name for alarm in after(seed, 150, COLLAPSED[name])}
 
 
 @pytest.mark.parametrize("name", COLLAPSED)
@@ -72,7 +72,7 @@ def test_most_collapses_are_told_of_thirty_instructions(name: str) -> None:
 
 @pytest.mark.parametrize("name", COLLAPSED)
 def test_an_alarm_is_one_sentence_with_a_way_out(name: str) -> None:
-    (alarm,) = (alarm for alarm in after(1, 200, COLLAPSED[name]) if alarm.name == name)
+    (alarm,) = (alarm for alarm in after(1, 150, COLLAPSED[name]) if alarm.name == name)
     assert alarm.text.endswith(".") and "\n" not in alarm.text and ". " not in alarm.text
     assert "ound 2" in alarm.text
     assert any(way in alarm.text for way in ("start a new run", "in a new run"))
@@ -100,7 +100,7 @@ def test_the_newest_round_is_compared_with_the_first() -> None:
 
 
 def test_a_larger_round_is_no_less_varied() -> None:
-    few, many = measured(1, 30, HEALTHY), measured(2, 600, HEALTHY)
+    few, many = measured(1, 30, HEALTHY), measured(2, 300, HEALTHY)
     assert alarms({1: few, 2: many}) == [] == alarms({1: many, 2: few})
     small, large = few["instructions"]["distinct"]["200"], many["instructions"]["distinct"]["200"]
     assert small["value"] == pytest.approx(large["value"], abs=0.1)
@@ -144,8 +144,8 @@ def test_known_numbers() -> None:
     assert found["instructions"]["near_duplicates"]["value"] == pytest.approx(near / (near + 100), abs=1e-4)
     ended = sum(response.finish == "end" for response in responses) / 100
     assert found["answers"]["ended"]["value"] == pytest.approx(ended)
-    lengths = [len(example.output.split()) for example in kept]
-    assert found["answers"]["words"]["value"] == pytest.approx(sum(lengths) / len(lengths), rel=0.05)
+    lengths = sorted(len(example.output.split()) for example in kept)
+    assert found["answers"]["words"]["value"] == pytest.approx(lengths[len(lengths) // 2], rel=0.2)
     assert found["answers"]["count"] == len(kept)
 
 
@@ -158,12 +158,16 @@ def test_phrases_from_before_are_those_of_earlier_rounds() -> None:
     assert never["value"] < 0.1
 
 
-def test_a_huge_round_is_sampled() -> None:
+def test_a_huge_round_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most so many words are looked at, whatever the round's size."""
-    instructions, responses, kept, rejected = records(1, 9000, HEALTHY)
-    found = watch(instructions, responses, kept, rejected, SEEDS, [])
-    assert set(found["instructions"]["distinct"]) == {"200", "2000", "20000"}
-    assert found["instructions"]["count"] == 9000
+    monkeypatch.setattr(collapse, "SAMPLE_WORDS", 300)
+    read: list[str] = []
+    honest = collapse.diversity.opening
+    monkeypatch.setattr(collapse.diversity, "opening", lambda text: read.append(text) or honest(text))
+    found = watch(*records(1, 200, HEALTHY), SEEDS, outputs(2, 200))
+    assert set(found["instructions"]["distinct"]) == set(found["answers"]["distinct"]) == {"200"}
+    assert found["instructions"]["count"] == 200
+    assert sum(len(text.split()) for text in read) < 400
 
 
 def test_reading_alarms_imports_nothing_heavy() -> None:

@@ -101,6 +101,16 @@ def test_results_of_the_harness_are_columns(tmp_path: Path) -> None:
     assert table.metrics_of(found.rows)[-1].name == "ifeval.acc"
 
 
+def test_a_part_of_a_task_is_not_shown_as_the_whole(tmp_path: Path) -> None:
+    run = measured_run(tmp_path / "run", [0.2, 0.4])
+    (run.path / "eval").mkdir()
+    for name, value in (("ifeval-round-1", 0.1), ("ifeval-round-1-limit-20", 0.9)):
+        report = {"task": "ifeval", "round": 1, "metrics": {"acc": {"value": value}}}
+        (run.path / "eval" / f"{name}.json").write_text(json.dumps(report))
+    values = compare([str(run.path)]).rows[1].measured.values
+    assert (values["ifeval.acc"], values["ifeval-limit-20.acc"]) == (Estimate(0.1), Estimate(0.9))
+
+
 def test_a_harness_result_of_another_form_is_read_as_far_as_it_goes() -> None:
     report = {"task": "t", "metrics": {"plain": 0.5, "word": "x", "nested": {"value": 1}}}
     assert harness_values(report) == {"t.plain": Estimate(0.5), "t.nested": Estimate(1.0)}

@@ -17,15 +17,17 @@ from minisheep.rules.diversity import (
     GROUPS,
     LONGEST,
     Text,
+    crowding,
     distinct_at,
-    duplicate_share,
     estimate,
+    estimate_share,
     normalised_entropy,
     opening,
     read,
-    same_share,
+    repeated_share,
     seen_share,
     self_overlap,
+    typical_length,
     within,
     words,
 )
@@ -62,7 +64,7 @@ def test_an_opening_is_two_words() -> None:
 
 def test_only_the_beginning_of_a_long_text_is_read() -> None:
     text = read(" ".join(f"w{i}" for i in range(500)), 2)
-    assert (text.length, len(text.grams)) == (LONGEST, LONGEST - 1)
+    assert (text.length, len(text.grams)) == (500, LONGEST - 1)
 
 
 def test_distinct_at_is_the_mean_over_all_choices_of_texts() -> None:
@@ -122,7 +124,7 @@ def test_more_text_of_the_same_kind_looks_no_less_varied(size: int) -> None:
 )
 def test_shares_stay_between_none_and_all(given: list[str], size: int, n: int) -> None:
     read_ = texts(given, n)
-    for share in (distinct_at(read_, size), self_overlap(read_, size), duplicate_share(given)):
+    for share in (distinct_at(read_, size), self_overlap(read_, size), repeated_share(given)):
         assert share is None or -1e-9 <= share <= 1 + 1e-9
 
 
@@ -136,11 +138,17 @@ def test_copies_of_one_text_overlap_wholly() -> None:
     assert distinct_at(texts(["a b c d"] * 9), 8) == pytest.approx(1 / 2)
 
 
-def test_same_share_counts_pairs() -> None:
+def test_crowding_is_the_root_of_the_share_of_equal_pairs() -> None:
     labels = list("aabccc")
     pairs = list(itertools.combinations(labels, 2))
-    assert same_share(labels) == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
-    assert same_share(["a"]) is None
+    assert crowding(labels) == pytest.approx(math.sqrt(sum(a == b for a, b in pairs) / len(pairs)))
+    assert crowding(["a"]) is None
+
+
+def test_crowding_is_about_the_share_of_the_one_label_that_comes_again() -> None:
+    assert crowding([*["the same"] * 60, *map(str, range(40))]) == pytest.approx(0.6, abs=0.01)
+    assert crowding(list(map(str, range(9)))) == 0
+    assert crowding(["a"] * 9) == 1
 
 
 def test_entropy_is_one_for_even_labels_and_none_for_nothing() -> None:
@@ -151,21 +159,37 @@ def test_entropy_is_one_for_even_labels_and_none_for_nothing() -> None:
     assert normalised_entropy(["a"], 1) is None
 
 
-def test_duplicates_are_the_same_words() -> None:
-    assert duplicate_share(["Yes.", "yes", "no", "YES!"]) == pytest.approx(2 / 4)
-    assert duplicate_share([]) is None
+def test_what_is_repeated_was_there_before() -> None:
+    assert repeated_share(["yes", "yes", "no", "yes"]) == pytest.approx(2 / 4)
+    assert repeated_share([]) is None
+
+
+def test_one_long_text_hardly_moves_the_typical_length() -> None:
+    assert typical_length(texts(["a b", "a b c d e f g h"])) == pytest.approx(4)
+    assert typical_length(texts(["", "a"])) == 1
+    assert typical_length([]) is None
 
 
 def test_the_error_of_a_mean_is_its_standard_error() -> None:
     values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
     found = estimate([[value] for value in values], mean)
     assert found is not None
-    assert found == pytest.approx((mean(values), standard_error(values)))
+    assert found == pytest.approx((mean(values), standard_error(values), len(values)))
 
 
 def test_what_came_of_one_draft_is_one_piece_of_evidence() -> None:
     values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
     assert estimate([[value] * 7 for value in values], mean) == pytest.approx(estimate([[v] for v in values], mean))
+
+
+def test_a_share_of_none_or_all_is_not_held_for_certain() -> None:
+    """The rule of three: none of 30 leaves a tenth possible."""
+    found = estimate_share([[False, False, False]] * 10)
+    assert found is not None and found.error is not None
+    assert found.value == 0 and 0.03 < found.error < 0.06
+    alike = [[True] * 5, [False] * 5] * 10
+    assert estimate_share(alike) == estimate(alike, lambda some: sum(some) / len(some))
+    assert estimate_share([]) is None
 
 
 def test_too_few_drafts_have_no_error() -> None:

@@ -15,7 +15,7 @@ from minisheep.records import Instruction, Response, Verdict
 from minisheep.rules.prompts import Frame
 from minisheep.stages.judge import Asked, Judge, Pair
 from minisheep.stages.judge import judge as judge_items
-from minisheep.stages.judge_health import AGAIN, LEAD_IN, agreement, findings, judge_health
+from minisheep.stages.judge_health import LEAD_IN, agreement, findings, judge_health
 
 FRAME = Frame(chatml())
 TEXTS = load_prompts()
@@ -27,7 +27,7 @@ def pair(number: int) -> Pair:
     return Pair(instruction, Response(instruction.id, 0, answer, "end", 6), answer)
 
 
-PAIRS = [pair(number) for number in range(40)]
+PAIRS = [pair(number) for number in range(120)]
 
 
 def verdict(pair: Pair, score: float | None, mass: float = 1.0) -> Verdict:
@@ -81,7 +81,7 @@ def test_the_mass_on_no_grade_is_counted() -> None:
 
 def test_replies_that_cannot_be_read_are_counted_for_a_judge_that_writes() -> None:
     verdicts = [
-        Verdict(p.response.id, "sample", None, None, s, {}) for p, s in zip(PAIRS, [1.0, None] * 20, strict=True)
+        Verdict(p.response.id, "sample", None, None, s, {}) for p, s in zip(PAIRS, [1.0, None] * 60, strict=True)
     ]
     found = judge_health(FakeEngine(), Judge("sample"), FRAME, TEXTS, PAIRS, verdicts)
     assert found["invalid"] == 0.5
@@ -96,7 +96,7 @@ def test_a_judge_by_length_is_told_so(sign: int, word: str) -> None:
 
 def test_a_judge_that_is_the_same_in_other_words_agrees_with_itself() -> None:
     found = health(by_length(PAIRS))
-    assert (found["agreement"], found["agreement_pairs"]) == (1.0, AGAIN)
+    assert (found["agreement"], found["agreement_pairs"]) == (1.0, 12)
     assert not any("disagrees" in text for text in findings(found))
 
 
@@ -147,7 +147,7 @@ def test_a_likelihood_judge_has_no_grades_to_saturate() -> None:
     verdicts = [Verdict(p.response.id, "pmi", None, None, s, {}) for p, s in zip(PAIRS, by_length(PAIRS), strict=True)]
     found = judge_health(FakeEngine(), Judge("pmi"), FRAME, TEXTS, PAIRS, verdicts)
     assert found["saturation"] is None is found["invalid"]
-    assert found["agreement_pairs"] == AGAIN
+    assert found["agreement_pairs"] == 12
 
 
 def test_nothing_is_said_of_a_handful_of_pairs() -> None:

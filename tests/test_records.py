@@ -40,7 +40,8 @@ SOME = settings(max_examples=60, deadline=None)
 
 
 def test_every_kind_of_record_is_tried() -> None:
-    assert {kind.__name__ for kind in RECORDS} == {kind.__name__ for kind in Record.__subclasses__()}
+    ours = {kind.__name__ for kind in Record.__subclasses__() if kind.__module__ == Record.__module__}
+    assert {kind.__name__ for kind in RECORDS} == ours
     assert len({kind.KIND for kind in RECORDS}) == len(RECORDS)
 
 

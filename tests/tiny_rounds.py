@@ -28,6 +28,9 @@ class World:
     kinds: int = len(_KINDS)
     """Kinds of task that it knows."""
     vocabulary: int = len(_VOCABULARY)
+    """Words of answers."""
+    moulds: bool = False
+    """Whether instructions are cast in one of three moulds."""
     near_duplicates: float = 0.1
     ends: float = 0.8
     words: float = 30.0
@@ -39,9 +42,9 @@ class World:
 
 HEALTHY = World()
 COLLAPSED = {
-    "openings": replace(HEALTHY, opening=0.75),
+    "openings": replace(HEALTHY, opening=0.85),
     "topics": replace(HEALTHY, kinds=1),
-    "instructions_less_varied": replace(HEALTHY, vocabulary=15, kinds=1),
+    "instructions_less_varied": replace(HEALTHY, moulds=True),
     "near_duplicates": replace(HEALTHY, near_duplicates=0.65),
     "fewer_end": replace(HEALTHY, ends=0.2),
     "shorter": replace(HEALTHY, words=9.0),
@@ -95,9 +98,10 @@ def round_(chance: random.Random) -> float:
 def _task(chance: random.Random, kind: str, world: World, alike: bool) -> tuple[str, str]:
     """A task of the seeds' kind with a third of its words exchanged."""
     like: SeedTask = chance.choice([seed for seed in SEEDS if seed.kind == kind])
-    known = _VOCABULARY[:: max(1, len(_VOCABULARY) // world.vocabulary)]
-    change = 1 / 3 if world.vocabulary > 100 else 0.9
-    words = [chance.choice(known) if chance.random() < change else word for word in like.instruction.split()]
+    if world.moulds:
+        who, what = chance.choices(_VOCABULARY, k=2)
+        return f"Write a short {chance.choice(('story', 'poem', 'letter'))} about a {who} who finds a {what}.", ""
+    words = [chance.choice(_VOCABULARY) if chance.random() < 1 / 3 else word for word in like.instruction.split()]
     return (f"What is {' '.join(words)}" if alike else " ".join(words)), like.input
 
 

@@ -63,7 +63,7 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
     else:
         phase, settings = opened.next_phase, opened.settings
     if phase is None:
-        raise UsageError(f"{path} is finished.", _go_on(opened))
+        raise UsageError(f"{path} is finished: {len(opened.rounds)} round(s).", _go_on(opened))
     if phase.name == verb:
         return phase
     # What comes before the first writing (measuring the base, the judge's exam) is done on the way.

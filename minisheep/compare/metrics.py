@@ -97,10 +97,13 @@ def round_values(metrics: Mapping[str, Any], exam: Mapping[str, Any], judge: str
     return {name: value for name, value in found.items() if value is not None}
 
 
-def harness_values(report: Mapping[str, Any]) -> dict[str, Estimate]:
-    """``TASK.METRIC`` of one result of the evaluation harness; what is no number is left out."""
+def harness_values(report: Mapping[str, Any], variant: str = "") -> dict[str, Estimate]:
+    """``TASK.METRIC`` of one result of the evaluation harness; what is no number is left out.
+
+    A `variant` (fewer items, other shots) is named behind the task, since its numbers are not those of the whole.
+    """
     task = str(report.get("task", ""))
-    named = {f"{task}.{name}": estimate(value) for name, value in _mapping(report.get("metrics")).items()}
+    named = {f"{task}{variant}.{name}": estimate(value) for name, value in _mapping(report.get("metrics")).items()}
     return {name: value for name, value in named.items() if value is not None} if task else {}
 
 

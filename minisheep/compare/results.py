@@ -146,7 +146,10 @@ def _harness(run: Path, notes: list[str]) -> dict[int, dict[str, Estimate]]:
     for path in sorted((run / "eval").glob("*.json")):
         try:
             report = json.loads(path.read_bytes())
-            found.setdefault(int(report.get("round") or 0), {}).update(harness_values(report))
+            number = int(report.get("round") or 0)
+            # Behind the round the file's name says what was measured otherwise: "ifeval-round-1-limit-20".
+            variant = path.stem.partition(f"-round-{number}")[2]
+            found.setdefault(number, {}).update(harness_values(report, variant))
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             notes.append(f"{path} is not a result of `minisheep eval`, so it is left out.")
     return found

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_NAMED = re.compile(rb"""^[ \t]*(?:-[ \t]+)?(?:task|group|tag):[ \t]*["']?([^\s"'#\[\]]+)""", re.MULTILINE)
+_NAMED = re.compile(rb"""^[ \t]*(?:-[ \t]+)?["']?(?:task|group|tag)["']?:[ \t]*["']?([^\s"'#\[\]]+)""", re.MULTILINE)
 _LISTED = re.compile(rb"""(?:^[ \t]*-|[\[,])[ \t]*["']?([^\s"'#:\[\],]+)""", re.MULTILINE)
 
 

@@ -19,6 +19,7 @@ from minisheep.records import Record, digest
 from minisheep.store import Appender, Lock, disk_errors, each_record, write_json
 
 MODES = ("pair", "grade")
+GO_ON = "Give the same command to go on."
 REPLY = 4000
 """Characters of a reply that are kept, from its end, where the verdict stands."""
 
@@ -138,9 +139,8 @@ def _judge(
         return endpoint.ask(question.messages, give_up, first=first)
 
     def so_far() -> str:
-        return f"{done} of {len(ids)} judgements are stored." if done else "Nothing was judged."
+        return f"{done} of {len(ids)} judgements are stored." if done else "Nothing was judged yet."
 
-    go_on = "Give the same command to go on."
     with Appender(path) as file:
         try:
             for question, reply in ask_all(ask, missing, at_once):
@@ -151,9 +151,9 @@ def _judge(
                 done += 1
                 tell(done, len(ids))
         except EndpointError as error:
-            raise EndpointError(f"{error.message} {so_far()}", error.fix or go_on) from None
+            raise EndpointError(f"{error.message} {so_far()}", error.fix or GO_ON) from None
         except KeyboardInterrupt:
-            raise Stopped(f"Stopped. {so_far()}", go_on) from None
+            raise Stopped(f"Stopped. {so_far()}", GO_ON) from None
 
 
 def _outcome(

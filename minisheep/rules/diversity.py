@@ -8,6 +8,7 @@ so errors are from a jackknife that leaves out whole drafts (with unequal groups
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -16,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 GROUPS = 20
 """Drafts are joined to so many groups at most: enough for an error, and each is one more computation."""
-FEWEST_GROUPS = 6
+FEWEST_GROUPS = 8
 """An error from fewer groups is itself a guess, so there is none."""
 LONGEST = 100
 """Words of a text that are looked at where n-grams are compared: a few long texts shall not be most of what is seen."""
@@ -32,7 +33,7 @@ class Text(NamedTuple):
     """A text as n-grams of one n. Only texts of the same process can be compared: n-grams are hashes."""
 
     length: int
-    """Words that were looked at."""
+    """Words, all of them."""
     grams: list[int]
     """In order, repetitions included."""
 
@@ -41,6 +42,8 @@ class Estimate(NamedTuple):
     value: float
     error: float | None
     """Standard error; None where there are too few groups to tell."""
+    groups: int
+    """What the error is from; so few are worth Student's t and not the normal distribution."""
 
 
 def words(text: str) -> list[str]:
@@ -49,10 +52,11 @@ def words(text: str) -> list[str]:
 
 
 def read(text: str, n: int) -> Text:
-    """The n-grams of a text's first `LONGEST` words."""
-    found = words(text)[:LONGEST]
+    """The length of a text, and the n-grams of its first `LONGEST` words."""
+    found = words(text)
+    seen = found[:LONGEST]
     # 64 bits: two different n-grams practically never meet.
-    return Text(len(found), [hash(tuple(found[i : i + n])) for i in range(len(found) - n + 1)])
+    return Text(len(found), [hash(tuple(seen[i : i + n])) for i in range(len(seen) - n + 1)])
 
 
 def distinct_at(texts: Sequence[Text], size: int) -> float | None:
@@ -90,15 +94,16 @@ def seen_share(texts: Sequence[Text], earlier: Collection[int]) -> float | None:
     return math.fsum(shares) / len(shares) if shares else None
 
 
-def same_share(labels: Sequence[Hashable]) -> float | None:
-    """Probability that two of the items, drawn at random, have the same label (Simpson 1949); 0 .. 1.
+def crowding(labels: Sequence[Hashable]) -> float | None:
+    """The share that one label has where no other comes twice: 0 all different, 1 all the same.
 
-    Unlike an entropy it does not depend on how many items there are. None for fewer than two.
+    The square root of the probability that two items, drawn at random, have the same label (Simpson 1949). Unlike an
+    entropy it does not depend on how many items there are. None for fewer than two.
     """
     count = len(labels)
     if count < 2:
         return None
-    return sum(held * (held - 1) for held in Counter(labels).values()) / (count * (count - 1))
+    return math.sqrt(sum(held * (held - 1) for held in Counter(labels).values()) / (count * (count - 1)))
 
 
 def normalised_entropy(labels: Sequence[Hashable], kinds: int) -> float | None:
@@ -112,9 +117,15 @@ def normalised_entropy(labels: Sequence[Hashable], kinds: int) -> float | None:
     return math.fsum(-share * math.log(share) for share in shares) / math.log(kinds)
 
 
-def duplicate_share(texts: Sequence[str]) -> float | None:
-    """Share of texts that have the words of an earlier one, in order; 0 .. 1. None for no texts."""
-    return 1 - len({tuple(words(text)) for text in texts}) / len(texts) if texts else None
+def repeated_share(labels: Sequence[Hashable]) -> float | None:
+    """Share of items whose label an earlier one has; 0 .. 1. None for no items."""
+    return 1 - len(set(labels)) / len(labels) if labels else None
+
+
+def typical_length(texts: Sequence[Text]) -> float | None:
+    """Geometric mean of the lengths in words, each counted as one word at least: a few very long texts hardly move it,
+    which makes its error small and honest. None for no texts."""
+    return math.exp(math.fsum(math.log(max(1, text.length)) for text in texts) / len(texts)) if texts else None
 
 
 def opening(text: str) -> str:
@@ -145,7 +156,22 @@ def estimate(clusters: Iterable[Sequence[T]], statistic: Callable[[Sequence[T]],
     value = statistic(everything)
     if value is None:
         return None
-    return Estimate(value, _jackknife_error(groups, everything, value, statistic))
+    return Estimate(value, _jackknife_error(groups, everything, value, statistic), len(groups))
+
+
+def estimate_share(clusters: Iterable[Sequence[bool]]) -> Estimate | None:
+    """`estimate` of the share that is true. None for no items.
+
+    Its error is not below that of so many independent items with two of each added (Agresti and Coull 1998): where few
+    or nearly all are true, what was drawn does not show how far it could be off.
+    """
+    clusters = list(clusters)
+    found = estimate(clusters, lambda some: sum(some) / len(some) if some else None)
+    if found is None or found.error is None:
+        return found
+    count = sum(map(len, clusters)) + 4
+    share = (sum(map(sum, clusters)) + 2) / count
+    return found._replace(error=max(found.error, math.sqrt(share * (1 - share) / count)))
 
 
 def _jackknife_error(
@@ -178,16 +204,13 @@ def _grouped(clusters: Iterable[Sequence[T]]) -> list[list[T]]:
 
 def _texts_with(texts: Sequence[Text], size: int) -> float | None:
     """How many of the texts have `size` words; None where all of them have not more."""
-    length = sum(text.length for text in texts)
+    length = sum(min(text.length, LONGEST) for text in texts)
     return len(texts) * size / length if length > size else None
 
 
 def _holders(texts: Sequence[Text]) -> Counter[int]:
     """How many texts hold each n-gram."""
-    held: Counter[int] = Counter()
-    for text in texts:
-        held.update(set(text.grams))
-    return held
+    return Counter(itertools.chain.from_iterable(set(text.grams) for text in texts))
 
 
 def _all_missed(count: int, holders: int, chosen: float) -> float:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-BEYOND_CHANCE = 3.0
-"""Standard errors of a difference that it must have: ten measures, looked at in every round of many healthy runs, are
-not to be outside by chance, as they would be with two."""
+BEYOND_CHANCE = 3.29
+"""Normal deviate that a change must have, one in two thousand by chance: ten measures are looked at after every round
+of many healthy runs. With the usual 1.96 every third look would be an alarm for nothing."""
 LESS_VARIED = 0.2
 """Fall of distinct pairs of words, as a share of the first round's. An aligned model loses some; a fifth is much."""
-MORE_ALIKE = 0.15
-"""Rise of the probability that two instructions open alike, or share a topic."""
+MORE_ALIKE = 0.2
+"""Rise of the share that one opening, or one topic, has or might as well have (`diversity.crowding`)."""
 NEAR_DUPLICATES, MORE_DUPLICATES = 0.3, 0.15
 """Share of new instructions that are too near to earlier ones, and its rise; some of that comes by itself, since there
 are ever more earlier ones."""
@@ -22,8 +22,8 @@ MORE_COPIES = 0.1
 SEEN_BEFORE = 0.4
 """Share of phrases of four words that earlier rounds' answers hold. Healthy answers have a tenth or two."""
 SHORTER, LONGER = 1 / 3, 0.5
-"""Change of an answer's mean length, as a share of the first round's."""
-FEWER_END = 0.15
+"""Change of an answer's typical length, as a share of the first round's."""
+FEWER_END = 0.2
 """Fall of the share of answers that end by themselves."""
 
 _WIDEN = "start a new run with a higher --generate-temperature or more varied --seeds"
@@ -60,14 +60,14 @@ def _of_instructions(before: Metrics, now: Metrics, first: int, last: int) -> It
             f"Round {last}'s instructions are less varied ({found}, in round {first} {found.before}): {_WIDEN}.",
         )
     was, is_ = before["openings"], now["openings"]
-    if _risen(was["same"], is_["same"], MORE_ALIKE):
+    if _risen(was["crowding"], is_["crowding"], MORE_ALIKE):
         yield Alarm(
             "openings",
             f'{is_["share"]:.0%} of round {last}\'s instructions begin with "{is_["commonest"]}", and at most'
             f" {was['share']:.0%} of round {first}'s began alike: {_WIDEN}.",
         )
     was, is_ = before["topics"], now["topics"]
-    if was and is_ and _risen(was["same"], is_["same"], MORE_ALIKE):
+    if was and is_ and _risen(was["crowding"], is_["crowding"], MORE_ALIKE):
         yield Alarm(
             "topics",
             f"{is_['largest']:.0%} of round {last}'s instructions are on one topic, where none had more than"
@@ -97,7 +97,7 @@ def _of_answers(before: Metrics, now: Metrics, first: int, last: int) -> Iterato
             f" {was['value']:.0%} in round {first}: {back}.",
         )
     seen = now["seen_before"]
-    if seen and seen["error"] is not None and seen["value"] - BEYOND_CHANCE * seen["error"] > SEEN_BEFORE:
+    if seen and seen["value"] > SEEN_BEFORE:
         yield Alarm(
             "seen_before",
             f"{seen['value']:.0%} of the phrases in round {last}'s kept answers stand in earlier rounds' answers: the"
@@ -121,7 +121,7 @@ def _of_lengths(before: Metrics | None, now: Metrics | None, first: int, last: i
         if before and now and _risen(shorter, longer, share * before["value"]):
             yield Alarm(
                 name,
-                f"Round {last}'s kept answers have {now['value']:.0f} words on average, {before['value']:.0f} in round"
+                f"Round {last}'s kept answers typically have {now['value']:.0f} words, {before['value']:.0f} in round"
                 f" {first}: look whether the judge prefers {kind} ones, and start a new run with another --judge if it"
                 " does.",
             )
@@ -139,8 +139,9 @@ class _Fall(NamedTuple):
 
 
 def _fallen(before: Metrics, now: Metrics) -> _Fall | None:
-    """Whether distinct pairs fell at the largest number of words that both rounds have."""
-    size = max(before.keys() & now.keys(), key=int, default=None)
+    """Whether distinct pairs fell at the largest number of words for which both rounds have an error."""
+    common = [size for size in now if size in before and None not in (before[size]["error"], now[size]["error"])]
+    size = max(common, key=int, default=None)
     if size is None or not _risen(now[size], before[size], LESS_VARIED * before[size]["value"]):
         return None
     return _Fall(size, f"{before[size]['value']:.0%}", f"{now[size]['value']:.0%}")
@@ -153,5 +154,11 @@ def _risen(low: Metrics | None, high: Metrics | None, by: float) -> bool:
     """
     if low is None or high is None or low["error"] is None or high["error"] is None:
         return False
-    chance = BEYOND_CHANCE * math.hypot(low["error"], high["error"])
-    return bool(high["value"] - low["value"] > max(by, chance))
+    rise = high["value"] - low["value"]
+    squares = [low["error"] ** 2, high["error"] ** 2]
+    if not any(squares):
+        return bool(rise > by)
+    # Welch's degrees of freedom, and the first term by which Student's t is wider than the normal distribution.
+    freedom = sum(squares) ** 2 / sum(s**2 / (e["groups"] - 1) for s, e in zip(squares, (low, high), strict=True))
+    wider = 1 + (BEYOND_CHANCE**2 + 1) / (4 * freedom)
+    return bool(rise > by and rise > BEYOND_CHANCE * wider * math.sqrt(sum(squares)))

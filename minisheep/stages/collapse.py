@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from minisheep.data.texts import SeedTask
 from minisheep.records import Example, Instruction, Rejection, Response
 from minisheep.rules import diversity
+from minisheep.rules.diversity import Estimate
 from minisheep.rules.prompts import user_text
 from minisheep.rules.statistics import mean, quantile
 from minisheep.rules.topics import Topics
@@ -44,8 +45,8 @@ def watch(
     """A round's variety, JSON-ready; `alarms.alarms` compares rounds by it.
 
     earlier_outputs: the kept answers of all rounds before; none in the first round.
-    What is compared is ``{"value": ..., "error": ...}`` with a standard error, which is None where there are too few
-    drafts for one. What is undefined is None. Needs scikit-learn for the topics of the seeds.
+    What is compared is a `diversity.Estimate` as a dictionary: value, standard error (None where there are too few
+    drafts for one) and the number of groups that it is from. What is undefined is None. Needs scikit-learn for the topics of the seeds.
     """
     draft_of = {instruction.id: instruction.draft for instruction in instructions}
     near = [rejection.parent for rejection in rejected if rejection.rule == "too_similar"]
@@ -59,15 +60,17 @@ def watch(
             **_variety(_each(asked, lambda i: i.instruction)),
             "openings": _openings(_each(asked, lambda i: diversity.opening(i.instruction))),
             "topics": _topics(_each(asked, lambda i: user_text(i.instruction, i.input)), seeds),
-            "near_duplicates": _estimate(dropped, mean),
+            "near_duplicates": _share(dropped),
             "similarity": _similarity(_each(asked, lambda i: i.similarity)),
         },
         "answers": {
             "count": len(kept),
             **_variety(_each(answers, lambda e: e.output)),
-            "duplicates": _estimate(_each(answers, lambda e: e.output), diversity.duplicate_share),
+            "duplicates": _estimate(
+                _each(answers, lambda e: tuple(diversity.words(e.output))), diversity.repeated_share
+            ),
             "seen_before": _seen_before(_each(answers, lambda e: e.output), earlier_outputs),
-            "ended": _estimate(ended, mean),
+            "ended": _share(ended),
         },
     }
 
@@ -78,7 +81,7 @@ def _variety(texts: Clusters[str]) -> Metrics:
     phrases = [diversity.read(text, PHRASES) for text in _flat(texts)]
     overlaps = {size: diversity.self_overlap(phrases, size) for size in SIZES}
     return {
-        "words": _estimate(_each(texts, lambda text: float(len(diversity.words(text)))), mean),
+        "words": _estimate(pairs, diversity.typical_length),
         "distinct": _by_size(lambda size: _estimate(pairs, lambda some: diversity.distinct_at(some, size))),
         "overlap": _by_size(lambda size: _tidy(overlaps[size])),
     }
@@ -91,7 +94,7 @@ def _openings(openings: Clusters[str]) -> Metrics:
         "different": len(set(found)),
         "commonest": common[0] if common else None,
         "share": _tidy(common[1] / len(found)) if common else None,
-        "same": _estimate(openings, diversity.same_share),
+        "crowding": _estimate(openings, diversity.crowding),
     }
 
 
@@ -115,7 +118,7 @@ def _topics(texts: Clusters[str], seeds: Sequence[SeedTask]) -> Metrics | None:
         "hit": len({label for label in labels if label >= 0}),
         "largest": _tidy(max(Counter(labels).values()) / len(labels)) if labels else None,
         "entropy": _tidy(diversity.normalised_entropy(labels, topics.count)),
-        "same": _estimate(_each(texts, topic_of.__getitem__), diversity.same_share),
+        "crowding": _estimate(_each(texts, topic_of.__getitem__), diversity.crowding),
     }
 
 
@@ -159,10 +162,22 @@ def _by_size(measure: Callable[[int], Any]) -> Metrics:
 
 
 def _estimate(clusters: Clusters[Any], statistic: Callable[[Sequence[Any]], float | None]) -> Metrics | None:
-    # By name, since records may stand in another order after an interruption.
-    ordered = [clusters[name] for name in sorted(clusters)]
-    found = diversity.estimate(ordered, lambda some: statistic(some) if some else None)
-    return None if found is None else {"value": _tidy(found.value), "error": _tidy(found.error)}
+    return _told(diversity.estimate(_in_order(clusters), lambda some: statistic(some) if some else None))
+
+
+def _share(clusters: Clusters[bool]) -> Metrics | None:
+    return _told(diversity.estimate_share(_in_order(clusters)))
+
+
+def _in_order(clusters: Clusters[T]) -> list[Sequence[T]]:
+    """By name, since records may stand in another order after an interruption."""
+    return [clusters[name] for name in sorted(clusters)]
+
+
+def _told(found: Estimate | None) -> Metrics | None:
+    if found is None:
+        return None
+    return {"value": _tidy(found.value), "error": _tidy(found.error), "groups": found.groups}
 
 
 def _tidy(number: float | None) -> float | None:

@@ -14,8 +14,8 @@ from minisheep.rules.statistics import mean, spearman, standard_deviation
 from minisheep.stages.asked import Asked, Judge, Pair
 from minisheep.stages.judge import judge as judge_items
 
-AGAIN = 30
-"""Pairs that are judged a second time."""
+AGAIN, AGAIN_SHARE = 30, 0.1
+"""Pairs that are judged a second time: so many, but at most this share of the round, since judging takes its time."""
 LEAST_PAIRS = 10
 """Below so many, the signs are measured but nothing is said of them."""
 TOP_GRADE = 9.5
@@ -49,7 +49,8 @@ def judge_health(
     values = list(scores.values())
     graded = judge.name in GRADED
     words = [float(len(items[id_].answer.split())) for id_ in scores]
-    again, count = agreement(engine, judge, frame, texts, [items[id_] for id_ in scores], scores)
+    most = min(AGAIN, int(AGAIN_SHARE * len(scores)))
+    again, count = agreement(engine, judge, frame, texts, [items[id_] for id_ in scores], scores, most)
     return {
         "judge": judge.name,
         "judged": len(verdicts),
@@ -70,13 +71,15 @@ def agreement(
     texts: Mapping[str, str],
     items: Sequence[Asked],
     first_scores: Mapping[str, float],
+    most: int = AGAIN,
 ) -> tuple[float | None, int]:
-    """Judge up to `AGAIN` items again in other words; the rank correlation with `first_scores` (by item id), and n.
+    """Judge `most` of the items again in other words; the rank correlation with `first_scores` (by item id), and n.
 
     Who gives grades is asked in another of the prompt styles; for others the instruction gets a lead-in that says
     nothing. None where it is undefined.
     """
-    chosen = sorted(items, key=lambda item: derive_seed(judge.seed, judge.round, "again", item.id))[:AGAIN]
+    chosen = sorted(items, key=lambda item: derive_seed(judge.seed, judge.round, "again", item.id))
+    chosen = chosen[:most]
     if judge.name in GRADED:
         judge = replace(judge, prompt=OTHER_STYLE[judge.prompt])
     else:
