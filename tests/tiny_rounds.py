@@ -6,6 +6,7 @@ and lengths vary widely.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -56,7 +57,8 @@ COLLAPSED = {
 """By the name of the alarm that each should raise."""
 
 
-def measured(seed: int, count: int, world: World, round: int = 1, earlier: Sequence[str] = ()) -> Metrics:
+@functools.cache
+def measured(seed: int, count: int, world: World, round: int = 1, earlier: tuple[str, ...] = ()) -> Metrics:
     return watch(*records(seed, count, world, round, earlier), SEEDS, earlier)
 
 

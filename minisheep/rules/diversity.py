@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 GROUPS = 20
 """Drafts are joined to so many groups at most: enough for an error, and each is one more computation."""
-FEWEST_GROUPS = 8
+FEWEST_GROUPS = 6
 """An error from fewer groups is itself a guess, so there is none."""
 LONGEST = 100
 """Words of a text that are looked at where n-grams are compared: a few long texts shall not be most of what is seen."""

@@ -19,8 +19,8 @@ NEAR_DUPLICATES, MORE_DUPLICATES = 0.3, 0.15
 are ever more earlier ones."""
 MORE_COPIES = 0.1
 """Rise of the share of kept answers that are copies of another."""
-SEEN_BEFORE = 0.4
-"""Share of phrases of four words that earlier rounds' answers hold. Healthy answers have a tenth or two."""
+SEEN_BEFORE = 0.3
+"""Share of phrases of four words that earlier rounds' answers hold. In healthy rounds it is a few in a hundred."""
 SHORTER, LONGER = 1 / 3, 0.5
 """Change of an answer's typical length, as a share of the first round's."""
 FEWER_END = 0.2
@@ -97,7 +97,7 @@ def _of_answers(before: Metrics, now: Metrics, first: int, last: int) -> Iterato
             f" {was['value']:.0%} in round {first}: {back}.",
         )
     seen = now["seen_before"]
-    if seen and seen["value"] > SEEN_BEFORE:
+    if seen and seen["error"] is not None and seen["value"] > SEEN_BEFORE:
         yield Alarm(
             "seen_before",
             f"{seen['value']:.0%} of the phrases in round {last}'s kept answers stand in earlier rounds' answers: the"

@@ -46,7 +46,8 @@ def watch(
 
     earlier_outputs: the kept answers of all rounds before; none in the first round.
     What is compared is a `diversity.Estimate` as a dictionary: value, standard error (None where there are too few
-    drafts for one) and the number of groups that it is from. What is undefined is None. Needs scikit-learn for the topics of the seeds.
+    drafts for one) and the number of groups that it is from. What is undefined is None. Needs scikit-learn, for the
+    topics of the seeds.
     """
     draft_of = {instruction.id: instruction.draft for instruction in instructions}
     near = [rejection.parent for rejection in rejected if rejection.rule == "too_similar"]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minisheep.config import Settings
+from minisheep.config import GRADED, Settings
 from minisheep.data.texts import SeedTask
 from minisheep.engines.base import Completion, Engine, GenerateRequest, LoglikRequest, Sampling
 from minisheep.models.template import Template
@@ -22,6 +22,12 @@ from minisheep.rules.statistics import describe, distinct_n, histogram, mean, pa
 GRADE_EDGES = tuple(range(1, 12))
 """Bins of the score histogram for grades: [1, 2), ... [10, 11)."""
 PMI_EDGES = tuple(x / 4 for x in range(-4, 17))
+"""For nats per token, forward and backward."""
+BLEND_EDGES = tuple(range(-8, 9))
+"""For log-odds."""
+PERPLEXITY_EDGES = tuple(range(-100, 1, 5))
+"""For perplexities, whose scores are negative."""
+EDGES = {"pmi": PMI_EDGES, "backward": PMI_EDGES, "blend": BLEND_EDGES, **dict.fromkeys(GRADED, GRADE_EDGES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +130,8 @@ def data_metrics(
         "kept_distinct_2": _distinct([example.output for example in kept], 2),
     }
     if scores:
-        graded = verdicts[0].judge != "pmi"
-        edges = GRADE_EDGES if graded else PMI_EDGES
+        graded = verdicts[0].judge in GRADED
+        edges = EDGES.get(verdicts[0].judge, PERPLEXITY_EDGES)
         metrics["scores"] = {
             "judge": verdicts[0].judge,
             **{name: _tidy(value) for name, value in describe(scores)._asdict().items()},

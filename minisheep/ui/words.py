@@ -105,7 +105,7 @@ def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[R
         row("greedy answers that end by themselves", "model", "ended", form="{:.0%}"),
         row("words in a greedy answer", "model", "answer_words", form="{:.0f}"),
         row("constraints kept, strict", "model", "verifiable", "instruction_strict", "value", form="{:.0%}"),
-        ("  change to the best before, 95 %", [_points(m, "constraints") for m in metrics]),
+        ("  points to the best before, 95 %", [_points(m, "constraints") for m in metrics]),
         ("verdict", [_outcome(m) for m in metrics]),
         row("distinct-1 of greedy answers", "model", "distinct_1"),
         row("distinct-2 of greedy answers", "model", "distinct_2"),
@@ -115,7 +115,7 @@ def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[R
         row("keep rate", "data", "keep_rate", form="{:.0%}"),
         row("words in a kept answer", "data", "kept_words", form="{:.0f}"),
         ("judge", [_judge(m) for m in metrics]),
-        row("exam AUC of the judge", "data", "exam", "auc", form="{:.2f}"),
+        ("  AUC in its exam", [_exam(m) for m in metrics]),
         row("mean judge score", "data", "scores", "mean"),
         row("judge score, standard deviation", "data", "scores", "sd"),
         row("saturation at the top score", "data", "scores", "saturation", form="{:.0%}"),
@@ -173,6 +173,11 @@ def _outcome(metrics: Mapping[str, Any]) -> str:
 def _judge(metrics: Mapping[str, Any]) -> str:
     scores = metrics.get("data", {}).get("scores")
     return one_line(scores["judge"]) if scores else "-"
+
+
+def _exam(metrics: Mapping[str, Any]) -> str:
+    exam = metrics.get("data", {}).get("exam")
+    return "-" if exam is None else f"{exam['judges'][exam['chosen']]['auc']:.2f}"
 
 
 def measured(event: RoundMeasured) -> str:
