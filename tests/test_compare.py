@@ -138,6 +138,15 @@ def test_a_run_with_its_base_alone_is_shown_and_said(tmp_path: Path) -> None:
     assert pairs.differences(found.results) == []
 
 
+def test_a_run_that_decided_nothing_has_no_best(tmp_path: Path) -> None:
+    run = measured_run(tmp_path / "run", [0.2, 0.4])
+    for number in (0, 1):
+        path = run.path / f"round-{number}" / "metrics.json"
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "decision"}))
+    found = compare([str(run.path)])
+    assert found.results[0].best is None and not any(row.best for row in found.rows)
+
+
 def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     run = measured_run(tmp_path / "run", [0.2, 0.4])
     (run.path / "round-1" / "metrics.json").write_text("[1]")

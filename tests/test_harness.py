@@ -15,7 +15,7 @@ import pytest
 from minisheep.engines.base import GenerateRequest, Loglik, LoglikRequest
 from minisheep.engines.fake import FakeEngine, text_of
 from minisheep.errors import UsageError
-from minisheep.harness import choose, code, frames, intervals, network, programs, rows, scores, squad, stored
+from minisheep.harness import choose, code, frames, intervals, names, network, programs, rows, scores, squad, stored
 from minisheep.harness.asking import Asker
 from minisheep.harness.options import sampling
 from minisheep.harness.spec import Spec
@@ -238,6 +238,7 @@ def test_a_perplexity_is_made_up_by_its_items() -> None:
     value = math.exp(30 / 12)
     pairs = [(-10.0, 4.0), (-20.0, 8.0)]
     assert scores.agrees("word_perplexity", pairs, value)
+    assert scores.agrees("perplexity", [(-1.0, 1.0), (-2.0, 1.0)], math.exp(1.5))
     assert not scores.agrees("word_perplexity", pairs, value + 0.1)
     assert not scores.agrees("acc", [], 0.0)
 
@@ -501,6 +502,19 @@ def test_a_models_name_is_a_model_and_has_no_rounds() -> None:
     assert choose.rounds("", (), False) == (0,)
     with pytest.raises(UsageError):
         choose.rounds("", (1,), False)
+
+
+# Names of tasks
+
+
+def test_names_of_tasks_groups_and_tags_are_read_without_parsing(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.yaml").write_text('tag:\n  - listed\n"task": "one" # text\nmetric: none\n')
+    (tmp_path / "_template").write_text("tag: [inline, other]\ngroup: all\n")
+    (tmp_path / "README.md").write_text("task: nothing\n")
+    named, possible = names.read(tmp_path)
+    assert named == {"one", "all"}
+    assert possible == {"one", "all", "listed", "inline", "other"}
 
 
 # The network

@@ -17,7 +17,7 @@ from minisheep.rules.prompts import LABELS, SCORE_START, Frame
 from minisheep.stages.judge import Asked, Judge, Pair, expected_grade, judge
 
 FRAME = Frame(chatml())
-ONE = Asked("seed/1/right", "Tell me a fact.", "", "A robin sings before dawn.")
+ONE = Asked("seed/1/right", "Tell me a fact.", "", "Robins sing before dawn.")
 TWO = Asked("two", "Tell me another.", "About food.", "Boil the pasta for nine minutes.")
 
 

@@ -33,10 +33,20 @@ def test_an_answer_without_a_score_is_the_lowest() -> None:
 
 @pytest.mark.parametrize(
     ("least", "least_kind", "passes"),
-    [(0.6, 0.2, True), (0.625, 0.25, True), (0.63, 0.2, False), (0.6, 0.26, False)],
+    [(0.6, 0.25, True), (0.625, 0.52, True), (0.63, 0.2, False), (0.6, 0.53, False)],
 )
-def test_a_judge_passes_over_all_and_in_every_kind(least: float, least_kind: float, passes: bool) -> None:
-    assert mark([3.0, 2.0], {"low": [1.0, 0.0], "high": [4.0, 2.5]}, least, least_kind).passes == passes
+def test_a_judge_passes_over_all_and_within_an_error_in_every_kind(
+    least: float, least_kind: float, passes: bool
+) -> None:
+    found = mark([3.0, 2.0], {"low": [1.0, 0.0], "high": [4.0, 2.5]}, least, least_kind)
+    assert found.kinds["high"] + found.kinds_se["high"] == pytest.approx(0.526, abs=1e-3)
+    assert found.passes == passes
+
+
+def test_a_kind_that_is_liked_better_than_right_answers_fails() -> None:
+    right, others = [float(n) for n in range(20)], [n - 100.0 for n in range(80)]
+    assert mark(right, {"other": others, "even": right}, 0.8, 0.5).passes
+    assert not mark(right, {"other": others, "liked": [n + 5.0 for n in right]}, 0.5, 0.5).passes
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1), st.lists(st.floats(-5, 5), min_size=1))

@@ -37,7 +37,8 @@ class OneAtATime:
     """
 
     def __init__(self, gguf: Path, *, context: int, threads: int) -> None:
-        amx.avoid()
+        if not amx.usable():
+            amx.avoid()
         self._vocabulary = Vocabulary.from_file(gguf)
         self._llama: Any = llama_cpp.Llama(
             str(gguf), n_ctx=context, n_threads=threads, n_threads_batch=threads, n_gpu_layers=-1, verbose=False

@@ -1,6 +1,7 @@
 """Start a program that the kernel refuses AMX: ``python -m minisheep.bench.without_amx PROGRAM ARGUMENT...``.
 
-llama.cpp built by an older compiler dies in its AMX kernels (see `engines.amx`). The trick used there, a small signal
+llama.cpp built by an older compiler dies in its AMX kernels (see `engines.amx`); where a library beside the program
+carries the mark of a right build, nothing is refused. The trick used there, a small signal
 stack, does not survive exec; a seccomp filter does (seccomp(2)), so it lets every call through except the one that asks
 for the tiles. llama.cpp then takes its AVX-512 kernels: repacked weights and all, so nothing else is slowed down.
 """
@@ -14,6 +15,9 @@ import platform
 import signal
 import struct
 import sys
+from pathlib import Path
+
+from minisheep.engines.amx import marked
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
 _MODE_FILTER = 2
@@ -61,7 +65,14 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def built_for_amx(program: Path) -> bool:
+    """Whether the program, or a ggml library beside it, carries the mark."""
+    libraries = (path for folder in ("", "../lib") for path in (program.parent / folder).glob("libggml-cpu*"))
+    return any(marked(path) for path in (program, *libraries))
+
+
 if __name__ == "__main__":
     die_with_parent()
-    refuse_amx()
+    if not built_for_amx(Path(sys.argv[1])):
+        refuse_amx()
     os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def versus(run: str, round_: str, against: str, prompts: str | None, limit: int 
     from minisheep.judged.versus import versus as judge
     from minisheep.judged.words import lines
 
+    # Said outright, since a shell starts what it runs in the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     opened = api.load_run(run)
     endpoint = _endpoint(given)
     ours, theirs = choose_rounds(opened, round_, against)

@@ -37,7 +37,7 @@ class Result:
     seeds: str
     """Digest of the seed tasks: what makes two held-out sets the same."""
     best: int | None
-    """The round to use, as the run decided; 0 is the base."""
+    """The round to use, as the run decided; 0 is the base, None where it did not."""
     measured: tuple[Measured, ...]
 
     @property
@@ -111,12 +111,14 @@ def _read(run: api.Run, key: str, notes: list[str]) -> Result:
     settings = run.settings
     model = _object(folder.model)
     harness = _harness(run.path, notes)
-    measured = []
+    measured: list[Measured] = []
+    decided = False
     for number in range(settings.rounds + 1):
         place = folder.round(number)
         if not place.metrics.exists():
             continue
         metrics = _object(place.metrics)
+        decided = decided or "decision" in metrics
         values = {**round_values(metrics, _object(place.exam), settings.judge), **harness.get(number, {})}
         measured.append(Measured(number, values, metrics.get("model", {})))
     return Result(
@@ -125,7 +127,8 @@ def _read(run: api.Run, key: str, notes: list[str]) -> Result:
         settings=settings.model_dump(),
         gguf=str(model.get("gguf_sha256") or settings.model),
         seeds=str(folder.read_manifest().get("inputs", {}).get("seeds", "")),
-        best=run.best,
+        # A run of an earlier version decided nothing.
+        best=run.best if decided else None,
         measured=tuple(measured),
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from minisheep.engines import cpu
+from minisheep.engines import amx, cpu
 from minisheep.engines.base import (
     Completion,
     Embedding,
@@ -91,7 +91,7 @@ class LlamaCppEngine:
         self._prefix: tuple[int, ...] = ()
         self._busy = False
         self._closed = False
-        device = "GPU" if offload else "CPU"
+        device = "GPU" if offload else "CPU with AMX" if amx.usable() else "CPU"
         self._info = EngineInfo(
             backend="llamacpp",
             description=f"llama.cpp {llama_cpp.__version__}, {device}, {threads} threads, {self._decoder.description}",

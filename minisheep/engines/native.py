@@ -85,7 +85,7 @@ def load_model(path: Path, *, gpu_layers: int = 0, vocab_only: bool = False) -> 
     params.vocab_only = vocab_only
     params.n_gpu_layers = gpu_layers
     if not vocab_only:
-        params.use_extra_bufts = amx.avoid()
+        params.use_extra_bufts = amx.usable() or amx.avoid()
         params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP
     forget_log()
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)

@@ -14,8 +14,10 @@ def read(root: Path) -> tuple[set[str], set[str]]:
     """Names that tasks, groups and tags give themselves below `root`, and all that may be one (lists of tags too)."""
     named: set[str] = set()
     possible: set[str] = set()
-    # Files that others include are often called ..._yaml, without a dot.
-    for file in filter(Path.is_file, root.rglob("*yaml*")):
+    for file in root.rglob("*"):
+        # Files that others include have no suffix.
+        if file.suffix not in ("", ".yaml", ".yml") or not file.is_file():
+            continue
         text = file.read_bytes()
         named.update(found.decode("utf-8", "replace") for found in _NAMED.findall(text))
         possible.update(found.decode("utf-8", "replace") for found in _LISTED.findall(text))

@@ -17,7 +17,7 @@ from minisheep.harness import squad
 Parts = tuple[float, float]
 """Numerator and denominator that one item adds."""
 
-PERPLEXITIES = frozenset({"word_perplexity", "byte_perplexity", "bits_per_byte"})
+PERPLEXITIES = frozenset({"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"})
 _IDS = ("key", "id", "task_id", "question_id", "doc_id")
 
 

@@ -119,13 +119,16 @@ def _inference_copy(
     """The file that llama.cpp maps: a copy where the CPU has no fast kernel for the file's own format."""
     import llama_cpp
 
-    from minisheep.engines import cpu
+    from minisheep.engines import amx, cpu
     from minisheep.engines.speed import decode_rate
     from minisheep.models import inference_format
     from minisheep.models.inference_copy import requantise
 
     if facts.fast_on_cpu or llama_cpp.llama_supports_gpu_offload():
         return gguf, ""
+    fast = amx.usable()
+    if amx.present() and not fast:
+        report("This processor has AMX, which this llama.cpp was not built for; see the README for one that is faster.")
     folder = cache_root() / "inference"
 
     def copy_of(format: str) -> Path:
@@ -143,7 +146,8 @@ def _inference_copy(
         copy_of,
         lambda copy: decode_rate(copy, threads=threads),
         folder / f"{sha256[:32]}-speed.json",
-        f"{cpu.name(cpuinfo) or 'unknown'}, {threads} threads, llama.cpp {llama_cpp.__version__}",
+        f"{cpu.name(cpuinfo) or 'unknown'}{', AMX' if fast else ''}, {threads} threads,"
+        f" llama.cpp {llama_cpp.__version__}",
         report,
     )
     note = f"inference uses a copy in {chosen.upper()}: this CPU has no fast kernel for the file's own format"

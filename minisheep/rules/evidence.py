@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from minisheep.rules import endings
 from minisheep.rules.prompts import user_text
 from minisheep.rules.responses import repeated_share
 from minisheep.rules.similarity import tokens
@@ -57,24 +56,37 @@ class Likelihoods:
 
 
 def evidence(instruction: str, input: str, answer: str, found: Likelihoods) -> dict[str, float] | None:
-    """Everything that a blend weighs, by name; None for a pair without tokens."""
+    """Everything that a blend weighs, by name; None for a pair without tokens.
+
+    forward, backward  information, less the share of the answer that is one run of the instruction: an echo is none
+    ending             log-probability of ending after the answer: low where it breaks off
+    weakest            of the answer's least likely tokens: low where a fact is wrong or words are out of order
+    later              how much likelier the answer's second half is than its first, seen alone: high in a loop
+    shared, run        share of its words that the instruction holds, and of the longest piece of it that does
+    repeated, variety  share of n-grams that stood there before, and of words that differ
+    """
     forward, backward = found.forward, found.backward
     if forward is None or backward is None:
         return None
     words, asked = tokens(answer), tokens(user_text(instruction, input))
+    run = longest_run(words, asked) / max(1, len(words))
     return {
-        "forward": forward,
-        "backward": backward,
-        "alone": _mean(found.alone),
+        "forward": forward * (1 - run),
+        "backward": backward * (1 - run),
         "ending": found.ending,
         "weakest": weakest(found.answer),
-        "length": math.log(1 + len(words)),
+        "later": later(found.alone),
         "shared": shared_share(words, asked),
-        "run": longest_run(words, asked) / max(1, len(words)),
+        "run": run,
         "repeated": repeated_share(words, REPEATED_NGRAM),
         "variety": len(set(words)) / max(1, len(words)),
-        "ends": float(endings.ends_naturally(answer) or endings.ends_with_list_line(answer)),
     }
+
+
+def later(logprobs: Sequence[float]) -> float:
+    """Mean of the second half of some log-probabilities less that of the first; 0 for a single one."""
+    half = len(logprobs) // 2
+    return _mean(logprobs[half:]) - _mean(logprobs[:half]) if half else 0.0
 
 
 def weakest(logprobs: Sequence[float]) -> float:

@@ -44,20 +44,22 @@ def mark(
 ) -> Mark:
     """The mark of a judge that gave these scores; None, an answer that it could not score, counts as the lowest.
 
-    It passes with an AUC of at least `least` over all and of at least `least_kind` for every kind. ValueError where
-    there is nothing right or nothing spoiled.
+    It passes with an AUC of at least `least` over all and, for every kind, of no less than `least_kind` by more than
+    one standard error: a kind that it cannot tell (0.5) is let pass whatever the luck of the draw, one that it likes
+    better than right answers is not. ValueError where there is nothing right or nothing spoiled.
     """
     good = _ranked(right)
     bad = {kind: _ranked(scores) for kind, scores in spoiled.items() if scores}
     every = [score for scores in bad.values() for score in scores]
     whole = auc(good, every)
     kinds = {kind: auc(good, scores) for kind, scores in bad.items()}
+    errors = {kind: auc_error(value, len(good), len(bad[kind])) for kind, value in kinds.items()}
     return Mark(
         _tidy(whole),
         _tidy(auc_error(whole, len(good), len(every))),
         {kind: _tidy(value) for kind, value in kinds.items()},
-        {kind: _tidy(auc_error(value, len(good), len(bad[kind]))) for kind, value in kinds.items()},
-        whole >= least and all(value >= least_kind for value in kinds.values()),
+        {kind: _tidy(error) for kind, error in errors.items()},
+        whole >= least and all(value + errors[kind] >= least_kind for kind, value in kinds.items()),
     )
 
 

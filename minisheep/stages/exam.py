@@ -158,8 +158,8 @@ def judge_for(settings: Settings, round: int, exam: Exam | None) -> Judge:
 def exam_error(exam: Exam) -> ExamError:
     """Why a round does not begin: no judge passed, and none was asked for by name."""
     return ExamError(
-        f"No judge passed the exam of round {exam.round}, so what it kept could be chance: {exam.why} A judge needs"
-        f" {exam.least_auc:g} over all and {exam.least_kind:g} for every kind. What was done before is safe.",
+        f"No judge passed the exam of round {exam.round}, so what it kept could be chance. {exam.why} {_needs(exam)}"
+        " What was done before is safe.",
         f"Add --force to go on here with {exam.chosen}. In a new run a larger --model judges better, --judge NAME lets"
         " one judge with a mere warning, and --answers 4 lets answers to the same instruction compete.",
     )
@@ -168,8 +168,15 @@ def exam_error(exam: Exam) -> ExamError:
 def failed_warning(exam: Exam) -> str:
     """What a run that goes on with a judge that failed should know."""
     return (
-        f"The judge {exam.chosen} failed its exam, so what it keeps may be no better than chance. {exam.why} It needs"
-        f" {exam.least_auc:g} over all and {exam.least_kind:g} for every kind."
+        f"The judge {exam.chosen} failed its exam, so what it keeps may be no better than chance. {exam.why}"
+        f" {_needs(exam)}"
+    )
+
+
+def _needs(exam: Exam) -> str:
+    return (
+        f"A judge needs {exam.least_auc:g} over all and, within chance, {exam.least_kind:g} for every kind of spoiled"
+        " answer (0.5 is a coin)."
     )
 
 
