@@ -8,8 +8,7 @@ READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo-ready
 TORCH_CPU := torch==2.13.0
 # Where pip finds no wheel, llama.cpp is built here; half of its build is for tools that minisheep does not use.
-# The header lets llama.cpp use the matrix unit of server Xeons, which older compilers break.
-export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF "-DCMAKE_CXX_FLAGS=-include $(CURDIR)/native/amx_tile_config.h"
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 
 .PHONY: all setup demo test test-fast test-model test-slow check fix coverage clean
 

@@ -1,4 +1,4 @@
-/* Forced in front of every C++ file of llama.cpp when `make` builds it (-include).
+/* To be forced in front of every C++ file of llama.cpp when it is built (-include); see the README.
  *
  * GCC before 15 tells its optimiser that _tile_loadconfig reads 8 bytes, though it reads 64, so the stores that fill the
  * rest may be dropped, and the program dies at its first AMX instruction. Here all 64 are named. The mark lets minisheep

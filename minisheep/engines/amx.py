@@ -3,8 +3,8 @@
 GCC before 15 sees only the first 8 of the 64 bytes that `_tile_loadconfig` reads, so it may drop the stores that fill
 the rest; the llama.cpp built with it then dies of SIGSEGV at `ldtilecfg` in its first matrix product (seen with GCC 12
 and llama-cpp-python 0.3.36). Which compiler made the library cannot be asked, and llama.cpp has no switch for it. Built
-with ``native/amx_tile_config.h``, as `make` does, it carries a mark, and reads prompts and decodes about three times as
-fast.
+with ``native/amx_tile_config.h`` (the README says how) it carries a mark, and reads prompts and decodes about three
+times as fast.
 
 A Linux process must ask for AMX, and the kernel refuses while some thread has an alternate signal stack that is too
 small for the registers (Documentation/arch/x86/xstate.rst). llama.cpp takes a refusal well: it uses its AVX-512
