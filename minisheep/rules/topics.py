@@ -36,7 +36,7 @@ class Topics:
         self._words = TfidfVectorizer(sublinear_tf=True, analyzer=words)
         table = self._words.fit_transform(texts)
         self._space: Any = TruncatedSVD(min(DIMENSIONS, min(table.shape) - 1), random_state=SEED)
-        self._clusters: Any = KMeans(self.count, n_init=8, random_state=SEED)
+        self._clusters: Any = KMeans(self.count, n_init=4, random_state=SEED)
         self._clusters.fit(_unit(self._space.fit_transform(table)))
 
     def of(self, texts: Sequence[str]) -> list[int]:
