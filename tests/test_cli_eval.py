@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import signal
@@ -17,9 +18,10 @@ from tiny_runs import TINY, minisheep
 
 from minisheep import api, config
 from minisheep.cli.main import main
-from minisheep.errors import Stopped, UsageError
+from minisheep.errors import RunMismatchError, Stopped, UsageError
 from minisheep.harness import choose, report, session
 from minisheep.harness.spec import Spec
+from minisheep.harness.subject import Subject
 from minisheep.models.prepare import fake_model
 from minisheep.store import RunFolder
 
@@ -121,6 +123,23 @@ def test_json_tells_a_mistake_as_an_event(call: Call) -> None:
     code, out, err = call("smolm2", "--tasks", "ifeval", "--json")
     assert (code, err) == (2, "")
     assert json.loads(out)["event"] == "Failed"
+
+
+def test_a_run_whose_file_left_the_cache_gets_it_again_or_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_of(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    api.write_settings(run, config.make({"model": "smollm2-135m"}))
+    gone = dataclasses.replace(fake_model(), inference_gguf=tmp_path / "gone.gguf")
+    gone.write(run.model)
+    here = dataclasses.replace(gone, inference_gguf=tmp_path / "here.gguf")
+    monkeypatch.setattr("minisheep.models.prepare.for_inference", lambda settings, emit: here)
+    spec = Spec("out", ("ifeval",), run=str(run.path))
+    assert Subject(spec, lambda event: None).model.inference_gguf == here.inference_gguf
+    here = dataclasses.replace(here, gguf_sha256="another")
+    with pytest.raises(RunMismatchError):
+        Subject(spec, lambda event: None)
 
 
 # Results

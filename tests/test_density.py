@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisheep.rules import density
 from minisheep.rules.density import DIMENSIONS, assign, clusters_for, project
 
 
@@ -42,12 +41,6 @@ def same_partition(first: list[int], second: list[int]) -> bool:
 
 def test_points_that_lie_together_share_a_cluster() -> None:
     points, centres = blobs(5, 12)
-    assert same_partition(assign(points, 5, 1), centres)
-
-
-def test_many_points_are_clustered_in_small_batches_just_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(density, "MOST_POINTS", 30)
-    points, centres = blobs(5, 40)
     assert same_partition(assign(points, 5, 1), centres)
 
 
