@@ -172,6 +172,10 @@ def test_full_figures_are_medians_of_three_alternations() -> None:
     assert all(j.repeats == 3 for j in plan.jobs("loop", Options()))
 
 
+def test_a_loop_can_be_measured_part_by_part() -> None:
+    assert [j.part for j in plan.jobs("loop", Options(only=("data", "help")))] == ["help", "data"]
+
+
 def test_each_turn_of_decoding_has_prompts_of_its_own() -> None:
     seeds = load_seeds()
     texts = [r.prompt[0].text for turn in range(3) for r in material.decode_requests(seeds, 8, 4, turn)]

@@ -61,6 +61,8 @@ class Options:
     slots: int = 0
     threads: int = 0
     server: str = ""
+    only: tuple[str, ...] = ()
+    """The parts to measure; empty: all of the verb's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ def jobs(verb: str, options: Options) -> list[Job]:
     repeats = options.repeats or (1 if options.quick else REPEATS)
     found = []
     for part in VERBS[verb]:
+        if options.only and part not in options.only:
+            continue
         models = [options.model]
         if part == "train" and verb == "loop" and not options.quick and options.model == DEFAULT_MODEL:
             models.append(SECOND_MODEL)

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from minisheep.bench.plan import VERBS
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -62,7 +64,16 @@ _verb("engine", "Decoding, against Llama.create_completion and llama.cpp's own s
 _verb("judge", "Judging, against sampled 'grade || explanation' replies.")
 _verb("novelty", "Finding near-duplicates, against rouge_score.")
 _verb("train", "Training, against transformers' Trainer with plain padding.")
-_verb("loop", "All of it, and the data phase, turn-around, start-up, memory and time a record as well.")
+
+
+@bench.command("loop")
+@bench_options
+@click.option(
+    "--only", multiple=True, type=click.Choice(VERBS["loop"]), help="this part alone; may be given more than once"
+)
+def loop(**given: Any) -> None:
+    """All of it, and the data phase, turn-around, start-up, memory and time a record as well."""
+    _run("loop", **given)
 
 
 def _run(verb: str, *, as_json: bool, markdown: bool, plain: bool, repeats: int | None, **given: Any) -> None:
