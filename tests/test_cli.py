@@ -14,7 +14,7 @@ import pytest
 from gguf_builder import tiny_gguf
 from tiny_runs import flags, minisheep, outcome, tiny_run
 
-from minisheep import api, loop
+from minisheep import api, config, loop
 from minisheep.cli.main import VERBS, main
 from minisheep.hosts import InlineHost
 
@@ -244,6 +244,18 @@ def test_the_commands_one_after_another_do_what_align_does(call: Call, tmp_path:
             assert "Next: `minisheep" in said.out
     assert outcome(run) == outcome(tmp_path / "whole")
     assert api.load_run(run).next_phase is None
+
+
+def test_every_phase_is_a_command() -> None:
+    assert {phase.name for phase in loop.phases(config.make({}))} <= set(VERBS)
+
+
+def test_the_judge_of_a_new_run_can_be_examined_alone(call: Call, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    said = call("exam", *tiny(run), "--judge", "auto", "--exam-tasks", "8", "--force")
+    assert (said.code, said.err) == (0, ""), said
+    assert api.load_run(run).next_phase == loop.Phase(1, "generate")
+    assert (run / "round-1" / "exam.json").exists()
 
 
 def test_a_command_out_of_order_says_which_is_next(call: Call, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``minisheep align`` and the six phases as commands of their own: they differ in where they stop."""
+"""``minisheep align`` and the phases as commands of their own: they differ in where they stop."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
     if phase.name == verb:
         return phase
     # What comes before the first writing (measuring the base, the judge's exam) is done on the way.
-    first = [p for p in loop.phases(settings) if p.round <= 1]
-    if phase in first and verb == "generate" and first.index(phase) < first.index(loop.Phase(1, "generate")):
-        return loop.Phase(1, "generate")
+    order, target = loop.phases(settings), loop.Phase(1, verb)
+    if verb in ("exam", "generate") and target in order and order.index(phase) < order.index(target):
+        return target
     if verb == "filter" and phase.name == "train":
         return loop.Phase(phase.round, "filter")
     raise UsageError(
@@ -137,7 +137,7 @@ _STAGE = """Do the next {0} phase of a run, and nothing after it. {1}
     \b
     minisheep {0} --run runs/mine
     """
-exam = _command("exam", _STAGE.format("exam", "The judge is examined on seed tasks."))
+exam = _command("exam", _STAGE.format("exam", "The judge is examined on seed tasks; makes the run if it is new."))
 generate = _command("generate", _STAGE.format("generate", "The model writes instructions; makes the run if it is new."))
 respond = _command("respond", _STAGE.format("respond", "The model answers its instructions."))
 judge = _command("judge", _STAGE.format("judge", "The model judges its pairs."))
