@@ -1,5 +1,6 @@
 # make demo    set up, then two rounds of a tiny model     make test    set up, then the tests
 # make check   format, lint, types                          make fix     format and mend what can be mended
+# make docs    the command reference, from the code
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ TORCH_CPU := torch==2.13.0
 # Where pip finds no wheel, llama.cpp is built here; half of its build is for tools that minisheep does not use.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 
-.PHONY: all setup demo test test-fast test-model test-slow check fix coverage clean
+.PHONY: all setup demo test test-fast test-model test-slow check fix coverage docs clean
 
 all: check test
 
@@ -55,6 +56,9 @@ check: $(READY)
 fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)
+	$(BIN)/python -m minisheep.cli.reference > docs/commands.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage dist

@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "versus": ("minisheep.cli.versus", "Have an outside model judge what training did to the answers."),
     "eval": ("minisheep.cli.eval", "Measure a run or a model on tasks of lm-evaluation-harness."),
     "bench": ("minisheep.cli.bench", "Measure minisheep beside its peers on this machine."),
+    "completion": ("minisheep.cli.completion", "Complete commands and flags in your shell."),
 }
 
 

@@ -1,0 +1,51 @@
+"""The command reference says what the commands say, and shells complete them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minisheep.cli.completion import SHELLS
+from minisheep.cli.main import VERBS
+from minisheep.cli.reference import markdown
+
+PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
+
+
+def test_the_page_is_made_from_the_code() -> None:
+    assert PAGE.read_text(encoding="utf-8") == markdown(), "run `make docs`"
+
+
+def test_the_page_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = markdown()
+    monkeypatch.setenv("COLUMNS", "40")
+    assert markdown() == here
+
+
+def test_every_verb_has_a_section() -> None:
+    page = markdown()
+    assert all(f"\n## minisheep {verb}\n" in page for verb in VERBS)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_gets_a_script_that_asks_minisheep(shell: str) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "minisheep", "completion", shell], capture_output=True, text=True, check=True
+    )
+    assert f"_MINISHEEP_COMPLETE={shell}_complete" in said.stdout and said.stderr == ""
+
+
+def test_flags_and_verbs_are_completed() -> None:
+    def completed(words: str, number: int) -> list[str]:
+        environment = {
+            **os.environ, "_MINISHEEP_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(number),
+        }  # fmt: skip
+        said = subprocess.run([sys.executable, "-m", "minisheep"], env=environment, capture_output=True, text=True)
+        return [line.partition(",")[2] for line in said.stdout.splitlines()]
+
+    assert completed("minisheep al", 1) == ["align"]
+    assert "one-last" in completed("minisheep align --strategy one", 3)
