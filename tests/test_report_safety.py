@@ -207,11 +207,13 @@ def test_a_run_of_ten_thousand_hostile_strings_has_a_page_of_text(hostile_run: P
 
 def test_a_figure_shows_hostile_labels_as_letters() -> None:
     pytest.importorskip("matplotlib")
-    for piece in PIECES:
-        drawing = plots.svg(Histogram("odd", f"t{piece}", f"x{piece}", (0.0, 1.0), ((f"a{piece}", (1,)), ("b", (1,)))))
+    for start in range(0, len(PIECES), 20):
+        pieces = PIECES[start : start + 20]
+        series = tuple((f"a{piece}", (1,)) for piece in pieces)
+        drawing = plots.svg(Histogram("odd", "".join(pieces), "x".join(pieces), (0.0, 1.0), series))
         tags = {tag for tag, *_ in Seen(drawing).tags}
         assert tags <= {"svg", "/svg", "g", "/g", "defs", "/defs", "path", "/path", "use", "/use", "text", "/text",
-                        "clippath", "/clippath", "rect", "/rect"}, piece  # fmt: skip
+                        "clippath", "/clippath", "rect", "/rect"}, pieces  # fmt: skip
         assert not CONTROL.search(drawing)
 
 

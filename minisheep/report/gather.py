@@ -165,11 +165,15 @@ def _round(reader: Reader, number: int, folder: RoundFolder, steps: tuple[TrainS
 
 def _settings(folder: RunFolder, reader: Reader) -> Settings | None:
     try:
-        return config.make(tomllib.loads(folder.settings.read_text(encoding="utf-8")))
+        # An empty file would be a run by the defaults, which no run writes.
+        if stored := tomllib.loads(folder.settings.read_text(encoding="utf-8")):
+            return config.make(stored)
     except FileNotFoundError:
         reader.note(folder.settings, "missing, so no settings are shown")
-    except (MinisheepError, OSError, ValueError):
-        reader.note(folder.settings, "damaged or of another version, so no settings are shown")
+        return None
+    except (MinisheepError, OSError, ValueError, RecursionError):
+        pass
+    reader.note(folder.settings, "damaged or of another version, so no settings are shown")
     return None
 
 
