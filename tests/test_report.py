@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html as entities
 import json
 import os
 import re
@@ -54,6 +55,18 @@ def told(read: Gathered) -> Document:
     return document(read)
 
 
+@pytest.fixture(scope="module")
+def drawings(told: Document) -> dict[str, str]:
+    pytest.importorskip("matplotlib")
+    return plots.drawn(told.plots)
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is not about them, since they take the most time."""
+    monkeypatch.setattr(plots, "drawn", lambda plots: {})
+
+
 def broken(finished: Path, to: Path) -> Path:
     return Path(shutil.copytree(finished, to))
 
@@ -77,12 +90,18 @@ def test_a_whole_run_leaves_nothing_to_note(read: Gathered) -> None:
     assert read.notes == () and read.best is not None and read.next_phase is None
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_same_run_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     once, again = write(finished, tmp_path / "a"), write(finished, tmp_path / "b")
     assert once.html.read_bytes() == again.html.read_bytes()
     assert once.markdown.read_bytes() == again.markdown.read_bytes()
 
 
+def test_the_same_plot_gives_the_same_picture(told: Document, drawings: dict[str, str]) -> None:
+    assert plots.svg(told.plots[0]) == drawings[told.plots[0].name]
+
+
+@pytest.mark.usefixtures("without_pictures")
 def test_a_report_leaves_the_run_as_it_was(finished: Path, tmp_path: Path) -> None:
     def state() -> dict[str, tuple[int, int]]:
         return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in finished.rglob("*")}
@@ -92,6 +111,7 @@ def test_a_report_leaves_the_run_as_it_was(finished: Path, tmp_path: Path) -> No
     assert state() == before
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_it_stands_in_the_run_unless_told_otherwise(finished: Path, tmp_path: Path) -> None:
     run = broken(finished, tmp_path / "run")
     assert api.load_run(run).report() == run / "report" / "report.html"
@@ -124,9 +144,7 @@ def test_settings_versions_and_hashes_are_told(told: Document, read: Gathered) -
     assert all(value in html for value in read.inputs.values())
 
 
-def test_a_picture_is_drawn_for_each_plot(told: Document) -> None:
-    pytest.importorskip("matplotlib")
-    drawings = plots.drawn(told.plots)
+def test_a_picture_is_drawn_for_each_plot(told: Document, drawings: dict[str, str]) -> None:
     assert len(drawings) == len(told.plots) >= 6
     html = page(told, drawings)
     assert html.count("<svg") == len(drawings) and "Not drawn" not in html
@@ -142,30 +160,27 @@ def test_without_matplotlib_the_report_says_that_it_has_no_pictures(
     assert "<svg" not in html and "matplotlib is not installed" in html and "█" in html
 
 
-def test_a_page_names_nothing_outside_itself(told: Document) -> None:
-    pytest.importorskip("matplotlib")
-    html = page(told, plots.drawn(told.plots))
+def test_a_page_names_nothing_outside_itself(told: Document, drawings: dict[str, str]) -> None:
+    html = page(told, drawings)
     references = re.findall(r'(?:href|src|action|data|poster|srcset)="([^"]*)"', html)
     assert references and all(found.startswith(("#", "data:,")) for found in references)
     assert not re.search(r"@import|url\((?!#)|<script|javascript:", html)
-    assert "default-src 'none'" in html
+    assert "default-src 'none'" in entities.unescape(html)
 
 
-def test_no_two_elements_share_an_id(told: Document) -> None:
-    pytest.importorskip("matplotlib")
+def test_no_two_elements_share_an_id(told: Document, drawings: dict[str, str]) -> None:
     found: list[str] = []
 
     class Ids(HTMLParser):
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             found.extend(value or "" for name, value in attrs if name == "id")
 
-    Ids().feed(page(told, plots.drawn(told.plots)))
+    Ids().feed(page(told, drawings))
     assert len(found) > 50 and len(set(found)) == len(found)
 
 
-def test_pictures_have_no_colour_of_their_own(told: Document) -> None:
-    pytest.importorskip("matplotlib")
-    drawn = "".join(plots.drawn(told.plots).values())
+def test_pictures_have_no_colour_of_their_own(drawings: dict[str, str]) -> None:
+    drawn = "".join(drawings.values())
     assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) == set() and "var(--series-1)" in drawn
 
 
@@ -423,6 +438,7 @@ def said_by(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return int(ended.value.code or 0), said.out, said.err
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_command_writes_both_files_and_names_them(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -431,6 +447,7 @@ def test_the_command_writes_both_files_and_names_them(
     assert sorted(os.listdir(tmp_path / "o")) == ["report.html", "report.md"]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_json_is_one_object(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -209,7 +209,7 @@ def test_a_figure_shows_hostile_labels_as_letters() -> None:
     pytest.importorskip("matplotlib")
     for start in range(0, len(PIECES), 20):
         pieces = PIECES[start : start + 20]
-        series = tuple((f"a{piece}", (1,)) for piece in pieces)
+        series = tuple((f"a{piece}", (1,)) for piece in pieces[:3])
         drawing = plots.svg(Histogram("odd", "".join(pieces), "x".join(pieces), (0.0, 1.0), series))
         tags = {tag for tag, *_ in Seen(drawing).tags}
         assert tags <= {"svg", "/svg", "g", "/g", "defs", "/defs", "path", "/path", "use", "/use", "text", "/text",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from minisheep.compare.metrics import CATALOGUE, Estimate, Metric, Value, harness_metric, round_values
+from minisheep.compare.plot import NAMES
 from minisheep.compare.table import cell
 from minisheep.report.blocks import Block, Charts, Curves, Items, Paragraph, Point, Section, Table
 from minisheep.report.gather import Gathered, Round
@@ -45,10 +46,7 @@ def _blocks(run: Gathered) -> Iterator[Block]:
     titles = [r.title + (" (best)" if r.number == run.best else "") for r in run.measured]
     yield Table(
         ("measure", *titles),
-        tuple(
-            (" ".join(part for part in m.title if part), *(cell(m, values[r.number].get(m.name)) for r in run.measured))
-            for m in metrics
-        ),
+        tuple((_title(m), *(cell(m, values[r.number].get(m.name)) for r in run.measured)) for m in metrics),
         "In brackets 95 % bootstrap intervals, in parentheses standard errors. Changes are paired by item; points are"
         " points of per cent, NLL is in nats per token.",
     )
@@ -61,6 +59,14 @@ def _blocks(run: Gathered) -> Iterator[Block]:
         yield Charts(curves, "Bars are 95 % intervals: where they overlap much, chance may be all there is.")
     for lines in run.judged:
         yield Items(lines)
+
+
+def _title(metric: Metric) -> str:
+    """In full, where a comparison of runs has to be brief."""
+    name = metric.name.removesuffix("_change")
+    if name in NAMES and metric.form == "points":
+        return f"{NAMES[name]}, minus base"
+    return NAMES.get(metric.name) or " ".join(part for part in metric.title if part)
 
 
 def _values(run: Gathered, r: Round) -> dict[str, Value]:
