@@ -41,7 +41,7 @@ class Table:
 
 class Bar(NamedTuple):
     label: str
-    count: int
+    size: int
     said: str
     """What stands behind the bar."""
 

@@ -200,7 +200,6 @@ def _diversity(data: dict[str, Any]) -> dict[str, Any]:
 def _metrics(data: dict[str, Any], number: int) -> dict[str, Any]:
     """Raises where the tables could not be made of it."""
     words.metric_rows([data])
-    words.score_histogram([data])
     round_values(data, {}, "")
     if data["round"] != number or not isinstance(data["model"], dict):
         raise ValueError("not this round's metrics")

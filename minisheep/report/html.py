@@ -85,7 +85,7 @@ def _section(section: Section, drawings: Mapping[str, str]) -> str:
 def _side_by_side(section: Section, drawings: Mapping[str, str]) -> str:
     """Bars of all rounds in one grid, then the rest."""
     bars = [block for block in section.blocks if isinstance(block, Bars)]
-    most = max((bar.count for block in bars for bar in block.bars), default=0)
+    most = max((bar.size for block in bars for bar in block.bars), default=0)
     rest = "\n".join(_block(block, drawings) for block in section.blocks if not isinstance(block, Bars))
     return f'<div class="bars">{"".join(_bars(block, most) for block in bars)}</div>\n{rest}'
 
@@ -98,7 +98,7 @@ def _block(block: Block, drawings: Mapping[str, str]) -> str:
     if isinstance(block, Table):
         return _table(block)
     if isinstance(block, Bars):
-        return _bars(block, max((bar.count for bar in block.bars), default=0))
+        return _bars(block, max((bar.size for bar in block.bars), default=0))
     if isinstance(block, Samples):
         return f'<div class="records">{"".join(map(_sample, block.samples))}</div>'
     return _charts(block, drawings)
@@ -128,7 +128,7 @@ def _table(table: Table) -> str:
 
 def _bars(block: Bars, most: int) -> str:
     rows = "".join(
-        f'<dt>{text(bar.label)}</dt><dd><i class="bar" style="width:{100 * bar.count / (most or 1):.1f}%"></i>'
+        f'<dt>{text(bar.label)}</dt><dd><i class="bar" style="width:{100 * bar.size / (most or 1):.1f}%"></i>'
         f"<span>{text(bar.said)}</span></dd>"
         for bar in block.bars
     )

@@ -28,7 +28,7 @@ MARKERS, STROKES = "osD^v", ("-", "--", "-.", ":", (0, (5, 1)))
 SIZE = (3.7, 2.7)
 """Inches of a figure; a map is larger."""
 MAP_SIZE = (5.6, 4.4)
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.hashsalt": "minisheep",
     # Letters stay letters: smaller, searchable, and in the page's font.
     "svg.fonttype": "none",
@@ -146,7 +146,7 @@ def _curves(axis: Axes, plot: Curves) -> None:
         axis.axhline(0.0, color=INK, linewidth=0.7, alpha=0.6)
     for place, (label, points) in enumerate(plot.series):
         look = _look(place)
-        marked = {"marker": MARKERS[place % len(MARKERS)]} if len(points) <= 40 else {}
+        marked: dict[str, Any] = {"marker": MARKERS[place % len(MARKERS)]} if len(points) <= 40 else {}
         axis.errorbar(
             [p.x for p in points], [p.y for p in points],
             yerr=None if all(p.low is None for p in points) else [

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from minisheep.report.blocks import Block, Charts, Histogram, Paragraph, Section, Table
-from minisheep.report.gather import Gathered
+from minisheep.report.gather import Gathered, Round
 from minisheep.rules.statistics import histogram, mean, quantile
 from minisheep.stages.evaluate import EDGES, PERPLEXITY_EDGES
 
@@ -74,7 +74,7 @@ def _scores(run: Gathered) -> dict[str, dict[str, list[float]]]:
 
 
 def _others(run: Gathered) -> Iterator[tuple[str, str, str, Values]]:
-    texts = (
+    texts: tuple[tuple[str, str, Callable[[Round], list[str]]], ...] = (
         ("instruction-words", "Words in an instruction", lambda r: [i.instruction for i in r.instructions]),
         ("kept-words", "Words in a kept answer", lambda r: [e.output for e in r.kept]),
         ("dropped-words", "Words in a dropped answer", lambda r: [x.output for x in r.rejected if x.stage == "filter"]),
