@@ -131,6 +131,12 @@ def test_every_number_of_the_funnel_adds_up(read: Gathered) -> None:
         )
 
 
+def test_no_row_of_the_metrics_is_there_twice(told: Document) -> None:
+    section = next(s for s in told.sections if s.anchor == "metrics")
+    names = [row[0] for block in section.blocks if isinstance(block, Table) for row in block.rows]
+    assert len(names) > 10 and len(set(names)) == len(names)
+
+
 def test_every_rule_that_dropped_something_is_explained(read: Gathered) -> None:
     found = {rule for r in read.rounds for rule in funnel.dropped(r)}
     assert found and found <= set(funnel.MEANINGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from minisheep.compare.metrics import CATALOGUE, Estimate, Metric, Value, harness_metric, round_values
+from minisheep.compare.metrics import CATALOGUE, READINGS, Estimate, Metric, Value, harness_metric, round_values
 from minisheep.compare.plot import NAMES
 from minisheep.compare.table import cell
 from minisheep.report.blocks import Block, Charts, Curves, Items, Paragraph, Point, Section, Table
@@ -64,9 +64,9 @@ def _blocks(run: Gathered) -> Iterator[Block]:
 def _title(metric: Metric) -> str:
     """In full, where a comparison of runs has to be brief."""
     name = metric.name.removesuffix("_change")
-    if name in NAMES and metric.form == "points":
-        return f"{NAMES[name]}, minus base"
-    return NAMES.get(metric.name) or " ".join(part for part in metric.title if part)
+    if name in READINGS:
+        return NAMES[name] + (", minus base" if metric.form == "points" else "")
+    return " ".join(part for part in metric.title if part)
 
 
 def _values(run: Gathered, r: Round) -> dict[str, Value]:
