@@ -13,7 +13,7 @@ import tomli_w
 
 from minisheep import config, loop
 from minisheep.config import Settings
-from minisheep.data.texts import load_prompts, load_seeds
+from minisheep.data.texts import load_prompts, load_seeds, seeds_digest
 from minisheep.errors import RunMismatchError, UsageError
 from minisheep.events import Emit, Event, Note, Progress, RunStarted, to_dict
 from minisheep.hosts import InlineHost, SignalledStop, WorkerHost
@@ -108,6 +108,15 @@ class Run:
     def next_phase(self) -> loop.Phase | None:
         """None when the run is finished."""
         return loop.next_phase(self.settings, self.phases_done)
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the run as report.html and report.md into `out`, or into its own folder report/; returns the first.
+
+        Raises `errors.UsageError` for a folder that cannot be written, and `errors.DiskError`.
+        """
+        from minisheep.report.write import write
+
+        return write(self.path, out).html
 
 
 def load_run(path: str | Path) -> Run:
@@ -261,8 +270,7 @@ def _check_inputs(settings: Settings) -> dict[str, str]:
     check_trainer(settings.trainer)
     if settings.engine != "fake":
         find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
-    listed = [[s.id, s.instruction, s.input, s.output, s.held_out] for s in seeds]
-    return {"seeds": digest("seeds", {"tasks": listed}), "prompts": digest("prompts", prompts)}
+    return {"seeds": seeds_digest(seeds), "prompts": digest("prompts", prompts)}
 
 
 def _refuse_foreign_folder(folder: RunFolder) -> None:

@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "filter": ("minisheep.cli.work", STAGE_HELP.format("filter")),
     "train": ("minisheep.cli.work", STAGE_HELP.format("train")),
     "evaluate": ("minisheep.cli.work", STAGE_HELP.format("evaluate")),
+    "report": ("minisheep.cli.report", "Write a run as one HTML file and its Markdown twin."),
     "compare": ("minisheep.cli.compare", "Show settings against results, over several runs."),
     "versus": ("minisheep.cli.versus", "Have an outside model judge what training did to the answers."),
     "eval": ("minisheep.cli.eval", "Measure a run or a model on tasks of lm-evaluation-harness."),

@@ -110,7 +110,7 @@ def _read(run: api.Run, key: str, notes: list[str]) -> Result:
     folder = RunFolder(run.path)
     settings = run.settings
     model = _object(folder.model)
-    harness = _harness(run.path, notes)
+    harness = harness_results(run.path, notes)
     measured: list[Measured] = []
     decided = False
     for number in range(settings.rounds + 1):
@@ -143,8 +143,8 @@ def _object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _harness(run: Path, notes: list[str]) -> dict[int, dict[str, Estimate]]:
-    """Values of the evaluation harness by round; the base's may say 0 or null."""
+def harness_results(run: Path, notes: list[str]) -> dict[int, dict[str, Estimate]]:
+    """Values of the evaluation harness by round; the base's may say 0 or null. A file that is none becomes a note."""
     found: dict[int, dict[str, Estimate]] = {}
     for path in sorted((run / "eval").glob("*.json")):
         try:

@@ -73,6 +73,11 @@ def load_seeds(path: str = "") -> list[SeedTask]:
     return seeds
 
 
+def seeds_digest(seeds: Iterable[SeedTask]) -> str:
+    """What a run remembers its seed tasks by."""
+    return digest("seeds", {"tasks": [[s.id, s.instruction, s.input, s.output, s.held_out] for s in seeds]})
+
+
 def _items(name: str, data: bytes) -> Iterable[tuple[int, dict[str, Any]]]:
     fix = "Nothing was started. Mend that line, or give another --seeds file."
     try:

@@ -37,19 +37,19 @@ class Topics:
         table = self._words.fit_transform(texts)
         self._space: Any = TruncatedSVD(min(DIMENSIONS, min(table.shape) - 1), random_state=SEED)
         self._clusters: Any = KMeans(self.count, n_init=4, random_state=SEED)
-        self._clusters.fit(_unit(self._space.fit_transform(table)))
+        self._clusters.fit(unit(self._space.fit_transform(table)))
 
     def of(self, texts: Sequence[str]) -> list[int]:
         """The topic of each text: 0 .. `count` - 1, or `OUTSIDE`."""
         if not texts:
             return []
         table = self._words.transform(texts)
-        nearest = self._clusters.predict(_unit(self._space.transform(table)))
+        nearest = self._clusters.predict(unit(self._space.transform(table)))
         known = table.getnnz(axis=1)
         return [int(topic) if any_known else OUTSIDE for topic, any_known in zip(nearest, known, strict=True)]
 
 
-def _unit(vectors: Any) -> Any:
+def unit(vectors: Any) -> Any:
     """Rows [texts, dimensions] of length 1, so that distance is angle; rows of zeros stay."""
     import numpy as np
 

@@ -1,0 +1,150 @@
+"""What a report is made of. Sections say things with these; html.py and markdown.py alone know how they look.
+
+Every text here is plain text and may be a model's: it is escaped where it is drawn, and nowhere before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Level = Literal["plain", "good", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    text: str
+    level: Level = "plain"
+    command: str = ""
+    """What to type, where there is something to type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells as text; the first `left` columns hold words, the others numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    left: int = 1
+
+
+class Bar(NamedTuple):
+    label: str
+    size: int
+    said: str
+    """What stands behind the bar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Counts as bars that share one scale, from 0 to the largest."""
+
+    caption: str
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Shares of a round's values in bins: `series` holds label and counts, len(edges) - 1 of them."""
+
+    name: str
+    title: str
+    axis: str
+    edges: tuple[float, ...]
+    series: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class Point(NamedTuple):
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Lines over rounds or steps, with intervals where points have them."""
+
+    name: str
+    title: str
+    axis: str
+    series: tuple[tuple[str, tuple[Point, ...]], ...]
+    ticks: dict[int, str] = field(default_factory=dict)
+    """Labels of the places on the x axis; empty for an axis of numbers."""
+    share: bool = False
+    zero: bool = False
+    """Whether a line marks 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Points in a plane whose axes mean nothing; `groups` holds label and (x, y), what lies below first."""
+
+    name: str
+    title: str
+    groups: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
+
+
+Plot = Histogram | Curves | Scatter
+
+
+@dataclass(frozen=True, slots=True)
+class Charts:
+    """Figures that stand side by side where there is room, with what they show in words."""
+
+    plots: tuple[Plot, ...]
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A record to read."""
+
+    title: str
+    marks: tuple[str, ...]
+    """Scores, rules, what was cut."""
+    instruction: str
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    samples: tuple[Sample, ...]
+
+
+Block = Paragraph | Items | Table | Bars | Charts | Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    anchor: str
+    """Letters and hyphens; ours, never a model's."""
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    title: str
+    lead: str
+    facts: tuple[tuple[str, str], ...]
+    """The few numbers that stand at the top: name and value."""
+    sections: tuple[Section, ...]
+
+    @property
+    def plots(self) -> tuple[Plot, ...]:
+        """All figures, in order."""
+        blocks = (block for section in self.sections for block in section.blocks)
+        return tuple(plot for block in blocks if isinstance(block, Charts) for plot in block.plots)
