@@ -77,7 +77,10 @@ class WorkerProcess:
         if self._process.stdin is not None:
             # A dead worker is noticed, and explained, where its events are read.
             with contextlib.suppress(BrokenPipeError, ValueError):
-                os.write(self._process.stdin.fileno(), line.encode() + b"\n")
+                data = line.encode() + b"\n"
+                while data:
+                    # A signal may cut a write short.
+                    data = data[os.write(self._process.stdin.fileno(), data) :]
 
     def kill(self) -> None:
         if self._process.poll() is None:
