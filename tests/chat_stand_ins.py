@@ -15,6 +15,7 @@ from minisheep.engines.fake import FakeEngine, text_of
 
 DEADLY = "die now"
 SLOW = "slowly"
+STUCK = "stop listening"
 
 
 class WorkerHere:
@@ -35,7 +36,7 @@ class WorkerHere:
 
 
 class Unruly(FakeEngine):
-    """Dies of SIGSEGV, or takes ten seconds, where it is asked to."""
+    """Dies of SIGSEGV, takes ten seconds, or computes for long between two tokens, where it is asked to."""
 
     def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]:
         asked = text_of(requests[0].prompt).rpartition("Instruction: ")[2]
@@ -45,6 +46,10 @@ class Unruly(FakeEngine):
             for number in range(1000):
                 on_text(requests[0].id, f"{number} ")
                 time.sleep(0.01)
+        if STUCK in asked and on_text is not None:
+            for number in range(3):
+                on_text(requests[0].id, f"{number} ")
+            time.sleep(30)
         return super().generate(requests, on_text)
 
 

@@ -135,8 +135,8 @@ def remarks(answers: Sequence[Answer]) -> list[str]:
     """What a reader of the answers should know about them."""
     said = []
     if gone := max((answer.left_out for answer in answers), default=0):
-        turns = "The oldest turn" if gone == 1 else f"The {gone} oldest turns"
-        said.append(f"({turns} no longer fit the context and were left out.)")
+        turns = "the oldest turn" if gone == 1 else f"the {gone} oldest turns"
+        said.append(f"(The context is full: without {turns}.)")
     said += [_cut(answer, len(answers) > 1) for answer in answers if answer.finish in ("length", "stopped")]
     said += ["(An empty answer.)" for answer in answers if not answer.text.strip() and answer.finish != "stopped"]
     return said
