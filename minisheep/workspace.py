@@ -10,7 +10,7 @@ from minisheep import config
 from minisheep.config import Settings
 from minisheep.data.texts import SeedTask, load_prompts, load_seeds
 from minisheep.data.verifiable import load_items
-from minisheep.engines.base import Engine, EngineInfo
+from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
 from minisheep.errors import ModelFileError
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.template import Template
@@ -96,7 +96,7 @@ class Workspace:
             self._engine = None
 
 
-def open_engine(settings: Settings, gguf: Path) -> Engine:
+def open_engine(settings: Settings, gguf: Path) -> StreamingEngine:
     """The engine that `settings` name, on a GGUF. The fake one needs no file."""
     if settings.engine == "fake":
         from minisheep.engines.fake import FakeEngine

@@ -202,7 +202,7 @@ def test_paging_through_hostile_records_writes_text_and_colours(bad: api.Run, wi
     records = read_round(found.number, found.folder)
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=width, height=12, highlight=False, markup=False)
-    keys = iter([chance.choice(["n", "j", "\r", "n", " ", "q", "n"]) for _ in range(60)])
+    keys = iter([key for _ in range(15) for key in chance.choice([["n"], ["j"], ["\r", " ", "n", "j", "q"]])])
 
     def read_key() -> str:
         key = next(keys, None)

@@ -37,7 +37,7 @@ def test_ten_thousand_hostile_texts_as_markdown_are_text_and_colours() -> None:
     chance = random.Random(11)
     console, stream = terminal()
     for number in range(500):
-        texts = ["\n\n".join(hostile(chance) for _ in range(10)) for _ in range(2)]
+        texts = ["\n\n".join(hostile(chance, 2) for _ in range(10)) for _ in range(2)]
         if number % 2:
             texts = ["\n\n".join(texts)]
         console.print(side_by_side(["base", "round 1"][: len(texts)], texts))
@@ -144,7 +144,7 @@ def test_hostile_answers_that_grow_on_a_terminal_are_text() -> None:
     chance = random.Random(13)
     console, stream = terminal()
     screen = TerminalScreen(console)
-    for _ in range(60):
+    for _ in range(20):
         answered(screen, chance, (0, 1))
     own = SGR.sub("", stream.getvalue())
     for sequence in ("\x1b[?25l", "\x1b[?25h", "\x1b[2K", "\x1b[1A", "\r"):

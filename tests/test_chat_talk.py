@@ -251,20 +251,21 @@ def test_ctrl_c_stops_the_answer_and_not_the_worker(run: api.Run, unruly: None) 
     with Speaker(run.path, lambda event: None) as speaker:
         speaker.open("")
         worker = speaker._worker
-        begun = time.monotonic()
         with speaker.stoppable():
             found = speaker.answer(session.job(1, SLOW), pressing(0))
-        assert found.finish == "stopped" and found.text.startswith("0 1 2 ") and time.monotonic() - begun < 5
+        assert found.finish == "stopped" and found.text.startswith("0 1 2 ") and " 900 " not in found.text
         assert speaker.answer(session.job(1, "Hi"), lambda part: None).finish in ("end", "length")
         assert speaker._worker is worker
 
 
 def test_ctrl_c_again_ends_the_worker_and_the_chat_goes_on(run: api.Run, unruly: None) -> None:
-    session, begun = Session((1,), 0.7, 50), time.monotonic()
+    session = Session((1,), 0.7, 50)
     with Speaker(run.path, lambda event: None) as speaker:
+        speaker.open("")
+        begun = time.monotonic()
         with speaker.stoppable():
             found = speaker.answer(session.job(1, STUCK), pressing(0, 0.5))
-        assert found.finish == "stopped" and found.text == "0 1 2 " and time.monotonic() - begun < 5
+        assert found.finish == "stopped" and found.text == "0 1 2 " and time.monotonic() - begun < 20
         assert speaker.answer(session.job(1, "Hi"), lambda part: None).text
         log = speaker._log
     assert not log.exists()
@@ -284,10 +285,12 @@ def test_who_hears_no_more_ends_the_worker(run: api.Run, unruly: None) -> None:
     def gone(part: str) -> None:
         raise BrokenPipeError
 
-    begun = time.monotonic()
-    with Speaker(run.path, lambda event: None) as speaker, pytest.raises(BrokenPipeError):
-        speaker.answer(Session((1,), 0.7, 50).job(1, SLOW), gone)
-    assert time.monotonic() - begun < 5
+    with Speaker(run.path, lambda event: None) as speaker:
+        speaker.open("")
+        worker = speaker._worker
+        with pytest.raises(BrokenPipeError):
+            speaker.answer(Session((1,), 0.7, 50).job(1, SLOW), gone)
+        assert worker is not None and worker._process.returncode == -signal.SIGKILL
 
 
 def test_without_a_person_a_crash_is_an_error(run: api.Run, unruly: None) -> None:

@@ -102,7 +102,8 @@ def history(records: RoundRecords, seeds: Sequence[SeedTask], id: str) -> Histor
         told.answers = [one] if one else [a for a in answers if a.response.instruction_id == wanted]
         parent = told.instructions[0].draft if told.instructions else ""
         if one is None and not told.instructions:
-            told.lone = next((d for d in (*records.kept, *records.rejected) if d.id == id), None)
+            decisions: list[Example | Rejection] = [*records.kept, *records.rejected]
+            told.lone = next((decision for decision in decisions if decision.id == id), None)
     told.draft = next((draft for draft in records.drafts if draft.id == parent), None)
     if told.draft is not None:
         by_id = {seed.id: seed for seed in seeds}

@@ -70,7 +70,8 @@ def _placed(records: RoundRecords) -> Iterator[tuple[int, Item]]:
         if rejection.stage != "filter":
             yield rejection.position, _rejected(records.number, rejection)
     # What is left has lost its parents to damage.
-    yield from ((0, _orphan(records.number, decision)) for decision in (*kept.values(), *dropped.values()))
+    lost: list[Example | Rejection] = [*kept.values(), *dropped.values()]
+    yield from ((0, _orphan(records.number, decision)) for decision in lost)
 
 
 def rules_of(found: Iterable[Item]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from rich.cells import set_cell_size
 from rich.console import Console, Group
+from rich.control import Control
 from rich.text import Text
 
 from minisheep.browse import words
@@ -119,6 +120,7 @@ def show(
                 lines = record_lines(text, page, width, height)
             else:
                 lines = list_lines(items, page, title, width, height)
+            console.control(Control.home())
             screen.update(Group(*lines))
             try:
                 key = read_key()

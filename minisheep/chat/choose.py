@@ -25,7 +25,7 @@ def resolve(run: api.Run, told: str) -> int:
         return run.best
     if told in ("best", "last") and rounds:
         return rounds[-1]
-    if told in rounds or (told.isascii() and told.isdigit() and int(told) in rounds):
+    if told.isascii() and told.isdigit() and int(told) in rounds:
         return int(told)
     there = f"has trained round {', '.join(map(str, rounds))}" if rounds else "has trained no round yet"
     raise UsageError(f"Round {told or '(none given)'}: {run.path} {there}.", _instead(rounds))

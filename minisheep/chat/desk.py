@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minisheep.chat.session import left_out
-from minisheep.engines.base import Engine, GenerateRequest, Sampling
+from minisheep.engines.base import GenerateRequest, Sampling, StreamingEngine
 from minisheep.errors import ModelFileError, UsageError
 from minisheep.events import AnswerDone, AnswerPart, Emit, EngineReady, Note
 from minisheep.models.conversation import Conversation, Message, conversation
@@ -73,7 +73,7 @@ class Talker:
         model = prepare.found_again(settings, self._work.model, emit)
         self._conversation = _conversation(model)
         # One person talks: more sequences would only take memory.
-        self._engine: Engine = open_engine(settings.model_copy(update={"slots": 1}), model.inference_gguf)
+        self._engine: StreamingEngine = open_engine(settings.model_copy(update={"slots": 1}), model.inference_gguf)
         self._adapter: Path | None = None
         emit(EngineReady(self._engine.info.backend, self._engine.info.description))
         if self._conversation.again is None:

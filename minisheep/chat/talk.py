@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from minisheep.chat import commands
@@ -55,7 +56,7 @@ def ask(session: Session, user: str, speaker: Speaker, screen: Screen) -> Sessio
     try:
         for round in session.rounds:
             screen.part(round, "")
-            answers.append(speaker.answer(session.job(round, user), lambda part, round=round: screen.part(round, part)))
+            answers.append(speaker.answer(session.job(round, user), partial(screen.part, round)))
             if answers[-1].finish == "stopped":
                 break
     finally:

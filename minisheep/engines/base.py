@@ -118,14 +118,6 @@ class EngineInfo:
     """Tokens that one sequence can hold."""
 
 
-OnText = Callable[[str, str], None]
-"""Told after every token: the id of the request, and the text that is certain since it was told last.
-
-That may be nothing: bytes may not be whole characters yet, or begin a stop string. All parts of a completion together
-are its text, and all are told before it is returned. What it raises ends the run, and nothing else.
-"""
-
-
 class Engine(Protocol):
     """Inference on one base model with at most one adapter.
 
@@ -141,11 +133,7 @@ class Engine(Protocol):
         """Tokens computed since the engine was made; what several requests share counts once."""
         ...
 
-    def count(self, prompt: Prompt) -> int:
-        """The tokens that a prompt takes in a context."""
-        ...
-
-    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]: ...
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]: ...
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scores]: ...
 
@@ -159,3 +147,21 @@ class Engine(Protocol):
         """Hot-load an adapter GGUF onto the unchanged base, or go back to the base with None."""
 
     def close(self) -> None: ...
+
+
+OnText = Callable[[str, str], None]
+"""Told after every token: the id of the request, and the text that is certain since it was told last.
+
+That may be nothing: bytes may not be whole characters yet, or begin a stop string. All parts of a completion together
+are its text, and all are told before it is returned. What it raises ends the run, and nothing else.
+"""
+
+
+class StreamingEngine(Engine, Protocol):
+    """An engine that tells completions while they are made, for a person who waits for them."""
+
+    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]: ...
+
+    def count(self, prompt: Prompt) -> int:
+        """The tokens that a prompt takes in a context."""
+        ...
