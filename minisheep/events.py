@@ -93,6 +93,26 @@ class TaskMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerPart:
+    """More of an answer in a chat. Model text: sanitised where shown."""
+
+    round: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDone:
+    """An answer in a chat is whole, or was stopped."""
+
+    round: int
+    finish: str
+    """``end``, ``stop``, ``length`` or ``stopped``."""
+    tokens: int
+    left_out: int = 0
+    """Earlier turns that no longer fit the context."""
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something that the user should know: which fall-back is in use, what was re-quantised, what looks wrong."""
 
@@ -138,6 +158,8 @@ Event = (
     | PhaseFinished
     | RoundMeasured
     | TaskMeasured
+    | AnswerPart
+    | AnswerDone
     | Note
     | Failed
     | JobDone
@@ -156,6 +178,8 @@ KINDS: dict[str, type[Any]] = {
         PhaseFinished,
         RoundMeasured,
         TaskMeasured,
+        AnswerPart,
+        AnswerDone,
         Note,
         Failed,
         JobDone,

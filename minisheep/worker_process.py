@@ -22,10 +22,10 @@ TICK_SECONDS = 0.5
 class WorkerProcess:
     """A started ``python -m minisheep.worker`` (see there), or a `module` that speaks as it does.
 
-    What it prints goes to `log`; it inherits `lock`.
+    What it prints goes to `log`; it inherits `lock`, if it is given one.
     """
 
-    def __init__(self, log: Path, lock: int, module: str = "minisheep.worker") -> None:
+    def __init__(self, log: Path, lock: int | None, module: str = "minisheep.worker") -> None:
         self._log = log
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         with open(log, "ab") as file:
@@ -34,7 +34,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
-                pass_fds=(lock,),
+                pass_fds=() if lock is None else (lock,),
                 start_new_session=True,
                 env=environment,
             )
@@ -77,7 +77,10 @@ class WorkerProcess:
         if self._process.stdin is not None:
             # A dead worker is noticed, and explained, where its events are read.
             with contextlib.suppress(BrokenPipeError, ValueError):
-                os.write(self._process.stdin.fileno(), line.encode() + b"\n")
+                data = line.encode() + b"\n"
+                while data:
+                    # A signal may cut a write short.
+                    data = data[os.write(self._process.stdin.fileno(), data) :]
 
     def kill(self) -> None:
         if self._process.poll() is None:

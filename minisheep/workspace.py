@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 from minisheep import config
+from minisheep.config import Settings
 from minisheep.data.texts import SeedTask, load_prompts, load_seeds
 from minisheep.data.verifiable import load_items
-from minisheep.engines.base import Engine, EngineInfo
+from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
 from minisheep.errors import ModelFileError
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.template import Template
@@ -82,29 +83,31 @@ class Workspace:
         if adapter is not None and not adapter.exists():
             raise ModelFileError(f"{adapter} is missing, so round {adapter_round + 1} cannot start from it.")
         if self._engine is None:
-            self._engine = self._open_engine()
+            self._engine = open_engine(self.settings, self.model.inference_gguf)
         if self._engine.info != self._told:
             self._told = self._engine.info
             ready(self._told)
         self._engine.set_adapter(adapter)
         return self._engine
 
-    def _open_engine(self) -> Engine:
-        if self.settings.engine == "fake":
-            from minisheep.engines.fake import FakeEngine
-
-            return FakeEngine()
-        from minisheep.engines.llamacpp import LlamaCppEngine
-
-        return LlamaCppEngine(
-            self.model.inference_gguf,
-            slots=self.settings.slots,
-            context=self.settings.context,
-            threads=self.settings.threads,
-            gpu_layers=self.settings.gpu_layers,
-        )
-
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+
+def open_engine(settings: Settings, gguf: Path) -> StreamingEngine:
+    """The engine that `settings` name, on a GGUF. The fake one needs no file."""
+    if settings.engine == "fake":
+        from minisheep.engines.fake import FakeEngine
+
+        return FakeEngine()
+    from minisheep.engines.llamacpp import LlamaCppEngine
+
+    return LlamaCppEngine(
+        gguf,
+        slots=settings.slots,
+        context=settings.context,
+        threads=settings.threads,
+        gpu_layers=settings.gpu_layers,
+    )

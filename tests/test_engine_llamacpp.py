@@ -478,3 +478,40 @@ def test_a_context_is_at_most_what_the_model_was_trained_on(q8: Path) -> None:
     engine.close()
     with pytest.raises(RuntimeError, match="closed"):
         next(engine.generate(many(1)))
+
+
+def test_parts_are_told_as_they_come_and_are_the_text(engine: Any) -> None:
+    parts: dict[str, list[str]] = {"a": [], "b": []}
+    asked = [
+        ask("a", "Count from one to ten in words.", Sampling(temperature=0, max_tokens=40, stop=("five",))),
+        ask("b", "Write three emoji and the word café.", Sampling(temperature=0.8, max_tokens=40)),
+    ]
+    found = texts(engine.generate(asked, lambda name, part: parts[name].append(part)))
+    assert {name: "".join(told) for name, told in parts.items()} == found
+    assert all(len(told) > 8 for told in parts.values())
+    assert found == texts(engine.generate(asked))
+
+
+def test_an_answer_that_is_stopped_leaves_the_engine_usable(engine: Any) -> None:
+    class EnoughError(Exception):
+        pass
+
+    told: list[str] = []
+
+    def hear(name: str, part: str) -> None:
+        told.append(part)
+        if len(told) == 5:
+            raise EnoughError
+
+    long = ask("a", "Write a story about a lighthouse.", Sampling(temperature=0, max_tokens=60))
+    whole = texts(engine.generate([long]))["a"]
+    with pytest.raises(EnoughError):
+        list(engine.generate([long], hear))
+    assert "".join(told) and whole.startswith("".join(told)) and len("".join(told)) < len(whole)
+    assert texts(engine.generate([long]))["a"] == whole
+
+
+def test_a_prompt_is_counted_as_it_is_computed(engine: Any) -> None:
+    before = engine.evaluated
+    list(engine.generate([ask("a", "Hello.", Sampling(temperature=0, max_tokens=1))]))
+    assert engine.evaluated - before == engine.count(chat("Hello."))

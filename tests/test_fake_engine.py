@@ -133,3 +133,27 @@ def test_closing_twice_is_fine() -> None:
     engine = FakeEngine()
     engine.close()
     engine.close()
+
+
+def test_the_parts_that_are_told_are_the_text() -> None:
+    told: dict[str, str] = {}
+
+    def hear(name: str, part: str) -> None:
+        told[name] = told.get(name, "") + part
+
+    asked = [GenerateRequest(str(n), (Segment("Name a river."),), Sampling(max_tokens=20), n) for n in range(40)]
+    for completion in FakeEngine(reply=lambda request: f"  {request.seed} a\n\nb \n").generate(asked[:2], hear):
+        assert told[completion.id] == completion.text
+    for completion in FakeEngine().generate(asked[2:], hear):
+        assert told[completion.id] == completion.text
+
+
+def test_what_hears_the_parts_can_end_the_run() -> None:
+    def enough(name: str, part: str) -> None:
+        raise InterruptedError
+
+    engine = FakeEngine()
+    asked = [GenerateRequest("1", (Segment("Name a river."),), Sampling())]
+    with pytest.raises(InterruptedError):
+        list(engine.generate(asked, enough))
+    assert len(list(engine.generate(asked))) == 1

@@ -62,3 +62,23 @@ def test_however_the_text_is_cut_it_ends_where_a_stop_string_begins(
         assert len(reply.text) in places
     else:
         assert not places and reply.text == text
+
+
+@given(st.text("abX\n", max_size=30), st.lists(st.text("abX\n", min_size=1, max_size=4), max_size=3), st.data())
+def test_what_is_settled_is_never_taken_back(text: str, stops: list[str], data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    reply, told = Reply(stops), ""
+    for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        reply.feed(text[start:end].encode())
+        assert reply.settled.startswith(told)
+        told = reply.settled
+    assert reply.text.startswith(told)
+    assert reply.text == told or not reply.stopped
+
+
+def test_only_the_beginning_of_a_stop_string_is_held_back() -> None:
+    reply = Reply(("\nInput:",))
+    reply.feed(b"Yes.\nIn")
+    assert reply.settled == "Yes."
+    reply.feed(b"deed")
+    assert reply.settled == "Yes.\nIndeed"

@@ -24,6 +24,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("minisheep.cli.work", STAGE_HELP.format("train")),
     "evaluate": ("minisheep.cli.work", STAGE_HELP.format("evaluate")),
     "report": ("minisheep.cli.report", "Write a run as one HTML file and its Markdown twin."),
+    "browse": ("minisheep.cli.browse", "Page through what a run made, and why it was kept or dropped."),
+    "chat": ("minisheep.cli.chat", "Talk to a run's best round, any other, or its base."),
     "compare": ("minisheep.cli.compare", "Show settings against results, over several runs."),
     "versus": ("minisheep.cli.versus", "Have an outside model judge what training did to the answers."),
     "eval": ("minisheep.cli.eval", "Measure a run or a model on tasks of lm-evaluation-harness."),

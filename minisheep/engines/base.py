@@ -6,7 +6,7 @@ that comes from a chat template is. Results come as they finish, in any order, e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -147,3 +147,21 @@ class Engine(Protocol):
         """Hot-load an adapter GGUF onto the unchanged base, or go back to the base with None."""
 
     def close(self) -> None: ...
+
+
+OnText = Callable[[str, str], None]
+"""Told after every token: the id of the request, and the text that is certain since it was told last.
+
+That may be nothing: bytes may not be whole characters yet, or begin a stop string. All parts of a completion together
+are its text, and all are told before it is returned. What it raises ends the run, and nothing else.
+"""
+
+
+class StreamingEngine(Engine, Protocol):
+    """An engine that tells completions while they are made, for a person who waits for them."""
+
+    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]: ...
+
+    def count(self, prompt: Prompt) -> int:
+        """The tokens that a prompt takes in a context."""
+        ...

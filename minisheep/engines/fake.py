@@ -20,6 +20,7 @@ from minisheep.engines.base import (
     GenerateRequest,
     Loglik,
     LoglikRequest,
+    OnText,
     Prompt,
     ScoreRequest,
     Scores,
@@ -59,7 +60,11 @@ class FakeEngine:
     def info(self) -> EngineInfo:
         return EngineInfo("fake", "fake engine: no model runs, all text and numbers are made up", 1, 2048)
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]:
+    def count(self, prompt: Prompt) -> int:
+        """Words."""
+        return len(text_of(prompt).split())
+
+    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]:
         for request in requests:
             if self._delay:
                 time.sleep(self._delay)
@@ -69,6 +74,9 @@ class FakeEngine:
             text, finish = found.text, "stop" if found.stopped else finish
             if len(words := re.findall(r"\s*\S+", text)) > request.sampling.max_tokens:
                 text, finish = "".join(words[: request.sampling.max_tokens]), "length"
+            if on_text is not None:
+                for part in re.findall(r"\s*\S+|\s+", text):
+                    on_text(request.id, part)
             yield Completion(request.id, text, finish, len(text.split()))
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scores]:

@@ -20,6 +20,7 @@ from minisheep.engines.base import (
     GenerateRequest,
     Loglik,
     LoglikRequest,
+    OnText,
     Prompt,
     ScoreRequest,
     Scores,
@@ -44,6 +45,14 @@ class _Stream:
     reply: Reply
     sampler: Sampler
     tokens: int = 0
+    told: int = 0
+    """Characters that `OnText` was given."""
+
+    def news(self, *, ended: bool) -> str:
+        """The text that is certain since this was asked last; all that is left where the completion has `ended`."""
+        text = self.reply.text if ended else self.reply.settled
+        new, self.told = text[self.told :], len(text)
+        return new
 
 
 @dataclass(slots=True)
@@ -119,7 +128,10 @@ class LlamaCppEngine:
         """The model's vocabulary; usable until `close`."""
         return self._decoder.vocabulary
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]:
+    def count(self, prompt: Prompt) -> int:
+        return len(self._prompt(prompt))
+
+    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]:
         """Completions as they finish. A prompt that leaves no room for one token raises UsageError, here and at once;
         one that leaves room for fewer than `max_tokens` ends at the context with ``length``."""
         jobs = []
@@ -129,7 +141,7 @@ class LlamaCppEngine:
             tokens = self._prompt(request.prompt)
             self._check(request.id, len(tokens), len(tokens) + 1)
             jobs.append(Job(key, tuple(tokens), len(tokens) - 1, request.sampling.max_tokens))
-        return self._generate(list(requests), jobs)
+        return self._generate(list(requests), jobs, on_text)
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scores]:
         """Label probabilities, each request after one prefill of its prompt and of the first tokens of long labels.
@@ -180,7 +192,9 @@ class LlamaCppEngine:
         self._closed = True
         self._decoder.close()
 
-    def _generate(self, requests: list[GenerateRequest], jobs: list[Job]) -> Iterator[Completion]:
+    def _generate(
+        self, requests: list[GenerateRequest], jobs: list[Job], on_text: OnText | None
+    ) -> Iterator[Completion]:
         streams: dict[int, _Stream] = {}
         with self._exclusive():
             scheduler = self._scheduler(jobs)
@@ -192,6 +206,8 @@ class LlamaCppEngine:
                         sampler = Sampler(request.sampling, request.seed)
                         streams[row.key] = _Stream(request, Reply(request.sampling.stop), sampler)
                     finish = self._advance(scheduler, row.key, streams[row.key], index)
+                    if on_text is not None:
+                        on_text(streams[row.key].request.id, streams[row.key].news(ended=bool(finish)))
                     if finish:
                         stream = streams.pop(row.key)
                         finished.append(Completion(stream.request.id, stream.reply.text, finish, stream.tokens))

@@ -20,6 +20,17 @@ class Reply:
         self._reach = max(map(len, self._stops), default=1) - 1
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
+    @property
+    def settled(self) -> str:
+        """`text` as far as no stop string can take it back: what may be shown before the completion ends."""
+        begun = (
+            length
+            for stop in (() if self.stopped else self._stops)
+            for length in range(1, min(len(stop), len(self.text) + 1))
+            if self.text.endswith(stop[:length])
+        )
+        return self.text[: len(self.text) - max(begun, default=0)]
+
     def feed(self, data: bytes) -> bool:
         """Add the bytes of a token; True once a stop string is complete."""
         if self.stopped:

@@ -106,6 +106,21 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
     )  # fmt: skip
 
 
+def found_again(settings: Settings, model: PreparedModel, emit: Emit) -> PreparedModel:
+    """A run's model, to be asked only; its file or the copy of it is fetched or made anew where the cache was emptied
+    since. Raises `errors.RunMismatchError` where another file has taken its place."""
+    if settings.engine == "fake" or model.inference_gguf.exists():
+        return model
+    found = for_inference(settings, emit)
+    if found.gguf_sha256 != model.gguf_sha256:
+        raise RunMismatchError(
+            f"The run was made with a {model.name} whose file has SHA-256 {model.gguf_sha256[:16]}..., and the file"
+            f" now has {found.gguf_sha256[:16]}....",
+            "Restore that file.",
+        )
+    return dataclasses.replace(model, gguf=found.gguf, inference_gguf=found.inference_gguf)
+
+
 def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
     model = for_inference(settings, emit, trainable=True)
     entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)

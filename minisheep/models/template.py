@@ -68,6 +68,26 @@ def from_jinja(source: str, special: dict[str, str]) -> Template:
 
     Raises `errors.UnsupportedModelError` where the template cannot be rendered or does not keep the user's text whole.
     """
+    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
+    fix = "Give --template chatml, llama-3 or plain."
+    try:
+        render = renderer(source, special)
+        asked, answered = render(messages[:1], True), render(messages, False)
+    except Exception as error:
+        # A stranger's program: it may recurse, ask for all memory, or compile to no valid Python.
+        raise UnsupportedModelError(f"The model's own chat template cannot be used: {error}.", fix) from None
+    if asked.count(_USER) != 1 or answered.count(_ANSWER) != 1:
+        raise UnsupportedModelError("The model's own chat template does not keep the user's text whole.", fix)
+    before, between = asked.split(_USER)
+    end = _first_token(answered.split(_ANSWER)[1]) or special.get("eos_token", "")
+    return Template("model", before, between, end)
+
+
+def renderer(source: str, special: dict[str, str]) -> Callable[[list[dict[str, str]], bool], str]:
+    """A chat template as a function of messages and of whether an answer is to follow, in a sandbox.
+
+    Making it and calling it may raise anything: it is a stranger's program.
+    """
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -80,21 +100,13 @@ def from_jinja(source: str, special: dict[str, str]) -> Template:
     environment.globals["raise_exception"] = refuse
     # Templates that print the date would make training and inference differ from one day to the next.
     environment.globals["strftime_now"] = lambda _format: "1 January 2026"
-    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
-    fix = "Give --template chatml, llama-3 or plain."
-    try:
-        render: Callable[..., str] = environment.from_string(source).render
-        options: dict[str, Any] = {**special, "tools": None, "enable_thinking": False}
-        asked = render(messages=messages[:1], add_generation_prompt=True, **options)
-        answered = render(messages=messages, add_generation_prompt=False, **options)
-    except Exception as error:
-        # A stranger's program: it may recurse, ask for all memory, or compile to no valid Python.
-        raise UnsupportedModelError(f"The model's own chat template cannot be used: {error}.", fix) from None
-    if asked.count(_USER) != 1 or answered.count(_ANSWER) != 1:
-        raise UnsupportedModelError("The model's own chat template does not keep the user's text whole.", fix)
-    before, between = asked.split(_USER)
-    end = _first_token(answered.split(_ANSWER)[1]) or special.get("eos_token", "")
-    return Template("model", before, between, end)
+    compiled = environment.from_string(source)
+    options: dict[str, Any] = {**special, "tools": None, "enable_thinking": False}
+
+    def render(messages: list[dict[str, str]], asks: bool) -> str:
+        return compiled.render(messages=messages, add_generation_prompt=asks, **options)
+
+    return render
 
 
 def _first_token(tail: str) -> str:

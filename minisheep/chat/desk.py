@@ -1,0 +1,183 @@
+"""The worker's part of a chat: ``python -m minisheep.chat.desk``. One conversation, one sequence, one model load.
+
+SIGINT stops the answer under way and nothing else: it is ignored between answers, so one that comes too late does no
+harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from minisheep.chat.session import left_out
+from minisheep.engines.base import GenerateRequest, Sampling, StreamingEngine
+from minisheep.errors import ModelFileError, UsageError
+from minisheep.events import AnswerDone, AnswerPart, Emit, EngineReady, Note
+from minisheep.models.conversation import Conversation, Message, conversation
+from minisheep.models.prepared import PreparedModel
+from minisheep.records import derive_seed
+from minisheep.workspace import Workspace, open_engine
+
+OPEN = "open"
+"""A job that loads the model."""
+ANSWER = "answer"
+"""A job that answers once."""
+WINDOW = 4
+"""At least one token in so many of the context is left for an answer before old turns are left out."""
+
+
+class StoppedError(Exception):
+    """The answer was stopped; what was told of it stands."""
+
+
+class ChatDesk:
+    """Does the jobs of `speak.Speaker`. For `worker.main`, and for a process of one's own with the fake engine."""
+
+    def __init__(self) -> None:
+        self._talker: Talker | None = None
+
+    def do(self, job: dict[str, Any], emit: Emit, should_stop: Any) -> None:
+        """``{"run": folder, "phase": "open", "system": text}``, or ``"answer"`` with what `session.Session.job` gives.
+
+        Raises `errors.MinisheepError`; after that the next job may be tried all the same.
+        """
+        if self._talker is None:
+            self._talker = Talker(Path(job["run"]), emit)
+        self._talker.check(job["system"])
+        if job["phase"] == ANSWER:
+            with _interruptible() as interrupted:
+                self._talker.answer(job, emit, interrupted)
+
+    def warm_up(self, run: Path) -> None:
+        """Nothing is loaded ahead of a job."""
+
+    def close(self) -> None:
+        if self._talker is not None:
+            self._talker.close()
+            self._talker = None
+
+
+class Talker:
+    """A run's model, ready to answer. Raises `errors.MinisheepError` where it cannot be had."""
+
+    def __init__(self, run: Path, emit: Emit) -> None:
+        from minisheep.models import prepare
+
+        self._work = Workspace(run)
+        settings = self._work.settings
+        if not self._work.folder.model.exists():
+            raise UsageError(f"{run} has no model yet.", f"`minisheep align --run {run}` fetches it.")
+        model = prepare.found_again(settings, self._work.model, emit)
+        self._conversation = _conversation(model)
+        # One person talks: more sequences would only take memory.
+        self._engine: StreamingEngine = open_engine(settings.model_copy(update={"slots": 1}), model.inference_gguf)
+        self._adapter: Path | None = None
+        emit(EngineReady(self._engine.info.backend, self._engine.info.description))
+        if self._conversation.again is None:
+            emit(Note("The model's template takes one turn: every message is answered by itself.", "warning"))
+
+    def check(self, system: str) -> None:
+        """Raises `errors.UsageError` where a system message has no place."""
+        if system and self._conversation.system is None:
+            raise UsageError("The model's template has no place for a system message.", "Leave out --system.")
+
+    def answer(self, job: dict[str, Any], emit: Emit, interrupted: list[int]) -> None:
+        """Tell an answer in parts, then how it ended. `interrupted` fills when it is to stop."""
+        number, system = job["round"], job["system"]
+        self._set_adapter(number)
+        messages: list[Message] = job["messages"]
+        context = self._engine.info.context
+        room = min(job["max_tokens"], context // WINDOW)
+        gone = (
+            (len(messages) - 1) // 2
+            if self._conversation.again is None
+            else left_out(messages, lambda shown: self._size(shown, system), context, room)
+        )
+        shown = messages[2 * gone :]
+        self._fits(shown, system, context)
+        settings = self._work.settings
+        request = GenerateRequest(
+            id="message",
+            prompt=self._conversation.prompt(shown, system),
+            sampling=Sampling(
+                temperature=job["temperature"],
+                top_p=settings.answer_top_p,
+                max_tokens=job["max_tokens"],
+                stop=self._conversation.template.stop,
+            ),
+            seed=derive_seed(settings.seed, "chat", job["number"]),
+        )
+        told = 0
+
+        def tell(_name: str, part: str) -> None:
+            nonlocal told
+            if interrupted:
+                raise StoppedError
+            told += 1
+            if part:
+                emit(AnswerPart(number, part))
+
+        # Turns that the template cannot show were never shown: that is said once, not for every answer.
+        dropped = 0 if self._conversation.again is None else gone
+        try:
+            (completion,) = self._engine.generate([request], tell)
+        except StoppedError:
+            emit(AnswerDone(number, "stopped", told, dropped))
+        else:
+            emit(AnswerDone(number, completion.finish, completion.tokens, dropped))
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _set_adapter(self, number: int) -> None:
+        """Hot-load the adapter of a round, unless it is on already."""
+        adapter = self._work.folder.round(number).adapter_gguf if number else None
+        if adapter == self._adapter:
+            return
+        if adapter is not None and not adapter.exists():
+            raise ModelFileError(f"{adapter} is missing, so round {number} cannot answer.", "Choose another round.")
+        self._engine.set_adapter(adapter)
+        self._adapter = adapter
+
+    def _size(self, messages: Sequence[Message], system: str) -> int:
+        return self._engine.count(self._conversation.prompt(messages, system))
+
+    def _fits(self, shown: Sequence[Message], system: str, context: int) -> None:
+        needed = self._size(shown, system)
+        if needed >= context:
+            raise UsageError(
+                f"The message takes {needed} tokens with its template, and the run's context is {context}.",
+                "Send a shorter one.",
+            )
+
+
+def _conversation(model: PreparedModel) -> Conversation:
+    """How the run's template frames several turns; its own template is read from the model's file."""
+    if model.template.name != "model":
+        return conversation(model.template, "", {})
+    from minisheep.models.facts import bos_text, chat_template, eos_text
+    from minisheep.models.gguf_header import read_header
+
+    header = read_header(model.inference_gguf)
+    special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
+    return conversation(model.template, chat_template(header), special)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """A list that gets the number of each SIGINT that comes meanwhile."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+if __name__ == "__main__":
+    from minisheep.worker import main
+
+    main(ChatDesk())

@@ -1,0 +1,119 @@
+"""``minisheep chat``: talk to a run's models."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from minisheep.chat.screens import Screen
+    from minisheep.chat.session import Session
+    from minisheep.config import Settings
+    from minisheep.events import Event
+
+DEFAULT_TOKENS = 512
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--round", "round_", metavar="N", help="a round's number, best or last [best]")
+@click.option("--base", is_flag=True, help="the base model, without any adapter")
+@click.option("--compare", is_flag=True, help="base and round side by side")
+@click.option("--system", default="", metavar="TEXT", help="a system message, where the template has a place for one")
+@click.option(
+    "--temperature", type=click.FloatRange(0, 5), metavar="X", help="0: the likeliest token [as the run answered]"
+)
+@click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="new tokens of an answer [512]")
+@click.option("--once", metavar="TEXT", help="ask this, show the answer, and end")
+@click.option("--plain", is_flag=True, help="plain text: no colours, no Markdown")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object an answer, and nothing else on stdout")
+def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | None, **given: Any) -> None:
+    """Talk to a model of RUN in the run's own template: its best round, another one, or its base.
+
+    The adapter is hot-loaded onto the base; nothing is merged, and nothing in RUN is changed. Ctrl-C stops an answer,
+    Ctrl-D leaves, /help lists the commands. Without a terminal each line of stdin is a message, and answers go to
+    stdout.
+
+    \b
+    minisheep chat runs/mine
+    minisheep chat runs/mine --compare --once "Why is the sky blue?"
+    minisheep chat runs/mine --round 2 --temperature 0 < questions.txt > answers.txt
+    """
+    from minisheep import api
+    from minisheep.chat import choose, talk
+    from minisheep.chat.session import model_name
+    from minisheep.chat.speak import Speaker
+
+    opened = api.load_run(run)
+    session = _session(opened.settings, choose.sides(opened, round_, base=base, compare=compare), given)
+    person = once is None and sys.stdin.isatty() and sys.stdout.isatty() and not given["as_json"]
+    screen = _screen(plain=given["plain"], as_json=given["as_json"])
+    with Speaker(opened.path, _Listener(screen, quiet=not person)) as speaker:
+        speaker.open(session.system)
+        if once is not None:
+            talk.pipe(session, speaker, screen, [once])
+        elif person:
+            who = " and ".join(map(model_name, session.rounds))
+            screen.note(f"{opened.settings.model}, {who}. /help lists the commands; Ctrl-D leaves.\n")
+            talk.converse(session, speaker, screen, _prompt, lambda told: choose.resolve(opened, told))
+        else:
+            talk.pipe(session, speaker, screen, _lines())
+
+
+def _session(settings: Settings, rounds: tuple[int, ...], given: dict[str, Any]) -> Session:
+    """Raises `errors.UsageError` where the answer would not fit the context."""
+    from minisheep.chat.session import Session
+    from minisheep.errors import UsageError
+
+    most, temperature = given["max_tokens"], given["temperature"]
+    if most is not None and most >= settings.context:
+        raise UsageError(
+            f"--max-tokens {most} does not fit the run's context of {settings.context} tokens.", "Give fewer."
+        )
+    return Session(
+        rounds=rounds,
+        temperature=settings.answer_temperature if temperature is None else temperature,
+        max_tokens=most or min(DEFAULT_TOKENS, settings.context // 2),
+        system=given["system"],
+    )
+
+
+def _screen(*, plain: bool, as_json: bool) -> Screen:
+    from minisheep.chat.screens import JsonScreen, PlainScreen, TerminalScreen
+
+    if as_json:
+        return JsonScreen(sys.stdout, sys.stderr)
+    dumb = os.environ.get("TERM") in ("dumb", "") or "NO_COLOR" in os.environ
+    return PlainScreen(sys.stdout, sys.stderr) if plain or dumb or not sys.stdout.isatty() else TerminalScreen()
+
+
+class _Listener:
+    """What is told beside answers: warnings always, the rest to a person."""
+
+    def __init__(self, screen: Screen, *, quiet: bool) -> None:
+        self._screen, self._quiet = screen, quiet
+
+    def __call__(self, event: Event) -> None:
+        from minisheep.events import Note
+        from minisheep.ui import words
+
+        text = words.line(event)
+        if text and (not self._quiet or isinstance(event, Note)):
+            self._screen.note(text)
+
+
+def _prompt() -> str:
+    """A line that a person types, with the keys of readline and the lines typed before."""
+    import readline  # noqa: F401 - its import gives input() the keys
+
+    return input("you> ")
+
+
+def _lines() -> Iterator[str]:
+    """The lines of stdin as they come; what is no UTF-8 in them becomes U+FFFD."""
+    for line in sys.stdin.buffer:
+        yield line.decode("utf-8", "replace")

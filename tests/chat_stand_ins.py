@@ -1,0 +1,60 @@
+"""Chat workers for tests: one in this process, and one that is slow or dies (``python -m chat_stand_ins``)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from minisheep.chat import desk
+from minisheep.engines.base import Completion, GenerateRequest, OnText
+from minisheep.engines.fake import FakeEngine, text_of
+
+DEADLY = "die now"
+SLOW = "slowly"
+STUCK = "stop listening"
+
+
+class WorkerHere:
+    """In the place of `WorkerProcess`: the desk in this process."""
+
+    def __init__(self, log: Path, lock: int | None, module: str) -> None:
+        self.desk = desk.ChatDesk()
+        self.pid = os.getpid()
+
+    def do(self, job: dict[str, Any], phase: object, emit: Any, tick: Callable[[], None]) -> None:
+        self.desk.do(job, emit, lambda: False)
+
+    def kill(self) -> None:
+        self.desk.close()
+
+    def close(self) -> None:
+        self.desk.close()
+
+
+class Unruly(FakeEngine):
+    """Dies of SIGSEGV, takes ten seconds, or computes for long between two tokens, where it is asked to."""
+
+    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]:
+        asked = text_of(requests[0].prompt).rpartition("Instruction: ")[2]
+        if DEADLY in asked:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if SLOW in asked and on_text is not None:
+            for number in range(1000):
+                on_text(requests[0].id, f"{number} ")
+                time.sleep(0.01)
+        if STUCK in asked and on_text is not None:
+            for number in range(3):
+                on_text(requests[0].id, f"{number} ")
+            time.sleep(30)
+        return super().generate(requests, on_text)
+
+
+if __name__ == "__main__":
+    from minisheep.worker import main
+
+    desk.open_engine = lambda settings, gguf: Unruly()  # type: ignore[assignment]
+    main(desk.ChatDesk())

@@ -1,0 +1,71 @@
+"""Chat on SmolLM2: one model load, its own template over several turns, with and without an adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import real_models
+
+from minisheep import api, config
+from minisheep.chat.desk import ChatDesk
+from minisheep.chat.session import Answer, Session
+from minisheep.events import AnswerDone, AnswerPart, EngineReady, Note
+from minisheep.models.prepare import for_inference
+from minisheep.store import RunFolder
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has been prepared and measured, and no more: chat needs no training weights."""
+    from conftest import TEST_CACHE
+
+    folder = RunFolder(tmp_path_factory.mktemp("chat") / "run")
+    folder.create()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINISHEEP_CACHE", str(TEST_CACHE))
+        settings = config.make({"gguf": str(real_models.smollm2()), "context": 512}, "demo")
+        api.write_settings(folder, settings)
+        for_inference(settings, lambda event: None).write(folder.model)
+    folder.write_manifest({"phases": {}, "inputs": {}})
+    return folder.path
+
+
+def ask(desk: ChatDesk, run: Path, session: Session, user: str) -> tuple[Session, Answer, list[Any]]:
+    said: list[Any] = []
+    desk.do({"run": str(run), "phase": "answer", **session.job(0, user)}, said.append, lambda: False)
+    parts = [event.text for event in said if isinstance(event, AnswerPart)]
+    (done,) = [event for event in said if isinstance(event, AnswerDone)]
+    answer = Answer(0, "".join(parts), done.finish, done.tokens, done.left_out)
+    return session.after(user, [answer]), answer, said
+
+
+def test_a_model_remembers_what_was_said_and_streams_its_answers(run: Path) -> None:
+    desk = ChatDesk()
+    try:
+        session = Session((0,), 0.0, 40)
+        session, first, said = ask(desk, run, session, "My name is Ruth and I live in Oslo.")
+        assert sum(isinstance(event, EngineReady) for event in said) == 1
+        assert not [event for event in said if isinstance(event, Note) and event.level == "warning"]
+        assert sum(isinstance(event, AnswerPart) for event in said) > 5 and first.tokens > 5
+        _, second, said = ask(desk, run, session, "What is my name, and where do I live?")
+        assert "Ruth" in second.text or "Oslo" in second.text
+        assert not any(isinstance(event, EngineReady) for event in said)
+        # Greedy, so the same conversation gives the same answer.
+        assert ask(desk, run, session, "What is my name, and where do I live?")[1] == second
+    finally:
+        desk.close()
+
+
+def test_a_long_conversation_goes_on_with_its_newest_turns(run: Path) -> None:
+    desk = ChatDesk()
+    try:
+        session = Session((0,), 0.0, 8)
+        for number in range(5):
+            session, answer, _ = ask(desk, run, session, f"Remember {number}: " + "river stone lamp " * 25)
+        assert answer.left_out > 0 and answer.text
+    finally:
+        desk.close()
