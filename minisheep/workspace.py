@@ -102,6 +102,7 @@ class Workspace:
             context=self.settings.context,
             threads=self.settings.threads,
             gpu_layers=self.settings.gpu_layers,
+            kv_type=self.settings.kv_type,
         )
 
     def close(self) -> None:

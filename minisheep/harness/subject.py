@@ -96,6 +96,7 @@ class Subject:
             context=self.settings.context,
             threads=self.settings.threads,
             gpu_layers=self.settings.gpu_layers,
+            kv_type=self.settings.kv_type,
         )
 
     def _found_again(self, model: PreparedModel, emit: Emit) -> PreparedModel:
