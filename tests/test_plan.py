@@ -331,7 +331,7 @@ def test_records_are_about_those_of_a_finished_run() -> None:
     """52 kB of records of 30 instructions, and 22 kB of measurements."""
     demo = config.make({}, "demo")
     records = disk.round_bytes(demo, SHAPES["smollm2"]) - disk.adapter_bytes(demo, SHAPES["smollm2"])
-    assert records == pytest.approx(52_000 + 22_000, rel=0.5)
+    assert records == pytest.approx(52_000 + 22_000, rel=0.3)
 
 
 # Cards

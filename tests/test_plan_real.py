@@ -84,7 +84,7 @@ def test_a_cache_in_q8_0_computes_nearly_the_same() -> None:
     for kv in ("f16", "q8_0"):
         engine = LlamaCppEngine(real_models.smollm2(), slots=4, context=256, kv_type=kv)
         try:
-            (found,) = engine.loglik([LoglikRequest("a", prompt, " Rome, a city with a long history.")])
+            (found,) = engine.loglik([LoglikRequest("a", prompt, (Segment(" Rome, a city with a long history."),))])
             texts = [c.text for c in engine.generate([GenerateRequest("b", prompt, Sampling(max_tokens=8), 1)])]
         finally:
             engine.close()

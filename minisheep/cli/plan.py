@@ -90,8 +90,8 @@ def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, ca
         return
     other = best is not None and table.changes(settings, best.settings)
     shown = [given, best] if search and best is not None and other else [given]
-    click.echo(table.model_line(model))
-    click.echo(table.machine_line(given))
+    for line in (*table.model_lines(model), table.machine_line(given)):
+        click.echo(line)
     _print(["", *table.titles(shown)] if len(shown) > 1 else [], [[n, *c] for n, c in table.rows(shown)], plain=plain)
     for line in (*table.advice(given, best), *table.remarks(given), *([told] if told else [])):
         click.echo(line)

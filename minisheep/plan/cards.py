@@ -83,8 +83,6 @@ def find_card(name: str) -> Card:
     Where a card is sold in two sizes the smaller one is meant unless the name says otherwise. Raises
     `errors.UsageError` with the nearest names.
     """
-    from rapidfuzz import fuzz, process
-
     wanted, gib = _split(name)
     same = [card for card in CARDS if _plain(card.name) == wanted] or [
         card for card in CARDS if wanted and _plain(card.name).removeprefix("rtx") == wanted
@@ -92,6 +90,8 @@ def find_card(name: str) -> Card:
     for card in same:
         if gib in (0, card.memory // GIB):
             return card
+    from rapidfuzz import fuzz, process  # only a wrong name needs it
+
     titles = [card.title for card in CARDS]
     near = [found for found, _, _ in process.extract(name[:100].upper(), titles, scorer=fuzz.WRatio, limit=3)]
     if same:

@@ -15,7 +15,7 @@ ANSWER_BYTES = 300
 """Of records for an answer beside its text: ids, and its verdict."""
 KEPT_BYTES = 500
 """Of the record of a kept example beside the answer's text."""
-MEASURED_BYTES = 40_000
+MEASURED_BYTES = 20_000
 """Of metrics and exams of a round."""
 MEASURED_ANSWER_BYTES = 500
 

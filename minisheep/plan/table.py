@@ -7,6 +7,7 @@ from typing import Any
 
 from minisheep import config
 from minisheep.config import Settings
+from minisheep.engines import budget
 from minisheep.plan import memory
 from minisheep.plan.dimensions import Model
 from minisheep.plan.fit import Plan, changes
@@ -28,18 +29,19 @@ def disk_size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def model_line(model: Model) -> str:
+def model_lines(model: Model) -> list[str]:
     """The model's size, and what a token of its KV cache takes."""
     shape = model.shape
-    f16 = memory.token_bytes(shape, memory.budget.F16)
-    q8 = memory.token_bytes(shape, memory.budget.Q8_0)
+    f16 = memory.token_bytes(shape, budget.F16)
+    q8 = memory.token_bytes(shape, budget.Q8_0)
     known = "read from its file" if model.here else "foretold, the file is not here"
     billions = f"{model.parameters / 1e9:.1f} B" if model.parameters >= 1e9 else f"{model.parameters / 1e6:.0f} M"
-    return (
-        f"{one_line(model.name)}: {billions} weights, {shape.layers} layers, {shape.kv_heads} of {shape.heads} heads"
-        f" keep keys and values; {one_line(model.weights.format)}, {disk_size(model.weights.file)} ({known});"
-        f" KV cache {f16 / 1024:.0f} KiB a token in f16, {q8 / 1024:.0f} in q8_0"
-    )
+    return [
+        f"{one_line(model.name)}: {billions} weights, {one_line(model.weights.format)},"
+        f" {disk_size(model.weights.file)} ({known})",
+        f"  {shape.layers} layers, {shape.kv_heads} key and value heads for {shape.heads}:"
+        f" KV cache {f16 / 1024:.0f} KiB a token in f16, {q8 / 1024:.0f} in q8_0",
+    ]
 
 
 def machine_line(plan: Plan) -> str:
