@@ -72,7 +72,7 @@ def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, ca
     from minisheep.plan import table
     from minisheep.plan.cards import COMMON, find_card
     from minisheep.plan.dimensions import known_model
-    from minisheep.plan.fit import make_plan, recommend
+    from minisheep.plan.fit import changes, make_plan, recommend
     from minisheep.plan.machine import machine_for, with_card
 
     model = known_model(settings)
@@ -88,7 +88,7 @@ def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, ca
         for name, found, _ in each:
             click.echo(json.dumps({"event": "Card", "card": name, "plan": found and table.to_dict(found)}))
         return
-    other = best is not None and table.changes(settings, best.settings)
+    other = best is not None and changes(settings, best.settings)
     shown = [given, best] if search and best is not None and other else [given]
     for line in (*table.model_lines(model), table.machine_line(given)):
         click.echo(line)
@@ -103,6 +103,7 @@ def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, ca
 
 def _echo_json(given: Plan, best: Plan | None) -> None:
     from minisheep.plan import table
+    from minisheep.plan.fit import changes
 
     click.echo(
         json.dumps(
@@ -111,7 +112,7 @@ def _echo_json(given: Plan, best: Plan | None) -> None:
                 "model": given.model.name,
                 "given": table.to_dict(given),
                 "recommended": best and table.to_dict(best),
-                "changes": best and table.changes(given.settings, best.settings),
+                "changes": best and changes(given.settings, best.settings),
             }
         )
     )

@@ -210,6 +210,9 @@ class Decoder:
         """The slots to make: those that were asked for, if their memory is free, or as many as are of use and fit."""
         sequence_bytes = per_sequence * budget.token_bytes(self._model, self._cache_type)
         free = budget.free_bytes(offload=offload)
+        if free is not None and not offload:
+            # Mapped pages count as available, but every step reads them all.
+            free = max(0, free - llama_cpp.llama_model_size(self._model))
         wanted = slots or budget.wanted_slots(offload=offload, threads=threads)
         fitting = budget.slots_within(wanted, sequence_bytes=sequence_bytes, free_bytes=free)
         if slots > fitting:

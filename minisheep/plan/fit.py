@@ -12,10 +12,12 @@ from typing import Any
 
 from minisheep.config import Settings
 from minisheep.engines import budget
+from minisheep.models.shape import Shape
 from minisheep.plan import disk, duration, memory
 from minisheep.plan.dimensions import Model
 from minisheep.plan.machine import Machine
 from minisheep.plan.memory import Inference, Part, Training
+from minisheep.plan.weights import Weights
 from minisheep.plan.work import Work, evaluation, round_work
 from minisheep.trainers.precision import settle
 
@@ -78,10 +80,10 @@ class Plan:
 def make_plan(settings: Settings, model: Model, machine: Machine, works: list[Work] | None = None) -> Plan:
     """The plan for exactly these settings, whether or not it fits. `works` are those of the settings, if at hand."""
     cache = budget.cache_type(settings.kv_type, offload=machine.is_card, bfloat16=machine.bfloat16)
-    slots = _slots(settings, model, machine, cache)
     embeds = "density" in settings.filter
     copy = _copy(model, machine)
     mapped = replace(model.weights, tensors=int(copy * model.parameters)) if copy else model.weights
+    slots = _slots(settings, model.shape, mapped, machine, cache)
     inference = memory.inference_parts(
         model.shape, mapped, Inference(slots, settings.context, cache, embeds), card=machine.is_card
     )
@@ -149,15 +151,15 @@ def _candidates(settings: Settings) -> Iterator[Settings]:
                 yield settings.model_copy(update={"kv_type": cache, "context": context, "micro_batch_size": size})
 
 
-def _slots(settings: Settings, model: Model, machine: Machine, cache: budget.CacheType) -> int:
-    """As the engine decides: after the weights are loaded, of what is then free."""
+def _slots(settings: Settings, shape: Shape, weights: Weights, machine: Machine, cache: budget.CacheType) -> int:
+    """As the engine decides: of what is free beside the weights."""
     if settings.slots:
         return settings.slots
     wanted = budget.wanted_slots(offload=machine.is_card, threads=machine.threads)
     free = machine.memory
-    if free is not None and machine.is_card:
-        free -= memory.CUDA_CONTEXT + model.weights.on_card
-    sequence = memory.sequence_bytes(model.shape, settings.context, cache)
+    if free is not None:
+        free -= memory.CUDA_CONTEXT + weights.on_card if machine.is_card else weights.tensors
+    sequence = memory.sequence_bytes(shape, settings.context, cache)
     return budget.slots_within(wanted, sequence_bytes=sequence, free_bytes=free)
 
 
