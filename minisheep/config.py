@@ -175,6 +175,12 @@ class Settings(BaseModel):
         0, "engine", "sequences decoded together; 0: chosen for the machine", changeable=True
     )
     context: Annotated[int, Field(ge=256)] = setting(2048, "engine", "tokens that one sequence can hold")
+    kv_type: Literal["auto", "f16", "q8_0"] = setting(
+        "auto",
+        "engine",
+        "number format of the KV cache; q8_0 takes half the memory; auto: f16, or bf16 on a CPU that multiplies it",
+        changeable=True,
+    )
     threads: Annotated[int, Field(ge=0)] = setting(0, "engine", "CPU threads; 0: all that are free", changeable=True)
     gpu_layers: int = setting(-1, "engine", "layers on the GPU; -1: all", changeable=True)
 

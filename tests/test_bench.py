@@ -12,6 +12,7 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -145,8 +146,10 @@ def test_names_of_cards_come_from_nvml() -> None:
         nvmlDeviceGetCount = staticmethod(lambda: 1)
         nvmlDeviceGetHandleByIndex = staticmethod(lambda index: index)
         nvmlDeviceGetName = staticmethod(lambda handle: b"Some Card")
+        nvmlDeviceGetMemoryInfo = staticmethod(lambda handle: SimpleNamespace(total=2**33))
 
     assert hardware.gpus(lambda name: FakeNvml) == ["Some Card"]
+    assert hardware.cards(lambda name: FakeNvml) == [("Some Card", 2**33)]
 
 
 @pytest.mark.parametrize(("load", "said"), [(0.3, False), (1.0, False), (1.1, True)])

@@ -247,6 +247,7 @@ OTHER: dict[str, object] = {
     "language": "de",
     "trainer": "unsloth",
     "load_in": "fp32",
+    "kv_type": "q8_0",
     "rslora": True,
     "strategy": "one-last",
     "judge_model": "base",

@@ -38,7 +38,12 @@ def this_machine() -> str:
 
 
 def gpus(load: Callable[[str], Any] = importlib.import_module) -> list[str]:
-    """Names of NVIDIA cards, by NVML; none where its Python binding or the driver is missing."""
+    """Names of NVIDIA cards."""
+    return [name for name, _ in cards(load)]
+
+
+def cards(load: Callable[[str], Any] = importlib.import_module) -> list[tuple[str, int]]:
+    """Names and bytes of NVIDIA cards, by NVML; none where its Python binding or the driver is missing."""
     try:
         nvml = load("pynvml")
         nvml.nvmlInit()
@@ -46,8 +51,9 @@ def gpus(load: Callable[[str], Any] = importlib.import_module) -> list[str]:
         # pynvml raises errors of its own when there is no driver; no card is then no fault.
         return []
     try:
-        names = [nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount())]
-        return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        found = [(nvml.nvmlDeviceGetName(h), int(nvml.nvmlDeviceGetMemoryInfo(h).total)) for h in handles]
+        return [(name.decode() if isinstance(name, bytes) else str(name), total) for name, total in found]
     finally:
         nvml.nvmlShutdown()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 
 from minisheep import config
 from minisheep.config import PRESETS, Settings
+from minisheep.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,6 +71,20 @@ def _metavar(name: str) -> str | None:
     if config.choices_of(name):
         return None
     return {int: "N", float: "X"}.get(_kind(name), "TEXT")
+
+
+def given_settings(
+    config_file: str | None, preset: str | None, flags: dict[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """What the user said, by file and by flag (which wins), and the preset."""
+    said = config.read_toml(Path(config_file)) if config_file else {}
+    file_preset = said.pop("preset", None)
+    if file_preset is not None and file_preset not in config.PRESETS:
+        raise UsageError(
+            f"{config_file}: there is no preset {file_preset!r}.", f"Presets: {', '.join(config.PRESETS)}."
+        )
+    said.update({name: value for name, value in flags.items() if value is not None})
+    return said, preset or file_preset
 
 
 def view_options(function: F) -> F:

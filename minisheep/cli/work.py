@@ -9,31 +9,24 @@ from typing import Any
 import click
 
 from minisheep import api, config, loop
-from minisheep.cli.options import GroupedCommand, run_options, setting_options, view_options
+from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.errors import MinisheepError, Stopped, UsageError
 from minisheep.events import Failed
 from minisheep.store import read_json
 from minisheep.ui.views import JsonView, LiveView, View, choose_view, print_metrics
 
 
-def _given(config_file: str | None, preset: str | None, flags: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """What the user said, by file and by flag (which wins), and the preset."""
-    said = config.read_toml(Path(config_file)) if config_file else {}
-    file_preset = said.pop("preset", None)
-    if file_preset is not None and file_preset not in config.PRESETS:
-        raise UsageError(
-            f"{config_file}: there is no preset {file_preset!r}.", f"Presets: {', '.join(config.PRESETS)}."
-        )
-    said.update({name: value for name, value in flags.items() if value is not None})
-    return said, preset or file_preset
-
-
 def _work(
     verb: str, run: str | None, preset: str | None, config_file: str | None, plain: bool, as_json: bool, **flags: Any
 ) -> None:
+    if flags.pop("dry_run", False):
+        from minisheep.cli.plan import dry_run
+
+        given, preset = given_settings(config_file, preset, flags)
+        return dry_run(run, preset, given, as_json=as_json, plain=plain)
     view = choose_view(plain=plain, as_json=as_json)
     try:
-        given, preset = _given(config_file, preset, flags)
+        given, preset = given_settings(config_file, preset, flags)
         until = None if verb == "align" else _target(verb, run, preset, given)
         done = api.align(run, preset=preset, emit=view, tick=view.tick, until=until, **given)
     except MinisheepError as error:
@@ -115,7 +108,10 @@ def _command(verb: str, text: str) -> click.Command:
         _work(verb, **options)
 
     decorate: Callable[[Any], Any] = click.command(name=verb, cls=GroupedCommand, help=text)
-    command = decorate(run_options(view_options(setting_options(callback))))
+    options = run_options(view_options(setting_options(callback)))
+    if verb == "align":
+        options = click.option("--dry-run", is_flag=True, help="print what the run will take, and do nothing")(options)
+    command = decorate(options)
     assert isinstance(command, click.Command)
     return command
 

@@ -8,6 +8,7 @@ only by the functions that ask it.
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,64 @@ RESERVE = 2**29
 SLOTS_A_CORE = 8
 MOST_CPU_SLOTS = 64
 GPU_SLOTS = 64
+UBATCH = 512
+"""Tokens of one forward pass."""
+OUTPUT_BYTES = 128 * 2**20
+"""What the logits of one batch may take: llama.cpp reserves a row of 4 bytes a vocabulary entry for each output."""
+PAD = 256
+"""llama.cpp rounds the context of a sequence up to this."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheType:
+    """A number format of the KV cache."""
+
+    name: str
+    number: int
+    """Its ggml_type."""
+    block: int
+    """Values that are stored together, and their bytes."""
+    block_bytes: int
+
+    def bytes_of(self, values: int) -> int:
+        return values * self.block_bytes // self.block
+
+
+F16, BF16, Q8_0 = CacheType("f16", 1, 1, 2), CacheType("bf16", 30, 1, 2), CacheType("q8_0", 8, 32, 34)
+
+
+def cache_type(wanted: str, *, offload: bool, bfloat16: bool) -> CacheType:
+    """The format for the setting `kv_type`: ``f16``, ``q8_0`` or ``auto``.
+
+    On a CPU that multiplies bfloat16, that makes a whole decode step a quarter faster than half precision; models are
+    trained in it, so little is lost. Q8_0 takes 53 % of either, and needs flash attention.
+    """
+    if wanted == "auto":
+        return BF16 if bfloat16 and not offload else F16
+    return {"f16": F16, "q8_0": Q8_0}[wanted]
+
+
+def sequence_tokens(context: int, trained: int) -> int:
+    """Cells that llama.cpp reserves for a sequence of `context` tokens; a model was `trained` to see only so many."""
+    return -(-min(context, trained) // PAD) * PAD
+
+
+def rows_within(vocabulary: int) -> int:
+    """Rows of logits that `OUTPUT_BYTES` holds."""
+    return OUTPUT_BYTES // (4 * vocabulary)
+
+
+def output_rows(slots: int, vocabulary: int) -> int:
+    """Rows of logits that one batch may have: one for each sequence at least."""
+    return max(slots + 1, min(rows_within(vocabulary), UBATCH))
+
+
+def kv_token_bytes(layers: int, kv_heads: int, key: int, value: int, cache: CacheType) -> int:
+    """Bytes of the KV cache that one token of one sequence takes; `key` and `value` are the sizes of a head.
+
+    Counts every layer in full: with `swa_full` those with a sliding window take as much as the others.
+    """
+    return layers * (cache.bytes_of(kv_heads * key) + cache.bytes_of(kv_heads * value))
 
 
 def wanted_slots(*, offload: bool, threads: int) -> int:
@@ -34,19 +93,16 @@ def slots_within(wanted: int, *, sequence_bytes: int, free_bytes: int | None, re
     return max(1, min(wanted, (free_bytes - reserve) // sequence_bytes - 1))
 
 
-def token_bytes(model: Any) -> int:
-    """Bytes of the KV cache that one token of one sequence takes, keys and values in half precision.
-
-    Counts every layer in full: with `swa_full` those with a sliding window take as much as the others.
-    """
+def token_bytes(model: Any, cache: CacheType) -> int:
+    """`kv_token_bytes` of a loaded model."""
     import llama_cpp
 
     heads = llama_cpp.llama_model_n_head_kv(model)
     head = llama_cpp.llama_model_n_embd(model) // max(1, llama_cpp.llama_model_n_head(model))
     architecture = _metadata(model, "general.architecture")
     sizes = [_metadata(model, f"{architecture}.attention.{part}_length") for part in ("key", "value")]
-    width = sum(int(size) if size.isdigit() else head for size in sizes)
-    return int(llama_cpp.llama_model_n_layer(model) * heads * width * 2)
+    key, value = (int(size) if size.isdigit() else head for size in sizes)
+    return kv_token_bytes(llama_cpp.llama_model_n_layer(model), heads, key, value, cache)
 
 
 def free_bytes(*, offload: bool) -> int | None:

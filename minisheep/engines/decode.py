@@ -28,24 +28,8 @@ MOST_SLOTS = 255
 """LLAMA_MAX_SEQ less the sequence of the shared prefix."""
 BATCH = 2048
 """Tokens of one llama_decode."""
-UBATCH = 512
-"""Tokens of one forward pass."""
-OUTPUT_BYTES = 128 * 2**20
-"""What the logits of one batch may take: llama.cpp reserves a row of 4 bytes a vocabulary entry for each output."""
-PAD = 256
-"""llama.cpp rounds the context of a sequence up to this."""
 NO_SLOT, NO_MEMORY = 1, -2
 """What llama_decode returns where the KV cache has no room for a batch, and where memory to compute it is missing."""
-
-
-F16, BF16 = 1, 30
-"""GGML_TYPE_F16 and GGML_TYPE_BF16."""
-
-
-def cache_type(*, offload: bool, flags: frozenset[str]) -> int:
-    """The number format of the KV cache. On a CPU that multiplies bfloat16, that makes a whole decode step a quarter
-    faster; models are trained in it, so little is lost."""
-    return BF16 if not offload and cpu.multiplies_bfloat16(flags) else F16
 
 
 class OutOfRoomError(Exception):
@@ -57,11 +41,19 @@ class Decoder:
 
     Raises ModelFileError or UnsupportedModelError for the file, UsageError where the context does not fit the memory.
     With `slots` 0 it takes what `budget` finds, and halves that until the context can be made; see `slots` for the
-    result. `offload` says that the cache will lie on a graphics card.
+    result. `offload` says that the cache will lie on a graphics card; `kv_type` is `budget.cache_type`.
     """
 
     def __init__(
-        self, gguf: Path, *, slots: int, context: int, threads: int, gpu_layers: int, offload: bool = False
+        self,
+        gguf: Path,
+        *,
+        slots: int,
+        context: int,
+        threads: int,
+        gpu_layers: int,
+        offload: bool = False,
+        kv_type: str = "auto",
     ) -> None:
         if not 0 <= slots <= MOST_SLOTS:
             raise UsageError(
@@ -72,7 +64,8 @@ class Decoder:
         self._adapter: Any = None
         self._embedder: Embedder | None = None
         self._threads = threads
-        self._cache_type = cache_type(offload=offload, flags=cpu.flags(cpu.cpuinfo()))
+        bfloat16 = cpu.multiplies_bfloat16(cpu.flags(cpu.cpuinfo()))
+        self._cache_type = budget.cache_type(kv_type, offload=offload, bfloat16=bfloat16)
         try:
             self.vocabulary = Vocabulary(self._model)
         except BaseException:
@@ -80,7 +73,7 @@ class Decoder:
             raise
         try:
             trained = llama_cpp.llama_model_n_ctx_train(self._model)
-            per_sequence = -(-min(context, trained) // PAD) * PAD
+            per_sequence = budget.sequence_tokens(context, trained)
             fitting = self._fitting(slots, per_sequence, offload=offload, threads=threads)
             self._make_context(fitting, per_sequence, threads, shrink=slots == 0)
         except BaseException:
@@ -181,9 +174,9 @@ class Decoder:
         found = self._embedder = Embedder(
             self._model,
             context=self.context,
-            batch=min(UBATCH, self._rows_within()),
+            batch=min(budget.UBATCH, budget.rows_within(self.vocabulary.size)),
             threads=self._threads,
-            cache_type=self._cache_type,
+            cache_type=self._cache_type.number,
         )
         if self._adapter is not None:
             self._put_adapter(found.context)
@@ -215,8 +208,11 @@ class Decoder:
 
     def _fitting(self, slots: int, per_sequence: int, *, offload: bool, threads: int) -> int:
         """The slots to make: those that were asked for, if their memory is free, or as many as are of use and fit."""
-        sequence_bytes = per_sequence * budget.token_bytes(self._model)
+        sequence_bytes = per_sequence * budget.token_bytes(self._model, self._cache_type)
         free = budget.free_bytes(offload=offload)
+        if free is not None and not offload:
+            # Mapped pages count as available, but every step reads them all.
+            free = max(0, free - llama_cpp.llama_model_size(self._model))
         wanted = slots or budget.wanted_slots(offload=offload, threads=threads)
         fitting = budget.slots_within(wanted, sequence_bytes=sequence_bytes, free_bytes=free)
         if slots > fitting:
@@ -227,26 +223,21 @@ class Decoder:
             )
         return fitting
 
-    def _rows_within(self) -> int:
-        """Rows of logits that `OUTPUT_BYTES` holds."""
-        return OUTPUT_BYTES // (4 * self.vocabulary.size)
-
     def _make_context(self, slots: int, per_sequence: int, threads: int, *, shrink: bool) -> None:
-        rows = self._rows_within()
         while True:
             params = llama_cpp.llama_context_default_params()
             params.n_seq_max = slots + 1
             params.n_ctx = per_sequence * (slots + 1)
             params.n_batch = BATCH
-            params.n_ubatch = UBATCH
-            self.outputs = max(slots + 1, min(rows, UBATCH))
+            params.n_ubatch = budget.UBATCH
+            self.outputs = budget.output_rows(slots, self.vocabulary.size)
             """Logits rows that one batch may have."""
             params.n_outputs_max = self.outputs
             params.n_threads = threads
             params.n_threads_batch = threads
             params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO
             params.kv_unified = False
-            params.type_k = params.type_v = self._cache_type
+            params.type_k = params.type_v = self._cache_type.number
             # A cache that holds only the window of sliding-window layers (Gemma) cannot be copied or go back.
             params.swa_full = True
             params.no_perf = True

@@ -71,7 +71,8 @@ class LlamaCppEngine:
 
     `slots` 0 means as many as keep the machine busy and fit its free memory (`budget`); `context` is in tokens for each
     slot, at most what the model was trained on; `threads` 0 means every core that this process may use; `gpu_layers`
-    below 0 means all. Raises ModelFileError, UnsupportedModelError and UsageError.
+    below 0 means all; `kv_type` is the format of the KV cache (`budget.cache_type`). Raises ModelFileError,
+    UnsupportedModelError and UsageError.
 
     One run at a time: a verb raises RuntimeError while the iterator of another is neither exhausted nor closed. A
     sampled token depends on the seed and the logits only, and these on rounding alone where the batch differs.
@@ -86,6 +87,7 @@ class LlamaCppEngine:
         context: int = 2048,
         threads: int = 0,
         gpu_layers: int = -1,
+        kv_type: str = "auto",
     ) -> None:
         offload = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
         threads = threads or cpu.cores()
@@ -96,6 +98,7 @@ class LlamaCppEngine:
             threads=threads,
             gpu_layers=gpu_layers,
             offload=offload,
+            kv_type=kv_type,
         )
         self._prefix: tuple[int, ...] = ()
         self._busy = False

@@ -83,6 +83,35 @@ class Subject:
             self._engine.close()
             self._engine = None
 
+    def _open(self) -> Engine:
+        if self.settings.engine == "fake":
+            from minisheep.engines.fake import FakeEngine
+
+            return FakeEngine()
+        from minisheep.engines.llamacpp import LlamaCppEngine
+
+        return LlamaCppEngine(
+            self.model.inference_gguf,
+            slots=self.settings.slots,
+            context=self.settings.context,
+            threads=self.settings.threads,
+            gpu_layers=self.settings.gpu_layers,
+            kv_type=self.settings.kv_type,
+        )
+
+    def _found_again(self, model: PreparedModel, emit: Emit) -> PreparedModel:
+        """A run's model; its file or the copy of it is fetched or made anew where the cache was emptied since."""
+        if self.settings.engine == "fake" or model.inference_gguf.exists():
+            return model
+        found = prepare.for_inference(self.settings, emit)
+        if found.gguf_sha256 != model.gguf_sha256:
+            raise RunMismatchError(
+                f"The run was made with a {model.name} whose file has SHA-256 {model.gguf_sha256[:16]}..., and the file"
+                f" now has {found.gguf_sha256[:16]}....",
+                "Restore that file.",
+            )
+        return dataclasses.replace(model, gguf=found.gguf, inference_gguf=found.inference_gguf)
+
     def _slots(self) -> str:
         assert self._engine is not None
         return f"{self._engine.info.slots} sequences of {self._engine.info.context} tokens"

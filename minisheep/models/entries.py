@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minisheep.models.shape import Shape
+
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 """A model's name; also a folder in the cache."""
 PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -100,6 +102,8 @@ class ModelEntry:
     gguf_bytes: int | None
     weights: WeightsSource | None
     aliases: tuple[str, ...] = ()
+    shape: Shape | None = None
+    """Only of models in the registry."""
 
 
 def parse_registry(text: str) -> dict[str, ModelEntry]:
@@ -122,7 +126,7 @@ def parse_registry(text: str) -> dict[str, ModelEntry]:
 def _entry(table: dict[str, Any]) -> ModelEntry:
     gguf = dict(table.pop("gguf", {}))
     sha256, size = gguf.pop("sha256", None), gguf.pop("bytes", None)
-    weights = table.pop("weights", None)
+    weights, shape = table.pop("weights", None), table.pop("shape", None)
     try:
         entry = ModelEntry(
             notice=table.pop("notice", ""),
@@ -131,6 +135,7 @@ def _entry(table: dict[str, Any]) -> ModelEntry:
             gguf_sha256=sha256,
             gguf_bytes=size,
             weights=HubRepo(**weights) if weights else None,
+            shape=Shape(**shape) if shape else None,
             **table,
         )
     except TypeError as error:
@@ -160,6 +165,8 @@ def _check(entry: ModelEntry) -> None:
     require(entry.kind in ("base", "instruct"), f"kind {entry.kind!r}")
     require(entry.template in TEMPLATES, f"template {entry.template!r}")
     require(entry.parameters > 0, "parameters")
+    found = entry.shape.parameters(entry.architecture) if entry.shape else entry.parameters
+    require(found == entry.parameters, f"its shape has {found} parameters")
     require(entry.gguf_sha256 is None or re.fullmatch(r"[0-9a-f]{64}", entry.gguf_sha256), "sha256")
     require(entry.gguf_bytes is None or entry.gguf_bytes > 0, "bytes")
     for hub in (entry.gguf, entry.weights):

@@ -24,12 +24,13 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 
 from minisheep.engines import cpu
-from minisheep.errors import ConfigError, ModelFileError
+from minisheep.errors import ModelFileError
 from minisheep.records import derive_seed
 from minisheep.trainers.base import TrainSettings
 from minisheep.trainers.checkpoint import Array
 from minisheep.trainers.cpu_model import quicken
 from minisheep.trainers.lora_gguf import PROJECTIONS
+from minisheep.trainers.precision import settle
 
 __all__ = [
     "PeftModel",
@@ -56,18 +57,12 @@ class Precision:
 
 def choose_precision(load_in: str, *, cuda: bool, fast_bf16: bool) -> Precision:
     """What `TrainSettings.load_in` becomes on this machine. Raises `errors.ConfigError` for an unknown value."""
-    if load_in not in ("auto", "4bit", "bf16", "fp32"):
-        raise ConfigError(f"load_in cannot be {load_in!r}.", "Use auto, 4bit, bf16 or fp32.")
-    device = torch.device("cuda" if cuda else "cpu")
-    if load_in == "auto":
-        load_in = "4bit" if cuda else "bf16" if fast_bf16 else "fp32"
-    note = ""
-    if load_in != "fp32" and not fast_bf16:
-        where = "graphics card" if cuda else "processor"
-        if load_in == "bf16":
-            load_in = "fp32"
-        note = f"This {where} has no fast bfloat16: training computes in float32."
-    return Precision(load_in, torch.bfloat16 if fast_bf16 and load_in != "fp32" else torch.float32, device, note)
+    settled, float32 = settle(load_in, cuda=cuda, fast_bf16=fast_bf16)
+    where = "graphics card" if cuda else "processor"
+    missed = not fast_bf16 and (settled == "4bit" or load_in == "bf16")
+    note = f"This {where} has no fast bfloat16: training computes in float32." if missed else ""
+    dtype = torch.float32 if float32 else torch.bfloat16
+    return Precision(settled, dtype, torch.device("cuda" if cuda else "cpu"), note)
 
 
 def this_machine(load_in: str) -> Precision:

@@ -1,0 +1,136 @@
+"""``minisheep plan`` and ``minisheep align --dry-run``: what a run will take, before it begins."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from minisheep import api, config
+from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
+from minisheep.config import Settings
+from minisheep.errors import UsageError
+from minisheep.store import RunFolder
+
+if TYPE_CHECKING:
+    from minisheep.plan.fit import Plan
+
+WIDTH = 120
+
+
+@click.command(cls=GroupedCommand)
+@click.option("--gpu", metavar="CARD", help="plan for this graphics card, such as 'RTX 3060 12GB'")
+@run_options
+@view_options
+@setting_options
+def plan(
+    gpu: str | None,
+    run: str | None,
+    preset: str | None,
+    config_file: str | None,
+    as_json: bool,
+    plain: bool,
+    **flags: Any,
+) -> None:
+    """Show what a run will take: memory for each phase, disk and time, and settings with which it fits.
+
+    Without --gpu it is for this machine, and a table of common cards follows. Nothing is fetched, loaded or measured.
+    How it is counted: docs/memory.md.
+
+    \b
+    minisheep plan --model qwen1.5-7b --gpu "RTX 3060 12GB"
+    minisheep plan --model qwen1.5-7b --answers 4 --kv-type q8_0
+    """
+    given, preset = given_settings(config_file, preset, flags)
+    _show(_settings(run, preset, given), gpu, as_json=as_json, plain=plain, cards=gpu is None, search=True)
+
+
+def dry_run(run: str | None, preset: str | None, given: dict[str, Any], *, as_json: bool, plain: bool) -> None:
+    """The plan for the settings that ``align`` would work with, on this machine."""
+    _show(_settings(run, preset, given), None, as_json=as_json, plain=plain, cards=False, search=False)
+
+
+def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Settings:
+    """Those that a run would begin or go on with. Raises `errors.UsageError`."""
+    fresh = config.make(given, preset or "paper")
+    folder = RunFolder(Path(run) if run else api.default_folder(fresh.model, preset))
+    if not folder.exists:
+        settings = fresh
+    else:
+        wanted = config.with_preset(given, preset) if preset else given
+        settings = config.continued(api.stored_settings(folder), wanted)
+    if settings.engine == "fake":
+        raise UsageError("The fake engine runs no model, so there is nothing to plan.", "Leave out --engine fake.")
+    return settings
+
+
+def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, cards: bool, search: bool) -> None:
+    from minisheep.bench.hardware import cards as cards_here
+    from minisheep.plan import table
+    from minisheep.plan.cards import COMMON, find_card
+    from minisheep.plan.dimensions import known_model
+    from minisheep.plan.fit import changes, make_plan, recommend
+    from minisheep.plan.machine import machine_for, with_card
+
+    model = known_model(settings)
+    machine, told = machine_for(gpu, settings.threads, [] if gpu is not None else cards_here())
+    given = make_plan(settings, model, machine)
+    best = recommend(settings, model, machine)
+    each = []
+    for name in COMMON if cards else ():
+        there = with_card(find_card(name))
+        each.append((name, recommend(settings, model, there), settings))
+    if as_json:
+        _echo_json(given, best)
+        for name, found, _ in each:
+            click.echo(json.dumps({"event": "Card", "card": name, "plan": found and table.to_dict(found)}))
+        return
+    other = best is not None and changes(settings, best.settings)
+    shown = [given, best] if search and best is not None and other else [given]
+    for line in (*table.model_lines(model), table.machine_line(given)):
+        click.echo(line)
+    _print(["", *table.titles(shown)] if len(shown) > 1 else [], [[n, *c] for n, c in table.rows(shown)], plain=plain)
+    for line in (*table.advice(given, best), *table.remarks(given), *([told] if told else [])):
+        click.echo(line)
+    if each:
+        click.echo("\nCommon cards, with settings that fit and are fastest:")
+        names, lines = table.overview(each)
+        _print(names, lines, plain=plain)
+
+
+def _echo_json(given: Plan, best: Plan | None) -> None:
+    from minisheep.plan import table
+    from minisheep.plan.fit import changes
+
+    click.echo(
+        json.dumps(
+            {
+                "event": "Plan",
+                "model": given.model.name,
+                "given": table.to_dict(given),
+                "recommended": best and table.to_dict(best),
+                "changes": best and changes(given.settings, best.settings),
+            }
+        )
+    )
+
+
+def _print(titles: list[str], lines: list[list[str]], *, plain: bool) -> None:
+    """A table without a frame: the first column to the left, the rest to the right but for a last one of words."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    quiet = plain or not sys.stdout.isatty()
+    console = Console(width=WIDTH if quiet else None, no_color=quiet, force_terminal=False if quiet else None)
+    drawn = Table(box=None, pad_edge=False, show_header=bool(titles), header_style="" if quiet else "bold")
+    for index in range(len(lines[0])):
+        words = index == 0 or (titles and titles[index] == "settings")
+        title = titles[index] if titles else ""
+        drawn.add_column(title, justify="left" if words else "right", overflow="fold")
+    for line in lines:
+        drawn.add_row(*(Text(cell) for cell in line))
+    console.print(drawn)

@@ -1,0 +1,186 @@
+"""A plan for given settings on a machine, and the search for settings with which a run fits, the given ones first.
+
+Only settings that leave the method alone are searched: the number format of the KV cache, a context that still holds
+the longest prompt and answer, and the examples of a forward pass in training. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from minisheep.config import Settings
+from minisheep.engines import budget
+from minisheep.models.shape import Shape
+from minisheep.plan import disk, duration, memory
+from minisheep.plan.dimensions import Model
+from minisheep.plan.machine import Machine
+from minisheep.plan.memory import Inference, Part, Training
+from minisheep.plan.weights import Weights
+from minisheep.plan.work import Work, evaluation, round_work
+from minisheep.trainers.precision import settle
+
+PROMPT_ROOM, ICL_ROOM = 640, 384
+"""Tokens that the longest prompt may take beside an answer: an instruction and input of 150 words each, and the judge's
+words; more where the judge is shown examples."""
+FASTER = 1.1
+"""Other settings are recommended only if a round takes this factor less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run with `settings` takes on a machine. Sizes in bytes, times in seconds."""
+
+    settings: Settings
+    model: Model
+    machine: Machine
+    slots: int
+    cache: str
+    inference: list[Part]
+    training: list[Part]
+    load_in: str
+    files: list[Part]
+    round_bytes: int
+    checkpoint_bytes: int
+    ram: int
+    """The most of RAM; beside a card, what its workers hold of it."""
+    phases: list[tuple[str, float]] | None
+    """Of one round; None where nothing is known of the machine's speed."""
+    base_seconds: float = 0.0
+    """Measuring the base model, once."""
+
+    @property
+    def fits_inference(self) -> bool:
+        return self.machine.memory is None or memory.total(self.inference) <= self.machine.memory
+
+    @property
+    def fits_training(self) -> bool:
+        return self.machine.memory is None or memory.total(self.training) <= self.machine.memory
+
+    @property
+    def fits(self) -> bool:
+        return self.fits_inference and self.fits_training
+
+    @property
+    def disk(self) -> int:
+        return memory.total(self.files) + self.settings.rounds * self.round_bytes + self.checkpoint_bytes
+
+    @property
+    def round_seconds(self) -> float | None:
+        return None if self.phases is None else sum(seconds for _, seconds in self.phases)
+
+    @property
+    def run_seconds(self) -> float | None:
+        """Of the whole run, if it is not ended early."""
+        took = self.round_seconds
+        return None if took is None else self.base_seconds + self.settings.rounds * took
+
+
+def make_plan(settings: Settings, model: Model, machine: Machine, works: list[Work] | None = None) -> Plan:
+    """The plan for exactly these settings, whether or not it fits. `works` are those of the settings, if at hand."""
+    cache = budget.cache_type(settings.kv_type, offload=machine.is_card, bfloat16=machine.bfloat16)
+    embeds = "density" in settings.filter
+    copy = _copy(model, machine)
+    mapped = replace(model.weights, tensors=int(copy * model.parameters)) if copy else model.weights
+    slots = _slots(settings, model.shape, mapped, machine, cache)
+    inference = memory.inference_parts(
+        model.shape, mapped, Inference(slots, settings.context, cache, embeds), card=machine.is_card
+    )
+    load_in, float32 = settle(settings.load_in, cuda=machine.is_card, fast_bf16=machine.bfloat16)
+    how = Training(
+        load_in, machine.is_card, float32, settings.lora_rank, settings.micro_batch_size, settings.max_length
+    )
+    training = memory.training_parts(model.shape, model.architecture, how)
+    speed = _speed(model, machine, memory.token_bytes(model.shape, cache), slots)
+    works = round_work(settings) if works is None else works
+    return Plan(
+        settings, model, machine, slots, cache.name, inference, training, load_in,
+        files=disk.model_parts(
+            model.weights.file, model.parameters, weights=not model.own_weights, copy=copy
+        ),
+        round_bytes=disk.round_bytes(settings, model.shape),
+        checkpoint_bytes=disk.checkpoint_bytes(settings, model.shape),
+        ram=_ram(model, machine, slots, inference, training),
+        phases=None if speed is None else duration.round_seconds(works, speed),
+        base_seconds=0.0 if speed is None else speed.seconds(evaluation(settings)) + speed.load_seconds(),
+    )  # fmt: skip
+
+
+def recommend(settings: Settings, model: Model, machine: Machine) -> Plan | None:
+    """The plan to follow: with the given settings if they fit and nothing is much faster, else with the fastest (or
+    first) that fit; None where none do."""
+    works = round_work(settings)
+    fitting = []
+    for changed in _candidates(settings):
+        found = make_plan(changed, model, machine, works)
+        if found.fits:
+            fitting.append(found)
+    if not fitting:
+        return None
+    best = min(fitting, key=lambda plan: plan.round_seconds or 0.0)
+    first = fitting[0]
+    if first.round_seconds is not None and best.round_seconds is not None:
+        return best if first.round_seconds > FASTER * best.round_seconds else first
+    return first
+
+
+def changes(given: Settings, found: Settings) -> dict[str, Any]:
+    """The settings in which `found` differs from what was given."""
+    new = found.model_dump()
+    return {name: new[name] for name, value in given.model_dump().items() if new[name] != value}
+
+
+def least_context(settings: Settings) -> int:
+    """The context in which nothing can be too long: the longest answer beside the longest prompt."""
+    longest = max(settings.generate_max_tokens, settings.answer_max_tokens)
+    room = PROMPT_ROOM + (ICL_ROOM if settings.judge_prompt == "icl" else 0)
+    return -(-(longest + room) // budget.PAD) * budget.PAD
+
+
+def _candidates(settings: Settings) -> Iterator[Settings]:
+    """Settings to try, the given ones first. A format of the KV cache that the user chose is kept."""
+    caches = [settings.kv_type] + (["q8_0"] if settings.kv_type == "auto" else [])
+    contexts = sorted({settings.context, min(settings.context, least_context(settings))}, reverse=True)
+    micro = [settings.micro_batch_size]
+    while micro[-1] > 1:
+        micro.append(micro[-1] // 2)
+    for size in micro:
+        for context in contexts:
+            for cache in caches:
+                yield settings.model_copy(update={"kv_type": cache, "context": context, "micro_batch_size": size})
+
+
+def _slots(settings: Settings, shape: Shape, weights: Weights, machine: Machine, cache: budget.CacheType) -> int:
+    """As the engine decides: of what is free beside the weights."""
+    if settings.slots:
+        return settings.slots
+    wanted = budget.wanted_slots(offload=machine.is_card, threads=machine.threads)
+    free = machine.memory
+    if free is not None:
+        free -= memory.CUDA_CONTEXT + weights.on_card if machine.is_card else weights.tensors
+    sequence = memory.sequence_bytes(shape, settings.context, cache)
+    return budget.slots_within(wanted, sequence_bytes=sequence, free_bytes=free)
+
+
+def _speed(model: Model, machine: Machine, token_bytes: int, slots: int) -> duration.Speed | None:
+    if machine.card is not None:
+        return duration.CardSpeed(machine.card, model.shape, model.weights, token_bytes, slots)
+    rate = max(model.rates.values(), default=0.0)
+    return duration.ProcessorSpeed(model.shape, model.weights, rate) if rate else None
+
+
+def _copy(model: Model, machine: Machine) -> float:
+    """Bytes a weight of the copy that is made where a CPU has no fast kernel for the file's format."""
+    if machine.is_card or model.fast_on_cpu:
+        return 0.0
+    best = max(model.rates, key=lambda name: model.rates[name], default="q8_0")
+    return 2.0 if best == "bf16" else 34 / 32
+
+
+def _ram(model: Model, machine: Machine, slots: int, inference: list[Part], training: list[Part]) -> int:
+    if not machine.is_card:
+        return max(memory.total(inference), memory.total(training))
+    asking = memory.INFERENCE_LIBRARIES + model.weights.embedding + memory.host_bytes(model.shape, slots)
+    # While it is loaded, one matrix of the training weights at a time is in RAM.
+    return max(asking, memory.CUDA_LIBRARIES + 2 * model.shape.head_weights)

@@ -1,0 +1,122 @@
+"""`minisheep plan` and `align --dry-run` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_runs import flags, tiny_run
+
+from minisheep.cli.main import main
+
+CARD = ("--gpu", "RTX 3060 12GB")
+
+
+@pytest.fixture(autouse=True)
+def _no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minisheep.bench.hardware.cards", list)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["minisheep", *args])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+@pytest.mark.parametrize("card", ["RTX 3060 12GB", "RTX 4090 24GB"])
+def test_a_plan_for_a_card_fits_and_names_every_part(
+    card: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b", "--gpu", card)
+    assert (code, err) == (0, "")
+    assert "It fits" in out and "512 KiB a token" in out and "\x1b" not in out
+    for word in ("KV cache", "weights", "compute buffers", "AdamW", "RAM", "disk", "time of a round", "train"):
+        assert word in out
+    assert all(len(line) <= 160 for line in out.splitlines())
+
+
+def test_without_a_card_there_is_this_machine_and_the_common_cards(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b")
+    assert code == 0 and "Common cards" in out
+    assert "RTX 4060 8GB" in out and "--kv-type q8_0" in out and "does not fit" in out
+
+
+def test_json_is_only_json_and_adds_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, err = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b", "--json", *CARD)
+    (found,) = (json.loads(line) for line in out.splitlines())
+    assert err == "" and found["event"] == "Plan" and found["given"]["fits"]
+    for phase in ("inference", "training"):
+        parts = found["given"][phase]
+        assert parts.pop("total") == sum(parts.values())
+    assert found["changes"].keys() <= {"kv_type", "context", "micro_batch_size"}
+
+
+def test_a_dry_run_says_what_its_very_settings_take_and_makes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    args = ("align", "--dry-run", "--preset", "demo", "--slots", "5", "--run", str(tmp_path / "run"))
+    code, out, err = call(monkeypatch, capsys, *args)
+    assert (code, err) == (0, "")
+    assert "sequences at once" in out and "5" in out.split("sequences at once")[1].splitlines()[0]
+    assert "1024 tokens each" in out and "recommended" not in out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_of_a_run_has_that_runs_settings_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.toml").write_text('model = "smollm2-135m"\ncontext = 768\nanswer_max_tokens = 64\n' +
+                                  "generate_max_tokens = 64\n")  # fmt: skip
+    (run / "manifest.json").write_text('{"phases": {}, "inputs": {}}')
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    code, out, _ = call(monkeypatch, capsys, "align", "--dry-run", "--run", str(run))
+    assert code == 0 and "768 tokens each" in out
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("plan", "--gpu", "RTX 3059"), "The nearest are"),
+        (("plan", "--model", "smolm2-135m"), "smollm2-135m"),
+        (("plan", "--model", "Org/Unknown"), "minisheep pull Org/Unknown"),
+        (("plan", "--rounds", "0"), "--rounds 0"),
+        (("plan", "--model", "/nonexistent/x.gguf"), "/nonexistent/x.gguf"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    args: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(monkeypatch, capsys, *args)
+    assert code in (1, 2) and out == ""
+    assert len(err.splitlines()) == 1 and told in err
+
+
+def test_the_fake_engine_has_no_plan(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, _, err = call(monkeypatch, capsys, "plan", *flags())
+    assert code == 2 and "nothing to plan" in err
+    tiny_run(tmp_path / "run", per_round=4, rounds=1)
+    assert call(monkeypatch, capsys, "align", "--dry-run", "--run", str(tmp_path / "run"))[0] == 2
+
+
+def test_planning_loads_no_model_library() -> None:
+    code = (
+        "import sys; sys.argv = ['minisheep', 'plan', '--gpu', 'RTX 3060']\n"
+        "from minisheep.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: print([m for m in ('torch', 'llama_cpp', 'numpy') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == "[]"
