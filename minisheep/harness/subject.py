@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from minisheep import config, installed
 from minisheep.config import Settings
 from minisheep.engines.base import Engine
-from minisheep.errors import ModelFileError, RunMismatchError
+from minisheep.errors import ModelFileError
 from minisheep.events import Emit, EngineReady
 from minisheep.harness.spec import PLAIN, Spec
 from minisheep.models import prepare
@@ -30,7 +29,8 @@ class Subject:
         if self._folder is not None:
             stored = config.make(config.read_toml(self._folder.settings))
             self.settings = self._with_machine(stored)
-            self.model = self._found_again(PreparedModel.read(self._folder.model), emit)
+            stored_model = PreparedModel.read(self._folder.model)
+            self.model = prepare.found_again(stored_model, self.settings, emit, "inference_gguf")
         else:
             self.settings = self._with_machine(config.make({"model": spec.model, "template": spec.template}))
             self.model = prepare.for_inference(self.settings, emit)
@@ -97,19 +97,6 @@ class Subject:
             threads=self.settings.threads,
             gpu_layers=self.settings.gpu_layers,
         )
-
-    def _found_again(self, model: PreparedModel, emit: Emit) -> PreparedModel:
-        """A run's model; its file or the copy of it is fetched or made anew where the cache was emptied since."""
-        if self.settings.engine == "fake" or model.inference_gguf.exists():
-            return model
-        found = prepare.for_inference(self.settings, emit)
-        if found.gguf_sha256 != model.gguf_sha256:
-            raise RunMismatchError(
-                f"The run was made with a {model.name} whose file has SHA-256 {model.gguf_sha256[:16]}..., and the file"
-                f" now has {found.gguf_sha256[:16]}....",
-                "Restore that file.",
-            )
-        return dataclasses.replace(model, gguf=found.gguf, inference_gguf=found.inference_gguf)
 
     def _slots(self) -> str:
         assert self._engine is not None

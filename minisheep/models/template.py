@@ -7,13 +7,13 @@ the template adds is `special` (it may become special tokens); what comes from d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from minisheep.engines.base import Prompt, Segment
 from minisheep.errors import UnsupportedModelError
 
+_FIX = "Give --template chatml, llama-3 or plain."
 _USER, _ANSWER = "\ue0f0minisheep-user\ue0f1", "\ue0f0minisheep-answer\ue0f1"
 
 
@@ -68,6 +68,21 @@ def from_jinja(source: str, special: dict[str, str]) -> Template:
 
     Raises `errors.UnsupportedModelError` where the template cannot be rendered or does not keep the user's text whole.
     """
+    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
+    asked = render_jinja(source, special, messages[:1], answer_next=True)
+    answered = render_jinja(source, special, messages, answer_next=False)
+    if asked.count(_USER) != 1 or answered.count(_ANSWER) != 1:
+        raise UnsupportedModelError("The model's own chat template does not keep the user's text whole.", _FIX)
+    before, between = asked.split(_USER)
+    end = _first_token(answered.split(_ANSWER)[1]) or special.get("eos_token", "")
+    return Template("model", before, between, end)
+
+
+def render_jinja(source: str, special: dict[str, str], messages: list[dict[str, str]], *, answer_next: bool) -> str:
+    """What a chat template makes of a conversation, rendered in a sandbox as transformers and llama.cpp do.
+
+    Raises `errors.UnsupportedModelError`.
+    """
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -80,21 +95,13 @@ def from_jinja(source: str, special: dict[str, str]) -> Template:
     environment.globals["raise_exception"] = refuse
     # Templates that print the date would make training and inference differ from one day to the next.
     environment.globals["strftime_now"] = lambda _format: "1 January 2026"
-    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
-    fix = "Give --template chatml, llama-3 or plain."
     try:
-        render: Callable[..., str] = environment.from_string(source).render
         options: dict[str, Any] = {**special, "tools": None, "enable_thinking": False}
-        asked = render(messages=messages[:1], add_generation_prompt=True, **options)
-        answered = render(messages=messages, add_generation_prompt=False, **options)
+        template = environment.from_string(source)
+        return template.render(messages=messages, add_generation_prompt=answer_next, **options)
     except Exception as error:
         # A stranger's program: it may recurse, ask for all memory, or compile to no valid Python.
-        raise UnsupportedModelError(f"The model's own chat template cannot be used: {error}.", fix) from None
-    if asked.count(_USER) != 1 or answered.count(_ANSWER) != 1:
-        raise UnsupportedModelError("The model's own chat template does not keep the user's text whole.", fix)
-    before, between = asked.split(_USER)
-    end = _first_token(answered.split(_ANSWER)[1]) or special.get("eos_token", "")
-    return Template("model", before, between, end)
+        raise UnsupportedModelError(f"The model's own chat template cannot be used: {error}.", _FIX) from None
 
 
 def _first_token(tail: str) -> str:
