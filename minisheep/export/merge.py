@@ -22,8 +22,8 @@ from minisheep.models.gguf_weights import pieces, read_rows, row_count
 
 SEED = 1
 """Of the vectors that a merge is tried with."""
-_DROPPED = frozenset({"general.architecture", "general.quantization_version", "GGUF.version", "GGUF.tensor_count"})
-"""Metadata that the writer or the quantiser says itself, and what gguf's reader adds."""
+_DROPPED = frozenset({"general.architecture", "general.alignment", "general.quantization_version"})
+"""Metadata that the writer or the quantiser says itself."""
 
 Float32s = NDArray[np.float32]
 
@@ -166,9 +166,12 @@ def _write_metadata(writer: Any, base: Path, replaced: Mapping[str, str | int]) 
     for name, field in gguf.GGUFReader(base).fields.items():
         if name in _DROPPED or name.startswith("GGUF.") or name in replaced:
             continue
-        kind = field.types[0]
-        inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(name, field.contents(), kind, sub_type=inner)
+        kind, content = field.types[0], field.contents()
+        # The writer knows no empty arrays, and one that is missing says the same.
+        if kind != gguf.GGUFValueType.ARRAY:
+            writer.add_key_value(name, content, kind)
+        elif len(content):
+            writer.add_key_value(name, content, kind, sub_type=field.types[-1])
     for name, value in replaced.items():
         kind = gguf.GGUFValueType.STRING if isinstance(value, str) else gguf.GGUFValueType.UINT32
         writer.add_key_value(name, value, kind)
