@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from export_runs import finished_run
 from tiny_runs import tiny_run
 
+from minisheep import config
 from minisheep.cli.main import cli
 from minisheep.errors import DiskError, ExportError, MinisheepError, UsageError
 from minisheep.events import Event, Note
@@ -112,7 +113,8 @@ def test_a_run_of_the_fake_engine_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_the_base_is_named_by_its_id_on_the_hub(model: str, gguf: str, weights: str, known: str) -> None:
-    assert choose.known_id(model, gguf, weights) == known
+    settings = config.make({"model": model, "gguf": gguf, "weights": weights})
+    assert choose.hub_id(choose.known(settings)) == known
 
 
 @pytest.mark.parametrize("told", ["smollm2", "a/b/c", "a/b:c.gguf", "../x", "a b/c"])

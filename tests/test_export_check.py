@@ -74,6 +74,11 @@ def test_a_narrower_format_may_lose_more() -> None:
     assert [limit.begins for limit in limits] == sorted((limit.begins for limit in limits), reverse=True)
 
 
+def test_of_two_formats_the_wider_loss_counts() -> None:
+    assert check.widest("BF16", "Q4_K_M") == "Q4_K_M" and check.widest("BF16") == "BF16"
+    assert check.widest("F16", "IQ2_XS") == "Q3_K_M"
+
+
 def test_less_likely_answers_fail_by_the_limit_of_the_format() -> None:
     worse = asked(export_nll=40.0 + 50 * 0.06)
     assert not check.agreement(worse, "F16").passed

@@ -19,11 +19,7 @@ from minisheep.export.spec import WITH_GGUF, Spec
 from minisheep.store import write_atomic
 
 TAGS = ("minisheep", "i-sheep", "self-alignment", "synthetic")
-_KIND = {
-    "adapter": ("adapter", "peft"),
-    "merged": ("finetune", "transformers"),
-    "hub-folder": ("finetune", "transformers"),
-}
+_LIBRARY = {"adapter": "peft", "merged": "transformers", "hub-folder": "transformers"}
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 Checks = Sequence[Mapping[str, Any]]
@@ -47,15 +43,14 @@ def write(choice: Choice, spec: Spec, checks: Checks, repo: str = "") -> None:
 def model_card(choice: Choice, spec: Spec, data: Sequence[facts.RoundData], checks: Checks, repo: str = "") -> str:
     from huggingface_hub import ModelCardData
 
-    relation, library = _KIND.get(spec.target, ("quantized", "gguf"))
-    licence = card_fields(choice.model.licence)
+    relation = "adapter" if spec.target == "adapter" else "finetune"
     front = ModelCardData(
-        **licence,
+        **card_fields(choice.model.licence),
         base_model=choice.base_id or None,
         base_model_relation=relation if choice.base_id else None,
         datasets=[f"{repo}-data"] if repo else None,
         language=choice.run.settings.language,
-        library_name=library,
+        library_name=_LIBRARY.get(spec.target, "gguf"),
         pipeline_tag="text-generation",
         tags=list(TAGS),
     )
@@ -79,7 +74,7 @@ def model_card(choice: Choice, spec: Spec, data: Sequence[facts.RoundData], chec
         " own mistakes. It was not tested for safety. The measures above are of short tasks in one language, of one"
         " run.",
         "## Licence",
-        _licence(choice),
+        choice.licence,
     ]
     return _card(front.to_yaml(), parts)
 
@@ -134,7 +129,7 @@ def dataset_card(choice: Choice, data: Sequence[facts.RoundData]) -> str:
         "Answers may be wrong, and so may instructions. The judge is the model itself: its scores tell which of its"
         " answers it prefers, not which are true. Nothing was removed for being harmful, private or false.",
         "## Licence",
-        _licence(choice),
+        choice.licence,
     ]
     return _card(front.to_yaml(), parts)
 
@@ -188,15 +183,6 @@ def _export(choice: Choice, spec: Spec) -> str:
         told.append(f"`{spec.gguf.name}` is the base's GGUF and the adapter in one file, in {spec.format}.")
     told.append(f"Talk to it in its own chat template ({template}); it was trained in no other.")
     return " ".join(told)
-
-
-def _licence(choice: Choice) -> str:
-    licence = choice.model.licence
-    if not licence:
-        return (
-            f"The licence of {choice.model.title} is not known to minisheep. It binds what is made from it: look it up."
-        )
-    return f"{choice.model.title} is under {licence}, which binds what is made from it, this too."
 
 
 def _rows(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -59,6 +59,12 @@ LIMITS = {
 }
 
 
+def widest(*formats: str) -> str:
+    """Of these formats the one that may lose most: where both sides are quantised, each in its own way."""
+    known = [format if format in LIMITS else "Q3_K_M" for format in formats]
+    return max(known, key=lambda format: LIMITS[format].nll)
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One prompt on both sides. The run's answer is greedy."""

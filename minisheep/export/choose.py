@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minisheep import api
+from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
 from minisheep.export.spec import WITH_GGUF
-from minisheep.models.entries import HUB_ID, HubFile, HubRepo
+from minisheep.models.entries import HUB_ID, HubFile, HubRepo, ModelEntry
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import find_model, safe_name
 from minisheep.store import RoundFolder, RunFolder
@@ -27,14 +28,26 @@ class Choice:
     """What the user should know of the choice of the round; may be empty."""
     base_id: str
     """The base on the hub; empty where that is not known."""
+    notice: str
+    """What the base's licence asks to be said; may be empty."""
 
     @property
     def name(self) -> str:
-        return safe_name(f"{self.model.name}-round-{self.round}")
+        """Safe as the name of a file."""
+        return f"{safe_name(self.model.name)[:60]}-round-{self.round}"
 
     @property
     def title(self) -> str:
         return f"{self.model.title}, minisheep round {self.round}"
+
+    @property
+    def licence(self) -> str:
+        """What the base's licence means for what is made from it, and the notice that it asks for."""
+        title, licence = self.model.title, self.model.licence
+        if not licence:
+            return f"The licence of {title} is not known to minisheep. It binds what is made from it: look it up."
+        told = f"{title} is under {licence}, which binds what is made from it, this too."
+        return f"{told} {self.notice}".rstrip()
 
 
 def choose(path: str, round: str, base_id: str = "") -> Choice:
@@ -55,7 +68,8 @@ def choose(path: str, round: str, base_id: str = "") -> Choice:
     if base_id and (HUB_ID.fullmatch(base_id) is None or ":" in base_id or "@" in base_id):
         raise UsageError(f"--base-model {base_id[:80]!r} is no id of a model on the hub.", "Give ORG/NAME.")
     model = PreparedModel.read(RunFolder(run.path).model)
-    return Choice(run, model, number, note, base_id or known_id(settings.model, settings.gguf, settings.weights))
+    entry = known(settings)
+    return Choice(run, model, number, note, base_id or hub_id(entry), entry.notice.strip() if entry else "")
 
 
 def is_whole(folder: RoundFolder) -> bool:
@@ -64,11 +78,17 @@ def is_whole(folder: RoundFolder) -> bool:
     return all(path.is_file() for path in files)
 
 
-def known_id(model: str, gguf: str = "", weights: str = "") -> str:
-    """The id of a base model on the hub, by its training weights, the registry, or its GGUF; empty for none."""
+def known(settings: Settings) -> ModelEntry | None:
+    """What is known of a run's base today; its file may be gone."""
     try:
-        entry = find_model(model, gguf=gguf or None, weights=weights or None)
+        return find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
     except MinisheepError:
+        return None
+
+
+def hub_id(entry: ModelEntry | None) -> str:
+    """The id of a base model on the hub, by its training weights, the registry, or its GGUF; empty for none."""
+    if entry is None:
         return ""
     if isinstance(entry.weights, HubRepo):
         return entry.weights.repo

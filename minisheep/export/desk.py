@@ -73,6 +73,11 @@ class Work:
         self.checks: list[Check] = []
 
     @property
+    def machine(self) -> dict[str, int]:
+        """Options of an engine."""
+        return {"threads": self.spec.threads or self.settings.threads, "gpu_layers": self.settings.gpu_layers}
+
+    @property
     def bos(self) -> str:
         return facts.bos_text(self.header)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -48,13 +48,19 @@ class Answer:
 
 
 def answers(
-    model: Path, adapter: Path, template: Template, users: Sequence[str], tokens: int, threads: int, tell: Tell
+    model: Path,
+    adapter: Path,
+    template: Template,
+    users: Sequence[str],
+    tokens: int,
+    machine: Mapping[str, int],
+    tell: Tell,
 ) -> list[Answer]:
     """The run's answers of at most so many `tokens`; `tell` hears how many steps of how many are done.
 
     Raises what the engine raises.
     """
-    engine = LlamaCppEngine(model, adapter=adapter, context=CONTEXT, threads=threads)
+    engine = LlamaCppEngine(model, adapter=adapter, context=CONTEXT, **machine)
     try:
         asked = [template.prompt(user) for user in users]
         said = _generate(engine, asked, template, tokens, tell)
@@ -86,11 +92,11 @@ def compare(
     run: Sequence[Answer],
     template: Template,
     tokens: int,
-    threads: int,
+    machine: Mapping[str, int],
     tell: Tell,
 ) -> list[Asked]:
     """The export on the same prompts, each as its own template puts it and tokenised as a whole, as servers do."""
-    engine = LlamaCppEngine(model, adapter=adapter, context=CONTEXT, threads=threads)
+    engine = LlamaCppEngine(model, adapter=adapter, context=CONTEXT, **machine)
     try:
         asked: list[Prompt] = [(Segment(text, True),) for text in rendered]
         said = _generate(engine, asked, template, SLACK * tokens, tell)

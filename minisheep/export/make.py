@@ -36,7 +36,7 @@ def make(work: Work) -> None:
         work.template,
         users,
         work.tokens,
-        spec.threads or work.settings.threads,
+        work.machine,
         work.step("the run answers"),
     )
     write_json(work.answers_file, [answer.to_dict() for answer in run])
@@ -98,9 +98,8 @@ def _compare(
     run: list[llama.Answer],
     format: str,
 ) -> None:
-    threads = work.spec.threads or work.settings.threads
     tell = work.step(f"the {where} answers")
-    asked = llama.compare(gguf, adapter, rendered, run, work.template, work.tokens, threads, tell)
+    asked = llama.compare(gguf, adapter, rendered, run, work.template, work.tokens, work.machine, tell)
     work.judge(where, [check.agreement(asked, format), check.ends(asked)])
 
 
@@ -140,13 +139,12 @@ def _modelfile(work: Work) -> None:
         "top_k": llama.TOP_K,
     }
     trained = min(settings.context, context_length(work.header))
-    licence = f"Base model: {work.model.title}. Its licence, {work.model.licence or 'not known'}, binds this one too."
     made = Modelfile(
         f"./{spec.gguf.name}",
         modelfile.go_template(frame, says_bos=says_bos),
         frame.system,
         modelfile.parameters(frame, sampling, trained),
-        licence,
+        spec.licence,
         (
             f"{spec.title}, made with minisheep.",
             f"num_ctx is what the run used; the base was made for {context_length(work.header)} tokens.",

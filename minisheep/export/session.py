@@ -52,7 +52,8 @@ def export(
     with _workplace(out) as work:
         spec = Spec(
             run=str(choice.run.path.absolute()), round=choice.round, target=target, work=str(work.absolute()),
-            format=format, name=choice.name, title=choice.title, base_id=choice.base_id, threads=threads,
+            format=format, name=choice.name, title=choice.title, base_id=choice.base_id,
+            licence=choice.licence, threads=threads,
         )  # fmt: skip
         for phase in (MAKE, *([WEIGHTS] if spec.needs_weights else [])):
             _work(spec, phase, out, emit, tick)

@@ -33,6 +33,8 @@ class Spec:
     """For people."""
     base_id: str = ""
     """The base on the hub, where that is known."""
+    licence: str = ""
+    """What the base's licence means for the export."""
     prompts: int = 20
     threads: int = 0
 
