@@ -255,8 +255,8 @@ def test_the_data_card_names_each_rounds_file(hub: Path) -> None:
     told = front(hub / "dataset" / "README.md")
     assert told["configs"] == [{"config_name": f"round-{n}", "data_files": f"data/round-{n}.jsonl"} for n in (1, 2)]
     assert told["size_categories"] == "n<1K" and all(value for value in told.values())
-    for config in told["configs"]:
-        rows = [json.loads(line) for line in (hub / "dataset" / config["data_files"]).read_text().splitlines()]
+    for one in told["configs"]:
+        rows = [json.loads(line) for line in (hub / "dataset" / one["data_files"]).read_text().splitlines()]
         assert len(rows) == 3 and all(row["messages"][1]["content"] == row["output"] for row in rows)
 
 
