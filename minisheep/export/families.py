@@ -97,9 +97,11 @@ def take_apart(trained: Template, bos: str) -> Frame:
 
     Raises `errors.UnsupportedModelError` where it is of no known family.
     """
-    for family in FAMILIES:
-        said = bos if bos and trained.before.startswith(bos) else ""
+    # A begin token may also be the label of a turn, as SmolLM2's is: it is said apart only where it must be.
+    for family, said in [(family, said) for said in dict.fromkeys(("", bos)) for family in FAMILIES]:
         rest = trained.before.removeprefix(said)
+        if said and not trained.before.startswith(said):
+            continue
         fits = trained.between.startswith(family.between) and family.end in ("", trained.end)
         if not fits or not rest.endswith(family.user):
             continue

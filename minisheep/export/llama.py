@@ -11,6 +11,7 @@ from typing import Any, Self
 from minisheep.engines.base import Completion, GenerateRequest, LoglikRequest, Prompt, Sampling, Segment
 from minisheep.engines.llamacpp import LlamaCppEngine
 from minisheep.engines.vocabulary import Vocabulary
+from minisheep.errors import ExportError
 from minisheep.export import check
 from minisheep.export.check import Asked, Check
 from minisheep.models.template import Template
@@ -126,16 +127,22 @@ def prompt_checks(
             (answer.prompt, vocabulary.encode((Segment(text, True),), bos=True))
             for answer, text in zip(run, rendered, strict=True)
         ]
-        ids = vocabulary.encode(end_prompt(template), bos=False)
+        ids = vocabulary.encode((Segment(template.end, True),), bos=False)
         return [
             check.prompts(pairs, words=words, piece=vocabulary.piece),
             check.end(ids, all(vocabulary.is_end(token) for token in ids), template.end),
         ]
 
 
-def end_prompt(template: Template) -> Prompt:
-    """The end of an answer alone."""
-    return (Segment(template.end, True),)
+def end_token(vocabulary: Vocabulary, template: Template) -> int:
+    """The token that ends an answer. Raises `errors.ExportError` where that is not one token."""
+    tokens = vocabulary.encode((Segment(template.end, True),), bos=False)
+    if len(tokens) != 1:
+        raise ExportError(
+            f"The template ends answers with {template.end!r}, which is no token of the model. Nothing was exported.",
+            "Export --to adapter, and end answers there yourself.",
+        )
+    return tokens[0]
 
 
 def _generate(

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from minisheep.engines.vocabulary import Vocabulary
-from minisheep.errors import DiskError, ModelFileError
+from minisheep.errors import DiskError
 from minisheep.export import check, llama, merge, modelfile, prompts
 from minisheep.export.desk import Work
 from minisheep.export.families import take_apart
@@ -107,12 +107,7 @@ def _metadata(work: Work) -> dict[str, str | int]:
     """What the merged GGUF says of itself; everything else is the base's."""
     with Vocabulary.from_file(work.model.gguf) as vocabulary:
         source = work.chat_template(adds_bos=vocabulary.add_bos)
-        end = vocabulary.encode(llama.end_prompt(work.template), bos=False)
-    if len(end) != 1:
-        raise ModelFileError(
-            f"The template ends answers with {work.template.end!r}, which is no token of the model.",
-            "Export --to adapter, and end answers there yourself.",
-        )
+        end = llama.end_token(vocabulary, work.template)
     found: dict[str, str | int] = {
         "general.name": work.spec.title,
         "general.description": "Aligned on its own instructions and answers with minisheep (I-SHEEP).",
@@ -121,7 +116,7 @@ def _metadata(work: Work) -> dict[str, str | int]:
         "general.file_type": 1,
         "tokenizer.chat_template": source,
         # A base model's own end token ends texts, not answers: programs that know no other would go on for ever.
-        "tokenizer.ggml.eos_token_id": end[0],
+        "tokenizer.ggml.eos_token_id": end,
     }
     if not isinstance(work.header.metadata.get("general.license"), str) and work.model.licence:
         found["general.license"] = work.model.licence

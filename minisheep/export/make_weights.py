@@ -36,7 +36,7 @@ def make(work: Work) -> None:
     if index.exists():
         shutil.copyfile(index, folder / index.name)
     with Vocabulary.from_file(work.model.gguf) as vocabulary:
-        (end,) = vocabulary.encode(llama.end_prompt(work.template), bos=False)
+        end = llama.end_token(vocabulary, work.template)
         ends = list(dict.fromkeys((end, vocabulary.eos)))
         template = work.chat_template(adds_bos=vocabulary.add_bos)
     _configure(work, folder, end, [token for token in ends if token >= 0])
