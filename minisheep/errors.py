@@ -9,6 +9,7 @@
     ├── ModelFileError        1    a model file is missing, truncated, corrupt or of an unknown kind
     ├── UnsupportedModelError 1    an architecture or adapter that llama.cpp cannot be given
     ├── DownloadError         1    a model is not cached and cannot be fetched
+    ├── ExportError           1    an export is not what was trained, or cannot be put where it should go
     ├── StarvedError          3    a phase kept nothing: change a setting and continue the run
     ├── ExamError             3    no judge passed its exam: choose one, or force it, and continue the run
     ├── EndpointError         3    a judge's endpoint refused, failed or answered nonsense; what it judged is stored
@@ -70,6 +71,10 @@ class UnsupportedModelError(MinisheepError):
 
 
 class DownloadError(MinisheepError):
+    pass
+
+
+class ExportError(MinisheepError):
     pass
 
 

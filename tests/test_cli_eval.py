@@ -200,7 +200,7 @@ def test_json_output_is_an_object_a_line(call: Call, monkeypatch: pytest.MonkeyP
 
 
 def test_a_signal_ends_the_work_with_its_code() -> None:
-    with pytest.raises(Stopped) as stopped, session._stoppable():
+    with pytest.raises(Stopped) as stopped, session.stoppable("Stopped."):
         signal.raise_signal(signal.SIGTERM)
     assert stopped.value.exit_code == 143
 

@@ -30,6 +30,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "compare": ("minisheep.cli.compare", "Show settings against results, over several runs."),
     "versus": ("minisheep.cli.versus", "Have an outside model judge what training did to the answers."),
     "eval": ("minisheep.cli.eval", "Measure a run or a model on tasks of lm-evaluation-harness."),
+    "export": (
+        "minisheep.cli.export",
+        "Make a round into a GGUF, an Ollama model, safetensors or a folder for the hub.",
+    ),
     "bench": ("minisheep.cli.bench", "Measure minisheep beside its peers on this machine."),
     "completion": ("minisheep.cli.completion", "Complete commands and flags in your shell."),
 }

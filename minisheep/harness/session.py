@@ -48,7 +48,7 @@ def measure(spec: Spec, emit: Emit, tick: Callable[[], None] = lambda: None) -> 
 def _work(spec: Spec, out: Path, lock: Lock, emit: Emit, tick: Callable[[], None]) -> None:
     worker = WorkerProcess(out / "worker.log", lock.handle, WORKER)
     try:
-        with _stoppable():
+        with stoppable("Stopped. What was measured before is stored.", "Give the same command to go on."):
             worker.do(spec.to_job(), Phase(spec.rounds[0], "eval"), emit, tick)
     except BaseException:
         worker.kill()
@@ -58,11 +58,11 @@ def _work(spec: Spec, out: Path, lock: Lock, emit: Emit, tick: Callable[[], None
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the work at once: each task is stored when it is whole, and nothing before."""
+def stoppable(message: str, fix: str = "") -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the work at once, with `errors.Stopped`; for work that leaves nothing half done."""
 
     def stop(number: int, _frame: object) -> None:
-        stopped = Stopped("Stopped. What was measured before is stored.", "Give the same command to go on.")
+        stopped = Stopped(message, fix)
         stopped.exit_code = 128 + number
         raise stopped
 

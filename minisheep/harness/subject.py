@@ -31,6 +31,8 @@ class Subject:
             stored = config.make(config.read_toml(self._folder.settings))
             self.settings = self._with_machine(stored)
             self.model = prepare.found_again(self.settings, PreparedModel.read(self._folder.model), emit)
+            stored_model = PreparedModel.read(self._folder.model)
+            self.model = prepare.found_again(stored_model, self.settings, emit, "inference_gguf")
         else:
             self.settings = self._with_machine(config.make({"model": spec.model, "template": spec.template}))
             self.model = prepare.for_inference(self.settings, emit)
@@ -98,19 +100,6 @@ class Subject:
             gpu_layers=self.settings.gpu_layers,
             kv_type=self.settings.kv_type,
         )
-
-    def _found_again(self, model: PreparedModel, emit: Emit) -> PreparedModel:
-        """A run's model; its file or the copy of it is fetched or made anew where the cache was emptied since."""
-        if self.settings.engine == "fake" or model.inference_gguf.exists():
-            return model
-        found = prepare.for_inference(self.settings, emit)
-        if found.gguf_sha256 != model.gguf_sha256:
-            raise RunMismatchError(
-                f"The run was made with a {model.name} whose file has SHA-256 {model.gguf_sha256[:16]}..., and the file"
-                f" now has {found.gguf_sha256[:16]}....",
-                "Restore that file.",
-            )
-        return dataclasses.replace(model, gguf=found.gguf, inference_gguf=found.inference_gguf)
 
     def _slots(self) -> str:
         assert self._engine is not None

@@ -73,7 +73,9 @@ def _write_safetensors(path: Path, gguf: Path, weights: Sequence[Weight]) -> Non
                 data, at = data[written:], at + written
 
         jobs = [
-            (weight, begin, *piece) for weight, begin in zip(weights, offsets, strict=False) for piece in pieces(weight)
+            (weight, begin, *piece)
+            for weight, begin in zip(weights, offsets, strict=False)
+            for piece in pieces(weight.shape)
         ]
         # numpy lets go of the interpreter's lock where it computes.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:

@@ -104,6 +104,8 @@ class ModelEntry:
     aliases: tuple[str, ...] = ()
     shape: Shape | None = None
     """Only of models in the registry."""
+    hub: str = ""
+    """The model's id on the hub where its files come from elsewhere; for what names the base of an export."""
 
 
 def parse_registry(text: str) -> dict[str, ModelEntry]:
@@ -169,6 +171,7 @@ def _check(entry: ModelEntry) -> None:
     require(found == entry.parameters, f"its shape has {found} parameters")
     require(entry.gguf_sha256 is None or re.fullmatch(r"[0-9a-f]{64}", entry.gguf_sha256), "sha256")
     require(entry.gguf_bytes is None or entry.gguf_bytes > 0, "bytes")
+    require(not entry.hub or REPO.fullmatch(entry.hub), f"hub {entry.hub!r} is no repository")
     for hub in (entry.gguf, entry.weights):
         if isinstance(hub, HubFile | HubRepo):
             require(REPO.fullmatch(hub.repo) and REVISION.fullmatch(hub.revision), f"{hub} is no repository")

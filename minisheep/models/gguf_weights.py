@@ -107,10 +107,10 @@ def hf_names(architecture: str, layers: int) -> dict[str, str]:
     return names
 
 
-def pieces(weight: Weight) -> list[tuple[int, int]]:
-    """A weight cut into ranges of rows (first, behind the last) that are dequantised at once."""
-    rows = weight.shape[0] if len(weight.shape) > 1 else 1
-    step = max(1, PIECE * rows // prod(weight.shape))
+def pieces(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """A weight of this shape cut into ranges of rows (first, behind the last) that are dequantised at once."""
+    rows = row_count(shape)
+    step = max(1, PIECE * rows // prod(shape))
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
@@ -119,23 +119,37 @@ def read_piece(path: Path, weight: Weight, first: int, end: int) -> NDArray[np.u
 
     Raises `errors.ModelFileError` for a number format that cannot be dequantised.
     """
+    rows = row_count(weight.shape)
+    wanted = halves(rows, weight.heads)[first:end] if weight.heads else slice(first, end)
+    values = read_rows(path, weight.source, wanted)
+    return to_bfloat16(values - np.float32(1) if weight.minus_one else values)
+
+
+def read_rows(path: Path, source: TensorInfo, wanted: slice | NDArray[np.intp]) -> NDArray[np.float32]:
+    """Some rows of a GGUF's tensor, in its own order, as float32 [rows, in]; a vector is one row.
+
+    Raises `errors.ModelFileError` for a number format that cannot be dequantised.
+    """
     import gguf
 
-    source = weight.source
-    rows = weight.shape[0] if len(weight.shape) > 1 else 1
+    rows = row_count(source.shape[::-1])
     raw: Any = np.memmap(path, np.uint8, "r", source.offset, (rows, source.bytes // rows))
-    part = raw[halves(rows, weight.heads)[first:end]] if weight.heads else raw[first:end]
     try:
         kind = gguf.GGMLQuantizationType[source.type]
-        values = gguf.dequantize(_typed(part, source.type), kind).astype(np.float32, copy=False)
+        values: NDArray[Any] = gguf.dequantize(_typed(raw[wanted], source.type), kind)
     except (KeyError, ValueError, NotImplementedError) as error:
-        raise ModelFileError(f"{path.name} cannot be turned into training weights: {error}", FIX) from error
-    return to_bfloat16(values - np.float32(1) if weight.minus_one else values)
+        raise ModelFileError(f"{path.name} cannot be dequantised: {error}", FIX) from error
+    return values.astype(np.float32, copy=False)
 
 
 def _typed(part: NDArray[np.uint8], kind: str) -> NDArray[Any]:
     """Unquantised formats as numbers, which is how `gguf.dequantize` wants them."""
     return part.view({"F32": np.float32, "F16": np.float16}[kind]) if kind in ("F32", "F16") else part
+
+
+def row_count(shape: tuple[int, ...]) -> int:
+    """Rows of a tensor of this shape, as torch counts."""
+    return shape[0] if len(shape) > 1 else 1
 
 
 def halves(rows: int, heads: int) -> NDArray[np.intp]:

@@ -112,6 +112,14 @@ def found_again(settings: Settings, model: PreparedModel, emit: Emit) -> Prepare
     if settings.engine == "fake" or model.inference_gguf.exists():
         return model
     found = for_inference(settings, emit)
+def found_again(model: PreparedModel, settings: Settings, emit: Emit, *needed: str) -> PreparedModel:
+    """A run's model; of its files, those `needed` (fields of it) are fetched or made anew where the cache was emptied.
+
+    Raises `errors.RunMismatchError` where what is found is another model, and `errors.MinisheepError` for none.
+    """
+    if settings.engine == "fake" or all(getattr(model, name).exists() for name in needed):
+        return model
+    found = _prepare_real(settings, emit) if "weights" in needed else for_inference(settings, emit)
     if found.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
             f"The run was made with a {model.name} whose file has SHA-256 {model.gguf_sha256[:16]}..., and the file"
@@ -119,6 +127,8 @@ def found_again(settings: Settings, model: PreparedModel, emit: Emit) -> Prepare
             "Restore that file.",
         )
     return dataclasses.replace(model, gguf=found.gguf, inference_gguf=found.inference_gguf)
+    weights = found.weights if "weights" in needed else model.weights
+    return dataclasses.replace(model, gguf=found.gguf, inference_gguf=found.inference_gguf, weights=weights)
 
 
 def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:

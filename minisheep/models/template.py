@@ -7,13 +7,13 @@ the template adds is `special` (it may become special tokens); what comes from d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from minisheep.engines.base import Prompt, Segment
 from minisheep.errors import UnsupportedModelError
 
+_FIX = "Give --template chatml, llama-3 or plain."
 _USER, _ANSWER = "\ue0f0minisheep-user\ue0f1", "\ue0f0minisheep-answer\ue0f1"
 
 
@@ -78,6 +78,10 @@ def from_jinja(source: str, special: dict[str, str]) -> Template:
         raise UnsupportedModelError(f"The model's own chat template cannot be used: {error}.", fix) from None
     if asked.count(_USER) != 1 or answered.count(_ANSWER) != 1:
         raise UnsupportedModelError("The model's own chat template does not keep the user's text whole.", fix)
+    asked = render_jinja(source, special, messages[:1], answer_next=True)
+    answered = render_jinja(source, special, messages, answer_next=False)
+    if asked.count(_USER) != 1 or answered.count(_ANSWER) != 1:
+        raise UnsupportedModelError("The model's own chat template does not keep the user's text whole.", _FIX)
     before, between = asked.split(_USER)
     end = _first_token(answered.split(_ANSWER)[1]) or special.get("eos_token", "")
     return Template("model", before, between, end)
@@ -87,6 +91,10 @@ def renderer(source: str, special: dict[str, str]) -> Callable[[list[dict[str, s
     """A chat template as a function of messages and of whether an answer is to follow, in a sandbox.
 
     Making it and calling it may raise anything: it is a stranger's program.
+def render_jinja(source: str, special: dict[str, str], messages: list[dict[str, str]], *, answer_next: bool) -> str:
+    """What a chat template makes of a conversation, rendered in a sandbox as transformers and llama.cpp do.
+
+    Raises `errors.UnsupportedModelError`.
     """
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -107,6 +115,13 @@ def renderer(source: str, special: dict[str, str]) -> Callable[[list[dict[str, s
         return compiled.render(messages=messages, add_generation_prompt=asks, **options)
 
     return render
+    try:
+        options: dict[str, Any] = {**special, "tools": None, "enable_thinking": False}
+        template = environment.from_string(source)
+        return template.render(messages=messages, add_generation_prompt=answer_next, **options)
+    except Exception as error:
+        # A stranger's program: it may recurse, ask for all memory, or compile to no valid Python.
+        raise UnsupportedModelError(f"The model's own chat template cannot be used: {error}.", _FIX) from None
 
 
 def _first_token(tail: str) -> str:

@@ -22,7 +22,7 @@ def publish(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_orphans(target)
+        remove_orphans(target)
         try:
             temporary.mkdir()
             yield temporary
@@ -54,7 +54,7 @@ def sync_tree(folder: Path) -> None:
     fsync_folder(folder)
 
 
-def _remove_orphans(target: Path) -> None:
+def remove_orphans(target: Path) -> None:
     """Delete what killed processes left; a live one may be writing the same cache entry and is let be."""
     for path in target.parent.glob(f".{target.name}.*.tmp"):
         owner = path.suffixes[-2].lstrip(".") if len(path.suffixes) > 1 else ""

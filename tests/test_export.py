@@ -1,0 +1,437 @@
+"""The parent's part of an export: which round, where to, the cards, and a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from export_runs import finished_run
+from tiny_runs import tiny_run
+
+from minisheep import config
+from minisheep.cli.main import cli
+from minisheep.errors import DiskError, ExportError, MinisheepError, UsageError
+from minisheep.events import Event, Note
+from minisheep.export import choose, licences, push, session
+from minisheep.export.choose import Choice
+from minisheep.export.spec import TARGETS, Spec
+from minisheep.store import RunFolder, read_json, write_json
+
+CHECKS = [{"name": "GGUF: agreement", "passed": True, "text": "20 answers | alike"}]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return finished_run(tmp_path / "run").path
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Spec]:
+    """The worker is left out: what it would make is a small file, and its checks pass."""
+    seen: list[Spec] = []
+
+    def work(spec: Spec, phase: str, out: Path, emit: Any, tick: Any) -> None:
+        seen.append(spec)
+        spec.model_folder.mkdir(parents=True, exist_ok=True)
+        spec.gguf.write_bytes(b"GGUF of round %d" % spec.round)
+        write_json(spec.report, {"checks": CHECKS})
+
+    monkeypatch.setattr(session, "_work", work)
+    return seen
+
+
+def export(choice: Choice, out: Path, target: str = "gguf", **options: Any) -> dict[str, Any]:
+    said: list[Event] = options.pop("said", [])
+    return session.export(choice, target, "Q4_K_M", out, said.append, **options)
+
+
+def front(path: Path) -> dict[str, Any]:
+    from huggingface_hub import RepoCard
+
+    return RepoCard(path.read_text()).data.to_dict()
+
+
+# Which round, and where to
+
+
+def test_best_is_the_round_that_the_run_calls_best(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minisheep.api.Run.best", property(lambda self: 1))
+    chosen = choose.choose(str(run), "best")
+    assert (chosen.round, chosen.note) == (1, "")
+
+
+@pytest.mark.parametrize(("best", "told"), [(0, "No round was better than the base"), (None, "No best round is known")])
+def test_without_a_best_round_the_last_is_taken_and_said(
+    run: Path, monkeypatch: pytest.MonkeyPatch, best: int | None, told: str
+) -> None:
+    monkeypatch.setattr("minisheep.api.Run.best", property(lambda self: best))
+    chosen = choose.choose(str(run), "best")
+    assert chosen.round == 2 and told in chosen.note and "round 2, the last" in chosen.note
+
+
+@pytest.mark.parametrize("told", ["3", "0", "-1", "first", "²"])
+def test_an_unknown_round_is_refused_with_those_there_are(run: Path, told: str) -> None:
+    with pytest.raises(UsageError, match="has trained round 1, 2"):
+        choose.choose(str(run), told)
+
+
+@pytest.mark.parametrize("gone", ["adapter.gguf", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"])
+def test_a_round_without_its_whole_adapter_is_no_trained_round(run: Path, gone: str) -> None:
+    (run / "round-2" / gone).unlink()
+    assert choose.choose(str(run), "last").round == 1
+    with pytest.raises(UsageError, match="has trained round 1"):
+        choose.choose(str(run), "2")
+
+
+def test_a_run_that_trained_nothing_is_refused(run: Path) -> None:
+    for number in (1, 2):
+        (run / f"round-{number}" / "adapter.gguf").unlink()
+    with pytest.raises(UsageError, match="no trained round yet"):
+        choose.choose(str(run), "best")
+
+
+def test_a_run_of_the_fake_engine_is_refused(tmp_path: Path) -> None:
+    run, _ = tiny_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="fake engine"):
+        choose.choose(str(run.path), "last")
+
+
+@pytest.mark.parametrize(
+    ("model", "gguf", "weights", "known"),
+    [
+        ("smollm2-135m", "", "", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("qwen2.5-0.5b", "", "", "Qwen/Qwen2.5-0.5B"),
+        ("Org/Some-GGUF:a.gguf", "", "", "Org/Some-GGUF"),
+        ("Org/Some-GGUF:a.gguf", "", "Org/Some", "Org/Some"),
+        ("here.gguf", "", "", ""),
+        ("no such model", "", "", ""),
+    ],
+)
+def test_the_base_is_named_by_its_id_on_the_hub(model: str, gguf: str, weights: str, known: str) -> None:
+    settings = config.make({"model": model, "gguf": gguf, "weights": weights})
+    assert choose.hub_id(choose.known(settings)) == known
+
+
+@pytest.mark.parametrize("told", ["smollm2", "a/b/c", "a/b:c.gguf", "../x", "a b/c"])
+def test_what_is_no_id_is_not_put_into_a_card(run: Path, told: str) -> None:
+    with pytest.raises(UsageError, match="no id of a model"):
+        choose.choose(str(run), "last", told)
+
+
+def test_exports_of_two_rounds_or_formats_have_folders_of_their_own(run: Path) -> None:
+    chosen = choose.choose(str(run), "2")
+    assert choose.output(chosen, "ollama", "Q4_K_M", None) == run / "export" / "ollama-round-2-Q4_K_M"
+    assert choose.output(chosen, "merged", "Q4_K_M", None) == run / "export" / "merged-round-2"
+    assert choose.output(chosen, "merged", "Q4_K_M", "there") == Path("there")
+
+
+# The folder
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_has_its_card_and_says_what_it_is(
+    run: Path, made: list[Spec], tmp_path: Path, target: str
+) -> None:
+    found = export(choose.choose(str(run), "2"), tmp_path / "out", target)
+    told = read_json(tmp_path / "out" / "export.json")
+    assert told["target"] == target and told["checks"] == CHECKS and told["round"] == 2
+    assert {name for name in told["files"]} == {
+        str(p.relative_to(tmp_path / "out"))
+        for p in (tmp_path / "out").rglob("*")
+        if p.is_file() and p.name != "export.json"
+    }
+    assert any(name.endswith("README.md") for name in told["files"])
+    assert found["folder"] == str(tmp_path / "out")
+
+
+def test_lm_studio_gets_publisher_and_model_folders(run: Path, made: list[Spec], tmp_path: Path) -> None:
+    export(choose.choose(str(run), "2"), tmp_path / "out", "lmstudio")
+    assert [p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.gguf")] == [
+        "minisheep/smollm2-135m-round-2/smollm2-135m-round-2-Q4_K_M.gguf"
+    ]
+
+
+def test_an_export_is_replaced_only_when_asked(run: Path, made: list[Spec], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(choose.choose(str(run), "1"), out)
+    with pytest.raises(UsageError, match="exists already"):
+        export(choose.choose(str(run), "2"), out)
+    assert read_json(out / "export.json")["round"] == 1
+    export(choose.choose(str(run), "2"), out, overwrite=True)
+    assert read_json(out / "export.json")["round"] == 2
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith((".out", "out"))) == ["out"]
+
+
+def test_a_folder_that_is_no_export_is_never_replaced(run: Path, made: list[Spec], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(UsageError, match="is no export"):
+        export(choose.choose(str(run), "1"), tmp_path / "mine", overwrite=True)
+    assert made == [] and (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    def work(spec: Spec, phase: str, out: Path, emit: Any, tick: Any) -> None:
+        spec.model_folder.mkdir(parents=True)
+        spec.gguf.write_bytes(b"half")
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize("error", [ExportError("a check failed"), DiskError("full"), KeyboardInterrupt()])
+def test_nothing_is_left_of_an_export_that_failed(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    monkeypatch.setattr(session, "_work", failing(error))
+    with pytest.raises(type(error)):
+        export(choose.choose(str(run), "1"), tmp_path / "there" / "out")
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_the_cards_leaves_nothing(
+    run: Path, made: list[Spec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(session.cards, "write", full)
+    with pytest.raises(DiskError, match="cannot be written"):
+        export(choose.choose(str(run), "1"), tmp_path / "there" / "out")
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_cleared_by_the_next(run: Path, made: list[Spec], tmp_path: Path) -> None:
+    left = tmp_path / ".out.999999999.tmp"
+    left.mkdir()
+    export(choose.choose(str(run), "1"), tmp_path / "out")
+    assert not left.exists()
+
+
+def test_a_run_is_only_read(run: Path, made: list[Spec], tmp_path: Path) -> None:
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    export(choose.choose(str(run), "2"), tmp_path / "out", "hub-folder")
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_a_note_on_the_round_is_told(
+    run: Path, made: list[Spec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minisheep.api.Run.best", property(lambda self: 0))
+    said: list[Event] = []
+    export(choose.choose(str(run), "best"), tmp_path / "out", said=said)
+    assert any(isinstance(e, Note) and e.level == "warning" and "beyond chance" in e.text for e in said)
+
+
+# The cards
+
+
+@pytest.fixture
+def hub(run: Path, made: list[Spec], tmp_path: Path) -> Path:
+    export(choose.choose(str(run), "2"), tmp_path / "hub", "hub-folder", repo="me/sheep")
+    return tmp_path / "hub"
+
+
+def test_the_model_card_has_no_empty_field(hub: Path) -> None:
+    told = front(hub / "model" / "README.md")
+    assert told == {
+        "license": "apache-2.0",
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "base_model_relation": "finetune",
+        "datasets": ["me/sheep-data"],
+        "language": "en",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["minisheep", "i-sheep", "self-alignment", "synthetic"],
+    }
+
+
+def test_the_data_card_names_each_rounds_file(hub: Path) -> None:
+    told = front(hub / "dataset" / "README.md")
+    assert told["configs"] == [{"config_name": f"round-{n}", "data_files": f"data/round-{n}.jsonl"} for n in (1, 2)]
+    assert told["size_categories"] == "n<1K" and all(value for value in told.values())
+    for one in told["configs"]:
+        rows = [json.loads(line) for line in (hub / "dataset" / one["data_files"]).read_text().splitlines()]
+        assert len(rows) == 3 and all(row["messages"][1]["content"] == row["output"] for row in rows)
+
+
+@pytest.mark.parametrize("card", ["model", "dataset"])
+def test_every_row_of_a_card_is_filled(hub: Path, card: str) -> None:
+    text = (hub / card / "README.md").read_text()
+    tables = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
+    assert len(tables) > 8
+    for line in tables:
+        first, *cells = [cell.strip() for cell in line.replace("\\|", "").strip("|").split("|")]
+        assert all(cells) or not first, line
+    assert "None" not in text and "nan" not in text
+
+
+def test_the_card_has_the_runs_numbers_and_intervals(hub: Path) -> None:
+    text = (hub / "model" / "README.md").read_text()
+    assert "| 2 | 30 | 3 | pmi | filter.low_score 12 |" in text
+    assert "the kept pairs of round 2" in text and "SHA-256 abab" in text
+    assert any("%" in line and "[" in line for line in text.splitlines() if line.startswith("| strict"))
+    assert "20 answers \\| alike" in text
+
+
+def test_a_base_without_an_id_is_named_in_the_text_alone(made: list[Spec], tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", model="here.gguf")
+    export(choose.choose(str(run.path), "1"), tmp_path / "out", "hub-folder")
+    assert "base_model" not in front(tmp_path / "out" / "model" / "README.md")
+    export(choose.choose(str(run.path), "1", "me/base"), tmp_path / "other", "hub-folder")
+    assert front(tmp_path / "other" / "model" / "README.md")["base_model"] == "me/base"
+
+
+def test_a_run_that_trains_on_all_rounds_says_so(made: list[Spec], tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", strategy="total-base")
+    export(choose.choose(str(run.path), "2"), tmp_path / "out")
+    assert "the kept pairs of round 1, 2" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_round_that_was_not_measured_claims_nothing(run: Path, made: list[Spec], tmp_path: Path) -> None:
+    (run / "round-2" / "metrics.json").unlink()
+    export(choose.choose(str(run), "2"), tmp_path / "out")
+    assert "nothing is claimed" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_text_that_no_encoding_holds_does_not_stop_the_data(made: list[Spec], tmp_path: Path) -> None:
+    from export_runs import example
+
+    from minisheep.records import Example
+    from minisheep.store import replace_records
+
+    run = finished_run(tmp_path / "run")
+    content = {**example(1).content(), "output": "half a pair \ud800"}
+    replace_records(RunFolder(run.path).round(1).kept, [Example(**content)])
+    export(choose.choose(str(run.path), "1"), tmp_path / "out", "hub-folder")
+    (row,) = (tmp_path / "out" / "dataset" / "data" / "round-1.jsonl").read_text().splitlines()
+    assert json.loads(row)["output"] == "half a pair ?"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("Apache-2.0", {"license": "apache-2.0"}),
+        ("Gemma Terms of Use", {"license": "gemma"}),
+        ("Tongyi Qianwen Licence", {"license": "other", "license_name": "tongyi-qianwen-licence"}),
+        ("", {"license": "unknown"}),
+    ],
+)
+def test_a_licence_is_named_as_the_hub_does(name: str, fields: dict[str, str]) -> None:
+    assert licences.card_fields(name) == fields
+
+
+def test_every_licence_of_the_registry_has_a_name_for_a_card() -> None:
+    from minisheep.models.registry import load_registry
+
+    for entry in load_registry().values():
+        fields = licences.card_fields(entry.licence)
+        assert fields["license"] != "unknown" and all(fields.values()), entry.name
+
+
+# Pushing
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "secret-token")
+
+
+def test_a_push_needs_a_hub_folder_a_name_and_a_token(online: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert push.check("me/sheep", "hub-folder") == "secret-token"
+    for repo, target in (("me/sheep", "gguf"), ("sheep", "hub-folder"), ("../x", "hub-folder")):
+        with pytest.raises(UsageError):
+            push.check(repo, target)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(UsageError, match="HF_TOKEN"):
+        push.check("me/sheep", "hub-folder")
+
+
+def test_a_push_off_line_is_refused_before_anything_is_made(online: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UsageError, match="needs the network"):
+        push.check("me/sheep", "hub-folder")
+
+
+class Hub:
+    """Stands in for the hub's client."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self._error = error
+
+    def __call__(self, token: str) -> Hub:
+        self.calls.append(("token", token))
+        return self
+
+    def create_repo(self, name: str, *, private: bool, repo_type: str, exist_ok: bool) -> None:
+        if self._error:
+            raise self._error
+        self.calls.append(("create", name, repo_type, private))
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, repo_type: str, commit_message: str) -> str:
+        self.calls.append(("upload", repo_id, repo_type, folder_path.name))
+        return f"address of {repo_id}"
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_model_and_data_are_sent_private_unless_said(hub: Path, monkeypatch: pytest.MonkeyPatch, public: bool) -> None:
+    client = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", client)
+    assert push.push(hub, "me/sheep", "t", public=public) == ["address of me/sheep-data", "address of me/sheep"]
+    assert client.calls == [
+        ("token", "t"),
+        ("create", "me/sheep-data", "dataset", not public),
+        ("upload", "me/sheep-data", "dataset", "dataset"),
+        ("create", "me/sheep", "model", not public),
+        ("upload", "me/sheep", "model", "model"),
+    ]
+
+
+def test_a_refused_push_keeps_the_export_and_says_where_it_is(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub(OSError("no route")))
+    with pytest.raises(ExportError, match="no route") as error:
+        push.push(hub, "me/sheep", "secret-token", public=False)
+    assert str(hub) in error.value.message and "secret-token" not in str(error.value)
+
+
+# The command
+
+
+def call(*args: str) -> str:
+    found = CliRunner().invoke(cli, ["export", *args], standalone_mode=False)
+    if found.exception:
+        raise found.exception
+    return found.output
+
+
+def test_the_command_says_where_it_is_and_how_to_use_it(run: Path, made: list[Spec]) -> None:
+    out = call(str(run), "--to", "ollama", "--round", "1", "--plain")
+    assert "Exported round 1 to" in out and "1 checks passed" in out
+    assert f"ollama create smollm2-135m-round-1 -f {run}/export/ollama-round-1-Q4_K_M/Modelfile" in out
+
+
+def test_json_is_one_object_with_the_checks(run: Path, made: list[Spec]) -> None:
+    out = call(str(run), "--to", "gguf", "--round", "1", "--quantise", "q8_0", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert rows[-1]["event"] == "Exported" and rows[-1]["checks"] == CHECKS and rows[-1]["format"] == "Q8_0"
+    assert made[0].format == "Q8_0"
+
+
+def test_public_without_push_is_a_mistake(run: Path, made: list[Spec]) -> None:
+    with pytest.raises(MinisheepError, match="--push"):
+        call(str(run), "--to", "hub-folder", "--public")
+    assert made == []
+
+
+def test_the_help_offers_what_can_be_made() -> None:
+    from minisheep.cli import export as command
+    from minisheep.models.quantise import FORMATS
+
+    assert set(command.FORMATS) == set(FORMATS) and command.TARGETS == TARGETS

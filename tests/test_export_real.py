@@ -1,0 +1,197 @@
+"""Exports of a SmolLM2 run: they load in llama.cpp and pass their own checks, and what is wrong fails them."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import real_models
+from export_runs import save_adapter
+
+from minisheep import api, config
+from minisheep.errors import DiskError, ExportError
+from minisheep.events import Event, Note
+from minisheep.export import choose, session
+from minisheep.models.cache import sha256_file
+from minisheep.models.facts import chat_template, model_facts
+from minisheep.models.gguf_header import read_header
+from minisheep.models.prepared import PreparedModel
+from minisheep.models.template import Template, chatml, from_jinja
+from minisheep.store import RunFolder, read_json, write_json
+from minisheep.trainers.lora_gguf import convert_adapter, read_base
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
+
+SETTINGS = {
+    "model": "smollm2-135m", "rounds": 1, "eval_max_tokens": 24, "lora_rank": 4, "lora_alpha": 8.0, "context": 1024,
+}  # fmt: skip
+PROJECTIONS = {
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+
+
+def random_adapter(folder: Path, gguf: Path, size: float) -> None:
+    """A LoRA that changes the model by about as much as a training does, in both forms."""
+    rng = np.random.default_rng(2)
+    base = read_base(gguf)
+    tensors = {}
+    for layer in range(base.layers):
+        for part, module in PROJECTIONS.items():
+            out, width = base.shapes[f"blk.{layer}.{part}.weight"]
+            name = f"base_model.model.model.layers.{layer}.{module}"
+            tensors[f"{name}.lora_A.weight"] = (rng.normal(size=(4, width)) / width**0.5).astype(np.float32)
+            tensors[f"{name}.lora_B.weight"] = (rng.normal(size=(out, 4)) * size).astype(np.float32)
+    save_adapter(folder / "adapter", tensors, r=4, lora_alpha=8.0)
+    convert_adapter(folder / "adapter", gguf, folder / "adapter.gguf")
+
+
+def make_run(path: Path, gguf: Path, template: Template, size: float = 0.05) -> Path:
+    """A run of one trained round, without the days before it."""
+    folder = RunFolder(path)
+    folder.create()
+    api.write_settings(folder, config.make(SETTINGS))
+    PreparedModel(
+        name="smollm2-135m", title="SmolLM2 135M Instruct", kind="instruct", architecture="llama", licence="Apache-2.0",
+        gguf=gguf, gguf_sha256=sha256_file(gguf), source="test", inference_gguf=gguf, inference_note="",
+        weights=path / "no weights", weights_note="", template=template, versions={},
+    ).write(folder.model)  # fmt: skip
+    random_adapter(folder.make_round(1).path, gguf, size)
+    folder.round(1).kept.write_bytes(b"")
+    write_json(folder.manifest, {"phases": {}})
+    return path
+
+
+def own_template(gguf: Path) -> Template:
+    facts = model_facts(read_header(gguf))
+    return from_jinja(facts.chat_template, {"bos_token": facts.bos_text, "eos_token": facts.eos_text})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    gguf = real_models.smollm2()
+    return make_run(tmp_path_factory.mktemp("real") / "run", gguf, own_template(gguf))
+
+
+def export(run: Path, out: Path, target: str, format: str = "Q4_K_M", said: list[Event] | None = None) -> Any:
+    heard = [] if said is None else said
+    return session.export(choose.choose(str(run), "last"), target, format, out, heard.append)
+
+
+def copied(run: Path, to: Path) -> Path:
+    return Path(shutil.copytree(run, to))
+
+
+def passed(found: Any) -> list[str]:
+    assert all(check["passed"] for check in found["checks"])
+    return [check["name"] for check in found["checks"]]
+
+
+def test_ollama_gets_a_gguf_that_loads_and_passes_its_checks(run: Path, tmp_path: Path) -> None:
+    found = export(run, tmp_path / "out", "ollama")
+    assert passed(found) == [
+        "GGUF: merge", "GGUF: prompts", "GGUF: end token", "Modelfile: prompts", "GGUF: agreement", "GGUF: ends",
+    ]  # fmt: skip
+    (gguf,) = (tmp_path / "out").glob("*.gguf")
+    facts = model_facts(read_header(gguf))
+    assert (facts.quantisation, facts.parameters, facts.eos_text) == ("Q4_K_M", 134_515_008, "<|im_end|>")
+    assert f"FROM ./{gguf.name}\n" in (tmp_path / "out" / "Modelfile").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir() if "out" in p.name) == ["out"]
+
+
+def test_at_full_width_the_merge_answers_as_the_run_does(run: Path, tmp_path: Path) -> None:
+    found = export(run, tmp_path / "out", "gguf", "F16")
+    assert "GGUF: agreement" in passed(found)
+    (gguf,) = (tmp_path / "out").glob("*.gguf")
+    header = read_header(gguf)
+    assert chat_template(header) == chat_template(read_header(real_models.smollm2()))
+    assert header.metadata["general.license"] == "apache-2.0"
+
+
+def test_the_plain_adapter_answers_as_the_run_does(run: Path, tmp_path: Path) -> None:
+    found = export(run, tmp_path / "out", "adapter")
+    assert passed(found) == ["adapter: prompts", "adapter: end token", "adapter: agreement", "adapter: ends"]
+    told = read_json(tmp_path / "out" / "adapter_config.json")
+    assert told["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    copy, trained = (p / "adapter_model.safetensors" for p in (tmp_path / "out", run / "round-1" / "adapter"))
+    assert copy.read_bytes() == trained.read_bytes()
+
+
+def test_a_run_on_a_frame_of_our_own_carries_it_along(run: Path, tmp_path: Path) -> None:
+    gguf = real_models.smollm2()
+    other = copied(run, tmp_path / "run")
+    model = dataclasses.replace(PreparedModel.read(other / "model.json"), template=chatml())
+    model.write(other / "model.json")
+    export(other, tmp_path / "out", "gguf", "Q8_0")
+    (made,) = (tmp_path / "out").glob("*.gguf")
+    assert "You are a helpful assistant." in chat_template(read_header(made))
+    assert chat_template(read_header(made)) != chat_template(read_header(gguf))
+
+
+@pytest.mark.parametrize(("where", "check"), [("gguf", "token ids"), ("ollama", "token ids")])
+def test_a_wrong_template_fails_the_export(run: Path, tmp_path: Path, where: str, check: str) -> None:
+    other = copied(run, tmp_path / "run")
+    model = PreparedModel.read(other / "model.json")
+    # The run was trained without a system turn, and the file's own template puts one.
+    before = "<|im_start|>user\n"
+    dataclasses.replace(model, template=dataclasses.replace(model.template, before=before)).write(other / "model.json")
+    with pytest.raises(ExportError, match=f"not what was trained .*{check}"):
+        export(other, tmp_path / "there" / "out", where)
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_an_end_that_nothing_ends_at_fails_the_export(run: Path, tmp_path: Path) -> None:
+    other = copied(run, tmp_path / "run")
+    model = PreparedModel.read(other / "model.json")
+    template = dataclasses.replace(model.template, end="###")
+    dataclasses.replace(model, template=template).write(other / "model.json")
+    with pytest.raises(ExportError, match="end token"):
+        export(other, tmp_path / "out", "adapter")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_gguf_that_is_not_the_adapter_fails_the_export(run: Path, tmp_path: Path) -> None:
+    other = copied(run, tmp_path / "run")
+    random_adapter(tmp_path / "other", real_models.smollm2(), 0.3)
+    shutil.copy(tmp_path / "other" / "adapter.gguf", other / "round-1" / "adapter.gguf")
+    with pytest.raises(ExportError, match="less likely"):
+        export(other, tmp_path / "out", "adapter")
+
+
+def test_a_full_disk_is_said_before_the_work(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINISHEEP_FAULT", "full:export:1")
+    with pytest.raises(DiskError):
+        export(run, tmp_path / "there" / "out", "gguf")
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_what_is_checked_is_told(run: Path, tmp_path: Path) -> None:
+    said: list[Event] = []
+    export(run, tmp_path / "out", "lmstudio", "Q8_0", said)
+    told = [event.text for event in said if isinstance(event, Note)]
+    assert any("GGUF, agreement: ok: the run's 20 greedy answers" in text for text in told)
+
+
+def test_a_folder_for_the_hub_is_what_transformers_computes(run: Path, tmp_path: Path) -> None:
+    from minisheep.models.dequantise import dequantise
+
+    other = copied(run, tmp_path / "run")
+    dequantise(real_models.smollm2(), tmp_path / "weights", lambda event: None)
+    model = PreparedModel.read(other / "model.json")
+    dataclasses.replace(model, weights=tmp_path / "weights").write(other / "model.json")
+    found = export(other, tmp_path / "out", "hub-folder", "Q8_0")
+    assert [name for name in passed(found) if name.startswith("merged model")] == [
+        "merged model: prompts", "merged model: end token", "merged model: agreement",
+    ]  # fmt: skip
+    names = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert names >= {
+        "model/README.md", "model/config.json", "model/generation_config.json", "model/model.safetensors",
+        "model/tokenizer.json", "model/chat_template.jinja", "model/adapter/adapter_model.safetensors",
+        "dataset/README.md", "export.json",
+    }  # fmt: skip
+    shutil.rmtree(tmp_path / "out")
