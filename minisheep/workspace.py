@@ -90,22 +90,6 @@ class Workspace:
         self._engine.set_adapter(adapter)
         return self._engine
 
-    def _open_engine(self) -> Engine:
-        if self.settings.engine == "fake":
-            from minisheep.engines.fake import FakeEngine
-
-            return FakeEngine()
-        from minisheep.engines.llamacpp import LlamaCppEngine
-
-        return LlamaCppEngine(
-            self.model.inference_gguf,
-            slots=self.settings.slots,
-            context=self.settings.context,
-            threads=self.settings.threads,
-            gpu_layers=self.settings.gpu_layers,
-            kv_type=self.settings.kv_type,
-        )
-
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()
@@ -126,4 +110,5 @@ def open_engine(settings: Settings, gguf: Path) -> StreamingEngine:
         context=settings.context,
         threads=settings.threads,
         gpu_layers=settings.gpu_layers,
+        kv_type=settings.kv_type,
     )

@@ -70,7 +70,7 @@ class Talker:
         settings = self._work.settings
         if not self._work.folder.model.exists():
             raise UsageError(f"{run} has no model yet.", f"`minisheep align --run {run}` fetches it.")
-        model = prepare.found_again(settings, self._work.model, emit)
+        model = prepare.found_again(self._work.model, settings, emit, "inference_gguf")
         self._conversation = _conversation(model)
         # One person talks: more sequences would only take memory.
         self._engine: StreamingEngine = open_engine(settings.model_copy(update={"slots": 1}), model.inference_gguf)

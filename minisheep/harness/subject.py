@@ -30,7 +30,6 @@ class Subject:
         if self._folder is not None:
             stored = config.make(config.read_toml(self._folder.settings))
             self.settings = self._with_machine(stored)
-            self.model = prepare.found_again(self.settings, PreparedModel.read(self._folder.model), emit)
             stored_model = PreparedModel.read(self._folder.model)
             self.model = prepare.found_again(stored_model, self.settings, emit, "inference_gguf")
         else:
@@ -84,22 +83,6 @@ class Subject:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
-
-    def _open(self) -> Engine:
-        if self.settings.engine == "fake":
-            from minisheep.engines.fake import FakeEngine
-
-            return FakeEngine()
-        from minisheep.engines.llamacpp import LlamaCppEngine
-
-        return LlamaCppEngine(
-            self.model.inference_gguf,
-            slots=self.settings.slots,
-            context=self.settings.context,
-            threads=self.settings.threads,
-            gpu_layers=self.settings.gpu_layers,
-            kv_type=self.settings.kv_type,
-        )
 
     def _slots(self) -> str:
         assert self._engine is not None

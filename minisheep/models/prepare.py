@@ -106,12 +106,6 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
     )  # fmt: skip
 
 
-def found_again(settings: Settings, model: PreparedModel, emit: Emit) -> PreparedModel:
-    """A run's model, to be asked only; its file or the copy of it is fetched or made anew where the cache was emptied
-    since. Raises `errors.RunMismatchError` where another file has taken its place."""
-    if settings.engine == "fake" or model.inference_gguf.exists():
-        return model
-    found = for_inference(settings, emit)
 def found_again(model: PreparedModel, settings: Settings, emit: Emit, *needed: str) -> PreparedModel:
     """A run's model; of its files, those `needed` (fields of it) are fetched or made anew where the cache was emptied.
 
@@ -126,7 +120,6 @@ def found_again(model: PreparedModel, settings: Settings, emit: Emit, *needed: s
             f" now has {found.gguf_sha256[:16]}....",
             "Restore that file.",
         )
-    return dataclasses.replace(model, gguf=found.gguf, inference_gguf=found.inference_gguf)
     weights = found.weights if "weights" in needed else model.weights
     return dataclasses.replace(model, gguf=found.gguf, inference_gguf=found.inference_gguf, weights=weights)
 

@@ -7,6 +7,7 @@ the template adds is `special` (it may become special tokens); what comes from d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,15 +70,6 @@ def from_jinja(source: str, special: dict[str, str]) -> Template:
     Raises `errors.UnsupportedModelError` where the template cannot be rendered or does not keep the user's text whole.
     """
     messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
-    fix = "Give --template chatml, llama-3 or plain."
-    try:
-        render = renderer(source, special)
-        asked, answered = render(messages[:1], True), render(messages, False)
-    except Exception as error:
-        # A stranger's program: it may recurse, ask for all memory, or compile to no valid Python.
-        raise UnsupportedModelError(f"The model's own chat template cannot be used: {error}.", fix) from None
-    if asked.count(_USER) != 1 or answered.count(_ANSWER) != 1:
-        raise UnsupportedModelError("The model's own chat template does not keep the user's text whole.", fix)
     asked = render_jinja(source, special, messages[:1], answer_next=True)
     answered = render_jinja(source, special, messages, answer_next=False)
     if asked.count(_USER) != 1 or answered.count(_ANSWER) != 1:
@@ -87,14 +79,22 @@ def from_jinja(source: str, special: dict[str, str]) -> Template:
     return Template("model", before, between, end)
 
 
-def renderer(source: str, special: dict[str, str]) -> Callable[[list[dict[str, str]], bool], str]:
-    """A chat template as a function of messages and of whether an answer is to follow, in a sandbox.
-
-    Making it and calling it may raise anything: it is a stranger's program.
 def render_jinja(source: str, special: dict[str, str], messages: list[dict[str, str]], *, answer_next: bool) -> str:
     """What a chat template makes of a conversation, rendered in a sandbox as transformers and llama.cpp do.
 
     Raises `errors.UnsupportedModelError`.
+    """
+    try:
+        return renderer(source, special)(messages, answer_next)
+    except Exception as error:
+        # A stranger's program: it may recurse, ask for all memory, or compile to no valid Python.
+        raise UnsupportedModelError(f"The model's own chat template cannot be used: {error}.", _FIX) from None
+
+
+def renderer(source: str, special: dict[str, str]) -> Callable[[list[dict[str, str]], bool], str]:
+    """A chat template as a function of messages and of whether an answer is to follow, in a sandbox.
+
+    Making it and calling it may raise anything: it is a stranger's program.
     """
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -115,13 +115,6 @@ def render_jinja(source: str, special: dict[str, str], messages: list[dict[str, 
         return compiled.render(messages=messages, add_generation_prompt=asks, **options)
 
     return render
-    try:
-        options: dict[str, Any] = {**special, "tools": None, "enable_thinking": False}
-        template = environment.from_string(source)
-        return template.render(messages=messages, add_generation_prompt=answer_next, **options)
-    except Exception as error:
-        # A stranger's program: it may recurse, ask for all memory, or compile to no valid Python.
-        raise UnsupportedModelError(f"The model's own chat template cannot be used: {error}.", _FIX) from None
 
 
 def _first_token(tail: str) -> str:
