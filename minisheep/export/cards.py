@@ -44,8 +44,9 @@ def model_card(choice: Choice, spec: Spec, data: Sequence[facts.RoundData], chec
     from huggingface_hub import ModelCardData
 
     relation = "adapter" if spec.target == "adapter" else "finetune"
+    licence = card_fields(choice.model.licence)
     front = ModelCardData(
-        **card_fields(choice.model.licence),
+        **licence,
         base_model=choice.base_id or None,
         base_model_relation=relation if choice.base_id else None,
         datasets=[f"{repo}-data"] if repo else None,
@@ -83,8 +84,9 @@ def dataset_card(choice: Choice, data: Sequence[facts.RoundData]) -> str:
     from huggingface_hub import DatasetCardData
 
     total = sum(len(round.kept) for round in data)
+    licence = card_fields(choice.model.licence)
     front = DatasetCardData(
-        **card_fields(choice.model.licence),
+        **licence,
         language=[choice.run.settings.language],
         annotations_creators="machine-generated",
         language_creators="machine-generated",

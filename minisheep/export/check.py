@@ -46,17 +46,20 @@ class Limit:
     """Least share of answers whose first word is the run's."""
 
 
-EXACT = Limit(0.02, 0.9)
+EXACT = Limit(0.02, 0.8)
 LIMITS = {
     "F16": EXACT,
     "BF16": EXACT,
-    "Q8_0": Limit(0.03, 0.8),
-    "Q6_K": Limit(0.05, 0.75),
-    "Q5_K_M": Limit(0.1, 0.7),
-    "Q4_K_M": Limit(0.2, 0.6),
+    "Q8_0": Limit(0.03, 0.75),
+    "Q6_K": Limit(0.05, 0.7),
+    "Q5_K_M": Limit(0.1, 0.65),
+    "Q4_K_M": Limit(0.15, 0.6),
     "Q4_0": Limit(0.3, 0.5),
     "Q3_K_M": Limit(0.4, 0.5),
 }
+"""By format. Measured on SmolLM2-135M (a base in Q4_1, a round of 8 steps), 20 answers of 16 tokens: +0.0002 nats a
+token in F16 and +0.086 in Q4_K_M, with 95 % and 90 % beginning alike. In Q4_K_M without the trained system turn: +0.168
+and 75 %; in a frame of plain words: +1.15 and 20 %. The other limits are set around these and were not measured."""
 
 
 def widest(*formats: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from minisheep.models.registry import safe_name
 
 _KNOWN = {
@@ -17,7 +19,7 @@ _KNOWN = {
 }
 
 
-def card_fields(licence: str) -> dict[str, str]:
+def card_fields(licence: str) -> dict[str, Any]:
     """``license``, and for one that the hub has no id for ``license_name`` too; ``unknown`` for none."""
     known = _KNOWN.get(licence.strip().lower())
     if known:
