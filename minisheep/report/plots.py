@@ -67,6 +67,8 @@ def svg(plot: Plot) -> str:
     with warnings.catch_warnings(), rc_context(STYLE):
         # Letters that matplotlib's font lacks are drawn by the browser's; only their width is a guess.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        # Labels as wide as the figure are drawn all the same, one over the other.
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
         figure = Figure(figsize=MAP_SIZE if isinstance(plot, Scatter) else SIZE, layout="constrained")
         axis = figure.subplots()
         if isinstance(plot, Histogram):
