@@ -89,6 +89,11 @@ class Workspace:
         self._engine.set_adapter(adapter)
         return self._engine
 
+    @property
+    def loaded(self) -> Engine | None:
+        """The engine, if it has been asked for."""
+        return self._engine
+
     def _open_engine(self) -> Engine:
         if self.settings.engine == "fake":
             from minisheep.engines.fake import FakeEngine

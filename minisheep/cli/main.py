@@ -14,6 +14,7 @@ STAGE_HELP = "Do the run's next {0} phase (and nothing after it)."
 VERBS: dict[str, tuple[str, str]] = {
     "align": ("minisheep.cli.work", "Align a model with itself: the whole loop, or what is left of it."),
     "status": ("minisheep.cli.status", "Show how far a run is and what each round did."),
+    "attach": ("minisheep.cli.attach", "Show the screen of a run that is going on, or was."),
     "models": ("minisheep.cli.models", "List the models that have a name."),
     "pull": ("minisheep.cli.models", "Fetch a model's files and check them."),
     "generate": ("minisheep.cli.work", STAGE_HELP.format("generate")),
