@@ -16,6 +16,8 @@ from typing import Any
 
 from minisheep.events import Event, Glimpse, Progress, from_dict, to_dict
 
+LATEST = 1e11
+"""No clock shows a later time, in seconds since the epoch."""
 Timed = tuple[float, Event]
 """An event, and when it was said (seconds since the epoch)."""
 
@@ -48,4 +50,6 @@ def timed(line: Any) -> Timed:
     """An event and its time from a line of ``events.jsonl``. Raises ValueError or TypeError if it is none."""
     fields = dict(line)
     at = float(fields.pop("time", 0.0))
+    if not 0 <= at < LATEST:
+        raise ValueError(f"not a time: {at}")
     return at, from_dict(fields)

@@ -263,6 +263,13 @@ def test_markup_is_shown_as_it_is(text: str) -> None:
     assert painted.count(text) == 4
 
 
+def test_characters_that_join_their_neighbours_do_not_bend_the_screen() -> None:
+    text = "👩\u200d🔬\ufe0f a\u200d" * 40 + "\u200d"
+    state = replace(told(), newest=Newest((1, "judge"), text, text), run=text, engine=text)
+    rows = shown(state, 80, 24, look())
+    assert {cell_len(row) for row in rows} == {80} and "\u200d" not in "".join(rows)
+
+
 def test_any_hostile_event_folds_and_draws() -> None:
     chance, state = random.Random(12), told()
     for number in range(600):

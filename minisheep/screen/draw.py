@@ -95,7 +95,7 @@ def _little(state: State, width: int, height: int, now: float, look: Look) -> li
 def _header(state: State, width: int, now: float, look: Look) -> Text:
     left: list[Part] = [
         (" minisheep ", STRONG),
-        (" " + clean(state.run, 200) or "", ACCENT),
+        (f" {clean(state.run, 200)}", ACCENT),
         "  ",
         clean(state.model, 200),
     ]

@@ -28,6 +28,7 @@ from minisheep.events import (
 )  # fmt: skip
 from minisheep.screen.state import Histogram, Key, Losses, Newest, Said, Stage, State
 from minisheep.ui import words
+from minisheep.ui.sanitise import one_line
 
 SAID = 30
 """Lines that are kept beside the warnings."""
@@ -139,7 +140,7 @@ def _phase_finished(state: State, event: PhaseFinished, at: float) -> State:
 def _round_measured(state: State, event: RoundMeasured, at: float) -> State:
     number, metrics = _whole(event.round), event.metrics
     _, rows = words.metric_rows([metrics])
-    measured = {**state.measured, number: {name.strip(): cells[0] for name, cells in rows}}
+    measured = {**state.measured, number: {name.strip(): one_line(cells[0], 40) for name, cells in rows}}
     found = replace(state, measured=dict(sorted(measured.items())))
     best = metrics.get("decision", {}).get("best")
     if isinstance(best, int):
@@ -179,7 +180,7 @@ def _histogram(round: int, judge: Any, edges: Any, counts: Any) -> Histogram:
 
 
 def _key(event: Any) -> Key:
-    return _whole(event.round), str(event.phase)
+    return _whole(event.round), one_line(str(event.phase), 20)
 
 
 def _whole(value: Any) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 """The other buffer, no cursor, no wrapping of long lines, empty."""
+USUAL = (80, 24)
 LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|.)?")
 """What arrows and function keys send, which is no key of ours."""
@@ -51,9 +52,12 @@ class Terminal:
             self._take()
 
     def size(self) -> tuple[int, int]:
-        """Columns and lines."""
-        found = os.get_terminal_size(self._display)
-        return found.columns, found.lines
+        """Columns and lines; the usual ones where the terminal does not tell."""
+        try:
+            found = os.get_terminal_size(self._display)
+        except OSError:
+            return USUAL
+        return (found.columns, found.lines) if found.columns and found.lines else USUAL
 
     def keys(self, seconds: float, also: int | None = None) -> str | None:
         """What was pressed within `seconds`, or earlier if `also` can be read; None if the keyboard is gone."""

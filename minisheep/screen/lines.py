@@ -5,6 +5,7 @@ Lines are rich `Text`, in which no markup is read. Whatever comes from a run goe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rich.cells import cell_len, chop_cells, set_cell_size
@@ -21,9 +22,16 @@ DIM, STRONG, GOOD, WARN, BAD, ACCENT, LIT = (
 GAP = "  "
 
 
+_JOINERS = re.compile(
+    "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200d\u2060-\u2064\u3164\ufe00-\ufe0f"
+    "\uffa0\U0001f3fb-\U0001f3ff\U000e0100-\U000e01ef]"
+)
+"""What changes the width of its neighbours, on each terminal in another way: joiners, selectors, fillers, skin tones."""
+
+
 def clean(text: str, most: int = 2000) -> str:
-    """`text` on one line, harmless, and no longer than anybody will read."""
-    return one_line(text[:most])
+    """`text` on one line, harmless, of a width that all agree on, and no longer than anybody will read."""
+    return one_line(_JOINERS.sub("", text[:most]))
 
 
 def line(width: int, *parts: Part) -> Text:
@@ -33,7 +41,9 @@ def line(width: int, *parts: Part) -> Text:
 
 def fit(text: Text, width: int) -> Text:
     """`text` cut or filled to `width` cells, in place."""
-    text.truncate(max(0, width), overflow="ellipsis", pad=True)
+    if width < 1:
+        return Text("")
+    text.truncate(width, overflow="ellipsis", pad=True)
     return text
 
 

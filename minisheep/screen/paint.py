@@ -20,8 +20,9 @@ class Painter:
 
     def paint(self, frame: Text, width: int, height: int) -> str:
         """What makes a terminal of this size show `frame`, after what was painted before."""
+        self._console.width = width
         with self._console.capture() as caught:
-            self._console.print(frame, width=width, no_wrap=True, overflow="crop", crop=True, end="")
+            self._console.print(frame, no_wrap=True, overflow="crop", end="")
         lines = caught.get().split("\n")
         same = (width, height) == self._size
         before = self._lines if same else []
