@@ -15,7 +15,7 @@ from minisheep.screen.lines import ACCENT, BAD, DIM, GOOD, STRONG, WARN, Part, b
 from minisheep.screen.state import Look, State
 from minisheep.ui import words
 
-STAGES = 46
+STAGES = 48
 """Cells of the list of stages, and where there is room for both times,"""
 WIDE_STAGES = 62
 MACHINE = 40

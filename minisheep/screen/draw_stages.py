@@ -9,7 +9,7 @@ from minisheep.screen.lines import ACCENT, DIM, GOOD, LIT, STRONG, WARN, Part, b
 from minisheep.screen.state import ROUND, Key, Stage, State
 from minisheep.ui import words
 
-NAME, COUNT, RATE, TIME = 9, 13, 8, 11
+NAME, COUNT, RATE, TIME = 8, 13, 8, 11
 
 
 def picture(state: State, width: int) -> list[Text]:
@@ -49,7 +49,7 @@ def _names(state: State) -> list[str]:
 def stages(state: State, width: int, now: float) -> list[Text]:
     """A bar for the present stage, and a line for each stage of the round."""
     present = state.stages.get(state.now) if state.now else None
-    wide = width >= 2 + NAME + COUNT + RATE + 2 * TIME + 4
+    wide = width >= 2 + NAME + COUNT + RATE + 2 * TIME + 7
     return [_bar(state, present, width), *(_row(state, key, width, now, wide) for key in _keys(state))]
 
 
@@ -79,12 +79,12 @@ def _row(state: State, key: Key, width: int, now: float, wide: bool) -> Text:
     if stage is None:
         expected = _expected(state, key)
         told = f"~ {words.duration(expected)}" if expected is not None else ""
-        blank = " " * (COUNT + RATE + 2 + (TIME + 1 if wide else 0))
+        blank = " " * (COUNT + RATE + 1 + (TIME + 1 if wide else 0))
         return line(width, ("· ", DIM), (pad(name, NAME), DIM), blank, (right(told, TIME), DIM))
     count, rate = right(_count(stage), COUNT), right(_rate(stage.rate()), RATE)
     if stage.took is not None:
         took = right(words.duration(stage.took), TIME)
-        return line(width, ("✓ ", GOOD), pad(name, NAME), count, " ", (rate, DIM), " ", took)
+        return line(width, ("✓ ", GOOD), pad(name, NAME), count, (rate, DIM), " ", took)
     here = key == state.now
     until = state.paused_at if state.paused_at is not None else now
     spent = right(words.duration(max(0.0, until - stage.begun - stage.paused)), TIME)
@@ -94,7 +94,7 @@ def _row(state: State, key: Key, width: int, now: float, wide: bool) -> Text:
     ends: list[Part] = [(spent, DIM), " ", (told, STRONG), " left"] if wide else [(told, STRONG)]
     if left is not None and not wide:
         ends.append(" left")
-    return line(width, mark, (pad(name, NAME), STRONG if here else ""), count, " ", rate, " ", *ends)
+    return line(width, mark, (pad(name, NAME), STRONG if here else ""), count, rate, " ", *ends)
 
 
 def _expected(state: State, key: Key) -> float | None:

@@ -26,7 +26,7 @@ _JOINERS = re.compile(
     "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200d\u2060-\u2064\u3164\ufe00-\ufe0f"
     "\uffa0\U0001f3fb-\U0001f3ff\U000e0100-\U000e01ef]"
 )
-"""What changes the width of its neighbours, on each terminal in another way: joiners, selectors, fillers, skin tones."""
+"""What changes the width of its neighbours, and otherwise on each terminal: joiners, selectors, fillers, tones."""
 
 
 def clean(text: str, most: int = 2000) -> str:
