@@ -34,10 +34,11 @@ def metrics(number: int) -> dict[str, Any]:
             "ended": 0.58 + 0.05 * number,
             "verifiable": {"instruction_strict": {"value": 0.30 + 0.03 * number, "low": 0.2, "high": 0.4}},
         },
-        "decision": {"best": number, "without_gain": 0, "outcome": "gain", "against": 0},
+        "decision": {"best": number, "without_gain": 0, "outcome": "gain" if number else "first"},
     }
     if number:
         made["model"]["nll_change"] = {"mean": -0.05 * number, "standard_error": 0.012, "tasks": 75}
+        made["decision"]["against"] = 0
         made["decision"]["measures"] = {"constraints": {"value": 0.03, "low": -0.01, "high": 0.07}}
         counts = [0, 2, 5, 9, 14, 8, 4, 1, 0, 0]
         histogram = {"edges": [x / 2 for x in range(-1, 10)], "counts": counts}

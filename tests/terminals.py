@@ -39,7 +39,7 @@ class Terminal:
         begun, deadline = len(self.seen), time.monotonic() + seconds
         while text not in self.seen[begun:]:
             assert time.monotonic() < deadline, f"{text!r} never came: {self.seen[begun:][-3000:]!r}"
-            if not self._read():
+            if not self._read() and self.process.poll() is not None:
                 assert text in self.seen[begun:], f"{text!r} never came: {self.seen[begun:][-3000:]!r}"
         return self.seen[begun:]
 

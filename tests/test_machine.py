@@ -97,8 +97,8 @@ def test_the_machine_is_read_every_other_second_only(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("minisheep.screen.machine.total_ram", read)
     gauge = Gauge(lambda: now[0])
-    for _ in range(41):
+    for _ in range(33):
         gauge.read()
-        now[0] += READ_SECONDS / 10
+        now[0] += READ_SECONDS / 8
     gauge.close()
     assert reads[0] == 5

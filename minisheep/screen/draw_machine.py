@@ -33,7 +33,7 @@ def _speed(state: State) -> list[Part]:
     speed = f"{state.tokens_per_second:,.0f}" if state.tokens_per_second else "-"
     parts: list[Part] = [("tokens/s ", DIM), (speed, STRONG)]
     if state.slots > 1:
-        parts += [("   slots ", DIM), f"{state.running} of {state.slots}"]
+        parts += [("  slots ", DIM), f"{state.running}/{state.slots}"]
     return parts
 
 

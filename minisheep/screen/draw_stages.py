@@ -110,11 +110,11 @@ def _count(stage: Stage) -> str:
 
 
 def _rate(rate: float | None) -> str:
-    """``1.4/s``, ``8.5/min``, ``3.2/h``."""
+    """``45/s``, ``1.4/s``, ``8.5/min``, ``3.2/h``."""
     if rate is None:
         return ""
     for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
         if rate * seconds >= 1 or unit == "h":
             value = rate * seconds
-            return f"{value:.0f}/{unit}" if value >= 100 else f"{value:.1f}/{unit}"
+            return f"{value:.0f}/{unit}" if value >= 10 else f"{value:.1f}/{unit}"
     raise AssertionError("the last unit takes every rate")
