@@ -17,9 +17,9 @@ def picture(state: State, width: int) -> list[Text]:
     names = _names(state)
     lit = state.now[1] if state.now else ""
     parts: list[Part] = [(" ╭─▶", DIM)]
-    for place, name in enumerate(names):
+    for number, name in enumerate(names):
         done = (state.round, name) in state.stages and state.stages[state.round, name].took is not None
-        if place:
+        if number:
             parts.append(("─▶", DIM))
         parts.append((f"[{name}]", LIT) if name == lit else (f" {name} ", GOOD if done else ""))
     parts.append(("─╮", DIM))

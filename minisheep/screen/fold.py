@@ -84,7 +84,7 @@ def _glimpse(state: State, event: Glimpse, at: float) -> State:
     found = state
     if event.instruction:
         named = (("score", event.score), ("quality", event.quality), ("following", event.following))
-        scores = tuple((name, float(value)) for name, value in named if _is_number(value))
+        scores = tuple((name, float(value)) for name, value in named if value is not None and math.isfinite(value))
         found = replace(found, newest=Newest(key, str(event.instruction), str(event.answer), scores))
     if event.histogram and len(event.edges) == len(event.histogram) + 1:
         found = replace(found, histogram=_histogram(key[0], event.judge, event.edges, event.histogram))
@@ -191,10 +191,6 @@ def _number(value: Any) -> float:
     """A finite number, 0 in place of others. Raises TypeError or ValueError for what is none."""
     found = float(value)
     return found if math.isfinite(found) else 0.0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 _STEPS: dict[type, Callable[[State, Any, float], State]] = {
