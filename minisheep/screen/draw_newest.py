@@ -14,7 +14,7 @@ MARK = " │ "
 def newest(found: Newest | None, width: int, height: int) -> list[Text]:
     """A title with the scores, the instruction in at most two fifths of the lines, and the answer in the rest."""
     if found is None:
-        return [title(width, "newest"), line(width, ("   nothing has been written yet", DIM))]
+        return [title(width, "newest"), line(width, ("   no text to show yet", DIM))]
     scores: list[Part] = []
     for name, value in found.scores:
         scores += [" " if scores else "", (f"{name} ", DIM), (f"{value:.2f}", STRONG)]
