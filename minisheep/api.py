@@ -14,15 +14,16 @@ import tomli_w
 from minisheep import config, loop
 from minisheep.config import Settings
 from minisheep.data.texts import load_prompts, load_seeds, seeds_digest
-from minisheep.errors import RunMismatchError, UsageError
-from minisheep.events import Emit, Event, Note, Progress, RunStarted, to_dict
+from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
+from minisheep.events import Emit, Event, Failed, Glimpse, Note, Progress, RunStarted, to_dict
 from minisheep.hosts import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
+from minisheep.present import Present
 from minisheep.records import Example, Instruction, Rejection, Response, Verdict, digest
 from minisheep.store import Appender, Lock, RoundFolder, RunFolder, read_json, read_records, write_atomic
 from minisheep.trainers.choose import check_trainer
 
-NOT_A_RUN = frozenset({".lock", "scratch", "run.toml", "model.json", "events.jsonl", "manifest.json"})
+NOT_A_RUN = frozenset({".lock", "scratch", "run.toml", "model.json", "events.jsonl", "manifest.json", "pause"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +196,18 @@ def open_run(
                 folder.model.unlink(missing_ok=True)
                 write_settings(folder, settings)
                 folder.write_manifest({"phases": {}, "inputs": inputs})
+        # Whoever gives the command again wants it to go on.
+        folder.pause.unlink(missing_ok=True)
+        present = Present(folder.present)
         with Appender(folder.events) as events:
 
             def log(event: Event) -> None:
-                if not isinstance(event, Progress):
+                if isinstance(event, Progress | Glimpse):
+                    present(event)
+                else:
                     events.append({"time": round(time.time(), 3), **to_dict(event)})
-                emit(event)
+                if not isinstance(event, Glimpse):
+                    emit(event)
 
             log(
                 RunStarted(
@@ -209,9 +216,19 @@ def open_run(
             )
             for note in notes:
                 log(Note(note))
-            yield folder, settings, lock, log
+            try:
+                yield folder, settings, lock, log
+            except MinisheepError as error:
+                # For whoever watches from elsewhere; the caller tells its own user.
+                with contextlib.suppress(DiskError):
+                    events.append({"time": round(time.time(), 3), **to_dict(_failure(error))})
+                raise
     finally:
         lock.release()
+
+
+def _failure(error: MinisheepError) -> Failed:
+    return Failed(type(error).__name__, error.message, error.fix)
 
 
 def default_folder(model: str, preset: str | None) -> Path:

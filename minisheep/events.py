@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -51,6 +51,39 @@ class Progress:
     total: int = 0
     detail: str = ""
     """A short plain text such as ``kept 12, dropped 30``; may hold model text, so it is sanitised where shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """What is going on at this moment, at most once a second, for whoever watches: only the newest is ever kept."""
+
+    round: int
+    phase: str
+    tokens_per_second: float = 0.0
+    """Tokens that the engine computed, prompts included, since the last glimpse."""
+    running: int = 0
+    """Sequences that are being decoded, of `slots`."""
+    slots: int = 0
+    instruction: str = ""
+    """The newest texts, cut short; model text, so they are sanitised where shown."""
+    answer: str = ""
+    score: float | None = None
+    quality: float | None = None
+    following: float | None = None
+    judge: str = ""
+    """Whose scores they are, and those of the histogram."""
+    edges: list[float] = field(default_factory=list)
+    histogram: list[int] = field(default_factory=list)
+    """The scores so far: how many lie between two neighbouring edges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The phase waits until the pause is lifted, or (not `paused`) goes on after it."""
+
+    round: int
+    phase: str
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +187,8 @@ Event = (
     | EngineReady
     | PhaseStarted
     | Progress
+    | Glimpse
+    | Paused
     | TrainStep
     | PhaseFinished
     | RoundMeasured
@@ -174,6 +209,8 @@ KINDS: dict[str, type[Any]] = {
         EngineReady,
         PhaseStarted,
         Progress,
+        Glimpse,
+        Paused,
         TrainStep,
         PhaseFinished,
         RoundMeasured,

@@ -13,7 +13,7 @@ from minisheep.events import Note, RoundMeasured
 from minisheep.progress import Report
 from minisheep.records import Draft, Example, Instruction, Rejection, Response
 from minisheep.resume import closing, verdicts_without_raw
-from minisheep.rules.prompts import Frame
+from minisheep.rules.prompts import Frame, user_text
 from minisheep.rules.verify import Item
 from minisheep.stages import evaluate as evaluation
 from minisheep.stages import verifiable
@@ -30,6 +30,7 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     asked = tasks[: settings.eval_answers]
     items = verifiable.chosen(load_items(), settings.eval_verifiable)
     total = len(tasks) + len(asked) + len(items)
+    prompts = {task.id: user_text(task.instruction, task.input) for task in asked} | {i.id: i.prompt for i in items}
     report.start(total, 0, "tasks")
     engine = work.engine(round, report.ready)
     likelihoods = []
@@ -40,11 +41,13 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     with closing(evaluation.greedy_answers(engine, settings, work.template, asked)) as completions:
         for completion in completions:
             answers.append(completion)
+            report.show(prompts[completion.id], completion.text)
             report.step(len(likelihoods) + len(answers), total, "greedy answers")
     checked: list[Completion] = []
     with closing(verifiable.answers(engine, settings, Frame(work.template), items)) as completions:
         for completion in completions:
             checked.append(completion)
+            report.show(prompts[completion.id], completion.text)
             report.step(len(likelihoods) + len(answers) + len(checked), total, "verifiable instructions")
     base = read_json(work.folder.round(0).metrics)["model"] if round else None
     measured = evaluation.model_metrics(likelihoods, answers, base) | verifiable.metrics(items, checked, base)

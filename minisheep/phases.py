@@ -18,6 +18,7 @@ from minisheep.measuring import evaluate
 from minisheep.progress import Report
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.resume import BATCH, closing, fresh, in_batches, replay, verdicts_without_raw
+from minisheep.rules.prompts import user_text
 from minisheep.stages.alarms import alarms
 from minisheep.stages.asked import Asked, Pair
 from minisheep.stages.exam import Exam, exam_error, examine, failed_warning
@@ -80,6 +81,8 @@ def generate(work: Workspace, round: int, report: Report) -> None:
                 # Once read it is needed no more, here or on disk.
                 kept, rejected = harvest.add(drafts.pop(harvest.drafts))
                 kept_file.append(*fresh(kept, on_disk))
+                for instruction in kept[-1:]:
+                    report.show(user_text(instruction.instruction, instruction.input))
                 rejected_file.append(*fresh(rejected, on_disk))
 
         read_ready_drafts()
@@ -118,9 +121,11 @@ def respond(work: Workspace, round: int, report: Report) -> None:
     report.start(len(wanted), len(done), "answers")
     if missing:
         engine = work.engine(round - 1, report.ready)
+        asked = {i.id: user_text(i.instruction, i.input) for i in instructions}
         _append_each(
             in_batches(lambda some: answer(engine, work.settings, work.frame(round), round, some), missing),
             folder.responses, report, len(done), len(wanted),
+            lambda response: report.show(asked[response.instruction_id], response.text),
         )  # fmt: skip
     # From the file, so that a continued phase counts what it had made before.
     tokens = sum(response.tokens for response in each_record(folder.responses, Response))
@@ -136,7 +141,10 @@ def judge(work: Workspace, round: int, report: Report) -> None:
         settings.language,
         settings.rules == "on",
     )
-    done = {verdict.response_id for verdict in each_record(folder.verdicts, Verdict)}
+    done = set()
+    for verdict in each_record(folder.verdicts, Verdict):
+        done.add(verdict.response_id)
+        report.newest.count([verdict])
     missing = [pair for pair in candidates.pairs if pair.response.id not in done]
     report.start(len(candidates.pairs), len(done), "pairs")
     if settings.judges:
@@ -153,7 +161,13 @@ def judge(work: Workspace, round: int, report: Report) -> None:
 
     if missing:
         before = engine.evaluated
-        _append_each(in_batches(verdicts, missing), folder.verdicts, report, len(done), len(candidates.pairs))
+        pairs = {pair.response.id: pair for pair in missing}
+
+        def show(verdict: Verdict) -> None:
+            pair = pairs[verdict.response_id]
+            report.show(user_text(pair.instruction.instruction, pair.instruction.input), pair.answer, verdict)
+
+        _append_each(in_batches(verdicts, missing), folder.verdicts, report, len(done), len(candidates.pairs), show)
         if engine.evaluated > before:
             report.counts["tokens_per_pair"] = (engine.evaluated - before) // len(missing)
     if settings.judges:
@@ -215,6 +229,7 @@ def train(work: Workspace, round: int, report: Report) -> None:
         def tell(event: Any) -> None:
             faults.point("train")
             report.emit(event)
+            report.wait_while_paused()
 
         result = trainer.train(job, tell, report.should_stop)
         write_json(folder.training, {name: getattr(result, name) for name in type(result).__slots__})
@@ -239,7 +254,7 @@ PHASES: dict[str, Callable[[Workspace, int, Report], None]] = {
 
 def do(work: Workspace, round: int, phase: str, emit: Emit, should_stop: Callable[[], bool]) -> None:
     """One phase, from its first event to its last. Raises `errors.MinisheepError` for what a user can act on."""
-    report = Report(round, phase, emit, should_stop)
+    report = Report(round, phase, emit, should_stop, work.folder.pause.exists, lambda: work.loaded)
     PHASES[phase](work, round, report)
     report.finish()
 
@@ -266,11 +281,14 @@ def _watch(
         report.emit(Note(alarm.text, "warning"))
 
 
-def _append_each(items: Iterator[Any], path: Path, report: Report, done: int, total: int) -> None:
+def _append_each(
+    items: Iterator[Any], path: Path, report: Report, done: int, total: int, show: Callable[[Any], None]
+) -> None:
     """Append each record as it comes, and tell."""
     with Appender(path) as file, closing(items) as records:
         for count, record in enumerate(records, done + 1):
             file.append(record.to_dict())
+            show(record)
             report.step(count, total)
 
 

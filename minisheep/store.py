@@ -4,7 +4,8 @@
       run.toml         resolved settings            manifest.json   which phases are done; replaced atomically, last
       model.json       files, hashes, versions      events.jsonl    everything that was said
       round-1/         *.jsonl, adapter/, adapter.gguf, metrics.json
-      .lock            held by whoever works here   scratch/        checkpoints and worker logs
+      .lock            held by whoever works here   scratch/        checkpoints, worker logs, what goes on now
+      pause            while it is there, the run waits
 
 A record is acknowledged when it is on disk (fsync). A torn last line, all that a crash can leave, is cut off when the
 file is opened for appending, so that the next record cannot glue itself to it. A phase is done when the manifest says
@@ -240,6 +241,8 @@ class RunFolder:
         self.manifest = path / "manifest.json"
         self.events = path / "events.jsonl"
         self.scratch = path / "scratch"
+        self.present = self.scratch / "present.json"
+        self.pause = path / "pause"
 
     @property
     def exists(self) -> bool:

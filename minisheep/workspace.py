@@ -90,6 +90,11 @@ class Workspace:
         self._engine.set_adapter(adapter)
         return self._engine
 
+    @property
+    def loaded(self) -> Engine | None:
+        """The engine, if it has been asked for."""
+        return self._engine
+
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()

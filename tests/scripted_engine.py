@@ -24,6 +24,7 @@ class Scripted:
 
     info = EngineInfo("fake", "scripted", 1, 512)
     evaluated = 0
+    running = 0
 
     def __init__(self, answers: Mapping[str, Any]) -> None:
         self.answers = answers

@@ -19,7 +19,22 @@ LIGHT = [
     file
     for file in FILES
     if str(file.relative_to(ROOT)).startswith(
-        ("errors", "events", "records", "config", "store", "loop", "hosts", "api", "ui/", "cli/", "stages/", "rules/")
+        (
+            "errors",
+            "events",
+            "records",
+            "config",
+            "store",
+            "loop",
+            "hosts",
+            "api",
+            "present",
+            "ui/",
+            "screen/",
+            "cli/",
+            "stages/",
+            "rules/",
+        )
     )
 ]
 PURE = [file for file in FILES if file.parent.name in ("stages", "rules")]

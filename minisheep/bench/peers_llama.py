@@ -36,6 +36,9 @@ class OneAtATime:
     class's default, its reuse of the longest prefix shared with the call before included.
     """
 
+    running = 1
+    """It has one slot."""
+
     def __init__(self, gguf: Path, *, context: int, threads: int) -> None:
         if not amx.usable():
             amx.avoid()

@@ -11,9 +11,10 @@ import click
 from minisheep import api, config, loop
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.errors import MinisheepError, Stopped, UsageError
-from minisheep.events import Failed
+from minisheep.events import Event, Failed, RunStarted
+from minisheep.screen.keys import usable
 from minisheep.store import read_json
-from minisheep.ui.views import JsonView, LiveView, View, choose_view, print_metrics
+from minisheep.ui.views import JsonView, LiveView, PlainView, View, choose_view, draws, print_metrics
 
 
 def _work(
@@ -24,6 +25,9 @@ def _work(
 
         given, preset = given_settings(config_file, preset, flags)
         return dry_run(run, preset, given, as_json=as_json, plain=plain)
+    if not as_json and draws(plain=plain) and usable():
+        _on_screen(verb, run, preset, config_file, flags)
+        return
     view = choose_view(plain=plain, as_json=as_json)
     try:
         given, preset = given_settings(config_file, preset, flags)
@@ -43,6 +47,34 @@ def _work(
     view.close()
     if not as_json:
         _show(done, view, plain=plain or not isinstance(view, LiveView))
+
+
+def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str | None, flags: dict[str, Any]) -> None:
+    """The run in a process of its own, and its screen on this terminal (see `screen.apart`)."""
+    from minisheep.screen.front import show
+
+    given, preset = given_settings(config_file, preset, flags)
+    until = None if verb == "align" else _target(verb, run, preset, given)
+
+    def work(started: Callable[[str], None]) -> None:
+        def emit(event: Event) -> None:
+            if isinstance(event, RunStarted):
+                started(event.run)
+
+        api.align(run, preset=preset, emit=emit, until=until, **given)
+
+    view = PlainView()
+    try:
+        shown = show(work)
+    except Stopped as error:
+        error.fix = error.fix or "Give the same command to go on."
+        raise
+    if shown.left:
+        view.say(f"The run goes on. Its screen: minisheep attach {shown.run}")
+        return
+    for line in shown.last_words:
+        view.say(line)
+    _show(api.load_run(shown.run), view, plain=False)
 
 
 def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any]) -> loop.Phase:
@@ -121,6 +153,7 @@ align = _command(
     """Align a model with itself: write instructions and answers, judge them, train on the best, go round again.
 
     The same command goes on where a run stopped. The first Ctrl-C finishes what is in hand, the second stops at once.
+    On a terminal, q leaves the screen and the run goes on; p pauses it.
 
     \b
     minisheep align --preset demo

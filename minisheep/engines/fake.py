@@ -49,6 +49,7 @@ class FakeEngine:
 
     evaluated = 0
     """It computes no tokens."""
+    running = 0
 
     def __init__(self, *, delay: float = 0.0, reply: Callable[[GenerateRequest], str] | None = None) -> None:
         self._delay = delay

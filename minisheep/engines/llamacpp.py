@@ -101,6 +101,7 @@ class LlamaCppEngine:
             kv_type=kv_type,
         )
         self._prefix: tuple[int, ...] = ()
+        self._scheduler_now: Scheduler | None = None
         self._busy = False
         self._closed = False
         device = "GPU" if offload else "CPU with AMX" if amx.usable() else "CPU"
@@ -125,6 +126,11 @@ class LlamaCppEngine:
     def evaluated(self) -> int:
         """Tokens computed since the engine was made: prompts and new ones, what was shared only once."""
         return self._decoder.evaluated
+
+    @property
+    def running(self) -> int:
+        """Sequences of the present run that have begun and are not done; 0 between runs."""
+        return 0 if self._scheduler_now is None else len(self._scheduler_now.running)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -305,6 +311,7 @@ class LlamaCppEngine:
         )
         for job in arrange(jobs, len(prefix)) if rearrange else jobs:
             scheduler.submit(job)
+        self._scheduler_now = scheduler
         return scheduler
 
     def _next(self, scheduler: Scheduler) -> Step | None:
@@ -350,5 +357,6 @@ class LlamaCppEngine:
             yield
         finally:
             self._busy = False
+            self._scheduler_now = None
             if not self._closed:
                 self._decoder.clear()

@@ -131,7 +131,7 @@ def data_metrics(
     }
     if scores:
         graded = verdicts[0].judge in GRADED
-        edges = EDGES.get(verdicts[0].judge, PERPLEXITY_EDGES)
+        edges = score_edges(verdicts[0].judge)
         metrics["scores"] = {
             "judge": verdicts[0].judge,
             **{name: _tidy(value) for name, value in describe(scores)._asdict().items()},
@@ -141,6 +141,11 @@ def data_metrics(
             "saturation": _tidy(sum(s >= 9.5 for s in scores) / len(scores)) if graded else None,
         }
     return metrics
+
+
+def score_edges(judge: str) -> Sequence[float]:
+    """The edges of the score histogram of a judge, or of the measure that takes its place."""
+    return EDGES.get(judge, PERPLEXITY_EDGES)
 
 
 def _distinct(texts: Sequence[str], n: int) -> float | None:

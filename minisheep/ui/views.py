@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -26,7 +27,9 @@ from minisheep.ui import words
 from minisheep.ui.sanitise import one_line, sanitise
 
 QUIET_SECONDS = 8.0
-"""Plain output says something at least this often."""
+"""Plain output says something at least this often,"""
+LONG_SECONDS = 60.0
+"""or this often where nothing is to be expected (a pause), or where a program reads (JSON)."""
 
 
 class View(Protocol):
@@ -60,14 +63,15 @@ class PlainView:
                 self.say(words.line(event))
             self.tick()
             return
-        if isinstance(event, events.PhaseStarted | events.PhaseFinished):
-            self._latest = event if isinstance(event, events.PhaseStarted) else None
+        if isinstance(event, events.PhaseStarted | events.PhaseFinished | events.Paused):
+            self._latest = None if isinstance(event, events.PhaseFinished) else event
         text = words.measured(event) if isinstance(event, events.RoundMeasured) else words.line(event)
         if text:
             self.say(text)
 
     def tick(self) -> None:
-        if self._clock() - self._said >= QUIET_SECONDS:
+        paused = isinstance(self._latest, events.Paused) and self._latest.paused
+        if self._clock() - self._said >= (LONG_SECONDS if paused else QUIET_SECONDS):
             spent = words.duration(self._clock() - self._phase_begun)
             self.say(f"{words.line(self._latest)}, {spent}" if self._latest else f"working, {spent}")
 
@@ -80,17 +84,29 @@ class PlainView:
 
 
 class JsonView:
-    """One JSON object a line, with the time, and nothing else."""
+    """One JSON object a line, with the time, and nothing else. The newest progress is said again after a silence."""
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
+    def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream or sys.stdout
+        self._clock = clock
+        self._said = clock()
+        self._latest: events.Event = events.Note("working")
 
-    def __call__(self, event: events.Event) -> None:
-        self._stream.write(json.dumps({"time": round(time.time(), 3), **events.to_dict(event)}) + "\n")
+    def __call__(self, event: events.Event, at: float | None = None) -> None:
+        """`at` is when it was said, in seconds since the epoch, if that is not now."""
+        if isinstance(event, events.Progress | events.Paused):
+            self._latest = event
+        elif isinstance(event, events.PhaseStarted | events.PhaseFinished):
+            self._latest = events.Note("working")
+        self._said = self._clock()
+        self._stream.write(
+            json.dumps({"time": round(time.time() if at is None else at, 3), **events.to_dict(event)}) + "\n"
+        )
         self._stream.flush()
 
     def tick(self) -> None:
-        pass
+        if self._clock() - self._said >= LONG_SECONDS:
+            self(self._latest)
 
     def say(self, text: str) -> None:
         self(events.Note(text))
@@ -167,13 +183,16 @@ class LiveView:
 
 
 def choose_view(*, plain: bool, as_json: bool) -> View:
-    """JSON if asked for; a live screen on a real terminal; plain lines everywhere else (pipes, NO_COLOR, TERM=dumb)."""
-    import os
-
+    """JSON if asked for; progress bars on a real terminal; plain lines everywhere else (see `draws`)."""
     if as_json:
         return JsonView()
+    return LiveView() if draws(plain=plain) else PlainView()
+
+
+def draws(*, plain: bool) -> bool:
+    """Whether escape codes are welcome: on a real terminal, and neither ``--plain``, NO_COLOR nor TERM=dumb is said."""
     dumb = os.environ.get("TERM") in ("dumb", "") or "NO_COLOR" in os.environ
-    return PlainView() if plain or dumb or not sys.stdout.isatty() else LiveView()
+    return not plain and not dumb and sys.stdout.isatty()
 
 
 def metrics_table(metrics: list[dict[str, Any]]) -> Table:

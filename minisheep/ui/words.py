@@ -10,6 +10,7 @@ from minisheep.events import (
     Event,
     Failed,
     Note,
+    Paused,
     PhaseFinished,
     PhaseStarted,
     Progress,
@@ -65,6 +66,9 @@ def line(event: Event) -> str:
         of = f" of {event.total}" if event.total else ""
         detail = f" ({one_line(event.detail, 60)})" if event.detail else ""
         return f"{where(event.round, event.phase)}: {event.done}{of}{detail}"
+    if isinstance(event, Paused):
+        told = "paused; p on its screen, or removing `pause` from the run folder, lets it go on"
+        return f"{where(event.round, event.phase)}: {told if event.paused else 'going on'}"
     if isinstance(event, TrainStep):
         validation = "" if event.validation_loss is None else f", validation {event.validation_loss:.3f}"
         return (

@@ -1,0 +1,71 @@
+"""Memory of the computer and of its graphics cards, with what the driver tells of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from minisheep.engines.budget import free_ram
+from minisheep.screen.nvml import Nvml
+
+READ_SECONDS = 2.0
+"""How often it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A graphics card; what it does not tell is None. Bytes, percent, degrees Celsius, watts."""
+
+    used: int
+    total: int
+    busy: int | None = None
+    temperature: int | None = None
+    watts: float | None = None
+    limit: float | None = None
+    """Watts that it may draw."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    ram_used: int | None = None
+    """Bytes that are in use, by whatever; None where the system does not tell."""
+    ram_total: int | None = None
+    """Bytes, within the limit of the container if there is one."""
+    cards: tuple[Card, ...] = ()
+
+
+class Gauge:
+    """Reads the machine at most once in `READ_SECONDS`. `close` lets go of the driver."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._nvml = Nvml()
+        self._read = float("-inf")
+        self._found = Machine()
+
+    def read(self) -> Machine:
+        now = self._clock()
+        if now - self._read >= READ_SECONDS:
+            self._read = now
+            total, free = total_ram(), free_ram()
+            used = None if total is None or free is None else max(0, total - free)
+            self._found = Machine(used, total, tuple(Card(**told) for told in self._nvml.read()))
+        return self._found
+
+    def close(self) -> None:
+        self._nvml.close()
+
+
+def total_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes of RAM that there are, within the limit of the container if there is one."""
+    try:
+        line = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
+        total = int(line.split()[1]) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+    try:
+        return min(total, int((cgroup / "memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return total
