@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "models": ("minisheep.cli.models", "List the models that have a name."),
     "pull": ("minisheep.cli.models", "Fetch a model's files and check them."),
     "exam": ("minisheep.cli.work", STAGE_HELP.format("exam")),
+    "convert": ("minisheep.cli.convert", "Write a folder of weights as a GGUF."),
     "generate": ("minisheep.cli.work", STAGE_HELP.format("generate")),
     "respond": ("minisheep.cli.work", STAGE_HELP.format("respond")),
     "judge": ("minisheep.cli.work", STAGE_HELP.format("judge")),

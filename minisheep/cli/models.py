@@ -52,7 +52,7 @@ def models(as_json: bool, plain: bool) -> None:
     for title in ("name", "parameters", "kind", "template", "licence", "GGUF for inference"):
         table.add_column(title, justify="right" if title == "parameters" else "left", overflow="fold")
     for entry in entries:
-        source = "none known: give --gguf FILE" if entry.gguf is None else str(entry.gguf)
+        source = "none known: converted from the weights" if entry.gguf is None else str(entry.gguf)
         cells = (entry.name, _parameters(entry.parameters), entry.kind, entry.template, entry.licence, source)
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
@@ -73,9 +73,10 @@ def pull(name: str, gguf: str | None, weights: str | None, offline: bool, as_jso
     minisheep pull Qwen/Qwen2.5-0.5B --gguf my-qwen.gguf
     """
     from minisheep.errors import MinisheepError
+    from minisheep.models.converted import gguf_of
     from minisheep.models.gguf_header import read_header
     from minisheep.models.registry import find_model
-    from minisheep.models.sources import fetch_gguf, fetch_weights
+    from minisheep.models.sources import fetch_weights
     from minisheep.ui.sanitise import one_line
 
     def report(text: str) -> None:
@@ -83,7 +84,7 @@ def pull(name: str, gguf: str | None, weights: str | None, offline: bool, as_jso
 
     try:
         entry = find_model(name, gguf=gguf, weights=weights)
-        fetched = fetch_gguf(entry, report, offline)
+        fetched = gguf_of(entry, report, offline)
         header = read_header(fetched.path)
         folder = fetch_weights(entry, report, offline)
     except MinisheepError as error:

@@ -22,7 +22,7 @@ from minisheep.models.entries import HubFile, HubRepo
 from minisheep.models.weights_folder import what_is_missing
 from minisheep.models.wheels import folder_bytes
 
-WEIGHT_PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]
+WEIGHT_PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]
 SKIPPED_PATTERNS = ["*/*"]
 """Sub-folders hold other formats of the same weights."""
 

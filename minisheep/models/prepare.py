@@ -16,11 +16,12 @@ from minisheep.config import Settings
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
 from minisheep.events import Emit, Note
 from minisheep.models.cache import cache_root
+from minisheep.models.converted import gguf_of
 from minisheep.models.facts import ModelFacts, model_facts
 from minisheep.models.gguf_header import read_header
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import ModelEntry, find_model
-from minisheep.models.sources import fetch_gguf, fetch_weights
+from minisheep.models.sources import fetch_weights
 from minisheep.models.template import choose, plain
 from minisheep.trainers.lora_gguf import check_architecture
 
@@ -83,7 +84,7 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
         emit(Note(text))
 
     entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
-    fetched = fetch_gguf(entry, report)
+    fetched = gguf_of(entry, report)
     header = read_header(fetched.path)
     facts = model_facts(header)
     if trainable:

@@ -54,14 +54,14 @@ def load_registry() -> dict[str, ModelEntry]:
 
 
 def find_model(name: str, *, gguf: str | None = None, weights: str | None = None) -> ModelEntry:
-    """The model that `name` means: a registry name or alias in any case, a path to a ``.gguf`` or a hub id.
+    """The model that `name` means: a registry name or alias in any case, a ``.gguf``, a folder of weights or a hub id.
 
     A hub id is ``ORG/REPO`` (weights), ``ORG/REPO:FILE.gguf`` (a GGUF), either with ``@REVISION`` after the
     repository. `gguf` (path or ``ORG/REPO:FILE.gguf``) and `weights` (folder or hub id), where given, replace what the
     name says.
     Raises UnknownModelError with the nearest names when nothing fits.
     """
-    entry = _by_name(name) or _by_path(name) or _by_hub_id(name)
+    entry = _by_name(name) or _by_path(name) or _by_folder(name) or _by_hub_id(name)
     if entry is None:
         raise _unknown(name)
     if gguf:
@@ -120,6 +120,14 @@ def _by_path(name: str) -> ModelEntry | None:
     return _outsider(path.name.removesuffix(path.suffix), gguf=LocalPath(path))
 
 
+def _by_folder(name: str) -> ModelEntry | None:
+    # "ORG/REPO", or any other name, may be a folder here too: it is meant only if it holds a model.
+    if not name or "\0" in name or not _is_file(str(Path(name) / "config.json")):
+        return None
+    path = Path(name).absolute()
+    return _outsider(path.resolve().name, weights=LocalPath(path))
+
+
 def _by_hub_id(name: str) -> ModelEntry | None:
     hub = HUB_ID.fullmatch(name)
     if hub is None:
@@ -162,7 +170,7 @@ def _unknown(name: str) -> UnknownModelError:
     near = [found for found, _, _ in process.extract(name.lower()[:100], list(registry), scorer=fuzz.ratio, limit=3)]
     return UnknownModelError(
         f"No model is called {name[:100]!r}. The nearest names are {', '.join(near)}.",
-        "`minisheep models` lists them all; a path to a .gguf file or a hub id ORG/REPO works too.",
+        "`minisheep models` lists them all; a .gguf file, a folder of weights or a hub id ORG/REPO works too.",
     )
 
 

@@ -31,6 +31,11 @@ def what_is_missing(folder: Path) -> str:
     return f"{broken[0]} is missing or cut short" if broken else ""
 
 
+def shards(folder: Path) -> set[str]:
+    """The names of the safetensors files of a folder in which nothing is missing."""
+    return _shards(folder / INDEX) if (folder / INDEX).is_file() else {SINGLE}
+
+
 def _shards(index: Path) -> set[str]:
     """The files that an index names; empty if it names any that is not a plain file name."""
     try:

@@ -1,0 +1,124 @@
+"""The GGUF itself: header and vocabulary by the `gguf` package, then the tensors one piece after another."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from minisheep.convert.architectures import Design, Value
+from minisheep.convert.tensors import Tensor, offset, pieces, read_piece
+from minisheep.convert.tokenizer import Vocabulary
+from minisheep.models.cache import REPORT_EVERY, Report, megabytes
+
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
+"""enum llama_ftype of a file whose matrices are of that format."""
+_ALIGNMENT = 32
+_QUANTISATION_VERSION = 2  # GGML_QNT_VERSION
+
+
+def write_gguf(
+    path: Path,
+    title: str,
+    design: Design,
+    vocabulary: Vocabulary,
+    chat_template: str,
+    tensors: Sequence[Tensor],
+    file_type: int,
+    report: Report,
+) -> None:
+    """Write a whole model to `path`, which must not exist. The caller makes it durable and gives it its name.
+
+    Holds a few pieces of a tensor in memory and the vocabulary. Raises `errors.MinisheepError` as `read_piece` does,
+    OSError where the disk refuses.
+    """
+    keys: dict[str, Value] = {
+        "general.type": "model",
+        "general.name": title,
+        "general.file_type": file_type,
+        "general.quantization_version": _QUANTISATION_VERSION,
+        f"{design.architecture}.vocab_size": len(vocabulary.tokens),
+        **design.keys,
+        "tokenizer.ggml.model": vocabulary.model,
+        "tokenizer.ggml.pre": vocabulary.pre,
+        **{f"tokenizer.ggml.{name}_token_id": number for name, number in vocabulary.ids.items()},
+        **{f"tokenizer.ggml.{name}": flag for name, flag in vocabulary.flags.items()},
+    }
+    if chat_template:
+        keys["tokenizer.chat_template"] = chat_template
+    start = _write_header(path, design.architecture, keys, vocabulary, tensors)
+    _write_tensors(path, start, tensors, report)
+
+
+def _write_header(
+    path: Path, architecture: str, keys: Mapping[str, Value], vocabulary: Vocabulary, tensors: Sequence[Tensor]
+) -> int:
+    """Everything but the numbers; where these begin, in bytes."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, architecture)
+    for name, value in keys.items():
+        _add(writer, name, value)
+    writer.add_array("tokenizer.ggml.tokens", vocabulary.tokens)
+    writer.add_array("tokenizer.ggml.token_type", vocabulary.types)
+    writer.add_array("tokenizer.ggml.scores", vocabulary.scores)
+    writer.add_array("tokenizer.ggml.merges", vocabulary.merges)
+    for tensor in tensors:
+        kind = gguf.GGMLQuantizationType[tensor.dtype]
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=kind)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
+    return _padded(path.stat().st_size)
+
+
+def _add(writer: Any, name: str, value: Value) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(name, value)
+    elif isinstance(value, int):
+        writer.add_uint32(name, value)
+    elif isinstance(value, float):
+        writer.add_float32(name, value)
+    else:
+        writer.add_string(name, value)
+
+
+def _write_tensors(path: Path, start: int, tensors: Sequence[Tensor], report: Report) -> None:
+    places = []
+    for tensor in tensors:
+        places.append(start)
+        start = _padded(start + tensor.bytes)
+    total, done, said = sum(tensor.bytes for tensor in tensors), 0, time.monotonic()
+    with open(path, "r+b") as file:
+        os.ftruncate(file.fileno(), start)  # the last tensor is padded too
+
+        def fill(job: tuple[Tensor, int, int, int]) -> int:
+            tensor, place, first, end = job
+            data = memoryview(read_piece(tensor, first, end).tobytes())
+            length, at = len(data), place + offset(tensor, first)
+            while data:
+                written = os.pwrite(file.fileno(), data, at)
+                data, at = data[written:], at + written
+            return length
+
+        jobs = (
+            (tensor, place, *piece) for tensor, place in zip(tensors, places, strict=True) for piece in pieces(tensor)
+        )
+        # numpy lets go of the interpreter's lock where it computes.
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            for length in pool.map(fill, jobs):
+                done += length
+                if time.monotonic() - said > REPORT_EVERY:
+                    report(f"converted {megabytes(done)} of {megabytes(total)}")
+                    said = time.monotonic()
+
+
+def _padded(at: int) -> int:
+    return (at + _ALIGNMENT - 1) // _ALIGNMENT * _ALIGNMENT
