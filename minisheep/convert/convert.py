@@ -30,7 +30,7 @@ class Converted:
 
 
 def type_name(text: str) -> str:
-    """The number format that the user means: one of `FLOATS` or of `quantise.FORMATS`. Raises UsageError listing both."""
+    """The number format that is meant: one of `FLOATS` or of `quantise.FORMATS`. Raises UsageError listing both."""
     if text.lower() in FLOATS:
         return text.lower()
     if text.upper() in FORMATS:
@@ -49,13 +49,13 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
     """
     from minisheep.convert.architectures import read_design
     from minisheep.convert.check import check_tokens
+    from minisheep.convert.quantise import quantise_apart
     from minisheep.convert.safetensors_file import list_tensors
     from minisheep.convert.source import read_source
     from minisheep.convert.tensors import plan
     from minisheep.convert.tokenizer import read_vocabulary
     from minisheep.convert.write import FILE_TYPES, write_gguf
     from minisheep.models.gguf_header import read_header
-    from minisheep.convert.quantise import quantise_apart
 
     if output.exists():
         raise UsageError(f"{output} is there already.", "Give another --out FILE.gguf, or delete it.")

@@ -73,9 +73,13 @@ class Work:
         self.checks: list[Check] = []
 
     @property
-    def machine(self) -> dict[str, int]:
+    def machine(self) -> dict[str, int | str]:
         """Options of an engine."""
-        return {"threads": self.spec.threads or self.settings.threads, "gpu_layers": self.settings.gpu_layers}
+        return {
+            "threads": self.spec.threads or self.settings.threads,
+            "gpu_layers": self.settings.gpu_layers,
+            "kv_type": self.settings.kv_type,
+        }
 
     @property
     def bos(self) -> str:

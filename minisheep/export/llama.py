@@ -54,7 +54,7 @@ def answers(
     template: Template,
     users: Sequence[str],
     tokens: int,
-    machine: Mapping[str, int],
+    machine: Mapping[str, Any],
     tell: Tell,
 ) -> list[Answer]:
     """The run's answers of at most so many `tokens`; `tell` hears how many steps of how many are done.
@@ -93,7 +93,7 @@ def compare(
     run: Sequence[Answer],
     template: Template,
     tokens: int,
-    machine: Mapping[str, int],
+    machine: Mapping[str, Any],
     tell: Tell,
 ) -> list[Asked]:
     """The export on the same prompts, each as its own template puts it and tokenised as a whole, as servers do."""
