@@ -180,9 +180,10 @@ def converted_as_its_own(gguf: Path, tmp_path: Path, texts: int) -> None:
     made = convert(folder, tmp_path / "m.gguf", "f32", "Real", silent).path
     same_vocabulary(read_header(made), read_header(gguf))
     assert disagreements(made, folder, random_texts(texts)) == []
-    import tokenizers
+    from minisheep.engines.vocabulary import Vocabulary
 
-    ids = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).encode(TEXT, add_special_tokens=False).ids
+    with Vocabulary.from_file(made) as vocabulary:
+        ids = vocabulary.encode((Segment(TEXT),), bos=True)  # without its BOS, Gemma 3 is beside itself
     expected = transformers_logits(folder, ids, ggml_gelu=read_header(gguf).architecture == "gemma3")
     assert np.abs(expected - llama_logits(made, None, ids)).max() < 1e-2
 
