@@ -322,6 +322,13 @@ def test_llama_3_keeps_short_waves_and_stretches_long_ones() -> None:
     assert list(divisors) == sorted(divisors) and any(1.0 < divisor < 8.0 for divisor in divisors)
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma3_text"])
+def test_llama_3s_scaling_is_refused_where_llama_cpp_reads_no_divisors(kind: str) -> None:
+    told = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    with pytest.raises(UnsupportedModelError, match="as Llama 3"):
+        read_design(folders.tiny_config(kind, rope_scaling=told))
+
+
 def test_llama_3_travels_as_a_tensor_of_divisors(tmp_path: Path) -> None:
     told = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     header = facts(tmp_path / "m", rope_scaling=told | {"original_max_position_embeddings": 32})

@@ -63,8 +63,8 @@ SCALED = {
 @pytest.mark.parametrize("scaling", [None, *SCALED])
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text"])
 def test_llama_cpp_computes_what_transformers_does(tmp_path: Path, kind: str, scaling: str | None) -> None:
-    if kind == "gemma3_text" and scaling not in (None, "linear"):
-        pytest.skip("Gemma 3 is scaled linearly or not at all")
+    if (kind == "gemma3_text" and scaling == "yarn") or (scaling == "llama3" and kind not in ("llama", "mistral")):
+        pytest.skip("refused, or never published")
     change = {"rope_scaling": SCALED[scaling]} if scaling else {}
     folder = folders.tiny_folder(tmp_path / kind, kind, **change)
     if kind == "gemma3_text" and scaling:
@@ -113,10 +113,10 @@ def random_texts(count: int, seed: int = 7) -> list[str]:
             chosen = generator.choices(blocks, k=generator.randint(1, 3))
             letters = [chr(generator.randrange(*generator.choice(chosen))) for _ in range(generator.randint(1, 40))]
             letters = [generator.choice((" ", "\n", "'s", "12", letter, letter, letter, letter)) for letter in letters]
-        text = unicodedata.normalize("NFC", "".join(letters))
         # Lone surrogates are no text; what Unicode has assigned of late is not known to both sides alike; and the sign
         # that stands for a space inside SentencePiece cannot be told from one.
-        texts.append("".join(c for c in text if c != "▁" and unicodedata.category(c) not in ("Cs", "Cn")))
+        known = [c for c in letters if "▁" not in c and unicodedata.category(c[0]) not in ("Cs", "Cn")]
+        texts.append(unicodedata.normalize("NFC", "".join(known)))
     return texts
 
 
@@ -152,7 +152,9 @@ def test_tiny_tokenizers_make_the_same_ids(tmp_path: Path, name: str) -> None:
 def test_a_tokenizer_that_llama_cpp_sees_otherwise_is_refused(tmp_path: Path) -> None:
     folder = folders.tiny_folder(tmp_path / "m")
     made = convert(folder, tmp_path / "m.gguf", "f32", "Tiny", silent).path
-    folders.write_json(folder, tokenizer=folders.tiny_byte_level("qwen2"))
+    tokenizer = folders.tiny_byte_level()
+    tokenizer["model"]["merges"].remove(["h", "e"])
+    folders.write_json(folder, tokenizer=tokenizer)
     with pytest.raises(UnsupportedModelError, match="does not tokenise as"):
         check.check_tokens(made, folder)
 
@@ -178,9 +180,10 @@ def converted_as_its_own(gguf: Path, tmp_path: Path, texts: int) -> None:
     made = convert(folder, tmp_path / "m.gguf", "f32", "Real", silent).path
     same_vocabulary(read_header(made), read_header(gguf))
     assert disagreements(made, folder, random_texts(texts)) == []
-    import tokenizers
+    from minisheep.engines.vocabulary import Vocabulary
 
-    ids = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).encode(TEXT, add_special_tokens=False).ids
+    with Vocabulary.from_file(made) as vocabulary:
+        ids = vocabulary.encode((Segment(TEXT),), bos=True)  # without its BOS, Gemma 3 is beside itself
     expected = transformers_logits(folder, ids, ggml_gelu=read_header(gguf).architecture == "gemma3")
     assert np.abs(expected - llama_logits(made, None, ids)).max() < 1e-2
 

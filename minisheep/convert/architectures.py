@@ -97,6 +97,8 @@ def read_design(config: Mapping[str, Any]) -> Design:
     special = _gemma(text, number, layers, width // heads, head_size) if gemma else {}
     context, notes = (context, ()) if gemma else _within_window(text, layers, context)
     rope = _rope(text, kind, head_size, number("max_position_embeddings"))
+    if rope.divisors and kind.gguf != "llama":
+        raise UnsupportedModelError(f"llama.cpp scales no {kind.gguf} as Llama 3 is scaled.", ANOTHER)
     keys: dict[str, Value] = {
         "block_count": layers,
         "context_length": context,
