@@ -73,8 +73,7 @@ def _show_one(run: Run, prefix: str, *, as_json: bool, screen: bool) -> None:
         from minisheep.browse.pager import history_text
 
         console = Console(highlight=False, markup=False, emoji=False)
-        for text in history_text(told, console, console.width):
-            console.print(text)
+        console.print(*history_text(told, console, console.width), sep="\n")
     else:
         for heading, body in words.sections(told):
             click.echo(heading)

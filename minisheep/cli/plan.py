@@ -126,11 +126,11 @@ def _print(titles: list[str], lines: list[list[str]], *, plain: bool) -> None:
 
     quiet = plain or not sys.stdout.isatty()
     console = Console(width=WIDTH if quiet else None, no_color=quiet, force_terminal=False if quiet else None)
-    drawn = Table(box=None, pad_edge=False, show_header=bool(titles), header_style="" if quiet else "bold")
+    table = Table(box=None, pad_edge=False, show_header=bool(titles), header_style="" if quiet else "bold")
     for index in range(len(lines[0])):
         words = index == 0 or (titles and titles[index] == "settings")
         title = titles[index] if titles else ""
-        drawn.add_column(title, justify="left" if words else "right", overflow="fold")
+        table.add_column(title, justify="left" if words else "right", overflow="fold")
     for line in lines:
-        drawn.add_row(*(Text(cell) for cell in line))
-    console.print(drawn)
+        table.add_row(*(Text(cell) for cell in line))
+    console.print(table)
