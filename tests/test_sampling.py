@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisheep.engines.base import Sampling
-from minisheep.engines.sampling import Sampler, candidates
+from minisheep.engines.sampling import NEGLIGIBLE, Sampler, candidates
 
 rows = st.lists(st.integers(-60, 60).map(lambda n: n / 4), min_size=1, max_size=40)
 
@@ -47,6 +47,16 @@ def test_top_k_keeps_the_likeliest(logits: list[float], k: int) -> None:
     likeliest = sorted(range(len(logits)), key=lambda token: -logits[token])[:k]
     aside = [token for token in likeliest if logits[token] < max(logits) - 16]
     assert tokens.tolist() == [token for token in likeliest if token not in aside]
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.5, 6.0])
+def test_looking_only_at_the_near_ones_changes_nothing(monkeypatch: pytest.MonkeyPatch, spread: float) -> None:
+    row = np.random.default_rng(1).normal(0, spread, 20_000).astype(np.float32)
+    sampling = Sampling(top_k=500)
+    tokens, probabilities = candidates(row, sampling)
+    monkeypatch.setattr("minisheep.engines.sampling.NEAR", NEGLIGIBLE)
+    others, other_probabilities = candidates(row, sampling)
+    assert tokens.tolist() == others.tolist() and probabilities.tolist() == other_probabilities.tolist()
 
 
 def test_greedy_takes_the_likeliest_and_the_first_of_equals() -> None:

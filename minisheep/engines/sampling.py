@@ -17,6 +17,9 @@ from minisheep.engines.base import Sampling
 
 NEGLIGIBLE = 16.0
 """Nats below the best token at temperature 1 from which a token is set aside: each is then at most 1.1e-7 as likely."""
+NEAR = 8.0
+"""Where more than top_k tokens lie within so many nats, no other is looked at: a flat row has half its vocabulary
+within 16 nats, and ordering those takes most of the time."""
 
 
 def candidates(logits: npt.NDArray[Any], sampling: Sampling) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
@@ -24,13 +27,16 @@ def candidates(logits: npt.NDArray[Any], sampling: Sampling) -> tuple[npt.NDArra
 
     `logits` is one row, of the vocabulary's size. Top-k and top-p look at the distribution at temperature 1.
     """
-    floor = logits.max() - NEGLIGIBLE * max(1.0, sampling.temperature)
-    tokens = np.flatnonzero(logits >= floor)
-    values = logits[tokens].astype(np.float64)
+    highest, reach = logits.max(), max(1.0, sampling.temperature)
+    tokens = np.flatnonzero(logits >= highest - NEAR * reach)
+    if not 0 < sampling.top_k <= len(tokens):
+        tokens = np.flatnonzero(logits >= highest - NEGLIGIBLE * reach)
+    values = logits[tokens]
     if 0 < sampling.top_k < len(tokens):
         best = np.argpartition(values, -sampling.top_k)[-sampling.top_k :]
         best.sort()  # argpartition's own order is no rule to rely on
         tokens, values = tokens[best], values[best]
+    values = values.astype(np.float64)
     order = np.argsort(-values, kind="stable")
     tokens, values = tokens[order], values[order]
     if sampling.top_p < 1:
