@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,14 @@ def test_the_page_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatc
 def test_every_verb_has_a_section() -> None:
     page = markdown()
     assert all(f"\n## minisheep {verb}\n" in page for verb in VERBS)
+
+
+def test_every_command_shows_an_example() -> None:
+    for section in markdown().split("\n## ")[1:]:
+        name = section.partition("\n")[0]
+        said = section.partition("Usage:")[2].partition("\n")[2].partition("Options:")[0]
+        verb = name.split()[1]
+        assert re.search(rf"^ .*minisheep {verb}\b", said, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -25,6 +25,10 @@ def attach(run: str | None, plain: bool, as_json: bool) -> None:
 
     q leaves and p pauses; the run goes on without a screen. Ctrl-C stops the run, as where it was started. In a pipe,
     and with --plain or --json: what the run has said from its start, and then what it says until it ends.
+
+    \b
+    minisheep attach
+    minisheep attach runs/mine --json
     """
     from minisheep import api
     from minisheep.screen.keys import usable

@@ -54,7 +54,7 @@ def bench() -> None:
 
 
 def _verb(name: str, text: str) -> None:
-    @bench.command(name, help=text)
+    @bench.command(name, help=f"{text}\n\n\b\nminisheep bench {name} --quick")
     @bench_options
     def verb(**given: Any) -> None:
         _run(name, **given)
@@ -72,7 +72,12 @@ _verb("train", "Training, against transformers' Trainer with plain padding.")
     "--only", multiple=True, type=click.Choice(VERBS["loop"]), help="this part alone; may be given more than once"
 )
 def loop(**given: Any) -> None:
-    """All of it, and the data phase, turn-around, start-up, memory and time a record as well."""
+    """All of it, and the data phase, turn-around, start-up, memory and time a record as well.
+
+    \b
+    minisheep bench loop --json
+    minisheep bench loop --only data --only turnaround
+    """
     _run("loop", **given)
 
 

@@ -34,7 +34,12 @@ def _row(entry: ModelEntry) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line and nothing else")
 @click.option("--plain", is_flag=True, help="no colours")
 def models(as_json: bool, plain: bool) -> None:
-    """List the models that have a name. Any hub id (org/repo) or GGUF file works as well."""
+    """List the models that have a name. Any hub id (org/repo) or GGUF file works as well.
+
+    \b
+    minisheep models
+    minisheep models --json
+    """
     from minisheep.models.registry import load_registry
 
     entries = list(load_registry().values())

@@ -20,6 +20,10 @@ def report(run: str, out: str | None, open_: bool, as_json: bool) -> None:
     What each round did, in words and with intervals; the data funnel with the reason for every drop; distributions,
     loss curves, a map of the data; records to read; settings, versions, hashes. Works offline and on unfinished or
     damaged runs, which it reads and never changes. Pictures need matplotlib: pip install "minisheep[plots]".
+
+    \b
+    minisheep report runs/mine --open
+    minisheep report runs/mine --out pages/mine
     """
     from minisheep.report.write import write
 

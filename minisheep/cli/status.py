@@ -20,7 +20,12 @@ from minisheep.ui.views import print_metrics
 @click.option("--json", "as_json", is_flag=True, help="one JSON object and nothing else")
 @click.option("--plain", is_flag=True, help="no colours")
 def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) -> None:
-    """Show how far RUN is and what each round did. Without RUN: every run in runs/."""
+    """Show how far RUN is and what each round did. Without RUN: every run in runs/.
+
+    \b
+    minisheep status
+    minisheep status runs/mine
+    """
     import sys
 
     chosen = run or run_option
