@@ -218,7 +218,7 @@ class Decoder:
         if slots > fitting:
             raise UsageError(
                 f"{slots} slots of {per_sequence} tokens need {(slots + 1) * sequence_bytes / 2**30:.1f} GiB, and "
-                f"{(free or 0) / 2**30:.1f} GiB are free.",
+                f"{(free or 0) / 2**30:.1f} GiB are free beside the model.",
                 f"Use --slots {fitting} at most, or a smaller --context.",
             )
         return fitting
