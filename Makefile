@@ -8,10 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo-ready
 TORCH_CPU := torch==2.13.0
-# Where pip finds no wheel, llama.cpp is built here; half of its build is for tools that minisheep does not use. The
-# header lets GCC before 15 build its AMX kernels right. A path with a space cannot be given to a compiler in this way.
-AMX := $(if $(word 2,$(CURDIR)),,"-DCMAKE_CXX_FLAGS=-include $(CURDIR)/native/amx_tile_config.h")
-export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF $(AMX)
+# Where pip finds no wheel, llama.cpp is built here; half of its build is for tools that minisheep does not use.
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 
 .PHONY: all setup demo test test-fast test-model test-slow check fix coverage docs clean
 
