@@ -30,8 +30,26 @@ print(json.dumps([engine.info.description, [sum(found[str(n)]) / len(found[str(n
 """
 
 
+BESIDE_TORCH = """
+import json, sys
+from pathlib import Path
+from minisheep.engines.base import LoglikRequest, Segment
+from minisheep.engines.llamacpp import LlamaCppEngine
+import torch
+engine = LlamaCppEngine(Path(sys.argv[1]), slots=2, context=256)
+request = LoglikRequest("a", (Segment("Tell me about otters."),), (Segment("Otters swim in rivers."),))
+def ask():
+    return list(next(iter(engine.loglik([request]))).logprobs)
+before = ask()
+matrix = torch.randn(512, 512).to(torch.bfloat16)
+for _ in range(3):
+    matrix @ matrix
+print(json.dumps([before, ask()]))
+"""
+
+
 def test_the_header_leaves_the_mark_that_is_looked_for() -> None:
-    assert f"int {amx.MARK.decode()} =" in HEADER.read_text()
+    assert f"void {amx.MARK.decode()}(void)" in HEADER.read_text()
 
 
 def test_a_library_is_told_by_its_mark(tmp_path: Path) -> None:
@@ -84,3 +102,15 @@ def test_amx_computes_what_avx_does() -> None:
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     assert max(map(abs, differences)) < 0.15
     assert abs(sum(differences) / len(differences)) < 0.02
+
+
+@pytest.mark.model
+def test_what_torch_does_with_the_tiles_of_this_thread_changes_nothing() -> None:
+    from real_models import smollm2
+
+    done = subprocess.run(
+        [sys.executable, "-c", BESIDE_TORCH, str(smollm2())], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    before, after = json.loads(done.stdout)
+    assert after == before

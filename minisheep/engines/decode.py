@@ -256,7 +256,7 @@ class Decoder:
 
     def _decode(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         native.forget_log()
-        code = llama_cpp.llama_decode(self._context, self._arrays.part(start, stop))
+        code = native.decode(self._context, self._arrays.part(start, stop))
         if code == 0:
             yield start, stop
         elif code == NO_SLOT and stop - start > 1:

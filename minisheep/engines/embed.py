@@ -97,7 +97,7 @@ class Embedder:
         n = len(step.tokens)
         self._arrays.fill(step, all_rows=True)
         native.forget_log()
-        code = llama_cpp.llama_decode(self.context, self._arrays.part(0, n))
+        code = native.decode(self.context, self._arrays.part(0, n))
         if code != 0:
             raise WorkerError(
                 f"llama.cpp could not embed a batch of {n} tokens (code {code}): {native.log_line()}.",

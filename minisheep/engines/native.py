@@ -73,6 +73,12 @@ def check_gguf(path: Path, what: str) -> None:
         )
 
 
+def decode(context: Any, batch: Any) -> int:
+    """llama_decode: 0, or a code that says what went wrong."""
+    amx.restore()
+    return int(llama_cpp.llama_decode(context, batch))
+
+
 def load_model(path: Path, *, gpu_layers: int = 0, vocab_only: bool = False) -> Any:
     """The `llama_model *` of a GGUF, its weights mapped rather than read (llama_model_load_from_file).
 
