@@ -13,6 +13,9 @@ from conftest import TEST_CACHE
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
+SLOW = "the time of --quick"
+"""What a part says that was cut off."""
+
 
 def rows(verb: str) -> list[dict[str, object]]:
     environment = {**os.environ, "MINISHEEP_CACHE": str(TEST_CACHE)}
@@ -24,6 +27,8 @@ def rows(verb: str) -> list[dict[str, object]]:
         timeout=280,
         env=environment,
     )
+    if done.returncode != 0 and SLOW in done.stdout:
+        pytest.skip("this machine is too slow, or too busy, for --quick")
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -32,7 +37,7 @@ def rows(verb: str) -> list[dict[str, object]]:
 def test_a_quick_bench_prints_a_ratio(verb: str, what: str) -> None:
     found = {row["what"]: row for row in rows(verb)}
     assert all({"what", "ours", "peer", "peer_name", "ratio", "unit"} <= set(row) for row in found.values())
-    if what not in found and "the time of --quick" in str(found[verb]["note"]):
+    if what not in found and SLOW in str(found[verb]["note"]):
         pytest.skip("this machine is too slow, or too busy, for --quick")
     row = found[what]
     ratio = row["ratio"]
