@@ -122,6 +122,7 @@ def test_the_plain_adapter_answers_as_the_run_does(run: Path, tmp_path: Path) ->
     assert copy.read_bytes() == trained.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_on_a_frame_of_our_own_carries_it_along(run: Path, tmp_path: Path) -> None:
     gguf = real_models.smollm2()
     other = copied(run, tmp_path / "run")
@@ -133,7 +134,9 @@ def test_a_run_on_a_frame_of_our_own_carries_it_along(run: Path, tmp_path: Path)
     assert chat_template(read_header(made)) != chat_template(read_header(gguf))
 
 
-@pytest.mark.parametrize(("where", "check"), [("gguf", "token ids"), ("ollama", "token ids")])
+@pytest.mark.parametrize(
+    ("where", "check"), [("gguf", "token ids"), pytest.param("ollama", "token ids", marks=pytest.mark.slow)]
+)
 def test_a_wrong_template_fails_the_export(run: Path, tmp_path: Path, where: str, check: str) -> None:
     other = copied(run, tmp_path / "run")
     model = PreparedModel.read(other / "model.json")
@@ -145,6 +148,7 @@ def test_a_wrong_template_fails_the_export(run: Path, tmp_path: Path, where: str
     assert list((tmp_path / "there").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_end_that_nothing_ends_at_fails_the_export(run: Path, tmp_path: Path) -> None:
     other = copied(run, tmp_path / "run")
     model = PreparedModel.read(other / "model.json")
@@ -177,6 +181,7 @@ def test_what_is_checked_is_told(run: Path, tmp_path: Path) -> None:
     assert any("GGUF, agreement: ok: the run's 20 greedy answers" in text for text in told)
 
 
+@pytest.mark.slow
 def test_a_folder_for_the_hub_is_what_transformers_computes(run: Path, tmp_path: Path) -> None:
     from minisheep.models.dequantise import dequantise
 
