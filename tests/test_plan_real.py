@@ -55,7 +55,10 @@ def test_a_worker_that_asks_takes_the_memory_that_was_planned(slots: int, contex
     # The file itself is mapped here, not the copy that a run would make of it.
     plan = make_plan(given, replace(known_model(given), fast_on_cpu=True), this_processor(0))
     parts = {part.name: part.bytes for part in plan.inference}
-    assert sum(parts.values()) == pytest.approx(found["rss"], rel=0.15)
+    # What the kernel counts is not the same everywhere: pages of a mapped file, and those of a buffer not touched yet,
+    # may be missing. More than was planned is what would end a run.
+    planned = sum(parts.values())
+    assert 0.65 * planned < found["rss"] < 1.05 * planned
     said = {kind: _said(found["lines"], kind) for kind in ("KV", "compute", "output")}
     assert parts["KV cache"] == pytest.approx(said["KV"], rel=0.001)
     assert parts["compute buffers"] == pytest.approx(said["compute"] + said["output"], rel=0.05)
