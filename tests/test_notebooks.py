@@ -180,8 +180,13 @@ def execute(path: Path, where: Path) -> Any:
     from nbclient import NotebookClient
 
     notebook = read(path)
+    # A kernel that is slow to start, on a busy machine, is no fault of the notebook: the test has its own limit.
     NotebookClient(
-        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(where)}}
+        notebook,
+        timeout=None,
+        startup_timeout=LIMIT,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(where)}},
     ).execute()
     return notebook
 
