@@ -147,6 +147,15 @@ def test_every_setting_exists_and_takes_the_value(path: Path) -> None:
         config.make(values, ast.literal_eval(preset) if preset is not None else "paper")
 
 
+def test_the_third_goes_on_with_the_run_of_the_first() -> None:
+    """Other settings would be refused."""
+    first, third = (
+        {name: ast.literal_eval(value) for name, value in given.items() if isinstance(value, ast.Constant)}
+        for given in (next(given_settings(path)) for path in (NOTEBOOKS[0], NOTEBOOKS[2]))
+    )
+    assert first == third and first["per_round"]
+
+
 @each_notebook
 def test_every_attribute_of_a_run_or_round_exists(path: Path) -> None:
     used = [node for node in nodes(path) if isinstance(node, ast.Attribute) and opened(node.value)]
