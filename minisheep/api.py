@@ -19,52 +19,12 @@ from minisheep.events import Emit, Event, Failed, Glimpse, Note, Progress, RunSt
 from minisheep.hosts import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
 from minisheep.present import Present
-from minisheep.records import Example, Instruction, Rejection, Response, Verdict, digest
-from minisheep.store import Appender, Lock, RoundFolder, RunFolder, read_json, read_records, write_atomic
+from minisheep.records import digest
+from minisheep.rounds import Round as Round
+from minisheep.store import Appender, Lock, RunFolder, read_json, write_atomic
 from minisheep.trainers.choose import check_trainer
 
 NOT_A_RUN = frozenset({".lock", "scratch", "run.toml", "model.json", "events.jsonl", "manifest.json", "pause"})
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One round's results. Every property reads the folder anew."""
-
-    number: int
-    folder: RoundFolder
-
-    @property
-    def instructions(self) -> list[Instruction]:
-        return read_records(self.folder.instructions, Instruction)
-
-    @property
-    def responses(self) -> list[Response]:
-        return read_records(self.folder.responses, Response)
-
-    @property
-    def verdicts(self) -> list[Verdict]:
-        return read_records(self.folder.verdicts, Verdict)
-
-    @property
-    def kept(self) -> list[Example]:
-        return read_records(self.folder.kept, Example)
-
-    @property
-    def rejected(self) -> list[Rejection]:
-        return read_records(self.folder.rejected, Rejection)
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        return dict(read_json(self.folder.metrics)) if self.folder.metrics.exists() else {}
-
-    @property
-    def adapter(self) -> Path:
-        """Plain PEFT folder."""
-        return self.folder.adapter
-
-    @property
-    def adapter_gguf(self) -> Path:
-        return self.folder.adapter_gguf
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +43,11 @@ class Run:
         folder = RunFolder(self.path)
         numbers = range(1, self.settings.rounds + 1)
         return [Round(n, folder.round(n)) for n in numbers if folder.round(n).path.exists()]
+
+    @property
+    def base(self) -> Round:
+        """Round 0, which holds only what was measured of the base model."""
+        return Round(0, RunFolder(self.path).round(0))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

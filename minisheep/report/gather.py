@@ -144,6 +144,12 @@ def gather(path: str | Path) -> Gathered:
     )
 
 
+def gather_round(path: Path, number: int) -> Round:
+    """One round of the run in `path` alone; 0 is the base model. Nothing in it where it was not begun."""
+    reader, folder = Reader(path), RunFolder(path)
+    return _round(reader, number, folder.round(number), _steps(_events(reader.objects(folder.events)), number))
+
+
 def _round(reader: Reader, number: int, folder: RoundFolder, steps: tuple[TrainStep, ...]) -> Round:
     return Round(
         number=number,
