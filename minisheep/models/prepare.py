@@ -22,6 +22,7 @@ from minisheep.models.facts import ModelFacts, model_facts
 from minisheep.models.gguf_header import read_header
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import ModelEntry, find_model
+from minisheep.models.same_model import check_same_model
 from minisheep.models.sources import fetch_weights
 from minisheep.trainers.choose import choose
 from minisheep.trainers.lora_gguf import check_architecture
@@ -195,6 +196,7 @@ def _training_weights(
     except MinisheepError as error:
         raise type(error)(f"{error.message} Training needs these weights; nothing was generated.", error.fix) from None
     if own is not None:
+        check_same_model(gguf, own)
         return own, ""
     from minisheep.models.dequantise import dequantise
 
