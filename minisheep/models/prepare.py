@@ -23,7 +23,10 @@ from minisheep.models.gguf_header import read_header
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import ModelEntry, find_model
 from minisheep.models.same_model import check_same_model
+from minisheep.models.shape import shape_of
 from minisheep.models.sources import fetch_weights
+from minisheep.plan import room
+from minisheep.trainers.card import find_cuda
 from minisheep.trainers.choose import choose
 from minisheep.trainers.lora_gguf import check_architecture
 
@@ -41,6 +44,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         emit(Note("Fake engine and fake trainer: no model runs, and the records mean nothing.", "warning"))
     else:
         model = _prepare_real(settings, emit)
+        _check_card(settings, model, emit)
         choice = choose(settings.trainer, settings.load_in, model.architecture)
         if choice.told:
             emit(Note(choice.told))
@@ -64,6 +68,19 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
             gone, now = before.inference_gguf.name, model.inference_gguf.name
             emit(Note(f"{gone}, which the run began with, is gone: it goes on with {now}.", "warning"))
     return _write(model, stored)
+
+
+def _check_card(settings: Settings, model: PreparedModel, emit: Emit) -> None:
+    """Refuse, or tell, where training on the card that is here lacks room. Raises `errors.UsageError`."""
+    cuda = find_cuda()
+    if cuda.card is None or cuda.build is None:
+        return  # training is on the processor
+    bfloat16 = cuda.card.capability >= (8, 0)
+    need = room.need_of(shape_of(read_header(model.gguf)), model.architecture, settings, bfloat16=bfloat16)
+    smaller = room.largest_that_fits(settings, cuda.card.total, bfloat16=bfloat16) if need.all > cuda.card.free else ""
+    told = room.check_room(model.name, need, cuda.card, smaller)
+    if told:
+        emit(Note(told, "warning"))
 
 
 def _write(model: PreparedModel, stored: Path) -> PreparedModel:

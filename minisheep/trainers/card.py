@@ -38,16 +38,26 @@ class Cuda:
     """The CUDA that the installed torch was built for; None: for processors alone, or there is no torch."""
 
 
-def find_cuda(environment: Mapping[str, str] | None = None) -> Cuda:
+def find_cuda() -> Cuda:
     """What the driver and the installed torch say now."""
+    card, driver = _ask_driver()
+    return Cuda(card, driver, torch_build())
+
+
+def find_card() -> Card | None:
+    """The card that CUDA would use first."""
+    return _ask_driver()[0]
+
+
+def _ask_driver() -> tuple[Card | None, tuple[int, int] | None]:
     library = Nvml()
     try:
         cards = [Card(**told) for told in library.identify()]
         driver = library.cuda()
     finally:
         library.close()
-    shown = visible(cards, (os.environ if environment is None else environment).get("CUDA_VISIBLE_DEVICES"))
-    return Cuda(shown[0] if shown else None, driver, torch_build())
+    shown = visible(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return (shown[0] if shown else None), driver
 
 
 def visible(cards: Sequence[Card], wanted: str | None) -> list[Card]:
