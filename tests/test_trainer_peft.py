@@ -149,6 +149,22 @@ def test_long_examples_are_cut_or_left_out_and_counted(tmp_path: Path, weights: 
     assert f"{result.left_out} examples left out" in notes(said)
 
 
+def test_a_model_that_does_not_fit_the_memory_is_one_line(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from minisheep.trainers import peft
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(peft, "load_base", full)
+    with pytest.raises(MinisheepError, match="does not hold tiny-llama") as error:
+        train(job(tmp_path, weights))
+    assert "minisheep plan" in error.value.fix
+
+
 def test_precision_follows_the_machine() -> None:
     from minisheep.trainers.peft_model import choose_precision
 

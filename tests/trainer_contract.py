@@ -99,6 +99,61 @@ class TrainerContract:
         assert "micro-batches of 1" in notes(said)
         assert distance(adapter(alone), adapter(halved)) <= 1e-6
 
+    def test_a_full_memory_in_validation_halves_the_micro_batch_too(
+        self, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torch
+
+        from minisheep.trainers import peft_loop
+
+        honest = peft_loop.loss_sum
+
+        def small(model: Any, pairs: Any, device: Any) -> Any:
+            if not model.training and len(pairs) > 1:
+                raise torch.OutOfMemoryError("full")
+            return honest(model, pairs, device)
+
+        monkeypatch.setattr(peft_loop, "loss_sum", small)
+        said: list[Event] = []
+        result = self.train(job(tmp_path, weights), said)
+        assert "micro-batches of 1" in notes(said)
+        assert result.best_validation_loss is not None and result.micro_batch_size == 1
+
+    def test_what_fitted_the_memory_is_remembered_after_a_kill(
+        self, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+
+        from minisheep.trainers import peft_loop
+
+        honest = peft_loop.loss_sum
+        widest: list[int] = []
+
+        def small(model: Any, pairs: Any, device: Any) -> Any:
+            widest.append(len(pairs))
+            if len(pairs) > 1:
+                raise RuntimeError("CUDA error: out of memory")
+            return honest(model, pairs, device)
+
+        monkeypatch.setattr(peft_loop, "loss_sum", small)
+        work = job(tmp_path, weights, micro_batch_size=4)
+        with pytest.raises(Killed):
+            self.train(work, kill_after=3)
+        widest.clear()
+        assert self.train(work).micro_batch_size == 1
+        assert max(widest) == 1
+
+    def test_another_error_of_the_card_is_not_taken_for_a_full_memory(
+        self, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from minisheep.trainers import peft_loop
+
+        def broken(*_: Any) -> Any:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        monkeypatch.setattr(peft_loop, "loss_sum", broken)
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            self.train(job(tmp_path, weights))
+
     def test_a_memory_too_small_for_one_example_is_one_line(
         self, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
