@@ -69,7 +69,6 @@ with tiny.pytest.MonkeyPatch.context() as patch:
 
 @pytest.mark.parametrize("load_in", ["fp32", "4bit"])
 def test_its_back_end_for_processors_trains_through_our_trainer(tmp_path: Path, load_in: str) -> None:
-    pytest.importorskip("trl", reason="Unsloth imports trl")
     source = WHEELS / f"source-{ON_PROCESSORS}"
     if not source.exists():
         for package in ("unsloth", "unsloth_zoo"):
