@@ -22,7 +22,7 @@ from minisheep.present import Present
 from minisheep.records import digest
 from minisheep.rounds import Round as Round
 from minisheep.store import Appender, Lock, RunFolder, read_json, write_atomic
-from minisheep.trainers.choose import check_trainer
+from minisheep.trainers.choose import choose
 
 NOT_A_RUN = frozenset({".lock", "scratch", "run.toml", "model.json", "events.jsonl", "manifest.json", "pause"})
 
@@ -249,7 +249,8 @@ def _check_inputs(settings: Settings) -> dict[str, str]:
     if shown < settings.shots:
         raise UsageError(f"--shots {settings.shots} needs as many seed tasks to show, and there are {shown}.")
     prompts = load_prompts(settings.prompts)
-    check_trainer(settings.trainer)
+    if settings.trainer == "unsloth":
+        choose(settings.trainer, settings.load_in)
     if settings.engine != "fake":
         find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
     return {"seeds": seeds_digest(seeds), "prompts": digest("prompts", prompts)}

@@ -135,7 +135,12 @@ class Settings(BaseModel):
     language: str = setting("en", "judge", "language of the run; en drops answers with Chinese characters")
 
     # training
-    trainer: Literal["peft", "unsloth", "fake"] = setting("peft", "train", "what trains the adapter")
+    trainer: Literal["auto", "peft", "unsloth", "fake"] = setting(
+        "auto",
+        "train",
+        "what trains the adapter; auto: unsloth on an NVIDIA card that it supports, else peft",
+        changeable=True,
+    )
     load_in: Literal["auto", "4bit", "bf16", "fp32"] = setting(
         "auto", "train", "precision of the frozen base; auto: 4bit (NF4) on CUDA, else bf16 where the CPU has it"
     )

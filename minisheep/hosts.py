@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable
 
 from minisheep.errors import Stopped
-from minisheep.events import Emit
+from minisheep.events import Emit, Note
 from minisheep.loop import Phase
 from minisheep.store import RunFolder
+from minisheep.vram import Baseline
 from minisheep.worker import WARM_UP, Desk
 from minisheep.worker_process import WorkerProcess
 
@@ -90,12 +91,16 @@ class WorkerHost:
 
     def _run_alone(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
         self.close()
+        baseline = Baseline()
         self._alone = self._start(folder)
         self._worker = self._start(folder)
         self._worker.send(json.dumps({"run": str(folder.path), "phase": WARM_UP}))
         self._alone.do(job_for(folder, phase), phase, emit, self._tick)
         self._alone.close()
         self._alone = None
+        left = baseline.left_over(frozenset({self._worker.pid}))
+        if left:
+            emit(Note(left, "warning"))
 
     def _start(self, folder: RunFolder) -> WorkerProcess:
         return WorkerProcess(folder.scratch / "worker.log", self._lock)

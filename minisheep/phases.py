@@ -212,6 +212,7 @@ def train(work: Workspace, round: int, report: Report) -> None:
     from minisheep.trainers.choose import make_adapter_gguf, make_trainer
 
     folder, strategy = work.folder.round(round), work.settings.strategy
+    name = work.model.trainer or work.settings.trainer
     examples = together([read_records(work.folder.round(r).kept, Example) for r in rounds_trained_on(strategy, round)])
     before = starts_from(strategy, round)
     report.start(0, 0, "steps")
@@ -224,7 +225,7 @@ def train(work: Workspace, round: int, report: Report) -> None:
             gguf=work.model.gguf, weights=work.model.weights, output=folder.adapter, scratch=scratch,
             start=work.folder.round(before).adapter if before else None,
         )  # fmt: skip
-        trainer = make_trainer(work.settings.trainer)
+        trainer = make_trainer(name)
 
         def tell(event: Any) -> None:
             faults.point("train")
@@ -233,7 +234,7 @@ def train(work: Workspace, round: int, report: Report) -> None:
 
         result = trainer.train(job, tell, report.should_stop)
         write_json(folder.training, {name: getattr(result, name) for name in type(result).__slots__})
-    make_adapter_gguf(work.settings.trainer, folder.adapter, work.model.gguf, folder.adapter_gguf)
+    make_adapter_gguf(name, folder.adapter, work.model.gguf, folder.adapter_gguf)
     shutil.rmtree(scratch, ignore_errors=True)
     counts = read_json(folder.training)
     report.counts = {

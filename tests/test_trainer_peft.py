@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,15 @@ from tiny_training import (
     Killed,
     adapter,
     distance,
-    examples,
-    facts,
     job,
     notes,
     pretend_gguf,
     save_tiny_model,
-    steps,
     train,
 )
+from trainer_contract import TrainerContract
 
-from minisheep.errors import (
-    CorruptRunError,
-    MinisheepError,
-    ModelFileError,
-    StarvedError,
-    Stopped,
-    UnsupportedModelError,
-)
+from minisheep.errors import MinisheepError
 from minisheep.events import Event
 from minisheep.trainers.base import TrainSettings
 
@@ -48,19 +38,8 @@ def _tiny_base(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
         pretend_gguf(monkeypatch)
 
 
-@pytest.mark.parametrize("kill_after", [2, 5, 6, 10])
-def test_a_killed_training_ends_with_the_adapter_of_an_undisturbed_one(
-    tmp_path: Path, weights: Path, kill_after: int
-) -> None:
-    undisturbed, killed = job(tmp_path / "a", weights), job(tmp_path / "b", weights)
-    whole = train(undisturbed)
-    said: list[Event] = []
-    with pytest.raises(Killed):
-        train(killed, kill_after=kill_after)
-    resumed = train(killed, said)
-    assert f"after step {kill_after - 1} of 10" in notes(said)
-    assert distance(adapter(undisturbed), adapter(killed)) <= 1e-6
-    assert dataclasses.replace(resumed, seconds=0) == dataclasses.replace(whole, seconds=0)
+class TestPeft(TrainerContract):
+    trainer = "peft"
 
 
 def test_without_seeded_dropout_a_resumed_training_would_differ(
@@ -75,36 +54,6 @@ def test_without_seeded_dropout_a_resumed_training_would_differ(
         train(killed, kill_after=5)
     train(killed)
     assert distance(adapter(undisturbed), adapter(killed)) > 1e-6
-
-
-@pytest.mark.parametrize("looks", [1, 7, 14, 17])
-def test_a_stopped_training_saves_and_goes_on_exactly(tmp_path: Path, weights: Path, looks: int) -> None:
-    undisturbed, stopped = job(tmp_path / "a", weights), job(tmp_path / "b", weights, checkpoint_seconds=9e9)
-    train(undisturbed)
-    seen: list[int] = []
-    with pytest.raises(Stopped):
-        train(stopped, should_stop=lambda: len(seen) >= looks or bool(seen.append(1)))
-    assert not stopped.output.exists()
-    assert len(list(stopped.scratch.glob("step-*"))) == (looks > 2)
-    said: list[Event] = []
-    train(stopped, said)
-    assert distance(adapter(undisturbed), adapter(stopped)) <= 1e-6
-    assert steps(said)[-1].step == 10
-
-
-def test_the_loss_falls_on_what_can_be_learned(tmp_path: Path, weights: Path) -> None:
-    said: list[Event] = []
-    result = train(job(tmp_path, weights, epochs=6), said)
-    assert result.last_loss < result.first_loss - 0.5
-    assert abs(result.first_loss - math.log(520)) < 1
-    assert [event.step for event in steps(said)] == list(range(1, result.steps + 1))
-
-
-def test_counts_are_those_of_the_data(tmp_path: Path, weights: Path) -> None:
-    result = train(job(tmp_path, weights))
-    assert (result.examples, result.validation_examples, result.steps) == (20, 2, 10)
-    lengths = [1 + sum(len(s.text) for s in (*example.prompt, *example.completion)) for example in examples()]
-    assert sum(lengths) > result.tokens / 2 > sum(sorted(lengths)[:20]) - 1
 
 
 def test_micro_batches_change_nothing(tmp_path: Path, weights: Path) -> None:
@@ -150,62 +99,6 @@ def test_a_loss_that_is_no_number_names_its_step(
     assert "learning_rate" in error.value.fix
 
 
-def test_a_full_memory_halves_the_micro_batch_and_goes_on(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from minisheep.trainers import peft_loop
-
-    honest = peft_loop.loss_sum
-
-    def small(model: Any, pairs: Any, device: Any) -> Any:
-        if len(pairs) > 1:
-            raise torch.OutOfMemoryError("full")
-        return honest(model, pairs, device)
-
-    alone, halved = job(tmp_path / "a", weights, micro_batch_size=1), job(tmp_path / "b", weights, micro_batch_size=4)
-    train(alone)
-    monkeypatch.setattr(peft_loop, "loss_sum", small)
-    said: list[Event] = []
-    train(halved, said)
-    assert "micro-batches of 1" in notes(said)
-    assert distance(adapter(alone), adapter(halved)) <= 1e-6
-
-
-def test_a_memory_too_small_for_one_example_is_one_line(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from minisheep.trainers import peft_loop
-
-    def full(*_: Any) -> Any:
-        raise torch.OutOfMemoryError("full")
-
-    monkeypatch.setattr(peft_loop, "loss_sum", full)
-    with pytest.raises(MinisheepError, match="one example"):
-        train(job(tmp_path, weights))
-
-
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
-def test_the_output_is_a_plain_peft_folder(tmp_path: Path, weights: Path) -> None:
-    from peft import PeftModel
-
-    from minisheep.trainers.lora_gguf import check_config
-    from minisheep.trainers.peft_model import adapter_tensors, load_base, this_machine
-
-    work = job(tmp_path, weights)
-    train(work)
-    text = (work.output / "adapter_config.json").read_text()
-    assert json.loads(text)["base_model_name_or_path"] == "tiny-llama"
-    assert str(tmp_path) not in text and str(weights.parent) not in text
-    check_config(json.loads(text))
-    loaded = PeftModel.from_pretrained(load_base(weights, this_machine("fp32")), work.output)
-    assert distance(adapter_tensors(loaded), adapter(work)) == 0
-    assert not list(work.scratch.glob("*"))
-
-
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
 def test_the_written_adapter_is_the_best_by_validation(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
@@ -243,21 +136,6 @@ def test_few_examples_train_without_validation(tmp_path: Path, weights: Path) ->
     assert (result.validation_examples, result.best_validation_loss, result.best_step) == (0, None, result.steps)
 
 
-def test_a_finished_job_is_not_done_again(tmp_path: Path, weights: Path) -> None:
-    work = job(tmp_path, weights)
-    first, said = train(work), list[Event]()
-    assert train(work, said) == first
-    assert steps(said) == []
-
-
-def test_an_output_of_another_training_is_not_overwritten(tmp_path: Path, weights: Path) -> None:
-    train(job(tmp_path, weights))
-    before = adapter(job(tmp_path, weights))
-    with pytest.raises(CorruptRunError):
-        train(job(tmp_path, weights, count=12))
-    assert distance(before, adapter(job(tmp_path, weights))) == 0
-
-
 def test_a_short_warm_up_is_said(tmp_path: Path, weights: Path) -> None:
     said: list[Event] = []
     train(job(tmp_path, weights), said)
@@ -271,27 +149,20 @@ def test_long_examples_are_cut_or_left_out_and_counted(tmp_path: Path, weights: 
     assert f"{result.left_out} examples left out" in notes(said)
 
 
-def test_nothing_to_learn_from_is_one_line(tmp_path: Path, weights: Path) -> None:
-    with pytest.raises(StarvedError, match="4 tokens"):
-        train(job(tmp_path, weights, max_length=4))
-
-
-def test_weights_of_another_model_are_refused_before_training(
+def test_a_model_that_does_not_fit_the_memory_is_one_line(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minisheep.trainers import lora_gguf
+    import torch
 
-    other = dataclasses.replace(facts(), shapes={name: (7, 7) for name in facts().shapes})
-    monkeypatch.setattr(lora_gguf, "read_base", lambda path: other)
-    said: list[Event] = []
-    with pytest.raises(UnsupportedModelError, match="not those of this GGUF"):
-        train(job(tmp_path, weights), said)
-    assert steps(said) == []
+    from minisheep.trainers import peft
 
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("full")
 
-def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="training weights"):
-        train(job(tmp_path, tmp_path / "nothing"))
+    monkeypatch.setattr(peft, "load_base", full)
+    with pytest.raises(MinisheepError, match="does not hold tiny-llama") as error:
+        train(job(tmp_path, weights))
+    assert "minisheep plan" in error.value.fix
 
 
 def test_precision_follows_the_machine() -> None:
@@ -364,17 +235,6 @@ def test_without_the_workaround_an_evaluation_spoils_four_bit_gradients(
     monkeypatch.setattr(peft_model, "disable_cpu_packing", lambda model: None)
     with pytest.raises(AssertionError):
         assert min(four_bit_gradients(weights).values()) > 0.9999
-
-
-@pytest.mark.parametrize("load_in", ["4bit", "bf16"])
-def test_other_number_formats_train_and_resume(tmp_path: Path, weights: Path, load_in: str) -> None:
-    undisturbed, killed = job(tmp_path / "a", weights, load_in=load_in), job(tmp_path / "b", weights, load_in=load_in)
-    result = train(undisturbed)
-    assert result.last_loss < result.first_loss
-    with pytest.raises(Killed):
-        train(killed, kill_after=7)
-    train(killed)
-    assert distance(adapter(undisturbed), adapter(killed)) <= 1e-6
 
 
 def test_a_real_model_trains_converts_and_gets_better(tmp_path: Path) -> None:

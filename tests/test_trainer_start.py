@@ -126,7 +126,7 @@ def test_a_training_from_the_base_is_identified_as_before_there_were_starts(tmp_
 
     work = job(tmp_path, weights)
     fixed = dataclasses.replace(work, weights=tmp_path)
-    found = training_fingerprint(fixed, tokenise(work.gguf, work.examples, 1024), this_machine("fp32"), None)
+    found = training_fingerprint(fixed, tokenise(work.gguf, work.examples, 1024), this_machine("fp32"), start=None)
     assert found == "e6e1eb6a06ec68cc"
 
 

@@ -104,9 +104,13 @@ class Killed(BaseException):
 
 
 def train(
-    job: TrainJob, said: list[Event] | None = None, kill_after: int = 0, should_stop: Callable[[], bool] = lambda: False
+    job: TrainJob,
+    said: list[Event] | None = None,
+    kill_after: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+    trainer: str = "peft",
 ) -> TrainResult:
-    from minisheep.trainers.peft import PeftTrainer
+    from minisheep.trainers.choose import make_trainer
 
     heard = [] if said is None else said
 
@@ -115,7 +119,7 @@ def train(
         if isinstance(event, TrainStep) and event.step == kill_after:
             raise Killed
 
-    return PeftTrainer().train(job, emit, should_stop)
+    return make_trainer(trainer).train(job, emit, should_stop)
 
 
 def adapter(job: TrainJob) -> dict[str, np.ndarray[Any, Any]]:

@@ -15,17 +15,25 @@ from minisheep import installed
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
 from minisheep.events import Emit, Note
+from minisheep.models import template as templates
 from minisheep.models.cache import cache_root
 from minisheep.models.converted import gguf_of
 from minisheep.models.facts import ModelFacts, model_facts
 from minisheep.models.gguf_header import read_header
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import ModelEntry, find_model
+from minisheep.models.same_model import check_same_model
+from minisheep.models.shape import shape_of
 from minisheep.models.sources import fetch_weights
-from minisheep.models.template import choose, plain
+from minisheep.plan import room
+from minisheep.trainers.card import find_cuda
+from minisheep.trainers.choose import choose
 from minisheep.trainers.lora_gguf import check_architecture
 
-PACKAGES = ("minisheep", "torch", "transformers", "peft", "bitsandbytes", "llama-cpp-python", "gguf", "safetensors")
+PACKAGES = (
+    *("minisheep", "torch", "transformers", "peft", "bitsandbytes", "llama-cpp-python", "gguf", "safetensors"),
+    *("unsloth", "unsloth_zoo"),
+)
 
 
 def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
@@ -36,6 +44,11 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         emit(Note("Fake engine and fake trainer: no model runs, and the records mean nothing.", "warning"))
     else:
         model = _prepare_real(settings, emit)
+        _check_card(settings, model, emit)
+        choice = choose(settings.trainer, settings.load_in, model.architecture)
+        if choice.told:
+            emit(Note(choice.told))
+        model = dataclasses.replace(model, trainer=choice.trainer)
     if before is not None and before.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
             f"The run was made with a {before.name} whose file has SHA-256 {before.gguf_sha256[:16]}..., and the file"
@@ -48,11 +61,26 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         if changed:
             emit(Note(f"Versions differ from when the run began: {', '.join(sorted(changed))}.", "warning"))
         if before.inference_gguf.exists() and before.weights.exists():
-            return before
+            # Which libraries and card there are may have changed, and so may the setting.
+            kept = dataclasses.replace(before, trainer=model.trainer)
+            return kept if kept == before else _write(kept, stored)
         if before.inference_gguf.name != model.inference_gguf.name:
             gone, now = before.inference_gguf.name, model.inference_gguf.name
             emit(Note(f"{gone}, which the run began with, is gone: it goes on with {now}.", "warning"))
     return _write(model, stored)
+
+
+def _check_card(settings: Settings, model: PreparedModel, emit: Emit) -> None:
+    """Refuse, or tell, where training on the card that is here lacks room. Raises `errors.UsageError`."""
+    cuda = find_cuda()
+    if cuda.card is None or cuda.build is None:
+        return  # training is on the processor
+    bfloat16 = cuda.card.capability >= (8, 0)
+    need = room.need_of(shape_of(read_header(model.gguf)), model.architecture, settings, bfloat16=bfloat16)
+    smaller = room.largest_that_fits(settings, cuda.card.total, bfloat16=bfloat16) if need.all > cuda.card.free else ""
+    told = room.check_room(model.name, need, cuda.card, smaller)
+    if told:
+        emit(Note(told, "warning"))
 
 
 def _write(model: PreparedModel, stored: Path) -> PreparedModel:
@@ -64,8 +92,8 @@ def fake_model() -> PreparedModel:
     here = Path()
     return PreparedModel(
         name="fake", title="no model", kind="instruct", architecture="fake", licence="", gguf=here, gguf_sha256="fake",
-        source="none", inference_gguf=here, inference_note="", weights=here, weights_note="", template=plain("</s>"),
-        versions=versions(),
+        source="none", inference_gguf=here, inference_note="", weights=here, weights_note="",
+        template=templates.plain("</s>"), versions=versions(), trainer="fake",
     )  # fmt: skip
 
 
@@ -98,7 +126,7 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
         kind = "instruct" if facts.chat_template else "base"
         otherwise = " (--kind says otherwise)" if trainable else ""
         report(f"{entry.name} is not in the registry: taken for {kind} model, by its file{otherwise}.")
-    template = choose(settings.template, entry.template, facts.chat_template, special)
+    template = templates.choose(settings.template, entry.template, facts.chat_template, special)
     inference, inference_note = _inference_copy(fetched.path, fetched.sha256, facts, settings.threads, report)
     return PreparedModel(
         name=entry.name, title=entry.title, kind=kind, architecture=header.architecture, licence=entry.licence,
@@ -185,6 +213,7 @@ def _training_weights(
     except MinisheepError as error:
         raise type(error)(f"{error.message} Training needs these weights; nothing was generated.", error.fix) from None
     if own is not None:
+        check_same_model(gguf, own)
         return own, ""
     from minisheep.models.dequantise import dequantise
 

@@ -31,6 +31,8 @@ class PreparedModel:
     weights_note: str
     template: Template
     versions: dict[str, str]
+    trainer: str = ""
+    """What trains the adapters, as settled when the run was begun or continued last; empty in runs of old."""
 
     @classmethod
     def read(cls, path: Path) -> Self:

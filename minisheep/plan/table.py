@@ -114,6 +114,8 @@ def remarks(plan: Plan) -> list[str]:
     said = []
     if plan.machine.is_card:
         said.append("Nothing of this was verified on a card yet: memory is counted, times are estimates.")
+        if plan.settings.trainer in ("auto", "unsloth"):
+            said.append("Training is counted as PEFT does it; Unsloth keeps activations in RAM instead.")
     elif plan.phases is None:
         said.append("Times are not known: llama.cpp has not been tried with this model on this machine.")
     else:

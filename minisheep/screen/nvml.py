@@ -1,4 +1,5 @@
-"""NVIDIA's management library (libnvidia-ml, which comes with the driver), as much of it as the screen shows."""
+"""NVIDIA's management library (libnvidia-ml, which comes with the driver), as much of it as the screen shows and the
+choice of a trainer asks."""
 
 from __future__ import annotations
 
@@ -20,6 +21,21 @@ class _Utilization(ctypes.Structure):
     """nvmlUtilization_t: percent."""
 
     _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
+
+
+class _Process(ctypes.Structure):
+    """nvmlProcessInfo_t (v3): bytes; all ones where the driver does not tell."""
+
+    _fields_ = (
+        ("pid", ctypes.c_uint),
+        ("used", ctypes.c_ulonglong),
+        ("gpu_instance", ctypes.c_uint),
+        ("compute_instance", ctypes.c_uint),
+    )
+
+
+_MOST_PROCESSES = 256
+_NOT_TOLD = 2**64 - 1
 
 
 class Nvml:
@@ -45,6 +61,49 @@ class Nvml:
     def read(self) -> list[dict[str, Any]]:
         """What each card tells, by the names of `machine.Card`; a card that tells not even its memory is left out."""
         return [told for handle in self._handles if (told := self._card(handle))]
+
+    def identify(self) -> list[dict[str, Any]]:
+        """`name`, compute `capability`, `total`, `free` (bytes) and `holders` (PID to bytes) of each card, in the
+        driver's order; a card that does not tell its memory and capability is left out."""
+        return [told for handle in self._handles if (told := self._identity(handle))]
+
+    def cuda(self) -> tuple[int, int] | None:
+        """The newest CUDA that the driver can run."""
+        version = ctypes.c_int(0)
+        try:
+            answered = self._library is not None and (
+                self._library.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(version)) == SUCCESS
+            )
+        except AttributeError:
+            return None
+        return divmod(version.value // 10, 100) if answered else None
+
+    def _identity(self, handle: ctypes.c_void_p) -> dict[str, Any]:
+        memory, major, minor = _Memory(), ctypes.c_int(), ctypes.c_int()
+        name = ctypes.create_string_buffer(96)
+        if not self._told("nvmlDeviceGetMemoryInfo", handle, memory):
+            return {}
+        if not self._told("nvmlDeviceGetCudaComputeCapability", handle, ctypes.byref(major), minor):
+            return {}
+        self._library.nvmlDeviceGetName(handle, name, ctypes.c_uint(len(name)))
+        return {
+            "name": name.value.decode("utf-8", "replace"),
+            "capability": (major.value, minor.value),
+            "total": memory.total,
+            "free": memory.free,
+            "holders": self._holders(handle),
+        }
+
+    def _holders(self, handle: ctypes.c_void_p) -> dict[int, int]:
+        """Bytes of the card that each process holds, 0 where the driver does not tell; graphics as well as compute."""
+        found: dict[int, int] = {}
+        for function in ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v3"):
+            processes = (_Process * _MOST_PROCESSES)()
+            count = ctypes.c_uint(_MOST_PROCESSES)
+            if self._told(function, handle, ctypes.byref(count), processes):
+                for process in processes[: count.value]:
+                    found[process.pid] = 0 if process.used == _NOT_TOLD else process.used
+        return found
 
     def close(self) -> None:
         if self._library is not None:

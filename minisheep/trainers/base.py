@@ -77,6 +77,8 @@ class TrainResult:
     """What was really used."""
     truncated: int
     left_out: int
+    micro_batch_size: int = 0
+    """Examples of a forward pass at the end: fewer than were set where the memory did not suffice. 0: not known."""
 
 
 class Trainer(Protocol):

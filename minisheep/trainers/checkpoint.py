@@ -37,7 +37,7 @@ class Checkpoint:
     """Optimizer steps that are done."""
     state: dict[str, Any]
     """JSON-ready: losses, counts, seconds."""
-    tensors: dict[str, Array]
+    tensors: dict[str, NDArray[Any]]
 
 
 def save_checkpoint(scratch: Path, fingerprint: str, checkpoint: Checkpoint) -> Path:

@@ -1,29 +1,66 @@
-"""The trainer and the adapter converter that belong together; heavy imports happen only for the one that is chosen."""
+"""Which trainer a run has, and the adapter converter that belongs to it; only the one chosen is imported."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from minisheep import installed
 from minisheep.errors import UsageError
 from minisheep.store import read_json
 from minisheep.trainers.base import Trainer
+from minisheep.trainers.card import Cuda, find_cuda
+from minisheep.trainers.suited import SUPPORTED, Obstacle, obstacle
 
 
-def check_trainer(name: str) -> None:
-    """Raises `errors.UsageError` for a trainer that this version lacks; imports nothing, so it can come first."""
-    if name == "unsloth":
-        raise UsageError(
-            "Training through Unsloth is not in this version. Nothing was generated.",
-            "Give --trainer peft: on CUDA it trains in 4-bit as well.",
-        )
+@dataclass(frozen=True, slots=True)
+class Choice:
+    trainer: str
+    """``peft``, ``unsloth`` or ``fake``."""
+    told: str
+    """The choice and its reason in one line; empty where the user made it."""
+
+
+def settle(wanted: str, against: Obstacle | None, cuda: Cuda) -> Choice:
+    """What the setting `trainer` becomes where `against` speaks against Unsloth. Pure.
+
+    Raises `errors.UsageError` where the user asked for Unsloth and it cannot be had.
+    """
+    if wanted == "auto":
+        if against is None:
+            return Choice(
+                "unsloth", f"Training goes through Unsloth, on {cuda.card.name if cuda.card else 'the card'}."
+            )
+        form = ", in 4-bit (NF4) by bitsandbytes" if cuda.card is not None else ""
+        return Choice("peft", f"Training goes through PEFT{form}, not Unsloth: {against.reason}.")
+    if wanted == "unsloth" and against is not None:
+        fix = f"{against.fix} Or give --trainer auto.".strip() if against.fix else "Give --trainer auto."
+        raise UsageError(f"Unsloth cannot train here: {against.reason}. Nothing was generated.", fix)
+    return Choice(wanted, "")
+
+
+def choose(wanted: str, load_in: str, architecture: str | None = None) -> Choice:
+    """`settle` for this machine and this environment; a GGUF's `architecture` may not be known yet.
+
+    Imports nothing heavy, so it can come first. Raises `errors.UsageError`.
+    """
+    if wanted not in ("auto", "unsloth"):
+        return Choice(wanted, "")
+    cuda = find_cuda()
+    against = obstacle(cuda, installed.versions(SUPPORTED), load_in=load_in, architecture=architecture)
+    return settle(wanted, against, cuda)
 
 
 def make_trainer(name: str) -> Trainer:
-    """The trainer called `name`, checked before by `check_trainer`."""
+    """The trainer called `name`, one of `Choice.trainer`."""
     if name == "fake":
         from minisheep.trainers.fake import FakeTrainer
 
         return FakeTrainer()
+    if name == "unsloth":
+        from minisheep.trainers.unsloth_trainer import UnslothTrainer
+
+        return UnslothTrainer()
     from minisheep.trainers.peft import PeftTrainer
 
     return PeftTrainer()

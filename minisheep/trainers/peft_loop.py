@@ -11,21 +11,24 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from minisheep.errors import MinisheepError, Stopped
 from minisheep.events import Emit, Note, TrainStep
 from minisheep.records import derive_seed
 from minisheep.trainers import tokens
+from minisheep.trainers.adamw import MOMENTS, make_adamw, moments, restore
 from minisheep.trainers.base import TrainJob, TrainResult
 from minisheep.trainers.checkpoint import Array, Checkpoint, newest_checkpoint, save_checkpoint
+from minisheep.trainers.memory_full import is_memory_full
 from minisheep.trainers.peft_loss import loss_sum
 from minisheep.trainers.peft_model import PeftModel, Precision
 
 CLIP = 1.0
 """Highest norm of a step's gradient."""
-BETAS = (0.9, 0.999)
 
 
 @dataclass(slots=True)
@@ -42,6 +45,8 @@ class _State:
     last_rate: float = 0.0
     best_step: int = 0
     best_loss: float | None = None
+    micro_batch_size: int = 0
+    """What fitted the memory; 0 before the first step."""
 
 
 class TrainingLoop:
@@ -56,7 +61,10 @@ class TrainingLoop:
         fingerprint: str,
         emit: Emit,
         should_stop: Callable[[], bool],
+        *,
+        eight_bit: bool = False,
     ) -> None:
+        """`eight_bit` keeps AdamW's moments in 8 bits."""
         self.job, self.settings, self.data, self.precision = job, job.settings, data, precision
         self.model, self.fingerprint, self.emit, self.should_stop = model, fingerprint, emit, should_stop
         self.training, self.held = tokens.split(len(data.pairs), self.settings.validation, self.settings.seed)
@@ -65,9 +73,7 @@ class TrainingLoop:
         self.warmup = tokens.usable_warmup(self.settings.warmup_steps, self.total)
         self.micro_batch_size = self.settings.micro_batch_size
         self.adapted = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            self.adapted.values(), lr=self.settings.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
-        )
+        self.optimizer = make_adamw(self.adapted.values(), self.settings.learning_rate, eight_bit=eight_bit)
         self.state = _State()
         self.validation_loss: float | None = None
         """Of the last validation, until it was told."""
@@ -134,23 +140,37 @@ class TrainingLoop:
     def _gradients(self, batch: Sequence[tokens.TokenPair], step: int) -> float:
         """Accumulate the gradient of the mean loss per supervised token of `batch`; that mean.
 
-        Where the card's memory does not suffice, the micro-batch is halved and the step done again.
+        Where the memory does not suffice, the micro-batch is halved and the step done again: the batch stays.
         """
         supervised = sum(pair.supervised for pair in batch)
         while True:
             try:
-                return self._accumulate(batch, step, supervised)
-            except torch.OutOfMemoryError:
+                loss = self._accumulate(batch, step, supervised)
+            except RuntimeError as error:
+                if not is_memory_full(error):
+                    raise
                 self.optimizer.zero_grad()
+            else:
+                self.state.micro_batch_size = self.micro_batch_size
+                return loss
             # Outside the handler, which would keep the failed pass's tensors alive.
-            if self.micro_batch_size == 1:
-                raise MinisheepError(
-                    f"The memory does not suffice to train on one example of {max(len(p.ids) for p in batch)} tokens.",
-                    "Lower max_length, set load_in to 4bit or take a smaller model, and continue the run.",
-                )
-            self.micro_batch_size //= 2
+            self._halve(batch)
+
+    def _halve(self, pairs: Sequence[tokens.TokenPair]) -> None:
+        """Go on with half as many examples in a forward pass. Raises `errors.MinisheepError` where it is one."""
+        if self.micro_batch_size == 1:
+            raise MinisheepError(
+                f"The memory does not suffice to train on one example of {max(len(p.ids) for p in pairs)} tokens.",
+                "Lower max_length, set load_in to 4bit or take a smaller model, and continue the run.",
+            )
+        self.micro_batch_size //= 2
+        if self.precision.device.type == "cuda":
             torch.cuda.empty_cache()
-            self._note(f"Out of memory: going on with micro-batches of {self.micro_batch_size}.", "warning")
+        self._note(
+            f"Out of memory: going on with micro-batches of {self.micro_batch_size};"
+            f" {self.settings.batch_size} examples a step as before.",
+            "warning",
+        )
 
     def _accumulate(self, batch: Sequence[tokens.TokenPair], step: int, supervised: int) -> float:
         total = 0.0
@@ -181,16 +201,27 @@ class TrainingLoop:
         """Mean loss on the held-out pairs; the weights are kept if it is the lowest so far."""
         pairs = sorted((self.data.pairs[index] for index in self.held), key=lambda pair: len(pair.ids))
         self.model.eval()
-        with torch.no_grad():
-            total = sum(
-                loss_sum(self.model, micro, self.precision.device).item() for micro in self._micro_batches(pairs)
-            )
+        total = self._held_out_loss(pairs)
         self.model.train()
         loss = total / sum(pair.supervised for pair in pairs)
         state = self.state
         state.evaluated, self.validation_loss = state.step, loss
         if state.best_loss is None or loss < state.best_loss:
             state.best_loss, state.best_step, self.best = loss, state.step, self._weights()
+
+    def _held_out_loss(self, pairs: Sequence[tokens.TokenPair]) -> float:
+        """Summed loss of `pairs`, with smaller micro-batches where the memory does not suffice."""
+        while True:
+            try:
+                with torch.no_grad():
+                    return sum(
+                        loss_sum(self.model, micro, self.precision.device).item()
+                        for micro in self._micro_batches(pairs)
+                    )
+            except RuntimeError as error:
+                if not is_memory_full(error):
+                    raise
+            self._halve(pairs)
 
     def _say_step(self, speed: float) -> None:
         state = self.state
@@ -222,11 +253,11 @@ class TrainingLoop:
         self.saved_at = time.monotonic()
         if self.saved_step == self.state.step:
             return
-        tensors = {f"weights/{name}": value for name, value in self._weights().items()}
+        tensors: dict[str, NDArray[Any]] = {f"weights/{name}": value for name, value in self._weights().items()}
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
         for name, parameter in self.adapted.items():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{moment}/{name}"] = self.optimizer.state[parameter][moment].float().cpu().numpy()
+            for moment, values in moments(self.optimizer, parameter).items():
+                tensors[f"{moment}/{name}"] = values
         state = dataclasses.asdict(self.state) | {"seconds": self._elapsed()}
         save_checkpoint(self.job.scratch, self.fingerprint, Checkpoint(self.state.step, state, tensors))
         self.saved_step = self.state.step
@@ -238,14 +269,14 @@ class TrainingLoop:
             return
         self.state = _State(**found.state)
         self.saved_step = self.state.step
+        if self.state.micro_batch_size:
+            self.micro_batch_size = min(self.micro_batch_size, self.state.micro_batch_size)
         with torch.no_grad():
             for name, parameter in self.adapted.items():
                 parameter.copy_(torch.from_numpy(found.tensors[f"weights/{name}"]))
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(self.state.step), device=parameter.device),
-                    "exp_avg": torch.from_numpy(found.tensors[f"exp_avg/{name}"]).to(parameter),
-                    "exp_avg_sq": torch.from_numpy(found.tensors[f"exp_avg_sq/{name}"]).to(parameter),
-                }
+                places = {moment: f"{moment}/{name}" for moment in MOMENTS}
+                kept = {moment: found.tensors[place] for moment, place in places.items() if place in found.tensors}
+                restore(self.optimizer, parameter, kept, self.state.step)
         self.best = {name: found.tensors[f"best/{name}"] for name in self.adapted if f"best/{name}" in found.tensors}
         self._note(f"Training goes on after step {self.state.step} of {self.total}.")
 
@@ -264,4 +295,5 @@ class TrainingLoop:
             load_in=self.precision.load_in,
             truncated=self.data.truncated,
             left_out=self.data.left_out,
+            micro_batch_size=self.micro_batch_size,
         )

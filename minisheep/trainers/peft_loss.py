@@ -14,14 +14,24 @@ HEAD_ELEMENTS = 2**24
 """Logits that exist at once: 64 MB in float32. All of a batch's would be gigabytes with a vocabulary of 262k."""
 
 
+PADDING_FREE = "_minisheep_padding_free"
+"""An attribute of models whose attention keeps sequences of one row apart by `packed_seq_lengths` (Unsloth,
+unsloth/utils/packing.py) or, where it is transformers' own, by positions that begin again at 0."""
+
+
 def loss_sum(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> torch.Tensor:
     """Summed negative log-likelihood, in nats, of the supervised tokens of one micro-batch; a scalar in float32.
 
-    On a processor the sequences lie in one row, each seeing itself alone; elsewhere they are padded on the right, where
-    a causal model cannot see. The output layer, in a small model most of the work and in any model most of the memory,
-    runs only at positions that predict a supervised token.
+    On a processor, and in a model that Unsloth made, the sequences lie in one row, each seeing itself alone; elsewhere
+    they are padded on the right, where a causal model cannot see. The output layer, in a small model most of the work
+    and in any model most of the memory, runs only at positions that predict a supervised token.
     """
-    hidden = _packed(model, pairs) if can_pack(model) else _padded(model, pairs, device)
+    if can_pack(model):
+        hidden = _packed(model, pairs)
+    elif getattr(model, PADDING_FREE, False):
+        hidden = _in_a_row(model, pairs, device)
+    else:
+        hidden = _padded(model, pairs, device)
     targets = torch.tensor([token for pair in pairs for token in pair.ids[pair.first :]], device=hidden.device)
     total: torch.Tensor = HeadLoss.apply(hidden, model.get_output_embeddings().weight, targets)  # type: ignore[no-untyped-call]
     return total
@@ -29,6 +39,28 @@ def loss_sum(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> to
 
 def _packed(model: Any, pairs: Sequence[TokenPair]) -> torch.Tensor:
     """Hidden states [supervised tokens, width] at the positions that predict one."""
+    ids, places, kept, bounds = _one_row(pairs)
+    hidden: torch.Tensor = _body(model)(
+        input_ids=ids, position_ids=places, bounds=bounds, use_cache=False
+    ).last_hidden_state
+    return hidden[0, kept]
+
+
+def _in_a_row(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> torch.Tensor:
+    ids, places, kept, _ = _one_row(pairs)
+    lengths = torch.tensor([len(pair.ids) for pair in pairs], dtype=torch.int32)
+    hidden: torch.Tensor = _body(model)(
+        input_ids=ids.to(device),
+        position_ids=places.to(device),
+        packed_seq_lengths=lengths.to(device),
+        use_cache=False,
+    ).last_hidden_state
+    return hidden[0, kept.to(device)]
+
+
+def _one_row(pairs: Sequence[TokenPair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, ...]]:
+    """Token ids [1, tokens], their positions [1, tokens], the indices that predict a supervised token, and where
+    sequences begin, with the number of tokens at the end."""
     bounds: list[int] = [0]
     kept: list[int] = []
     for pair in pairs:
@@ -36,10 +68,7 @@ def _packed(model: Any, pairs: Sequence[TokenPair]) -> torch.Tensor:
         bounds.append(bounds[-1] + len(pair.ids))
     ids = torch.tensor([[token for pair in pairs for token in pair.ids]])
     places = torch.cat([torch.arange(len(pair.ids)) for pair in pairs])[None]
-    hidden: torch.Tensor = _body(model)(
-        input_ids=ids, position_ids=places, bounds=tuple(bounds), use_cache=False
-    ).last_hidden_state
-    return hidden[0, torch.tensor(kept)]
+    return ids, places, torch.tensor(kept), tuple(bounds)
 
 
 def _padded(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> torch.Tensor:

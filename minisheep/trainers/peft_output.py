@@ -25,8 +25,11 @@ RESULT = "training_result.json"
 """In the PEFT folder: the TrainResult and what was trained, so that a repeated job finds it done."""
 
 
-def training_fingerprint(job: TrainJob, data: Tokenised, precision: Precision, start: str | None) -> str:
-    """What is trained, and from where: `start` is the digest of the adapter that it begins with.
+def training_fingerprint(
+    job: TrainJob, data: Tokenised, precision: Precision, *, start: str | None, maker: str = ""
+) -> str:
+    """What is trained, from where, and by which libraries: `start` is the digest of the adapter that it begins with,
+    `maker` is `trainers.peft.Maker.name`.
 
     Settings that change only speed and saving are left out.
     """
@@ -43,6 +46,8 @@ def training_fingerprint(job: TrainJob, data: Tokenised, precision: Precision, s
     }
     if start is not None:
         content["start"] = start
+    if maker:
+        content["maker"] = maker
     return digest("training", {**content, "model": model, "round": job.round})
 
 

@@ -1,0 +1,145 @@
+"""Which trainer a machine gets, and the one line that says why."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minisheep.errors import UsageError
+from minisheep.trainers import card, choose, suited
+from minisheep.trainers.card import Card, Cuda
+
+GB = 10**9
+RTX_4090 = Card("NVIDIA GeForce RTX 4090", (8, 9), 24 * GB, 23 * GB)
+GOOD = Cuda(RTX_4090, (13, 1), (13, 0))
+SET = {
+    "unsloth": "2026.10.7",
+    "unsloth_zoo": "2026.10.7",
+    "transformers": "5.17.0",
+    "trl": "1.15.0",
+    "torch": "2.14.1",
+    "bitsandbytes": "0.50.2",
+    "peft": "0.21.2",
+}
+
+
+def reason(cuda: Cuda = GOOD, load_in: str = "auto", architecture: str | None = None, **packages: str) -> str:
+    found = suited.obstacle(cuda, SET | packages, load_in=load_in, architecture=architecture)
+    return found.reason if found else ""
+
+
+def test_nothing_speaks_against_a_supported_card_and_set() -> None:
+    assert reason() == ""
+    assert reason(load_in="4bit", architecture="qwen2") == ""
+    assert reason(torch="2.14.1+cu130", transformers="5.17") == ""
+
+
+@pytest.mark.parametrize(
+    ("cuda", "words"),
+    [
+        (Cuda(None, (13, 1), (13, 0)), "no NVIDIA card"),
+        (dataclasses.replace(GOOD, build=None), "built without CUDA"),
+        (dataclasses.replace(GOOD, driver=(12, 8)), "CUDA up to 12.8, and torch was built for 13.0"),
+        (
+            dataclasses.replace(GOOD, card=Card("NVIDIA Tesla T4", (7, 5), 16 * GB, 16 * GB)),
+            "Tesla T4 has compute capability 7.5, and training in bfloat16 needs 8.0",
+        ),
+    ],
+)
+def test_what_the_hardware_lacks_is_said_with_its_numbers(cuda: Cuda, words: str) -> None:
+    assert words in reason(cuda)
+
+
+def test_a_driver_of_the_same_major_cuda_is_new_enough() -> None:
+    assert reason(dataclasses.replace(GOOD, driver=(13, 0), build=(13, 2))) == ""
+
+
+@pytest.mark.parametrize(
+    ("package", "version"),
+    [("transformers", "5.23.0"), ("trl", "1.16.0"), ("torch", "2.15.0"), ("unsloth", "2026.9.1"), ("peft", "0.22.0")],
+)
+def test_a_version_outside_the_supported_set_is_named_with_the_range(package: str, version: str) -> None:
+    first, beyond = suited.SUPPORTED[package]
+    assert reason(**{package: version}) == (
+        f"{package} is {version}, and what works together is {package} from {first} on and before {beyond}"
+    )
+
+
+def test_what_is_not_installed_is_named() -> None:
+    for package in suited.SUPPORTED:
+        found = suited.obstacle(GOOD, {name: v for name, v in SET.items() if name != package})
+        assert found is not None and "not installed" in found.reason and suited.INSTALL in found.fix
+
+
+def test_settings_and_models_that_its_kernels_are_not_for() -> None:
+    assert "fp32" in reason(load_in="fp32")
+    assert "gemma3" in reason(architecture="gemma3")
+
+
+def test_auto_takes_unsloth_where_it_can_and_says_so() -> None:
+    assert choose.settle("auto", None, GOOD).trainer == "unsloth"
+    assert "RTX 4090" in choose.settle("auto", None, GOOD).told
+
+
+def test_auto_falls_back_to_peft_with_the_reason_and_how() -> None:
+    on_card = choose.settle("auto", suited.Obstacle("it is not installed", ""), GOOD)
+    assert on_card.trainer == "peft"
+    assert "NF4" in on_card.told and "it is not installed" in on_card.told
+    without = choose.settle("auto", suited.obstacle(Cuda(), {}), Cuda())
+    assert without.trainer == "peft" and "no NVIDIA card" in without.told and "NF4" not in without.told
+
+
+def test_unsloth_that_was_asked_for_and_cannot_be_had_is_refused_with_the_reason() -> None:
+    with pytest.raises(UsageError, match="no NVIDIA card") as refused:
+        choose.settle("unsloth", suited.obstacle(Cuda(), {}), Cuda())
+    assert "--trainer auto" in refused.value.fix
+    assert choose.settle("unsloth", None, GOOD).trainer == "unsloth"
+
+
+def test_a_trainer_that_was_named_is_taken_without_a_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked() -> Cuda:
+        raise AssertionError
+
+    monkeypatch.setattr(choose, "find_cuda", looked)
+    assert choose.choose("peft", "auto") == choose.Choice("peft", "")
+
+
+def test_visible_devices_leave_what_cuda_would_see() -> None:
+    one, two = RTX_4090, dataclasses.replace(RTX_4090, name="other")
+    assert card.visible([one, two], None) == [one, two]
+    assert card.visible([one, two], "1,0") == [two, one]
+    assert card.visible([one, two], "") == card.visible([one, two], "-1") == []
+    assert card.visible([one, two], "0,7,1") == [one]
+    assert card.visible([one, two], "GPU-1234") == [one, two]
+
+
+@pytest.mark.parametrize(
+    ("text", "build"),
+    [
+        ("__version__ = '2.14.1'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", (13, 0)),
+        ("cuda: str | None = '12.8'", (12, 8)),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = '6.4'", None),
+        ("", None),
+    ],
+)
+def test_the_cuda_of_a_torch_is_read_from_its_version_file(text: str, build: tuple[int, int] | None) -> None:
+    assert card.build_in(text) == build
+
+
+def test_who_holds_a_card_is_named_the_largest_first_and_without_this_run() -> None:
+    held = dataclasses.replace(RTX_4090, holders={2**22 + 1: GB, 2**22 + 2: 3 * GB, 2**22 + 3: 5 * GB})
+    told = card.holders_in_words(held, own=frozenset({2**22 + 3}))
+    assert told == f"PID {2**22 + 2} 3.0 GB, PID {2**22 + 1} 1.0 GB"
+    assert card.holders_in_words(RTX_4090) == ""
+
+
+def test_choosing_and_the_trainer_itself_import_nothing_that_unsloth_must_come_before() -> None:
+    code = "import sys, minisheep.phases, minisheep.trainers.choose, minisheep.trainers.unsloth_trainer as u;"
+    code += "print(sorted({'torch', 'transformers', 'peft', 'trl', 'unsloth'} & set(sys.modules)))"
+    root = str(Path(choose.__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=root)
+    assert done.stdout.strip() == "[]", done.stderr
