@@ -1,4 +1,4 @@
-"""NVIDIA's management library (libnvidia-ml, which comes with the driver), as much of it as the screen shows."""
+"""NVIDIA's management library (libnvidia-ml, from the driver), as much of it as the screen and the doctor show."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 SUCCESS = 0
 GPU_TEMPERATURE = 0
 """NVML_TEMPERATURE_GPU."""
+_TEXT = 96
+"""NVML_DEVICE_NAME_V2_BUFFER_SIZE, the longest of its texts."""
 
 
 class _Memory(ctypes.Structure):
@@ -45,6 +47,38 @@ class Nvml:
     def read(self) -> list[dict[str, Any]]:
         """What each card tells, by the names of `machine.Card`; a card that tells not even its memory is left out."""
         return [told for handle in self._handles if (told := self._card(handle))]
+
+    def versions(self) -> tuple[str, str]:
+        """Those of the driver and of the newest CUDA that it runs (``580.95``, ``13.0``); empty where not told."""
+        if self._library is None:
+            return "", ""
+        text, number = ctypes.create_string_buffer(_TEXT), ctypes.c_int()
+        try:
+            driver = self._library.nvmlSystemGetDriverVersion(text, ctypes.c_uint(_TEXT)) == SUCCESS
+            cuda = self._library.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(number)) == SUCCESS
+        except AttributeError:  # a driver older than the function
+            return text.value.decode("utf-8", "replace"), ""
+        told = f"{number.value // 1000}.{number.value % 1000 // 10}" if cuda else ""
+        return text.value.decode("utf-8", "replace") if driver else "", told
+
+    def identities(self) -> list[dict[str, Any]]:
+        """Name, compute capability (``8.6``, or empty) and bytes, free and in all, of each card that tells its memory.
+
+        CUDA_VISIBLE_DEVICES hides none of them.
+        """
+        return [told for handle in self._handles if (told := self._identity(handle))]
+
+    def _identity(self, handle: ctypes.c_void_p) -> dict[str, Any]:
+        memory, text = _Memory(), ctypes.create_string_buffer(_TEXT)
+        if not self._told("nvmlDeviceGetMemoryInfo", handle, memory):
+            return {}
+        if self._library.nvmlDeviceGetName(handle, text, ctypes.c_uint(_TEXT)) != SUCCESS:
+            text.value = b"NVIDIA card"
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        told = self._told("nvmlDeviceGetCudaComputeCapability", handle, ctypes.byref(major), minor)
+        capability = f"{major.value}.{minor.value}" if told else ""
+        name = text.value.decode("utf-8", "replace")
+        return {"name": name, "capability": capability, "free": memory.free, "total": memory.total}
 
     def close(self) -> None:
         if self._library is not None:

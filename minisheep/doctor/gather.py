@@ -1,0 +1,89 @@
+"""The parent's side of the probes: child processes, all groups at once, and what became of each probe."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from minisheep.bench.children import TIME_UP, conversation
+from minisheep.bench.plan import Job
+from minisheep.doctor.result import Facts
+from minisheep.errors import MinisheepError, WorkerError, by_name
+
+CHILD = (sys.executable, "-m", "minisheep.doctor.child")
+
+
+def prepare(job: Job, tell: Callable[[str], None], command: Sequence[str] = CHILD) -> MinisheepError | None:
+    """Have a child fetch and check the model of `job` into its folder; why it cannot be had, or None."""
+    try:
+        with closing(conversation(job, Path(job.folder) / "prepare.log", command=list(command))) as said:
+            for message in said:
+                if "note" in message:
+                    tell(message["note"])
+                if "failed" in message:
+                    failed = message["failed"]
+                    return by_name(failed["kind"])(failed["message"], failed["fix"])
+    except WorkerError as error:
+        return error
+    return None
+
+
+def ask(groups: Mapping[str, Sequence[str]], job: Job, ends: float, command: Sequence[str] = CHILD) -> dict[str, Facts]:
+    """The facts of all probes in `groups` (names of the probes by group), each group in a process of its own.
+
+    At `ends`, on the monotonic clock, whatever still runs is ended. Every probe has an entry, see `settle`.
+    """
+    answers: queue.Queue[dict[str, Facts]] = queue.Queue()
+
+    def work(group: str, probes: Sequence[str]) -> None:
+        part = Job(group, job.model, dict(job.sizes), 1, folder=job.folder)
+        answers.put(one_group(part, probes, ends, command))
+
+    # Daemons: Ctrl-C must not wait for them, and their children die with them.
+    for group, probes in groups.items():
+        threading.Thread(target=work, args=(group, probes), daemon=True).start()
+    found: dict[str, Facts] = {}
+    for _ in groups:
+        found |= answers.get()
+    return found
+
+
+def one_group(job: Job, probes: Sequence[str], ends: float, command: Sequence[str] = CHILD) -> dict[str, Facts]:
+    """Run one group to its end, however that comes."""
+    began = time.monotonic()
+    answered: dict[str, Facts] = {}
+    begun, end = "", "said nothing of it"
+    try:
+        log = Path(job.folder) / f"{job.part}.log"
+        with closing(conversation(job, log, ends=ends, command=list(command))) as said:
+            for message in said:
+                begun = message.get("begins", begun)
+                if "probe" in message:
+                    answered[message["probe"]] = message["facts"]
+                if message.get("failed", {}).get("kind") == TIME_UP:
+                    end = f"not finished within {time.monotonic() - began:.0f} s"
+    except WorkerError as error:
+        end = error.message
+    except (OSError, ValueError) as error:
+        end = f"its process could not be heard: {error}"
+    return settle(probes, answered, begun, end)
+
+
+def settle(probes: Iterable[str], answered: Mapping[str, Facts], begun: str, end: str) -> dict[str, Facts]:
+    """Facts for every probe of a group: its own; ``error`` for the one that was at work at the `end`; ``unasked`` for
+    those that never began, with the reason. Pure."""
+    found: dict[str, Facts] = {}
+    broken = ""
+    for name in probes:
+        if name in answered:
+            found[name] = answered[name]
+        elif not broken and begun in ("", name):
+            found[name], broken = {"error": end}, name
+        else:
+            found[name] = {"unasked": f"'{broken or begun}' before it did not end"}
+    return found
