@@ -21,7 +21,7 @@ def check(machine: Machine, place: Place, facts: Mapping[str, Facts]) -> Iterato
 def loads(place: Place, facts: Facts, machine: Machine) -> Result:
     if facts.get("error"):
         fix = (
-            commands.mend_llama(place, compiler=bool(machine.nvcc), capability=machine.capability)
+            commands.mend_llama(place, compiler=machine.nvcc, capability=machine.capability)
             if machine.has_card
             else commands.pip(place, f"--no-cache-dir --force-reinstall --no-deps {commands.LLAMA}")
         )
@@ -37,7 +37,7 @@ def offload(machine: Machine, place: Place, llama: Facts, generate: Facts | None
         return skipped(name, NO_CARD)
     if llama.get("error"):
         return skipped(name, "llama.cpp does not load")
-    fix = commands.mend_llama(place, compiler=bool(machine.nvcc), capability=machine.capability)
+    fix = commands.mend_llama(place, compiler=machine.nvcc, capability=machine.capability)
     if not llama["offload"]:
         return fail(name, f"{machine.cards[0].name} is here, but this llama.cpp was built for processors only", fix)
     if generate is None or "unasked" in generate or generate.get("error"):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 LLAMA = "llama-cpp-python==0.3.36"
 """As pinned in pyproject.toml: the layout of llama.cpp's structs changes between patch releases."""
+NVCC = "/usr/local/cuda/bin/nvcc"
+"""Where NVIDIA's installer puts the compiler, without putting it on PATH."""
 _FORCED = "--no-cache-dir --force-reinstall --no-deps"
 """pip would keep, or take from its cache, the build that is to be replaced."""
 
@@ -33,16 +35,17 @@ def pip(place: Place, what: str) -> str:
     return f"{shlex.quote(place.python)} -m pip install {what}"
 
 
-def build_llama(place: Place, capability: str = "") -> str:
+def build_llama(place: Place, capability: str = "", compiler: str = "") -> str:
     """The line that builds llama.cpp for this machine's card (Metal on a Mac).
 
     `capability` such as ``8.6`` builds for that card alone, even where the build cannot see it; without one the
-    compiler asks the card that is there.
+    compiler asks the card that is there. `compiler` is the path of nvcc.
     """
     install = pip(place, f"{_FORCED} {LLAMA}")
     if place.system == "Darwin":
         return f'CMAKE_ARGS="-DGGML_METAL=on" {install}'
-    return f'CMAKE_ARGS="{cuda_flags(capability)}" {install}'
+    outside = f"CUDACXX={NVCC} " if compiler == NVCC else ""
+    return f'{outside}CMAKE_ARGS="{cuda_flags(capability)}" {install}'
 
 
 def cuda_flags(capability: str = "") -> str:
@@ -58,9 +61,9 @@ def toolkit(place: Place) -> str:
     return "install the CUDA toolkit so that `nvcc` is on PATH (Debian, Ubuntu: `apt install nvidia-cuda-toolkit`)"
 
 
-def mend_llama(place: Place, *, compiler: bool, capability: str = "") -> str:
-    """How a llama.cpp without CUDA becomes one with it; `compiler`: whether nvcc is here."""
-    build = build_llama(place, capability)
+def mend_llama(place: Place, *, compiler: str, capability: str = "") -> str:
+    """How a llama.cpp without CUDA becomes one with it; `compiler` is the path of nvcc, empty where it is missing."""
+    build = build_llama(place, capability, compiler)
     return build if compiler or place.system == "Darwin" else f"First {toolkit(place)}; then: {build}"
 
 

@@ -15,6 +15,8 @@ from minisheep.bench.plan import Job
 from minisheep.doctor.result import Facts
 from minisheep.errors import MinisheepError, WorkerError, by_name
 
+BUSY = ("llama.cpp", "training")
+"""Groups that compute with all cores: llama.cpp's threads wait for each other by spinning, so side by side both crawl."""
 CHILD = (sys.executable, "-m", "minisheep.doctor.child")
 
 
@@ -36,17 +38,19 @@ def prepare(job: Job, tell: Callable[[str], None], command: Sequence[str] = CHIL
 def ask(groups: Mapping[str, Sequence[str]], job: Job, ends: float, command: Sequence[str] = CHILD) -> dict[str, Facts]:
     """The facts of all probes in `groups` (names of the probes by group), each group in a process of its own.
 
-    At `ends`, on the monotonic clock, whatever still runs is ended. Every probe has an entry, see `settle`.
+    Groups run side by side, but those in `BUSY` one after the other. At `ends`, on the monotonic clock, whatever still
+    runs is ended. Every probe has an entry, see `settle`.
     """
     answers: queue.Queue[dict[str, Facts]] = queue.Queue()
 
-    def work(group: str, probes: Sequence[str]) -> None:
-        part = Job(group, job.model, dict(job.sizes), 1, folder=job.folder)
-        answers.put(one_group(part, probes, ends, command))
+    def work(lane: Sequence[str]) -> None:
+        for group in lane:
+            part = Job(group, job.model, dict(job.sizes), 1, folder=job.folder)
+            answers.put(one_group(part, groups[group], ends, command))
 
     # Daemons: Ctrl-C must not wait for them, and their children die with them.
-    for group, probes in groups.items():
-        threading.Thread(target=work, args=(group, probes), daemon=True).start()
+    for lane in ([name for name in groups if name in BUSY], *([name] for name in groups if name not in BUSY)):
+        threading.Thread(target=work, args=(lane,), daemon=True).start()
     found: dict[str, Facts] = {}
     for _ in groups:
         found |= answers.get()

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minisheep.doctor.commands import NVCC
 from minisheep.engines import cpu
 from minisheep.engines.budget import free_ram
 from minisheep.models.cache import cache_root
@@ -52,7 +53,7 @@ class Machine:
     hidden: str | None = None
     """CUDA_VISIBLE_DEVICES, where it is set."""
     nvcc: str = ""
-    """CUDA's compiler, if it is on PATH."""
+    """CUDA's compiler, on PATH or where its installer puts it; empty where it is in neither."""
     disks: Mapping[str, int] = field(default_factory=dict)
     """Free bytes by folder; the folder need not exist yet."""
 
@@ -87,7 +88,7 @@ def look(runs: Path = Path("runs")) -> Machine:
         cards=cards,
         pci_cards=pci_cards(),
         hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        nvcc=shutil.which("nvcc") or "",
+        nvcc=shutil.which("nvcc") or (NVCC if os.access(NVCC, os.X_OK) else ""),
         disks=free_disks((cache_root(), runs.absolute())),
     )
 
