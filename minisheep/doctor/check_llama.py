@@ -12,20 +12,22 @@ from minisheep.doctor.result import Facts, Result, fail, ok, skipped, warn
 
 
 def check(machine: Machine, place: Place, facts: Mapping[str, Facts]) -> Iterator[Result]:
-    llama, generate = facts.get("llama", {}), facts.get("generate")
+    llama, generate = facts.get("llama", {"unasked": "not asked"}), facts.get("generate")
     yield loads(place, llama, machine)
     yield offload(machine, place, llama, generate)
     yield writes(generate)
 
 
 def loads(place: Place, facts: Facts, machine: Machine) -> Result:
+    if "unasked" in facts:
+        return skipped("llama.cpp", facts["unasked"])
     if facts.get("error"):
         fix = (
             commands.mend_llama(place, compiler=machine.nvcc, capability=machine.capability)
             if machine.has_card
             else commands.pip(place, f"--no-cache-dir --force-reinstall --no-deps {commands.LLAMA}")
         )
-        return fail("llama.cpp", f"it does not load: {facts['error']}", fix)
+        return fail("llama.cpp", f"it does not load: {facts['error']}", facts.get("fix") or fix)
     what = "with" if facts["offload"] else "without"
     return ok("llama.cpp", f"llama-cpp-python {facts['version']}, {what} GPU support", system=facts["system"])
 
@@ -35,8 +37,8 @@ def offload(machine: Machine, place: Place, llama: Facts, generate: Facts | None
     name = "llama.cpp on the card"
     if not machine.has_card:
         return skipped(name, NO_CARD)
-    if llama.get("error"):
-        return skipped(name, "llama.cpp does not load")
+    if "unasked" in llama or llama.get("error"):
+        return skipped(name, "see 'llama.cpp'")
     fix = commands.mend_llama(place, compiler=machine.nvcc, capability=machine.capability)
     if not llama["offload"]:
         return fail(name, f"{machine.cards[0].name} is here, but this llama.cpp was built for processors only", fix)

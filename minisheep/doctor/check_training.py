@@ -28,7 +28,7 @@ def torch(machine: Machine, place: Place, facts: Facts) -> Result:
         return skipped(name, facts["unasked"])
     if facts.get("error"):
         fix = commands.cuda_torch(place) if machine.has_card else commands.pip(place, "--force-reinstall torch")
-        return fail(name, facts["error"], fix)
+        return fail(name, facts["error"], facts.get("fix") or fix)
     told = f"torch {facts['version']}"
     if facts["cuda"]:
         return ok(name, f"{told}, CUDA {facts['cuda_build']}, computes on {', '.join(facts['cards'])}")
@@ -54,7 +54,8 @@ def bitsandbytes(machine: Machine, place: Place, facts: Facts) -> Result:
         return skipped(name, facts["unasked"])
     fix = commands.pip(place, f"--force-reinstall --no-deps {BITSANDBYTES}")
     if facts.get("error"):
-        return fail(name, f"4-bit does not work: {facts['error']}", f"{fix} (or {PROCESSOR_DOES})")
+        told = f"4-bit does not work: {facts['error']}"
+        return fail(name, told, facts.get("fix") or f"{fix} (or {PROCESSOR_DOES})")
     told = f"bitsandbytes {facts['version']}, 4-bit round trip on {facts['device']}"
     if machine.has_card and facts["device"] == "cuda" and not facts["with_cuda"]:
         return fail(name, f"{told}, but with its library for processors ({facts['library']})", fix)

@@ -55,7 +55,6 @@ def ask(job: Job, say: Say) -> None:
     for name, probe in GROUPS[job.part].items():
         if name in NEED_MODEL and model is None:
             continue
-        say({"begins": name})
         say({"probe": name, "facts": answer(probe, model, scratch)})
 
 

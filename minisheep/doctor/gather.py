@@ -16,7 +16,8 @@ from minisheep.doctor.result import Facts
 from minisheep.errors import MinisheepError, WorkerError, by_name
 
 BUSY = ("llama.cpp", "training")
-"""Groups that compute with all cores: llama.cpp's threads wait for each other by spinning, so side by side both crawl."""
+"""Groups that compute with all cores: llama.cpp's threads wait for each other by spinning, so that both would crawl."""
+LONGER = "`minisheep doctor --seconds 120` gives it longer"
 CHILD = (sys.executable, "-m", "minisheep.doctor.child")
 
 
@@ -60,34 +61,35 @@ def ask(groups: Mapping[str, Sequence[str]], job: Job, ends: float, command: Seq
 def one_group(job: Job, probes: Sequence[str], ends: float, command: Sequence[str] = CHILD) -> dict[str, Facts]:
     """Run one group to its end, however that comes."""
     began = time.monotonic()
+    if began >= ends:
+        return {name: {"unasked": f"no time was left: {LONGER}"} for name in probes}
     answered: dict[str, Facts] = {}
-    begun, end = "", "said nothing of it"
+    end, fix = "its process ended without a word", ""
     try:
         log = Path(job.folder) / f"{job.part}.log"
         with closing(conversation(job, log, ends=ends, command=list(command))) as said:
             for message in said:
-                begun = message.get("begins", begun)
                 if "probe" in message:
                     answered[message["probe"]] = message["facts"]
                 if message.get("failed", {}).get("kind") == TIME_UP:
-                    end = f"not finished within {time.monotonic() - began:.0f} s"
+                    end, fix = f"not finished within {time.monotonic() - began:.0f} s", f"{LONGER}."
     except WorkerError as error:
         end = error.message
     except (OSError, ValueError) as error:
         end = f"its process could not be heard: {error}"
-    return settle(probes, answered, begun, end)
+    return settle(probes, answered, {"error": end, "fix": fix})
 
 
-def settle(probes: Iterable[str], answered: Mapping[str, Facts], begun: str, end: str) -> dict[str, Facts]:
-    """Facts for every probe of a group: its own; ``error`` for the one that was at work at the `end`; ``unasked`` for
-    those that never began, with the reason. Pure."""
+def settle(probes: Iterable[str], answered: Mapping[str, Facts], end: Facts) -> dict[str, Facts]:
+    """Facts for every probe of a group, in their order: its own; for the first without, during which the process ended,
+    `end`; for those after it ``unasked``, with the reason. Pure."""
     found: dict[str, Facts] = {}
     broken = ""
     for name in probes:
         if name in answered:
             found[name] = answered[name]
-        elif not broken and begun in ("", name):
-            found[name], broken = {"error": end}, name
+        elif not broken:
+            found[name], broken = end, name
         else:
-            found[name] = {"unasked": f"'{broken or begun}' before it did not end"}
+            found[name] = {"unasked": f"the process that was to do it ended at '{broken}'"}
     return found
