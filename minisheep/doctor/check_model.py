@@ -81,9 +81,10 @@ def agreement(generate: Facts | None, weights: Facts | None) -> Result:
     apart = distance(generate["logprobs"], weights["logprobs"])
     told = f"{apart:.3f} nats per token apart over {len(weights['logprobs'])} tokens"
     told += " (weights made from the GGUF)" if weights["note"] else ""
-    if apart > ALIKE:
+    # Said so that a difference that is no number passes neither.
+    if not apart <= ALIKE:
         return fail(name, f"{told}: another model", "Give --gguf and --weights of the same model.", nats=apart)
-    if apart > CLOSE:
+    if not apart <= CLOSE:
         return warn(name, f"{told}: a coarse quantisation, or another revision", "Take a larger quant.", nats=apart)
     return ok(name, told, nats=round(apart, 4))
 

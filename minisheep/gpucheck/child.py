@@ -21,9 +21,7 @@ from minisheep.bench.turns import after_first_step, timed
 from minisheep.bench.without_amx import die_with_parent
 from minisheep.errors import MinisheepError
 from minisheep.events import Event, TrainStep
-
-DECODE, TRAIN = "decode", "train "
-"""The part of a job; a training's is followed by the name of its trainer."""
+from minisheep.gpucheck.jobs import DECODE, TRAIN
 
 
 def main(argument: str) -> int:

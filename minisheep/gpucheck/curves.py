@@ -68,9 +68,10 @@ def compare(one: Training, other: Training) -> Result:
     if one.peak_bytes and other.peak_bytes:
         figures["vram"] = round(other.peak_bytes / one.peak_bytes, 3)
         told += f", {figures['vram']:.2f} times the VRAM"
-    if mean > APART:
+    # Said so that a mean that is no number passes neither.
+    if not mean <= APART:
         return fail(name, told, "Use --trainer peft, and report it with docs/gpu-check.json.", **figures)
-    if mean > ALIKE:
+    if not mean <= ALIKE:
         return warn(name, told, "Look at the curves in docs/gpu-check.json.", **figures)
     return ok(name, told, **figures)
 

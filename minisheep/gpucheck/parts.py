@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -17,23 +18,18 @@ from typing import Any
 from minisheep.bench import commands, session
 from minisheep.bench.children import TIME_UP, conversation
 from minisheep.bench.measure import Row
-from minisheep.bench.plan import FULL, Job, Options
+from minisheep.bench.plan import Job, Options
 from minisheep.doctor.result import Result, fail, ok, skipped, warn
 from minisheep.errors import MinisheepError, UsageError, WorkerError, by_name
 from minisheep.gpucheck import build
-from minisheep.gpucheck.child import DECODE, TRAIN
 from minisheep.gpucheck.curves import Training
+from minisheep.gpucheck.jobs import BENCHED, DECODE, DECODE_SIZES, REPEATS, SLOTS, TRAIN, TRAIN_SIZES
 from minisheep.gpucheck.vram import Peak
 from minisheep.trainers.choose import check_trainer
 
 CHILD = (sys.executable, "-m", "minisheep.gpucheck.child")
-SLOTS = (1, 8, 32, 64)
-DECODE_SIZES = {"context": 512, "tokens": 128, "least": 8}
-TRAIN_SIZES = {**FULL["train"], "examples": 128}
-REPEATS = 3
 PART_SECONDS = 900.0
 """A part that takes longer hangs: the sizes are seconds to minutes on a card of 2018."""
-BENCHED = ("engine", "judge", "train")
 
 
 class Refused(Exception):
@@ -126,6 +122,8 @@ def train(job: Job, trainer: str, command: Sequence[str] = CHILD) -> Training:
         facts, peak = measured(replace(job, part=f"{TRAIN}{trainer}", sizes=TRAIN_SIZES), command)
     except UsageError as error:
         raise Refused(error.message, error.fix) from None
+    if not facts["losses"] or not all(map(math.isfinite, facts["losses"])):
+        raise WorkerError(f"Its losses are no numbers: {facts['losses'][:8]}.")
     return Training(
         trainer, tuple(facts["losses"]), facts["tokens_per_second"], facts["seconds"], facts["load_in"], peak,
         facts["allocated_bytes"],

@@ -17,7 +17,7 @@ from minisheep.doctor.check_machine import NO_CARD
 from minisheep.doctor.machine import Machine
 from minisheep.doctor.result import Result, counted, fail, ok, skipped, verdict, warn
 from minisheep.errors import MinisheepError
-from minisheep.gpucheck import build, curves, parts
+from minisheep.gpucheck import build, curves, jobs, parts
 from minisheep.gpucheck.parts import Refused, Tell
 
 TRAINERS = ("peft", "unsloth")
@@ -72,8 +72,8 @@ def before_doctor() -> list[str]:
 def after_doctor() -> list[str]:
     """Names of all that is measured, for a machine on which nothing can be."""
     return [
-        *(f"bench {verb}" for verb in parts.BENCHED),
-        *(f"decode, {slots} sequence{'' if slots == 1 else 's'}" for slots in parts.SLOTS),
+        *(f"bench {verb}" for verb in jobs.BENCHED),
+        *(f"decode, {slots} sequence{'' if slots == 1 else 's'}" for slots in jobs.SLOTS),
         *(f"train with {trainer}" for trainer in TRAINERS),
         "unsloth beside peft",
         *(f"align with {trainer}" for trainer in TRAINERS),
