@@ -60,7 +60,9 @@ def markdown(found: Mapping[str, Any], results: Sequence[Result]) -> str:
     if curves:
         lines += ["", "## Loss, step by step", ""]
         lines += [f"- {result.figures['trainer']}: {curve(result.figures['losses'])}" for result in curves]
-    checks = next((result.figures["checks"] for result in results if result.name == "doctor" and result.figures), [])
+    checks: list[dict[str, str]] = next(
+        (result.figures["checks"] for result in results if result.name == "doctor" and result.figures), []
+    )
     if checks:
         lines += ["", "## minisheep doctor", "", "| check | outcome | found |", "|---|---|---|"]
         lines += [f"| {_cell(one['name'])} | {one['outcome']} | {_cell(one['found'])} |" for one in checks]
