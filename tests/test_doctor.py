@@ -132,6 +132,14 @@ def test_capability_decides_what_a_card_can_do(capability: str, outcome: str) ->
     assert check_machine.capability(here).outcome == outcome
 
 
+@pytest.mark.parametrize(("after", "outcome"), [(20.0, "warn"), (90.0, "fail")])
+def test_what_is_cut_off_soon_may_be_slow_and_what_is_not_hangs(after: float, outcome: str) -> None:
+    late = {"error": "not finished", "fix": "give it longer", "after": after}
+    results = judged(machine(), facts(llama=late, generate=late, torch=late, bitsandbytes=late, train=late))
+    for name in ("llama.cpp", "generate", "PyTorch", "bitsandbytes", "train"):
+        assert (of(name, results).outcome, of(name, results).fix) == (outcome, "give it longer")
+
+
 # What to type
 
 

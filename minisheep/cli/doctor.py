@@ -24,7 +24,7 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
     "--seconds",
     type=click.FloatRange(1, 3600),
     metavar="N",
-    help="time for what is tried, all together [28]; a large --model needs more",
+    help="time for what is tried, all together [27]; a large --model needs more",
 )
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line, and nothing else")
 @click.option("--plain", is_flag=True, help="plain lines without colours")

@@ -8,7 +8,7 @@ from minisheep.doctor import commands
 from minisheep.doctor.check_machine import NO_CARD
 from minisheep.doctor.commands import Place
 from minisheep.doctor.machine import Machine
-from minisheep.doctor.result import Facts, Result, fail, ok, skipped, warn
+from minisheep.doctor.result import Facts, Result, broken, fail, ok, skipped, warn
 
 
 def check(machine: Machine, place: Place, facts: Mapping[str, Facts]) -> Iterator[Result]:
@@ -27,7 +27,7 @@ def loads(place: Place, facts: Facts, machine: Machine) -> Result:
             if machine.has_card
             else commands.pip(place, f"--no-cache-dir --force-reinstall --no-deps {commands.LLAMA}")
         )
-        return fail("llama.cpp", f"it does not load: {facts['error']}", facts.get("fix") or fix)
+        return broken("llama.cpp", f"it does not load: {facts['error']}", facts, fix)
     what = "with" if facts["offload"] else "without"
     return ok("llama.cpp", f"llama-cpp-python {facts['version']}, {what} GPU support", system=facts["system"])
 
@@ -60,7 +60,7 @@ def writes(facts: Facts | None) -> Result:
     if "unasked" in facts:
         return skipped(name, facts["unasked"])
     if facts.get("error"):
-        return fail(name, facts["error"], facts.get("fix") or "Mend 'llama.cpp' first; else report it.")
+        return broken(name, facts["error"], facts, "Mend 'llama.cpp' first; else report it.")
     rate = facts["tokens"] / facts["seconds"] if facts["seconds"] else 0.0
     told = f"{facts['tokens']} tokens in {facts['seconds']:.2f} s ({rate:.0f} tokens/s, one sequence)"
     if not facts["tokens"]:

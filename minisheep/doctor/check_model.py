@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from minisheep.doctor.result import Facts, Result, fail, ok, skipped, warn
+from minisheep.doctor.result import Facts, Result, broken, fail, ok, skipped, warn
 from minisheep.errors import MinisheepError
 
 CLOSE, ALIKE = 0.3, 1.0
@@ -41,7 +41,7 @@ def file(facts: Facts | None, missing: MinisheepError | None, name: str) -> Resu
     if facts is None or "unasked" in facts:
         return skipped("model file", (facts or {}).get("unasked", "no model"))
     if facts.get("error"):
-        return fail("model file", facts["error"], facts.get("fix", ""))
+        return broken("model file", facts["error"], facts, "")
     told = f"{facts['name']}, {facts['bytes'] / 1e6:.0f} MB, SHA-256 {facts['sha256'][:16]}..."
     if facts["again"] and facts["again"] != facts["sha256"]:
         return fail("model file", f"{told}, but reading it again gives {facts['again'][:16]}...", f"rm {facts['path']}")

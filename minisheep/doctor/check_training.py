@@ -9,7 +9,7 @@ from minisheep.doctor import commands
 from minisheep.doctor.check_machine import NO_CARD
 from minisheep.doctor.commands import Place
 from minisheep.doctor.machine import Machine
-from minisheep.doctor.result import Facts, Result, fail, ok, skipped, warn
+from minisheep.doctor.result import Facts, Result, broken, fail, ok, skipped, warn
 
 BITSANDBYTES = '"bitsandbytes>=0.50,<0.51"'
 PROCESSOR_DOES = "--load-in bf16 trains without it."
@@ -28,7 +28,7 @@ def torch(machine: Machine, place: Place, facts: Facts) -> Result:
         return skipped(name, facts["unasked"])
     if facts.get("error"):
         fix = commands.cuda_torch(place) if machine.has_card else commands.pip(place, "--force-reinstall torch")
-        return fail(name, facts["error"], facts.get("fix") or fix)
+        return broken(name, facts["error"], facts, fix)
     told = f"torch {facts['version']}"
     if facts["cuda"]:
         return ok(name, f"{told}, CUDA {facts['cuda_build']}, computes on {', '.join(facts['cards'])}")
@@ -55,7 +55,7 @@ def bitsandbytes(machine: Machine, place: Place, facts: Facts) -> Result:
     fix = commands.pip(place, f"--force-reinstall --no-deps {BITSANDBYTES}")
     if facts.get("error"):
         told = f"4-bit does not work: {facts['error']}"
-        return fail(name, told, facts.get("fix") or f"{fix} (or {PROCESSOR_DOES})")
+        return broken(name, told, facts, f"{fix} (or {PROCESSOR_DOES})")
     told = f"bitsandbytes {facts['version']}, 4-bit round trip on {facts['device']}"
     if machine.has_card and facts["device"] == "cuda" and not facts["with_cuda"]:
         return fail(name, f"{told}, but with its library for processors ({facts['library']})", fix)
@@ -80,9 +80,7 @@ def steps(machine: Machine, facts: Facts | None) -> Result:
     if "unasked" in facts:
         return skipped(name, facts["unasked"])
     if facts.get("error"):
-        return fail(
-            name, facts["error"], facts.get("fix") or "Mend 'PyTorch' and 'bitsandbytes' first; else report it."
-        )
+        return broken(name, facts["error"], facts, "Mend 'PyTorch' and 'bitsandbytes' first; else report it.")
     told = f"{facts['steps']} step on {facts['device']}, base in {facts['load_in']}, loss {facts['loss']:.3f}"
     if not math.isfinite(facts["loss"]):
         return fail(name, f"{told}: no number", "--load-in fp32 trains in full precision.")

@@ -64,7 +64,7 @@ def one_group(job: Job, probes: Sequence[str], ends: float, command: Sequence[st
     if began >= ends:
         return {name: {"unasked": f"no time was left: {LONGER}"} for name in probes}
     answered: dict[str, Facts] = {}
-    end, fix = "its process ended without a word", ""
+    end: Facts = {"error": "its process ended without a word"}
     try:
         log = Path(job.folder) / f"{job.part}.log"
         with closing(conversation(job, log, ends=ends, command=list(command))) as said:
@@ -72,12 +72,13 @@ def one_group(job: Job, probes: Sequence[str], ends: float, command: Sequence[st
                 if "probe" in message:
                     answered[message["probe"]] = message["facts"]
                 if message.get("failed", {}).get("kind") == TIME_UP:
-                    end, fix = f"not finished within {time.monotonic() - began:.0f} s", f"{LONGER}."
+                    after = time.monotonic() - began
+                    end = {"error": f"not finished within {after:.0f} s", "fix": f"{LONGER}.", "after": after}
     except WorkerError as error:
-        end = error.message
+        end = {"error": error.message}
     except (OSError, ValueError) as error:
-        end = f"its process could not be heard: {error}"
-    return settle(probes, answered, {"error": end, "fix": fix})
+        end = {"error": f"its process could not be heard: {error}"}
+    return settle(probes, answered, end)
 
 
 def settle(probes: Iterable[str], answered: Mapping[str, Facts], end: Facts) -> dict[str, Facts]:

@@ -10,7 +10,8 @@ from typing import Any
 OUTCOMES = ("ok", "warn", "fail", "skipped")
 
 Facts = dict[str, Any]
-"""What a probe found, JSON-ready. A probe that could not answer has ``error``, in words, and perhaps ``fix``."""
+"""What a probe found, JSON-ready. One that could not answer has ``error``, in words, and perhaps ``fix``, and ``after``
+(seconds) where its time was up. One that was never begun has ``unasked``, the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,19 @@ def warn(name: str, found: str, fix: str, **figures: Any) -> Result:
 
 def fail(name: str, found: str, fix: str, **figures: Any) -> Result:
     return Result(name, "fail", found, fix, figures)
+
+
+def broken(name: str, found: str, facts: Facts, fix: str) -> Result:
+    """The result of a probe that has an ``error``; its own ``fix`` comes first.
+
+    One that was merely cut off soon, by ``after`` seconds, may be slow: a first import from a cold disk is no fault.
+    """
+    soon = "after" in facts and facts["after"] < HANGS
+    return Result(name, "warn" if soon else "fail", found, facts.get("fix") or fix)
+
+
+HANGS = 60.0
+"""Seconds after which what has not ended is said to hang."""
 
 
 def skipped(name: str, found: str, fix: str = "") -> Result:
