@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from doctor_facts import CARD, GIB, PLACE, facts, machine, no_card, on_a_processor
 
+from minisheep import config
 from minisheep.doctor import check_machine, check_packages, commands, folders, gather, templates
 from minisheep.doctor.check_packages import Wanted
 from minisheep.doctor.commands import Place, build_llama, mend_llama
 from minisheep.doctor.machine import Machine, free_disks, pci_cards
-from minisheep.doctor.offload import told_of
+from minisheep.doctor.offload import card_without_offload, told_of
 from minisheep.doctor.probes import offloaded
 from minisheep.doctor.result import Facts, Result, counted, failed, ok, skipped, verdict
 from minisheep.doctor.run import groups, judge
 from minisheep.errors import DownloadError, MinisheepError, ModelFileError
+from minisheep.events import Event, Note
+from minisheep.models import prepare
 
 BUILD = 'CMAKE_ARGS="-DGGML_CUDA=on -DGGML_NATIVE=on -DLLAVA_BUILD=OFF'
 
@@ -184,6 +189,28 @@ def test_a_run_that_would_leave_the_card_idle_is_told_in_one_line() -> None:
 
 def test_a_run_that_uses_its_card_or_has_none_is_told_nothing() -> None:
     assert told_of(["RTX 3060"], offload=True) == told_of([], offload=False) == ""
+
+
+@pytest.mark.parametrize(("layers", "offload", "told"), [(-1, False, True), (-1, True, False), (0, False, False)])
+def test_a_card_is_idle_where_llama_cpp_cannot_use_it_and_nobody_asked_for_that(
+    monkeypatch: pytest.MonkeyPatch, layers: int, offload: bool, told: bool
+) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(llama_supports_gpu_offload=lambda: offload))
+    card = SimpleNamespace(identities=lambda: [{"name": "RTX 3060"}], close=lambda: None)
+    monkeypatch.setattr("minisheep.doctor.offload.Nvml", lambda: card)
+    assert bool(card_without_offload(layers)) is told
+
+
+def test_a_run_hears_of_its_idle_card_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise ModelFileError("not now")
+
+    monkeypatch.setattr(prepare, "card_without_offload", lambda layers: "idle")
+    monkeypatch.setattr(prepare, "for_inference", refuse)
+    said: list[Event] = []
+    with pytest.raises(ModelFileError):
+        prepare._prepare_real(config.make({}), said.append)
+    assert said == [Note("idle", "warning")]
 
 
 # Packages

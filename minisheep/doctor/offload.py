@@ -12,10 +12,10 @@ def card_without_offload(gpu_layers: int) -> str:
 
     `gpu_layers` is the setting: 0 asks for the processor. Loads llama.cpp, so only workers call it.
     """
-    import llama_cpp
-
     if gpu_layers == 0:
         return ""
+    import llama_cpp
+
     nvml = Nvml()
     try:
         cards = [str(told["name"]) for told in nvml.identities()]
