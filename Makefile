@@ -1,6 +1,7 @@
 # make demo    set up, then two rounds of a tiny model     make test    set up, then the tests
 # make check   format, lint, types                          make fix     format and mend what can be mended
 # make docs    the command reference, from the code
+# make gpu-check [WHEELS=FOLDER]    all that needs an NVIDIA card, into docs/gpu-check.json and .md
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,13 @@ TORCH_CPU := torch==2.13.0
 # Where pip finds no wheel, llama.cpp is built here; half of its build is for tools that minisheep does not use.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 
-.PHONY: all setup demo test test-fast test-model test-slow check fix coverage docs clean
+# With a folder of wheels and sdists, every pip below takes from it and uses no network.
+ifdef WHEELS
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(WHEELS))
+endif
+
+.PHONY: all setup demo test test-fast test-model test-slow check fix coverage docs gpu-check clean
 
 all: check test
 
@@ -59,6 +66,10 @@ fix: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m minisheep.cli.reference > docs/commands.md
+
+# llama.cpp with CUDA and Unsloth are installed by the check itself, where there is a card.
+gpu-check: $(DEMO_READY)
+	$(BIN)/python -m minisheep.gpucheck $(if $(WHEELS),--wheels "$(abspath $(WHEELS))")
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage dist

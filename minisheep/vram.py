@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from minisheep.trainers.card import Card, find_card, holders_in_words
+from minisheep.trainers.card import Card, find_card, in_words
 
 SLACK = 200 * 2**20
 """Bytes that a desktop takes and gives meanwhile."""
@@ -41,7 +41,7 @@ def difference(before: Card, after: Card, own: frozenset[int]) -> str:
     more = used_by_others(after, own) - used_by_others(before, own)
     if more <= SLACK:
         return ""
-    held = holders_in_words(after, own)
+    held = in_words(after.holders, own)
     who = f"It is held by {held}" if held else "The driver does not tell by whom"
     return (
         f"After the worker has ended, {more / 1e9:.1f} GB more of {after.name} are in use than before. {who}; what"

@@ -32,6 +32,8 @@ LIGHT = [
             "ui/",
             "screen/",
             "cli/",
+            "doctor/",
+            "gpucheck/",
             "stages/",
             "rules/",
         )

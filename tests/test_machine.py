@@ -40,6 +40,22 @@ class Driver:
         memory._obj.total, memory._obj.used = 24 * GIB, 20 * GIB
         return 0
 
+    def nvmlSystemGetDriverVersion(self, text: Any, room: ctypes.c_uint) -> int:
+        text.value = b"580.95.05"
+        return 0
+
+    def nvmlSystemGetCudaDriverVersion_v2(self, number: Any) -> int:
+        number._obj.value = 13_010
+        return 0
+
+    def nvmlDeviceGetName(self, handle: ctypes.c_void_p, text: Any, room: ctypes.c_uint) -> int:
+        text.value = b"NVIDIA GeForce RTX 3090"
+        return 0 if handle.value == 100 else 3
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: ctypes.c_void_p, major: Any, minor: Any) -> int:
+        major._obj.value, minor._obj.value = 8, 6
+        return 0 if handle.value == 100 else 3
+
     def nvmlDeviceGetUtilizationRates(self, handle: ctypes.c_void_p, use: Any) -> int:
         use._obj.gpu = 97
         return 0 if handle.value == 100 else 3
@@ -102,3 +118,21 @@ def test_the_machine_is_read_every_other_second_only(monkeypatch: pytest.MonkeyP
         now[0] += READ_SECONDS / 8
     gauge.close()
     assert reads[0] == 5
+
+
+def test_versions_and_identities_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    found = nvml.Nvml()
+    assert found.versions() == ("580.95.05", "13.1")
+    one, other = found.identities()
+    assert (one["name"], one["capability"], one["total"]) == ("NVIDIA GeForce RTX 3090", "8.6", 24 * GIB)
+    assert (other["name"], other["capability"]) == ("NVIDIA card", "")
+    found.close()
+
+
+def test_without_a_driver_nothing_is_told_of_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert nvml.Nvml().versions() == ("", "") and nvml.Nvml().identities() == []

@@ -132,9 +132,9 @@ def test_the_cuda_of_a_torch_is_read_from_its_version_file(text: str, build: tup
 
 def test_who_holds_a_card_is_named_the_largest_first_and_without_this_run() -> None:
     held = dataclasses.replace(RTX_4090, holders={2**22 + 1: GB, 2**22 + 2: 3 * GB, 2**22 + 3: 5 * GB})
-    told = card.holders_in_words(held, own=frozenset({2**22 + 3}))
+    told = card.in_words(held.holders, own=frozenset({2**22 + 3}))
     assert told == f"PID {2**22 + 2} 3.0 GB, PID {2**22 + 1} 1.0 GB"
-    assert card.holders_in_words(RTX_4090) == ""
+    assert card.in_words(RTX_4090.holders) == ""
 
 
 def test_choosing_and_the_trainer_itself_import_nothing_that_unsloth_must_come_before() -> None:

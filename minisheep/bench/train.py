@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from minisheep.bench import material
 from minisheep.bench.desk import Desk
 from minisheep.bench.measure import Comparison, Target
-from minisheep.bench.turns import Turn, alternate, compare_rates
+from minisheep.bench.turns import Turn, after_first_step, alternate, compare_rates
 from minisheep.events import Event, TrainStep
 from minisheep.stages.train import train_job
 from minisheep.trainers.base import TrainJob
@@ -71,13 +70,3 @@ def _train(job: TrainJob) -> Turn:
     job.scratch.mkdir(parents=True)
     make_trainer("peft").train(job, hear, lambda: False)
     return after_first_step(steps)
-
-
-def after_first_step(steps: list[tuple[float, float]]) -> Turn:
-    """Tokens and seconds from the end of the first step to that of the last.
-
-    `steps` holds when each was told and its own tokens a second, which times its duration gives its tokens.
-    """
-    seconds = [later[0] - earlier[0] for earlier, later in itertools.pairwise(steps)]
-    tokens = sum(duration * step[1] for duration, step in zip(seconds, steps[1:], strict=True))
-    return Turn(tokens, sum(seconds))

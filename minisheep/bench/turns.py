@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -102,3 +103,13 @@ def compare_values(
         target=target,
         note=note,
     )
+
+
+def after_first_step(steps: list[tuple[float, float]]) -> Turn:
+    """Tokens and seconds from the end of the first step to that of the last.
+
+    `steps` holds when each was told and its own tokens a second, which times its duration gives its tokens.
+    """
+    seconds = [later[0] - earlier[0] for earlier, later in itertools.pairwise(steps)]
+    tokens = sum(duration * step[1] for duration, step in zip(seconds, steps[1:], strict=True))
+    return Turn(tokens, sum(seconds))

@@ -15,6 +15,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "align": ("minisheep.cli.work", "Align a model with itself: the whole loop, or what is left of it."),
     "status": ("minisheep.cli.status", "Show how far a run is and what each round did."),
     "plan": ("minisheep.cli.plan", "Show what a run will take: memory, disk and time."),
+    "doctor": ("minisheep.cli.doctor", "Find out whether this machine can do a run, and what to mend."),
     "attach": ("minisheep.cli.attach", "Show the screen of a run that is going on, or was."),
     "models": ("minisheep.cli.models", "List the models that have a name."),
     "pull": ("minisheep.cli.models", "Fetch a model's files and check them."),

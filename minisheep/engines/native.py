@@ -47,6 +47,11 @@ def forget_log() -> None:
     _lines.clear()
 
 
+def log_lines() -> list[str]:
+    """The newest lines of llama.cpp's log, from its information on, oldest first."""
+    return [line for _, line in _lines]
+
+
 def log_line() -> str:
     """What llama.cpp said last about a failure: its first error line, else its last warning, else its last line."""
     errors = [line for level, line in _lines if level == _ERROR]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from minisheep import installed
 from minisheep.config import Settings
+from minisheep.doctor.offload import card_without_offload
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
 from minisheep.events import Emit, Note
 from minisheep.models import template as templates
@@ -154,9 +155,12 @@ def found_again(model: PreparedModel, settings: Settings, emit: Emit, *needed: s
 
 
 def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
+    idle = card_without_offload(settings.gpu_layers)
+    if idle:
+        emit(Note(idle, "warning"))
     model = for_inference(settings, emit, trainable=True)
     entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
-    weights, note = _training_weights(entry, model.gguf, model.gguf_sha256, emit, lambda text: emit(Note(text)))
+    weights, note = training_weights(entry, model.gguf, model.gguf_sha256, emit)
     return dataclasses.replace(model, weights=weights, weights_note=note)
 
 
@@ -204,12 +208,17 @@ def _inference_copy(
     return copy_of(chosen), note
 
 
-def _training_weights(
-    entry: ModelEntry, gguf: Path, sha256: str, emit: Emit, report: Callable[[str], None]
+def training_weights(
+    entry: ModelEntry, gguf: Path, sha256: str, emit: Emit, *, offline: bool = False
 ) -> tuple[Path, str]:
-    """The folder that training loads: the model's own safetensors, else the GGUF's tensors, dequantised once."""
+    """The folder that training loads, and what is to be told of it: the model's own safetensors, else the GGUF's
+    tensors, dequantised once for its `sha256`. Raises as `fetch_weights` does."""
+
+    def report(text: str) -> None:
+        emit(Note(text))
+
     try:
-        own = fetch_weights(entry, report)
+        own = fetch_weights(entry, report, offline)
     except MinisheepError as error:
         raise type(error)(f"{error.message} Training needs these weights; nothing was generated.", error.fix) from None
     if own is not None:

@@ -14,7 +14,7 @@ from minisheep.models.registry import load_registry
 from minisheep.models.shape import Shape
 from minisheep.plan.dimensions import known_model
 from minisheep.plan.memory import Training, total, training_parts
-from minisheep.trainers.card import Card, holders_in_words
+from minisheep.trainers.card import Card, in_words
 from minisheep.trainers.precision import settle
 
 _BASE = "base:"
@@ -52,7 +52,7 @@ def check_room(name: str, need: Need, card: Card, smaller: str) -> str:
             f"{takes}, and {card.name} has {card.total / 1e9:.1f} GB. Nothing was generated.",
             f"{fix} (`minisheep plan` shows what each takes).",
         )
-    held = holders_in_words(card)
+    held = in_words(card.holders)
     others = f": {held} hold the rest" if held else ""
     if need.base > card.free:
         raise UsageError(

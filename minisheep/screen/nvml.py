@@ -1,5 +1,5 @@
-"""NVIDIA's management library (libnvidia-ml, which comes with the driver), as much of it as the screen shows and the
-choice of a trainer asks."""
+"""NVIDIA's management library (libnvidia-ml, which comes with the driver), as much of it as the screen, the doctor and
+the choice of a trainer ask."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 SUCCESS = 0
 GPU_TEMPERATURE = 0
 """NVML_TEMPERATURE_GPU."""
+_TEXT = 96
+"""NVML_DEVICE_NAME_V2_BUFFER_SIZE, the longest of its texts."""
 
 
 class _Memory(ctypes.Structure):
@@ -62,35 +64,42 @@ class Nvml:
         """What each card tells, by the names of `machine.Card`; a card that tells not even its memory is left out."""
         return [told for handle in self._handles if (told := self._card(handle))]
 
-    def identify(self) -> list[dict[str, Any]]:
-        """`name`, compute `capability`, `total`, `free` (bytes) and `holders` (PID to bytes) of each card, in the
-        driver's order; a card that does not tell its memory and capability is left out."""
+    def versions(self) -> tuple[str, str]:
+        """Those of the driver and of the newest CUDA that it runs (``580.95``, ``13.0``); empty where not told."""
+        if self._library is None:
+            return "", ""
+        text, number = ctypes.create_string_buffer(_TEXT), ctypes.c_int()
+        try:
+            driver = self._library.nvmlSystemGetDriverVersion(text, ctypes.c_uint(_TEXT)) == SUCCESS
+            cuda = self._library.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(number)) == SUCCESS
+        except AttributeError:  # a driver older than the function
+            return text.value.decode("utf-8", "replace"), ""
+        told = f"{number.value // 1000}.{number.value % 1000 // 10}" if cuda else ""
+        return text.value.decode("utf-8", "replace") if driver else "", told
+
+    def identities(self) -> list[dict[str, Any]]:
+        """Each card that tells its memory: `name`, compute `capability` (``8.6``, or empty), `free` and `total` bytes,
+        and `holders` (bytes by PID).
+
+        CUDA_VISIBLE_DEVICES hides none of them.
+        """
         return [told for handle in self._handles if (told := self._identity(handle))]
 
-    def cuda(self) -> tuple[int, int] | None:
-        """The newest CUDA that the driver can run."""
-        version = ctypes.c_int(0)
-        try:
-            answered = self._library is not None and (
-                self._library.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(version)) == SUCCESS
-            )
-        except AttributeError:
-            return None
-        return divmod(version.value // 10, 100) if answered else None
-
     def _identity(self, handle: ctypes.c_void_p) -> dict[str, Any]:
-        memory, major, minor = _Memory(), ctypes.c_int(), ctypes.c_int()
-        name = ctypes.create_string_buffer(96)
+        memory, text = _Memory(), ctypes.create_string_buffer(_TEXT)
         if not self._told("nvmlDeviceGetMemoryInfo", handle, memory):
             return {}
-        if not self._told("nvmlDeviceGetCudaComputeCapability", handle, ctypes.byref(major), minor):
-            return {}
-        self._library.nvmlDeviceGetName(handle, name, ctypes.c_uint(len(name)))
+        if self._library.nvmlDeviceGetName(handle, text, ctypes.c_uint(_TEXT)) != SUCCESS:
+            text.value = b"NVIDIA card"
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        told = self._told("nvmlDeviceGetCudaComputeCapability", handle, ctypes.byref(major), minor)
+        capability = f"{major.value}.{minor.value}" if told else ""
+        name = text.value.decode("utf-8", "replace")
         return {
-            "name": name.value.decode("utf-8", "replace"),
-            "capability": (major.value, minor.value),
-            "total": memory.total,
+            "name": name,
+            "capability": capability,
             "free": memory.free,
+            "total": memory.total,
             "holders": self._holders(handle),
         }
 

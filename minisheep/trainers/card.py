@@ -52,12 +52,19 @@ def find_card() -> Card | None:
 def _ask_driver() -> tuple[Card | None, tuple[int, int] | None]:
     library = Nvml()
     try:
-        cards = [Card(**told) for told in library.identify()]
-        driver = library.cuda()
+        told = [(identity, version(identity["capability"])) for identity in library.identities()]
+        driver = version(library.versions()[1])
     finally:
         library.close()
+    cards = [Card(**{**identity, "capability": capability}) for identity, capability in told if capability]
     shown = visible(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
     return (shown[0] if shown else None), driver
+
+
+def version(text: str) -> tuple[int, int] | None:
+    """``8.6`` as two numbers; None for anything else."""
+    match = re.fullmatch(r"(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def visible(cards: Sequence[Card], wanted: str | None) -> list[Card]:
@@ -93,9 +100,9 @@ def build_in(text: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def holders_in_words(card: Card, own: frozenset[int] = frozenset()) -> str:
-    """The other processes on a card, the largest first: ``PID 12 (ollama) 3.1 GB``; empty if there is none."""
-    others = sorted(((used, pid) for pid, used in card.holders.items() if pid not in own), reverse=True)
+def in_words(holders: Mapping[int, int], own: frozenset[int] = frozenset()) -> str:
+    """Processes on a card other than our `own`, the largest first: ``PID 12 (ollama) 3.1 GB``; empty if there is none."""
+    others = sorted(((used, pid) for pid, used in holders.items() if pid not in own), reverse=True)
     return ", ".join(f"PID {pid}{_program(pid)}{f' {used / 1e9:.1f} GB' if used else ''}" for used, pid in others[:5])
 
 

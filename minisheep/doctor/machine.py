@@ -1,0 +1,121 @@
+"""What the system tells of itself without loading anything: Python, driver, cards, memory, disk, compilers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minisheep.doctor.commands import NVCC
+from minisheep.engines import cpu
+from minisheep.engines.budget import free_ram
+from minisheep.models.cache import cache_root
+from minisheep.screen.machine import total_ram
+from minisheep.screen.nvml import Nvml
+
+NVIDIA = "0x10de"
+"""NVIDIA's PCI vendor id."""
+DISPLAY = "0x03"
+"""PCI's class of displays; a card's own sound device has another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A graphics card as NVML tells of it. Bytes; a `capability` that is not told is empty."""
+
+    name: str
+    capability: str
+    free: int
+    total: int
+    holders: Mapping[int, int] = field(default_factory=dict)
+    """Bytes by PID of the processes that use it; 0 where the driver does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    python: tuple[int, int]
+    bits: int
+    system: str
+    processor: str
+    cores: int
+    ram_free: int | None = None
+    ram_total: int | None = None
+    driver: str = ""
+    """NVIDIA's driver version; empty where none answers."""
+    driver_cuda: str = ""
+    """The newest CUDA that the driver runs, such as ``13.0``."""
+    cards: tuple[Card, ...] = ()
+    pci_cards: int = 0
+    """NVIDIA displays on the PCI bus, whether or not a driver answers."""
+    hidden: str | None = None
+    """CUDA_VISIBLE_DEVICES, where it is set."""
+    nvcc: str = ""
+    """CUDA's compiler, on PATH or where its installer puts it; empty where it is in neither."""
+    disks: Mapping[str, int] = field(default_factory=dict)
+    """Free bytes by folder; the folder need not exist yet."""
+
+    @property
+    def has_card(self) -> bool:
+        return bool(self.cards)
+
+    @property
+    def capability(self) -> str:
+        """Of the first card, as the build wants to know it."""
+        return self.cards[0].capability if self.cards else ""
+
+
+def look(runs: Path = Path("runs")) -> Machine:
+    """This machine, now. Raises nothing: what cannot be read is left out."""
+    nvml = Nvml()
+    try:
+        driver, cuda = nvml.versions()
+        cards = tuple(Card(**told) for told in nvml.identities())
+    finally:
+        nvml.close()
+    return Machine(
+        python=sys.version_info[:2],
+        bits=struct.calcsize("P") * 8,
+        system=platform.system(),
+        processor=cpu.name(cpu.cpuinfo()) or platform.machine(),
+        cores=cpu.cores(),
+        ram_free=free_ram(),
+        ram_total=total_ram(),
+        driver=driver,
+        driver_cuda=cuda,
+        cards=cards,
+        pci_cards=pci_cards(),
+        hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        nvcc=shutil.which("nvcc") or (NVCC if os.access(NVCC, os.X_OK) else ""),
+        disks=free_disks((cache_root(), runs.absolute())),
+    )
+
+
+def pci_cards(devices: Path = Path("/sys/bus/pci/devices")) -> int:
+    """NVIDIA displays on the PCI bus, by the system's own list; 0 where it has none."""
+    found = 0
+    for device in devices.glob("*"):
+        try:
+            vendor, kind = (device / "vendor").read_text().strip(), (device / "class").read_text().strip()
+        except OSError:
+            continue
+        found += vendor == NVIDIA and kind.startswith(DISPLAY)
+    return found
+
+
+def free_disks(folders: Sequence[Path]) -> dict[str, int]:
+    """Free bytes for each folder, asked of the nearest one above it that exists; only one of those on one disk."""
+    found: dict[int, tuple[str, int]] = {}
+    for folder in folders:
+        there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+        if there is None:
+            continue
+        try:
+            found.setdefault(there.stat().st_dev, (str(folder), shutil.disk_usage(there).free))
+        except OSError:
+            continue
+    return dict(found.values())

@@ -1,0 +1,211 @@
+"""What is native or heavy, tried in a child process: each probe does a small piece of a run and returns facts.
+
+Probes raise whatever their libraries raise; `child` turns it into facts. They run in the order of `GROUPS`, a group a
+process, so that what one imports serves the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minisheep.doctor.result import Facts
+from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
+from minisheep.models.prepared import PreparedModel
+from minisheep.trainers.base import TrainExample, TrainJob, TrainSettings
+
+USER = "Name three colours of the rainbow."
+ANSWER = "Three colours of the rainbow are red, green and blue."
+MORE = (
+    ("How many legs has a spider?", "A spider has eight legs."),
+    ("Write the opposite of cold.", "The opposite of cold is hot."),
+    ("What do bees make?", "Bees make honey from the nectar of flowers."),
+)
+NEW_TOKENS = 16
+REREAD_BYTES = 10**9
+"""Files up to this size are hashed anew; larger ones are taken for what they were when they were hashed last."""
+SMALL_BYTES = 2 * 10**9
+"""Weights up to this size are compared in bfloat16, larger ones as training loads them."""
+
+
+def llama(model: PreparedModel | None, folder: Path) -> Facts:
+    """llama.cpp loads, and what it was built for."""
+    import llama_cpp
+
+    from minisheep.engines import native
+
+    native.start()
+    told = llama_cpp.llama_print_system_info().decode("utf-8", "replace")
+    offload = bool(llama_cpp.llama_supports_gpu_offload())
+    return {"version": llama_cpp.__version__, "offload": offload, "system": " ".join(told.split())}
+
+
+def generate(model: PreparedModel, folder: Path) -> Facts:
+    """Sixteen greedy tokens, and the likelihood of a given answer, on the card if llama.cpp can."""
+    import llama_cpp
+
+    from minisheep.engines import budget, native
+    from minisheep.engines.llamacpp import LlamaCppEngine
+
+    offload = bool(llama_cpp.llama_supports_gpu_offload())
+    before = budget.free_bytes(offload=True) if offload else None
+    engine = LlamaCppEngine(model.gguf, slots=2, context=256)
+    try:
+        layers = offloaded(native.log_lines())
+        taken = None
+        if before is not None:
+            taken = before - (budget.free_bytes(offload=True) or 0)
+        prompt, answer = model.template.prompt(USER), model.template.completion(ANSWER)
+        began = time.perf_counter()
+        (written,) = engine.generate([GenerateRequest("1", prompt, Sampling(temperature=0, max_tokens=NEW_TOKENS))])
+        seconds = time.perf_counter() - began
+        (read,) = engine.loglik([LoglikRequest("1", prompt, answer)])
+        asked = engine.vocabulary.encode(prompt, bos=True)
+        whole = [*asked, *engine.vocabulary.encode(answer, bos=False, after=asked[-1])]
+        return {
+            "tokens": written.tokens, "seconds": seconds, "layers": layers, "taken": taken,
+            "weights": model.gguf.stat().st_size, "description": engine.info.description,
+            "ids": whole, "prompt": len(asked), "logprobs": list(read.logprobs),
+        }  # fmt: skip
+    finally:
+        engine.close()
+
+
+def offloaded(lines: list[str]) -> list[int] | None:
+    """``[31, 31]`` of llama.cpp's "offloaded 31/31 layers to GPU" (load_tensors); None where it did not say so."""
+    for line in reversed(lines):
+        found = re.search(r"offloaded (\d+)/(\d+) layers to GPU", line)
+        if found:
+            return [int(found[1]), int(found[2])]
+    return None
+
+
+def torch(model: PreparedModel | None, folder: Path) -> Facts:
+    """PyTorch, and a product on the card where it sees one."""
+    import torch as library
+
+    facts: Facts = {"version": library.__version__, "cuda_build": library.version.cuda or "", "cuda": False}
+    if library.cuda.is_available():
+        ones = library.ones(64, 64, device="cuda")
+        facts["cuda"] = bool((ones @ ones).sum().item() == 64**3)
+        facts["bf16"] = library.cuda.is_bf16_supported(including_emulation=False)
+        facts["cards"] = [library.cuda.get_device_name(i) for i in range(library.cuda.device_count())]
+    return facts
+
+
+def bitsandbytes(model: PreparedModel | None, folder: Path) -> Facts:
+    """bitsandbytes' own library, by a 4-bit round trip where training would do it."""
+    import torch as library
+
+    import minisheep.trainers.peft_model  # noqa: F401  # takes the hub off line and quietens bitsandbytes
+
+    import bitsandbytes as bnb  # isort: skip
+    from bitsandbytes import cextension, functional  # isort: skip
+
+    device = "cuda" if library.cuda.is_available() else "cpu"
+    values = library.linspace(-1, 1, 4096, device=device).reshape(64, 64)
+    packed, state = functional.quantize_4bit(values, quant_type="nf4", compress_statistics=True)
+    back = functional.dequantize_4bit(packed, state)
+    return {
+        "version": bnb.__version__, "device": device, "library": type(cextension.lib).__name__,
+        "with_cuda": bool(getattr(cextension.lib, "compiled_with_cuda", False)),
+        "error": "" if (off := float((back - values).abs().max())) < 0.2 else f"a 4-bit round trip is off by {off:.2f}",
+    }  # fmt: skip
+
+
+def train(model: PreparedModel, folder: Path) -> Facts:
+    """One optimizer step by the trainer of a run, and its adapter as a GGUF."""
+    from minisheep.trainers import lora_gguf
+    from minisheep.trainers.peft import PeftTrainer
+    from minisheep.trainers.peft_model import this_machine
+
+    settings = TrainSettings(epochs=1, batch_size=4, micro_batch_size=4, validation=0.0, max_length=128)
+    job = TrainJob(1, examples(model), model.gguf, model.weights, folder / "adapter", folder / "scratch", settings)
+    job.scratch.mkdir()
+    result = PeftTrainer().train(job, lambda event: None, lambda: False)
+    moved = max(float(abs(t).max()) for name, t in lora_gguf.read_tensors(job.output).items() if "lora_B" in name)
+    lora_gguf.convert_adapter(job.output, model.gguf, folder / "adapter.gguf")
+    return {
+        "loss": result.last_loss, "seconds": result.seconds, "steps": result.steps, "moved": moved,
+        "load_in": result.load_in, "device": this_machine("auto").device.type,
+        "adapter": (folder / "adapter.gguf").stat().st_size,
+    }  # fmt: skip
+
+
+def weights(model: PreparedModel, folder: Path) -> Facts:
+    """The ids that training uses for the same words as `generate`, and what the training weights say of them."""
+    import torch as library
+
+    from minisheep.trainers.peft import tokenise
+    from minisheep.trainers.peft_model import load_base, this_machine
+
+    (pair,) = tokenise(model.gguf, examples(model)[:1], 256).pairs
+    size = sum(path.stat().st_size for path in model.weights.glob("*.safetensors"))
+    precision = this_machine("bf16" if size <= SMALL_BYTES else "auto")
+    base = load_base(model.weights, precision).eval()
+    ids = library.tensor([pair.ids], device=precision.device)
+    with library.no_grad():
+        logprobs = base(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    chosen = logprobs.gather(1, ids[0, 1:, None])[pair.prompt - 1 :, 0].tolist()
+    return {
+        "ids": list(pair.ids), "prompt": pair.prompt, "logprobs": chosen, "load_in": precision.load_in,
+        "note": model.weights_note,
+    }  # fmt: skip
+
+
+def file(model: PreparedModel, folder: Path) -> Facts:
+    """The model's file, read again where that is quick, and its chat template beside that of the training weights."""
+    from minisheep.doctor.templates import both
+
+    size = model.gguf.stat().st_size
+    again = ""
+    if size <= REREAD_BYTES:
+        with open(model.gguf, "rb") as gguf:
+            again = hashlib.file_digest(gguf, "sha256").hexdigest()
+    return {
+        "name": model.name, "path": str(model.gguf), "bytes": size, "sha256": model.gguf_sha256, "again": again,
+        "source": model.source, "architecture": model.architecture, "template": model.template.name,
+        "templates": both(model),
+    }  # fmt: skip
+
+
+def unsloth(model: PreparedModel | None, folder: Path) -> Facts:
+    """Unsloth imports, which on the wrong set of versions or without a card it does not."""
+    import unsloth as library
+
+    return {"version": str(library.__version__), "device": str(getattr(library, "DEVICE_TYPE", ""))}
+
+
+def hub(model: PreparedModel | None, folder: Path) -> Facts:
+    """The hub answers, by its own client with the user's proxy and mirror."""
+    from huggingface_hub import constants, utils
+
+    client: Any = utils  # documented, but not exported for type checkers
+
+    if constants.HF_HUB_OFFLINE:
+        return {"offline": True}
+    try:
+        answer = client.get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=5)
+        return {"offline": False, "status": int(answer.status_code), "reason": ""}
+    except Exception as error:
+        # Errors of two HTTP libraries, by version; all mean that nothing can be fetched now.
+        return {"offline": False, "status": 0, "reason": type(error).__name__}
+
+
+def examples(model: PreparedModel) -> tuple[TrainExample, ...]:
+    """The words of `generate` first, then a few more."""
+    pairs = ((USER, ANSWER), *MORE)
+    return tuple(TrainExample(model.template.prompt(user), model.template.completion(text)) for user, text in pairs)
+
+
+GROUPS: dict[str, dict[str, Callable[..., Facts]]] = {
+    "hub": {"hub": hub},
+    "llama.cpp": {"llama": llama, "file": file, "generate": generate},
+    "training": {"torch": torch, "bitsandbytes": bitsandbytes, "train": train, "weights": weights},
+    "unsloth": {"unsloth": unsloth},
+}
+NEED_MODEL = frozenset({"file", "generate", "train", "weights"})

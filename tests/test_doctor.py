@@ -1,0 +1,326 @@
+"""The doctor's decisions: each fault is found by the check that is for it, and a healthy machine is left in peace."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from doctor_facts import CARD, GIB, PLACE, facts, machine, no_card, on_a_processor
+
+from minisheep import config
+from minisheep.doctor import check_machine, check_packages, commands, folders, gather, templates
+from minisheep.doctor.check_packages import Wanted
+from minisheep.doctor.commands import Place, build_llama, mend_llama
+from minisheep.doctor.machine import Machine, free_disks, pci_cards
+from minisheep.doctor.offload import card_without_offload, told_of
+from minisheep.doctor.probes import offloaded
+from minisheep.doctor.result import Facts, Result, counted, failed, ok, skipped, verdict
+from minisheep.doctor.run import groups, judge
+from minisheep.errors import DownloadError, MinisheepError, ModelFileError
+from minisheep.events import Event, Note
+from minisheep.models import prepare
+
+BUILD = 'CMAKE_ARGS="-DGGML_CUDA=on -DGGML_NATIVE=on -DLLAVA_BUILD=OFF'
+
+
+def of(name: str, results: list[Result]) -> Result:
+    (found,) = [result for result in results if result.name == name]
+    return found
+
+
+def judged(here: Machine, found: dict[str, Facts], missing: MinisheepError | None = None) -> list[Result]:
+    return [*check_machine.check(here, PLACE), *judge(here, PLACE, found, missing, "smollm2-135m")]
+
+
+@pytest.mark.parametrize(("here", "found"), [(machine(), facts()), (no_card(), on_a_processor())])
+def test_a_healthy_machine_has_nothing_to_mend(here: Machine, found: dict[str, Facts]) -> None:
+    results = judged(here, found)
+    assert {result.outcome for result in results} <= {"ok", "skipped"}
+    assert not any(result.fix for result in results)
+
+
+def test_without_a_card_only_what_needs_one_is_skipped() -> None:
+    results = judged(no_card(), on_a_processor())
+    names = [result.name for result in results if result.outcome == "skipped"]
+    assert names == ["compute capability", "free VRAM", "llama.cpp on the card", "Unsloth"]
+
+
+DIED = {"error": "The process was ended by SIGSEGV.", "fix": ""}
+FAULTS: dict[str, tuple[Machine, dict[str, Facts], str, str]] = {
+    "python": (machine(python=(3, 10)), facts(), "fail", "3.11"),
+    "driver": (machine(cards=(), driver=""), on_a_processor(), "warn", "--gpus all"),
+    "compute capability": (machine(hidden=""), facts(), "fail", "unset CUDA_VISIBLE_DEVICES"),
+    "free VRAM": (machine(cards=(dataclasses.replace(CARD, free=GIB // 2),)), facts(), "fail", "nvidia-smi"),
+    "free RAM": (machine(ram_free=GIB), facts(), "fail", "minisheep plan"),
+    "free disk": (machine(disks={"/cache": GIB // 2}), facts(), "fail", "MINISHEEP_CACHE"),
+    "llama.cpp": (machine(), facts(llama=DIED, generate=DIED), "fail", f'{BUILD} -DCMAKE_CUDA_ARCHITECTURES=86"'),
+    "llama.cpp on the card": (machine(), facts(llama={"offload": False}), "fail", BUILD),
+    "PyTorch": (machine(), facts(torch={"cuda": False, "cuda_build": ""}), "fail", "pip uninstall --yes torch"),
+    "bitsandbytes": (machine(), facts(bitsandbytes={"with_cuda": False}), "fail", '"bitsandbytes>=0.50,<0.51"'),
+    "Unsloth": (machine(), facts(unsloth={"error": "ImportError: no"}), "warn", "--trainer peft"),
+    "generate": (machine(), facts(generate=DIED), "fail", "llama.cpp"),
+    "train": (machine(), facts(train={"loss": math.nan}), "fail", "--load-in fp32"),
+    "hub": (machine(), facts(hub={"status": 0, "reason": "ConnectError"}), "warn", "minisheep pull"),
+    "model file": (machine(), facts(file={"again": "c2" * 32}), "fail", "rm /cache/smollm2.gguf"),
+    "chat template": (machine(), facts(weights={"ids": [1, 2, 9, 4]}), "fail", "--json"),
+    "GGUF and weights, no numbers": (machine(), facts(weights={"logprobs": [math.nan, 0.0]}), "fail", "--weights"),
+    "GGUF and weights": (machine(), facts(weights={"logprobs": [-6.0, -5.0]}), "fail", "--weights"),
+}
+
+
+@pytest.mark.parametrize("name", list(FAULTS))
+def test_each_fault_is_found_and_told_how_to_mend(name: str) -> None:
+    here, found, outcome, fix = FAULTS[name]
+    result = of(name.partition(",")[0], judged(here, found))
+    assert result.outcome == outcome and fix in result.fix, result
+
+
+def test_a_build_for_processors_beside_a_card_names_the_card() -> None:
+    assert "RTX 3060" in of("llama.cpp on the card", judged(machine(), facts(llama={"offload": False}))).found
+
+
+@pytest.mark.parametrize(
+    ("layers", "taken", "outcome"),
+    [
+        ([31, 31], 0, "ok"),
+        ([0, 31], 0, "fail"),
+        ([10, 31], 40 * 2**20, "fail"),
+        (None, 90 * 2**20, "ok"),
+        (None, 0, "fail"),
+    ],
+)
+def test_offload_is_what_llama_cpp_says_or_what_the_card_lost(layers: Any, taken: int, outcome: str) -> None:
+    found = facts(generate={"layers": layers, "taken": taken})
+    assert of("llama.cpp on the card", judged(machine(), found)).outcome == outcome
+
+
+def test_a_torch_newer_than_the_driver_is_told_with_both_versions() -> None:
+    result = of("PyTorch", judged(machine(driver_cuda="12.2"), facts(torch={"cuda": False, "cards": []})))
+    assert result.outcome == "fail" and "13.0" in result.found and "12.2" in result.found
+
+
+def test_training_beside_the_card_is_worth_a_warning() -> None:
+    assert of("train", judged(machine(), facts(train={"device": "cpu"}))).outcome == "warn"
+
+
+def test_a_model_that_cannot_be_fetched_is_skipped_with_the_command_that_fetches_it() -> None:
+    bare = facts(file=None, generate=None, train=None, weights=None)
+    results = judged(machine(), bare, DownloadError("no network."))
+    assert not failed(results)
+    for name in ("model file", "generate", "train", "chat template", "GGUF and weights"):
+        assert of(name, results).outcome == "skipped"
+    assert of("model file", results).fix == "minisheep pull smollm2-135m"
+
+
+def test_a_damaged_model_file_fails() -> None:
+    bare = facts(file=None, generate=None, train=None, weights=None)
+    result = of("model file", judged(machine(), bare, ModelFileError("damaged.", "rm it")))
+    assert (result.outcome, result.fix) == ("fail", "rm it")
+
+
+def test_another_template_of_the_weights_is_told() -> None:
+    found = facts(file={"templates": {"gguf": ["a", "b", "c"], "weights": ["a", "b", "d"]}})
+    assert of("chat template", judged(machine(), found)).outcome == "warn"
+
+
+@pytest.mark.parametrize(
+    ("capability", "outcome"), [("6.1", "warn"), ("7.5", "warn"), ("8.0", "ok"), ("12.0", "ok"), ("", "ok")]
+)
+def test_capability_decides_what_a_card_can_do(capability: str, outcome: str) -> None:
+    here = machine(cards=(dataclasses.replace(CARD, capability=capability),))
+    assert check_machine.capability(here).outcome == outcome
+
+
+@pytest.mark.parametrize(("after", "outcome"), [(20.0, "warn"), (90.0, "fail")])
+def test_what_is_cut_off_soon_may_be_slow_and_what_is_not_hangs(after: float, outcome: str) -> None:
+    late = {"error": "not finished", "fix": "give it longer", "after": after}
+    results = judged(machine(), facts(llama=late, generate=late, torch=late, bitsandbytes=late, train=late))
+    for name in ("llama.cpp", "generate", "PyTorch", "bitsandbytes", "train"):
+        assert (of(name, results).outcome, of(name, results).fix) == (outcome, "give it longer")
+
+
+# What to type
+
+
+def test_the_build_is_for_the_card_that_is_here() -> None:
+    assert build_llama(PLACE, "8.6").startswith(
+        f'{BUILD} -DCMAKE_CUDA_ARCHITECTURES=86" /venv/bin/python -m pip install'
+    )
+    assert build_llama(PLACE).startswith(f'{BUILD}" ')
+    assert build_llama(PLACE).endswith("--no-cache-dir --force-reinstall --no-deps llama-cpp-python==0.3.36")
+
+
+def test_the_build_names_the_pinned_llama_cpp() -> None:
+    pinned = next(want for want in check_packages.requirements() if want.name == "llama-cpp-python")
+    assert not check_packages.misfits([pinned], lambda name: commands.LLAMA.partition("==")[2])
+
+
+def test_a_mac_builds_for_metal() -> None:
+    assert 'CMAKE_ARGS="-DGGML_METAL=on"' in mend_llama(Place("Darwin", "arm64"), compiler="")
+
+
+def test_without_a_compiler_the_toolkit_comes_first() -> None:
+    assert mend_llama(PLACE, compiler="").startswith("First install the CUDA toolkit")
+    assert "Windows'" in mend_llama(Place(wsl=True), compiler="")
+    assert mend_llama(PLACE, compiler="/usr/bin/nvcc").startswith(BUILD)
+
+
+def test_a_compiler_outside_the_path_is_named() -> None:
+    assert mend_llama(PLACE, compiler=commands.NVCC).startswith(f"CUDACXX={commands.NVCC} {BUILD}")
+
+
+def test_a_python_in_a_folder_with_a_space_can_be_typed() -> None:
+    assert commands.pip(Place(python="/my venv/python"), "x") == "'/my venv/python' -m pip install x"
+
+
+# Before a run
+
+
+def test_a_run_that_would_leave_the_card_idle_is_told_in_one_line() -> None:
+    told = told_of(["RTX 3060"], offload=False)
+    assert "RTX 3060" in told and "minisheep doctor" in told and "\n" not in told
+
+
+def test_a_run_that_uses_its_card_or_has_none_is_told_nothing() -> None:
+    assert told_of(["RTX 3060"], offload=True) == told_of([], offload=False) == ""
+
+
+@pytest.mark.parametrize(("layers", "offload", "told"), [(-1, False, True), (-1, True, False), (0, False, False)])
+def test_a_card_is_idle_where_llama_cpp_cannot_use_it_and_nobody_asked_for_that(
+    monkeypatch: pytest.MonkeyPatch, layers: int, offload: bool, told: bool
+) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(llama_supports_gpu_offload=lambda: offload))
+    card = SimpleNamespace(identities=lambda: [{"name": "RTX 3060"}], close=lambda: None)
+    monkeypatch.setattr("minisheep.doctor.offload.Nvml", lambda: card)
+    assert bool(card_without_offload(layers)) is told
+
+
+def test_a_run_hears_of_its_idle_card_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise ModelFileError("not now")
+
+    monkeypatch.setattr(prepare, "card_without_offload", lambda layers: "idle")
+    monkeypatch.setattr(prepare, "for_inference", refuse)
+    said: list[Event] = []
+    with pytest.raises(ModelFileError):
+        prepare._prepare_real(config.make({}), said.append)
+    assert said == [Note("idle", "warning")]
+
+
+# Packages
+
+
+def test_a_missing_and_an_old_package_are_named_with_their_commands() -> None:
+    asked = [Wanted("torch>=2.6", "torch"), Wanted("peft<0.22,>=0.21", "peft"), Wanted("trl<1.16", "trl", "gpu")]
+    result = check_packages.check(asked, {"torch": "2.5"}.get, PLACE)
+    assert result.outcome == "fail" and "torch 2.5 is not >=2.6; peft is missing" in result.found
+    assert result.fix.endswith('pip install "torch>=2.6" "peft<0.22,>=0.21"')
+
+
+def test_a_local_version_counts_as_its_release() -> None:
+    assert check_packages.check([Wanted("torch>=2.6", "torch")], {"torch": "2.13.0+cpu"}.get, PLACE).outcome == "ok"
+
+
+def test_a_requirement_is_read_with_its_extra() -> None:
+    assert check_packages.wanted("trl<1.16,>=1.10; extra == 'gpu'") == Wanted("trl<1.16,>=1.10", "trl", "gpu")
+    assert check_packages.wanted("lm-eval[ifeval]>=0.4.13").text == "lm-eval[ifeval]>=0.4.13"
+
+
+def test_unsloth_is_missed_only_where_there_is_a_card() -> None:
+    asked = [Wanted("unsloth<2026.11", "unsloth", "gpu")]
+    assert check_packages.check_unsloth_set(asked, {}.get, PLACE, card=False).fix == ""
+    assert '"unsloth<2026.11"' in check_packages.check_unsloth_set(asked, {}.get, PLACE, card=True).fix
+
+
+def test_a_set_of_versions_that_unsloth_does_not_want_is_a_warning() -> None:
+    asked = [Wanted("unsloth<2026.11", "unsloth", "gpu"), Wanted("trl<1.16", "trl", "gpu")]
+    result = check_packages.check_unsloth_set(asked, {"unsloth": "2026.10.7", "trl": "1.16"}.get, PLACE, card=True)
+    assert result.outcome == "warn" and "trl 1.16 is not <1.16" in result.found
+
+
+# The system
+
+
+def test_folders_are_tried_and_left_as_they_were(tmp_path: Path) -> None:
+    result = folders.check(tmp_path / "cache", tmp_path / "runs")
+    assert result.outcome == "ok" and list(tmp_path.rglob("*doctor*")) == []
+
+
+def test_a_folder_that_cannot_be_written_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    result = folders.check(tmp_path, tmp_path)
+    assert result.outcome == "fail" and "Permission denied" in result.found
+
+
+def test_a_disk_that_grants_a_lock_twice_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", lambda handle, how: None)
+    result = folders.check(tmp_path, tmp_path)
+    assert result.outcome == "fail" and "the same lock twice" in result.found
+
+
+def test_cards_on_the_bus_are_counted_and_their_sound_devices_are_not(tmp_path: Path) -> None:
+    for name, vendor, kind in (("a", "0x10de", "0x030000"), ("b", "0x10de", "0x040300"), ("c", "0x8086", "0x030000")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vendor").write_text(f"{vendor}\n")
+        (tmp_path / name / "class").write_text(f"{kind}\n")
+    assert pci_cards(tmp_path) == 1 and pci_cards(tmp_path / "none") == 0
+
+
+def test_one_disk_is_told_once_though_its_folders_do_not_exist_yet(tmp_path: Path) -> None:
+    found = free_disks([tmp_path / "one" / "two", tmp_path / "three"])
+    assert list(found) == [str(tmp_path / "one" / "two")] and min(found.values()) > 0
+
+
+def test_the_layers_are_read_from_the_newest_line() -> None:
+    lines = ["load_tensors: offloaded 0/31 layers to GPU", "other", "load_tensors: offloaded 31/31 layers to GPU"]
+    assert offloaded(lines) == [31, 31] and offloaded(["other"]) is None
+
+
+def test_a_template_is_taken_from_either_file_of_the_weights(tmp_path: Path) -> None:
+    assert templates.of_weights(tmp_path) == ""
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "old"}')
+    assert templates.of_weights(tmp_path) == "old"
+    (tmp_path / "chat_template.jinja").write_text("new")
+    assert templates.of_weights(tmp_path) == "new"
+
+
+def test_a_template_that_cannot_be_rendered_is_none() -> None:
+    assert templates.frame("{% endless", {}) == []
+    assert templates.frame("{% for m in messages %}<{{ m.content }}>{% endfor %}", {"eos_token": "</s>"})[0] == "<"
+
+
+# Children
+
+
+def test_the_probe_at_which_a_process_ended_fails_and_the_rest_is_skipped() -> None:
+    found = gather.settle(["a", "b", "c"], {"a": {"x": 1}}, DIED)
+    assert found["a"] == {"x": 1} and found["b"] == DIED and "'b'" in found["c"]["unasked"]
+
+
+def test_a_model_that_is_missing_is_asked_nothing() -> None:
+    chosen = groups(no_card(), DownloadError("no"))
+    assert chosen == {"hub": ["hub"], "llama.cpp": ["llama"], "training": ["torch", "bitsandbytes"]}
+
+
+def test_outcomes_are_counted_with_those_that_did_not_occur() -> None:
+    results = [ok("a", "fine"), skipped("b", "not here")]
+    assert counted(results) == {"ok": 1, "warn": 0, "fail": 0, "skipped": 1}
+    assert verdict(results) == "2 checks: 1 ok, 0 warn, 0 fail, 1 skipped." and not failed(results)
+
+
+def test_the_environment_is_not_changed_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    from minisheep.doctor.run import _offline
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    with _offline(True):
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert os.environ["HF_HUB_OFFLINE"] == "0"

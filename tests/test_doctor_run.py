@@ -1,0 +1,137 @@
+"""The doctor as a command: children that stand in for the real ones crash, hang and answer; nothing heavy is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from doctor_facts import HEALTHY, facts, machine, no_card, on_a_processor
+
+from minisheep.bench.plan import Job
+from minisheep.cli.doctor import lines
+from minisheep.cli.main import cli
+from minisheep.doctor import gather, run
+from minisheep.doctor.machine import Machine
+from minisheep.doctor.result import Facts, fail
+from minisheep.errors import DownloadError, UnknownModelError
+
+
+def child(code: str) -> list[str]:
+    """A command that stands for ``python -m minisheep.doctor.child``."""
+    return [sys.executable, "-c", f"import json, os, signal, sys, time\njob = json.loads(sys.argv[1])\n{code}"]
+
+
+def say(**message: Any) -> str:
+    return f"print({json.dumps(message)!r}, flush=True)"
+
+
+def job(folder: Path, group: str = "training") -> Job:
+    return Job(group, "smollm2-135m", {}, 1, folder=str(folder))
+
+
+def test_a_crash_in_native_code_is_an_answer(tmp_path: Path) -> None:
+    code = child(f"{say(probe='torch', facts={'version': '2'})}\nos.kill(os.getpid(), signal.SIGSEGV)")
+    found = gather.one_group(job(tmp_path), ["torch", "bitsandbytes", "train"], time.monotonic() + 30, code)
+    assert found["torch"] == {"version": "2"}
+    assert "SIGSEGV" in found["bitsandbytes"]["error"] and "bitsandbytes" in found["train"]["unasked"]
+
+
+def test_a_hang_ends_with_the_time_and_says_how_to_give_more(tmp_path: Path) -> None:
+    found = gather.one_group(job(tmp_path), ["torch"], time.monotonic() + 0.3, child("time.sleep(60)"))["torch"]
+    assert "not finished" in found["error"] and "--seconds" in found["fix"] and 0 < found["after"] < 30
+
+
+def test_a_group_for_which_no_time_is_left_is_not_begun(tmp_path: Path) -> None:
+    found = gather.one_group(job(tmp_path), ["torch"], time.monotonic(), ["/does/not/exist"])
+    assert "no time" in found["torch"]["unasked"]
+
+
+def test_a_child_that_speaks_nonsense_is_an_answer(tmp_path: Path) -> None:
+    found = gather.one_group(job(tmp_path), ["torch"], time.monotonic() + 30, child("print('warning: x', flush=True)"))
+    assert "could not be heard" in found["torch"]["error"]
+
+
+def test_groups_that_compute_take_turns_and_the_others_do_not_wait(tmp_path: Path) -> None:
+    code = child(
+        "began = time.time(); time.sleep(0.2 if job['part'] != 'hub' else 0)\n"
+        "print(json.dumps({'probe': job['part'], 'facts': {'began': began, 'ended': time.time()}}), flush=True)"
+    )
+    asked = {"hub": ["hub"], "llama.cpp": ["llama.cpp"], "training": ["training"]}
+    found = gather.ask(asked, job(tmp_path), time.monotonic() + 30, code)
+    assert found["training"]["began"] >= found["llama.cpp"]["ended"]
+    assert found["hub"]["ended"] < found["training"]["ended"]
+
+
+def test_why_a_model_cannot_be_had_crosses_over(tmp_path: Path) -> None:
+    failed = {"kind": "DownloadError", "message": "no network.", "fix": "mend it."}
+    told: list[str] = []
+    error = gather.prepare(job(tmp_path), told.append, child(f"{say(note='downloading')}\n{say(failed=failed)}"))
+    assert isinstance(error, DownloadError) and error.message == "no network." and told == ["downloading"]
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, here: Machine, found: dict[str, Facts]) -> None:
+    """The command with a machine and facts of the test's own; folders and packages are the real ones."""
+    monkeypatch.setattr(run, "look", lambda: here)
+    monkeypatch.setattr(gather, "prepare", lambda job, tell: None)
+    monkeypatch.setattr(gather, "ask", lambda groups, job, ends: found)
+
+
+def test_a_healthy_machine_ends_with_0_and_lines_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, no_card(), on_a_processor())
+    said = CliRunner().invoke(cli, ["doctor"])
+    assert said.exit_code == 0 and "\x1b" not in said.stdout, said.output
+    assert said.stdout.splitlines()[-1].startswith("20 checks: ") and "0 fail" in said.stdout
+
+
+def test_a_failure_ends_with_1_and_the_command_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, machine(), facts(llama={"offload": False}))
+    said = CliRunner().invoke(cli, ["doctor"])
+    assert said.exit_code == 1 and "-> CMAKE_ARGS=" in said.stdout
+
+
+def test_json_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, machine(), facts())
+    said = CliRunner().invoke(cli, ["doctor", "--json"])
+    rows = [json.loads(line) for line in said.stdout.splitlines()]
+    assert len(rows) >= 12 and {row["event"] for row in rows} == {"Check"} and said.stderr == ""
+    assert all(set(row) == {"event", "name", "outcome", "found", "fix", "figures"} for row in rows)
+
+
+def test_what_a_library_says_cannot_act_on_the_terminal() -> None:
+    told = lines(fail("torch", "a\x1b]0;owned\x07\nb", "mend\x1b[2J it"))
+    assert len(told) == 2 and not any("\x1b" in line or "\n" in line for line in told)
+
+
+def test_a_name_that_nothing_answers_to_is_a_mistake() -> None:
+    said = CliRunner().invoke(cli, ["doctor", "--model", "no-such-model"])
+    assert isinstance(said.exception, UnknownModelError) and said.stdout == ""
+
+
+def test_the_command_itself_loads_nothing_heavy() -> None:
+    code = "import sys, minisheep.doctor.run, minisheep.gpucheck.session;"
+    code += "print(sorted({'torch', 'transformers', 'llama_cpp', 'peft', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.model
+def test_the_real_thing_finds_nothing_wrong_with_a_healthy_model() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "minisheep", "doctor", "--json", "--seconds", "240"],
+        capture_output=True, text=True, timeout=290,
+    )  # fmt: skip
+    rows = {row["name"]: row for row in map(json.loads, done.stdout.splitlines()) if row["event"] == "Check"}
+    for name in ("llama.cpp", "generate", "PyTorch", "bitsandbytes", "train", "model file", "chat template"):
+        assert rows[name]["outcome"] == "ok", rows[name]
+    assert rows["GGUF and weights"]["outcome"] == "ok" and rows["GGUF and weights"]["figures"]["nats"] < 0.2
+
+
+def test_every_probe_has_facts_to_judge() -> None:
+    asked = {name for probes in run.GROUPS.values() for name in probes}
+    assert asked == set(HEALTHY)
