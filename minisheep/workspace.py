@@ -127,9 +127,10 @@ def open_server(settings: Settings, gguf: Path) -> RemoteEngine:
     """
     from minisheep.engines.remote import RemoteEngine
     from minisheep.engines.remote_server import server
+    from minisheep.engines.vocabulary import Vocabulary
 
     return RemoteEngine(
-        gguf,
+        Vocabulary.from_file(gguf),
         server(settings),
         settings.engine_model,
         slots=settings.slots,

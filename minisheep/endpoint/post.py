@@ -141,17 +141,17 @@ class Post:
 
     def _ask_once(self, body: Mapping[str, Any]) -> Reply:
         while True:
-            status, headers, data = self._send({k: v for k, v in body.items() if k not in self._refused})
-            if status == 400 and (named := self._newly_refused(data, body)):
+            sent = {k: v for k, v in body.items() if k not in self._refused}
+            status, headers, data = self._send(sent)
+            if status == 400 and (named := self._refused_in(sent, data)):
                 self._refused.add(named)
                 continue
             return self._read(status, headers, data)
 
-    def _newly_refused(self, data: bytes, body: Mapping[str, Any]) -> str:
-        """Which optional parameter a 400 names. Some servers know only their own defaults."""
+    def _refused_in(self, sent: Mapping[str, Any], data: bytes) -> str:
+        """Which optional parameter of what was sent a 400 names. Some servers know only their own defaults."""
         told = _message(data)
-        left = (name for name in self.optional if name in body and name not in self._refused)
-        return next((name for name in left if name in told), "")
+        return next((name for name in self.optional if name in sent and name in told), "")
 
     def _send(self, body: dict[str, Any]) -> tuple[int, http.client.HTTPMessage, bytes]:
         """Status, headers, body. Raises `_Retry` where no answer came."""

@@ -32,8 +32,7 @@ from minisheep.engines.base import (
 )
 from minisheep.engines.labels import LabelTree
 from minisheep.engines.remote_adapter import run_hook
-from minisheep.engines.remote_probe import TEXT, Abilities, probe
-from minisheep.engines.vocabulary import Vocabulary
+from minisheep.engines.remote_probe import TEXT, Abilities, Tokens, probe
 from minisheep.errors import EndpointError, UsageError
 
 AT_ONCE = 16
@@ -47,7 +46,7 @@ R = TypeVar("R")
 class RemoteEngine:
     """`engines.base.Engine` on the model of a server, without embeddings.
 
-    `gguf` is the run's model, of which the vocabulary alone is read; `model` is what the server calls it. `slots` 0
+    `tokens` is the vocabulary of the run's model, which `close` frees; `model` is what the server calls it. `slots` 0
     means `AT_ONCE`; `context` is in tokens for each sequence. With a `hook` (`remote_adapter`) adapters can be set.
     Nothing is sent before `set_adapter`, which finds out what the server can do. Verbs raise `errors.EndpointError`
     where it fails for good, after the results that were under way.
@@ -59,7 +58,7 @@ class RemoteEngine:
 
     def __init__(
         self,
-        gguf: Path,
+        tokens: Tokens,
         post: Post,
         model: str,
         *,
@@ -76,8 +75,8 @@ class RemoteEngine:
         self._signs: dict[Path | None, tuple[float, ...]] = {}
         self.abilities = Abilities(0, "")
         self._info = EngineInfo("openai", f"{model} at {self._post.name}", slots or AT_ONCE, context)
-        self.vocabulary = Vocabulary.from_file(gguf)
-        self._ends = [token for token in range(self.vocabulary.size) if self.vocabulary.is_end(token)]
+        self._tokens = tokens
+        self._ends = [token for token in range(tokens.size) if tokens.is_end(token)]
 
     @property
     def name(self) -> str:
@@ -125,7 +124,7 @@ class RemoteEngine:
         asked = []
         for request in requests:
             prompt = self._prompt(request.prompt)
-            continuation = self.vocabulary.encode(request.continuation, bos=False, after=prompt[-1])
+            continuation = self._tokens.encode(request.continuation, bos=False, after=prompt[-1])
             self._check(request.id, len(prompt) + len(continuation) + 1)
             asked.append((request.id, prompt, continuation))
         if not self.abilities.loglik:
@@ -154,12 +153,12 @@ class RemoteEngine:
         def ask(body: dict[str, Any], once: bool) -> reading.Said:
             return self._ask(body, never, first=not (once or self._hook), tries=1 if once else TRIES)
 
-        self.abilities = probe(ask, self._post.name, self.vocabulary, self._info.context)
+        self.abilities = probe(ask, self._post.name, self._tokens, self._info.context)
         self._check_changed(adapter, never)
         self._set = [adapter]
 
     def close(self) -> None:
-        self.vocabulary.close()
+        self._tokens.close()
 
     def _check_changed(self, adapter: Path | None, never: threading.Event) -> None:
         """An adapter that is not really on the server would make every round the base."""
@@ -183,7 +182,7 @@ class RemoteEngine:
         if self.abilities.tops:
             said = self._ask(reading.to_see(ids, self.abilities.tops), give_up)
             seen = self._read(said, reading.Seen)
-            told = {child: seen.of(child, self.vocabulary.piece(child)) for child in children}
+            told = {child: seen.of(child, self._tokens.piece(child)) for child in children}
             found = {child: math.exp(value) for child, value in told.items() if value is not None}
         for child in children:
             if child not in found:
@@ -201,7 +200,7 @@ class RemoteEngine:
         found = []
         for place, token in enumerate(continuation, len(prompt)):
             said = self._ask(reading.to_force(whole[:place], token), give_up)
-            piece = self.vocabulary.piece(token)
+            piece = self._tokens.piece(token)
             found.append(self._read(said, lambda said, t=token, p=piece: reading.forced(said, t, p)))  # type: ignore[misc]
         return tuple(found)
 
@@ -242,11 +241,11 @@ class RemoteEngine:
             ) from None
 
     def _prompt(self, prompt: Prompt) -> list[int]:
-        return self.vocabulary.encode(prompt, bos=True) or [self.vocabulary.start]
+        return self._tokens.encode(prompt, bos=True) or [self._tokens.start]
 
     def _tree(self, request: ScoreRequest) -> LabelTree:
         after = self._prompt(request.prompt)[-1]
-        labels = [self.vocabulary.encode((Segment(label),), bos=False, after=after) for label in request.labels]
+        labels = [self._tokens.encode((Segment(label),), bos=False, after=after) for label in request.labels]
         if not labels or not all(labels):
             raise UsageError(f"Request {request.id} has no labels, or an empty one.", "Give it labels to score.")
         return LabelTree(labels)

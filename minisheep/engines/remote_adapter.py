@@ -2,7 +2,7 @@
 
 ``--engine-hook "PROGRAM ARGUMENTS"`` is run with one more argument: the folder of the round whose adapter is wanted
 (``adapter/`` for PEFT, ``adapter.gguf`` for llama.cpp), or the word ``base``. It returns when the server is ready, and
-may print, as its last line, the name of the model to ask for from now on; without one, that is --engine-model. So
+may print the name of the model to ask for from now on (its last line counts); without one, that is --engine-model. So
 llama.cpp's server is started anew with ``--lora``, vLLM is sent ``/v1/load_lora_adapter`` and SGLang
 ``/load_lora_adapter``, and the name that these gave is printed.
 """

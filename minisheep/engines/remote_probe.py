@@ -29,11 +29,20 @@ Ask = Callable[[dict[str, Any], bool], Said]
 
 
 class Tokens(Protocol):
-    """What a probe needs of `vocabulary.Vocabulary`."""
+    """What is needed of `vocabulary.Vocabulary`, so that this module needs no llama.cpp."""
+
+    size: int
+
+    @property
+    def start(self) -> int: ...
 
     def encode(self, prompt: tuple[Segment, ...], *, bos: bool, after: int | None = None) -> list[int]: ...
 
     def piece(self, token: int) -> bytes: ...
+
+    def is_end(self, token: int) -> bool: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
