@@ -146,6 +146,16 @@ class RemoteEngine:
         if adapter is not None and not self._hook:
             raise UsageError("--engine openai puts an adapter on a server by --engine-hook alone.")
         self._set = []
+        try:
+            self._put(adapter)
+        except EndpointError as error:
+            raise EndpointError(error.message, error.fix or GO_ON) from None
+        self._set = [adapter]
+
+    def close(self) -> None:
+        self._tokens.close()
+
+    def _put(self, adapter: Path | None) -> None:
         if self._hook:
             self._model = run_hook(self._hook, adapter) or self._base
         never = threading.Event()
@@ -155,10 +165,6 @@ class RemoteEngine:
 
         self.abilities = probe(ask, self._post.name, self._tokens, self._info.context)
         self._check_changed(adapter, never)
-        self._set = [adapter]
-
-    def close(self) -> None:
-        self._tokens.close()
 
     def _check_changed(self, adapter: Path | None, never: threading.Event) -> None:
         """An adapter that is not really on the server would make every round the base."""
