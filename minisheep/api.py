@@ -14,6 +14,7 @@ import tomli_w
 from minisheep import config, loop
 from minisheep.config import Settings
 from minisheep.data.texts import load_prompts, load_seeds, seeds_digest
+from minisheep.engines.remote_server import check_server
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
 from minisheep.events import Emit, Event, Failed, Glimpse, Note, Progress, RunStarted, to_dict
 from minisheep.hosts import InlineHost, SignalledStop, WorkerHost
@@ -251,6 +252,7 @@ def _check_inputs(settings: Settings) -> dict[str, str]:
     prompts = load_prompts(settings.prompts)
     if settings.trainer == "unsloth":
         choose(settings.trainer, settings.load_in)
+    check_server(settings)
     if settings.engine != "fake":
         find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
     return {"seeds": seeds_digest(seeds), "prompts": digest("prompts", prompts)}

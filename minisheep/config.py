@@ -175,9 +175,28 @@ class Settings(BaseModel):
     eval_verifiable_max_tokens: Positive = setting(256, "evaluate", "new tokens in an answer to one of them")
 
     # the machine
-    engine: Literal["llamacpp", "fake"] = setting("llamacpp", "engine", "what runs inference")
+    engine: Literal["llamacpp", "openai", "fake"] = setting(
+        "llamacpp", "engine", "what runs inference; openai: a server that speaks OpenAI's API, see --engine-url"
+    )
+    engine_url: str = setting(
+        "",
+        "engine",
+        "the server's API, such as http://localhost:8000/v1 (vLLM, SGLang, llama.cpp's server); it runs the same model",
+        changeable=True,
+    )
+    engine_model: str = setting("", "engine", "what the server calls that model", changeable=True)
+    engine_key_env: str = setting("", "engine", "environment variable that holds the server's key", changeable=True)
+    engine_hook: str = setting(
+        "",
+        "engine",
+        "program that puts a round's adapter on the server, given the round's folder or the word base; empty: what"
+        " needs an adapter, and all measuring, runs on this machine",
+    )
+    engine_timeout: Annotated[float, Field(gt=0)] = setting(
+        600.0, "engine", "seconds that one request to the server may take", changeable=True
+    )
     slots: Annotated[int, Field(ge=0, le=255)] = setting(
-        0, "engine", "sequences decoded together; 0: chosen for the machine", changeable=True
+        0, "engine", "sequences decoded together; 0: chosen for the machine (16 requests at a server)", changeable=True
     )
     context: Annotated[int, Field(ge=256)] = setting(2048, "engine", "tokens that one sequence can hold")
     kv_type: Literal["auto", "f16", "q8_0"] = setting(
@@ -227,6 +246,7 @@ class Settings(BaseModel):
             yield f"--judge pmi asks no question, so --judge-prompt {self.judge_prompt} says nothing; leave one out"
         if self.judges and self.judge == "auto" and self.exam_tasks < MIN_EXAM:
             yield f"--judge auto needs --exam-tasks {MIN_EXAM} or more to choose by"
+        yield from self._server_contradictions()
         if keep.kind == "threshold":
             if self.judge == "auto":
                 yield (
@@ -240,6 +260,21 @@ class Settings(BaseModel):
                 )
             if self.judge not in ("auto", "pmi") and keep.value >= 10:
                 yield f"--keep {self.keep} keeps nothing: scores end at 10 and must be above it"
+
+    def _server_contradictions(self) -> Iterator[str]:
+        """What is wrong between --engine and the settings of a server."""
+        given = [
+            name for name in ("engine_url", "engine_model", "engine_key_env", "engine_hook") if getattr(self, name)
+        ]
+        if self.engine != "openai":
+            if given:
+                yield f"{flag(given[0])} is for --engine openai, and --engine is {self.engine}"
+            return
+        for name in ("engine_url", "engine_model"):
+            if name not in given:
+                yield f"--engine openai needs {flag(name)} (as in --engine-url http://localhost:8000/v1)"
+        if self.filter.startswith("density"):
+            yield f"--engine openai gives no embeddings, which --filter {self.filter} needs"
 
     @property
     def judges(self) -> bool:

@@ -32,7 +32,7 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     total = len(tasks) + len(asked) + len(items)
     prompts = {task.id: user_text(task.instruction, task.input) for task in asked} | {i.id: i.prompt for i in items}
     report.start(total, 0, "tasks")
-    engine = work.engine(round, report.ready)
+    engine = work.measuring_engine(round, report.ready)
     likelihoods = []
     for found in evaluation.likelihoods(engine, work.template, tasks):
         likelihoods.append(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minisheep import config
 from minisheep.config import Settings
@@ -20,6 +21,9 @@ from minisheep.stages.asked import Judge
 from minisheep.stages.exam import Exam, judge_for
 from minisheep.store import RunFolder, read_json, read_records
 
+if TYPE_CHECKING:
+    from minisheep.engines.remote import RemoteEngine
+
 
 class Workspace:
     """One run folder, opened for work. `close` frees the model."""
@@ -27,7 +31,9 @@ class Workspace:
     def __init__(self, path: Path) -> None:
         self.folder = RunFolder(path)
         self.settings = config.make(config.read_toml(self.folder.settings))
-        self._engine: Engine | None = None
+        self._engines: dict[str, Engine] = {}
+        """The one of this machine (``here``) and the one of a server (``there``), as far as they were asked for."""
+        self._newest: Engine | None = None
         self._told: EngineInfo | None = None
 
     @cached_property
@@ -77,32 +83,64 @@ class Workspace:
     def engine(self, adapter_round: int, ready: Callable[[EngineInfo], None]) -> Engine:
         """The engine with the adapter of a round hot-loaded; 0 is the bare base.
 
-        `ready` is told of a new engine, and of one that had to give up slots since it was told last.
+        A server without a hook for adapters has the base alone: what needs an adapter then runs here. `ready` is told
+        of a new engine, and of one that had to give up slots since it was told last.
         """
+        at_server = self.settings.engine == "openai" and (adapter_round == 0 or bool(self.settings.engine_hook))
+        return self._engine(adapter_round, at_server, ready)
+
+    def measuring_engine(self, adapter_round: int, ready: Callable[[EngineInfo], None]) -> Engine:
+        """The same for measuring: base and rounds on one engine, since another one's numbers differ."""
+        return self._engine(adapter_round, self.settings.engine == "openai" and bool(self.settings.engine_hook), ready)
+
+    def _engine(self, adapter_round: int, at_server: bool, ready: Callable[[EngineInfo], None]) -> Engine:
         adapter = self.folder.round(adapter_round).adapter_gguf if adapter_round else None
         if adapter is not None and not adapter.exists():
             raise ModelFileError(f"{adapter} is missing, so round {adapter_round + 1} cannot start from it.")
-        if self._engine is None:
-            self._engine = open_engine(self.settings, self.model.inference_gguf)
-        if self._engine.info != self._told:
-            self._told = self._engine.info
+        where = "there" if at_server else "here"
+        if where not in self._engines:
+            opens = open_server if at_server else open_engine
+            self._engines[where] = opens(self.settings, self.model.inference_gguf)
+        engine = self._newest = self._engines[where]
+        if engine.info != self._told:
+            self._told = engine.info
             ready(self._told)
-        self._engine.set_adapter(adapter)
-        return self._engine
+        engine.set_adapter(adapter)
+        return engine
 
     @property
     def loaded(self) -> Engine | None:
-        """The engine, if it has been asked for."""
-        return self._engine
+        """The engine that was asked for last, if one was."""
+        return self._newest
 
     def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+        self._newest = None
+
+
+def open_server(settings: Settings, gguf: Path) -> RemoteEngine:
+    """The engine at the server that `settings` name; of the GGUF, it reads the vocabulary.
+
+    Raises `errors.UsageError` where no key is in the variable that was named.
+    """
+    from minisheep.engines.remote import RemoteEngine
+    from minisheep.engines.remote_server import server
+    from minisheep.engines.vocabulary import Vocabulary
+
+    return RemoteEngine(
+        Vocabulary.from_file(gguf),
+        server(settings),
+        settings.engine_model,
+        slots=settings.slots,
+        context=settings.context,
+        hook=settings.engine_hook,
+    )
 
 
 def open_engine(settings: Settings, gguf: Path) -> StreamingEngine:
-    """The engine that `settings` name, on a GGUF. The fake one needs no file."""
+    """The engine of this machine, on a GGUF. The fake one needs no file."""
     if settings.engine == "fake":
         from minisheep.engines.fake import FakeEngine
 

@@ -255,10 +255,17 @@ OTHER: dict[str, object] = {
     "assess": "quality",
     "filter": "density",
     "rules": "off",
+    "engine_url": "http://other:8000/v1",
+    "engine_model": "other",
+    "engine_key_env": "KEY",
+    "engine_hook": "./put",
 }
+SERVER = {"engine": "openai", "engine_url": "http://one:8000/v1", "engine_model": "one"}
 
-
-CONTRADICTING = {"engine", "trainer", "judge", "keep", "filter"}
+CONTRADICTING = {
+    *("engine", "trainer", "judge", "keep", "filter"),
+    *("engine_url", "engine_model", "engine_key_env", "engine_hook"),
+}
 """Settings whose other value contradicts other values of others."""
 
 
@@ -271,7 +278,7 @@ def other_value(name: str) -> object:
 
 @pytest.mark.parametrize("name", [name for name in config.names() if name != "engine"])
 def test_a_continued_run_takes_what_may_change_and_names_what_may_not(name: str) -> None:
-    stored = config.make({})
+    stored = config.make(SERVER if name.startswith("engine_") else {})
     wanted = {name: other_value(name)}
     assert wanted[name] != getattr(stored, name)
     if config.is_changeable(name):

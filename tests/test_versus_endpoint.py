@@ -10,9 +10,10 @@ from collections.abc import Callable
 import pytest
 from judge_stand_in import Answer, Asked, fails, says, stand_in
 
+from minisheep.endpoint.many import ask_all
+from minisheep.endpoint.post import MOST_BYTES
 from minisheep.errors import EndpointError, UsageError
-from minisheep.judged.asking import ask_all
-from minisheep.judged.endpoint import MOST_BYTES, Endpoint
+from minisheep.judged.endpoint import Endpoint
 from minisheep.judged.wording import Messages
 
 QUESTION: Messages = ({"role": "user", "content": "Which?"},)

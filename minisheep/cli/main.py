@@ -37,6 +37,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "minisheep.cli.export",
         "Make a round into a GGUF, an Ollama model, safetensors or a folder for the hub.",
     ),
+    "handoff": ("minisheep.cli.handoff", "Write a round's data and a configuration for Axolotl or LLaMA-Factory."),
     "bench": ("minisheep.cli.bench", "Measure minisheep beside its peers on this machine."),
     "completion": ("minisheep.cli.completion", "Complete commands and flags in your shell."),
 }

@@ -64,6 +64,11 @@ def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Set
         settings = config.continued(api.stored_settings(folder), wanted)
     if settings.engine == "fake":
         raise UsageError("The fake engine runs no model, so there is nothing to plan.", "Leave out --engine fake.")
+    if settings.engine == "openai":
+        raise UsageError(
+            "What a server takes is not known here, so there is nothing to plan.",
+            "Without --engine openai, the plan shows the training and measuring that run on this machine.",
+        )
     return settings
 
 

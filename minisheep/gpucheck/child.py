@@ -81,10 +81,10 @@ def decode(desk: Desk) -> dict[str, Any]:
 def train(desk: Desk, trainer: str) -> dict[str, Any]:
     """One training by the named trainer. Raises `errors.UsageError` where this version or machine lacks it."""
     from minisheep.stages.train import train_job
-    from minisheep.trainers.choose import check_trainer, make_trainer
+    from minisheep.trainers.choose import choose, make_trainer
 
-    check_trainer(trainer)
     sizes, model = desk.job.sizes, desk.model.prepared
+    choose(trainer, "auto", model.architecture)
     # Without dropout and held-out examples, the same data in the same order must give the same curve.
     settings = desk.settings(
         trainer=trainer, epochs=sizes["epochs"], batch_size=sizes["batch"], micro_batch_size=sizes["micro"],

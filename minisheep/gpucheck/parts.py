@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 import os
 import subprocess
@@ -25,7 +24,7 @@ from minisheep.gpucheck import build
 from minisheep.gpucheck.curves import Training
 from minisheep.gpucheck.jobs import BENCHED, DECODE, DECODE_SIZES, REPEATS, SLOTS, TRAIN, TRAIN_SIZES
 from minisheep.gpucheck.vram import Peak
-from minisheep.trainers.choose import check_trainer
+from minisheep.trainers.choose import choose
 
 CHILD = (sys.executable, "-m", "minisheep.gpucheck.child")
 PART_SECONDS = 900.0
@@ -71,11 +70,9 @@ def install(step: build.Step, log: Path, tell: Tell) -> Result:
 def without_unsloth() -> Refused | None:
     """Why Unsloth cannot train here, or None."""
     try:
-        check_trainer("unsloth")
+        choose("unsloth", "auto")
     except UsageError as error:
         return Refused(error.message, error.fix)
-    if importlib.util.find_spec("unsloth") is None:
-        return Refused("Unsloth is not installed.", 'pip install -e ".[gpu]"')
     return None
 
 

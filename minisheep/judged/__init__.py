@@ -2,8 +2,7 @@
 one by one as MT-Bench does (single turn).
 
     wording.py    what the judge is asked, and how its reply is read
-    endpoint.py   one question over HTTP: timeouts, retries, and every way in which it can fail
-    asking.py     many questions at once
+    endpoint.py   one question to the judge (see endpoint/)
     sides.py      whose answers are compared
     answering.py  answers to prompts that the run did not ask, by a worker
     versus.py     the whole comparison on a run folder, continued where it stopped

@@ -96,7 +96,7 @@ class Desk:
         report.start(len(requests), 0, "answers")
         frame = Frame(work.template)
         sampling = Sampling(temperature=0.0, max_tokens=work.settings.eval_max_tokens, stop=frame.stop)
-        engine = work.engine(job["round"], report.ready)
+        engine = work.measuring_engine(job["round"], report.ready)
         asked = [GenerateRequest(task, answer_prompt(frame, text, ""), sampling) for task, text in requests.items()]
         with (
             Appender(answers_path(work.folder, job["round"])) as file,

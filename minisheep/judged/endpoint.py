@@ -1,51 +1,22 @@
-"""One question to an OpenAI-compatible chat endpoint: POST .../chat/completions, answered within a deadline.
-
-What can be mended by waiting (429, 5xx, a dropped connection) is tried again with growing pauses; what cannot is one
-clear error. The key goes into a header and nowhere else: not to another host, not into a record or a message.
-"""
+"""One question to a judge: a chat completion of an OpenAI-compatible server, asked through `endpoint.post`."""
 
 from __future__ import annotations
 
-import http.client
 import json
-import re
 import threading
-import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
-from minisheep import __version__
-from minisheep.errors import EndpointError, UsageError
+from minisheep.endpoint.post import PAUSES, Names, Post
 from minisheep.judged.wording import Messages
-from minisheep.ui.sanitise import one_line
 
-TRIES = 5
-PAUSES = (1.0, 2.0, 4.0, 8.0)
-"""Seconds before each further try; a server that says Retry-After is believed up to `LONGEST_PAUSE`."""
-LONGEST_PAUSE = 60.0
-TIMEOUTS = 2
-"""Tries that may end without any answer in time: each of them is long."""
-MOST_BYTES = 4 << 20
-"""A reply is a few hundred words; whatever is larger is none."""
+NAMES = Names("--judge-url", "--judge-key-env VAR", "--judge-model-name", "The judge")
 OPTIONAL = ("temperature", "max_tokens")
-"""What is left out for servers that refuse it by name."""
-
-
-class _Retry(Exception):
-    """Worth another try, after `wait` seconds if the server named them."""
-
-    def __init__(
-        self, reason: str, *, answered: bool = False, wait: float | None = None, timeout: bool = False
-    ) -> None:
-        super().__init__(reason)
-        self.reason, self.answered, self.wait, self.timeout = reason, answered, wait, timeout
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
+    """Raises `errors.UsageError` for an address or a key that cannot be used."""
+
     url: str
     """As the user gave it: the API's base (``http://localhost:8080/v1``) or the whole address."""
     model: str
@@ -54,182 +25,28 @@ class Endpoint:
     """Seconds for one question, from connecting to the last byte."""
     max_tokens: int = 1024
     pauses: tuple[float, ...] = PAUSES
-    _refused: set[str] = field(default_factory=set, repr=False)
-    """Those of `OPTIONAL` that the server turned out to refuse."""
+    _post: Post = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Raises `errors.UsageError` for an address or a key that cannot be used."""
-        _parts(self.url)
-        if self.key and not re.fullmatch(r"[\x21-\x7e]+", self.key):
-            raise UsageError("The judge's key holds blanks or characters that no key has.", "Nothing was sent.")
+        post = Post(self.url, "/chat/completions", NAMES, self.key, self.timeout, self.pauses, OPTIONAL)
+        object.__setattr__(self, "_post", post)
 
     @property
     def name(self) -> str:
         """The address without a query, which may hold what is nobody's business."""
-        parts = _parts(self.url)
-        return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        return self._post.name
 
     @property
     def exposes_key(self) -> bool:
         """Whether anybody on the way to another machine could read the key."""
-        parts = _parts(self.url)
-        return bool(self.key) and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
+        return self._post.exposes_key
 
     def ask(self, messages: Messages, give_up: threading.Event, *, first: bool = False) -> str:
-        """The judge's reply. `give_up` ends a pause early. The `first` question waits for no server that is not there.
-
-        Raises `errors.EndpointError`, which says what the server did.
-        """
-        timeouts = 0
-        for attempt in range(TRIES):
-            try:
-                return self._ask_once(messages)
-            except _Retry as error:
-                timeouts += error.timeout
-                hopeless = first and not error.answered
-                if hopeless or attempt + 1 == TRIES or timeouts == TIMEOUTS or give_up.is_set():
-                    raise EndpointError(f"{self.name} {error.reason}.") from None
-                pause = self.pauses[min(attempt, len(self.pauses) - 1)] if error.wait is None else error.wait
-                give_up.wait(min(pause, LONGEST_PAUSE))
-        raise AssertionError("the last try returns or raises")
-
-    def _ask_once(self, messages: Messages) -> str:
-        while True:
-            body = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": self.max_tokens}
-            status, headers, data = self._post({k: v for k, v in body.items() if k not in self._refused})
-            if status == 400 and (named := self._newly_refused(data)):
-                self._refused.add(named)
-                continue
-            return self._read(status, headers, data)
-
-    def _newly_refused(self, data: bytes) -> str:
-        """Which optional parameter a 400 names. Some servers know only their own defaults."""
-        told = _message(data)
-        return next((name for name in OPTIONAL if name in told and name not in self._refused), "")
-
-    def _post(self, body: dict[str, Any]) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """Status, headers, body. Raises `_Retry` where no answer came."""
-        parts = _parts(self.url)
-        path = parts.path.rstrip("/")
-        path = path if path.endswith("/chat/completions") else f"{path}/chat/completions"
-        request = urllib.request.Request(  # noqa: S310
-            parts._replace(path=path, fragment="").geturl(), json.dumps(body).encode("utf-8", "replace"), method="POST"
-        )
-        request.add_header("Content-Type", "application/json")
-        request.add_header("Accept", "application/json")
-        request.add_header("User-Agent", f"minisheep/{__version__}")
-        if self.key:
-            request.add_unredirected_header("Authorization", f"Bearer {self.key}")
-        deadline = time.monotonic() + self.timeout
+        """The judge's reply; see `Post.ask`. Raises `errors.EndpointError`, which says what the server did."""
+        body = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": self.max_tokens}
+        reply = self._post.ask(body, give_up, first=first)
         try:
-            with _opener().open(request, timeout=self.timeout) as response:
-                return response.status, response.headers, _read_all(response, deadline)
-        except TimeoutError:
-            raise _Retry(f"did not answer within {self.timeout:g} s", timeout=True) from None
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, TimeoutError):
-                raise _Retry(f"did not answer within {self.timeout:g} s", timeout=True) from None
-            raise _Retry(f"cannot be reached: {_reason(error.reason)}") from None
-        except (http.client.HTTPException, OSError, UnicodeError) as error:
-            raise _Retry(f"broke off: {_reason(error)}") from None
-
-    def _read(self, status: int, headers: http.client.HTTPMessage, data: bytes) -> str:
-        """The reply in a response. Raises `_Retry` or `errors.EndpointError`."""
-        told = self._safe(_message(data))
-        says = f": {told}" if told else ""
-        if status == 429 or status >= 500:
-            raise _Retry(f"answers {status}{says}", answered=True, wait=_retry_after(headers))
-        if status in (401, 403):
-            raise EndpointError(
-                f"{self.name} refuses access ({status}){says}.",
-                "Name the variable that holds the judge's key: --judge-key-env VAR." if not self.key else "",
-            )
-        if status == 404:
-            raise EndpointError(
-                f"{self.name} knows no such address or model (404){says}.",
-                "--judge-url is the API's base, often ending in /v1; --judge-model-name is as the server calls it.",
-            )
-        if 300 <= status < 400:
-            raise EndpointError(
-                f"{self.name} has moved to {one_line(headers.get('Location', '?'), 200)}.", "Give that."
-            )
-        if status != 200:
-            raise EndpointError(f"{self.name} refuses the question ({status}){says}.")
-        try:
-            content = json.loads(data)["choices"][0]["message"]["content"]
+            content = json.loads(reply.data)["choices"][0]["message"]["content"]
         except (ValueError, RecursionError, LookupError, TypeError):
-            kind = headers.get_content_type()
-            raise EndpointError(
-                f"{self.name} answers with no chat completion ({kind}): {self._safe(one_line(_decoded(data), 80))!r}.",
-                "--judge-url is the API's base, such as http://localhost:8080/v1.",
-            ) from None
-        return self._safe(content) if isinstance(content, str) else ""
-
-    def _safe(self, text: str) -> str:
-        return text.replace(self.key, "***") if self.key else text
-
-
-def _parts(url: str) -> SplitResult:
-    fix = "It looks like http://localhost:8080/v1."
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise UsageError(f"--judge-url {url} is no address: {error}.", fix) from None
-    if parts.scheme not in ("http", "https") or not host or re.search(r"[\x00-\x20\x7f]|[^\x00-\x7f]", url):
-        raise UsageError(f"--judge-url {url} is no http or https address.", fix)
-    if parts.username is not None or parts.password is not None:
-        raise UsageError("--judge-url holds a user name or password.", "Give a key by --judge-key-env VAR alone.")
-    return parts
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """HTTP and HTTPS alone: no files, and no redirect, which would carry the question elsewhere."""
-    opener = urllib.request.OpenerDirector()
-    for kind in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.UnknownHandler,
-    ):
-        opener.add_handler(kind())
-    return opener
-
-
-def _read_all(response: http.client.HTTPResponse, deadline: float) -> bytes:
-    """The body, whole. Raises TimeoutError for one that only trickles, and HTTPException for one cut short."""
-    data = b""
-    while chunk := response.read1(1 << 16):
-        data += chunk
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        if len(data) > MOST_BYTES:
-            raise http.client.HTTPException(f"more than {MOST_BYTES >> 20} MB")
-    if response.length:
-        raise http.client.IncompleteRead(data, response.length)
-    return data
-
-
-def _message(data: bytes) -> str:
-    """What an error's body says, in the forms that servers use; empty where it is something else."""
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        return ""
-    error = found.get("error", found) if isinstance(found, dict) else {}
-    told = error.get("message") or error.get("detail") or "" if isinstance(error, dict) else error
-    return one_line(told, 200).rstrip(".") if isinstance(told, str) else ""
-
-
-def _retry_after(headers: http.client.HTTPMessage) -> float | None:
-    """Seconds that the server asks for, if it does; the form with a date is not read."""
-    told = headers.get("Retry-After", "")
-    return float(told) if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", told) else None
-
-
-def _reason(error: object) -> str:
-    return one_line(str(getattr(error, "strerror", None) or error) or type(error).__name__, 120)
-
-
-def _decoded(data: bytes) -> str:
-    return data[:400].decode("utf-8", "replace")
+            raise self._post.nonsense(reply, "chat completion") from None
+        return self._post.safe(content) if isinstance(content, str) else ""

@@ -8,8 +8,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any, ClassVar
 
+from minisheep.endpoint.many import ask_all
 from minisheep.errors import EndpointError, Stopped
-from minisheep.judged.asking import ask_all
 from minisheep.judged.endpoint import Endpoint
 from minisheep.judged.outcome import grade_outcome, pair_outcome
 from minisheep.judged.sides import Contest, model_name

@@ -50,6 +50,8 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         if choice.told:
             emit(Note(choice.told))
         model = dataclasses.replace(model, trainer=choice.trainer)
+        if settings.engine == "openai" and before is None:
+            _try_server(settings, model, emit)
     if before is not None and before.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
             f"The run was made with a {before.name} whose file has SHA-256 {before.gguf_sha256[:16]}..., and the file"
@@ -82,6 +84,27 @@ def _check_card(settings: Settings, model: PreparedModel, emit: Emit) -> None:
     told = room.check_room(model.name, need, cuda.card, smaller)
     if told:
         emit(Note(told, "warning"))
+
+
+def _try_server(settings: Settings, model: PreparedModel, emit: Emit) -> None:
+    """Ask the server for a few tokens. Raises `errors.MinisheepError` where it is not enough for the run."""
+    from minisheep.engines.remote_probe import refusal
+    from minisheep.workspace import open_server
+
+    engine = open_server(settings, model.gguf)
+    try:
+        if engine.exposes_key:
+            emit(Note(f"The key goes unencrypted to {engine.name}.", "warning"))
+        engine.set_adapter(None)
+        if (missing := refusal(settings, engine.abilities, engine.name)) is not None:
+            raise missing
+        emit(Note(f"{engine.name} was tried: {engine.abilities}."))
+    finally:
+        engine.close()
+    if not settings.engine_hook:
+        emit(
+            Note("The server has the base alone: each round is measured here, and what needs an adapter runs here too.")
+        )
 
 
 def _write(model: PreparedModel, stored: Path) -> PreparedModel:

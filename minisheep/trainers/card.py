@@ -101,7 +101,7 @@ def build_in(text: str) -> tuple[int, int] | None:
 
 
 def in_words(holders: Mapping[int, int], own: frozenset[int] = frozenset()) -> str:
-    """Processes on a card other than our `own`, the largest first: ``PID 12 (ollama) 3.1 GB``; empty if there is none."""
+    """Processes on a card other than our `own`, the largest first: ``PID 12 (ollama) 3.1 GB``, or nothing."""
     others = sorted(((used, pid) for pid, used in holders.items() if pid not in own), reverse=True)
     return ", ".join(f"PID {pid}{_program(pid)}{f' {used / 1e9:.1f} GB' if used else ''}" for used, pid in others[:5])
 

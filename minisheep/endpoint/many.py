@@ -1,4 +1,4 @@
-"""Many questions at once to one judge; replies come as they finish."""
+"""Many questions at once to one server; replies come as they finish."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 Q = TypeVar("Q")
+R = TypeVar("R")
 
-Ask = Callable[[Q, threading.Event, bool], str]
+Ask = Callable[[Q, threading.Event, bool], R]
 """A question, an event that ends waiting, and whether it is the first one."""
 
 
-def ask_all(ask: Ask[Q], questions: Sequence[Q], at_once: int) -> Iterator[tuple[Q, str]]:
+def ask_all(ask: Ask[Q, R], questions: Sequence[Q], at_once: int, *, known: bool = False) -> Iterator[tuple[Q, R]]:
     """Each question with its reply, at most `at_once` of them under way.
 
-    The first one goes alone, so that a wrong address or key costs one question. When one fails, what is under way is
-    still waited for and given, and then its error is raised. Closing the iterator asks nothing further.
+    The first one goes alone, so that a wrong address or key costs one question, unless the server is `known`. When one
+    fails, what is under way is still waited for and given, and then its error is raised. Closing the iterator asks
+    nothing further.
     """
     if not questions:
         return
     stop = threading.Event()
     try:
-        yield questions[0], ask(questions[0], stop, True)
-        yield from _together(ask, questions[1:], at_once, stop)
+        if not known:
+            yield questions[0], ask(questions[0], stop, True)
+            questions = questions[1:]
+        yield from _together(ask, questions, at_once, stop)
     finally:
         stop.set()
 
 
-def _together(ask: Ask[Q], questions: Sequence[Q], at_once: int, stop: threading.Event) -> Iterator[tuple[Q, str]]:
+def _together(ask: Ask[Q, R], questions: Sequence[Q], at_once: int, stop: threading.Event) -> Iterator[tuple[Q, R]]:
     waiting: queue.SimpleQueue[Q] = queue.SimpleQueue()
     for question in questions:
         waiting.put(question)
-    done: queue.SimpleQueue[tuple[Q, str] | Exception | None] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[Q, R] | Exception | None] = queue.SimpleQueue()
 
     def work() -> None:
         while not stop.is_set():

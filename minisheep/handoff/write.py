@@ -1,0 +1,39 @@
+"""Writes a handoff folder: every file, or none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+from minisheep.errors import UsageError
+from minisheep.handoff import axolotl, llamafactory
+from minisheep.handoff.job import Job
+from minisheep.handoff.readme import readme
+from minisheep.store import disk_errors, fsync_folder, write_atomic
+
+TITLES = {"axolotl": "Axolotl", "llamafactory": "LLaMA-Factory"}
+WRITERS: dict[str, ModuleType] = {"axolotl": axolotl, "llamafactory": llamafactory}
+
+
+def write(job: Job, target: str, gpus: int, folder: Path) -> str:
+    """Write the files for `target` into the new `folder`; returns the command that trains.
+
+    Raises `errors.UsageError` where the folder exists, and `errors.DiskError`.
+    """
+    from minisheep.trainers.lora_gguf import PROJECTIONS
+
+    if folder.exists() or folder.is_symlink():
+        raise UsageError(f"{folder} exists already. Nothing was written.", "Remove it, or give another --out.")
+    writer = WRITERS[target]
+    found: dict[str, str] = writer.files(job, gpus, PROJECTIONS)
+    command: str = writer.COMMAND
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    with disk_errors(folder):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        for name, text in {**found, "README.txt": readme(job, TITLES[target], command, gpus)}.items():
+            write_atomic(unfinished / name, text.encode("utf-8", "surrogatepass"))
+        unfinished.rename(folder)
+        fsync_folder(folder.parent)
+    return command
