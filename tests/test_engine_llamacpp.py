@@ -134,6 +134,7 @@ def test_batched_greedy_text_equals_one_by_one_where_nothing_is_rounded_to_less_
     assert batched == alone
 
 
+@pytest.mark.slow
 def test_as_q8_0_batched_greedy_text_parts_from_one_by_one_only_near_a_tie(engine: Any) -> None:
     """By default llama.cpp rounds keys, values and (for quantised weights) activations, and picks its kernels by batch
     size: logits move by some hundredths, so now and then a greedy choice between two close tokens flips, after which

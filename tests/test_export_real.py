@@ -104,6 +104,7 @@ def test_ollama_gets_a_gguf_that_loads_and_passes_its_checks(run: Path, tmp_path
     assert sorted(p.name for p in tmp_path.iterdir() if "out" in p.name) == ["out"]
 
 
+@pytest.mark.slow
 def test_at_full_width_the_merge_answers_as_the_run_does(run: Path, tmp_path: Path) -> None:
     found = export(run, tmp_path / "out", "gguf", "F16")
     assert "GGUF: agreement" in passed(found)
@@ -114,7 +115,10 @@ def test_at_full_width_the_merge_answers_as_the_run_does(run: Path, tmp_path: Pa
 
 
 def test_the_plain_adapter_answers_as_the_run_does(run: Path, tmp_path: Path) -> None:
-    found = export(run, tmp_path / "out", "adapter")
+    said: list[Event] = []
+    found = export(run, tmp_path / "out", "adapter", said=said)
+    told = [event.text for event in said if isinstance(event, Note)]
+    assert any("adapter, agreement: ok: the run's 20 greedy answers" in text for text in told)
     assert passed(found) == ["adapter: prompts", "adapter: end token", "adapter: agreement", "adapter: ends"]
     told = read_json(tmp_path / "out" / "adapter_config.json")
     assert told["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -159,6 +163,7 @@ def test_an_end_that_nothing_ends_at_fails_the_export(run: Path, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_adapter_gguf_that_is_not_the_adapter_fails_the_export(run: Path, tmp_path: Path) -> None:
     other = copied(run, tmp_path / "run")
     random_adapter(tmp_path / "other", real_models.smollm2(), 0.3)
@@ -174,11 +179,11 @@ def test_a_full_disk_is_said_before_the_work(run: Path, tmp_path: Path, monkeypa
     assert list((tmp_path / "there").iterdir()) == []
 
 
-def test_what_is_checked_is_told(run: Path, tmp_path: Path) -> None:
-    said: list[Event] = []
-    export(run, tmp_path / "out", "lmstudio", "Q8_0", said)
-    told = [event.text for event in said if isinstance(event, Note)]
-    assert any("GGUF, agreement: ok: the run's 20 greedy answers" in text for text in told)
+@pytest.mark.slow
+def test_lm_studio_gets_a_folder_of_its_own_form(run: Path, tmp_path: Path) -> None:
+    assert "GGUF: agreement" in passed(export(run, tmp_path / "out", "lmstudio", "Q8_0"))
+    (gguf,) = (tmp_path / "out").rglob("*.gguf")
+    assert len(gguf.relative_to(tmp_path / "out").parts) == 3
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def template(file: Facts | None, generate: Facts | None, weights: Facts | None) 
     """The same ids on both sides; and the file's own template the one that the weights were published with."""
     name = "chat template"
     if not (_usable(file) and _usable(generate) and _usable(weights)):
-        return skipped(name, "one of the sides could not be asked")
+        return skipped(name, _unusable(file, generate, weights))
     assert file is not None and generate is not None and weights is not None
     if (generate["prompt"], generate["ids"]) != (weights["prompt"], weights["ids"]):
         at = next((i for i, (a, b) in enumerate(zip(generate["ids"], weights["ids"], strict=False)) if a != b), None)
@@ -74,7 +74,7 @@ def agreement(generate: Facts | None, weights: Facts | None) -> Result:
     """llama.cpp's log-probabilities of a given answer beside those of the weights that are trained."""
     name = "GGUF and weights"
     if not (_usable(generate) and _usable(weights)):
-        return skipped(name, "one of the sides could not be asked")
+        return skipped(name, _unusable(generate, weights))
     assert generate is not None and weights is not None
     if len(generate["logprobs"]) != len(weights["logprobs"]):
         return fail(name, "they tokenise the same answer differently", "Give a GGUF and weights of the same model.")
@@ -96,3 +96,9 @@ def distance(one: Sequence[float], other: Sequence[float]) -> float:
 
 def _usable(facts: Facts | None) -> bool:
     return facts is not None and "unasked" not in facts and not facts.get("error")
+
+
+def _unusable(*sides: Facts | None) -> str:
+    """Why not all sides can be compared: the reason of the first that was not asked, or gave no answer."""
+    reasons = [(facts or {}).get("unasked") or (facts or {}).get("error") for facts in sides if not _usable(facts)]
+    return f"a side of it was not asked: {reasons[0] or 'no model'}"
