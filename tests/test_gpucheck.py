@@ -15,6 +15,8 @@ import pytest
 from click.testing import CliRunner
 from doctor_facts import CARD, machine, no_card
 
+from minisheep.bench import measured as measuring
+from minisheep.bench.peak import Peak
 from minisheep.bench.plan import Job
 from minisheep.doctor import run as doctor
 from minisheep.doctor.check_packages import Wanted
@@ -24,7 +26,6 @@ from minisheep.gpucheck import __main__ as command
 from minisheep.gpucheck import build, curves, page, parts, session
 from minisheep.gpucheck.curves import Training
 from minisheep.gpucheck.parts import Refused
-from minisheep.gpucheck.vram import Peak
 
 PEFT = Training("peft", (2.0, 1.5, 1.2), 1000.0, 10.0, "4bit", 4 * 2**30, 3 * 2**30)
 UNSLOTH = dataclasses.replace(
@@ -195,15 +196,15 @@ def test_an_installation_is_a_result(tmp_path: Path, code: str, seconds: float, 
 
 def test_a_measurement_comes_back_from_its_child(tmp_path: Path) -> None:
     command = child("print(json.dumps({'facts': {'part': job['part']}}), flush=True)")
-    assert parts.measured(job(tmp_path), command)[0] == {"part": "prepare"}
+    assert measuring.measured(job(tmp_path), command)[0] == {"part": "prepare"}
 
 
 def test_a_crash_and_a_word_of_the_child_are_errors(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="SIGSEGV"):
-        parts.measured(job(tmp_path), child("os.kill(os.getpid(), signal.SIGSEGV)"))
+        measuring.measured(job(tmp_path), child("os.kill(os.getpid(), signal.SIGSEGV)"))
     said = {"failed": {"kind": "UsageError", "message": "no.", "fix": ""}}
     with pytest.raises(UsageError, match="no"):
-        parts.measured(job(tmp_path), child(f"print({json.dumps(said)!r}, flush=True)"))
+        measuring.measured(job(tmp_path), child(f"print({json.dumps(said)!r}, flush=True)"))
 
 
 @pytest.mark.parametrize("losses", [[], [1.0, float("nan")]])
@@ -216,10 +217,10 @@ def test_losses_that_are_no_numbers_are_a_failure(
 
 
 def test_a_measurement_that_hangs_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART_SECONDS", 0.3)
+    monkeypatch.setattr(measuring, "PART_SECONDS", 0.3)
     began = time.monotonic()
     with pytest.raises(WorkerError, match="Not finished"):
-        parts.measured(job(tmp_path), child("time.sleep(60)"))
+        measuring.measured(job(tmp_path), child("time.sleep(60)"))
     assert time.monotonic() - began < 10
 
 

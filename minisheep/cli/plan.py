@@ -12,7 +12,7 @@ import click
 from minisheep import api, config
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.config import Settings
-from minisheep.errors import UsageError
+from minisheep.errors import MinisheepError, UsageError
 from minisheep.store import RunFolder
 
 if TYPE_CHECKING:
@@ -23,11 +23,17 @@ WIDTH = 120
 
 @click.command(cls=GroupedCommand)
 @click.option("--gpu", metavar="CARD", help="plan for this graphics card, such as 'RTX 3060 12GB'")
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=None,
+    help="try the model here for a minute or two, and correct the times by it [where there is a card: once]",
+)
 @run_options
 @view_options
 @setting_options
 def plan(
     gpu: str | None,
+    calibrate: bool | None,
     run: str | None,
     preset: str | None,
     config_file: str | None,
@@ -37,15 +43,21 @@ def plan(
 ) -> None:
     """Show what a run will take: memory for each phase, disk and time, and settings with which it fits.
 
-    Without --gpu it is for this machine, and a table of common cards follows. Nothing is fetched, loaded or measured.
-    How it is counted: docs/memory.md.
+    Without --gpu it is for this machine, and a table of common cards follows. Nothing is fetched, and
+    nothing measured without a card or --calibrate. How it is counted: docs/memory.md.
 
     \b
     minisheep plan --model qwen1.5-7b --gpu "RTX 3060 12GB"
     minisheep plan --model qwen1.5-7b --answers 4 --kv-type q8_0
+    minisheep plan --model gemma-3-270m --calibrate
     """
+    if gpu is not None and calibrate:
+        raise UsageError("--calibrate tries this machine, and --gpu plans for another.", "Leave out one of them.")
     given, preset = given_settings(config_file, preset, flags)
-    _show(_settings(run, preset, given), gpu, as_json=as_json, plain=plain, cards=gpu is None, search=True)
+    settings = _settings(run, preset, given)
+    if gpu is None and calibrate is not False:
+        _try(settings, wanted=bool(calibrate))
+    _show(settings, gpu, as_json=as_json, plain=plain, cards=gpu is None, search=True)
 
 
 def dry_run(run: str | None, preset: str | None, given: dict[str, Any], *, as_json: bool, plain: bool) -> None:
@@ -70,6 +82,37 @@ def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Set
             "Without --engine openai, the plan shows the training and measuring that run on this machine.",
         )
     return settings
+
+
+def _try(settings: Settings, *, wanted: bool) -> None:
+    """A try that corrects the times, where it is `wanted`; else where there is a card that was not tried yet.
+
+    Raises `errors.MinisheepError` for a try that was wanted and does not work.
+    """
+    from minisheep.bench.hardware import cards
+    from minisheep.models.registry import find_model
+    from minisheep.plan.calibrate import calibrate
+    from minisheep.plan.dimensions import gguf_here, known_model
+    from minisheep.plan.fit import recommend
+    from minisheep.plan.machine import machine_for
+
+    present = cards()
+    if not wanted and not present:
+        return
+    model = known_model(settings)
+    machine, _ = machine_for(None, settings.threads, present)
+    plan = recommend(settings, model, machine)
+    gguf = gguf_here(find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None))
+    if not wanted and (not machine.is_card or plan is None or gguf is None or plan.tried is not None):
+        return
+    if plan is None:
+        raise UsageError(f"{model.name} does not fit this machine, so it cannot be tried.", "Leave out --calibrate.")
+    try:
+        calibrate(plan, gguf, lambda text: click.echo(text, err=True))
+    except MinisheepError as error:
+        if wanted:
+            raise
+        click.echo(f"It could not be tried here, so times stay estimates: {error.message}", err=True)
 
 
 def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, cards: bool, search: bool) -> None:

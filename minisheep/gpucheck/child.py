@@ -1,56 +1,28 @@
-"""The child process of one measurement: ``python -m minisheep.gpucheck.child JOB``, JSON lines on stdout.
-
-{"facts": {...}}   what was measured        {"failed": ...}   what went wrong, as the parent would say it
-"""
+"""The child process of one measurement: ``python -m minisheep.gpucheck.child JOB``, see `bench.answer`."""
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
 import time
-import traceback
 from functools import partial
 from typing import Any
 
 from minisheep.bench import material
+from minisheep.bench.answer import answer
 from minisheep.bench.desk import Desk
 from minisheep.bench.plan import Job
 from minisheep.bench.turns import after_first_step, timed
-from minisheep.bench.without_amx import die_with_parent
-from minisheep.errors import MinisheepError
 from minisheep.events import Event, TrainStep
 from minisheep.gpucheck.jobs import DECODE, TRAIN
 
 
-def main(argument: str) -> int:
-    die_with_parent()
-    # Libraries print what they like; what the parent reads is for us alone.
-    said = os.dup(1)
-    os.dup2(2, 1)
-
-    def say(message: dict[str, Any]) -> None:
-        os.write(said, json.dumps(message).encode() + b"\n")
-
-    desk = Desk(Job(**json.loads(argument)))
+def measure(job: Job) -> dict[str, Any]:
+    desk = Desk(job)
     # Unsloth writes a folder of compiled code wherever it is.
     os.chdir(desk.folder)
-    try:
-        say({"facts": measure(desk)})
-    except MinisheepError as error:
-        say({"failed": {"kind": type(error).__name__, "message": error.message, "fix": error.fix}})
-        return error.exit_code
-    except Exception as error:
-        traceback.print_exc()
-        say({"failed": {"kind": "WorkerError", "message": f"{type(error).__name__}: {error}"[:500], "fix": ""}})
-        return 1
-    return 0
-
-
-def measure(desk: Desk) -> dict[str, Any]:
-    part = desk.job.part
-    return decode(desk) if part == DECODE else train(desk, part.removeprefix(TRAIN))
+    return decode(desk) if job.part == DECODE else train(desk, job.part.removeprefix(TRAIN))
 
 
 def decode(desk: Desk) -> dict[str, Any]:
@@ -115,7 +87,4 @@ def train(desk: Desk, trainer: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1])
-    sys.stderr.flush()
-    # Native libraries may crash while they are torn down, after everything was said.
-    os._exit(code)
+    answer(sys.argv[1], measure)

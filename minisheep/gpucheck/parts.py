@@ -12,23 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from minisheep.bench import commands, session
-from minisheep.bench.children import TIME_UP, conversation
+from minisheep.bench.children import conversation
 from minisheep.bench.measure import Row
+from minisheep.bench.measured import measured
 from minisheep.bench.plan import Job, Options
 from minisheep.doctor.result import Result, fail, ok, skipped, warn
 from minisheep.errors import MinisheepError, UsageError, WorkerError, by_name
 from minisheep.gpucheck import build
 from minisheep.gpucheck.curves import Training
 from minisheep.gpucheck.jobs import BENCHED, DECODE, DECODE_SIZES, REPEATS, SLOTS, TRAIN, TRAIN_SIZES
-from minisheep.gpucheck.vram import Peak
 from minisheep.trainers.choose import choose
 
 CHILD = (sys.executable, "-m", "minisheep.gpucheck.child")
-PART_SECONDS = 900.0
-"""A part that takes longer hangs: the sizes are seconds to minutes on a card of 2018."""
 
 
 class Refused(Exception):
@@ -143,28 +140,6 @@ def align(model: str, trainer: str, folder: Path) -> Result:
         return fail(name, f"it ended with code {code}", f"minisheep {' '.join(arguments)}")
     seconds = time.monotonic() - began
     return ok(name, f"one round of 30 instructions in {seconds:.0f} s, last loss {loss:.3f}", seconds=round(seconds, 1))
-
-
-def measured(job: Job, command: Sequence[str] = CHILD) -> tuple[dict[str, Any], int | None]:
-    """What the child of `job` measured, and the most VRAM that the card held meanwhile beyond what it held before.
-
-    Raises `errors.MinisheepError`: what the child raised, or that it died or hung.
-    """
-    log = Path(job.folder) / "log"
-    ends = time.monotonic() + PART_SECONDS
-    with Peak() as peak, closing(conversation(job, log, ends=ends, command=list(command))) as said:
-        for message in said:
-            if "facts" in message:
-                facts: dict[str, Any] = message["facts"]
-                break
-            failed = message.get("failed", {})
-            if failed.get("kind") == TIME_UP:
-                raise WorkerError(f"Not finished within {PART_SECONDS:.0f} s.")
-            if failed:
-                raise by_name(failed["kind"])(failed["message"], failed["fix"])
-        else:
-            raise WorkerError("It ended without a word.")
-    return facts, peak.bytes
 
 
 def prepare(job: Job, tell: Tell) -> MinisheepError | None:

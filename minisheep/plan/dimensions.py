@@ -17,7 +17,9 @@ from minisheep.models.ggml_types import FAST_ON_CPU
 from minisheep.models.gguf_header import read_header
 from minisheep.models.registry import find_model
 from minisheep.models.shape import Shape, shape_of
+from minisheep.plan import tried
 from minisheep.plan.quantised import FORMATS, format_in_name, weights_as
+from minisheep.plan.tried import Tried
 from minisheep.plan.weights import Weights, weights_in
 from minisheep.trainers.lora_gguf import check_architecture
 
@@ -38,10 +40,16 @@ class Model:
     """Whether the user has the training weights in a folder already."""
     rates: dict[str, float]
     """Tokens a second of a short try here, by format, where there was one (`models.inference_format`)."""
+    tried: Tried | None = None
+    """What a longer try found (`plan.calibrate`), where there was one."""
 
     @property
     def parameters(self) -> int:
         return self.shape.parameters(self.architecture)
+
+    def tried_on(self, machine: str) -> Tried | None:
+        """What a try on the machine of this title found."""
+        return self.tried if self.tried is not None and self.tried.machine == machine else None
 
 
 def known_model(settings: Settings) -> Model:
@@ -59,7 +67,8 @@ def known_model(settings: Settings) -> Model:
         facts = model_facts(header)
         weights = weights_in(header, facts.quantisation)
         rates = _rates(entry.gguf_sha256)
-        return Model(entry.name, header.architecture, shape_of(header), weights, facts.fast_on_cpu, True, own, rates)
+        shape, fast, before = shape_of(header), facts.fast_on_cpu, tried.read(path)
+        return Model(entry.name, header.architecture, shape, weights, fast, True, own, rates, before)
     if entry.shape is None:
         raise UsageError(
             f"Nothing is known of {entry.name} before its GGUF is here.",

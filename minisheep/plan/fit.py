@@ -17,6 +17,7 @@ from minisheep.plan import disk, duration, memory
 from minisheep.plan.dimensions import Model
 from minisheep.plan.machine import Machine
 from minisheep.plan.memory import Inference, Part, Training
+from minisheep.plan.tried import Tried, calibrated
 from minisheep.plan.weights import Weights
 from minisheep.plan.work import Work, evaluation, round_work
 from minisheep.trainers.precision import settle
@@ -49,6 +50,11 @@ class Plan:
     """Of one round; None where nothing is known of the machine's speed."""
     base_seconds: float = 0.0
     """Measuring the base model, once."""
+
+    @property
+    def tried(self) -> Tried | None:
+        """What a try on this machine found, by which the times are corrected."""
+        return self.model.tried_on(self.machine.title)
 
     @property
     def fits_inference(self) -> bool:
@@ -164,10 +170,18 @@ def _slots(settings: Settings, shape: Shape, weights: Weights, machine: Machine,
 
 
 def _speed(model: Model, machine: Machine, token_bytes: int, slots: int) -> duration.Speed | None:
-    if machine.card is not None:
-        return duration.CardSpeed(machine.card, model.shape, model.weights, token_bytes, slots)
-    rate = max(model.rates.values(), default=0.0)
-    return duration.ProcessorSpeed(model.shape, model.weights, rate) if rate else None
+    tried = model.tried_on(machine.title)
+    # Where nothing else is known of a processor, the try is the estimate.
+    rate = max(model.rates.values(), default=tried.drawn if tried else 0.0)
+    if machine.card is None and not rate:
+        return None
+
+    def estimate(slots: int) -> duration.Speed:
+        if machine.card is not None:
+            return duration.CardSpeed(machine.card, model.shape, model.weights, token_bytes, slots)
+        return duration.ProcessorSpeed(model.shape, model.weights, rate)
+
+    return calibrated(tried, estimate, slots) if tried is not None else estimate(slots)
 
 
 def _copy(model: Model, machine: Machine) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from minisheep.plan import memory
 from minisheep.plan.dimensions import Model
 from minisheep.plan.fit import Plan, changes
 from minisheep.plan.memory import Part
+from minisheep.plan.tried import Tried
 from minisheep.ui.sanitise import one_line
 from minisheep.ui.words import duration
 
@@ -112,19 +114,31 @@ def advice(given: Plan, recommended: Plan | None) -> list[str]:
 def remarks(plan: Plan) -> list[str]:
     """What the figures are worth."""
     said = []
-    if plan.machine.is_card:
+    if plan.tried is not None:
+        said += _tried(plan.tried)
+    elif plan.machine.is_card:
         said.append("Nothing of this was verified on a card yet: memory is counted, times are estimates.")
-        if plan.settings.trainer in ("auto", "unsloth"):
-            said.append("Training is counted as PEFT does it; Unsloth keeps activations in RAM instead.")
     elif plan.phases is None:
         said.append("Times are not known: llama.cpp has not been tried with this model on this machine.")
     else:
         said.append("Times follow from a short try on this machine, and change with whatever else it does.")
+    if plan.machine.is_card and plan.settings.trainer in ("auto", "unsloth"):
+        said.append("Training is counted as PEFT does it; Unsloth keeps activations in RAM instead.")
     said.append(
         f"Training's figure is for {plan.settings.micro_batch_size} examples of {plan.settings.max_length} tokens at"
         " once; shorter ones take less."
     )
     return said
+
+
+def _tried(found: Tried) -> list[str]:
+    """What the times follow from, and what of a card was in use."""
+    rates = f"{found.drawn:,.0f} tokens/s written by {found.slots} sequences, {found.read:,.0f} read"
+    trained = f", {found.trained:,.0f} trained by {found.trainer}" if found.trained else "; training is an estimate"
+    said = [f"Times follow from a try on this machine on {found.date}: {rates}{trained}."]
+    sizes = (("writing", found.inference_bytes), ("training", found.training_bytes))
+    taken = [f"{size(count)} while {what}" for what, count in sizes if count is not None]
+    return said + ([f"At most {' and '.join(taken)} of VRAM were in use then."] if taken else [])
 
 
 def flags_of(changed: dict[str, Any]) -> str:
@@ -150,6 +164,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         "seconds": None if plan.phases is None else dict(plan.phases),
         "round_seconds": plan.round_seconds,
         "run_seconds": plan.run_seconds,
+        "tried": None if plan.tried is None else dataclasses.asdict(plan.tried),
     }
 
 

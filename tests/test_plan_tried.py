@@ -1,0 +1,238 @@
+"""A try of the model on this machine corrects the plan's times, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import real_models
+from gguf_builder import tiny_gguf
+
+from minisheep import config
+from minisheep.cli.main import main
+from minisheep.config import Settings
+from minisheep.errors import UsageError, WorkerError
+from minisheep.plan import table, tried
+from minisheep.plan.calibrate import calibrate
+from minisheep.plan.cards import GIB, find_card
+from minisheep.plan.dimensions import Model, known_model
+from minisheep.plan.fit import Plan, make_plan
+from minisheep.plan.machine import Machine, with_card
+from minisheep.plan.tried import Tried
+from minisheep.plan.work import Work
+
+PROCESSOR = Machine("a processor, 2 threads", 64 * GIB, None, True, 2)
+TRIED = Tried("RTX 3060 12GB", 16, "q8_0", 400.0, 5000.0, 900.0, "unsloth", 6 * GIB, 7 * GIB, "2026-11-23")
+
+
+def settings(**given: Any) -> Settings:
+    return config.make({"model": "qwen1.5-7b", **given})
+
+
+def model(found: Tried | None = None) -> Model:
+    return dataclasses.replace(known_model(settings()), tried=found)
+
+
+def on_card(found: Tried | None, name: str = "RTX 3060 12GB", **given: Any) -> Plan:
+    return make_plan(settings(**given), model(found), with_card(find_card(name)))
+
+
+def seconds(plan: Plan, phase: str) -> float:
+    return dict(plan.phases or [])[phase]
+
+
+def matching(**rates: float) -> Tried:
+    """A try on the card that the plans here are for."""
+    return dataclasses.replace(TRIED, machine=with_card(find_card("RTX 3060 12GB")).title, **rates)
+
+
+class EachSecond:
+    """A speed of one token a second for everything."""
+
+    def seconds(self, work: Any) -> float:
+        return float(work.drawn + work.read + work.trained)
+
+    def load_seconds(self) -> float:
+        return 7.0
+
+
+EACH = EachSecond()
+
+
+def test_each_rate_corrects_its_own_part_alone() -> None:
+    work = Work("x", drawn=600, read=300, trained=90, sequences=10)
+    for name, expected in (("drawn", 300 + 300 + 90), ("read", 600 + 150 + 90), ("trained", 600 + 300 + 45)):
+        found = dataclasses.replace(TRIED, drawn=1.0, read=1.0, trained=1.0)
+        speed = tried.calibrated(dataclasses.replace(found, **{name: 2.0}), lambda slots: EACH, 4)
+        assert speed.seconds(work) == pytest.approx(expected)
+        assert speed.load_seconds() == 7.0
+
+
+def test_what_was_not_tried_stays_an_estimate() -> None:
+    before, after = on_card(None), on_card(matching(trained=0.0))
+    assert seconds(after, "train") == seconds(before, "train")
+    assert seconds(after, "respond") != seconds(before, "respond")
+
+
+def test_a_card_that_writes_twice_as_fast_takes_half_the_time() -> None:
+    one, two = on_card(matching()), on_card(matching(drawn=2 * TRIED.drawn))
+    # Prompts are read as fast as before, and are the small part.
+    assert seconds(two, "respond") == pytest.approx(seconds(one, "respond") / 2, rel=0.1)
+    assert two.inference == on_card(None).inference
+
+
+def test_a_try_on_another_machine_says_nothing() -> None:
+    assert on_card(TRIED, "RTX 4090 24GB").phases == on_card(None, "RTX 4090 24GB").phases
+    assert on_card(TRIED, "RTX 4090 24GB").tried is None
+
+
+def test_other_settings_are_estimated_from_the_try() -> None:
+    """Fewer sequences at once are slower, on a machine that was tried with more."""
+    few, many = (on_card(matching(), slots=slots).round_seconds or 0 for slots in (4, 16))
+    assert few > 1.5 * many > 0
+
+
+def test_a_processor_that_was_tried_has_times() -> None:
+    found = dataclasses.replace(TRIED, machine=PROCESSOR.title)
+    plan = make_plan(settings(), model(found), PROCESSOR)
+    answers = settings().per_round * 150
+    assert seconds(plan, "respond") == pytest.approx(answers / 400 + settings().per_round * 40 / 5000, rel=0.01)
+
+
+def test_it_is_told_what_the_times_follow_from() -> None:
+    plan = on_card(dataclasses.replace(TRIED, machine=with_card(find_card("RTX 3060 12GB")).title))
+    told = " ".join(table.remarks(plan))
+    for words in (
+        "2026-11-23",
+        "400 tokens/s",
+        "16 sequences",
+        "5,000 read",
+        "900 trained by unsloth",
+        "6.0 GiB while",
+    ):
+        assert words in told
+    assert "not verified" not in told and table.to_dict(plan)["tried"]["slots"] == 16
+
+
+# The record
+
+
+def test_a_record_is_read_again_and_another_file_in_its_place_has_none(tmp_path: Path) -> None:
+    gguf = tmp_path / "a.gguf"
+    gguf.write_bytes(b"GGUF one")
+    path = tried.place(gguf)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(dataclasses.asdict(TRIED)))
+    assert tried.read(gguf) == TRIED
+    gguf.write_bytes(b"GGUF another")
+    assert tried.read(gguf) is None
+    assert tried.read(tmp_path / "missing.gguf") is None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"[]", b"{}", b'{"machine": 1}', b"\xff", json.dumps(dataclasses.asdict(TRIED) | {"drawn": 0}).encode()],
+)
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, broken: bytes) -> None:
+    gguf = tmp_path / "a.gguf"
+    gguf.write_bytes(b"GGUF")
+    path = tried.place(gguf)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(broken)
+    assert tried.read(gguf) is None
+
+
+# The try
+
+
+def child(code: str) -> list[str]:
+    """A command that stands for ``python -m minisheep.plan.trying``."""
+    return [
+        sys.executable,
+        "-c",
+        f"import json, sys\njob = json.loads(sys.argv[1])\nsay = lambda m: print(json.dumps(m))\n{code}",
+    ]
+
+
+ASKED = "say({'facts': {'drawn': 100.0, 'read': 900.0, 'slots': 8}}) if job['part'] == 'ask' else "
+
+
+@pytest.fixture
+def gguf(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(tiny_gguf())
+    return path
+
+
+def plan_of(gguf: Path) -> Plan:
+    given = config.make({"model": str(gguf)})
+    return make_plan(given, known_model(given), PROCESSOR)
+
+
+def test_what_the_children_found_is_kept_and_used(gguf: Path) -> None:
+    command = child(ASKED + "say({'facts': {'trained': 50.0, 'trainer': 'peft'}})")
+    assert plan_of(gguf).phases is None
+    found = calibrate(plan_of(gguf), gguf, lambda text: None, command)
+    assert (found.drawn, found.slots, found.trained, found.trainer) == (100.0, 8, 50.0, "peft")
+    after = plan_of(gguf)
+    assert after.tried == found and after.phases is not None
+
+
+def test_without_training_weights_at_hand_the_rest_is_kept(gguf: Path) -> None:
+    failed = {"failed": {"kind": "DownloadError", "message": "they are not here.", "fix": ""}}
+    said: list[str] = []
+    found = calibrate(plan_of(gguf), gguf, said.append, child(ASKED + f"say({failed!r})"))
+    assert found.trained == 0.0 and "they are not here" in said[-1]
+
+
+def test_a_try_that_dies_is_one_error_and_leaves_no_record(gguf: Path) -> None:
+    with pytest.raises(WorkerError):
+        calibrate(plan_of(gguf), gguf, lambda text: None, child("sys.exit(9)"))
+    assert tried.read(gguf) is None
+
+
+def test_a_model_that_is_not_here_is_not_tried() -> None:
+    plan = make_plan(settings(), model(), PROCESSOR)
+    with pytest.raises(UsageError, match="not here") as refused:
+        calibrate(plan, None, lambda text: None)
+    assert refused.value.fix == "minisheep pull qwen1.5-7b"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--calibrate", "--gpu", "RTX 3060 12GB"), "plans for another"),
+        (("--calibrate", "--model", "qwen1.5-7b"), "is not here"),
+    ],
+)
+def test_what_cannot_be_tried_is_one_line(
+    arguments: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("minisheep.bench.hardware.cards", list)
+    monkeypatch.setattr("minisheep.engines.budget.free_ram", lambda: 64 * GIB)
+    monkeypatch.setattr(sys, "argv", ["minisheep", "plan", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+@pytest.mark.model
+def test_a_real_model_is_tried_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = real_models.smollm2()
+    before = tried.place(gguf)
+    before.unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "minisheep", "plan", "--model", str(gguf), "--preset", "demo", "--calibrate", "--json"],
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[0])["given"]
+    assert found["tried"]["trainer"] == "peft" and found["tried"]["slots"] == found["slots"]
+    rates = [found["tried"][name] for name in ("drawn", "read", "trained")]
+    assert all(1 < rate < 100_000 for rate in rates) and rates[1] > rates[0]
+    assert found["round_seconds"] > 1
