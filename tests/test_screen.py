@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import random
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 from screen_states import ANSWER, INSTRUCTION, MACHINE, START, look, story, told
@@ -20,6 +23,7 @@ from test_ui import KINDS, UNSAFE, hostile, hostile_event, metrics_of
 
 from minisheep import events
 from minisheep.screen.draw import draw
+from minisheep.screen.draw_charts import joined
 from minisheep.screen.fold import fold
 from minisheep.screen.lines import wrap
 from minisheep.screen.paint import Painter
@@ -200,6 +204,13 @@ def test_steps_that_a_continued_training_does_again_replace_the_old_ones() -> No
         state = fold(state, events.TrainStep(1, step, 4, float(step), 1e-4, 5.0, 1.0), NOW)
     assert [step for step, _ in state.losses.training] == [1, 2, 3, 4]
     assert [step for step, _ in state.losses.validation] == [1, 2, 3, 4]
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), max_size=8))
+def test_a_curve_goes_through_its_points_without_gaps(points: list[tuple[int, int]]) -> None:
+    drawn = list(joined(points))
+    assert set(points) <= set(drawn)
+    assert all(max(abs(a - c), abs(b - d)) <= 1 for (a, b), (c, d) in itertools.pairwise(drawn))
 
 
 def test_a_loss_that_is_no_number_leaves_the_curve_alone() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
@@ -16,7 +17,7 @@ DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
 def loss_curve(losses: Losses, width: int, height: int) -> list[Text]:
-    """Loss against step: the training's as dots, the validation's as rings. A title line and the plot."""
+    """Loss against step: the training's as a line, the validation's as rings. A title line and the plot."""
     said: list[Part] = [("loss ", DIM)]
     if losses.training:
         said.append((f"{losses.training[-1][1]:.3f}", STRONG))
@@ -38,8 +39,7 @@ def loss_curve(losses: Losses, width: int, height: int) -> list[Text]:
         y = round((high - value) / span * (high_ - 1))
         return min(max(x, 0), wide - 1), min(max(y, 0), high_ - 1)
 
-    for step, value in losses.training:
-        x, y = place(step, value, 2 * columns, 4 * rows)
+    for x, y in joined([place(step, value, 2 * columns, 4 * rows) for step, value in losses.training]):
         cells[y // 4][x // 2] |= DOTS[y % 4][x % 2]
     rings = {place(step, value, columns, rows) for step, value in losses.validation}
     drawn = [line(width, *said)]
@@ -50,6 +50,14 @@ def loss_curve(losses: Losses, width: int, height: int) -> list[Text]:
                   for x, bits in enumerate(row)]  # fmt: skip
         drawn.append(line(width, *parts))
     return drawn
+
+
+def joined(points: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The points and what lies between each and the next, without gaps."""
+    yield from points[:1]
+    for (x, y), (to_x, to_y) in itertools.pairwise(points):
+        steps = max(abs(to_x - x), abs(to_y - y))
+        yield from ((x + round((to_x - x) * i / steps), y + round((to_y - y) * i / steps)) for i in range(1, steps + 1))
 
 
 def score_bars(found: Histogram, width: int, height: int) -> list[Text]:
