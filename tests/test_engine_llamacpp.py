@@ -128,7 +128,7 @@ def recorded(engine: Any, batches: Sequence[Sequence[GenerateRequest]]) -> dict[
 def test_batched_greedy_text_equals_one_by_one_where_nothing_is_rounded_to_less_than_32_bits(exact: Any) -> None:
     """F32 weights, an F32 KV cache and no flash attention: then batching itself changes nothing that matters (logits
     differ by about 3e-5). It is not so as the engine runs by default, see the next test."""
-    requests = many()[::2]
+    requests = many()[::3]
     batched = texts(exact.generate(requests))
     alone = {r.id: next(iter(texts(exact.generate([r])).values())) for r in requests}
     assert batched == alone

@@ -114,6 +114,7 @@ def test_at_full_width_the_merge_answers_as_the_run_does(run: Path, tmp_path: Pa
     assert header.metadata["general.license"] == "apache-2.0"
 
 
+@pytest.mark.slow
 def test_the_plain_adapter_answers_as_the_run_does(run: Path, tmp_path: Path) -> None:
     said: list[Event] = []
     found = export(run, tmp_path / "out", "adapter", said=said)
