@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,10 @@ def _go_on(run: api.Run) -> str:
     """What makes a finished run go on: more rounds, or more patience where rounds are left."""
     settings = run.settings
     if run.ended_early:
-        return f"Go on all the same: minisheep align --run {run.path} --patience {settings.patience + 2}"
+        return f"More:  minisheep align --run {run.path} --patience {settings.patience + 2}"
     if settings.strategy == "direct":
-        return "Direct is one round: start another run for more."
-    return f"Go on: minisheep align --run {run.path} --rounds {settings.rounds + 1}"
+        return "More:  direct is one round; start another run for more."
+    return f"More:  minisheep align --run {run.path} --rounds {settings.rounds + 1}"
 
 
 def _show(run: api.Run, view: View, *, plain: bool) -> None:
@@ -124,15 +124,25 @@ def _show(run: api.Run, view: View, *, plain: bool) -> None:
             f"Next: `minisheep {after.name} --run {run.path}`, or `minisheep align --run {run.path}` for the rest."
         )
         return
-    view.say(f"Look:  minisheep status {run.path}; the kept examples are in {run.rounds[-1].folder.kept}")
-    view.say(_go_on(run))
+    for line in _what_next(run):
+        view.say(line)
+
+
+def _what_next(run: api.Run) -> Iterator[str]:
+    """What can be done with a finished run."""
+    path, model = run.path, read_json(run.path / "model.json")
+    yield f"Look:  minisheep report {path} (all of it as one page), minisheep browse {path} (every record)"
+    yield _go_on(run)
+    if model["gguf_sha256"] == "fake":
+        return
+    number = run.best or run.rounds[-1].number
+    chosen = next(r for r in run.rounds if r.number == number)
+    which = f"--round {number}"
     if run.best == 0:
-        view.say("Use:   no round was better than the base model beyond chance.")
-    model = read_json(run.path / "model.json")
-    chosen = next(r for r in run.rounds if r.number == (run.best or run.rounds[-1].number))
-    if model["gguf_sha256"] != "fake":
-        view.say(f"Use:   llama-cli -m {model['inference_gguf']} --lora {chosen.adapter_gguf}")
-        view.say(f"       or load {chosen.adapter} with peft")
+        yield f"Note:  no round was better than the base model beyond chance; this is for round {number} all the same."
+    yield f"Talk:  minisheep chat {path} {which} --compare"
+    yield f"Use:   minisheep export {path} {which} --to ollama (or gguf, lmstudio, merged, adapter, hub-folder)"
+    yield f"       llama-cli -m {model['inference_gguf']} --lora {chosen.adapter_gguf}"
 
 
 def _command(verb: str, text: str) -> click.Command:
