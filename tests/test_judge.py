@@ -15,6 +15,7 @@ from minisheep.records import Instruction, Response, Verdict
 from minisheep.rules.blend import Blend
 from minisheep.rules.prompts import LABELS, SCORE_START, Frame
 from minisheep.stages.judge import Asked, Judge, Pair, expected_grade, judge
+from minisheep.stages.likelihood import TOGETHER
 
 FRAME = Frame(chatml())
 ONE = Asked("seed/1/right", "Tell me a fact.", "", "Robins sing before dawn.")
@@ -144,6 +145,24 @@ def test_the_blend_weighs_the_evidence_and_keeps_it() -> None:
     assert verdicts[ONE.id].raw["forward"] == 1.0
     assert verdicts[ONE.id].raw["ending"] == -0.5
     assert len(engine.asked) == 4
+
+
+def test_a_verdict_waits_for_few_others() -> None:
+    """An engine may complete the last text of every item at the end of its batch."""
+    items = [Asked(f"item {n}", f"Do {n}.", "", f"Done {n}.") for n in range(2 * TOGETHER + 1)]
+    engine = Scripted({f"{item.id}/{side}": [-1.0, -1.0] for item in items for side in ("given", "alone")})
+    verdicts = judge(engine, Judge("pmi"), FRAME, load_prompts(), items)
+    first = next(verdicts)
+    assert len(engine.asked) == 2 * TOGETHER
+    assert {first.response_id, *(verdict.response_id for verdict in verdicts)} == {item.id for item in items}
+    assert len(engine.asked) == 2 * len(items)
+
+
+def test_what_items_far_apart_share_is_asked_once_too() -> None:
+    items = [Asked(f"item {n}", f"Do {n % 80}.", "", "Done.") for n in range(160)]
+    engine = Scripted({f"{item.id}/{side}": [-1.0, -1.0] for item in items for side in ("given", "alone")})
+    found = list(judge(engine, Judge("pmi"), FRAME, load_prompts(), items))
+    assert len(found) == len(items) and len(engine.asked) == 80 + 1
 
 
 def test_what_several_items_share_is_asked_once() -> None:

@@ -115,6 +115,8 @@ def examine(
     by_likelihood = [name for name in names if name not in GRADED]
     by_grade = [name for name in names if name in GRADED]
     read = (fitting.items if "blend" in names else []) + marked.items if by_likelihood else []
+    # Answers to one task stand together, so that what they share is asked once.
+    read = sorted(read, key=lambda item: (item.instruction, item.input))
     done, total = 0, len(read) + len(by_grade) * len(marked.items)
 
     def counted(results: Iterator[Any]) -> Iterator[Any]:

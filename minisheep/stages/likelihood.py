@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 from minisheep.engines.base import Engine, LoglikRequest, Prompt, Segment
 from minisheep.rules.evidence import Likelihoods
@@ -13,32 +14,54 @@ FORWARD, BACKWARD = ("given", "alone"), ("back", "back_alone")
 """The fields of `rules.evidence.Likelihoods` that tell what the instruction says about the answer, and the reverse."""
 
 
+TOGETHER = 64
+"""Items that an engine is asked for at once. It reads what texts share first, so an item is complete late in its batch:
+in larger ones much would be lost by a crash, and nothing be told for minutes. Batches of this size still fill it."""
+
+Text = tuple[Prompt, Prompt]
+"""What stands before, and the text whose tokens are asked for."""
+
+
 def likelihoods(
     engine: Engine, frame: Frame, items: Sequence[Asked], sides: Sequence[str]
 ) -> Iterator[tuple[Asked, Likelihoods]]:
     """The log-probabilities of `sides` for each item, as they are complete.
 
-    One batch of the engine. What items have in common (an instruction with several answers, an answer to several
-    instructions) is asked once.
+    What items have in common (an instruction with several answers, an answer to several instructions) is asked once.
     """
-    requests: dict[tuple[Prompt, Prompt], LoglikRequest] = {}
-    waiting: dict[str, list[tuple[int, str]]] = {}
-    for number, item in enumerate(items):
-        for side in sides:
-            text = _request(frame, item, side)
-            request = requests.setdefault(text, LoglikRequest(f"{item.id}/{side}", *text))
-            waiting.setdefault(request.id, []).append((number, side))
-    found: dict[int, dict[str, tuple[float, ...]]] = {}
-    for loglik in engine.loglik(list(requests.values())):
-        for number, side in waiting.pop(loglik.id):
-            known = found.setdefault(number, {})
-            known[side] = loglik.logprobs
-            if len(known) == len(sides):
-                yield items[number], Likelihoods(**found.pop(number))
+    texts = [{side: _text(frame, item, side) for side in sides} for item in items]
+    uses = Counter(text for some in texts for text in some.values())
+    known: dict[Text, tuple[float, ...]] = {}
+
+    def complete(numbers: Iterable[int]) -> Iterator[tuple[Asked, Likelihoods]]:
+        """Those of the items of which all is known; what nothing else needs is forgotten."""
+        for number in numbers:
+            if all(text in known for text in texts[number].values()):
+                yield items[number], Likelihoods(**{side: known[text] for side, text in texts[number].items()})
+                for text in texts[number].values():
+                    uses[text] -= 1
+                    if not uses[text]:
+                        del known[text]
+
+    for start in range(0, len(items), TOGETHER):
+        batch = range(start, min(start + TOGETHER, len(items)))
+        requests: dict[str, Text] = {}
+        waiting: dict[Text, list[int]] = {}
+        whole = [number for number in batch if all(text in known for text in texts[number].values())]
+        for number in batch:
+            for side, text in texts[number].items():
+                if text not in known:
+                    if text not in waiting:
+                        requests[f"{items[number].id}/{side}"] = text
+                    waiting.setdefault(text, []).append(number)
+        yield from complete(whole)
+        for loglik in engine.loglik([LoglikRequest(name, *text) for name, text in requests.items()]):
+            text = requests[loglik.id]
+            known[text] = loglik.logprobs
+            yield from complete(waiting.pop(text))
 
 
-def _request(frame: Frame, item: Asked, side: str) -> tuple[Prompt, Prompt]:
-    """What stands before, and the text whose tokens are asked for."""
+def _text(frame: Frame, item: Asked, side: str) -> Text:
     if side in FORWARD:
         answer = (Segment(item.answer),)
         if side == "alone":
