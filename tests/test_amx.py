@@ -84,6 +84,16 @@ def test_a_program_may_use_amx_where_a_library_beside_it_is_marked(tmp_path: Pat
     assert built_for_amx(program)
 
 
+def test_the_library_is_asked_before_llama_cpp_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amx, "present", lambda: True)
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
+    assert not amx.will_be_usable()
+    (tmp_path / "libggml-cpu.so").write_bytes(amx.MARK)
+    assert amx.will_be_usable()
+    monkeypatch.setattr(amx, "present", lambda: False)
+    assert not amx.will_be_usable()
+
+
 @pytest.mark.model
 def test_amx_computes_what_avx_does() -> None:
     """Both multiply in 8 bits, with other orders of summing."""

@@ -20,8 +20,9 @@ def test_slots_fit_the_free_memory_beside_the_prefix_and_the_reserve(free: int |
 
 
 def test_more_cores_keep_more_sequences_busy_within_limits() -> None:
-    assert [wanted_slots(offload=False, threads=n) for n in (1, 2, 4, 64)] == [16, 16, 32, 64]
-    assert wanted_slots(offload=True, threads=2) == 64
+    assert [wanted_slots(offload=False, threads=n, amx=False) for n in (1, 2, 4, 64)] == [16, 16, 32, 64]
+    assert [wanted_slots(offload=False, threads=n, amx=True) for n in (1, 2, 8, 64)] == [32, 32, 64, 64]
+    assert wanted_slots(offload=True, threads=2, amx=True) == 64
 
 
 def machine(folder: Path, available: int, limit: str | None = None, used: int = 0) -> tuple[Path, Path]:

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -55,6 +57,19 @@ def usable() -> bool:
     """Whether the processor has AMX and the llama.cpp that this process has loaded was built for it."""
     library = _loaded("libggml-cpu")
     return present() and library is not None and marked(library)
+
+
+def will_be_usable() -> bool:
+    """`usable`, told by the library that is installed; llama.cpp is not loaded for it."""
+    return present() and marked(_installed())
+
+
+def _installed() -> Path:
+    """Where llama_cpp finds the library; a path that does not exist where it is not installed."""
+    own = os.environ.get("LLAMA_CPP_LIB_PATH")
+    spec = importlib.util.find_spec("llama_cpp")
+    folder = Path(own) if own else Path(spec.origin).parent / "lib" if spec and spec.origin else Path()
+    return folder / "libggml-cpu.so"
 
 
 def restore() -> None:

@@ -15,6 +15,9 @@ from typing import Any
 RESERVE = 2**29
 """Bytes left to the compute buffers, to what the system does meanwhile, and to the parent process."""
 SLOTS_A_CORE = 8
+LEAST_CPU_SLOTS, LEAST_AMX_SLOTS = 16, 32
+"""AMX multiplies 16 rows in the time of one, so what a step costs besides is shared by more: 32 slots decode a fifth
+faster than 16 there, and no faster elsewhere (two cores, docs/log.md)."""
 MOST_CPU_SLOTS = 64
 GPU_SLOTS = 64
 UBATCH = 512
@@ -77,10 +80,11 @@ def kv_token_bytes(layers: int, kv_heads: int, key: int, value: int, cache: Cach
     return layers * (cache.bytes_of(kv_heads * key) + cache.bytes_of(kv_heads * value))
 
 
-def wanted_slots(*, offload: bool, threads: int) -> int:
+def wanted_slots(*, offload: bool, threads: int, amx: bool) -> int:
     """Sequences that keep the hardware busy: on a CPU the weights are read once a step for all of them, and more cores
     compute more of them in the time that this takes."""
-    return GPU_SLOTS if offload else min(MOST_CPU_SLOTS, max(16, SLOTS_A_CORE * threads))
+    least = LEAST_AMX_SLOTS if amx else LEAST_CPU_SLOTS
+    return GPU_SLOTS if offload else min(MOST_CPU_SLOTS, max(least, SLOTS_A_CORE * threads))
 
 
 def slots_within(wanted: int, *, sequence_bytes: int, free_bytes: int | None, reserve: int = RESERVE) -> int:

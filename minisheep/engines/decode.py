@@ -15,7 +15,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from minisheep.engines import budget, cpu, native
+from minisheep.engines import amx, budget, cpu, native
 from minisheep.engines.batch import BatchArrays
 from minisheep.engines.embed import Embedder
 from minisheep.engines.steps import Copy, Free, Row, Step
@@ -213,7 +213,7 @@ class Decoder:
         if free is not None and not offload:
             # Mapped pages count as available, but every step reads them all.
             free = max(0, free - llama_cpp.llama_model_size(self._model))
-        wanted = slots or budget.wanted_slots(offload=offload, threads=threads)
+        wanted = slots or budget.wanted_slots(offload=offload, threads=threads, amx=amx.usable())
         fitting = budget.slots_within(wanted, sequence_bytes=sequence_bytes, free_bytes=free)
         if slots > fitting:
             raise UsageError(

@@ -161,7 +161,7 @@ def _slots(settings: Settings, shape: Shape, weights: Weights, machine: Machine,
     """As the engine decides: of what is free beside the weights."""
     if settings.slots:
         return settings.slots
-    wanted = budget.wanted_slots(offload=machine.is_card, threads=machine.threads)
+    wanted = budget.wanted_slots(offload=machine.is_card, threads=machine.threads, amx=machine.amx)
     free = machine.memory
     if free is not None:
         free -= memory.CUDA_CONTEXT + weights.on_card if machine.is_card else weights.tensors

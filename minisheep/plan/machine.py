@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from minisheep.engines import budget, cpu
+from minisheep.engines import amx, budget, cpu
 from minisheep.errors import UsageError
 from minisheep.plan.cards import GIB, Card, find_card
 
@@ -23,6 +23,8 @@ class Machine:
     bfloat16: bool
     """Whether it multiplies bfloat16 in hardware."""
     threads: int = 0
+    amx: bool = False
+    """Whether llama.cpp will use the processor's AMX."""
 
     @property
     def is_card(self) -> bool:
@@ -38,7 +40,8 @@ def this_processor(threads: int) -> Machine:
     text = cpu.cpuinfo()
     threads = threads or cpu.cores()
     title = f"{cpu.name(text) or 'this processor'}, {threads} threads"
-    return Machine(title, budget.free_ram(), None, cpu.multiplies_bfloat16(cpu.flags(text)), threads)
+    bfloat16 = cpu.multiplies_bfloat16(cpu.flags(text))
+    return Machine(title, budget.free_ram(), None, bfloat16, threads, amx.will_be_usable())
 
 
 def machine_for(gpu: str | None, threads: int, present: Sequence[tuple[str, int]]) -> tuple[Machine, str]:
