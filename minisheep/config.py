@@ -83,6 +83,12 @@ class Settings(BaseModel):
     )
 
     # answering
+    answer_shots: Annotated[int, Field(ge=0, le=16)] = setting(
+        0,
+        "respond",
+        "seed tasks shown with their answers before what a base model answers in its first round; 0: none, as in the"
+        " paper",
+    )
     answer_temperature: Annotated[float, Field(ge=0, le=5)] = setting(1.0, "respond", "temperature for answers")
     answer_top_p: Probability = setting(0.95, "respond", "nucleus for answers")
     answer_max_tokens: Positive = setting(1000, "respond", "new tokens in one answer")

@@ -123,7 +123,7 @@ def respond(work: Workspace, round: int, report: Report) -> None:
         engine = work.engine(round - 1, report.ready)
         asked = {i.id: user_text(i.instruction, i.input) for i in instructions}
         _append_each(
-            in_batches(lambda some: answer(engine, work.settings, work.frame(round), round, some), missing),
+            in_batches(lambda some: answer(engine, work.settings, work.frame(round), round, some, work.seeds), missing),
             folder.responses, report, len(done), len(wanted),
             lambda response: report.show(asked[response.instruction_id], response.text),
         )  # fmt: skip

@@ -22,9 +22,9 @@ from minisheep.plan.weights import Weights
 from minisheep.plan.work import Work, evaluation, round_work
 from minisheep.trainers.precision import settle
 
-PROMPT_ROOM, ICL_ROOM = 640, 384
+PROMPT_ROOM, ICL_ROOM, SHOWN_ROOM = 640, 384, 192
 """Tokens that the longest prompt may take beside an answer: an instruction and input of 150 words each, and the judge's
-words; more where the judge is shown examples."""
+words; more where the judge is shown examples, and for each solved task that a base model is shown before it answers."""
 FASTER = 1.1
 """Other settings are recommended only if a round takes this factor less."""
 
@@ -140,7 +140,7 @@ def changes(given: Settings, found: Settings) -> dict[str, Any]:
 def least_context(settings: Settings) -> int:
     """The context in which nothing can be too long: the longest answer beside the longest prompt."""
     longest = max(settings.generate_max_tokens, settings.answer_max_tokens)
-    room = PROMPT_ROOM + (ICL_ROOM if settings.judge_prompt == "icl" else 0)
+    room = PROMPT_ROOM + (ICL_ROOM if settings.judge_prompt == "icl" else 0) + SHOWN_ROOM * settings.answer_shots
     return -(-(longest + room) // budget.PAD) * budget.PAD
 
 

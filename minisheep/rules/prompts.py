@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from minisheep.engines.base import Prompt, Segment
 from minisheep.models.template import Template
@@ -83,7 +84,10 @@ class Frame:
         return self.template.stop
 
 
-def pick_shots(seeds: Sequence[tuple[str, Task]], shots: int, *identity: object) -> list[tuple[str, Task]]:
+Shot = TypeVar("Shot")
+
+
+def pick_shots(seeds: Sequence[tuple[str, Shot]], shots: int, *identity: object) -> list[tuple[str, Shot]]:
     """`shots` different seed tasks (id, task), chosen by identity alone and not by the order of `seeds`."""
     chance = random.Random(derive_seed(*identity))  # noqa: S311
     return chance.sample(sorted(seeds, key=lambda seed: seed[0]), min(shots, len(seeds)))
@@ -109,6 +113,13 @@ def task_list_stop(shots: int) -> tuple[str, ...]:
 def answer_prompt(frame: Frame, instruction: str, input: str) -> Prompt:
     """Zero-shot: the instruction and its input, nothing else (the paper's section 3)."""
     return frame.ask(user_text(instruction, input))
+
+
+def shown_answer_prompt(solved: Sequence[tuple[Task, str]], instruction: str, input: str) -> Prompt:
+    """After solved tasks, in plain text; `Frame.stop` ends the answer where the model goes on with another task."""
+    tasks = [*((user_text(task.instruction, task.input), f" {answer}") for task, answer in solved)]
+    tasks.append((user_text(instruction, input), ""))
+    return (Segment("\n\n".join(f"Instruction: {asked}\nAnswer:{answer}" for asked, answer in tasks)),)
 
 
 def backward_prompt(frame: Frame, answer: str) -> Prompt:

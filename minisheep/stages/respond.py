@@ -1,23 +1,39 @@
-"""The model answers its own instructions, zero-shot (the paper's generate_responses)."""
+"""The model answers its own instructions: zero-shot (the paper's generate_responses), or shown how."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from minisheep.config import Settings
+from minisheep.data.texts import SeedTask
 from minisheep.engines.base import Engine, GenerateRequest, Sampling
 from minisheep.records import Instruction, Response, derive_seed
-from minisheep.rules.prompts import Frame, answer_prompt
+from minisheep.rules.prompts import Frame, answer_prompt, pick_shots, shown_answer_prompt
+from minisheep.rules.task_list import Task
 
 Wanted = tuple[Instruction, int]
 """An instruction, and which of its answers (from 0)."""
+LONGEST_SHOWN = 600
+"""Characters of a solved task that may be shown: an answer is better shown short, and the context is small."""
+
+
+def solved_shots(seeds: Sequence[SeedTask], settings: Settings, round: int) -> list[tuple[Task, str]]:
+    """The solved seed tasks that stand before each instruction: the same for all, so that they are read once."""
+    shown = [
+        (seed.id, (seed.task, seed.output))
+        for seed in seeds
+        if not seed.held_out and len(seed.instruction + seed.input + seed.output) <= LONGEST_SHOWN
+    ]
+    return [task for _, task in pick_shots(shown, settings.answer_shots, settings.seed, round, "answer shots")]
 
 
 def respond(
-    engine: Engine, settings: Settings, frame: Frame, round: int, wanted: Sequence[Wanted]
+    engine: Engine, settings: Settings, frame: Frame, round: int, wanted: Sequence[Wanted], seeds: Sequence[SeedTask]
 ) -> Iterator[Response]:
     """Answers as they finish. The seed follows from the instruction and the answer's number, not from its place; the
-    answers to one instruction stand side by side, so that the engine reads their prompt once."""
+    answers to one instruction stand side by side, so that the engine reads their prompt once. A base model, which is
+    addressed in plain text, is first shown `Settings.answer_shots` of the `seeds` with their answers."""
+    solved = solved_shots(seeds, settings, round) if frame.template is None else []
     sampling = Sampling(
         temperature=settings.answer_temperature,
         top_p=settings.answer_top_p,
@@ -27,7 +43,11 @@ def respond(
     requests = [
         GenerateRequest(
             id=f"{instruction.id}/{sample}",
-            prompt=answer_prompt(frame, instruction.instruction, instruction.input),
+            prompt=(
+                shown_answer_prompt(solved, instruction.instruction, instruction.input)
+                if solved
+                else answer_prompt(frame, instruction.instruction, instruction.input)
+            ),
             sampling=sampling,
             seed=derive_seed(settings.seed, round, "respond", instruction.id, sample),
         )
