@@ -22,7 +22,7 @@ from minisheep.models.registry import find_model
 from minisheep.present import Present
 from minisheep.records import digest
 from minisheep.rounds import Round as Round
-from minisheep.store import Appender, Lock, RunFolder, read_json, write_atomic
+from minisheep.store import Appender, Lock, RunFolder, meant, read_json, write_atomic
 from minisheep.trainers.choose import choose
 
 NOT_A_RUN = frozenset({".lock", "scratch", "run.toml", "model.json", "events.jsonl", "manifest.json", "pause"})
@@ -261,7 +261,8 @@ def _check_inputs(settings: Settings) -> dict[str, str]:
 def _refuse_foreign_folder(folder: RunFolder) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise UsageError(f"{folder.path} is not a folder.", "Give another --run.")
-    foreign = [p.name for p in folder.path.iterdir() if p.name not in NOT_A_RUN] if folder.path.exists() else []
+    there = [path.name for path in folder.path.iterdir()] if folder.path.exists() else []
+    foreign = [name for name in there if meant(name) not in NOT_A_RUN]
     if foreign and not folder.settings.exists():
         raise UsageError(f"{folder.path} exists and is not a run (it holds {foreign[0]}).", "Give another --run.")
 

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -72,6 +73,12 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
             temporary.unlink(missing_ok=True)
             raise
         fsync_folder(path.parent)
+
+
+def meant(name: str) -> str:
+    """The file that a process wrote when it was killed, by the name of what `write_atomic` left; else `name`."""
+    left = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
+    return left[1] if left else name
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -29,7 +29,7 @@ from minisheep.bench.session import Failure
 from minisheep.bench.turnaround import Watch
 from minisheep.bench.turns import Turn, alternate, compare_rates, compare_values, spread, timed
 from minisheep.bench.without_amx import PROGRAM
-from minisheep.cli.bench import bench
+from minisheep.cli.main import cli
 from minisheep.data.texts import load_seeds
 from minisheep.engines.base import Sampling
 from minisheep.errors import UnknownModelError, WorkerError
@@ -348,7 +348,7 @@ def test_a_model_that_cannot_be_had_ends_the_bench() -> None:
 
 def test_json_output_is_one_object_a_line_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "conversation", fake_conversation({"novelty": [{"row": to_wire(FIGURE)}]}))
-    done = CliRunner().invoke(bench, ["novelty", "--json"])
+    done = CliRunner().invoke(cli, ["bench", "novelty", "--json"])
     assert done.exit_code == 0
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["ratio"] == 4.0
@@ -356,7 +356,7 @@ def test_json_output_is_one_object_a_line_and_nothing_else(monkeypatch: pytest.M
 
 def test_plain_output_has_the_figures_and_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "conversation", fake_conversation({"novelty": [{"row": to_wire(FIGURE)}]}))
-    done = CliRunner().invoke(bench, ["novelty"])
+    done = CliRunner().invoke(cli, ["bench", "novelty"])
     assert "4.00x" in done.stdout and "Machine:" in done.stdout and "\x1b" not in done.stdout
 
 
@@ -375,7 +375,7 @@ def test_numbers_have_three_digits(value: float | None, text: str) -> None:
 @pytest.mark.parametrize("arguments", [["--repeats", "0"], ["--slots", "256"], ["--threads", "-1"]])
 def test_wrong_numbers_are_refused(arguments: list[str]) -> None:
     with pytest.raises(click.UsageError):
-        bench.main(["engine", *arguments], standalone_mode=False)
+        cli.main(["bench", "engine", *arguments], standalone_mode=False)
 
 
 def test_an_unknown_model_is_one_line() -> None:

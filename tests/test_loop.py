@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tiny_runs import TINY, flags, minisheep, outcome, tiny_run
 
 from minisheep import api, config, loop
-from minisheep.errors import RunMismatchError, StarvedError, Stopped
+from minisheep.errors import RunMismatchError, StarvedError, Stopped, UsageError
 from minisheep.events import EngineReady, Note, PhaseFinished
 from minisheep.hosts import InlineHost
 from minisheep.store import Lock, RunFolder
@@ -223,6 +223,17 @@ def test_the_first_interrupt_stops_cleanly_and_says_how_to_go_on(number: signal.
     assert "Stopping" in out
     assert "same command" in err
     assert "Traceback" not in err
+
+
+def test_a_run_that_was_killed_in_its_first_write_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / ".run.toml.4711.tmp").write_bytes(b"model = ")
+    tiny_run(path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".notes.4711.tmp").touch()
+    with pytest.raises(UsageError, match="is not a run"):
+        tiny_run(tmp_path / "other")
 
 
 def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
