@@ -22,6 +22,7 @@ from minisheep.models.registry import find_model
 from minisheep.present import Present
 from minisheep.records import digest
 from minisheep.rounds import Round as Round
+from minisheep.stages.respond import LONGEST_SHOWN, showable
 from minisheep.store import Appender, Lock, RunFolder, meant, read_json, write_atomic
 from minisheep.trainers.choose import choose
 
@@ -249,6 +250,12 @@ def _check_inputs(settings: Settings) -> dict[str, str]:
     shown = sum(not seed.held_out for seed in seeds)
     if shown < settings.shots:
         raise UsageError(f"--shots {settings.shots} needs as many seed tasks to show, and there are {shown}.")
+    solved = len(showable(seeds))
+    if solved < settings.answer_shots:
+        raise UsageError(
+            f"--answer-shots {settings.answer_shots} needs as many short seed tasks to show, and there are {solved}.",
+            f"One is short with at most {LONGEST_SHOWN} characters, its answer included.",
+        )
     prompts = load_prompts(settings.prompts)
     if settings.trainer == "unsloth":
         choose(settings.trainer, settings.load_in)

@@ -119,6 +119,8 @@ def respond(work: Workspace, round: int, report: Report) -> None:
     wanted = [(instruction, sample) for instruction in instructions for sample in range(work.settings.answers)]
     missing = [(instruction, sample) for instruction, sample in wanted if (instruction.id, sample) not in done]
     report.start(len(wanted), len(done), "answers")
+    if work.settings.answer_shots and round == 1 and work.frame(round).template is not None:
+        report.emit(Note("--answer-shots is for a base model; this one is asked by its template, and shown nothing."))
     if missing:
         engine = work.engine(round - 1, report.ready)
         asked = {i.id: user_text(i.instruction, i.input) for i in instructions}

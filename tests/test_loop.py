@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -20,6 +21,7 @@ from minisheep.errors import RunMismatchError, StarvedError, Stopped, UsageError
 from minisheep.events import EngineReady, Note, PhaseFinished
 from minisheep.hosts import InlineHost
 from minisheep.store import Lock, RunFolder
+from minisheep.workspace import Workspace
 
 
 @given(st.integers(1, 5), st.integers(0, 40))
@@ -263,3 +265,18 @@ def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
             command[command.index("--run") + 1] = str(path)
     assert minisheep(*command[3:]).returncode == 0
     assert outcome(path) == outcome(tmp_path / "undisturbed")
+
+
+def test_answer_shots_says_where_it_does_nothing_and_what_it_lacks(tmp_path: Path) -> None:
+    _, said = tiny_run(tmp_path / "run", answer_shots=2)
+    told = any(isinstance(event, Note) and "--answer-shots" in event.text for event in said)
+    assert told and Workspace(tmp_path / "run").frame(1).template is not None
+    with pytest.raises(UsageError, match="--answer-shots 2 needs"):
+        api._check_inputs(config.make({"answer_shots": 2, "seeds": long_seeds(tmp_path), **TINY}))
+
+
+def long_seeds(folder: Path) -> str:
+    path = folder / "seeds.jsonl"
+    rows = [{"id": str(n), "instruction": f"Task {n}.", "input": "", "output": f"{n} " * 400} for n in range(40)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)

@@ -17,13 +17,18 @@ LONGEST_SHOWN = 600
 """Characters of a solved task that may be shown: an answer is better shown short, and the context is small."""
 
 
-def solved_shots(seeds: Sequence[SeedTask], settings: Settings, round: int) -> list[tuple[Task, str]]:
-    """The solved seed tasks that stand before each instruction: the same for all, so that they are read once."""
-    shown = [
-        (seed.id, (seed.task, seed.output))
+def showable(seeds: Sequence[SeedTask]) -> list[SeedTask]:
+    """The seed tasks that may be shown with their answers."""
+    return [
+        seed
         for seed in seeds
         if not seed.held_out and len(seed.instruction + seed.input + seed.output) <= LONGEST_SHOWN
     ]
+
+
+def solved_shots(seeds: Sequence[SeedTask], settings: Settings, round: int) -> list[tuple[Task, str]]:
+    """The solved seed tasks that stand before each instruction: the same for all, so that they are read once."""
+    shown = [(seed.id, (seed.task, seed.output)) for seed in showable(seeds)]
     return [task for _, task in pick_shots(shown, settings.answer_shots, settings.seed, round, "answer shots")]
 
 
