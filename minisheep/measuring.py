@@ -17,6 +17,7 @@ from minisheep.rules.prompts import Frame, user_text
 from minisheep.rules.verify import Item
 from minisheep.stages import evaluate as evaluation
 from minisheep.stages import verifiable
+from minisheep.stages.alarms import echo
 from minisheep.stages.decide import decide
 from minisheep.store import RoundFolder, RunFolder, each_record, read_json, read_records, write_atomic, write_json
 from minisheep.workspace import Workspace
@@ -72,6 +73,8 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     report.emit(RoundMeasured(round, metrics))
     if decision["text"]:
         report.emit(Note(decision["text"]))
+    if alarm := echo(round, measured):
+        report.emit(Note(alarm.text, "warning"))
     report.counts = {
         "tasks": len(tasks),
         "answers": len(answers) + len(checked),

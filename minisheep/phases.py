@@ -19,7 +19,7 @@ from minisheep.progress import Report
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.resume import BATCH, closing, fresh, in_batches, replay, verdicts_without_raw
 from minisheep.rules.prompts import user_text
-from minisheep.stages.alarms import alarms
+from minisheep.stages.alarms import alarms, rambling
 from minisheep.stages.asked import Asked, Pair
 from minisheep.stages.exam import Exam, exam_error, examine, failed_warning
 from minisheep.stages.filter import by_rules, keep_examples
@@ -130,7 +130,13 @@ def respond(work: Workspace, round: int, report: Report) -> None:
             lambda response: report.show(asked[response.instruction_id], response.text),
         )  # fmt: skip
     # From the file, so that a continued phase counts what it had made before.
-    tokens = sum(response.tokens for response in each_record(folder.responses, Response))
+    tokens = cut = 0
+    for response in each_record(folder.responses, Response):
+        tokens += response.tokens
+        cut += response.finish == "length"
+    alarm = rambling(len(wanted), cut, work.settings.answer_max_tokens)
+    if alarm and work.frame(round).template is None and not work.settings.answer_shots:
+        report.emit(Note(alarm.text, "warning"))
     report.counts = {"responses": len(wanted), "tokens": tokens}
 
 

@@ -79,6 +79,12 @@ def test_markdown_is_tables(call: Call, runs: list[str]) -> None:
     assert out.startswith("| run | judge | keep | folder |") and "| A B |" in out
 
 
+@pytest.mark.parametrize("form", [[], ["--markdown"]])
+def test_the_tables_can_be_of_a_few_metrics(call: Call, runs: list[str], form: list[str]) -> None:
+    out = call("compare", *form, "--only", "instruction_own,nll_change", *runs).out
+    assert "own words" in out and "NLL" in out and "loose" not in out and "held-out" not in out
+
+
 def test_csv_and_figure_are_written(call: Call, runs: list[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     said = call("compare", *runs, "--csv", str(tmp_path / "t.csv"), "--plot", str(tmp_path / "t.png"))
@@ -122,6 +128,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "nothing": ([], "Missing argument"),
     "a foreign folder": (["{0}"], "is not a run folder"),
     "metric": (["{1}", "--sort", "promt_strict"], "nearest: prompt_strict"),
+    "metric of a table": (["{1}", "--only", "nll,instruction_ow"], "nearest: instruction_own"),
     "two forms": (["{1}", "--json", "--markdown"], "two forms of the same output"),
     "plot's ending": (["{1}", "--plot", "{0}/x.jpeg"], "a figure ends in .png, .svg, .pdf"),
     "plot's folder": (["{1}", "--plot", "{0}/none/x.png"], "there is no folder {0}/none"),

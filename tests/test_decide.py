@@ -48,6 +48,16 @@ def test_a_round_that_keeps_many_more_constraints_is_a_gain() -> None:
     assert "Round 1 is better than the base model" in decision["text"]
 
 
+def test_a_round_that_only_says_instructions_back_is_no_gain() -> None:
+    """Its strict verdicts rise since the words that are asked for stand in the instruction."""
+    base, echo = model(0.3, 2.5), model(0.8, 2.5)
+    for metrics, copies in ((base, False), (echo, True)):
+        for verdict in metrics["verifiable_by_item"].values():
+            verdict["own"] = [kept and not copies for kept in verdict["strict"]]
+    decision = measured(base, echo)[1]["decision"]
+    assert (decision["outcome"], decision["best"]) == ("loss", 0)
+
+
 def test_a_lower_loss_on_held_out_answers_is_a_gain() -> None:
     decision = measured(model(0.3, 2.5), model(0.3, 2.3))[1]["decision"]
     assert decision["outcome"] == "gain"

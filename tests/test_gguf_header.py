@@ -246,6 +246,14 @@ def test_the_fast_cpu_formats_are_known(read, kind, fast):
     assert has_fast_cpu_kernel(header) is fast
 
 
+def test_a_mix_is_slow_where_a_good_part_of_it_is(read):
+    # A Q4_K_M of gemma-3-270m in small: the embedding holds most bytes, a format without a kernel most of the layers.
+    mix = (("token_embd", (64, 64), "Q8_0"), ("down", (256, 8), "Q4_0"), ("up", (64, 32), "Q4_1"))
+    assert not has_fast_cpu_kernel(read(Tiny(tensors=mix).build()))
+    rest = (("token_embd", (64, 256), "Q8_0"), ("down", (256, 8), "Q4_0"), ("norm", (64, 16), "Q4_1"))
+    assert has_fast_cpu_kernel(read(Tiny(tensors=rest).build()))
+
+
 def test_block_sizes_are_those_of_the_gguf_package():
     gguf = pytest.importorskip("gguf")
     for number, block in BLOCKS.items():

@@ -275,6 +275,16 @@ def test_answer_shots_says_where_it_does_nothing_and_what_it_lacks(tmp_path: Pat
         api._check_inputs(config.make({"answer_shots": 2, "seeds": long_seeds(tmp_path), **TINY}))
 
 
+def test_a_base_model_whose_answers_do_not_end_is_told_of_at_once(tmp_path: Path) -> None:
+    def warned(name: str, **settings: str | int) -> bool:
+        _, said = tiny_run(tmp_path / name, until=loop.Phase(1, "respond"), answer_max_tokens=3, **settings)
+        return any(isinstance(event, Note) and "ran into the limit of 3 tokens" in event.text for event in said)
+
+    assert warned("base", kind="base")
+    assert not warned("shown", kind="base", answer_shots=2)
+    assert not warned("instruct", kind="instruct")
+
+
 def long_seeds(folder: Path) -> str:
     path = folder / "seeds.jsonl"
     rows = [{"id": str(n), "instruction": f"Task {n}.", "input": "", "output": f"{n} " * 400} for n in range(40)]

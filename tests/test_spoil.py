@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from minisheep.data.texts import load_seeds
 from minisheep.rules import endings
 from minisheep.rules.alter import altered, names
+from minisheep.rules.responses import Pair, copies_instruction
 from minisheep.rules.similarity import tokens
 from minisheep.rules.spoil import KINDS, Task, spoiled
 
@@ -85,6 +86,20 @@ def test_a_scrambled_answer_has_the_same_words_and_line_breaks() -> None:
 
 def test_a_copied_answer_is_the_instruction_and_input() -> None:
     assert spoil("copied") == f"{TASK.instruction}\n{TASK.input}"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_echoed_answer_says_a_part_of_the_instruction_and_then_something_else(seed: int) -> None:
+    part, answer = spoil("echoed", seed=seed).split("\n")
+    assert TASK.instruction.startswith(part) and 3 <= len(part.split()) <= 4
+    assert answer in {other.answer for other in OTHERS}
+    # The rules let it pass, so it is the judge that must see it.
+    assert copies_instruction(Pair(TASK.instruction, TASK.input, f"{part}\n{answer}", "end")) is None
+
+
+def test_a_part_of_a_short_instruction_is_no_echo() -> None:
+    assert spoiled("echoed", Task("Name a bird.", "", "The robin sings."), OTHERS, 1) is None
+    assert spoiled("echoed", TASK, [], 1) is None
 
 
 @pytest.mark.parametrize("seed", range(12))

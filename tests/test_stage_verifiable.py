@@ -13,6 +13,7 @@ from minisheep.engines.fake import FakeEngine, text_of
 from minisheep.models.template import chatml
 from minisheep.rules.prompts import Frame
 from minisheep.rules.verify import Check, Item
+from minisheep.stages.alarms import echo
 from minisheep.stages.verifiable import answers, chosen, metrics
 
 SETTINGS = config.make({})
@@ -58,13 +59,45 @@ def test_verdicts_are_counted_by_prompt_and_by_constraint() -> None:
         "instruction_strict": pytest.approx(2 / 3),
         "prompt_loose": 1,
         "instruction_loose": 1,
+        "prompt_own": 0.5,
+        "instruction_own": pytest.approx(2 / 3),
         "ended": 0.5,
+        "copied": 0,
     }
     assert found["verifiable_by_kind"] == {
-        "detectable_format:title": {"n": 1, "strict": 1, "loose": 1},
-        "punctuation:no_comma": {"n": 2, "strict": 1, "loose": 2},
+        "detectable_format:title": {"n": 1, "strict": 1, "loose": 1, "own": 1},
+        "punctuation:no_comma": {"n": 2, "strict": 1, "loose": 2, "own": 1},
     }
-    assert found["verifiable_by_item"]["both"] == {"strict": [False, True], "loose": [True, True], "ended": False}
+    assert found["verifiable_by_item"]["both"] == {
+        "strict": [False, True], "loose": [True, True], "own": [False, True], "ended": False, "copied": False,
+    }  # fmt: skip
+
+
+def test_an_answer_that_says_the_instruction_back_keeps_nothing_in_its_own_words() -> None:
+    item = Item(
+        "sun", "Name the star of our days. Use the word sun.", (Check("keywords:existence", {"keywords": ["sun"]}),)
+    )
+    echo = metrics([item], [said("sun", item.prompt + "\n" + item.prompt)])
+    own = metrics([item], [said("sun", "Our days are lit by the sun, a small star among many others.")])
+    values = {name: interval["value"] for name, interval in echo["verifiable"].items()}
+    assert (values["instruction_strict"], values["instruction_own"], values["copied"]) == (1, 0, 1)
+    values = {name: interval["value"] for name, interval in own["verifiable"].items()}
+    assert (values["instruction_strict"], values["instruction_own"], values["copied"]) == (1, 1, 0)
+
+
+def test_what_is_asked_to_be_repeated_is_no_copy() -> None:
+    prompt = "First repeat this request word for word, then answer it: why does it rain?"
+    item = Item("twice", prompt, (Check("combination:repeat_prompt", {"prompt_to_repeat": prompt}),))
+    found = metrics([item], [said("twice", prompt + " Clouds cool, and their drops grow heavy and fall.")])
+    assert found["verifiable"]["copied"]["value"] == 0 and found["verifiable"]["prompt_own"]["value"] == 1
+
+
+def test_a_base_of_an_earlier_version_is_paired_in_what_it_holds() -> None:
+    base = metrics(ITEMS, [said("both", "a")])
+    for verdict in base["verifiable_by_item"].values():
+        del verdict["own"], verdict["copied"]
+    found = metrics(ITEMS, [said("both", "a")], base)["verifiable_change"]
+    assert "instruction_strict" in found and not {"instruction_own", "copied"} & set(found)
 
 
 def test_the_change_is_paired_by_item_over_what_both_answered() -> None:
@@ -103,3 +136,19 @@ def test_fewer_items_are_spread_over_the_kinds(count: int) -> None:
     assert len(found) == len({item.id for item in found}) == min(count, len(items))
     if count == 20:
         assert len({check.kind for item in found for check in item.checks}) >= 12
+
+
+def test_a_model_that_learned_to_say_instructions_back_raises_an_alarm() -> None:
+    items = [Item(f"sun-{i}", f"Name star {i}. Use the word sun.", ITEMS[0].checks) for i in range(20)]
+    base = metrics(items, [said(item.id, "It is a small and very distant sun.") for item in items])
+    echoes = metrics(items, [said(item.id, item.prompt) for item in items], base)
+    alarm = echo(1, echoes)
+    assert alarm is not None and "100% of the instructions" in alarm.text and "the base 0%" in alarm.text
+    assert echo(0, base) is None
+    few = [said(item.id, item.prompt if n == 0 else "It is a small, distant sun.") for n, item in enumerate(items)]
+    assert echo(1, metrics(items, few, base)) is None
+
+
+@pytest.mark.parametrize("model", [{}, {"verifiable": {"ended": {"value": 1.0}}, "verifiable_change": {}}])
+def test_what_measured_no_copies_raises_no_alarm(model: dict[str, object]) -> None:
+    assert echo(1, model) is None

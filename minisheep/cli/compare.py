@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from minisheep.compare.metrics import Metric
     from minisheep.compare.pairs import Difference
     from minisheep.compare.results import Comparison, Row
 
@@ -20,6 +21,7 @@ PIPED_WIDTH = 100
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--sort", "sort_by", metavar="METRIC", help="the best first by this metric, as --json names it")
+@click.option("--only", metavar="METRIC,...", help="these metrics alone in the tables, in this order")
 @click.option("--csv", "csv_file", metavar="FILE", help="write the rows to a CSV file too")
 @click.option("--plot", "plot_file", metavar="FILE", help="draw them across rounds: .png, .svg or .pdf")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Markdown tables")
@@ -48,6 +50,8 @@ def compare(
         raise UsageError(f"--csv {csv_file}: there is no folder {Path(csv_file).parent}.")
     found = results.compare(runs)
     rows = table.sort_rows(found.rows, sort_by) if sort_by else list(found.rows)
+    names = [name.strip() for name in form["only"].split(",") if name.strip()] if form["only"] else []
+    metrics = table.chosen(rows, names) if names else None
     against = pairs.differences(found.results)
     if csv_file:
         write_atomic(Path(csv_file), export.csv_text(found, rows).encode("utf-8", "surrogatepass"))
@@ -61,7 +65,8 @@ def compare(
         for note in found.notes:
             click.echo(json.dumps({"event": "Note", "text": note}))
         return
-    lines = _markdown(found, rows, against) if form["as_markdown"] else _plain(found, rows, against)
+    write = _markdown if form["as_markdown"] else _plain
+    lines = write(found, rows, against, metrics)
     for line in lines:
         click.echo(line)
     for name, written in (("CSV", csv_file), ("figure", plot_file)):
@@ -69,7 +74,7 @@ def compare(
             click.echo(f"{name}: {written}", err=True)
 
 
-def _plain(found: Comparison, rows: list[Row], against: list[Difference]) -> list[str]:
+def _plain(found: Comparison, rows: list[Row], against: list[Difference], only: list[Metric] | None) -> list[str]:
     from minisheep.compare import table
 
     width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
@@ -78,23 +83,24 @@ def _plain(found: Comparison, rows: list[Row], against: list[Difference]) -> lis
     settings = table.setting_columns(found, [row.results for row in rows])
     # Beside the first numbers where they leave room for them; the list of runs has them in any case.
     fits = sum(column.width + 2 for column in (*index, *settings)) <= width // 2
-    columns = [*(settings if fits else []), *table.value_columns(rows)]
+    columns = [*(settings if fits else []), *table.value_columns(rows, only)]
     lines = [*table.text([who], rest, width), "", *table.text(index, columns, width)]
-    pair_index, pair_columns = table.difference_columns(against)
+    pair_index, pair_columns = table.difference_columns(against, only)
     if pair_columns:
         lines += ["", _heading(found), *table.text(pair_index, pair_columns, width)]
     said = [part for remark in _remarks(found, against) for part in textwrap.wrap(remark, width) or [""]]
     return [*lines, *said]
 
 
-def _markdown(found: Comparison, rows: list[Row], against: list[Difference]) -> list[str]:
+def _markdown(found: Comparison, rows: list[Row], against: list[Difference], only: list[Metric] | None) -> list[str]:
     from minisheep.compare import table
 
     index = table.index_columns(rows)
-    settings = table.setting_columns(found, [row.results for row in rows])
+    # The list of runs above has them in any case.
+    settings = [] if only else table.setting_columns(found, [row.results for row in rows])
     lines = [*table.markdown(table.legend(found)), ""]
-    lines += table.markdown([index[0], *settings, *index[1:], *table.value_columns(rows)])
-    pair_index, pair_columns = table.difference_columns(against)
+    lines += table.markdown([index[0], *settings, *index[1:], *table.value_columns(rows, only)])
+    pair_index, pair_columns = table.difference_columns(against, only)
     if pair_columns:
         lines += ["", _heading(found), "", *table.markdown([*pair_index, *pair_columns])]
     return [*lines, *_remarks(found, against)]

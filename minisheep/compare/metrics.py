@@ -44,9 +44,13 @@ READINGS = {
     "instruction_strict": ("strict", "instr."),
     "prompt_loose": ("loose", "prompts"),
     "instruction_loose": ("loose", "instr."),
+    "prompt_own": ("own words", "prompts"),
+    "instruction_own": ("own words", "instr."),
     "verifiable_ended": ("checked", "ended"),
+    "verifiable_copied": ("checked", "copied"),
 }
 """Shares with a bootstrap interval that are measured on verifiable instructions, and their headings."""
+LOWER = frozenset({"verifiable_copied"})
 TO_BASE = "minus base"
 
 CATALOGUE: tuple[Metric, ...] = (
@@ -54,8 +58,8 @@ CATALOGUE: tuple[Metric, ...] = (
         metric
         for name, title in READINGS.items()
         for metric in (
-            Metric(name, title, "share"),
-            Metric(f"{name}_change", (" ".join(title), TO_BASE), "points"),
+            Metric(name, title, "share", "lower" if name in LOWER else "higher"),
+            Metric(f"{name}_change", (" ".join(title), TO_BASE), "points", "lower" if name in LOWER else "higher"),
         )
     ),
     Metric("nll", ("held-out", "NLL"), "nats", "lower"),

@@ -14,6 +14,7 @@ from minisheep.compare.metrics import Estimate
 from minisheep.compare.results import Measured, Result
 from minisheep.rules.bootstrap import change
 from minisheep.rules.statistics import paired_difference
+from minisheep.stages.verifiable import READINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,9 @@ def _verifiable(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Estimat
     if not common:
         return {}
     found = {}
-    for reading in ("strict", "loose"):
+    for reading in READINGS:
+        if not all(reading in model[name] for model in (ours, theirs) for name in common):
+            continue  # measured by an earlier version
         changed = change([ours[name][reading] for name in common], [theirs[name][reading] for name in common])
         for level, interval in changed._asdict().items():
             found[f"{level}_{reading}"] = Estimate(*interval)

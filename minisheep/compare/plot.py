@@ -17,7 +17,7 @@ from minisheep.ui.sanitise import one_line
 
 FORMATS = (".png", ".svg", ".pdf")
 DRAWN = (
-    "prompt_strict", "instruction_strict", "prompt_loose", "instruction_loose", "verifiable_ended", "nll_change",
+    "instruction_strict", "instruction_loose", "instruction_own", "verifiable_copied", "verifiable_ended", "nll_change",
     "ended", "keep_rate", "exam_auc",
 )  # fmt: skip
 """Panels, where there is anything to draw; harness results follow."""
@@ -26,13 +26,18 @@ NAMES = {
     "instruction_strict": "instructions kept, strict",
     "prompt_loose": "prompts kept, loose",
     "instruction_loose": "instructions kept, loose",
+    "prompt_own": "prompts kept, own words",
+    "instruction_own": "instructions kept, own words",
     "verifiable_ended": "verifiable answers that end",
+    "verifiable_copied": "verifiable answers that say it back",
     "nll_change": "held-out NLL per token minus base",
     "ended": "held-out answers that end",
     "keep_rate": "pairs kept",
     "exam_auc": "AUC of the judge's exam",
 }
 MARKERS, STROKES = "osD^vPX*", ("-", "--", "-.", ":")
+LEAST_SPAN = 0.1
+"""Of an axis of shares: a tenth, so that a difference of one pair does not look like a rise."""
 LETTER = 0.075
 """Inches that a letter of the legend takes."""
 GREYS = ("0.0", "0.45", "0.25", "0.6")
@@ -117,6 +122,8 @@ def _points(result: Result, name: str) -> list[tuple[int, Estimate]]:
 
 
 def _panel(axis: Any, metric: Metric, results: Sequence[Result]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     rounds = sorted({measured.round for result in results for measured in result.measured})
     for place, result in enumerate(results):
         points = _points(result, metric.name)
@@ -136,10 +143,13 @@ def _panel(axis: Any, metric: Metric, results: Sequence[Result]) -> None:
     axis.set_xticks(rounds, ["base" if number == 0 else str(number) for number in rounds])
     axis.set_xlabel("round", fontsize=9)
     axis.set_xlim(rounds[0] - 0.3, rounds[-1] + 0.3)
-    if metric.form == "share":
+    if metric.form == "share" or metric.name == "exam_auc":
         low, high = axis.get_ylim()
-        axis.set_ylim(max(low, -0.03), min(high, 1.03))
-        axis.yaxis.set_major_formatter(lambda value, _place: f"{100 * value:.0f}%")
+        wider = max(0.0, LEAST_SPAN - (high - low)) / 2
+        axis.set_ylim(max(low - wider, -0.03), min(high + wider, 1.03))
+    if metric.form == "share":
+        axis.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+        axis.yaxis.set_major_formatter(lambda value, _place: f"{round(100 * value, 1):g}%")
     axis.tick_params(labelsize=8)
     axis.grid(axis="y", color="0.9", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)

@@ -43,16 +43,7 @@ def metrics_of(rows: Sequence[Row]) -> list[Metric]:
 
 def sort_rows(rows: Sequence[Row], name: str) -> list[Row]:
     """The best first by one metric; rows without it last, in their order. Raises `errors.UsageError`."""
-    known = {metric.name: metric for metric in metrics_of(rows)}
-    if name not in known:
-        import difflib
-
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        raise UsageError(
-            f"--sort {name}: no run has such a metric{f' (nearest: {near[0]})' if near else ''}.",
-            f"There are: {', '.join(known)}.",
-        )
-    sign = 1.0 if known[name].better == "lower" else -1.0
+    sign = 1.0 if _named(rows, "--sort", name).better == "lower" else -1.0
 
     def place(row: Row) -> tuple[int, float, str]:
         value = row.measured.values.get(name)
@@ -61,6 +52,24 @@ def sort_rows(rows: Sequence[Row], name: str) -> list[Row]:
         return (1, 0.0, "") if value is None else (0, 0.0, value)
 
     return sorted(rows, key=place)
+
+
+def chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Metric]:
+    """The metrics of these names, in this order. Raises `errors.UsageError`."""
+    return [_named(rows, "--only", name) for name in dict.fromkeys(names)]
+
+
+def _named(rows: Sequence[Row], flag: str, name: str) -> Metric:
+    known = {metric.name: metric for metric in metrics_of(rows)}
+    if name not in known:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        raise UsageError(
+            f"{flag} {name}: no run has such a metric{f' (nearest: {near[0]})' if near else ''}.",
+            f"There are: {', '.join(known)}.",
+        )
+    return known[name]
 
 
 def legend(comparison: Comparison) -> list[Column]:
@@ -88,17 +97,22 @@ def index_columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-def value_columns(rows: Sequence[Row]) -> list[Column]:
+def value_columns(rows: Sequence[Row], only: Sequence[Metric] | None = None) -> list[Column]:
+    """A column for each metric in `only`, or for each that any row has."""
     return [
         Column(tuple(filter(None, metric.title)), [cell(metric, row.measured.values.get(metric.name)) for row in rows])
-        for metric in metrics_of(rows)
+        for metric in only or metrics_of(rows)
     ]
 
 
-def difference_columns(found: Sequence[Difference]) -> tuple[list[Column], list[Column]]:
-    """Index and values of the table of paired differences; a pair without any is no row of it."""
+def difference_columns(
+    found: Sequence[Difference], only: Sequence[Metric] | None = None
+) -> tuple[list[Column], list[Column]]:
+    """Index and values of the table of paired differences, of the metrics in `only` or of all; a pair without any is no
+    row of it, and a change to the base counts as its metric."""
     found = [d for d in found if d.values]
-    names = [name for name in (*READINGS, "nll") if any(name in d.values for d in found)]
+    wanted = {metric.name.removesuffix("_change") for metric in only} if only else {*READINGS, "nll"}
+    names = [name for name in (*READINGS, "nll") if name in wanted and any(name in d.values for d in found)]
     titles = {**{name: (" ".join(title),) for name, title in READINGS.items()}, "nll": ("NLL (se)",)}
     forms = {"nll": _NLL}
     return [Column(("minus",), [_who(d) for d in found], right=False)], [

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from minisheep.errors import ModelFileError
-from minisheep.models.ggml_types import FAST_ON_CPU, FILE_TYPES
+from minisheep.models.ggml_types import FILE_TYPES, mostly_fast_on_cpu
 from minisheep.models.gguf_array import GgufArray
 from minisheep.models.gguf_header import GgufHeader
 
@@ -127,8 +127,11 @@ def main_tensor_type(header: GgufHeader) -> str:
 
 
 def has_fast_cpu_kernel(header: GgufHeader) -> bool:
-    """Whether llama.cpp multiplies most of the weights with its fast CPU kernels (measured: Q4_1 at half of Q8_0)."""
-    return main_tensor_type(header) in FAST_ON_CPU
+    """Whether llama.cpp multiplies nearly all of the weights with its fast CPU kernels."""
+    weights: Counter[str] = Counter()
+    for tensor in header.tensors:
+        weights[tensor.type] += prod(tensor.shape)
+    return mostly_fast_on_cpu(weights)
 
 
 def _count(header: GgufHeader, key: str, most: int, default: int | None = None) -> int:

@@ -41,7 +41,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
     """The model of a run, written to `stored` (``model.json``). Raises `errors.MinisheepError` for what cannot work."""
     before = PreparedModel.read(stored) if stored.exists() else None
     if settings.engine == "fake":
-        model = fake_model()
+        model = fake_model("base" if settings.kind == "base" else "instruct")
         emit(Note("Fake engine and fake trainer: no model runs, and the records mean nothing.", "warning"))
     else:
         model = _prepare_real(settings, emit)
@@ -112,10 +112,10 @@ def _write(model: PreparedModel, stored: Path) -> PreparedModel:
     return model
 
 
-def fake_model() -> PreparedModel:
+def fake_model(kind: str = "instruct") -> PreparedModel:
     here = Path()
     return PreparedModel(
-        name="fake", title="no model", kind="instruct", architecture="fake", licence="", gguf=here, gguf_sha256="fake",
+        name="fake", title="no model", kind=kind, architecture="fake", licence="", gguf=here, gguf_sha256="fake",
         source="none", inference_gguf=here, inference_note="", weights=here, weights_note="",
         template=templates.plain("</s>"), versions=versions(), trainer="fake",
     )  # fmt: skip
@@ -190,7 +190,7 @@ def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
 def _inference_copy(
     gguf: Path, sha256: str, facts: ModelFacts, threads: int, report: Callable[[str], None]
 ) -> tuple[Path, str]:
-    """The file that llama.cpp maps: a copy where the CPU has no fast kernel for the file's own format."""
+    """The file that llama.cpp maps: a copy where the CPU has no fast kernel for a good part of it."""
     import llama_cpp
 
     from minisheep.engines import amx, cpu
@@ -208,7 +208,9 @@ def _inference_copy(
     def copy_of(format: str) -> Path:
         copy = folder / f"{sha256[:32]}-{format}.gguf"
         if not copy.exists():
-            report(f"{gguf.name}: this CPU has no fast kernel for its format; a copy in {format.upper()} is made once.")
+            report(
+                f"{gguf.name}: this CPU has no fast kernels for its format; a copy in {format.upper()} is made once."
+            )
             copy.parent.mkdir(parents=True, exist_ok=True)
             requantise(gguf, copy, format)
         return copy
@@ -224,7 +226,7 @@ def _inference_copy(
         f" llama.cpp {llama_cpp.__version__}",
         report,
     )
-    note = f"inference uses a copy in {chosen.upper()}: this CPU has no fast kernel for the file's own format"
+    note = f"inference uses a copy in {chosen.upper()}: this CPU has no fast kernels for the file's own format"
     if rates:
         told = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
         note += f" (tokens/s of 16 sequences in a short try: {told})"

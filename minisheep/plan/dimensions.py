@@ -13,12 +13,11 @@ from minisheep.errors import UsageError
 from minisheep.models import cache, hub
 from minisheep.models.entries import HubFile, LocalPath, ModelEntry, Wheels
 from minisheep.models.facts import model_facts
-from minisheep.models.ggml_types import FAST_ON_CPU
 from minisheep.models.gguf_header import read_header
 from minisheep.models.registry import find_model
 from minisheep.models.shape import Shape, shape_of
 from minisheep.plan import tried
-from minisheep.plan.quantised import FORMATS, format_in_name, weights_as
+from minisheep.plan.quantised import FORMATS, fast_on_cpu, format_in_name, weights_as
 from minisheep.plan.tried import Tried
 from minisheep.plan.weights import Weights, weights_in
 from minisheep.trainers.lora_gguf import check_architecture
@@ -78,7 +77,7 @@ def known_model(settings: Settings) -> Model:
     weights = weights_as(entry.shape, entry.architecture, format)
     if entry.gguf_bytes:
         weights = dataclasses.replace(weights, file=entry.gguf_bytes)
-    fast = format.removesuffix("_M") in FAST_ON_CPU
+    fast = fast_on_cpu(entry.shape, format)
     return Model(entry.name, entry.architecture, entry.shape, weights, fast, False, own, {})
 
 

@@ -185,7 +185,7 @@ def _speed(model: Model, machine: Machine, token_bytes: int, slots: int) -> dura
 
 
 def _copy(model: Model, machine: Machine) -> float:
-    """Bytes a weight of the copy that is made where a CPU has no fast kernel for the file's format."""
+    """Bytes a weight of the copy that is made where a CPU has no fast kernel for a good part of the file."""
     if machine.is_card or model.fast_on_cpu:
         return 0.0
     best = max(model.rates, key=lambda name: model.rates[name], default="q8_0")

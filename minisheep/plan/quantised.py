@@ -7,7 +7,9 @@ tensor_type_fallback).
 
 from __future__ import annotations
 
-from minisheep.models.ggml_types import BLOCKS, Block
+from collections import Counter
+
+from minisheep.models.ggml_types import BLOCKS, Block, mostly_fast_on_cpu
 from minisheep.models.shape import EMBEDDING, OUTPUT, Matrix, Shape
 from minisheep.plan.weights import Weights
 
@@ -32,6 +34,14 @@ def weights_as(shape: Shape, architecture: str, format: str) -> Weights:
             sizes[matrix.name] = size
     file = tensors + HEADER_BYTES_A_TOKEN * shape.vocabulary
     return Weights(format, file, tensors, sizes[EMBEDDING], shape.tied)
+
+
+def fast_on_cpu(shape: Shape, format: str) -> bool:
+    """Whether a processor multiplies a file in one of `FORMATS` fast. Raises KeyError for another."""
+    weights: Counter[str] = Counter()
+    for matrix in shape.matrices():
+        weights[_format(matrix, shape, format).name] += matrix.weights
+    return mostly_fast_on_cpu(weights)
 
 
 def format_in_name(file: str) -> str | None:

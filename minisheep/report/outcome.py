@@ -15,6 +15,8 @@ from minisheep.ui import words
 DRAWN = (
     ("nll_change", "Held-out NLL, minus base", "nats per token"),
     ("instruction_strict", "Constraints kept, strict", "share"),
+    ("instruction_own", "Constraints kept, own words", "share"),
+    ("verifiable_copied", "Answers that say it back", "share"),
     ("verifiable_ended", "Answers that end", "share"),
     ("exam_auc", "The judge's exam", "AUC"),
 )
@@ -24,6 +26,8 @@ WITH_INTERVALS = frozenset(
         "  change to base (standard error)",
         "greedy answers that end by themselves",
         "constraints kept, strict",
+        "  in its own words",
+        "answers that say the instruction back",
         "pairs kept",
         "keep rate",
         "judge",

@@ -39,21 +39,21 @@ def _blocks(run: Gathered) -> Iterator[Block]:
         yield Paragraph("There is no diversity.json: the variety of the data was not measured.")
     exams = {r.title: r.exam for r in run.rounds if r.exam is not None}
     if exams:
+        kinds = sorted({kind for exam in exams.values() for kind in exam.spoiled})
         yield Table(
-            ("exam", "judge", "AUC (standard error)", "least seen kind", "AUC for it", "passed"),
+            ("exam", "judge", "AUC (standard error)", *kinds, "passed"),
             tuple(
                 (
                     title,
                     name + (" (chosen)" if name == exam.chosen else ""),
                     f"{mark.auc:.2f} ({mark.se:.2f})",
-                    mark.worst if mark.kinds else "-",
-                    f"{mark.kinds[mark.worst]:.2f}" if mark.kinds else "-",
+                    *(f"{mark.kinds[kind]:.2f}" if kind in mark.kinds else "-" for kind in kinds),
                     "yes" if mark.passes else "no",
                 )
                 for title, exam in exams.items()
                 for name, mark in exam.judges.items()
             ),
-            "Right answers of seed tasks against the same answers spoiled; AUC 0.5 is a coin.",
+            "Right answers of seed tasks against the same spoiled: AUC over all, and for each kind; 0.5 is a coin.",
             left=2,
         )
     else:

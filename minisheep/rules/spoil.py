@@ -5,6 +5,7 @@
     looped      says a sentence over and over
     scrambled   its words in random order
     copied      says the instruction and input back
+    echoed      says a good part of the instruction back, then the answer to another task
     wrong       one number, name or telling word changed to a plausible other one (`alter`)
 
 Likelihood alone is blind to some of these and loves others, an echo above all, so an exam needs every kind.
@@ -24,6 +25,8 @@ from minisheep.rules.similarity import tokens
 
 LEAST_TO_CUT, LEAST_TO_SCRAMBLE = 8, 6
 """Words below which half an answer, or its words in another order, may still be right."""
+LEAST_TO_ECHO = 4
+"""Words of an instruction below which a part of it is no echo."""
 NEAREST = 4
 """A shuffled answer is drawn from so many that are nearest in length, so that length tells nothing."""
 
@@ -88,6 +91,15 @@ def _copied(task: Task, others: Sequence[Task], chance: random.Random) -> str | 
     return user_text(task.instruction, task.input)
 
 
+def _echoed(task: Task, others: Sequence[Task], chance: random.Random) -> str | None:
+    words = task.instruction.split()
+    foreign = _shuffled(task, others, chance)
+    if len(words) < LEAST_TO_ECHO or foreign is None:
+        return None
+    part = " ".join(words[: chance.randint((len(words) + 1) // 2, len(words) - 1)])
+    return f"{part}\n{foreign}"
+
+
 def _wrong(task: Task, others: Sequence[Task], chance: random.Random) -> str | None:
     return altered(task.answer, user_text(task.instruction, task.input), [other.answer for other in others], chance)
 
@@ -98,6 +110,7 @@ _WAYS: dict[str, Callable[[Task, Sequence[Task], random.Random], str | None]] = 
     "looped": _looped,
     "scrambled": _scrambled,
     "copied": _copied,
+    "echoed": _echoed,
     "wrong": _wrong,
 }
 KINDS = tuple(_WAYS)

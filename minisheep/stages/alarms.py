@@ -26,6 +26,12 @@ SHORTER, LONGER = 1 / 3, 0.5
 FEWER_END = 0.2
 """Fall of the share of answers that end by themselves."""
 
+SAID_BACK = 0.1
+"""Share of the verifiable instructions that are answered by saying them back, if it has risen beyond chance."""
+
+RAMBLING = 0.5
+"""Share of a first round's answers that are cut off at the limit."""
+
 _WIDEN = "start a new run with a higher --generate-temperature or more varied --seeds"
 
 Metrics = Mapping[str, Any]
@@ -51,6 +57,35 @@ def alarms(rounds: Mapping[int, Metrics]) -> list[Alarm]:
         *_of_instructions(before["instructions"], now["instructions"], first, last),
         *_of_answers(before["answers"], now["answers"], first, last),
     ]
+
+
+def rambling(answers: int, cut: int, limit: int) -> Alarm | None:
+    """Whether a base model that was shown no answers (`Settings.answer_shots`) knows where one ends.
+
+    cut: how many of its answers ran into the limit of so many tokens.
+    """
+    if cut <= RAMBLING * answers:
+        return None
+    return Alarm(
+        "rambling",
+        f"{cut} of {answers} answers ran into the limit of {limit} tokens: nothing has shown this base model where an"
+        " answer ends, and from such answers it learns to ramble and to say instructions back. Better stop here, and"
+        " begin a new run with --answer-shots 3 --answer-temperature 0.7.",
+    )
+
+
+def echo(round: int, model: Metrics) -> Alarm | None:
+    """Whether a round's model learned to say instructions back. `model`: what `stages.verifiable.metrics` found."""
+    share = model.get("verifiable", {}).get("copied")
+    change = model.get("verifiable_change", {}).get("copied")
+    if not share or not change or change["low"] <= 0 or share["value"] <= SAID_BACK:
+        return None
+    return Alarm(
+        "echo",
+        f"Round {round}'s model answers {share['value']:.0%} of the instructions with constraints by saying them back,"
+        f" the base {share['value'] - change['value']:.0%}, and such an answer keeps many without understanding any:"
+        " go by those kept in its own words; with a base model, --answer-shots 3 in a new run means fewer echoes.",
+    )
 
 
 def _of_instructions(before: Metrics, now: Metrics, first: int, last: int) -> Iterator[Alarm]:

@@ -2,7 +2,8 @@
 
 A round is a gain over the best one before it if at least one of three measures is better beyond chance and none is
 worse beyond chance: constraints kept in verifiable instructions (paired bootstrap by prompt), likelihood of held-out
-answers (paired by task) and answers that end by themselves. Beyond chance means that the 95 % interval of the paired
+answers (paired by task) and answers that end by themselves. An answer that says its instruction back keeps no
+constraint, or a model that learned to echo would be a gain. Beyond chance means that the 95 % interval of the paired
 difference lies on one side of zero. The paper's finding for small models is that rounds help, then harm: so the best
 is kept, and the run ends when it was not beaten for `patience` measured rounds.
 """
@@ -18,7 +19,7 @@ from minisheep.rules.statistics import paired_difference
 
 NORMAL_95 = 1.96
 NAMES = {
-    "constraints": "constraints kept",
+    "constraints": "constraints kept in its own words",
     "likelihood": "held-out log-likelihood per token",
     "ended": "answers that end",
 }
@@ -45,7 +46,9 @@ def differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, 
     ours, theirs = now.get("verifiable_by_item", {}), before.get("verifiable_by_item", {})
     items = [i for i in ours if i in theirs and len(ours[i]["strict"]) == len(theirs[i]["strict"])]
     if items:
-        kept = change([ours[i]["strict"] for i in items], [theirs[i]["strict"] for i in items]).instruction
+        # Rounds that an earlier version measured know strict alone.
+        reading = "own" if all("own" in found[i] for found in (ours, theirs) for i in items) else "strict"
+        kept = change([ours[i][reading] for i in items], [theirs[i][reading] for i in items]).instruction
         found["constraints"] = Difference(*kept, len(items))
     ours, theirs = now.get("nll_by_task", {}), before.get("nll_by_task", {})
     tasks = sorted(set(ours) & set(theirs))

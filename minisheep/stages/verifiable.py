@@ -1,6 +1,9 @@
 """How many verifiable constraints a model's greedy answers keep, and whether it ends its answers.
 
 The same for base and rounds: same frame, same prompts, no sampling; differences to the base are paired by item.
+
+Strict and loose are IFEval's readings. A model can please both by saying the instruction back: the keywords, titles and
+placeholders that are asked for stand in it. So there is a third, strict too, in which such an answer keeps nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ from minisheep.config import Settings
 from minisheep.engines.base import Completion, Engine, GenerateRequest, Sampling
 from minisheep.rules.bootstrap import Accuracy, Interval, accuracy, change
 from minisheep.rules.prompts import Frame, answer_prompt
+from minisheep.rules.responses import Pair, copies_instruction
 from minisheep.rules.verify import Item, loose, strict
 
-READINGS = {"strict": strict, "loose": loose}
+READINGS = ("strict", "loose", "own")
+REPEATS = "combination:repeat_prompt"
+"""The one constraint that asks for the instruction itself."""
 
 
 def chosen(items: Sequence[Item], count: int) -> list[Item]:
@@ -46,46 +52,69 @@ def metrics(
     answered = [item for item in items if item.id in texts]
     if not answered:
         return {}
-    verdicts: dict[str, dict[str, Any]] = {
-        item.id: {
-            **{name: list(read(item, texts[item.id].text)) for name, read in READINGS.items()},
-            "ended": texts[item.id].finish != "length",
-        }
-        for item in answered
-    }
+    verdicts = {item.id: _verdict(item, texts[item.id]) for item in answered}
     found: dict[str, Any] = {
         "verifiable_items": len(answered),
         "verifiable_instructions": sum(len(item.checks) for item in answered),
-        "verifiable": _summary({name: accuracy(rows) for name, rows in _rows(verdicts, list(verdicts)).items()}),
+        "verifiable": _summary({name: accuracy(rows) for name, rows in _rows(verdicts).items()}),
         "verifiable_by_kind": _by_kind(answered, verdicts),
         "verifiable_by_item": verdicts,
     }
     before = base.get("verifiable_by_item", {}) if base else {}
     common = [id_ for id_, v in verdicts.items() if id_ in before and len(before[id_]["strict"]) == len(v["strict"])]
     if common:
-        ours, theirs = _rows(verdicts, common), _rows(before, common)
+        ours, theirs = (_rows({id_: rows[id_] for id_ in common}) for rows in (verdicts, before))
         found["verifiable_change"] = {
             "items": len(common),
-            **_summary({name: change(ours[name], theirs[name]) for name in ours}),
+            **_summary({name: change(ours[name], theirs[name]) for name in ours if name in theirs}),
         }
     return found
 
 
-def _rows(verdicts: Mapping[str, Any], ids: Sequence[str]) -> dict[str, list[list[bool]]]:
-    """By reading, one row of verdicts an item; the end of an answer as one more, of one verdict."""
-    rows = {name: [verdicts[id_][name] for id_ in ids] for name in READINGS}
-    return {**rows, "ended": [[verdicts[id_]["ended"]] for id_ in ids]}
+def copied(item: Item, answer: str) -> bool:
+    """Whether `answer` says the instruction back (`responses.copies_instruction`) where that is not what is asked."""
+    if any(check.kind == REPEATS for check in item.checks):
+        return False
+    return copies_instruction(Pair(item.prompt, "", answer, "end")) is not None
+
+
+def _verdict(item: Item, response: Completion) -> dict[str, Any]:
+    kept, said_back = list(strict(item, response.text)), copied(item, response.text)
+    return {
+        "strict": kept,
+        "loose": list(loose(item, response.text)),
+        "own": [verdict and not said_back for verdict in kept],
+        "ended": response.finish != "length",
+        "copied": said_back,
+    }
+
+
+def _rows(verdicts: Mapping[str, Any]) -> dict[str, list[list[bool]]]:
+    """By reading, one row of verdicts an item; the end of an answer and whether it is a copy as rows of one verdict.
+
+    What not all of them hold, since an earlier version did not measure it, is left out.
+    """
+
+    def row(verdict: Any) -> list[bool]:
+        return verdict if isinstance(verdict, list) else [verdict]
+
+    names = [name for name in (*READINGS, "ended", "copied") if all(name in v for v in verdicts.values())]
+    return {name: [row(verdict[name]) for verdict in verdicts.values()] for name in names}
 
 
 def _summary(found: Mapping[str, Accuracy]) -> dict[str, dict[str, float]]:
-    """``prompt_strict``, ``instruction_strict``, ``prompt_loose``, ``instruction_loose`` and ``ended``."""
-    named = {f"{level}_{name}": getattr(found[name], level) for name in READINGS for level in Accuracy._fields}
-    return {name: _rounded(interval) for name, interval in {**named, "ended": found["ended"].prompt}.items()}
+    """``prompt_`` and ``instruction_`` with each reading's name; ``ended``; ``copied``."""
+    named = {
+        f"{level}_{name}" if name in READINGS else name: getattr(both, level)
+        for name, both in found.items()
+        for level in (Accuracy._fields if name in READINGS else ("prompt",))
+    }
+    return {name: _rounded(interval) for name, interval in named.items()}
 
 
 def _by_kind(items: Sequence[Item], verdicts: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """How many constraints of each kind there were, and how many were kept."""
-    counts: dict[str, dict[str, int]] = defaultdict(lambda: {"n": 0, "strict": 0, "loose": 0})
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: {"n": 0, **dict.fromkeys(READINGS, 0)})
     for item in items:
         for place, check in enumerate(item.checks):
             counts[check.kind]["n"] += 1
