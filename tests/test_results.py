@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from minisheep.cli.main import cli
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 STORED = PAGE.with_suffix("")
-BLOCK = re.compile(r"^<!-- minisheep (.+?) -->\n(.*?)\n<!-- /minisheep -->$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^<!-- minisheep (.+?) -->\n(.*?)^<!-- /minisheep -->$", re.MULTILINE | re.DOTALL)
 BLOCKS: list[tuple[str, str]] = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
 
 
@@ -20,17 +21,27 @@ def test_there_are_tables() -> None:
     assert {command.split()[0] for command, _ in BLOCKS} == {"compare", "report"}
 
 
-@pytest.mark.parametrize(("command", "shown"), BLOCKS, ids=[command[:60] for command, _ in BLOCKS])
-def test_a_table_is_what_the_command_prints(
-    command: str, shown: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("command", [command for command, _ in BLOCKS], ids=lambda command: command[:60])
+def test_a_table_is_what_the_command_prints(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """MINISHEEP_RESULTS=write fills them in anew."""
     monkeypatch.chdir(STORED)
+    printed = _printed(command, tmp_path)
+    if os.environ.get("MINISHEEP_RESULTS") == "write":
+        page = PAGE.read_text(encoding="utf-8")
+        (block,) = [block for block in BLOCK.finditer(page) if block[1] == command]
+        PAGE.write_text(page[: block.start(2)] + printed + page[block.end(2) :], encoding="utf-8")
+    assert printed == next(block[2] for block in BLOCK.finditer(PAGE.read_text(encoding="utf-8")) if block[1] == command)
+
+
+def _printed(command: str, folder: Path) -> str:
+    """What `compare` prints; of a `report`, the table of the judge's exam."""
     verb, *rest = command.split()
-    where = ["--out", str(tmp_path)] if verb == "report" else []
-    result = CliRunner().invoke(cli, [verb, *rest, *where])
+    result = CliRunner().invoke(cli, [verb, *rest, *(["--out", str(folder)] if verb == "report" else [])])
     assert result.exit_code == 0, result.output
-    printed = (tmp_path / "report.md").read_text(encoding="utf-8") if verb == "report" else result.stdout
-    assert shown in printed
+    if verb == "compare":
+        return result.stdout
+    blocks = (folder / "report.md").read_text(encoding="utf-8").split("\n\n")
+    return next(block for block in blocks if block.startswith("| exam | judge |")) + "\n"
 
 
 def test_the_stored_runs_say_nothing_of_the_machine_they_ran_on() -> None:
