@@ -43,6 +43,12 @@ def test_only_settings_that_differ_are_shown(two: Comparison) -> None:
     assert two.differing == ("judge", "keep")
 
 
+def test_settings_that_fit_a_run_to_its_machine_are_no_difference(tmp_path: Path) -> None:
+    measured_run(tmp_path / "a", [0.2, 0.4], threads=2, slots=8)
+    measured_run(tmp_path / "b", [0.2, 0.4], threads=16, keep="top:0.5")
+    assert compare([str(tmp_path / "a"), str(tmp_path / "b")]).differing == ("keep",)
+
+
 def test_a_base_that_runs_share_is_one_row(two: Comparison) -> None:
     assert [(row.key, row.measured.round) for row in two.rows] == [("A B", 0), ("A", 1), ("B", 1)]
 

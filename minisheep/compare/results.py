@@ -13,6 +13,9 @@ from minisheep.compare.metrics import Estimate, Value, harness_values, round_val
 from minisheep.errors import CorruptRunError, UsageError
 from minisheep.store import RunFolder, read_json
 
+FITTING = frozenset({"threads", "slots", "gpu_layers", "micro_batch_size", "checkpoint_seconds"})
+"""Settings that fit a run to its machine; they move results by rounding only, so tables do not name them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -66,7 +69,7 @@ class Row:
 class Comparison:
     results: tuple[Result, ...]
     differing: tuple[str, ...]
-    """Names of the settings that are not the same in all runs, in the order of the settings."""
+    """Names of the settings that are not the same in all runs, in the order of the settings; none of `FITTING`."""
     rows: tuple[Row, ...]
     notes: list[str] = field(default_factory=list)
 
@@ -96,7 +99,7 @@ def compare(paths: Sequence[str]) -> Comparison:
 
 
 def differing(results: Sequence[Result]) -> tuple[str, ...]:
-    names = results[0].settings
+    names = [name for name in results[0].settings if name not in FITTING]
     return tuple(name for name in names if any(r.settings[name] != results[0].settings[name] for r in results))
 
 
