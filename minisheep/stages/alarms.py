@@ -70,7 +70,7 @@ def rambling(answers: int, cut: int, limit: int) -> Alarm | None:
         "rambling",
         f"{cut} of {answers} answers ran into the limit of {limit} tokens: nothing has shown this base model where an"
         " answer ends, and from such answers it learns to ramble and to say instructions back. Better stop here, and"
-        " begin a new run with --answer-shots 3 --answer-temperature 0.7.",
+        " begin a new run with --answer-shots 3.",
     )
 
 
