@@ -30,7 +30,9 @@ def test_a_table_is_what_the_command_prints(command: str, monkeypatch: pytest.Mo
         page = PAGE.read_text(encoding="utf-8")
         (block,) = [block for block in BLOCK.finditer(page) if block[1] == command]
         PAGE.write_text(page[: block.start(2)] + printed + page[block.end(2) :], encoding="utf-8")
-    assert printed == next(block[2] for block in BLOCK.finditer(PAGE.read_text(encoding="utf-8")) if block[1] == command)
+    assert printed == next(
+        block[2] for block in BLOCK.finditer(PAGE.read_text(encoding="utf-8")) if block[1] == command
+    )
 
 
 def _printed(command: str, folder: Path) -> str:
