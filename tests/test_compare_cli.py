@@ -129,6 +129,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a foreign folder": (["{0}"], "is not a run folder"),
     "metric": (["{1}", "--sort", "promt_strict"], "nearest: prompt_strict"),
     "metric of a table": (["{1}", "--only", "nll,instruction_ow"], "nearest: instruction_own"),
+    "no metric": (["{1}", "--only", " ,"], "--only names no metric"),
+    "a table's metrics in JSON": (["{1}", "--only", "nll", "--json"], "--only is for the tables"),
     "two forms": (["{1}", "--json", "--markdown"], "two forms of the same output"),
     "plot's ending": (["{1}", "--plot", "{0}/x.jpeg"], "a figure ends in .png, .svg, .pdf"),
     "plot's folder": (["{1}", "--plot", "{0}/none/x.png"], "there is no folder {0}/none"),

@@ -44,13 +44,17 @@ def compare(
 
     if form["as_json"] and form["as_markdown"]:
         raise UsageError("--json and --markdown are two forms of the same output.", "Leave one out.")
+    names = None if form["only"] is None else [name.strip() for name in form["only"].split(",") if name.strip()]
+    if names is not None and form["as_json"]:
+        raise UsageError("--only is for the tables; --json has every metric.", "Leave one out.")
+    if names == []:
+        raise UsageError("--only names no metric.", "As in --only instruction_own,nll_change.")
     if plot_file:
         plot.check_plot(plot_file)
     if csv_file and not Path(csv_file).absolute().parent.is_dir():
         raise UsageError(f"--csv {csv_file}: there is no folder {Path(csv_file).parent}.")
     found = results.compare(runs)
     rows = table.sort_rows(found.rows, sort_by) if sort_by else list(found.rows)
-    names = [name.strip() for name in form["only"].split(",") if name.strip()] if form["only"] else []
     metrics = table.chosen(rows, names) if names else None
     against = pairs.differences(found.results)
     if csv_file:

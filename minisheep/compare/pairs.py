@@ -14,7 +14,7 @@ from minisheep.compare.metrics import Estimate
 from minisheep.compare.results import Measured, Result
 from minisheep.rules.bootstrap import change
 from minisheep.rules.statistics import paired_difference
-from minisheep.stages.verifiable import READINGS
+from minisheep.stages.verifiable import READINGS, paired
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +71,11 @@ def difference(first: tuple[Result, Measured], second: tuple[Result, Measured]) 
 
 
 def _verifiable(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Estimate]:
-    ours, theirs = a.get("verifiable_by_item", {}), b.get("verifiable_by_item", {})
-    common = [name for name in ours if name in theirs and len(ours[name]["strict"]) == len(theirs[name]["strict"])]
-    if not common:
-        return {}
     found = {}
-    for reading in READINGS:
-        if not all(reading in model[name] for model in (ours, theirs) for name in common):
-            continue  # measured by an earlier version
-        changed = change([ours[name][reading] for name in common], [theirs[name][reading] for name in common])
-        for level, interval in changed._asdict().items():
-            found[f"{level}_{reading}"] = Estimate(*interval)
+    for reading, rows in paired(a.get("verifiable_by_item", {}), b.get("verifiable_by_item", {})).items():
+        if reading in READINGS:
+            for level, interval in change(*rows)._asdict().items():
+                found[f"{level}_{reading}"] = Estimate(*interval)
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from minisheep.rules.bootstrap import change
 from minisheep.rules.statistics import paired_difference
+from minisheep.stages.verifiable import paired
 
 NORMAL_95 = 1.96
 NAMES = {
@@ -43,22 +44,19 @@ class Difference:
 def differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Difference]:
     """Every measure that both rounds have, from the ``model`` part of their metrics."""
     found: dict[str, Difference] = {}
-    ours, theirs = now.get("verifiable_by_item", {}), before.get("verifiable_by_item", {})
-    items = [i for i in ours if i in theirs and len(ours[i]["strict"]) == len(theirs[i]["strict"])]
-    if items:
+    pairs = paired(now.get("verifiable_by_item", {}), before.get("verifiable_by_item", {}))
+    if pairs:
         # Rounds that an earlier version measured know strict alone.
-        reading = "own" if all("own" in found[i] for found in (ours, theirs) for i in items) else "strict"
-        kept = change([ours[i][reading] for i in items], [theirs[i][reading] for i in items]).instruction
-        found["constraints"] = Difference(*kept, len(items))
-    ours, theirs = now.get("nll_by_task", {}), before.get("nll_by_task", {})
-    tasks = sorted(set(ours) & set(theirs))
+        ours, theirs = pairs["own" if "own" in pairs else "strict"]
+        found["constraints"] = Difference(*change(ours, theirs).instruction, len(ours))
+    now_nll, before_nll = now.get("nll_by_task", {}), before.get("nll_by_task", {})
+    tasks = sorted(set(now_nll) & set(before_nll))
     if len(tasks) > 1:
-        mean, error, count = paired_difference([theirs[t] for t in tasks], [ours[t] for t in tasks])
+        mean, error, count = paired_difference([before_nll[t] for t in tasks], [now_nll[t] for t in tasks])
         found["likelihood"] = Difference(mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error, count)
-    if items:
-        ours, theirs = now["verifiable_by_item"], before["verifiable_by_item"]
-        ended = change([[ours[i]["ended"]] for i in items], [[theirs[i]["ended"]] for i in items]).prompt
-        found["ended"] = Difference(*ended, len(items))
+    if pairs:
+        ours, theirs = pairs["ended"]
+        found["ended"] = Difference(*change(ours, theirs).prompt, len(ours))
     return found
 
 

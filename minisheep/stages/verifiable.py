@@ -19,6 +19,7 @@ from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.responses import Pair, copies_instruction
 from minisheep.rules.verify import Item, loose, strict
 
+Rows = list[list[bool]]
 READINGS = ("strict", "loose", "own")
 REPEATS = "combination:repeat_prompt"
 """The one constraint that asks for the instruction itself."""
@@ -60,15 +61,25 @@ def metrics(
         "verifiable_by_kind": _by_kind(answered, verdicts),
         "verifiable_by_item": verdicts,
     }
-    before = base.get("verifiable_by_item", {}) if base else {}
-    common = [id_ for id_, v in verdicts.items() if id_ in before and len(before[id_]["strict"]) == len(v["strict"])]
-    if common:
-        ours, theirs = (_rows({id_: rows[id_] for id_ in common}) for rows in (verdicts, before))
+    if base and (pairs := paired(verdicts, base.get("verifiable_by_item", {}))):
         found["verifiable_change"] = {
-            "items": len(common),
-            **_summary({name: change(ours[name], theirs[name]) for name in ours if name in theirs}),
+            "items": len(pairs["strict"][0]),
+            **_summary({name: change(*rows) for name, rows in pairs.items()}),
         }
     return found
+
+
+def paired(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Rows, Rows]]:
+    """By reading, and for `ended` and `copied`: two models' verdicts on the items that both answered, a row an item.
+
+    ours, theirs: the ``verifiable_by_item`` of their metrics. Empty where they share no item; what an earlier version
+    did not measure is left out.
+    """
+    common = [name for name in ours if name in theirs and len(ours[name]["strict"]) == len(theirs[name]["strict"])]
+    if not common:
+        return {}
+    first, second = (_rows({name: verdicts[name] for name in common}) for verdicts in (ours, theirs))
+    return {name: (rows, second[name]) for name, rows in first.items() if name in second}
 
 
 def copied(item: Item, answer: str) -> bool:
@@ -89,7 +100,7 @@ def _verdict(item: Item, response: Completion) -> dict[str, Any]:
     }
 
 
-def _rows(verdicts: Mapping[str, Any]) -> dict[str, list[list[bool]]]:
+def _rows(verdicts: Mapping[str, Any]) -> dict[str, Rows]:
     """By reading, one row of verdicts an item; the end of an answer and whether it is a copy as rows of one verdict.
 
     What not all of them hold, since an earlier version did not measure it, is left out.
