@@ -14,6 +14,7 @@
     ├── ExamError             3    no judge passed its exam: choose one, or force it, and continue the run
     ├── EndpointError         3    a judge's endpoint refused, failed or answered nonsense; what it judged is stored
     ├── WorkerError           3    the worker process died or failed; the run can be continued
+    │   └── TimeUpError            it did not end in the time that it was given
     ├── CorruptRunError       1    the run folder holds something that minisheep did not write
     ├── Stopped             130    the user asked to stop; everything finished is on disk
     ├── DiskError            74    the disk is full or refuses to write
@@ -92,6 +93,10 @@ class EndpointError(MinisheepError):
 
 class WorkerError(MinisheepError):
     exit_code = 3
+
+
+class TimeUpError(WorkerError):
+    pass
 
 
 class CorruptRunError(MinisheepError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +164,19 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a probe or a measurement found, before its job ended."""
+
+    what: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class JobDone:
-    """The job ended well; its results are on disk."""
+    """The job ended well; its results are on disk, or they are `facts`."""
 
     job: str
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,32 +206,13 @@ Event = (
     | AnswerDone
     | Note
     | Failed
+    | Found
     | JobDone
     | RunFinished
 )
 Emit = Callable[[Event], None]
 
-KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (
-        RunStarted,
-        EngineReady,
-        PhaseStarted,
-        Progress,
-        Glimpse,
-        Paused,
-        TrainStep,
-        PhaseFinished,
-        RoundMeasured,
-        TaskMeasured,
-        AnswerPart,
-        AnswerDone,
-        Note,
-        Failed,
-        JobDone,
-        RunFinished,
-    )
-}
+KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def to_dict(event: Event) -> dict[str, Any]:

@@ -5,23 +5,71 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import traceback
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from minisheep.errors import Stopped
 from minisheep.events import Emit, Note
 from minisheep.loop import Phase
+from minisheep.machine.worker import WorkerProcess
 from minisheep.store import RunFolder
 from minisheep.vram import Baseline
-from minisheep.worker import WARM_UP, Desk
-from minisheep.worker_process import WorkerProcess
 
 ALONE = frozenset({"prepare", "train"})
 """Phases that get a worker of their own: nothing else holds a model while they run, and all memory of theirs is given
 back."""
+WARM_UP = "warm up"
+"""A job that loads the libraries of the inference phases."""
 
 
-def job_for(folder: RunFolder, phase: Phase) -> dict[str, object]:
+def job_for(folder: RunFolder, phase: Phase) -> dict[str, Any]:
     return {"run": str(folder.path), "round": phase.round, "phase": phase.name}
+
+
+class Desk:
+    """Does jobs in this process, keeping the model loaded from one to the next. For workers and in-process hosts."""
+
+    def __init__(self) -> None:
+        self._work: Any = None
+
+    def do(self, job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
+        """``{"run": folder, "round": number, "phase": name}``. Raises what the phase raises."""
+        from minisheep.workspace import Workspace
+
+        run = Path(job["run"])
+        if job["phase"] == WARM_UP:
+            warm_up(run)
+            return
+        if self._work is None or self._work.folder.path != run:
+            self.close()
+            self._work = Workspace(run)
+        if job["phase"] == "prepare":
+            from minisheep.models.prepare import prepare
+
+            prepare(self._work.settings, self._work.folder.model, emit)
+        else:
+            from minisheep.phases import do
+
+            do(self._work, job["round"], job["phase"], emit, should_stop)
+
+    def close(self) -> None:
+        if self._work is not None:
+            self._work.close()
+            self._work = None
+
+
+def warm_up(run: Path) -> None:
+    """Load what the inference phases of a run need, but no model. A failure is left to the phase to report."""
+    try:
+        import minisheep.phases
+        from minisheep.workspace import Workspace
+
+        if Workspace(run).settings.engine == "llamacpp":
+            import minisheep.engines.llamacpp  # noqa: F401
+    except Exception:
+        traceback.print_exc()
 
 
 class InlineHost:
@@ -65,7 +113,7 @@ class WorkerHost:
                 self._run_alone(folder, phase, emit)
             else:
                 self._worker = self._worker or self._start(folder)
-                self._worker.do(job_for(folder, phase), phase, emit, self._tick)
+                self._do(self._worker, folder, phase, emit)
         except BaseException:
             # After a failure nothing is known of a worker's state; a clean stop ends it too.
             self.kill()
@@ -95,15 +143,18 @@ class WorkerHost:
         self._alone = self._start(folder)
         self._worker = self._start(folder)
         self._worker.send(json.dumps({"run": str(folder.path), "phase": WARM_UP}))
-        self._alone.do(job_for(folder, phase), phase, emit, self._tick)
+        self._do(self._alone, folder, phase, emit)
         self._alone.close()
         self._alone = None
         left = baseline.left_over(frozenset({self._worker.pid}))
         if left:
             emit(Note(left, "warning"))
 
+    def _do(self, worker: WorkerProcess, folder: RunFolder, phase: Phase, emit: Emit) -> None:
+        worker.do(job_for(folder, phase), f"Round {phase.round}, {phase.name}", emit, self._tick)
+
     def _start(self, folder: RunFolder) -> WorkerProcess:
-        return WorkerProcess(folder.scratch / "worker.log", self._lock)
+        return WorkerProcess("minisheep.hosts:Desk", folder.scratch / "worker.log", self._lock)
 
     def _workers(self) -> list[WorkerProcess]:
         return [worker for worker in (self._alone, self._worker) if worker is not None]

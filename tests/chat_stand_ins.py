@@ -1,11 +1,11 @@
-"""Chat workers for tests: one in this process, and one that is slow or dies (``python -m chat_stand_ins``)."""
+"""Chat workers for tests: one in this process, and one that is slow or dies (`UnrulyDesk`)."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ STUCK = "stop listening"
 class WorkerHere:
     """In the place of `WorkerProcess`: the desk in this process."""
 
-    def __init__(self, log: Path, lock: int | None, module: str) -> None:
+    def __init__(self, handler: str, log: Path) -> None:
         self.desk = desk.ChatDesk()
         self.pid = os.getpid()
 
-    def do(self, job: dict[str, Any], phase: object, emit: Any, tick: Callable[[], None]) -> None:
+    def do(self, job: dict[str, Any], doing: str, emit: Any) -> None:
         self.desk.do(job, emit, lambda: False)
 
     def kill(self) -> None:
@@ -53,8 +53,9 @@ class Unruly(FakeEngine):
         return super().generate(requests, on_text)
 
 
-if __name__ == "__main__":
-    from minisheep.worker import main
+class UnrulyDesk(desk.ChatDesk):
+    """The handler of a worker of its own."""
 
-    desk.open_engine = lambda settings, gguf: Unruly()  # type: ignore[assignment]
-    main(desk.ChatDesk())
+    def __init__(self) -> None:
+        super().__init__()
+        desk.open_engine = lambda settings, gguf: Unruly()  # type: ignore[assignment]

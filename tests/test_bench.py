@@ -1,4 +1,4 @@
-"""The benchmark's pure parts, and its parent process with children that are labelled fakes."""
+"""The benchmark's pure parts, and its parent process with workers that are labelled fakes."""
 
 from __future__ import annotations
 
@@ -21,29 +21,22 @@ from click.testing import CliRunner
 from tiny_runs import minisheep
 
 from minisheep.bench import hardware, material, plan, report, server, session
-from minisheep.bench.children import TIME_UP, conversation
 from minisheep.bench.commands import peak_memory
 from minisheep.bench.measure import Comparison, Row, Target, from_wire, to_wire
-from minisheep.bench.plan import Job, Options
+from minisheep.bench.plan import Options
 from minisheep.bench.session import Failure
 from minisheep.bench.turnaround import Watch
-from minisheep.bench.turns import Turn, alternate, compare_rates, compare_values, spread, timed
+from minisheep.bench.turns import alternate, compare_rates, compare_values, spread
 from minisheep.bench.without_amx import PROGRAM
 from minisheep.cli.main import cli
 from minisheep.data.texts import load_seeds
 from minisheep.engines.base import Sampling
 from minisheep.errors import UnknownModelError, WorkerError
+from minisheep.events import Event, Found
+from minisheep.machine.worker import WorkerProcess
+from minisheep.plan.trying import Turn, decode_requests, examples, timed
 
 FIGURE = Comparison("decode", 400.0, 100.0, "a peer", "tokens/s", 3, 0.1, 0.2, "32 sequences", target=Target(4.0))
-
-
-def fake_child(code: str) -> list[str]:
-    """A command that stands for ``python -m minisheep.bench.run`` and measures nothing."""
-    return [sys.executable, "-c", code]
-
-
-def job(part: str = "fake") -> Job:
-    return Job(part, "", {}, 1)
 
 
 def test_sides_take_turns_and_each_begins_as_often() -> None:
@@ -181,12 +174,12 @@ def test_a_loop_can_be_measured_part_by_part() -> None:
 
 def test_each_turn_of_decoding_has_prompts_of_its_own() -> None:
     seeds = load_seeds()
-    texts = [r.prompt[0].text for turn in range(3) for r in material.decode_requests(seeds, 8, 4, turn)]
+    texts = [r.prompt[0].text for turn in range(3) for r in decode_requests(seeds, 8, 4, turn)]
     assert len(set(texts)) == len(texts)
 
 
 def test_training_examples_are_of_mixed_length_and_all_different() -> None:
-    found = material.examples(load_seeds(), 64)
+    found = examples(load_seeds(), 64)
     lengths = [len(e.instruction) + len(e.output) for e in found]
     assert len({e.id for e in found}) == 64
     assert max(lengths) > 4 * sorted(lengths)[32]
@@ -284,57 +277,28 @@ def test_turn_around_is_from_the_last_step_to_the_first_result() -> None:
     assert watch.seconds == 2.5
 
 
-def test_what_a_child_says_is_heard_line_by_line(tmp_path: Path) -> None:
-    child = fake_child("import json; print(json.dumps({'note': 'a'})); print(json.dumps({'note': 'b'}))")
-    assert list(conversation(job(), tmp_path / "log", command=child)) == [{"note": "a"}, {"note": "b"}]
+def pretend(monkeypatch: pytest.MonkeyPatch, **parts: Event | Exception) -> None:
+    """Workers that are labelled fakes: each tells or raises what is given for its part."""
 
+    class Pretended(WorkerProcess):
+        def __init__(self, handler: str) -> None:
+            pass
 
-def test_a_child_that_dies_is_told_with_its_signal(tmp_path: Path) -> None:
-    child = fake_child("import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(WorkerError, match="SIGKILL"):
-        list(conversation(job(), tmp_path / "log", command=child))
+        def __exit__(self, *_: object) -> None:
+            pass
 
+        def do(self, job: dict[str, Any], doing: str, emit: Any, **_: Any) -> dict[str, Any]:
+            told = parts[job["phase"]]
+            if isinstance(told, Exception):
+                raise told
+            emit(told)
+            return {}
 
-def test_a_child_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    child = fake_child("import time; time.sleep(60)")
-    began = time.monotonic()
-    said = list(conversation(job(), tmp_path / "log", ends=began + 0.5, command=child))
-    assert said[-1]["failed"]["kind"] == TIME_UP
-    assert time.monotonic() - began < 10
-
-
-def test_the_children_of_a_child_end_with_it(tmp_path: Path) -> None:
-    code = (
-        "import subprocess, sys, json, time;"
-        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
-        "print(json.dumps({'value': p.pid}), flush=True); time.sleep(60)"
-    )
-    talk = conversation(job(), tmp_path / "log", command=fake_child(code))
-    grandchild = next(talk)["value"]
-    talk.close()
-    for _ in range(100):
-        state = Path(f"/proc/{grandchild}/stat")
-        if not state.exists() or ") Z" in state.read_text():
-            break
-        time.sleep(0.05)
-    else:
-        os.kill(grandchild, signal.SIGKILL)
-        pytest.fail("the grandchild lives on")
-
-
-def fake_conversation(messages: dict[str, list[dict[str, Any]]]) -> Any:
-    """Stands for the child processes: says what is given for each part."""
-
-    def talk(job: Job, log: Path, **_: Any) -> Any:
-        yield from messages.get(job.part, [])
-
-    return talk
+    monkeypatch.setattr(session, "WorkerProcess", Pretended)
 
 
 def test_a_part_that_fails_does_not_keep_the_others_from_being_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = {"failed": {"kind": "WorkerError", "message": "It broke.", "fix": ""}}
-    talk = fake_conversation({"help": [broken], "parent": [{"row": to_wire(FIGURE)}]})
-    monkeypatch.setattr(session, "conversation", talk)
+    pretend(monkeypatch, help=WorkerError("It broke."), parent=Found("row", to_wire(FIGURE)))
     monkeypatch.setitem(plan.VERBS, "loop", ("help", "parent"))
     found = list(session.run("loop", Options(quick=True), lambda text: None))
     assert isinstance(found[0], Failure) and "It broke." in found[0].message
@@ -347,7 +311,7 @@ def test_a_model_that_cannot_be_had_ends_the_bench() -> None:
 
 
 def test_json_output_is_one_object_a_line_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "conversation", fake_conversation({"novelty": [{"row": to_wire(FIGURE)}]}))
+    pretend(monkeypatch, novelty=Found("row", to_wire(FIGURE)))
     done = CliRunner().invoke(cli, ["bench", "novelty", "--json"])
     assert done.exit_code == 0
     (line,) = done.stdout.splitlines()
@@ -355,7 +319,7 @@ def test_json_output_is_one_object_a_line_and_nothing_else(monkeypatch: pytest.M
 
 
 def test_plain_output_has_the_figures_and_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "conversation", fake_conversation({"novelty": [{"row": to_wire(FIGURE)}]}))
+    pretend(monkeypatch, novelty=Found("row", to_wire(FIGURE)))
     done = CliRunner().invoke(cli, ["bench", "novelty"])
     assert "4.00x" in done.stdout and "Machine:" in done.stdout and "\x1b" not in done.stdout
 

@@ -59,7 +59,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, here: None) -> list[str]:
 @pytest.fixture
 def unruly(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker process that is slow or dies where it is asked to."""
-    monkeypatch.setattr(speak, "WORKER", "chat_stand_ins")
+    monkeypatch.setattr(speak, "WORKER", "chat_stand_ins:UnrulyDesk")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
 
 

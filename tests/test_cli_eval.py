@@ -251,8 +251,8 @@ def test_the_harness_brings_no_torch_into_the_process_of_llama_cpp(fake_run: Pat
     spec = Spec(str(tmp_path), ("ifeval",), run=str(fake_run), data={"ifeval": file})
     code = (
         "import json, sys\n"
-        "from minisheep.harness.desk import HarnessDesk\n"
-        "HarnessDesk().do(json.loads(sys.argv[1]), lambda event: None, lambda: False)\n"
+        "from minisheep.harness.desk import do\n"
+        "do(json.loads(sys.argv[1]), lambda event: None, lambda: False)\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, json.dumps(spec.to_job())]

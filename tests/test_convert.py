@@ -17,7 +17,7 @@ from minisheep.convert.convert import Converted, convert, type_name
 from minisheep.convert.rope import llama_3_divisors
 from minisheep.convert.tensors import Tensor, pairs, pieces, plain_name
 from minisheep.errors import DiskError, MinisheepError, ModelFileError, UnsupportedModelError, UsageError
-from minisheep.models import converted, native_child
+from minisheep.models import converted
 from minisheep.models.gguf_config import config_json
 from minisheep.models.gguf_header import GgufHeader, read_header
 from minisheep.models.gguf_weights import halves, plan_weights, read_piece, to_bfloat16
@@ -354,7 +354,7 @@ def test_a_windows_length_is_the_context_that_llama_cpp_computes_alike(config: d
     assert bool(design.notes) == (context == 100)
 
 
-# Types, children, names
+# Types, names
 
 
 @pytest.mark.parametrize(("text", "name"), [("F16", "f16"), ("q4_k_m", "Q4_K_M"), ("Q8_0", "Q8_0"), ("BF16", "bf16")])
@@ -366,35 +366,6 @@ def test_an_unknown_type_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(UsageError) as refused:
         type_name("Q9_9")
     assert "Q4_K_M" in refused.value.fix and "f16" in refused.value.fix
-
-
-def a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
-    (tmp_path / "a_child.py").write_text(body)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(module.__file__).parents[2]}")
-
-
-def test_a_childs_error_crosses_over_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = "from minisheep.models import native_child\nfrom minisheep.errors import DiskError\n"
-    body += "def work(given):\n    raise DiskError(f'full: {given}', 'free some')\nnative_child.main(work)\n"
-    a_child(tmp_path, monkeypatch, body)
-    with pytest.raises(DiskError, match=r"full: \['x'\]") as raised:
-        native_child.run("a_child", ["x"], "Doing it")
-    assert raised.value.fix == "free some"
-
-
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "Doing it failed: .*SIGSEGV"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "memory"),
-        ("raise RuntimeError('what it said last')", "what it said last"),
-        ("raise SystemExit(3)", "code 3"),
-    ],
-)
-def test_a_childs_death_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: str) -> None:
-    a_child(tmp_path, monkeypatch, body)
-    with pytest.raises(ModelFileError, match=said):
-        native_child.run("a_child", [], "Doing it")
 
 
 def test_a_folder_with_a_model_is_a_model(tmp_path: Path) -> None:

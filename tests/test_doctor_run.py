@@ -1,4 +1,4 @@
-"""The doctor as a command: children that stand in for the real ones crash, hang and answer; nothing heavy is loaded."""
+"""The doctor as a command: workers that stand in for the real ones crash, hang and answer; nothing heavy is loaded."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from doctor_facts import HEALTHY, facts, machine, no_card, on_a_processor
+from worker_stand_ins import pretend as pretend_worker
 
-from minisheep.bench.plan import Job
 from minisheep.cli.doctor import lines
 from minisheep.cli.main import cli
 from minisheep.doctor import gather, run
@@ -22,64 +22,70 @@ from minisheep.doctor.result import Facts, fail
 from minisheep.errors import DownloadError, UnknownModelError
 
 
-def child(code: str) -> list[str]:
-    """A command that stands for ``python -m minisheep.doctor.child``."""
-    return [sys.executable, "-c", f"import json, os, signal, sys, time\njob = json.loads(sys.argv[1])\n{code}"]
+def probing(folder: Path) -> gather.Probing:
+    return gather.Probing("smollm2-135m", str(folder))
 
 
-def say(**message: Any) -> str:
-    return f"print({json.dumps(message)!r}, flush=True)"
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts source code in the place of the probes' worker."""
+    return lambda source: monkeypatch.setattr(gather, "WORKER", pretend_worker(monkeypatch, source))
 
 
-def job(folder: Path, group: str = "training") -> Job:
-    return Job(group, "smollm2-135m", {}, 1, folder=str(folder))
-
-
-def test_a_crash_in_native_code_is_an_answer(tmp_path: Path) -> None:
-    code = child(f"{say(probe='torch', facts={'version': '2'})}\nos.kill(os.getpid(), signal.SIGSEGV)")
-    found = gather.one_group(job(tmp_path), ["torch", "bitsandbytes", "train"], time.monotonic() + 30, code)
+def test_a_crash_in_native_code_is_an_answer(tmp_path: Path, worker: Callable[[str], None]) -> None:
+    worker("emit(Found('torch', {'version': '2'}))\nos.kill(os.getpid(), signal.SIGSEGV)")
+    names = ["torch", "bitsandbytes", "train"]
+    found = gather.one_group("training", names, probing(tmp_path), time.monotonic() + 30)
     assert found["torch"] == {"version": "2"}
     assert "SIGSEGV" in found["bitsandbytes"]["error"] and "bitsandbytes" in found["train"]["unasked"]
 
 
-def test_a_hang_ends_with_the_time_and_says_how_to_give_more(tmp_path: Path) -> None:
-    found = gather.one_group(job(tmp_path), ["torch"], time.monotonic() + 0.3, child("time.sleep(60)"))["torch"]
+def test_a_hang_ends_with_the_time_and_says_how_to_give_more(tmp_path: Path, worker: Callable[[str], None]) -> None:
+    worker("time.sleep(60)")
+    found = gather.one_group("training", ["torch"], probing(tmp_path), time.monotonic() + 0.3)["torch"]
     assert "not finished" in found["error"] and "--seconds" in found["fix"] and 0 < found["after"] < 30
 
 
-def test_a_group_for_which_no_time_is_left_is_not_begun(tmp_path: Path) -> None:
-    found = gather.one_group(job(tmp_path), ["torch"], time.monotonic(), ["/does/not/exist"])
+def test_a_group_for_which_no_time_is_left_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(gather, "WorkerProcess")
+    found = gather.one_group("training", ["torch"], probing(tmp_path), time.monotonic())
     assert "no time" in found["torch"]["unasked"]
 
 
-def test_a_child_that_speaks_nonsense_is_an_answer(tmp_path: Path) -> None:
-    found = gather.one_group(job(tmp_path), ["torch"], time.monotonic() + 30, child("print('warning: x', flush=True)"))
-    assert "could not be heard" in found["torch"]["error"]
+def test_a_process_that_the_system_refuses_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handler: str) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(gather, "WorkerProcess", refuse)
+    found = gather.one_group("training", ["torch"], probing(tmp_path), time.monotonic() + 30)
+    assert "no more processes" in found["torch"]["error"]
 
 
-def test_groups_that_compute_take_turns_and_the_others_do_not_wait(tmp_path: Path) -> None:
-    code = child(
-        "began = time.time(); time.sleep(0.2 if job['part'] != 'hub' else 0)\n"
-        "print(json.dumps({'probe': job['part'], 'facts': {'began': began, 'ended': time.time()}}), flush=True)"
+def test_groups_that_compute_take_turns_and_the_others_do_not_wait(
+    tmp_path: Path, worker: Callable[[str], None]
+) -> None:
+    worker(
+        "began = time.time(); time.sleep(0.2 if job['phase'] != 'hub' else 0)\n"
+        "emit(Found(job['phase'], {'began': began, 'ended': time.time()}))"
     )
     asked = {"hub": ["hub"], "llama.cpp": ["llama.cpp"], "training": ["training"]}
-    found = gather.ask(asked, job(tmp_path), time.monotonic() + 30, code)
+    found = gather.ask(asked, probing(tmp_path), time.monotonic() + 30)
     assert found["training"]["began"] >= found["llama.cpp"]["ended"]
     assert found["hub"]["ended"] < found["training"]["ended"]
 
 
-def test_why_a_model_cannot_be_had_crosses_over(tmp_path: Path) -> None:
-    failed = {"kind": "DownloadError", "message": "no network.", "fix": "mend it."}
+def test_why_a_model_cannot_be_had_crosses_over(tmp_path: Path, worker: Callable[[str], None]) -> None:
+    worker("emit(Note('downloading'))\nraise DownloadError('no network.', 'mend it.')")
     told: list[str] = []
-    error = gather.prepare(job(tmp_path), told.append, child(f"{say(note='downloading')}\n{say(failed=failed)}"))
+    error = gather.prepare(probing(tmp_path), told.append)
     assert isinstance(error, DownloadError) and error.message == "no network." and told == ["downloading"]
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, here: Machine, found: dict[str, Facts]) -> None:
     """The command with a machine and facts of the test's own; folders and packages are the real ones."""
     monkeypatch.setattr(run, "look", lambda: here)
-    monkeypatch.setattr(gather, "prepare", lambda job, tell: None)
-    monkeypatch.setattr(gather, "ask", lambda groups, job, ends: found)
+    monkeypatch.setattr(gather, "prepare", lambda place, tell: None)
+    monkeypatch.setattr(gather, "ask", lambda groups, place, ends: found)
 
 
 def test_a_healthy_machine_ends_with_0_and_lines_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner
 from doctor_facts import CARD, machine, no_card
 
-from minisheep.bench import measured as measuring
 from minisheep.bench.peak import Peak
 from minisheep.bench.plan import Job
 from minisheep.doctor import run as doctor
@@ -31,11 +30,6 @@ PEFT = Training("peft", (2.0, 1.5, 1.2), 1000.0, 10.0, "4bit", 4 * 2**30, 3 * 2*
 UNSLOTH = dataclasses.replace(
     PEFT, trainer="unsloth", losses=(2.01, 1.5, 1.21), tokens_per_second=1800.0, peak_bytes=3 * 2**30
 )
-
-
-def child(code: str) -> list[str]:
-    """A command that stands for ``python -m minisheep.gpucheck.child``."""
-    return [sys.executable, "-c", f"import json, os, signal, sys, time\njob = json.loads(sys.argv[1])\n{code}"]
 
 
 def job(folder: Path) -> Job:
@@ -103,7 +97,7 @@ def test_a_folder_of_wheels_reaches_every_pip(
 def test_with_a_card_every_part_is_done_and_named_as_without(
     healthy_doctor: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session.gather, "ask", lambda groups, job, ends: {"llama": {"offload": True, "version": "0"}})
+    monkeypatch.setattr(session.gather, "ask", lambda groups, place, ends: {"llama": {"offload": True, "version": "0"}})
     monkeypatch.setattr(session.check_packages, "installed_version", lambda name: "1")
     monkeypatch.setattr(parts, "prepare", lambda job, tell: None)
     monkeypatch.setattr(parts, "bench", lambda model, tell: iter(()))
@@ -117,7 +111,8 @@ def test_with_a_card_every_part_is_done_and_named_as_without(
     assert here == [name for name in there if not name.startswith("bench")]
 
 
-def measured(job: Job, command: Any = ()) -> tuple[dict[str, Any], int | None]:
+def measured(worker: str, given: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+    job = Job.from_job(given)
     if job.part == "decode":
         return {"tokens_per_second": 50.0 * job.slots, "slots": job.slots}, 2**30
     trained = PEFT if job.part.endswith("peft") else UNSLOTH
@@ -137,7 +132,7 @@ def test_a_refusal_from_the_child_is_a_skip_and_a_crash_is_a_failure(
 ) -> None:
     for error, outcome in ((UsageError("too old.", "update"), "skipped"), (WorkerError("SIGSEGV"), "fail")):
 
-        def broken(job: Job, command: Any = (), error: Exception = error) -> Any:
+        def broken(worker: str, job: dict[str, Any], error: Exception = error) -> Any:
             raise error
 
         monkeypatch.setattr(parts, "measured", broken)
@@ -146,7 +141,7 @@ def test_a_refusal_from_the_child_is_a_skip_and_a_crash_is_a_failure(
 
 
 def test_what_may_not_be_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(session.gather, "ask", lambda groups, job, ends: {"llama": {"offload": False}})
+    monkeypatch.setattr(session.gather, "ask", lambda groups, place, ends: {"llama": {"offload": False}})
     monkeypatch.setattr(session.check_packages, "installed_version", lambda name: None)
     options = session.Options(install=False)
     results = list(session.set_up(options, machine(), tmp_path, job(tmp_path), quiet))
@@ -194,38 +189,17 @@ def test_an_installation_is_a_result(tmp_path: Path, code: str, seconds: float, 
 # Measuring
 
 
-def test_a_measurement_comes_back_from_its_child(tmp_path: Path) -> None:
-    command = child("print(json.dumps({'facts': {'part': job['part']}}), flush=True)")
-    assert measuring.measured(job(tmp_path), command)[0] == {"part": "prepare"}
-
-
-def test_a_crash_and_a_word_of_the_child_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match="SIGSEGV"):
-        measuring.measured(job(tmp_path), child("os.kill(os.getpid(), signal.SIGSEGV)"))
-    said = {"failed": {"kind": "UsageError", "message": "no.", "fix": ""}}
-    with pytest.raises(UsageError, match="no"):
-        measuring.measured(job(tmp_path), child(f"print({json.dumps(said)!r}, flush=True)"))
-
-
 @pytest.mark.parametrize("losses", [[], [1.0, float("nan")]])
 def test_losses_that_are_no_numbers_are_a_failure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, losses: list[float]
 ) -> None:
-    monkeypatch.setattr(parts, "measured", lambda job, command: ({"losses": losses}, None))
+    monkeypatch.setattr(parts, "measured", lambda worker, job: ({"losses": losses}, None))
     with pytest.raises(WorkerError, match="no numbers"):
         parts.train(job(tmp_path), "peft")
 
 
-def test_a_measurement_that_hangs_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "PART_SECONDS", 0.3)
-    began = time.monotonic()
-    with pytest.raises(WorkerError, match="Not finished"):
-        measuring.measured(job(tmp_path), child("time.sleep(60)"))
-    assert time.monotonic() - began < 10
-
-
 def test_decoding_with_fewer_sequences_than_asked_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(parts, "measured", lambda job, command: ({"tokens_per_second": 9.0, "slots": 8}, None))
+    monkeypatch.setattr(parts, "measured", lambda worker, job: ({"tokens_per_second": 9.0, "slots": 8}, None))
     outcomes = [result.outcome for result in parts.decode(job(tmp_path))]
     assert outcomes == ["warn", "ok", "warn", "warn"]
 

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import real_models
 from gguf_builder import tiny_gguf
+from worker_stand_ins import pretend as pretend_worker
 
 from minisheep import config
 from minisheep.cli.main import main
 from minisheep.config import Settings
 from minisheep.errors import UsageError, WorkerError
+from minisheep.plan import calibrate as calibration
 from minisheep.plan import table, tried
 from minisheep.plan.calibrate import calibrate
 from minisheep.plan.cards import GIB, find_card
@@ -150,16 +152,11 @@ def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, broken: bytes) -> 
 # The try
 
 
-def child(code: str) -> list[str]:
-    """A command that stands for ``python -m minisheep.plan.trying``."""
-    return [
-        sys.executable,
-        "-c",
-        f"import json, sys\njob = json.loads(sys.argv[1])\nsay = lambda m: print(json.dumps(m))\n{code}",
-    ]
+ASKED = "if job['phase'] == 'ask':\n    facts = {'drawn': 100.0, 'read': 900.0, 'slots': 8}\nelse:\n    "
 
 
-ASKED = "say({'facts': {'drawn': 100.0, 'read': 900.0, 'slots': 8}}) if job['part'] == 'ask' else "
+def pretend(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.setattr(calibration, "WORKER", pretend_worker(monkeypatch, source))
 
 
 @pytest.fixture
@@ -174,25 +171,30 @@ def plan_of(gguf: Path) -> Plan:
     return make_plan(given, known_model(given), PROCESSOR)
 
 
-def test_what_the_children_found_is_kept_and_used(gguf: Path) -> None:
-    command = child(ASKED + "say({'facts': {'trained': 50.0, 'trainer': 'peft'}})")
+def test_what_the_workers_found_is_kept_and_used(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, ASKED + "facts = {'trained': 50.0, 'trainer': 'peft'}")
     assert plan_of(gguf).phases is None
-    found = calibrate(plan_of(gguf), gguf, lambda text: None, command)
+    found = calibrate(plan_of(gguf), gguf, lambda text: None)
     assert (found.drawn, found.slots, found.trained, found.trainer) == (100.0, 8, 50.0, "peft")
     after = plan_of(gguf)
     assert after.tried == found and after.phases is not None
 
 
-def test_without_training_weights_at_hand_the_rest_is_kept(gguf: Path) -> None:
-    failed = {"failed": {"kind": "DownloadError", "message": "they are not here.", "fix": ""}}
+def test_without_training_weights_at_hand_the_rest_is_kept(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, ASKED + "raise DownloadError('they are not here.')")
     said: list[str] = []
-    found = calibrate(plan_of(gguf), gguf, said.append, child(ASKED + f"say({failed!r})"))
+    found = calibrate(plan_of(gguf), gguf, said.append)
     assert found.trained == 0.0 and "they are not here" in said[-1]
 
 
-def test_a_try_that_dies_is_one_error_and_leaves_no_record(gguf: Path) -> None:
-    with pytest.raises(WorkerError):
-        calibrate(plan_of(gguf), gguf, lambda text: None, child("sys.exit(9)"))
+@pytest.mark.parametrize(("source", "told"), [("os._exit(9)", "code 9"), ("time.sleep(60)", "did not end")])
+def test_a_try_that_dies_or_hangs_is_one_error_and_leaves_no_record(
+    gguf: Path, monkeypatch: pytest.MonkeyPatch, source: str, told: str
+) -> None:
+    pretend(monkeypatch, source)
+    monkeypatch.setattr(calibration, "PART_SECONDS", 1.0 if "sleep" in source else 60.0)
+    with pytest.raises(WorkerError, match=told):
+        calibrate(plan_of(gguf), gguf, lambda text: None)
     assert tried.read(gguf) is None
 
 

@@ -10,11 +10,12 @@ from minisheep import api, phases
 from minisheep.bench.desk import Desk
 from minisheep.bench.measure import Comparison, Target
 from minisheep.bench.peers_llama import PEER_NAME, OneAtATime
-from minisheep.bench.turns import Turn, alternate, compare_rates, timed
+from minisheep.bench.turns import alternate, compare_rates
 from minisheep.config import Settings
 from minisheep.engines.base import Engine, EngineInfo
 from minisheep.engines.llamacpp import LlamaCppEngine
 from minisheep.errors import StarvedError
+from minisheep.plan.trying import Turn, timed
 from minisheep.records import Example
 from minisheep.store import RunFolder, read_records
 from minisheep.workspace import Workspace

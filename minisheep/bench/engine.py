@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from minisheep.bench import material
 from minisheep.bench.desk import Desk
 from minisheep.bench.measure import Comparison, Target
 from minisheep.bench.peers_llama import PEER_NAME, OneAtATime
 from minisheep.bench.server import Ask, NoServerError, Server, find_server, serve
-from minisheep.bench.turns import Turn, alternate, compare_rates, timed
+from minisheep.bench.turns import alternate, compare_rates
 from minisheep.engines.base import Engine, GenerateRequest
 from minisheep.engines.llamacpp import LlamaCppEngine
+from minisheep.plan.trying import Turn, decode_requests, timed
 
 SERVER_NAME = "llama-server (llama.cpp)"
 
@@ -26,7 +26,7 @@ def measure(desk: Desk) -> Iterator[Comparison]:
     try:
         slots = engine.info.slots
         told = f"{sizes['sequences']} sequences of at most {sizes['tokens']} tokens, {slots} slots, {desk.model.format}"
-        requests = partial(material.decode_requests, desk.seeds, sizes["sequences"], sizes["tokens"])
+        requests = partial(decode_requests, desk.seeds, sizes["sequences"], sizes["tokens"])
         ours = partial(_generate, engine, requests)
         engine_warm_up(engine, requests(10**6)[:4])
         peer = OneAtATime(gguf, context=sizes["context"], threads=desk.threads)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,7 +11,7 @@ from minisheep.bench.commands import own_peak_memory
 from minisheep.bench.desk import Desk
 from minisheep.bench.measure import Comparison, Target
 from minisheep.bench.turns import compare_values
-from minisheep.errors import WorkerError
+from minisheep.machine.worker import WorkerProcess
 from minisheep.store import RunFolder, replace_records
 from minisheep.workspace import Workspace
 
@@ -35,15 +32,8 @@ def measure(desk: Desk) -> Iterator[Comparison]:
 
 def _in_a_process(desk: Desk, count: int) -> int:
     job = replace(desk.job, part="answers", sizes={"answers": count})
-    done = subprocess.run(
-        [sys.executable, "-m", "minisheep.bench.run", json.dumps(job.to_dict())],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
-    for line in done.stdout.splitlines():
-        said = json.loads(line)
-        if "value" in said:
-            return int(said["value"])
-    raise WorkerError(f"The process that answers {count} instructions ended with code {done.returncode}.")
+    with WorkerProcess("minisheep.bench.run:do") as worker:
+        return int(worker.do(job.to_job(), f"Answering {count} instructions")["bytes"])
 
 
 def answer(desk: Desk) -> int:

@@ -8,9 +8,10 @@ from minisheep.bench import material
 from minisheep.bench.desk import Desk
 from minisheep.bench.measure import Comparison, Target
 from minisheep.bench.peers_llama import PEER_NAME, OneAtATime
-from minisheep.bench.turns import Turn, alternate, compare_rates, timed
+from minisheep.bench.turns import alternate, compare_rates
 from minisheep.engines.base import Engine
 from minisheep.engines.llamacpp import LlamaCppEngine
+from minisheep.plan.trying import Turn, timed
 from minisheep.stages import judge as stage
 from minisheep.stages.asked import Asked, Judge, Pair
 

@@ -9,8 +9,9 @@ from typing import Any
 from minisheep.bench import material
 from minisheep.bench.desk import Desk
 from minisheep.bench.measure import Comparison, Target
-from minisheep.bench.turns import Turn, alternate, compare_rates, timed
+from minisheep.bench.turns import alternate, compare_rates
 from minisheep.errors import MinisheepError
+from minisheep.plan.trying import Turn, timed
 from minisheep.rules.similarity import NoveltyIndex
 
 THRESHOLD = 0.7

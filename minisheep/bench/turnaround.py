@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from minisheep.bench import material
 from minisheep.bench.commands import Event, flags, run
 from minisheep.bench.desk import Desk
 from minisheep.bench.measure import Comparison, Target
 from minisheep.bench.turns import compare_values
 from minisheep.errors import MinisheepError
+from minisheep.plan.trying import examples
 from minisheep.store import RunFolder, replace_records
 
 
@@ -53,7 +53,7 @@ def _once(desk: Desk, turn: int, count: int) -> float:
     )
     manifest = folder.read_manifest()
     manifest["phases"] |= {f"round-1/{phase}": {} for phase in ("generate", "respond", "judge", "filter")}
-    replace_records(folder.make_round(1).kept, material.examples(desk.seeds, count))
+    replace_records(folder.make_round(1).kept, examples(desk.seeds, count))
     folder.write_manifest(manifest)
     watch = Watch()
     run(["align", "--run", str(folder.path)], desk.folder, watch)

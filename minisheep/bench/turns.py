@@ -1,30 +1,13 @@
-"""Two sides do the same work in turns, so that a change of the machine's speed meets both. Pure, given a clock."""
+"""Two sides do the same work in turns, so that a change of the machine's speed meets both. Pure."""
 
 from __future__ import annotations
 
-import itertools
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from minisheep.bench.measure import Comparison, Target
-
-Clock = Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one side did when its turn came: an amount of work (tokens, pairs ...) in seconds."""
-
-    amount: float
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Work a second."""
-        return self.amount / max(self.seconds, 1e-9)
-
+from minisheep.plan.trying import Turn
 
 Side = Callable[[int], Turn]
 """Does turn number `n` (from 0). It times itself, since what belongs to the work differs."""
@@ -34,13 +17,6 @@ Side = Callable[[int], Turn]
 class Turns:
     ours: tuple[Turn, ...]
     peer: tuple[Turn, ...]
-
-
-def timed(work: Callable[[], float], clock: Clock = time.perf_counter) -> Turn:
-    """Do `work`, which returns its amount, and time it."""
-    began = clock()
-    amount = work()
-    return Turn(amount, clock() - began)
 
 
 def alternate(ours: Side, peer: Side, repeats: int) -> Turns:
@@ -103,13 +79,3 @@ def compare_values(
         target=target,
         note=note,
     )
-
-
-def after_first_step(steps: list[tuple[float, float]]) -> Turn:
-    """Tokens and seconds from the end of the first step to that of the last.
-
-    `steps` holds when each was told and its own tokens a second, which times its duration gives its tokens.
-    """
-    seconds = [later[0] - earlier[0] for earlier, later in itertools.pairwise(steps)]
-    tokens = sum(duration * step[1] for duration, step in zip(seconds, steps[1:], strict=True))
-    return Turn(tokens, sum(seconds))

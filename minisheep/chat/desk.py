@@ -1,4 +1,4 @@
-"""The worker's part of a chat: ``python -m minisheep.chat.desk``. One conversation, one sequence, one model load.
+"""The worker's part of a chat. One conversation, one sequence, one model load.
 
 SIGINT stops the answer under way and nothing else: it is ignored between answers, so one that comes too late does no
 harm.
@@ -34,7 +34,7 @@ class StoppedError(Exception):
 
 
 class ChatDesk:
-    """Does the jobs of `speak.Speaker`. For `worker.main`, and for a process of one's own with the fake engine."""
+    """Does the jobs of `speak.Speaker`. For a worker, and for a process of one's own with the fake engine."""
 
     def __init__(self) -> None:
         self._talker: Talker | None = None
@@ -50,9 +50,6 @@ class ChatDesk:
         if job["phase"] == ANSWER:
             with _interruptible() as interrupted:
                 self._talker.answer(job, emit, interrupted)
-
-    def warm_up(self, run: Path) -> None:
-        """Nothing is loaded ahead of a job."""
 
     def close(self) -> None:
         if self._talker is not None:
@@ -175,9 +172,3 @@ def _interruptible() -> Iterator[list[int]]:
         yield came
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-if __name__ == "__main__":
-    from minisheep.worker import main
-
-    main(ChatDesk())

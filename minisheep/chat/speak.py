@@ -12,10 +12,9 @@ from pathlib import Path
 from minisheep.chat.session import Answer
 from minisheep.errors import MinisheepError, WorkerError
 from minisheep.events import AnswerDone, AnswerPart, Emit, Event
-from minisheep.loop import Phase
-from minisheep.worker_process import WorkerProcess
+from minisheep.machine.worker import WorkerProcess
 
-WORKER = "minisheep.chat.desk"
+WORKER = "minisheep.chat.desk:ChatDesk"
 
 
 class Speaker:
@@ -40,7 +39,7 @@ class Speaker:
 
     def open(self, system: str) -> None:
         """Load the model. Raises what the worker raises, and `errors.WorkerError` if it died."""
-        self._do({"phase": "open", "system": system}, 0, lambda event: self._emit(event))
+        self._do({"round": 0, "phase": "open", "system": system}, lambda event: self._emit(event))
 
     def answer(self, job: dict[str, object], on_part: Callable[[str], None]) -> Answer:
         """One answer, told in parts. Raises as `open` does; then the next message starts another worker."""
@@ -58,7 +57,7 @@ class Speaker:
                 self._emit(event)
 
         try:
-            self._do({**job, "phase": "answer"}, number, listen)
+            self._do({**job, "phase": "answer"}, listen)
         except WorkerError:
             if not self._stopping:
                 raise
@@ -92,11 +91,11 @@ class Speaker:
         if not self._keep_log:
             self._log.unlink(missing_ok=True)
 
-    def _do(self, job: dict[str, object], number: int, emit: Emit) -> None:
+    def _do(self, job: dict[str, object], emit: Emit) -> None:
         if self._worker is None:
-            self._worker = WorkerProcess(self._log, None, WORKER)
+            self._worker = WorkerProcess(WORKER, self._log)
         try:
-            self._worker.do({"run": str(self._run), **job}, Phase(number, "chat"), emit, lambda: None)
+            self._worker.do({"run": str(self._run), **job}, f"Round {job['round']}, chat", emit)
         except BaseException as error:
             if isinstance(error, WorkerError) or not isinstance(error, MinisheepError):
                 # It died, or nobody will read the rest of what it is telling.

@@ -1,16 +1,19 @@
 """Whether llama.cpp makes the same token ids with a converted file as the model's own tokenizer.json does.
 
-Run as a child (`models.native_child`): it loads llama.cpp. The texts touch what tokenizers differ in: how words,
+Done by a worker: it loads llama.cpp. The texts touch what tokenizers differ in: how words,
 numbers, spaces and line ends are cut, scripts, marks, emoji, code, and bytes that no token stands for.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from minisheep.errors import UnsupportedModelError
-from minisheep.models import native_child
+from minisheep.errors import ModelFileError, UnsupportedModelError
+from minisheep.events import Emit
+from minisheep.machine.worker import WorkerProcess
 
 TEXTS = (
     "The shepherd counted 48 sheep, then 1,234,567 more; she'd lost none.",
@@ -36,19 +39,21 @@ TEXTS = (
 
 def check_tokens(gguf: Path, folder: Path) -> None:
     """Raise `errors.UnsupportedModelError` with the first text of `TEXTS` that the two tokenizers see differently."""
-    native_child.run(__name__, [str(gguf), str(folder)], f"Checking the tokenizer of {gguf.name}")
+    with WorkerProcess("minisheep.convert.check:compare", died=ModelFileError) as worker:
+        job = {"phase": "check", "gguf": str(gguf), "folder": str(folder)}
+        worker.do(job, f"Checking the tokenizer of {gguf.name}")
 
 
-def _work(arguments: list[str]) -> None:
+def compare(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
     import tokenizers
 
     from minisheep.engines.base import Segment
     from minisheep.engines.vocabulary import Vocabulary
 
-    theirs = tokenizers.Tokenizer.from_file(str(Path(arguments[1]) / "tokenizer.json"))
+    theirs = tokenizers.Tokenizer.from_file(str(Path(job["folder"]) / "tokenizer.json"))
     theirs.no_padding()
     theirs.no_truncation()
-    with Vocabulary.from_file(Path(arguments[0])) as ours:
+    with Vocabulary.from_file(Path(job["gguf"])) as ours:
         for text in TEXTS:
             # llama.cpp composes no characters: a tokenizer that does is held to what is composed already.
             composed = unicodedata.normalize("NFC", text)
@@ -60,7 +65,3 @@ def _work(arguments: list[str]) -> None:
                     f" {found[:8]}, not {expected[:8]}.",
                     "Pass a GGUF of this model with --gguf FILE, or choose another model.",
                 )
-
-
-if __name__ == "__main__":
-    native_child.main(_work)

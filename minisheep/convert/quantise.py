@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from minisheep.models import native_child
+from minisheep.errors import ModelFileError
+from minisheep.events import Emit
+from minisheep.machine.worker import WorkerProcess
 
 
 def quantise_apart(source: Path, output: Path, format: str) -> None:
@@ -13,22 +17,19 @@ def quantise_apart(source: Path, output: Path, format: str) -> None:
     Raises `errors.ModelFileError` where llama.cpp refuses or dies; nothing of `output` remains then.
     """
     try:
-        native_child.run(__name__, [str(source), str(output), format], f"Quantising {source.name} to {format}")
+        with WorkerProcess("minisheep.convert.quantise:do", died=ModelFileError) as worker:
+            job = {"phase": "quantise", "source": str(source), "output": str(output), "format": format}
+            worker.do(job, f"Quantising {source.name} to {format}")
     except BaseException:
         output.unlink(missing_ok=True)
         raise
 
 
-def _work(arguments: list[str]) -> None:
+def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
     from minisheep.engines import native
     from minisheep.models.gguf_header import read_header
     from minisheep.models.quantise import quantise
 
-    source, output, format = Path(arguments[0]), Path(arguments[1]), arguments[2]
-    read_header(source)
+    read_header(Path(job["source"]))
     native.start()
-    quantise(source, output, format)
-
-
-if __name__ == "__main__":
-    native_child.main(_work)
+    quantise(Path(job["source"]), Path(job["output"]), job["format"])

@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
-from minisheep.bench.children import TIME_UP, conversation
-from minisheep.bench.plan import Job
 from minisheep.doctor.result import Facts
-from minisheep.errors import MinisheepError, WorkerError, by_name
+from minisheep.errors import MinisheepError, TimeUpError
+from minisheep.events import Event, Found, Note
+from minisheep.machine.worker import WorkerProcess
 
 BUSY = ("llama.cpp", "training")
 """Groups that compute with all cores: llama.cpp's threads wait for each other by spinning, so that both would crawl."""
 LONGER = "`minisheep doctor --seconds 120` gives it longer"
-CHILD = (sys.executable, "-m", "minisheep.doctor.child")
+WORKER = "minisheep.doctor.probes:do"
 
 
-def prepare(job: Job, tell: Callable[[str], None], command: Sequence[str] = CHILD) -> MinisheepError | None:
-    """Have a child fetch and check the model of `job` into its folder; why it cannot be had, or None."""
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """With what the probes work."""
+
+    model: str
+    folder: str
+    """For their own files; holds `probes.MODEL` once the model is prepared."""
+    offline: bool = False
+    """Fetch nothing and ask no server."""
+
+    def job(self, phase: str) -> Facts:
+        return {"phase": phase, **asdict(self)}
+
+
+def prepare(place: Probing, tell: Callable[[str], None]) -> MinisheepError | None:
+    """Have a worker fetch and check the model into the folder; why it cannot be had, or None."""
     try:
-        with closing(conversation(job, Path(job.folder) / "prepare.log", command=list(command))) as said:
-            for message in said:
-                if "note" in message:
-                    tell(message["note"])
-                if "failed" in message:
-                    failed = message["failed"]
-                    return by_name(failed["kind"])(failed["message"], failed["fix"])
-    except WorkerError as error:
+        with WorkerProcess(WORKER) as worker:
+            doing = f"Preparing {place.model}"
+            worker.do(place.job("prepare"), doing, lambda event: tell(event.text) if isinstance(event, Note) else None)
+    except MinisheepError as error:
         return error
     return None
 
 
-def ask(groups: Mapping[str, Sequence[str]], job: Job, ends: float, command: Sequence[str] = CHILD) -> dict[str, Facts]:
+def ask(groups: Mapping[str, Sequence[str]], place: Probing, ends: float) -> dict[str, Facts]:
     """The facts of all probes in `groups` (names of the probes by group), each group in a process of its own.
 
     Groups run side by side, but those in `BUSY` one after the other. At `ends`, on the monotonic clock, whatever still
@@ -46,10 +54,9 @@ def ask(groups: Mapping[str, Sequence[str]], job: Job, ends: float, command: Seq
 
     def work(lane: Sequence[str]) -> None:
         for group in lane:
-            part = Job(group, job.model, dict(job.sizes), 1, folder=job.folder)
-            answers.put(one_group(part, groups[group], ends, command))
+            answers.put(one_group(group, groups[group], place, ends))
 
-    # Daemons: Ctrl-C must not wait for them, and their children die with them.
+    # Daemons: Ctrl-C must not wait for them, and their workers end with this process.
     for lane in ([name for name in groups if name in BUSY], *([name] for name in groups if name not in BUSY)):
         threading.Thread(target=work, args=(lane,), daemon=True).start()
     found: dict[str, Facts] = {}
@@ -58,23 +65,25 @@ def ask(groups: Mapping[str, Sequence[str]], job: Job, ends: float, command: Seq
     return found
 
 
-def one_group(job: Job, probes: Sequence[str], ends: float, command: Sequence[str] = CHILD) -> dict[str, Facts]:
+def one_group(group: str, probes: Sequence[str], place: Probing, ends: float) -> dict[str, Facts]:
     """Run one group to its end, however that comes."""
     began = time.monotonic()
     if began >= ends:
         return {name: {"unasked": f"no time was left: {LONGER}"} for name in probes}
     answered: dict[str, Facts] = {}
     end: Facts = {"error": "its process ended without a word"}
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Found):
+            answered[event.what] = event.facts
+
     try:
-        log = Path(job.folder) / f"{job.part}.log"
-        with closing(conversation(job, log, ends=ends, command=list(command))) as said:
-            for message in said:
-                if "probe" in message:
-                    answered[message["probe"]] = message["facts"]
-                if message.get("failed", {}).get("kind") == TIME_UP:
-                    after = time.monotonic() - began
-                    end = {"error": f"not finished within {after:.0f} s", "fix": f"{LONGER}.", "after": after}
-    except WorkerError as error:
+        with WorkerProcess(WORKER) as worker:
+            worker.do(place.job(group), f"Probing {group}", listen, seconds=ends - began)
+    except TimeUpError:
+        after = time.monotonic() - began
+        end = {"error": f"not finished within {after:.0f} s", "fix": f"{LONGER}.", "after": after}
+    except MinisheepError as error:
         end = {"error": error.message}
     except (OSError, ValueError) as error:
         end = {"error": f"its process could not be heard: {error}"}

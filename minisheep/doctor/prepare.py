@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from minisheep.bench.plan import Job
-from minisheep.errors import MinisheepError
-from minisheep.events import Event, Note
+from minisheep.events import Emit, Note
 from minisheep.models.converted import gguf_of
 from minisheep.models.facts import model_facts
 from minisheep.models.gguf_header import read_header
@@ -19,29 +15,16 @@ from minisheep.models.registry import find_model
 from minisheep.models.template import choose
 from minisheep.trainers.lora_gguf import check_architecture
 
-OFFLINE = "offline"
-"""In a job's sizes: 1 forbids the network."""
 
-
-def prepare(job: Job, output: Path, say: Callable[[dict[str, Any]], None]) -> int:
-    """Write `output` (``model.json``), or say why the model cannot be had; the exit code."""
-
-    def tell(event: Event) -> None:
-        if isinstance(event, Note):
-            say({"note": event.text})
-
+def prepare(name: str, output: Path, emit: Emit, *, offline: bool) -> None:
+    """Write `output` (``model.json``). Raises `errors.MinisheepError` where the model cannot be had."""
     # Without a network the answer should come in seconds, not after pip's five attempts.
     os.environ.setdefault("PIP_RETRIES", "1")
     os.environ.setdefault("PIP_DEFAULT_TIMEOUT", "8")
-    try:
-        found(job.model, tell, offline=bool(job.sizes.get(OFFLINE))).write(output)
-    except MinisheepError as error:
-        say({"failed": {"kind": type(error).__name__, "message": error.message, "fix": error.fix}})
-        return error.exit_code
-    return 0
+    found(name, emit, offline=offline).write(output)
 
 
-def found(name: str, tell: Callable[[Event], None], *, offline: bool) -> PreparedModel:
+def found(name: str, tell: Emit, *, offline: bool) -> PreparedModel:
     """The model, fetched or found, checked, with its training weights. Raises `errors.MinisheepError`."""
     entry = find_model(name)
     fetched = gguf_of(entry, lambda text: tell(Note(text)), offline)

@@ -1,20 +1,24 @@
-"""What is native or heavy, tried in a child process: each probe does a small piece of a run and returns facts.
+"""What is native or heavy, tried in a worker: each probe does a small piece of a run and returns facts.
 
-Probes raise whatever their libraries raise; `child` turns it into facts. They run in the order of `GROUPS`, a group a
+Probes raise whatever their libraries raise; `answer` turns it into facts. They run in the order of `GROUPS`, a group a
 process, so that what one imports serves the next.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from minisheep.doctor.result import Facts
 from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
+from minisheep.errors import MinisheepError
+from minisheep.events import Emit, Found
 from minisheep.models.prepared import PreparedModel
 from minisheep.trainers.base import TrainExample, TrainJob, TrainSettings
 
@@ -209,3 +213,38 @@ GROUPS: dict[str, dict[str, Callable[..., Facts]]] = {
     "unsloth": {"unsloth": unsloth},
 }
 NEED_MODEL = frozenset({"file", "generate", "train", "weights"})
+MODEL = "model.json"
+
+
+def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
+    """A worker's job, from `gather.Probing`: prepare the model, or run a group's probes one after the other, those that
+    need a model only where there is one."""
+    folder = Path(job["folder"])
+    # Unsloth writes a folder of compiled code wherever it is.
+    os.chdir(folder)
+    if job["offline"]:
+        # Before the hub's client is imported, which reads it then.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    stored = folder / MODEL
+    if job["phase"] == "prepare":
+        from minisheep.doctor.prepare import prepare
+
+        prepare(job["model"], stored, emit, offline=job["offline"])
+        return
+    model = PreparedModel.read(stored) if stored.exists() else None
+    scratch = folder / job["phase"]
+    scratch.mkdir()
+    for name, probe in GROUPS[job["phase"]].items():
+        if name not in NEED_MODEL or model is not None:
+            emit(Found(name, answer(probe, model, scratch)))
+
+
+def answer(probe: Callable[..., Facts], model: PreparedModel | None, folder: Path) -> Facts:
+    """What a probe finds; what it raises becomes ``error`` (and ``fix``), with the traceback on stderr."""
+    try:
+        return probe(model, folder)
+    except MinisheepError as error:
+        return {"error": error.message, "fix": error.fix}
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"[:500]}

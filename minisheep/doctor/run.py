@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from minisheep.bench.plan import DEFAULT_MODEL, Job
+from minisheep.config import Settings
 from minisheep.doctor import (
     check_llama,
     check_machine,
@@ -35,7 +33,7 @@ LIMIT_SECONDS = 27.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    model: str = DEFAULT_MODEL
+    model: str = Settings.model_fields["model"].default
     offline: bool = False
     """Fetch nothing and ask no server."""
     seconds: float = LIMIT_SECONDS
@@ -54,10 +52,9 @@ def diagnose(options: Options, tell: Callable[[str], None]) -> Iterator[Result]:
     yield check_packages.check(asked, check_packages.installed_version, place)
     yield check_packages.check_unsloth_set(asked, check_packages.installed_version, place, card=machine.has_card)
     with tempfile.TemporaryDirectory(prefix="minisheep-doctor-") as name:
-        job = Job("prepare", options.model, {"offline": int(options.offline)}, 1, folder=name)
-        with _offline(options.offline):
-            missing = gather.prepare(job, tell)
-            facts = gather.ask(groups(machine, missing), job, time.monotonic() + options.seconds)
+        at = gather.Probing(options.model, name, options.offline)
+        missing = gather.prepare(at, tell)
+        facts = gather.ask(groups(machine, missing), at, time.monotonic() + options.seconds)
     yield from judge(machine, place, facts, missing, options.model)
 
 
@@ -79,18 +76,3 @@ def groups(machine: Machine, missing: MinisheepError | None) -> dict[str, list[s
     if not machine.has_card or importlib.util.find_spec("unsloth") is None:
         del found["unsloth"]
     return found
-
-
-@contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """Children inherit the environment, and the hub's client reads it when it is imported."""
-    before = os.environ.get("HF_HUB_OFFLINE")
-    if wanted:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        if wanted and before is None:
-            del os.environ["HF_HUB_OFFLINE"]
-        elif wanted and before is not None:
-            os.environ["HF_HUB_OFFLINE"] = before

@@ -29,27 +29,19 @@ TOKENS = 128
 """Of an answer at most; the run's own budget where that is smaller."""
 
 
-class ExportDesk:
-    """Does the jobs that `Spec.to_job` makes. For `worker.main`."""
+def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
+    """Do a job that `Spec.to_job` made, in a worker."""
+    spec = Spec.from_job(job)
+    work = Work(spec, emit, should_stop)
+    with disk_errors(spec.output):
+        if job["phase"] == MAKE:
+            from minisheep.export import make
 
-    def do(self, job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
-        spec = Spec.from_job(job)
-        work = Work(spec, emit, should_stop)
-        with disk_errors(spec.output):
-            if job["phase"] == MAKE:
-                from minisheep.export import make
+            make.make(work)
+        else:
+            from minisheep.export import make_weights
 
-                make.make(work)
-            else:
-                from minisheep.export import make_weights
-
-                make_weights.make(work)
-
-    def warm_up(self, run: Path) -> None:
-        """Nothing is loaded ahead of a job."""
-
-    def close(self) -> None:
-        """Nothing outlives a job."""
+            make_weights.make(work)
 
 
 class Work:

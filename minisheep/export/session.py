@@ -18,12 +18,11 @@ from minisheep.export import cards, choose
 from minisheep.export.choose import MARK, Choice
 from minisheep.export.spec import MAKE, WEIGHTS, Spec
 from minisheep.harness.session import stoppable
-from minisheep.loop import Phase
+from minisheep.machine.worker import WorkerProcess
 from minisheep.store import Lock, disk_errors, fsync_folder, read_json, write_json
 from minisheep.trainers.folders import remove_orphans, sync_tree
-from minisheep.worker_process import WorkerProcess
 
-WORKER = "minisheep.export.worker"
+WORKER = "minisheep.export.desk:do"
 
 
 def export(
@@ -71,21 +70,16 @@ def _work(spec: Spec, phase: str, out: Path, emit: Emit, tick: Callable[[], None
     """One job in a process of its own. Its log outlives it only where it died."""
     log = out.with_name(f"{out.name}.log")
     lock = Lock(Path(spec.work))
-    worker = None
+    died = False
     try:
-        worker = WorkerProcess(log, lock.handle, WORKER)
-        with stoppable("Stopped. Nothing was exported."):
-            worker.do(spec.to_job(phase), Phase(spec.round, phase), emit, tick)
-        log.unlink(missing_ok=True)
-    except BaseException as error:
-        if worker is not None:
-            worker.kill()
-        if not isinstance(error, WorkerError):
-            log.unlink(missing_ok=True)
+        with WorkerProcess(WORKER, log, lock.handle) as worker, stoppable("Stopped. Nothing was exported."):
+            worker.do(spec.to_job(phase), f"Round {spec.round}, {phase}", emit, tick)
+    except WorkerError:
+        died = True
         raise
     finally:
-        if worker is not None:
-            worker.close()
+        if not died:
+            log.unlink(missing_ok=True)
         lock.release()
 
 

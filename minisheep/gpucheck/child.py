@@ -1,28 +1,27 @@
-"""The child process of one measurement: ``python -m minisheep.gpucheck.child JOB``, see `bench.answer`."""
+"""The worker's side of one measurement."""
 
 from __future__ import annotations
 
 import os
 import statistics
-import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from minisheep.bench import material
-from minisheep.bench.answer import answer
 from minisheep.bench.desk import Desk
 from minisheep.bench.plan import Job
-from minisheep.bench.turns import after_first_step, timed
-from minisheep.events import Event, TrainStep
+from minisheep.events import Emit, Event, TrainStep
 from minisheep.gpucheck.jobs import DECODE, TRAIN
+from minisheep.plan.trying import after_first_step, decode_requests, examples, timed
 
 
-def measure(job: Job) -> dict[str, Any]:
-    desk = Desk(job)
+def measure(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
+    """One part, a `bench.plan.Job`."""
+    desk = Desk(Job.from_job(job))
     # Unsloth writes a folder of compiled code wherever it is.
     os.chdir(desk.folder)
-    return decode(desk) if job.part == DECODE else train(desk, job.part.removeprefix(TRAIN))
+    return decode(desk) if desk.job.part == DECODE else train(desk, desk.job.part.removeprefix(TRAIN))
 
 
 def decode(desk: Desk) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def decode(desk: Desk) -> dict[str, Any]:
 
         def turn(number: int) -> float:
             count = max(slots * 2, sizes["least"])
-            requests = material.decode_requests(desk.seeds, count, sizes["tokens"], number)
+            requests = decode_requests(desk.seeds, count, sizes["tokens"], number)
             return float(sum(completion.tokens for completion in engine.generate(requests)))
 
         turn(10**6)  # kernels are loaded, graphs captured
@@ -64,7 +63,7 @@ def train(desk: Desk, trainer: str) -> dict[str, Any]:
     )  # fmt: skip
     folder = desk.folder / trainer
     job = train_job(
-        settings, model.template, 1, material.examples(desk.seeds, sizes["examples"]),
+        settings, model.template, 1, examples(desk.seeds, sizes["examples"]),
         gguf=model.gguf, weights=model.weights, output=folder / "adapter", scratch=folder / "scratch",
     )  # fmt: skip
     job.scratch.mkdir(parents=True)
@@ -84,7 +83,3 @@ def train(desk: Desk, trainer: str) -> dict[str, Any]:
         "losses": losses, "tokens_per_second": after_first_step(steps).rate, "seconds": result.seconds,
         "load_in": result.load_in, "allocated_bytes": int(allocated),
     }  # fmt: skip
-
-
-if __name__ == "__main__":
-    answer(sys.argv[1], measure)

@@ -6,26 +6,23 @@ import importlib
 import math
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from minisheep.bench import commands, session
-from minisheep.bench.children import conversation
 from minisheep.bench.measure import Row
-from minisheep.bench.measured import measured
 from minisheep.bench.plan import Job, Options
 from minisheep.doctor.result import Result, fail, ok, skipped, warn
-from minisheep.errors import MinisheepError, UsageError, WorkerError, by_name
+from minisheep.errors import MinisheepError, UsageError, WorkerError
 from minisheep.gpucheck import build
 from minisheep.gpucheck.curves import Training
 from minisheep.gpucheck.jobs import BENCHED, DECODE, DECODE_SIZES, REPEATS, SLOTS, TRAIN, TRAIN_SIZES
+from minisheep.plan.calibrate import measured
 from minisheep.trainers.choose import choose
 
-CHILD = (sys.executable, "-m", "minisheep.gpucheck.child")
+WORKER = "minisheep.gpucheck.child:measure"
 
 
 class Refused(Exception):
@@ -93,12 +90,13 @@ def bench(model: str, tell: Tell) -> Iterator[Result]:
             yield fail(f"bench {verb}", error.message, error.fix)
 
 
-def decode(job: Job, command: Sequence[str] = CHILD) -> Iterator[Result]:
+def decode(job: Job) -> Iterator[Result]:
     """Tokens a second and VRAM, at each number of sequences in `SLOTS`."""
     for slots in SLOTS:
         name = f"decode, {slots} sequence{'' if slots == 1 else 's'}"
         try:
-            facts, peak = measured(replace(job, part=DECODE, slots=slots, sizes=DECODE_SIZES, repeats=REPEATS), command)
+            one = replace(job, part=DECODE, slots=slots, sizes=DECODE_SIZES, repeats=REPEATS)
+            facts, peak = measured(WORKER, one.to_job())
         except MinisheepError as error:
             yield fail(name, error.message, error.fix or "See 'generate' of the doctor.")
             continue
@@ -110,10 +108,10 @@ def decode(job: Job, command: Sequence[str] = CHILD) -> Iterator[Result]:
             yield ok(name, told, peak_bytes=peak, **facts)
 
 
-def train(job: Job, trainer: str, command: Sequence[str] = CHILD) -> Training:
+def train(job: Job, trainer: str) -> Training:
     """One training by `trainer`. Raises `Refused`, and `errors.MinisheepError` for what went wrong."""
     try:
-        facts, peak = measured(replace(job, part=f"{TRAIN}{trainer}", sizes=TRAIN_SIZES), command)
+        facts, peak = measured(WORKER, replace(job, part=f"{TRAIN}{trainer}", sizes=TRAIN_SIZES).to_job())
     except UsageError as error:
         raise Refused(error.message, error.fix) from None
     if not facts["losses"] or not all(map(math.isfinite, facts["losses"])):
@@ -143,15 +141,9 @@ def align(model: str, trainer: str, folder: Path) -> Result:
 
 
 def prepare(job: Job, tell: Tell) -> MinisheepError | None:
-    """Have a child make the model ready as a run does, into the job's folder; why it cannot be had, or None."""
+    """Make the model ready as a run does, into the job's folder; why it cannot be had, or None."""
     try:
-        with closing(conversation(replace(job, part="prepare"), Path(job.folder) / "log")) as said:
-            for message in said:
-                if "note" in message:
-                    tell(message["note"])
-                if "failed" in message:
-                    failed = message["failed"]
-                    return by_name(failed["kind"])(failed["message"], failed["fix"])
-    except WorkerError as error:
+        session.prepare(job, tell)
+    except MinisheepError as error:
         return error
     return None

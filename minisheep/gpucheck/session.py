@@ -84,7 +84,7 @@ def set_up(options: Options, machine: Machine, folder: Path, job: Job, tell: Tel
     """Install what a card needs and what is missing."""
     llama, unsloth = before_doctor()
     ends = time.monotonic() + PROBE_SECONDS
-    found = gather.ask({"llama.cpp": ["llama"]}, job, ends)["llama"]
+    found = gather.ask({"llama.cpp": ["llama"]}, gather.Probing(job.model, job.folder), ends)["llama"]
     if found.get("offload"):
         yield ok(llama, f"llama-cpp-python {found['version']} has it already")
     elif not options.install:

@@ -15,22 +15,14 @@ from minisheep.harness.spec import Spec
 from minisheep.harness.subject import Subject
 
 
-class HarnessDesk:
-    """Does the one kind of job that `Spec.to_job` makes. For `worker.main`."""
-
-    def do(self, job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
-        spec = Spec.from_job(job)
-        subject = Subject(spec, emit)
-        try:
-            _all(spec, subject, emit, should_stop)
-        finally:
-            subject.close()
-
-    def warm_up(self, run: Path) -> None:
-        """Nothing is loaded ahead of a job."""
-
-    def close(self) -> None:
-        """Nothing outlives a job."""
+def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
+    """Do the one kind of job that `Spec.to_job` makes, in a worker."""
+    spec = Spec.from_job(job)
+    subject = Subject(spec, emit)
+    try:
+        _all(spec, subject, emit, should_stop)
+    finally:
+        subject.close()
 
 
 def _all(spec: Spec, subject: Subject, emit: Emit, should_stop: Callable[[], bool]) -> None:

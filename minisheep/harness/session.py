@@ -12,11 +12,10 @@ from typing import Any
 from minisheep.errors import Stopped
 from minisheep.events import Emit, Event, TaskMeasured
 from minisheep.harness.spec import Spec
-from minisheep.loop import Phase
+from minisheep.machine.worker import WorkerProcess
 from minisheep.store import Lock, disk_errors, read_json
-from minisheep.worker_process import WorkerProcess
 
-WORKER = "minisheep.harness.worker"
+WORKER = "minisheep.harness.desk:do"
 
 
 def measure(spec: Spec, emit: Emit, tick: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
@@ -46,15 +45,9 @@ def measure(spec: Spec, emit: Emit, tick: Callable[[], None] = lambda: None) -> 
 
 
 def _work(spec: Spec, out: Path, lock: Lock, emit: Emit, tick: Callable[[], None]) -> None:
-    worker = WorkerProcess(out / "worker.log", lock.handle, WORKER)
-    try:
-        with stoppable("Stopped. What was measured before is stored.", "Give the same command to go on."):
-            worker.do(spec.to_job(), Phase(spec.rounds[0], "eval"), emit, tick)
-    except BaseException:
-        worker.kill()
-        raise
-    finally:
-        worker.close()
+    told = "Stopped. What was measured before is stored.", "Give the same command to go on."
+    with WorkerProcess(WORKER, out / "worker.log", lock.handle) as worker, stoppable(*told):
+        worker.do(spec.to_job(), f"Round {spec.rounds[0]}, eval", emit, tick)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Answers to prompts that a run did not ask when it measured: ``python -m minisheep.judged.answering``, a worker.
+"""Answers to prompts that a run did not ask when it measured, made by a worker.
 
 Both models answer greedily in the run's own template, on one engine, as the evaluation asks. Answers are kept in the
 run's folder, so that another judge or another try finds them.
@@ -7,18 +7,17 @@ run's folder, so that another judge or another try finds them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from minisheep.errors import CorruptRunError, SeedFileError, Stopped
 from minisheep.events import Emit
 from minisheep.judged.sides import Contest
-from minisheep.loop import Phase
+from minisheep.machine.worker import WorkerProcess
 from minisheep.records import digest
 from minisheep.rules.prompts import user_text
 from minisheep.store import Appender, Lock, RunFolder, disk_errors
-from minisheep.worker_process import WorkerProcess
 
 PHASE = "answer"
 _FORMS = 'A line looks like {"instruction": ..., "input": ...}, {"prompt": ...} or {"turns": [...]}, all texts.'
@@ -76,46 +75,32 @@ def task_id(request: str) -> str:
     return digest("request", {"text": request})
 
 
-class Desk:
-    """Answers in this process. See `worker.Desk`."""
+def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
+    """In a worker: ``{"run": folder, "round": number, "requests": {task: text}}``; an answer is on disk when it is
+    told."""
+    from minisheep.engines.base import GenerateRequest, Sampling
+    from minisheep.progress import Report
+    from minisheep.resume import closing
+    from minisheep.rules.prompts import Frame, answer_prompt
+    from minisheep.workspace import Workspace
 
-    def __init__(self) -> None:
-        self._work: Any = None
-
-    def do(self, job: dict[str, Any], emit: Emit, should_stop: Any) -> None:
-        """``{"run": folder, "round": number, "requests": {task: text}}``; an answer is on disk when it is told."""
-        from minisheep.engines.base import GenerateRequest, Sampling
-        from minisheep.progress import Report
-        from minisheep.resume import closing
-        from minisheep.rules.prompts import Frame, answer_prompt
-        from minisheep.workspace import Workspace
-
-        work = self._work = self._work or Workspace(Path(job["run"]))
-        requests: dict[str, str] = job["requests"]
-        report = Report(job["round"], PHASE, emit, should_stop)
-        report.start(len(requests), 0, "answers")
-        frame = Frame(work.template)
-        sampling = Sampling(temperature=0.0, max_tokens=work.settings.eval_max_tokens, stop=frame.stop)
-        engine = work.measuring_engine(job["round"], report.ready)
-        asked = [GenerateRequest(task, answer_prompt(frame, text, ""), sampling) for task, text in requests.items()]
-        with (
-            Appender(answers_path(work.folder, job["round"])) as file,
-            closing(engine.generate(asked)) as completions,
-        ):
-            for done, completion in enumerate(completions, 1):
-                file.append(
-                    {"task": completion.id, "request": requests[completion.id], "answer": completion.text,
-                     "finish": completion.finish, "tokens": completion.tokens}
-                )  # fmt: skip
-                report.step(done, len(requests))
-        report.finish()
-
-    def warm_up(self, run: Path) -> None:
-        """Nothing is done before the first job."""
-
-    def close(self) -> None:
-        if self._work is not None:
-            self._work.close()
+    work = Workspace(Path(job["run"]))
+    requests: dict[str, str] = job["requests"]
+    report = Report(job["round"], PHASE, emit, should_stop)
+    report.start(len(requests), 0, "answers")
+    frame = Frame(work.template)
+    sampling = Sampling(temperature=0.0, max_tokens=work.settings.eval_max_tokens, stop=frame.stop)
+    engine = work.measuring_engine(job["round"], report.ready)
+    asked = [GenerateRequest(task, answer_prompt(frame, text, ""), sampling) for task, text in requests.items()]
+    with Appender(answers_path(work.folder, job["round"])) as file, closing(engine.generate(asked)) as completions:
+        for done, completion in enumerate(completions, 1):
+            file.append(
+                {"task": completion.id, "request": requests[completion.id], "answer": completion.text,
+                 "finish": completion.finish, "tokens": completion.tokens}
+            )  # fmt: skip
+            report.step(done, len(requests))
+    report.finish()
+    work.close()
 
 
 def _have_answered(folder: RunFolder, round: int, requests: Mapping[str, str], emit: Emit) -> None:
@@ -125,18 +110,11 @@ def _have_answered(folder: RunFolder, round: int, requests: Mapping[str, str], e
     # The run's own lock: no training may replace the adapter while it answers.
     lock = Lock(folder.path)
     try:
-        worker = WorkerProcess(folder.scratch / "worker.log", lock.handle, "minisheep.judged.answering")
-        try:
-            job: dict[str, object] = {"run": str(folder.path), "round": round, "phase": PHASE, "requests": requests}
-            worker.do(job, Phase(round, PHASE), emit, lambda: None)
-        except KeyboardInterrupt:
-            worker.kill()
-            raise Stopped("Stopped. Every answer so far is stored.", "Give the same command to go on.") from None
-        except BaseException:
-            worker.kill()
-            raise
-        finally:
-            worker.close()
+        with WorkerProcess("minisheep.judged.answering:do", folder.scratch / "worker.log", lock.handle) as worker:
+            job = {"run": str(folder.path), "round": round, "phase": PHASE, "requests": requests}
+            worker.do(job, f"Round {round}, {PHASE}", emit)
+    except KeyboardInterrupt:
+        raise Stopped("Stopped. Every answer so far is stored.", "Give the same command to go on.") from None
     finally:
         lock.release()
 
@@ -161,9 +139,3 @@ def _request(item: Any) -> str:
     told = item.get("instruction") or item.get("prompt") or first
     more = item.get("input") or ""
     return user_text(told.strip(), more.strip()) if isinstance(told, str) and isinstance(more, str) else ""
-
-
-if __name__ == "__main__":
-    from minisheep.worker import main
-
-    main(Desk())

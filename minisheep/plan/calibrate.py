@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from minisheep.bench.measured import measured
-from minisheep.bench.plan import Job
+from minisheep.bench.peak import Peak
 from minisheep.errors import DownloadError, UsageError
+from minisheep.machine.worker import WorkerProcess
 from minisheep.plan import tried
 from minisheep.plan.fit import Plan
 from minisheep.plan.jobs import ASK, TRAIN
 from minisheep.plan.tried import Tried
 from minisheep.store import disk_errors, write_json
 
-CHILD = (sys.executable, "-m", "minisheep.plan.trying")
+WORKER = "minisheep.plan.trying:measure"
+PART_SECONDS = 900.0
+"""What takes longer hangs: the sizes are seconds to minutes on a card of 2018."""
 
 
-def calibrate(plan: Plan, gguf: Path | None, tell: Callable[[str], None], command: Sequence[str] = CHILD) -> Tried:
+def measured(worker: str, job: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """What a `worker` (its handler) of its own measured, and the most VRAM that the card held meanwhile beyond what it
+    held before.
+
+    Raises `errors.MinisheepError`: what the job raised, or that its process died or hung.
+    """
+    with Peak() as peak, WorkerProcess(worker) as process:
+        facts = process.do(job, f"Measuring '{job['phase']}'", seconds=PART_SECONDS)
+    return facts, peak.bytes
+
+
+def calibrate(plan: Plan, gguf: Path | None, tell: Callable[[str], None]) -> Tried:
     """Try the model of `plan` with its settings, as the workers of a run would use it, and keep what was found.
 
     `gguf` is its file, None where it is not here. Nothing is fetched: without training weights at hand, training stays
@@ -34,11 +46,11 @@ def calibrate(plan: Plan, gguf: Path | None, tell: Callable[[str], None], comman
         )
     with tempfile.TemporaryDirectory(prefix="minisheep-plan-") as folder:
         write_json(Path(folder) / "settings.json", plan.settings.model_dump())
-        job = Job(ASK, plan.model.name, {}, 1, slots=plan.slots, folder=folder)
+        job = {"slots": plan.slots, "folder": folder}
         tell(f"Trying {plan.model.name} with {plan.slots} sequences at once.")
-        asked, asked_bytes = measured(job, command)
+        asked, asked_bytes = measured(WORKER, {"phase": ASK, **job})
         tell("Trying a few steps of training.")
-        trained, trained_bytes = _train(job, tell, command)
+        trained, trained_bytes = _train(job, tell)
     found = Tried(
         machine=plan.machine.title,
         slots=asked["slots"],
@@ -58,9 +70,9 @@ def calibrate(plan: Plan, gguf: Path | None, tell: Callable[[str], None], comman
     return found
 
 
-def _train(job: Job, tell: Callable[[str], None], command: Sequence[str]) -> tuple[dict[str, Any], int | None]:
+def _train(job: dict[str, Any], tell: Callable[[str], None]) -> tuple[dict[str, Any], int | None]:
     try:
-        return measured(dataclasses.replace(job, part=TRAIN), command)
+        return measured(WORKER, {"phase": TRAIN, **job})
     except DownloadError as error:
         tell(f"Training was not tried: {error.message}")
         return {}, None

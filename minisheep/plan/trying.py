@@ -1,35 +1,54 @@
-"""The child process of a try: ``python -m minisheep.plan.trying JOB``, see `bench.answer`. It fetches nothing."""
+"""The worker's part of a try, which fetches nothing; its work and its clock, which the bench has too."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
-import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from minisheep import config
-from minisheep.bench import material
-from minisheep.bench.answer import answer
-from minisheep.bench.plan import Job
-from minisheep.bench.turns import after_first_step, timed
 from minisheep.config import Settings
-from minisheep.data.texts import load_seeds
-from minisheep.engines.base import LoglikRequest, Segment
-from minisheep.events import Event, TrainStep
+from minisheep.data.texts import SeedTask, load_seeds
+from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling, Segment
+from minisheep.events import Emit, Event, TrainStep
 from minisheep.plan.jobs import ASK, EXAMPLES, PAIRS, STEPS
 from minisheep.plan.tried import NEW
+from minisheep.records import Example, derive_seed
+from minisheep.rules.prompts import user_text
 from minisheep.store import read_json
 
 TURNS = 2
+TOGETHER = (1, 1, 2, 1, 4, 1, 2, 7)
+"""How many seed tasks make one training example, in turn: most are short and a few are long, as answers are."""
+Clock = Callable[[], float]
 
 
-def measure(job: Job) -> dict[str, Any]:
-    folder = Path(job.folder)
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side did when its turn came: an amount of work (tokens, pairs ...) in seconds."""
+
+    amount: float
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Work a second."""
+        return self.amount / max(self.seconds, 1e-9)
+
+
+def measure(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
+    """``{"phase": ASK or TRAIN, "slots": number, "folder": with settings.json}``."""
+    # Before the hub's client is imported, which reads it then.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    folder = Path(job["folder"])
     settings = config.make(read_json(folder / "settings.json"))
-    return ask(settings, job.slots) if job.part == ASK else train(settings, folder)
+    return ask(settings, job["slots"]) if job["phase"] == ASK else train(settings, folder)
 
 
 def ask(settings: Settings, slots: int) -> dict[str, Any]:
@@ -43,7 +62,7 @@ def ask(settings: Settings, slots: int) -> dict[str, Any]:
     try:
 
         def draw(number: int) -> float:
-            requests = material.decode_requests(seeds, engine.info.slots, NEW, number)
+            requests = decode_requests(seeds, engine.info.slots, NEW, number)
             return float(sum(completion.tokens for completion in engine.generate(requests)))
 
         def read(number: int) -> float:
@@ -78,7 +97,7 @@ def train(settings: Settings, folder: Path) -> dict[str, Any]:
     batch = min(settings.batch_size, EXAMPLES // STEPS)
     short = settings.model_copy(update={"epochs": 1, "validation": 0.0, "batch_size": batch, "max_examples": EXAMPLES})
     job = train_job(
-        short, model.template, 1, material.examples(load_seeds(), STEPS * batch),
+        short, model.template, 1, examples(load_seeds(), STEPS * batch),
         gguf=model.gguf, weights=weights, output=folder / "adapter", scratch=folder / "scratch",
     )  # fmt: skip
     job.scratch.mkdir(parents=True)
@@ -98,6 +117,59 @@ def ignore(event: Event) -> None:
     """What is told while a model is made ready is no news to a plan."""
 
 
-if __name__ == "__main__":
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    answer(sys.argv[1], measure)
+def decode_requests(seeds: Sequence[SeedTask], count: int, tokens: int, turn: int) -> list[GenerateRequest]:
+    """Short plain prompts with a long way to go; each turn has its own, so that no side can keep a prompt's KV."""
+    requests = []
+    for number in range(count):
+        seed = seeds[(turn * count + number) % len(seeds)]
+        text = (
+            f"Notes, part {turn * count + number + 1}. A long letter that begins with the words: {seed.instruction}\n"
+        )
+        identity = derive_seed("bench", "decode", turn, number)
+        requests.append(GenerateRequest(str(number), (Segment(text),), Sampling(max_tokens=tokens), seed=identity))
+    return requests
+
+
+def examples(seeds: Sequence[SeedTask], count: int) -> list[Example]:
+    """Training examples of mixed length: one to seven seed tasks in one, see `TOGETHER`."""
+    found = []
+    position = 0
+    for number in range(count):
+        some = [seeds[(position + i) % len(seeds)] for i in range(TOGETHER[number % len(TOGETHER)])]
+        position += len(some)
+        if len(some) == 1:
+            asked, answered = user_text(some[0].instruction, some[0].input), some[0].output
+        else:
+            asked = "\n".join(f"{i}. {user_text(s.instruction, s.input)}" for i, s in enumerate(some, 1))
+            answered = "\n".join(f"{i}. {s.output}" for i, s in enumerate(some, 1))
+        found.append(
+            Example(
+                instruction=asked,
+                input="",
+                output=answered,
+                messages=[{"role": "user", "content": asked}, {"role": "assistant", "content": answered}],
+                score=1.0,
+                quality=None,
+                following=None,
+                cut="",
+                parents=("bench", "bench", str(number)),
+            )
+        )
+    return found
+
+
+def timed(work: Callable[[], float], clock: Clock = time.perf_counter) -> Turn:
+    """Do `work`, which returns its amount, and time it."""
+    began = clock()
+    amount = work()
+    return Turn(amount, clock() - began)
+
+
+def after_first_step(steps: list[tuple[float, float]]) -> Turn:
+    """Tokens and seconds from the end of the first step to that of the last.
+
+    `steps` holds when each was told and its own tokens a second, which times its duration gives its tokens.
+    """
+    seconds = [later[0] - earlier[0] for earlier, later in itertools.pairwise(steps)]
+    tokens = sum(duration * step[1] for duration, step in zip(seconds, steps[1:], strict=True))
+    return Turn(tokens, sum(seconds))

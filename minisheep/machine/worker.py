@@ -1,0 +1,246 @@
+"""Work in a process of its own, by one protocol: jobs go in, events come out, and a death is explained.
+
+The child is ``python -m minisheep.machine.worker MODULE:NAME``. It owns its model (and the GPU's memory) alone, so both
+are given back when it ends, and a crash in native code costs one worker and not the run. Each line of its stdin is a
+job, ``stop`` (finish the present record and end) or ``quit``. The end of stdin means that the parent is gone, however
+it went: the worker ends at once, since whoever continues the run starts another.
+
+MODULE:NAME is the handler: a function of a job, `emit` and `should_stop`, which may return facts; or a class whose
+objects have that function as `do`, keep what it loads from one job to the next, and give it back in `close`. A job is a
+JSON-ready dictionary; its ``phase`` names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import queue
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from minisheep.errors import DiskError, MinisheepError, TimeUpError, WorkerError, by_name
+from minisheep.events import Emit, Event, Failed, JobDone, from_dict, to_dict
+
+TICK_SECONDS = 0.5
+QUIT_SECONDS = 10.0
+"""How long a worker may take to end by itself."""
+STOP, QUIT = b"stop", b"quit"
+
+Facts = dict[str, Any]
+Do = Callable[[dict[str, Any], Emit, Callable[[], bool]], Facts | None]
+
+
+class WorkerProcess:
+    """A started worker as its parent sees it; it inherits `lock`, the handle of a lock, if it is given one.
+
+    What it prints goes to `log`, which then belongs to a run that can go on; without one it is forgotten with the
+    worker, but for the last line where that explains its death. `died` is what is raised then. As a context manager, it
+    is ended on the way out: at once after an error.
+    """
+
+    def __init__(
+        self,
+        handler: str,
+        log: Path | None = None,
+        lock: int | None = None,
+        died: type[MinisheepError] = WorkerError,
+    ) -> None:
+        self._died = died
+        self._way_on = "Give the same command again, or report it."
+        if log is not None:
+            self._way_on = "Everything recorded before is safe: give the same command to go on."
+            self._way_on += f" What it said last is in {log}."
+        self._kept = log is not None
+        self._log = open(log, "ab") if log is not None else tempfile.TemporaryFile("a+b")  # noqa: SIM115  # see close
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "minisheep.machine.worker", handler],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            pass_fds=() if lock is None else (lock,),
+            start_new_session=True,
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"},
+        )
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self.kill()
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def do(
+        self,
+        job: dict[str, Any],
+        doing: str,
+        emit: Emit = lambda event: None,
+        tick: Callable[[], None] = lambda: None,
+        seconds: float = float("inf"),
+    ) -> Facts:
+        """Have a job done, telling its events; the facts that the handler returned.
+
+        `doing` begins the sentence about a death. `tick` is called at least twice a second.
+
+        Raises the error that the job raised, `errors.TimeUpError` after `seconds`, or `errors.WorkerError` (or what
+        stands for it) if the worker died or failed.
+        """
+        self.send(json.dumps(job))
+        ends = time.monotonic() + seconds
+        assert self._process.stdout is not None
+        handle = self._process.stdout.fileno()
+        pending = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(handle, selectors.EVENT_READ)
+            while True:
+                tick()
+                left = ends - time.monotonic()
+                if left <= 0:
+                    raise TimeUpError(f"{doing} did not end within {seconds:.0f} s.")
+                if not selector.select(min(left, TICK_SECONDS)):
+                    continue
+                data = os.read(handle, 1 << 16)
+                if not data:
+                    raise self._died(f"{doing} failed: its process {self._death()}.", self._way_on)
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    event = from_dict(json.loads(line))
+                    if isinstance(event, Failed):
+                        if event.kind == WorkerError.__name__:
+                            raise self._died(event.message, self._way_on)
+                        raise by_name(event.kind)(event.message, event.fix)
+                    if not isinstance(event, JobDone):
+                        emit(event)
+                    elif event.job == job["phase"]:  # and not one that nobody waited for
+                        return event.facts
+
+    def send(self, line: str) -> None:
+        """A job, ``stop`` or ``quit``. Safe to call from a signal handler."""
+        if self._process.stdin is not None:
+            # A dead worker is noticed, and explained, where its events are read.
+            with contextlib.suppress(BrokenPipeError, ValueError):
+                data = line.encode() + b"\n"
+                while data:
+                    # A signal may cut a write short.
+                    data = data[os.write(self._process.stdin.fileno(), data) :]
+
+    def kill(self) -> None:
+        """End it at once, with whatever it started. Safe to call from a signal handler."""
+        # The group may outlive its leader, so it is ended even where that is gone.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let it end by itself, which frees its memory, or kill it after `QUIT_SECONDS`; what it started ends too."""
+        self.send(QUIT.decode())
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(QUIT_SECONDS)
+        self.kill()
+        for file in (self._process.stdin, self._process.stdout, self._log):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+        self._process.wait()
+
+    def _death(self) -> str:
+        """How it ended, for a sentence."""
+        code = self._process.wait()
+        told = f"ended with code {code}"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                told = f"was ended by {signal.Signals(-code).name}"
+        if -code == signal.SIGKILL:
+            told += " (often: the system ran out of memory)"
+        if self._kept:
+            return told
+        self._log.seek(0)
+        return f"{told}: {last_line(self._log.read())}"
+
+
+def last_line(said: bytes) -> str:
+    """What a process said last, for the message that tells of its end."""
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it said nothing"
+
+
+def load(handler: str) -> tuple[Do, Callable[[], None]]:
+    """The `do` and `close` of the handler called ``module:name``."""
+    module, _, name = handler.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    if not isinstance(found, type):
+        return found, lambda: None
+    made: Any = found()
+    return made.do, made.close
+
+
+def main(handler: str) -> NoReturn:
+    """Be the child."""
+    # Libraries print what they like; stdout is for events alone.
+    events = os.dup(1)
+    os.dup2(2, 1)
+    # The terminal's Ctrl-C is the parent's to interpret.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stopping = threading.Event()
+    jobs: queue.Queue[bytes] = queue.Queue()
+    telling = threading.Lock()
+
+    def emit(event: Event) -> None:
+        line = json.dumps(to_dict(event), separators=(",", ":")).encode() + b"\n"
+        with telling:
+            while line:
+                line = line[os.write(events, line) :]
+
+    def listen() -> None:
+        pending = b""
+        # Read without Python's buffer: its lock would be held by this thread when the process ends.
+        while data := os.read(0, 1 << 16):
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                if line == STOP:
+                    stopping.set()
+                else:
+                    jobs.put(line)
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    do, close = load(handler)
+    while (line := jobs.get()) != QUIT:
+        emit(outcome(do, json.loads(line), emit, stopping.is_set))
+    close()
+    # Not by return: native libraries may crash while they are torn down, torch dismantles itself slowly, and the next
+    # phase waits for this process's memory.
+    os._exit(0)
+
+
+def outcome(do: Do, job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> Failed | JobDone:
+    """Do a job; the event that ends it."""
+    try:
+        return JobDone(job["phase"], do(job, emit, should_stop) or {})
+    except MinisheepError as error:
+        return Failed(type(error).__name__, error.message, error.fix)
+    except OSError as error:
+        traceback.print_exc()
+        return Failed(DiskError.__name__, f"The system refused: {error}.", "Mend that and give the same command again.")
+    except Exception as error:
+        # A fault of minisheep or of a library: its traceback is in the worker's log, the run stays whole.
+        traceback.print_exc()
+        return Failed(WorkerError.__name__, f"{job['phase']} failed: {type(error).__name__}: {error}.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,122 @@
+"""The one protocol between a parent and its workers: real processes, with handlers of the tests' own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worker_stand_ins import SCRIPT, pretend
+
+import minisheep
+from minisheep.cli.main import VERBS
+from minisheep.errors import DiskError, ModelFileError, Stopped, TimeUpError, UsageError, WorkerError
+from minisheep.events import Event, Found
+from minisheep.machine.worker import WorkerProcess, load
+
+JOB = {"phase": "try"}
+ROOT = Path(minisheep.__file__).parent
+
+
+def told(monkeypatch: pytest.MonkeyPatch, source: str, **given: Any) -> tuple[dict[str, Any], list[Event]]:
+    """The facts that a worker doing `source` returns, and its events."""
+    events: list[Event] = []
+    with WorkerProcess(pretend(monkeypatch, source), died=given.pop("died", WorkerError)) as worker:
+        return worker.do(JOB, "Doing it", events.append, **given), events
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, within five seconds."""
+    for _ in range(100):
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or ") Z" in state.read_text():
+            return True
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    return False
+
+
+def test_every_handler_and_every_verb_that_is_named_by_a_text_exists() -> None:
+    texts = [file.read_text(encoding="utf-8") for file in ROOT.rglob("*.py")]
+    handlers = {name for text in texts for name in re.findall(r'"(minisheep(?:\.\w+)+:\w+)"', text)}
+    assert len(handlers) >= 10
+    for handler in handlers:
+        assert all(map(callable, load(handler))), handler
+    for module, name in VERBS.values():
+        load(f"{module}:{name}")
+
+
+def test_events_and_facts_cross_over_and_what_is_printed_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "print('noise', flush=True); emit(Found('a', {'b': 1})); facts = {'phase': job['phase']}"
+    assert told(monkeypatch, source) == ({"phase": "try"}, [Found("a", {"b": 1})])
+
+
+def test_an_error_crosses_over_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="no") as raised:
+        told(monkeypatch, "raise UsageError('no.', 'yes')")
+    assert raised.value.fix == "yes"
+    with pytest.raises(DiskError, match="refused"):
+        told(monkeypatch, "open('/does/not/exist')")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "Doing it failed: .*SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "memory"),
+        ("print('what it said last', flush=True); os._exit(3)", "code 3: what it said last"),
+        ("raise RuntimeError('a fault')", "a fault"),
+    ],
+)
+def test_a_death_is_one_line(monkeypatch: pytest.MonkeyPatch, source: str, said: str) -> None:
+    with pytest.raises(ModelFileError, match=said):
+        told(monkeypatch, source, died=ModelFileError)
+
+
+def test_a_log_that_is_kept_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    handler = pretend(monkeypatch, "print('said', flush=True); os._exit(1)")
+    with WorkerProcess(handler, tmp_path / "log") as worker, pytest.raises(WorkerError) as raised:
+        worker.do(JOB, "Doing it")
+    assert str(tmp_path / "log") in raised.value.fix and (tmp_path / "log").read_text() == "said\n"
+
+
+def test_what_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeUpError, match="Doing it"):
+        told(monkeypatch, "time.sleep(60)", seconds=0.5)
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("how", ["ended", "killed"])
+def test_the_children_of_a_worker_end_with_it(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    source = "import subprocess\nfacts = {'pid': subprocess.Popen(['sleep', '60']).pid}"
+    with WorkerProcess(pretend(monkeypatch, source)) as worker:
+        pid = worker.do(JOB, "Doing it")["pid"]
+        if how == "killed":
+            worker.kill()
+    assert gone(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_orphan_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "emit(Found('pid', {'pid': os.getpid()})); time.sleep(60)")
+    code = (
+        "import os\nfrom minisheep.machine.worker import WorkerProcess\n"
+        "def hear(event):\n    print(event.facts['pid'], flush=True)\n    os._exit(0)\n"
+        f"WorkerProcess({SCRIPT!r}).do({JOB!r}, 'Doing it', hear)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert gone(int(done.stdout))
+
+
+def test_a_stop_reaches_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "emit(Found('begun', {}))\nwhile not should_stop(): time.sleep(0.01)\nraise Stopped('Stopped.')"
+    with WorkerProcess(pretend(monkeypatch, source)) as worker, pytest.raises(Stopped):
+        worker.do(JOB, "Doing it", lambda event: worker.send("stop"), seconds=30)
