@@ -48,8 +48,8 @@ def test_every_handler_and_every_verb_that_is_named_by_a_text_exists() -> None:
     assert len(handlers) >= 10
     for handler in handlers:
         assert all(map(callable, load(handler))), handler
-    for module, name in VERBS.values():
-        load(f"{module}:{name}")
+    for verb, (module, _) in VERBS.items():
+        load(f"{module}:{verb}")
 
 
 def test_events_and_facts_cross_over_and_what_is_printed_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
