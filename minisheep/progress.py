@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from minisheep import faults
 from minisheep.engines.base import Engine, EngineInfo
 from minisheep.errors import Stopped
 from minisheep.events import Emit, EngineReady, Glimpse, Paused, PhaseFinished, PhaseStarted, Progress
 from minisheep.records import Verdict
-from minisheep.rules.statistics import histogram
 from minisheep.stages.evaluate import score_edges
 
 PROGRESS_SECONDS = 0.2
@@ -39,7 +40,7 @@ class Newest:
         for verdict in verdicts:
             if verdict.score is not None:
                 self.edges = self.edges or list(score_edges(verdict.judge))
-                one = histogram([verdict.score], self.edges)
+                one = np.histogram([verdict.score], self.edges)[0].tolist()
                 self.counts = [a + b for a, b in zip(self.counts, one, strict=True)] if self.counts else one
 
 

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -31,7 +32,7 @@ from minisheep.rules.diversity import (
     within,
     words,
 )
-from minisheep.rules.statistics import mean, standard_error
+from minisheep.rules.statistics import standard_error
 
 FIVE = ["a b c d", "a b x y", "p q r s", "a b c d", "x y a b"]
 """Four words each, so that eight words are two texts."""
@@ -68,7 +69,7 @@ def test_only_the_beginning_of_a_long_text_is_read() -> None:
 
 
 def test_distinct_at_is_the_mean_over_all_choices_of_texts() -> None:
-    expected = mean(
+    expected = fmean(
         [
             len({gram for text in chosen for gram in text.grams}) / sum(len(text.grams) for text in chosen)
             for chosen in itertools.combinations(texts(FIVE), 2)
@@ -85,7 +86,7 @@ def test_self_overlap_is_the_mean_over_all_choices_of_others() -> None:
         for chosen in itertools.combinations(others, 2):
             held = {gram for other in chosen for gram in other.grams}
             shares.append(sum(gram in held for gram in text.grams) / len(text.grams))
-    assert self_overlap(read_, 8) == pytest.approx(mean(shares))
+    assert self_overlap(read_, 8) == pytest.approx(fmean(shares))
 
 
 def test_seen_share_is_the_mean_over_texts() -> None:
@@ -110,7 +111,7 @@ def test_more_text_of_the_same_kind_looks_no_less_varied(size: int) -> None:
     for measure in (distinct_at, self_overlap):
         found = [value for few in fews if (value := measure(few, size)) is not None]
         assert len(found) == len(fews)
-        assert mean(found) == pytest.approx(measure(many, size), abs=4 * standard_error(found))
+        assert fmean(found) == pytest.approx(measure(many, size), abs=4 * standard_error(found))
         assert standard_error(found) < 0.02
     plain = [len({g for t in some for g in t.grams}) / sum(len(t.grams) for t in some) for some in (fews[0], many)]
     assert plain[0] - plain[1] > 0.1
@@ -172,14 +173,14 @@ def test_one_long_text_hardly_moves_the_typical_length() -> None:
 
 def test_the_error_of_a_mean_is_its_standard_error() -> None:
     values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
-    found = estimate([[value] for value in values], mean)
+    found = estimate([[value] for value in values], fmean)
     assert found is not None
-    assert found == pytest.approx((mean(values), standard_error(values), len(values)))
+    assert found == pytest.approx((fmean(values), standard_error(values), len(values)))
 
 
 def test_what_came_of_one_draft_is_one_piece_of_evidence() -> None:
     values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
-    assert estimate([[value] * 7 for value in values], mean) == pytest.approx(estimate([[v] for v in values], mean))
+    assert estimate([[value] * 7 for value in values], fmean) == pytest.approx(estimate([[v] for v in values], fmean))
 
 
 def test_a_share_of_none_or_all_is_not_held_for_certain() -> None:
@@ -194,9 +195,9 @@ def test_a_share_of_none_or_all_is_not_held_for_certain() -> None:
 
 def test_too_few_drafts_have_no_error() -> None:
     few = [[float(i)] for i in range(FEWEST_GROUPS - 1)]
-    found = estimate(few, mean)
+    found = estimate(few, fmean)
     assert found is not None and found.error is None
-    assert estimate([], lambda some: mean(some) if some else None) is None
+    assert estimate([], lambda some: fmean(some) if some else None) is None
 
 
 def test_many_drafts_are_left_out_in_groups() -> None:
@@ -204,7 +205,7 @@ def test_many_drafts_are_left_out_in_groups() -> None:
 
     def counted(values: Sequence[float]) -> float:
         calls.append(len(values))
-        return mean(values)
+        return fmean(values)
 
     chance = random.Random(1)
     clusters = [[chance.gauss(0, 1) for _ in range(chance.randint(1, 5))] for _ in range(1000)]

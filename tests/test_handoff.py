@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 from conftest import TEST_CACHE
 from export_runs import example, finished_run
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import tiny_run
 
@@ -27,7 +27,6 @@ from minisheep.handoff import job as jobs
 from minisheep.handoff.batches import spread, whole_alpha
 from minisheep.handoff.job import Job, read_job, text_of
 from minisheep.handoff.write import write
-from minisheep.handoff.yaml import to_yaml
 from minisheep.models.template import chatml
 from minisheep.records import Example
 from minisheep.stages.train import train_settings
@@ -111,12 +110,12 @@ def test_the_numbers_are_the_runs(tmp_path: Path) -> None:
     given = {"lora_rank": 32, "lora_alpha": 64.0, "learning_rate": 1e-5, "epochs": 3, "batch_size": 8,
              "micro_batch_size": 2, "max_length": 512, "rslora": True, "load_in": "bf16"}  # fmt: skip
     found = job(tmp_path / "run", 30, **given)
-    theirs = yaml.safe_load(to_yaml(axolotl.config(found, 1, PROJECTIONS)))
+    theirs = yaml.safe_load(axolotl.files(found, 1, PROJECTIONS)[axolotl.CONFIG])
     assert theirs["learning_rate"] == 1e-5 and theirs["num_epochs"] == 3 and theirs["sequence_len"] == 512
     assert (theirs["lora_r"], theirs["lora_alpha"], theirs["peft_use_rslora"]) == (32, 64, True)
     assert (theirs["adapter"], theirs["load_in_4bit"], theirs["bf16"]) == ("lora", False, True)
     assert theirs["micro_batch_size"] * theirs["gradient_accumulation_steps"] == 8
-    others = yaml.safe_load(to_yaml(llamafactory.config(found, 4, PROJECTIONS)))
+    others = yaml.safe_load(llamafactory.files(found, 4, PROJECTIONS)[llamafactory.CONFIG])
     assert others["learning_rate"] == 1e-5 and others["num_train_epochs"] == 3 and others["cutoff_len"] == 512
     assert (others["lora_rank"], others["lora_alpha"], others["use_rslora"]) == (32, 64, True)
     assert others["per_device_train_batch_size"] * others["gradient_accumulation_steps"] * 4 == 8
@@ -171,19 +170,6 @@ def test_an_alpha_that_is_no_whole_number_is_refused() -> None:
     assert whole_alpha(16.0) == 16
     with pytest.raises(UsageError, match=r"the run's is 12\.5"):
         whole_alpha(12.5)
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["path", "type"]), inner),
-    max_leaves=6,
-)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.sampled_from(["base_model", "seed", "datasets"]), VALUES, min_size=1))
-def test_yaml_says_what_it_was_given(told: dict[str, Any]) -> None:
-    assert yaml.safe_load(to_yaml(told)) == told
 
 
 def test_a_run_that_cannot_be_handed_over_is_one_line(tmp_path: Path) -> None:

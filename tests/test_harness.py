@@ -15,13 +15,13 @@ import pytest
 from minisheep.engines.base import GenerateRequest, Loglik, LoglikRequest
 from minisheep.engines.fake import FakeEngine, text_of
 from minisheep.errors import UsageError
-from minisheep.harness import choose, code, frames, intervals, names, network, programs, rows, scores, squad, stored
+from minisheep.harness import choose, code, frames, names, network, programs, rows, scores, squad, stored
 from minisheep.harness.asking import Asker
 from minisheep.harness.options import sampling
 from minisheep.harness.spec import Spec
 from minisheep.harness.windows import windows
 from minisheep.models.template import Template, chatml
-from minisheep.rules.bootstrap import accuracy
+from minisheep.rules.bootstrap import accuracy, ratio_interval
 from minisheep.rules.bootstrap import change as verdict_change
 
 
@@ -255,24 +255,24 @@ def test_intervals_of_verdicts_equal_those_of_our_own_evaluation() -> None:
         return [(float(sum(row)), float(len(row))) for row in table]
 
     same = scores.whole("inst_level_strict_acc")
-    assert intervals.interval(parts(ours), same) == pytest.approx(accuracy(ours).instruction)
-    assert intervals.change(parts(ours), parts(base), same) == pytest.approx(verdict_change(ours, base).instruction)
+    assert ratio_interval(parts(ours), whole=same) == pytest.approx(accuracy(ours).instruction)
+    assert ratio_interval(parts(ours), parts(base), whole=same) == pytest.approx(verdict_change(ours, base).instruction)
 
 
 def test_a_model_paired_with_itself_has_not_changed() -> None:
     pairs = [(float(n % 2), 1.0) for n in range(30)]
-    assert intervals.change(pairs, pairs, scores.whole("acc")) == (0.0, 0.0, 0.0)
+    assert ratio_interval(pairs, pairs, whole=scores.whole("acc")) == (0.0, 0.0, 0.0)
 
 
 def test_the_interval_of_a_perplexity_holds_it() -> None:
     pairs = [(-3.0 * n, 1.0 * n) for n in range(1, 40)] + [(-1.0, 1.0)] * 10
-    found = intervals.interval(pairs, scores.whole("word_perplexity"))
+    found = ratio_interval(pairs, whole=scores.whole("word_perplexity"))
     assert found.low < found.value < found.high
 
 
 def test_only_the_same_items_can_be_paired() -> None:
     with pytest.raises(ValueError, match="same items"):
-        intervals.change([(1.0, 1.0)], [], scores.whole("acc"))
+        ratio_interval([(1.0, 1.0)], [], whole=scores.whole("acc"))
 
 
 # SQuAD 2.0

@@ -2,7 +2,6 @@
 
 job.py           what is trained: read from a run folder
 batches.py       a batch over several cards
-yaml.py          settings as YAML that every reader takes the same way
 axolotl.py       Axolotl's files (pure)
 llamafactory.py  LLaMA-Factory's files (pure)
 readme.py        how to use them

@@ -10,9 +10,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
+
 from minisheep.handoff.batches import spread, whole_alpha
 from minisheep.handoff.job import Job
-from minisheep.handoff.yaml import to_yaml
 from minisheep.trainers.base import TrainExample
 
 CONFIG = "axolotl.yaml"
@@ -21,7 +22,10 @@ COMMAND = f"axolotl train {CONFIG}"
 
 def files(job: Job, gpus: int, projections: Sequence[str]) -> dict[str, str]:
     """The configuration and the data, by name. Raises `errors.UsageError` for what `batches` refuses."""
-    found = {CONFIG: to_yaml(config(job, gpus, projections)), "train.jsonl": lines(job.train)}
+    found = {
+        CONFIG: yaml.safe_dump(config(job, gpus, projections), sort_keys=False, allow_unicode=True),
+        "train.jsonl": lines(job.train),
+    }
     return {**found, "validation.jsonl": lines(job.validation)} if job.validation else found
 
 

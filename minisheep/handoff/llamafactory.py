@@ -11,9 +11,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
+
 from minisheep.handoff.batches import spread, whole_alpha
 from minisheep.handoff.job import Job, text_of
-from minisheep.handoff.yaml import to_yaml
 from minisheep.trainers.base import TrainExample
 
 CONFIG = "llamafactory.yaml"
@@ -26,7 +27,7 @@ def files(job: Job, gpus: int, projections: Sequence[str]) -> dict[str, str]:
     refuses."""
     sets = {TRAIN: job.train, **({VALIDATION: job.validation} if job.validation else {})}
     return {
-        CONFIG: to_yaml(config(job, gpus, projections)),
+        CONFIG: yaml.safe_dump(config(job, gpus, projections), sort_keys=False, allow_unicode=True),
         "dataset_info.json": json.dumps({name: dataset(name) for name in sets}, indent=2) + "\n",
         **{f"{name}.jsonl": lines(examples) for name, examples in sets.items()},
     }

@@ -121,14 +121,14 @@ def _ask(spec: Spec, plan: Plan, asker: Asker) -> Any:
 
 def _metrics(entries: Sequence[Mapping[str, Any]], whole: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
     """The harness's value of each metric, with an interval where its items make it up."""
-    from minisheep.harness.intervals import interval
+    from minisheep.rules.bootstrap import ratio_interval
 
     found: dict[str, dict[str, float | None]] = {}
     for metric, value in whole.items():
         pairs = list(scores.pairs_of(entries, metric).values())
         low = high = None
         if scores.agrees(metric, pairs, value):
-            _, low, high = (round_to(number) for number in interval(pairs, scores.whole(metric)))
+            _, low, high = (round_to(number) for number in ratio_interval(pairs, whole=scores.whole(metric)))
         found[metric] = {"value": round_to(value), "low": low, "high": high}
     return found
 

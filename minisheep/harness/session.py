@@ -95,7 +95,7 @@ def changes(ours: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[str, f
     Empty where they were not measured alike.
     """
     from minisheep.harness import scores, stored
-    from minisheep.harness.intervals import change
+    from minisheep.rules.bootstrap import ratio_interval
 
     if not stored.comparable(ours, base):
         return {}
@@ -104,6 +104,6 @@ def changes(ours: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[str, f
         first, second = (scores.pairs_of(result["by_item"], metric) for result in (ours, base))
         common = [id_ for id_ in first if id_ in second]
         if common and known["low"] is not None:
-            drawn = change([first[i] for i in common], [second[i] for i in common], scores.whole(metric))
-            found[metric] = {name: round(value, 6) for name, value in drawn._asdict().items()}
+            pairs = ([parts[i] for i in common] for parts in (first, second))
+            found[metric] = ratio_interval(*pairs, whole=scores.whole(metric)).to_dict()
     return found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from minisheep.judged.sides import Contest
 from minisheep.rules.bootstrap import accuracy
-from minisheep.rules.statistics import mean, paired_difference, standard_error
+from minisheep.rules.statistics import paired_difference, six_decimals, standard_error
 
 Orders = tuple[str | None, str | None]
 """What the judge said with our answer first, and with theirs first: ``A``, ``B``, ``tie`` or None (unreadable)."""
@@ -51,7 +52,7 @@ def pair_outcome(contests: Sequence[Contest], verdicts: Mapping[str, Orders]) ->
     if results:
         # Two verdicts a row, a tie being one of each, so that their share is the win rate with ties as halves.
         rows = {"ours": [True, True], "tie": [True, False], "theirs": [False, False]}
-        outcome["win_rate"] = _rounded(accuracy([rows[word] for word in results]).instruction._asdict())
+        outcome["win_rate"] = accuracy([rows[word] for word in results]).instruction.to_dict()
     return outcome
 
 
@@ -68,7 +69,7 @@ def grade_outcome(
     if both:
         for name, values in zip(("ours", "theirs"), zip(*both, strict=True), strict=True):
             outcome[f"{name}_grade"] = _rounded(
-                {"mean": mean(values)} | ({"error": standard_error(values)} if len(both) > 1 else {})
+                {"mean": fmean(values)} | ({"error": standard_error(values)} if len(both) > 1 else {})
             )
     if len(both) > 1:
         value, error, _ = paired_difference([a for a, _ in both], [b for _, b in both])
@@ -78,8 +79,8 @@ def grade_outcome(
 
 def _lengths(contests: Sequence[Contest]) -> dict[str, float]:
     return {
-        "words_ours": round(mean([_words(c.ours) for c in contests]), 3),
-        "words_theirs": round(mean([_words(c.theirs) for c in contests]), 3),
+        "words_ours": round(fmean([_words(c.ours) for c in contests]), 3),
+        "words_theirs": round(fmean([_words(c.theirs) for c in contests]), 3),
     }
 
 
@@ -88,4 +89,4 @@ def _words(text: str) -> int:
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in values.items()}
+    return {name: six_decimals(value) for name, value in values.items()}

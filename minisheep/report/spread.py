@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
+
+import numpy as np
 
 from minisheep.report.blocks import Block, Charts, Histogram, Paragraph, Section, Table
 from minisheep.report.gather import Gathered, Round
-from minisheep.rules.statistics import histogram, mean, quantile
+from minisheep.rules.statistics import quantile
 from minisheep.stages.evaluate import EDGES, PERPLEXITY_EDGES
 
 MOST_ROUNDS = 4
@@ -100,14 +103,14 @@ def _histogram(name: str, title: str, axis: str, edges: Sequence[float], values:
         axis,
         tuple(float(edge) for edge in edges),
         tuple(
-            (who, tuple(histogram([min(v, edges[-1]) if open_ended else v for v in values[who]], edges)))
+            (who, tuple(np.histogram([min(v, edges[-1]) if open_ended else v for v in values[who]], edges)[0].tolist()))
             for who in shown
         ),
     )
 
 
 def _summary(values: Sequence[float]) -> list[float]:
-    return [mean(values), min(values), *(quantile(values, share) for share in SHARES), max(values)]
+    return [fmean(values), min(values), *(quantile(values, share) for share in SHARES), max(values)]
 
 
 def _flat(values: Values) -> list[float]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from minisheep.rules.statistics import six_digits
+
 STRENGTH = 0.5
 """scikit-learn's C. Below 1, since a dozen signs are weighed on some hundred answers."""
 
@@ -69,10 +71,10 @@ def fit(right: Sequence[Mapping[str, float]], spoiled: Mapping[str, Sequence[Map
     model = LogisticRegression(C=STRENGTH, max_iter=1000).fit(table, labels, sample_weight=counts)
     return Blend(
         names,
-        tuple(map(_tidy, means)),
-        tuple(map(_tidy, scales)),
-        tuple(_tidy(weight) for weight in model.coef_[0]),
-        _tidy(model.intercept_[0]),
+        tuple(map(six_digits, means)),
+        tuple(map(six_digits, scales)),
+        tuple(six_digits(weight) for weight in model.coef_[0]),
+        six_digits(model.intercept_[0]),
     )
 
 
@@ -80,8 +82,3 @@ def _spread(values: Sequence[float], mean: float) -> float:
     """Standard deviation; 1 where all values are the same, so that the sign weighs nothing instead of failing."""
     spread = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
     return spread if spread > 1e-9 else 1.0
-
-
-def _tidy(number: float) -> float:
-    """Six significant digits: more is noise, and would make equal runs differ in their last bit."""
-    return float(f"{number:.6g}")

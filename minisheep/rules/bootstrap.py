@@ -1,33 +1,43 @@
-"""Bootstrap intervals for shares of kept constraints, by prompt, and for the paired difference of two models.
+"""Bootstrap intervals of ratios over items, and of the paired difference of two models: the only bootstrap there is.
 
-Constraints of one prompt are answered together, so a prompt with all its verdicts is what is drawn anew (a cluster
-bootstrap; Efron and Tibshirani 1993, chapters 8 and 13). Intervals are percentiles.
+An accuracy is a ratio too: constraints of one prompt are answered together, so a prompt with all its verdicts is
+what is drawn anew (a cluster bootstrap; Efron and Tibshirani 1993, chapters 8 and 13). Intervals are percentiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import sub
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from minisheep.rules.statistics import six_decimals
 
 DRAWS = 10_000
 SEED = 1
 LEVEL = 0.95
 
-_BLOCK = 1000
-"""Draws at a time: a block for 541 prompts is 4 MB."""
+_CELLS = 4_000_000
+"""Weights drawn at a time: 32 MB."""
+_WORK = 50_000_000
+"""Weights drawn in all for a ratio, at most: 10,000 draws of 5,000 items; more items need fewer draws."""
 
 Floats = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """An estimate and its interval; `_asdict()` of it is JSON-ready."""
+    """An estimate and its interval."""
 
     value: float
     low: float
     high: float
+
+    def to_dict(self) -> dict[str, float]:
+        """JSON-ready, as it is stored."""
+        return {name: six_decimals(value) for name, value in self._asdict().items()}
 
 
 class Accuracy(NamedTuple):
@@ -42,8 +52,7 @@ def accuracy(verdicts: Sequence[Sequence[bool]], *, draws: int = DRAWS, seed: in
 
     The same rows, draws and seed give the same numbers. ValueError for no prompts or a prompt without verdicts.
     """
-    table = _table(verdicts)
-    return Accuracy(*_intervals(_shares(np.ones((1, len(table))), table)[0], _redrawn(table, draws, seed)))
+    return Accuracy(*_intervals([_by_prompt(verdicts)], draws, seed))
 
 
 def change(
@@ -56,36 +65,65 @@ def change(
     """
     if [len(row) for row in verdicts] != [len(row) for row in base]:
         raise ValueError("only verdicts on the same constraints of the same prompts can be paired")
-    tables = _table(verdicts), _table(base)
-    ours, theirs = (_shares(np.ones((1, len(table))), table)[0] for table in tables)
-    drawn = _redrawn(tables[0], draws, seed) - _redrawn(tables[1], draws, seed)
-    return Accuracy(*_intervals(ours - theirs, drawn))
+    return Accuracy(*_intervals([_by_prompt(verdicts), _by_prompt(base)], draws, seed))
 
 
-def _table(verdicts: Sequence[Sequence[bool]]) -> Floats:
-    """prompts x 3: all kept (0 or 1), constraints kept, constraints."""
+def ratio_interval(
+    *models: Sequence[tuple[float, float]], whole: Callable[[Any], Any], draws: int = DRAWS, seed: int = SEED
+) -> Interval:
+    """A metric of one model, or that of the first of two minus that of the second, with its 95 % interval.
+
+    models: by item, the numerator and denominator that it adds; of two models the same items in the same order.
+    whole: what turns a ratio, or an array of them, into the metric.
+    ValueError without items, or where the two are not of one length.
+    """
+    count = len(models[0])
+    if not count:
+        raise ValueError("an interval needs items")
+    if any(len(parts) != count for parts in models):
+        raise ValueError("only the same items can be paired")
+    tables = [np.array(parts, dtype=np.float64) for parts in models]
+    return _intervals(tables, max(200, min(draws, _WORK // count)), seed, whole)[0]
+
+
+def _by_prompt(verdicts: Sequence[Sequence[bool]]) -> Floats:
+    """prompts x 4, two ratios: all kept (0 or 1) of 1, constraints kept of constraints."""
     if not verdicts or not all(len(row) for row in verdicts):
         raise ValueError("an accuracy needs prompts, and every prompt a verdict")
-    return np.array([(all(row), sum(row), len(row)) for row in verdicts], dtype=np.float64)
+    return np.array([(all(row), 1, sum(row), len(row)) for row in verdicts], dtype=np.float64)
 
 
-def _shares(weights: Floats, table: Floats) -> Floats:
-    """draws x 2: prompt level and instruction level, each prompt counted as often as its weight says."""
-    whole, kept, constraints = (weights @ table).T
-    return np.stack([whole / weights.sum(axis=1), kept / constraints], axis=1)
+def _intervals(
+    tables: Sequence[Floats], draws: int, seed: int, whole: Callable[[Any], Any] = lambda ratio: ratio
+) -> list[Interval]:
+    """Of each ratio of the first table, less those of the second if there is one."""
+    found = []
+    known, drawn = [_ratios(table.sum(axis=0)) for table in tables], _redrawn(tables, draws, seed)
+    for place in range(len(known[0])):
+        value = reduce(sub, [float(whole(ratios[place])) for ratios in known])
+        low, high = np.nanquantile(
+            reduce(sub, [whole(ratios[:, place]) for ratios in drawn]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+        )
+        found.append(Interval(value, float(low), float(high)))
+    return found
 
 
-def _redrawn(table: Floats, draws: int, seed: int) -> Floats:
-    """draws x 2 shares of prompts drawn with replacement; which ones follows from the seed and their number alone."""
+def _redrawn(tables: Sequence[Floats], draws: int, seed: int) -> list[Floats]:
+    """For each table draws x ratios, of the same items of all drawn with replacement; which ones follows from the seed
+    and their number alone."""
     chance = np.random.default_rng(seed)
-    prompts = len(table)
-    even = np.full(prompts, 1 / prompts)
-    blocks = [min(_BLOCK, draws - start) for start in range(0, draws, _BLOCK)]
-    return np.concatenate(
-        [_shares(chance.multinomial(prompts, even, size=size).astype(np.float64), table) for size in blocks]
-    )
+    count = len(tables[0])
+    even = np.full(count, 1 / count)
+    block = max(1, _CELLS // count)
+    found: list[list[Floats]] = [[] for _ in tables]
+    for start in range(0, draws, block):
+        weights = chance.multinomial(count, even, size=min(block, draws - start)).astype(np.float64)
+        for blocks, table in zip(found, tables, strict=True):
+            blocks.append(_ratios(weights @ table))
+    return [np.concatenate(blocks) for blocks in found]
 
 
-def _intervals(values: Floats, drawn: Floats) -> list[Interval]:
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return [Interval(float(v), float(a), float(b)) for v, a, b in zip(values, low, high, strict=True)]
+def _ratios(sums: Floats) -> Floats:
+    """Of columns numerator, denominator, numerator, ...; what is divided by nothing is no number."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.divide(sums[..., 0::2], sums[..., 1::2])

@@ -13,6 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from statistics import geometric_mean
 from typing import NamedTuple, TypeVar
 
 GROUPS = 20
@@ -125,7 +126,7 @@ def repeated_share(labels: Sequence[Hashable]) -> float | None:
 def typical_length(texts: Sequence[Text]) -> float | None:
     """Geometric mean of the lengths in words, each counted as one word at least: a few very long texts hardly move it,
     which makes its error small and honest. None for no texts."""
-    return math.exp(math.fsum(math.log(max(1, text.length)) for text in texts) / len(texts)) if texts else None
+    return geometric_mean(max(1, text.length) for text in texts) if texts else None
 
 
 def opening(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from minisheep.rules.statistics import auc
+from minisheep.rules.statistics import auc, six_decimals
 
 Score = float | None
 
@@ -55,10 +55,10 @@ def mark(
     kinds = {kind: auc(good, scores) for kind, scores in bad.items()}
     errors = {kind: auc_error(value, len(good), len(bad[kind])) for kind, value in kinds.items()}
     return Mark(
-        _tidy(whole),
-        _tidy(auc_error(whole, len(good), len(every))),
-        {kind: _tidy(value) for kind, value in kinds.items()},
-        {kind: _tidy(error) for kind, error in errors.items()},
+        six_decimals(whole),
+        six_decimals(auc_error(whole, len(good), len(every))),
+        {kind: six_decimals(value) for kind, value in kinds.items()},
+        {kind: six_decimals(error) for kind, error in errors.items()},
         whole >= least and all(value + errors[kind] >= least_kind for kind, value in kinds.items()),
     )
 
@@ -97,7 +97,3 @@ def _in_words(name: str, found: Mark, least: float) -> str:
 
 def _ranked(scores: Sequence[Score]) -> list[float]:
     return [-math.inf if score is None else score for score in scores]
-
-
-def _tidy(number: float) -> float:
-    return round(number, 6)

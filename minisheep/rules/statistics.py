@@ -1,4 +1,5 @@
-"""The statistics that reports need, in plain Python.
+"""The statistics that reports need, where no library gives the same digits; ranks are SciPy's, means the standard
+library's `fmean`.
 
 Every function raises ValueError where its value is undefined (nothing to average, one value for a standard error,
 no spread for a correlation), so that a report says "not measured" rather than showing a made-up number.
@@ -7,9 +8,8 @@ no spread for a correlation), so that a report says "not measured" rather than s
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from statistics import fmean
 from typing import NamedTuple
 
 
@@ -25,18 +25,11 @@ class Summary(NamedTuple):
     """Sample standard deviation (n - 1); 0 for a single value."""
 
 
-def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean. ValueError for no values."""
-    if not values:
-        raise ValueError("the mean of no values is undefined")
-    return math.fsum(values) / len(values)
-
-
 def standard_deviation(values: Sequence[float]) -> float:
     """Sample standard deviation (n - 1). ValueError for fewer than two values."""
     if len(values) < 2:
         raise ValueError("a standard deviation needs two values")
-    centre = mean(values)
+    centre = fmean(values)
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
 
 
@@ -52,7 +45,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[
     ValueError where the lengths differ or there are fewer than two pairs.
     """
     differences = [a - b for a, b in _paired(first, second)]
-    return mean(differences), standard_error(differences), len(differences)
+    return fmean(differences), standard_error(differences), len(differences)
 
 
 def distinct_n(texts: Iterable[str], n: int) -> float:
@@ -81,23 +74,10 @@ def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
     """
     if not positive or not negative:
         raise ValueError("AUC needs positives and negatives")
-    ranks = _ranks([*positive, *negative])
-    above = math.fsum(ranks[: len(positive)]) - len(positive) * (len(positive) + 1) / 2
+    from scipy.stats import rankdata
+
+    above = float(rankdata([*positive, *negative])[: len(positive)].sum()) - len(positive) * (len(positive) + 1) / 2
     return above / (len(positive) * len(negative))
-
-
-def histogram(values: Iterable[float], edges: Sequence[float]) -> list[int]:
-    """How many values fall in [edge, next edge), the last bin including its upper edge; len(edges) - 1 counts.
-
-    Values outside the edges are not counted. ValueError for fewer than two edges or edges that do not ascend.
-    """
-    if len(edges) < 2 or any(low >= high for low, high in pairwise(edges)):
-        raise ValueError("a histogram needs at least two ascending edges")
-    counts = [0] * (len(edges) - 1)
-    for value in values:
-        if edges[0] <= value <= edges[-1]:
-            counts[min(bisect_right(edges, value), len(counts)) - 1] += 1
-    return counts
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -123,46 +103,43 @@ def describe(values: Sequence[float]) -> Summary:
         n=len(values),
         median=quantile(values, 0.5),
         min=min(values),
-        mean=mean(values),
+        mean=fmean(values),
         max=max(values),
         sd=spread,
     )
 
 
-def pearson(first: Sequence[float], second: Sequence[float]) -> float:
-    """Linear correlation, -1 .. 1. ValueError where the lengths differ, or one side has no spread."""
-    pairs = _paired(first, second)
-    centre_a, centre_b = mean(first), mean(second)
-    spread_a = math.sqrt(math.fsum((a - centre_a) ** 2 for a, _ in pairs))
-    spread_b = math.sqrt(math.fsum((b - centre_b) ** 2 for _, b in pairs))
-    if spread_a == 0 or spread_b == 0:
-        raise ValueError("a correlation needs spread on both sides")
-    # Dividing each side first keeps tiny spreads from vanishing in a product.
-    raw = math.fsum((a - centre_a) / spread_a * ((b - centre_b) / spread_b) for a, b in pairs)
-    return max(-1.0, min(1.0, raw))
-
-
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Rank correlation, -1 .. 1, ties sharing their mean rank. ValueError as for `pearson`."""
-    return pearson(_ranks(first), _ranks(second))
+    """Rank correlation, -1 .. 1, ties sharing their mean rank.
+
+    ValueError where the lengths differ, or one side has no spread.
+    """
+    from scipy.stats import rankdata
+
+    _paired(first, second)
+    sides = []
+    for values in (first, second):
+        ranks = rankdata(values).tolist()
+        centre = (len(ranks) + 1) / 2
+        spread = math.sqrt(math.fsum((rank - centre) ** 2 for rank in ranks))
+        if not spread:
+            raise ValueError("a correlation needs spread on both sides")
+        # Dividing each side first keeps tiny spreads from vanishing in a product.
+        sides.append([(rank - centre) / spread for rank in ranks])
+    return max(-1.0, min(1.0, math.fsum(a * b for a, b in zip(*sides, strict=True))))
+
+
+def six_decimals(number: float) -> float:
+    """As figures are stored: more is noise."""
+    return round(number, 6)
+
+
+def six_digits(number: float) -> float:
+    """Six significant digits: more is noise, and would make equal runs differ in their last bit."""
+    return float(f"{number:.6g}")
 
 
 def _paired(first: Sequence[float], second: Sequence[float]) -> list[tuple[float, float]]:
     if len(first) != len(second):
         raise ValueError(f"{len(first)} values cannot be paired with {len(second)}")
     return list(zip(first, second, strict=True))
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1; equal values share the mean of their ranks."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
-    start = 0
-    while start < len(order):
-        end = start
-        while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
-            end += 1
-        for place in order[start : end + 1]:
-            ranks[place] = (start + end) / 2 + 1
-        start = end + 1
-    return ranks

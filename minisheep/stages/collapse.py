@@ -11,6 +11,7 @@ import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, TypeVar
 
 from minisheep.data.texts import SeedTask
@@ -18,7 +19,7 @@ from minisheep.records import Example, Instruction, Rejection, Response
 from minisheep.rules import diversity
 from minisheep.rules.diversity import Estimate
 from minisheep.rules.prompts import user_text
-from minisheep.rules.statistics import mean, quantile
+from minisheep.rules.statistics import quantile
 from minisheep.rules.topics import Topics
 
 SIZES = (200, 2000, 20_000)
@@ -126,7 +127,7 @@ def _topics(texts: Clusters[str], seeds: Sequence[SeedTask]) -> Metrics | None:
 def _similarity(similarities: Clusters[float]) -> Metrics:
     """ROUGE-L with the nearest seed or earlier instruction, which the novelty rule limits."""
     found = _flat(similarities)
-    return {"mean": _estimate(similarities, mean), "p90": _tidy(quantile(found, 0.9)) if found else None}
+    return {"mean": _estimate(similarities, fmean), "p90": _tidy(quantile(found, 0.9)) if found else None}
 
 
 def _seen_before(texts: Clusters[str], earlier: Iterable[str]) -> Metrics | None:

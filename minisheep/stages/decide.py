@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minisheep.rules.bootstrap import change
-from minisheep.rules.statistics import paired_difference
+from minisheep.rules.statistics import paired_difference, six_decimals
 from minisheep.stages.verifiable import paired
 
 NORMAL_95 = 1.96
@@ -84,7 +84,12 @@ def decide(round: int, now: Mapping[str, Any], measured: Mapping[int, Mapping[st
     return {
         "against": best,
         "measures": {
-            name: {"value": round_(d.value), "low": round_(d.low), "high": round_(d.high), "items": d.items}
+            name: {
+                "value": six_decimals(d.value),
+                "low": six_decimals(d.low),
+                "high": six_decimals(d.high),
+                "items": d.items,
+            }
             for name, d in found.items()
         },
         "outcome": result,
@@ -112,8 +117,3 @@ def sentence(round: int, best: int, found: Mapping[str, Difference], result: str
 
 def _number(name: str, value: float) -> str:
     return f"{value:+.3f}" if name == "likelihood" else f"{100 * value:+.1f} points"
-
-
-def round_(value: float) -> float:
-    """Six decimals: more is noise."""
-    return round(value, 6)

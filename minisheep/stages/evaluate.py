@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from minisheep.config import GRADED, Settings
 from minisheep.data.texts import SeedTask
@@ -17,7 +20,7 @@ from minisheep.engines.base import Completion, Engine, GenerateRequest, LoglikRe
 from minisheep.models.template import Template
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.rules.prompts import Frame, answer_prompt
-from minisheep.rules.statistics import describe, distinct_n, histogram, mean, paired_difference
+from minisheep.rules.statistics import describe, distinct_n, paired_difference, six_decimals
 
 GRADE_EDGES = tuple(range(1, 12))
 """Bins of the score histogram for grades: [1, 2), ... [10, 11)."""
@@ -75,11 +78,11 @@ def model_metrics(
     likelihoods: Sequence[TaskLikelihood], answers: Sequence[Completion], base: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Metrics of a model. `base` is the base model's metrics, for the paired difference; None for the base itself."""
-    by_task = {found.task: round(found.nll, 6) for found in sorted(likelihoods, key=lambda f: f.task)}
+    by_task = {found.task: six_decimals(found.nll) for found in sorted(likelihoods, key=lambda f: f.task)}
     metrics: dict[str, Any] = {
         "held_out_tasks": len(by_task),
-        "held_out_nll": _tidy(mean(list(by_task.values()))),
-        "end_nll": _tidy(mean([found.end_nll for found in likelihoods])),
+        "held_out_nll": _tidy(fmean(list(by_task.values()))),
+        "end_nll": _tidy(fmean([found.end_nll for found in likelihoods])),
         "nll_by_task": by_task,
     }
     if base is not None:
@@ -94,8 +97,8 @@ def model_metrics(
         metrics |= {
             "answers": len(answers),
             "ended": _tidy(sum(answer.finish != "length" for answer in answers) / len(answers)),
-            "answer_words": _tidy(mean([len(text.split()) for text in texts])),
-            "answer_tokens": _tidy(mean([answer.tokens for answer in answers])),
+            "answer_words": _tidy(fmean([len(text.split()) for text in texts])),
+            "answer_tokens": _tidy(fmean([answer.tokens for answer in answers])),
             "distinct_1": _distinct(texts, 1),
             "distinct_2": _distinct(texts, 2),
         }
@@ -126,7 +129,7 @@ def data_metrics(
         "keep_rate": _tidy(len(kept) / len(responses)) if responses else 0.0,
         "near_duplicate_rate": _tidy(similar / (similar + len(instructions))) if instructions else 0.0,
         "dropped_by_rule": dict(sorted(rules.items())),
-        "kept_words": _tidy(mean([len(example.output.split()) for example in kept])) if kept else 0.0,
+        "kept_words": _tidy(fmean([len(example.output.split()) for example in kept])) if kept else 0.0,
         "kept_distinct_2": _distinct([example.output for example in kept], 2),
     }
     if scores:
@@ -135,7 +138,7 @@ def data_metrics(
         metrics["scores"] = {
             "judge": verdicts[0].judge,
             **{name: _tidy(value) for name, value in describe(scores)._asdict().items()},
-            "histogram": {"edges": list(edges), "counts": histogram(scores, edges)},
+            "histogram": {"edges": list(edges), "counts": np.histogram(scores, edges)[0].tolist()},
             "unreadable": len(verdicts) - len(scores),
             # A judge that gives its best grade to everything ranks nothing.
             "saturation": _tidy(sum(s >= 9.5 for s in scores) / len(scores)) if graded else None,
@@ -154,4 +157,4 @@ def _distinct(texts: Sequence[str], n: int) -> float | None:
 
 
 def _tidy(number: float) -> float:
-    return round(number, 6) if math.isfinite(number) else 0.0
+    return six_decimals(number) if math.isfinite(number) else 0.0

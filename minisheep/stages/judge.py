@@ -9,6 +9,7 @@ from minisheep.engines.base import Completion, Engine, GenerateRequest, Prompt, 
 from minisheep.records import Verdict, derive_seed
 from minisheep.rules.evidence import Likelihoods, evidence
 from minisheep.rules.prompts import CRITERIA, LABELS, Frame, judge_prompt, parse_grade
+from minisheep.rules.statistics import six_digits
 from minisheep.stages.asked import Asked, Judge, Pair
 from minisheep.stages.likelihood import BACKWARD, FORWARD, likelihoods
 
@@ -48,14 +49,14 @@ def verdict_by_likelihood(judge: Judge, item: Asked, found: Likelihoods) -> Verd
     if judge.name == "blend":
         assert judge.blend is not None
         signs = evidence(item.instruction, item.input, item.answer, found)
-        raw: dict[str, Any] = {name: _tidy(value) for name, value in (signs or {}).items()}
+        raw: dict[str, Any] = {name: six_digits(value) for name, value in (signs or {}).items()}
         score = judge.blend.score(signs) if signs else None
     else:
         forward = judge.name == "pmi"
         score = found.forward if forward else found.backward
         given, alone = (found.answer, found.alone) if forward else (found.back, found.back_alone)
         raw = {"given": _mean(given), "alone": _mean(alone), "tokens": len(given)}
-    return Verdict(item.id, judge.name, None, None, None if score is None else _tidy(score), raw)
+    return Verdict(item.id, judge.name, None, None, None if score is None else six_digits(score), raw)
 
 
 def _graded(judge: Judge, results: Iterator[Result], read: Callable[[Result], Grade]) -> Iterator[Verdict]:
@@ -71,7 +72,7 @@ def _graded(judge: Judge, results: Iterator[Result], read: Callable[[Result], Gr
 
 
 def _verdict(item: str, judge: Judge, found: Mapping[str, Grade]) -> Verdict:
-    grades = {c: None if (grade := found[c][0]) is None else _tidy(grade) for c in judge.criteria}
+    grades = {c: None if (grade := found[c][0]) is None else six_digits(grade) for c in judge.criteria}
     known = [grade for grade in grades.values() if grade is not None]
     score = min(known) if len(known) == len(grades) else None
     raw = {c: found[c][1] for c in judge.criteria}
@@ -101,7 +102,10 @@ def _ask(
 
 
 def _read_distribution(scores: Scores) -> Grade:
-    raw = {"probabilities": [_tidy(p) for p in scores.probabilities], "mass": _tidy(sum(scores.probabilities))}
+    raw = {
+        "probabilities": [six_digits(p) for p in scores.probabilities],
+        "mass": six_digits(sum(scores.probabilities)),
+    }
     return expected_grade(scores.probabilities), raw
 
 
@@ -118,9 +122,4 @@ def expected_grade(probabilities: Sequence[float]) -> float | None:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return _tidy(sum(values) / len(values)) if values else None
-
-
-def _tidy(number: float) -> float:
-    """Six significant digits: more is noise, and would make equal runs differ in their last bit."""
-    return float(f"{number:.6g}")
+    return six_digits(sum(values) / len(values)) if values else None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from minisheep.config import GRADED
 from minisheep.engines.base import Engine
 from minisheep.records import Verdict, derive_seed
 from minisheep.rules.prompts import Frame
-from minisheep.rules.statistics import mean, spearman, standard_deviation
+from minisheep.rules.statistics import six_decimals, spearman, standard_deviation
 from minisheep.stages.asked import Asked, Judge, Pair
 from minisheep.stages.judge import judge as judge_items
 
@@ -55,8 +56,8 @@ def judge_health(
         "judge": judge.name,
         "judged": len(verdicts),
         "scored": len(scores),
-        "saturation": _tidy(mean([float(v >= TOP_GRADE) for v in values])) if graded and values else None,
-        "spread": _tidy(standard_deviation(values)) if len(values) > 1 else None,
+        "saturation": six_decimals(fmean([float(v >= TOP_GRADE) for v in values])) if graded and values else None,
+        "spread": six_decimals(standard_deviation(values)) if len(values) > 1 else None,
         "invalid": _invalid(judge, verdicts),
         "length": rank_correlation(values, words),
         "agreement": again,
@@ -92,7 +93,7 @@ def agreement(
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Spearman's; None for fewer than three pairs or no spread on a side."""
     try:
-        return _tidy(spearman(first, second)) if len(first) > 2 else None
+        return six_decimals(spearman(first, second)) if len(first) > 2 else None
     except ValueError:
         return None
 
@@ -128,9 +129,5 @@ def _invalid(judge: Judge, verdicts: Sequence[Verdict]) -> float | None:
     if judge.name not in GRADED or not verdicts:
         return None
     if judge.name == "sample":
-        return _tidy(mean([float(v.score is None) for v in verdicts]))
-    return _tidy(mean([1 - v.raw[criterion]["mass"] for v in verdicts for criterion in judge.criteria]))
-
-
-def _tidy(number: float) -> float:
-    return round(number, 6)
+        return six_decimals(fmean([float(v.score is None) for v in verdicts]))
+    return six_decimals(fmean([1 - v.raw[criterion]["mass"] for v in verdicts for criterion in judge.criteria]))

@@ -14,7 +14,7 @@ from typing import Any
 
 from minisheep.config import Settings
 from minisheep.engines.base import Completion, Engine, GenerateRequest, Sampling
-from minisheep.rules.bootstrap import Accuracy, Interval, accuracy, change
+from minisheep.rules.bootstrap import Accuracy, accuracy, change
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.responses import Pair, copies_instruction
 from minisheep.rules.verify import Item, loose, strict
@@ -120,7 +120,7 @@ def _summary(found: Mapping[str, Accuracy]) -> dict[str, dict[str, float]]:
         for name, both in found.items()
         for level in (Accuracy._fields if name in READINGS else ("prompt",))
     }
-    return {name: _rounded(interval) for name, interval in named.items()}
+    return {name: interval.to_dict() for name, interval in named.items()}
 
 
 def _by_kind(items: Sequence[Item], verdicts: Mapping[str, Any]) -> dict[str, dict[str, int]]:
@@ -132,7 +132,3 @@ def _by_kind(items: Sequence[Item], verdicts: Mapping[str, Any]) -> dict[str, di
             for name in READINGS:
                 counts[check.kind][name] += verdicts[item.id][name][place]
     return dict(sorted(counts.items()))
-
-
-def _rounded(interval: Interval) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in interval._asdict().items()}
