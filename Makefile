@@ -1,6 +1,8 @@
 # make demo    set up, then two rounds of a tiny model     make test    set up, then the tests
 # make check   format, lint, types                          make fix     format and mend what can be mended
-# make docs    the command reference, from the code
+# make docs    the command reference, from the code         make coverage    how much of the code the tests run
+# make test-all    the slow tests too                       make house   files, lines, circles, repeated names
+# make mutants     breaks twelve promises, one at a time, and sees whether the tests notice
 # make gpu-check [WHEELS=FOLDER]    all that needs an NVIDIA card, into docs/gpu-check.json and .md
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -18,7 +20,7 @@ export PIP_NO_INDEX := 1
 export PIP_FIND_LINKS := $(abspath $(WHEELS))
 endif
 
-.PHONY: all setup demo test test-fast test-model test-slow check fix coverage docs gpu-check clean
+.PHONY: all setup demo test test-all test-fast test-model test-slow check fix coverage house mutants docs gpu-check clean
 
 all: check test
 
@@ -43,6 +45,8 @@ demo: $(DEMO_READY)
 
 test: test-fast test-model
 
+test-all: test test-slow
+
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2
 
@@ -54,6 +58,12 @@ test-slow: $(READY)
 
 coverage: $(READY)
 	$(BIN)/python -m pytest --cov=minisheep --cov-report=term-missing:skip-covered
+
+house: $(READY)
+	$(BIN)/python -m tools.house
+
+mutants: $(READY)
+	$(BIN)/python -m tools.mutants
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -139,16 +139,15 @@ def test_a_run_on_a_frame_of_our_own_carries_it_along(run: Path, tmp_path: Path)
     assert chat_template(read_header(made)) != chat_template(read_header(gguf))
 
 
-@pytest.mark.parametrize(
-    ("where", "check"), [("gguf", "token ids"), pytest.param("ollama", "token ids", marks=pytest.mark.slow)]
-)
-def test_a_wrong_template_fails_the_export(run: Path, tmp_path: Path, where: str, check: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["gguf", "ollama"])
+def test_a_wrong_template_fails_the_export(run: Path, tmp_path: Path, where: str) -> None:
     other = copied(run, tmp_path / "run")
     model = PreparedModel.read(other / "model.json")
     # The run was trained without a system turn, and the file's own template puts one.
     before = "<|im_start|>user\n"
     dataclasses.replace(model, template=dataclasses.replace(model.template, before=before)).write(other / "model.json")
-    with pytest.raises(ExportError, match=f"not what was trained .*{check}"):
+    with pytest.raises(ExportError, match="token ids"):
         export(other, tmp_path / "there" / "out", where)
     assert list((tmp_path / "there").iterdir()) == []
 
@@ -173,6 +172,7 @@ def test_an_adapter_gguf_that_is_not_the_adapter_fails_the_export(run: Path, tmp
         export(other, tmp_path / "out", "adapter")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_before_the_work(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINISHEEP_FAULT", "full:export:1")
     with pytest.raises(DiskError):

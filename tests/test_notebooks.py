@@ -205,9 +205,12 @@ def pictures(notebook: Any) -> int:
     return sum("image/png" in (output.get("data") or {}) for output in found)
 
 
+RUNS = [pytest.param(path, marks=[pytest.mark.slow] * (path.name[0] in "234")) for path in NOTEBOOKS]
+
+
 @pytest.mark.model
 @pytest.mark.timeout(LIMIT)
-@each_notebook
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path: Path, workplace: Path) -> None:
     if path == GPU and cards():
         pytest.skip("the 7B model would run here: that is the slow test's work")

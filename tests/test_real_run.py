@@ -1,8 +1,12 @@
-"""The whole loop on SmolLM2-135M: real llama.cpp, real training, killed in the middle of every phase."""
+"""The whole loop on SmolLM2-135M: real llama.cpp, real training, killed in the middle of the training.
+
+Kills in the other phases are the slow tier's; on the fakes every phase is killed in `test_loop`.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -24,27 +28,23 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def killed_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[api.Run, dict[str, int]]:
-    """A run whose every phase was cut by ``kill -9`` once it had made something; and how much each had made by then."""
+def run_with_kills(path: Path, phases: tuple[str, ...]) -> api.Run:
+    """A run whose `phases` were cut by ``kill -9`` once they had made something."""
     from conftest import TEST_CACHE
 
-    path = tmp_path_factory.mktemp("real") / "run"
     command = [sys.executable, "-m", "minisheep", "align", "--run", str(path), "--preset", "demo", "--json"]
     command += [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
-    import os
-
     environment = {**os.environ, "MINISHEEP_CACHE": str(TEST_CACHE)}
     environment.pop("HF_HUB_OFFLINE", None)
-    made: dict[str, int] = {}
-    for phase in ("generate", "respond", "judge", "train"):
+    cut = []
+    for phase in phases:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert process.stdout is not None
         for line in process.stdout:
             event = json.loads(line)
             begun = event["event"] in ("Progress", "TrainStep") and event.get("phase", "train") == phase
             if begun and event.get("done", event.get("step", 0)) >= 2 and event["round"] == 1:
-                made[phase] = event.get("done", event.get("step"))
+                cut.append(phase)
                 break
             assert event["event"] != "Failed", line
         # A checkpoint is due every half second of training; the other phases acknowledge each record.
@@ -52,14 +52,28 @@ def killed_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[api.Run, dict[
         process.kill()
         process.wait()
         process.stdout.close()
+    assert cut == list(phases)
     done = subprocess.run(command, capture_output=True, text=True, timeout=800, env=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return api.load_run(path), made
+    return api.load_run(path)
 
 
-def test_a_run_killed_in_every_phase_ends_whole(killed_run: tuple[api.Run, dict[str, int]]) -> None:
-    run, made = killed_run
-    assert set(made) == {"generate", "respond", "judge", "train"}
+@pytest.fixture(scope="module")
+def killed_run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
+    """A run whose training was killed."""
+    return run_with_kills(tmp_path_factory.mktemp("real") / "run", ("train",))
+
+
+def test_a_run_killed_in_its_training_ends_whole(killed_run: api.Run) -> None:
+    assert_whole(killed_run)
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_every_phase_ends_whole(tmp_path: Path) -> None:
+    assert_whole(run_with_kills(tmp_path / "run", ("generate", "respond", "judge", "train")))
+
+
+def assert_whole(run: api.Run) -> None:
     assert run.next_phase is None
     for folder in run.rounds:
         drafts = read_records(folder.folder.drafts, Draft)
@@ -74,8 +88,8 @@ def test_a_run_killed_in_every_phase_ends_whole(killed_run: tuple[api.Run, dict[
         assert folder.adapter_gguf.stat().st_size > 1_000_000
 
 
-def test_training_went_on_from_its_checkpoint(killed_run: tuple[api.Run, dict[str, int]]) -> None:
-    run, _ = killed_run
+def test_training_went_on_from_its_checkpoint(killed_run: api.Run) -> None:
+    run = killed_run
     events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
     steps = [e["step"] for e in events if e["event"] == "TrainStep" and e["round"] == 1]
     total = max(steps)
@@ -84,12 +98,10 @@ def test_training_went_on_from_its_checkpoint(killed_run: tuple[api.Run, dict[st
     assert steps.count(1) == 1
 
 
-def test_the_second_round_really_runs_with_the_first_rounds_adapter(
-    killed_run: tuple[api.Run, dict[str, int]],
-) -> None:
+def test_the_second_round_really_runs_with_the_first_rounds_adapter(killed_run: api.Run) -> None:
     from minisheep.engines.llamacpp import LlamaCppEngine
 
-    run, _ = killed_run
+    run = killed_run
     model = PreparedModel.read(run.path / "model.json")
     prompt = model.template.prompt("Name three things that float on water.")
     request = LoglikRequest("x", prompt, (Segment("Wood, ice and corks float on water."),))
@@ -111,8 +123,8 @@ def test_the_second_round_really_runs_with_the_first_rounds_adapter(
     assert drafts and all(draft.round == 2 for draft in drafts)
 
 
-def test_what_was_measured_follows_from_the_files(killed_run: tuple[api.Run, dict[str, int]]) -> None:
-    run, _ = killed_run
+def test_what_was_measured_follows_from_the_files(killed_run: api.Run) -> None:
+    run = killed_run
     base, first, second = run.metrics
     for metrics in (first, second):
         by_task = metrics["model"]["nll_by_task"]
@@ -121,8 +133,8 @@ def test_what_was_measured_follows_from_the_files(killed_run: tuple[api.Run, dic
         assert metrics["data"]["kept"] == len(run.rounds[metrics["round"] - 1].kept)
 
 
-def test_the_runs_own_judge_knows_its_own_answers(killed_run: tuple[api.Run, dict[str, int]]) -> None:
-    run, _ = killed_run
+def test_the_runs_own_judge_knows_its_own_answers(killed_run: api.Run) -> None:
+    run = killed_run
     verdicts = [v for folder in run.rounds for v in folder.verdicts]
     assert {v.judge for v in verdicts} == {"pmi"}
     assert all(v.score is not None and abs(v.raw["given"] - v.raw["alone"] - v.score) < 1e-4 for v in verdicts)
@@ -130,10 +142,10 @@ def test_the_runs_own_judge_knows_its_own_answers(killed_run: tuple[api.Run, dic
     assert sum(v.score for v in verdicts if v.score is not None) / len(verdicts) > 0
 
 
-def test_adapter_gguf_is_of_this_base(killed_run: tuple[api.Run, dict[str, int]]) -> None:
+def test_adapter_gguf_is_of_this_base(killed_run: api.Run) -> None:
     from minisheep.models.gguf_header import read_header
 
-    run, _ = killed_run
+    run = killed_run
     header = read_header(Path(run.rounds[1].adapter_gguf))
     assert header.metadata["general.type"] == "adapter"
     assert header.architecture == "llama"

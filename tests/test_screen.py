@@ -32,8 +32,8 @@ from minisheep.screen.state import Look, Newest, Said, Stage, State
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\d+;1H\x1b\[K|\x1b\[2J")
 """What a painter writes: colours, the start of a line that is emptied, and once the whole screen emptied."""
-SIZES = [(80, 24), (100, 30), (160, 50), (200, 60)]
-ODD_SIZES = [(1, 1), (20, 5), (40, 10), (59, 24), (80, 19), (119, 33), (121, 80), (300, 100)]
+SIZES = [(80, 24), (160, 50)]
+ODD_SIZES = [(1, 1), (20, 5), (40, 10), (59, 24), (80, 19), (100, 30), (119, 33), (121, 80), (200, 60), (300, 100)]
 NOW = START + 685.0
 
 
@@ -243,7 +243,7 @@ def test_ten_thousand_hostile_strings_are_only_text_on_the_screen() -> None:
         return hostile(chance)
 
     for number in range(360):
-        width, height = [*SIZES, (60, 20), (40, 10)][number % 6]
+        width, height = [*SIZES, (60, 20), (40, 10)][number % 4]
         state = told(chance.choice([10, 400, 1000]))
         state = replace(state, newest=Newest((1, bad()), bad(), bad()), run=bad(), model=bad(), engine=bad())
         for _ in range(6):
