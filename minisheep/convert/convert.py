@@ -50,11 +50,11 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
     from minisheep.convert.architectures import read_design
     from minisheep.convert.check import check_tokens
     from minisheep.convert.quantise import quantise_apart
-    from minisheep.convert.safetensors_file import list_tensors
     from minisheep.convert.source import read_source
     from minisheep.convert.tensors import plan
     from minisheep.convert.tokenizer import read_vocabulary
     from minisheep.convert.write import FILE_TYPES, write_gguf
+    from minisheep.formats.safetensors_file import list_tensors
     from minisheep.models.gguf_header import read_header
 
     if output.exists():

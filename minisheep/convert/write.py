@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from minisheep.convert.architectures import Design, Value
-from minisheep.convert.tensors import Tensor, offset, pieces, read_piece
+from minisheep.convert.tensors import Tensor, offset, read_piece
 from minisheep.convert.tokenizer import Vocabulary
+from minisheep.formats.safetensors_file import pieces
 from minisheep.models.cache import REPORT_EVERY, Report, megabytes
 
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
@@ -109,7 +110,9 @@ def _write_tensors(path: Path, start: int, tensors: Sequence[Tensor], report: Re
             return length
 
         jobs = (
-            (tensor, place, *piece) for tensor, place in zip(tensors, places, strict=True) for piece in pieces(tensor)
+            (tensor, place, *piece)
+            for tensor, place in zip(tensors, places, strict=True)
+            for piece in pieces(tensor.shape)
         )
         # numpy lets go of the interpreter's lock where it computes.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:

@@ -7,9 +7,7 @@ vocabulary token by token, which training never needs and which took ten times a
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +16,10 @@ from pathlib import Path
 
 from minisheep.errors import DiskError, UnsupportedModelError
 from minisheep.events import Emit, Note
+from minisheep.formats.safetensors_file import head, pieces
 from minisheep.models.gguf_config import FIX, config_json
 from minisheep.models.gguf_header import read_header
-from minisheep.models.gguf_weights import Weight, pieces, plan_weights, read_piece
+from minisheep.models.gguf_weights import Weight, plan_weights, read_piece
 from minisheep.store import write_json
 from minisheep.trainers.folders import publish
 from minisheep.trainers.lora_gguf import BaseFacts, read_base
@@ -49,32 +48,22 @@ def dequantise(gguf: Path, output: Path, emit: Emit) -> None:
 
 
 def _write_safetensors(path: Path, gguf: Path, weights: Sequence[Weight]) -> None:
-    """The weights as one safetensors file: 8 bytes of length, a header in JSON, the numbers. (numpy has no bfloat16, so
-    the `safetensors` package could write it only with torch.)"""
-    offsets = [0]
-    for weight in weights:
-        offsets.append(offsets[-1] + 2 * prod(weight.shape))
-    header: dict[str, object] = {
-        weight.name: {"dtype": "BF16", "shape": weight.shape, "data_offsets": (begin, end)}
-        for weight, begin, end in zip(weights, offsets, offsets[1:], strict=False)
-    }
-    text = json.dumps({"__metadata__": {"format": "pt"}} | header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % 64)  # the numbers are mapped: they begin where vectors are best aligned
+    text, begins = head([(weight.name, weight.shape) for weight in weights], "BF16")
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(text)
         file.flush()
 
         def fill(job: tuple[Weight, int, int, int]) -> None:
             weight, begin, first, end = job
             data = memoryview(read_piece(gguf, weight, first, end).tobytes())
-            at = 8 + len(text) + begin + first * (2 * prod(weight.shape) // weight.shape[0] if first else 0)
+            at = begin + first * (2 * prod(weight.shape) // weight.shape[0] if first else 0)
             while data:
                 written = os.pwrite(file.fileno(), data, at)
                 data, at = data[written:], at + written
 
         jobs = [
             (weight, begin, *piece)
-            for weight, begin in zip(weights, offsets, strict=False)
+            for weight, begin in zip(weights, begins, strict=True)
             for piece in pieces(weight.shape)
         ]
         # numpy lets go of the interpreter's lock where it computes.
