@@ -19,8 +19,8 @@ from minisheep.export.choose import MARK, Choice
 from minisheep.export.spec import MAKE, WEIGHTS, Spec
 from minisheep.harness.session import stoppable
 from minisheep.loop import Phase
-from minisheep.store import Lock, disk_errors, fsync_folder, read_json, write_json
-from minisheep.trainers.folders import remove_orphans, sync_tree
+from minisheep.machine.files import disk_errors, fsync_folder, read_json, remove_orphans, sync_tree, write_json
+from minisheep.store import Lock
 from minisheep.worker_process import WorkerProcess
 
 WORKER = "minisheep.export.worker"

@@ -13,7 +13,8 @@ from minisheep.errors import Stopped
 from minisheep.events import Emit, Event, TaskMeasured
 from minisheep.harness.spec import Spec
 from minisheep.loop import Phase
-from minisheep.store import Lock, disk_errors, read_json
+from minisheep.machine.files import disk_errors, read_json
+from minisheep.store import Lock
 from minisheep.worker_process import WorkerProcess
 
 WORKER = "minisheep.harness.worker"

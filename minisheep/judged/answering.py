@@ -15,9 +15,10 @@ from minisheep.errors import CorruptRunError, SeedFileError, Stopped
 from minisheep.events import Emit
 from minisheep.judged.sides import Contest
 from minisheep.loop import Phase
+from minisheep.machine.files import disk_errors
 from minisheep.records import digest
 from minisheep.rules.prompts import user_text
-from minisheep.store import Appender, Lock, RunFolder, disk_errors
+from minisheep.store import Appender, Lock, RunFolder
 from minisheep.worker_process import WorkerProcess
 
 PHASE = "answer"

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from minisheep.errors import DiskError, DownloadError, MinisheepError
-from minisheep.models.cache import REPORT_EVERY, Report, megabytes
+from minisheep.machine.files import megabytes
+from minisheep.models.cache import REPORT_EVERY, Report
 from minisheep.models.entries import HubFile, HubRepo
 from minisheep.models.weights_folder import what_is_missing
 from minisheep.models.wheels import folder_bytes

@@ -13,11 +13,11 @@ from typing import Any
 from minisheep.bench.measured import measured
 from minisheep.bench.plan import Job
 from minisheep.errors import DownloadError, UsageError
+from minisheep.machine.files import disk_errors, write_json
 from minisheep.plan import tried
 from minisheep.plan.fit import Plan
 from minisheep.plan.jobs import ASK, TRAIN
 from minisheep.plan.tried import Tried
-from minisheep.store import disk_errors, write_json
 
 CHILD = (sys.executable, "-m", "minisheep.plan.trying")
 

@@ -19,9 +19,9 @@ from minisheep.config import Settings
 from minisheep.data.texts import load_seeds
 from minisheep.engines.base import LoglikRequest, Segment
 from minisheep.events import Event, TrainStep
+from minisheep.machine.files import read_json
 from minisheep.plan.jobs import ASK, EXAMPLES, PAIRS, STEPS
 from minisheep.plan.tried import NEW
-from minisheep.store import read_json
 
 TURNS = 2
 
