@@ -20,10 +20,11 @@ from minisheep.convert.tensors import pairs, plain_name
 from minisheep.errors import DiskError, MinisheepError, ModelFileError, UnsupportedModelError, UsageError
 from minisheep.formats.safetensors_file import pieces, to_bfloat16
 from minisheep.models import converted, native_child
+from minisheep.models.entries import HubRepo, LocalPath
 from minisheep.models.gguf_config import config_json
 from minisheep.models.gguf_header import GgufHeader, read_header
 from minisheep.models.gguf_weights import halves, plan_weights, read_piece
-from minisheep.models.registry import HubRepo, LocalPath, find_model
+from minisheep.models.registry import find_model
 from minisheep.models.sources import FetchedFile
 
 TINY = ["llama", "mistral", "qwen2", "qwen3", "gemma3_text"]

@@ -14,6 +14,7 @@ from minisheep.convert.tokenizer import Vocabulary
 from minisheep.formats.safetensors_file import pieces
 from minisheep.machine.files import megabytes, write_in_pieces
 from minisheep.models.cache import REPORT_EVERY, Report
+from minisheep.models.gguf_header import padded
 
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 """enum llama_ftype of a file whose matrices are of that format."""
@@ -77,7 +78,7 @@ def _write_header(
         writer.write_ti_data_to_file()
     finally:
         writer.close()
-    return _padded(path.stat().st_size)
+    return padded(path.stat().st_size, _ALIGNMENT)
 
 
 def _add(writer: Any, name: str, value: Value) -> None:
@@ -95,7 +96,7 @@ def _write_tensors(path: Path, start: int, tensors: Sequence[Tensor], report: Re
     places = []
     for tensor in tensors:
         places.append(start)
-        start = _padded(start + tensor.bytes)
+        start = padded(start + tensor.bytes, _ALIGNMENT)
     total, done, said = sum(tensor.bytes for tensor in tensors), 0, time.monotonic()
     os.truncate(path, start)  # the last tensor is padded too
 
@@ -111,7 +112,3 @@ def _write_tensors(path: Path, start: int, tensors: Sequence[Tensor], report: Re
         if time.monotonic() - said > REPORT_EVERY:
             report(f"converted {megabytes(done)} of {megabytes(total)}")
             said = time.monotonic()
-
-
-def _padded(at: int) -> int:
-    return (at + _ALIGNMENT - 1) // _ALIGNMENT * _ALIGNMENT

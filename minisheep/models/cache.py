@@ -24,7 +24,7 @@ from pathlib import Path
 import platformdirs
 
 from minisheep.errors import DiskError, ModelFileError
-from minisheep.machine.files import megabytes, open_lock, try_lock
+from minisheep.machine.files import megabytes, open_lock, try_lock, write_json
 from minisheep.models.entries import NAME
 
 Report = Callable[[str], None]
@@ -155,7 +155,5 @@ def _recall(memory: Path, identity: tuple[int, int, int]) -> str | None:
 
 def _remember(memory: Path, identity: tuple[int, int, int], digest: str) -> None:
     # Only a convenience: a full or read-only cache must not stop a run that has its model.
-    with suppress(OSError):
-        temporary = memory.with_name(f"{memory.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"identity": identity, "sha256": digest}), encoding="utf-8")
-        os.replace(temporary, memory)
+    with suppress(OSError, DiskError):
+        write_json(memory, {"identity": identity, "sha256": digest})
