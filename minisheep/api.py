@@ -18,12 +18,13 @@ from minisheep.engines.remote_server import check_server
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
 from minisheep.events import Emit, Event, Failed, Glimpse, Note, Progress, RunStarted, to_dict
 from minisheep.hosts import InlineHost, SignalledStop, WorkerHost
+from minisheep.machine.files import meant, read_json, write_atomic
 from minisheep.models.registry import find_model
 from minisheep.present import Present
 from minisheep.records import digest
 from minisheep.rounds import Round as Round
 from minisheep.stages.respond import LONGEST_SHOWN, showable
-from minisheep.store import Appender, Lock, RunFolder, meant, read_json, write_atomic
+from minisheep.store import Appender, Lock, RunFolder
 from minisheep.trainers.choose import choose
 
 NOT_A_RUN = frozenset({".lock", "scratch", "run.toml", "model.json", "events.jsonl", "manifest.json", "pause"})

@@ -10,6 +10,7 @@ from typing import Any
 from minisheep.data.verifiable import load_items
 from minisheep.engines.base import Completion
 from minisheep.events import Note, RoundMeasured
+from minisheep.machine.files import read_json, write_atomic, write_json
 from minisheep.progress import Report
 from minisheep.records import Draft, Example, Instruction, Rejection, Response
 from minisheep.resume import closing, verdicts_without_raw
@@ -19,7 +20,7 @@ from minisheep.stages import evaluate as evaluation
 from minisheep.stages import verifiable
 from minisheep.stages.alarms import echo
 from minisheep.stages.decide import decide
-from minisheep.store import RoundFolder, RunFolder, each_record, read_json, read_records, write_atomic, write_json
+from minisheep.store import RoundFolder, RunFolder, each_record, read_records
 from minisheep.workspace import Workspace
 
 

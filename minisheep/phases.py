@@ -14,6 +14,7 @@ from typing import Any
 from minisheep import faults
 from minisheep.errors import CorruptRunError, StarvedError
 from minisheep.events import Emit, Note
+from minisheep.machine.files import read_json, write_json
 from minisheep.measuring import evaluate
 from minisheep.progress import Report
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
@@ -29,14 +30,7 @@ from minisheep.stages.judge_health import findings, judge_health
 from minisheep.stages.measures import measure
 from minisheep.stages.respond import respond as answer
 from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job
-from minisheep.store import (
-    Appender,
-    each_record,
-    read_json,
-    read_records,
-    replace_records,
-    write_json,
-)
+from minisheep.store import Appender, each_record, read_records, replace_records
 from minisheep.workspace import Workspace
 
 

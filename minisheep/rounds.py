@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from minisheep.events import TrainStep
+from minisheep.machine.files import read_json
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
-from minisheep.store import RoundFolder, read_json, read_records
+from minisheep.store import RoundFolder, read_records
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,81 +16,19 @@ it, so nobody else can enter while an orphaned worker still writes.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from minisheep.errors import CorruptRunError, DiskError, RunLockedError
+from minisheep.errors import CorruptRunError, RunLockedError
+from minisheep.machine.files import disk_errors, fsync_folder, open_lock, read_json, try_lock, write_atomic, write_json
 from minisheep.records import Record
 
 R = TypeVar("R", bound=Record)
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """A full or failing disk as one line instead of a traceback."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
-            raise DiskError(
-                f"{path} cannot be written: {error.strerror}. Everything recorded before is safe.",
-                "Make room and give the same command again.",
-            ) from None
-        raise
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make a rename or a new file in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Replace `path` by `data` (whole or in parts), so that a reader sees the old content or the new and never a part.
-
-    Raises `errors.DiskError`.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_errors(path):
-        try:
-            with open(temporary, "wb") as file:
-                file.writelines((data,) if isinstance(data, bytes) else data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        fsync_folder(path.parent)
-
-
-def meant(name: str) -> str:
-    """The file that a process wrote when it was killed, by the name of what `write_atomic` left; else `name`."""
-    left = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
-    return left[1] if left else name
-
-
-def write_json(path: Path, data: Any) -> None:
-    write_atomic(path, (json.dumps(data, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file that minisheep wrote. Raises `errors.CorruptRunError`."""
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CorruptRunError(f"{path} is damaged: {error}.", "Restore it from a copy, or start a new run.") from None
 
 
 def _line(data: dict[str, Any]) -> bytes:
@@ -190,21 +128,17 @@ class Lock:
         The wait covers the moment that an orphaned worker needs to notice that its parent was killed.
         """
         with disk_errors(folder / ".lock"):
-            self.handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self.handle = open_lock(folder / ".lock")
         deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    holder = os.pread(self.handle, 200, 0).decode(errors="replace").strip() or "another process"
-                    os.close(self.handle)
-                    raise RunLockedError(
-                        f"{folder} is in use by {holder}.",
-                        "Wait for it to end, or stop it, and give the same command again.",
-                    ) from None
-                time.sleep(0.05)
+        while not try_lock(self.handle):
+            if time.monotonic() >= deadline:
+                holder = os.pread(self.handle, 200, 0).decode(errors="replace").strip() or "another process"
+                os.close(self.handle)
+                raise RunLockedError(
+                    f"{folder} is in use by {holder}.",
+                    "Wait for it to end, or stop it, and give the same command again.",
+                )
+            time.sleep(0.05)
         # For the message above only; the lock itself is the kernel's, and holds on a full disk too.
         with contextlib.suppress(OSError):
             os.ftruncate(self.handle, 0)

@@ -13,13 +13,14 @@ from minisheep.data.texts import SeedTask, load_prompts, load_seeds
 from minisheep.data.verifiable import load_items
 from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
 from minisheep.errors import ModelFileError
+from minisheep.machine.files import read_json
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.template import Template
 from minisheep.records import Instruction
 from minisheep.rules.prompts import Frame
 from minisheep.stages.asked import Judge
 from minisheep.stages.exam import Exam, judge_for
-from minisheep.store import RunFolder, read_json, read_records
+from minisheep.store import RunFolder, read_records
 
 if TYPE_CHECKING:
     from minisheep.engines.remote import RemoteEngine

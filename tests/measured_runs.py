@@ -10,11 +10,12 @@ from typing import Any
 
 from minisheep import api, config
 from minisheep.engines.base import Completion
+from minisheep.machine.files import write_json
 from minisheep.rules.verify import Check, Item
 from minisheep.stages import verifiable
 from minisheep.stages.decide import decide
 from minisheep.stages.evaluate import TaskLikelihood, model_metrics
-from minisheep.store import RunFolder, write_json
+from minisheep.store import RunFolder
 
 ITEMS = [Item(f"item-{i:02}", "Write without a comma.", (Check("punctuation:no_comma", {}),)) for i in range(30)]
 TASKS = [f"task-{i:02}" for i in range(12)]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minisheep.convert.pretokenizers import _LLAMA_3, _QWEN_2
+from minisheep.formats.safetensors_file import as_float32, from_float32, head, to_bfloat16
 from minisheep.models.gguf_header import GgufHeader, read_header
-from minisheep.models.gguf_weights import hf_names, to_bfloat16
+from minisheep.models.gguf_weights import hf_names
 
 WIDTH, INNER, LAYERS, HEADS, KV, ROWS = 64, 96, 2, 4, 2, 280
 GEMMA_LAYERS, GEMMA_HEAD = 7, 32
@@ -150,26 +150,15 @@ def random_tensors(config: dict[str, Any], seed: int = 1) -> dict[str, np.ndarra
         values = generator.normal(0.0, 0.15, shape)
         if "norm" in name and kind != "gemma3":
             values += 1.0
-        bits = to_bfloat16(values.astype(np.float32))
-        tensors[name] = (bits.astype(np.uint32) << 16).view(np.float32)
+        tensors[name] = as_float32(to_bfloat16(values.astype(np.float32)))
     return tensors
 
 
 def save(path: Path, tensors: dict[str, np.ndarray[Any, Any]], dtype: str = "F32") -> None:
-    """A safetensors file, its numbers as `dtype`; one that is not a float is written as bytes of that name."""
-    packed = {
-        "F32": lambda t: t.astype(np.float32).tobytes(),
-        "F16": lambda t: t.astype(np.float16).tobytes(),
-        "BF16": lambda t: to_bfloat16(t.astype(np.float32)).tobytes(),
-    }.get(dtype, lambda t: t.astype(np.int8).tobytes())
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    data = b""
-    for name, tensor in tensors.items():
-        raw = packed(tensor)
-        header[name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": (len(data), len(data) + len(raw))}
-        data += raw
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    """A safetensors file, its numbers as `dtype`, a float."""
+    begin, _ = head([(name, tensor.shape) for name, tensor in tensors.items()], dtype)
+    data = (from_float32(tensor.astype(np.float32), dtype).tobytes() for tensor in tensors.values())
+    path.write_bytes(begin + b"".join(data))
 
 
 def save_sharded(folder: Path, tensors: dict[str, np.ndarray[Any, Any]], dtype: str = "F32") -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from minisheep.errors import DiskError
-from minisheep.trainers import checkpoint, folders
+from minisheep.machine import files
+from minisheep.trainers import checkpoint
 from minisheep.trainers.checkpoint import Checkpoint, clear, newest_checkpoint, save_checkpoint
 
 
@@ -106,7 +107,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(scratch: Path, monkeypatch: pyte
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folders, "sync_tree", full)
+    monkeypatch.setattr(files, "sync_tree", full)
     with pytest.raises(DiskError, match="No space"):
         save_checkpoint(scratch, "x", at(12))
     assert [path.name for path in scratch.iterdir()] == ["step-00000003"]
@@ -121,14 +122,14 @@ def test_clear_deletes_checkpoints_and_nothing_else(scratch: Path) -> None:
 
 
 def test_a_published_folder_is_absent_after_an_error(scratch: Path) -> None:
-    with pytest.raises(RuntimeError), folders.publish(scratch / "out") as folder:
+    with pytest.raises(RuntimeError), files.publish(scratch / "out") as folder:
         (folder / "half").write_text("half")
         raise RuntimeError
     assert list(scratch.iterdir()) == []
 
 
 def test_a_folder_that_came_into_being_meanwhile_stays(scratch: Path) -> None:
-    with folders.publish(scratch / "out") as folder:
+    with files.publish(scratch / "out") as folder:
         (folder / "ours").write_text("ours")
         (scratch / "out").mkdir()
         (scratch / "out" / "theirs").write_text("theirs")
@@ -140,6 +141,6 @@ def test_leftovers_of_a_live_process_are_let_be(scratch: Path) -> None:
     alive, dead = scratch / f".out.{os.getppid()}.tmp", scratch / ".out.99999999.tmp"
     alive.mkdir()
     dead.mkdir()
-    with folders.publish(scratch / "out") as folder:
+    with files.publish(scratch / "out") as folder:
         (folder / "file").write_text("x")
     assert sorted(os.listdir(scratch)) == [alive.name, "out"]

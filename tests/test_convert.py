@@ -9,19 +9,22 @@ from typing import Any
 import model_folders as folders
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from minisheep.convert import check
 from minisheep.convert import convert as module
 from minisheep.convert.architectures import KINDS, read_design
 from minisheep.convert.convert import Converted, convert, type_name
 from minisheep.convert.rope import llama_3_divisors
-from minisheep.convert.tensors import Tensor, pairs, pieces, plain_name
+from minisheep.convert.tensors import pairs, plain_name
 from minisheep.errors import DiskError, MinisheepError, ModelFileError, UnsupportedModelError, UsageError
+from minisheep.formats.safetensors_file import pieces, to_bfloat16
 from minisheep.models import converted
+from minisheep.models.entries import HubRepo, LocalPath
 from minisheep.models.gguf_config import config_json
 from minisheep.models.gguf_header import GgufHeader, read_header
-from minisheep.models.gguf_weights import halves, plan_weights, read_piece, to_bfloat16
-from minisheep.models.registry import HubRepo, LocalPath, find_model
+from minisheep.models.gguf_weights import halves, plan_weights, read_piece
+from minisheep.models.registry import find_model
 from minisheep.models.sources import FetchedFile
 
 TINY = ["llama", "mistral", "qwen2", "qwen3", "gemma3_text"]
@@ -103,8 +106,8 @@ def test_shards_make_the_same_file_as_one(tmp_path: Path) -> None:
 
 def test_pieces_put_together_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = made(folders.tiny_folder(tmp_path / "whole")).read_bytes()
-    monkeypatch.setattr("minisheep.convert.tensors.PIECE", 500)
-    assert len(list(pieces(Tensor("t", (64, 96), "F32", ())))) == 13
+    monkeypatch.setattr("minisheep.formats.safetensors_file.PIECE", 500)
+    assert len(pieces((64, 96))) == 13
     assert made(folders.tiny_folder(tmp_path / "parts")).read_bytes() == whole
 
 
@@ -239,7 +242,9 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_integers_are_refused(tmp_path: Path) -> None:
-    assert "I8" in refusal(folders.tiny_folder(tmp_path / "m", dtype="I8")).message
+    folder = folders.tiny_folder(tmp_path / "m")
+    save_file({"model.norm.weight": np.zeros(8, np.int8)}, folder / "model.safetensors")
+    assert "I8" in refusal(folder).message
 
 
 def test_pickles_are_refused(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from minisheep.errors import DiskError, UnsupportedModelError
+from minisheep.formats.safetensors_file import pieces, to_bfloat16
 from minisheep.models import dequantise as module
 from minisheep.models.dequantise import dequantise, refuse_lossy
 from minisheep.models.gguf_config import config_json
 from minisheep.models.gguf_header import GgufHeader, TensorInfo
-from minisheep.models.gguf_weights import halves, hf_names, pieces, plan_weights, to_bfloat16
+from minisheep.models.gguf_weights import halves, hf_names, plan_weights
 from minisheep.trainers.lora_gguf import ARCHITECTURES, BaseFacts, permute
 
 BASE = BaseFacts("llama", 1, 1, 1, {"token_embd.weight": (10, 10)})

@@ -20,7 +20,8 @@ from minisheep.events import Event, Note
 from minisheep.export import choose, licences, push, session
 from minisheep.export.choose import Choice
 from minisheep.export.spec import TARGETS, Spec
-from minisheep.store import RunFolder, read_json, write_json
+from minisheep.machine.files import read_json, write_json
+from minisheep.store import RunFolder
 
 CHECKS = [{"name": "GGUF: agreement", "passed": True, "text": "20 answers | alike"}]
 

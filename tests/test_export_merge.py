@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,14 @@ import gguf
 import numpy as np
 import pytest
 from export_runs import save_adapter
+from model_folders import save
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
 from minisheep.export import merge, weights
+from minisheep.formats.safetensors_file import as_float32, tensors_of
+from minisheep.formats.safetensors_file import read_rows as stored_rows
 from minisheep.models.gguf_header import read_header
-from minisheep.models.gguf_weights import read_rows, to_bfloat16
+from minisheep.models.gguf_weights import read_rows
 
 RNG = np.random.default_rng(5)
 WIDTH, RANK, ALPHA = 64, 2, 8.0
@@ -163,24 +165,7 @@ def peft(path: Path, *names: str, prefix: str = "base_model.model.", **config: A
 
 
 def stored(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    data = path.read_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
-    return {
-        t.name: weights.to_float32(t, data[start + t.begin : start + t.end]).reshape(t.shape)
-        for t in weights.tensors(path)
-    }
-
-
-def bfloat16_file(path: Path, tensors: dict[str, np.ndarray[Any, Any]]) -> Path:
-    """A safetensors file in bfloat16, which numpy does not have."""
-    header, blob = {}, b""
-    for name, values in tensors.items():
-        data = to_bfloat16(values).tobytes()
-        header[name] = {"dtype": "BF16", "shape": values.shape, "data_offsets": [len(blob), len(blob) + len(data)]}
-        blob += data
-    text = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + blob)
-    return path
+    return {t.name: as_float32(stored_rows(t, slice(None))).reshape(t.shape) for t in tensors_of(path)}
 
 
 def test_safetensors_keep_their_layout_and_gain_the_adapter(tmp_path: Path) -> None:
@@ -188,7 +173,7 @@ def test_safetensors_keep_their_layout_and_gain_the_adapter(tmp_path: Path) -> N
     (tmp_path / "out").mkdir()
     for number, name in enumerate((Q, DOWN), 1):
         values = {f"{name}.weight": numbers(32, WIDTH), f"model.norm{number}.weight": numbers(WIDTH)}
-        bfloat16_file(tmp_path / "base" / f"model-0000{number}-of-00002.safetensors", values)
+        save(tmp_path / "base" / f"model-0000{number}-of-00002.safetensors", values, "BF16")
     adapter = peft(tmp_path / "adapter", Q)
     weights.merge(tmp_path / "base", adapter, tmp_path / "out", quiet)
     (a, b), scale = next(iter(weights.read_pairs(adapter)[0].values())), 4.0
@@ -216,7 +201,7 @@ def test_a_language_model_inside_another_is_found_by_either_name(tmp_path: Path,
     (tmp_path / "base").mkdir()
     (tmp_path / "out").mkdir()
     inner = Q.removeprefix("model.")
-    bfloat16_file(tmp_path / "base" / "model.safetensors", {f"{outer}{inner}.weight": numbers(32, WIDTH)})
+    save(tmp_path / "base" / "model.safetensors", {f"{outer}{inner}.weight": numbers(32, WIDTH)}, "BF16")
     weights.merge(tmp_path / "base", peft(tmp_path / "adapter", Q), tmp_path / "out", quiet)
     assert not np.array_equal(
         *(next(iter(stored(tmp_path / d / "model.safetensors").values())) for d in ("base", "out"))
@@ -226,7 +211,7 @@ def test_a_language_model_inside_another_is_found_by_either_name(tmp_path: Path,
 def test_an_adapted_weight_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "out").mkdir()
-    bfloat16_file(tmp_path / "base" / "model.safetensors", {f"{Q}.weight": numbers(32, WIDTH)})
+    save(tmp_path / "base" / "model.safetensors", {f"{Q}.weight": numbers(32, WIDTH)}, "BF16")
     with pytest.raises(UnsupportedModelError, match="down_proj"):
         weights.merge(tmp_path / "base", peft(tmp_path / "adapter", Q, DOWN), tmp_path / "out", quiet)
 

@@ -16,9 +16,9 @@ import real_models
 from minisheep import config
 from minisheep.engines import budget
 from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling, Segment
+from minisheep.models.facts import shape_of
 from minisheep.models.gguf_header import read_header
 from minisheep.models.registry import load_registry
-from minisheep.models.shape import shape_of
 from minisheep.plan import memory
 from minisheep.plan.dimensions import known_model
 from minisheep.plan.fit import make_plan

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisheep.errors import UnknownModelError
-from minisheep.models.entries import NAME, parse_registry
-from minisheep.models.registry import HubFile, HubRepo, LocalPath, Wheels, find_model, load_registry, safe_name
+from minisheep.models.entries import NAME, HubFile, HubRepo, LocalPath, Wheels, parse_registry
+from minisheep.models.registry import find_model, load_registry, safe_name
 
 REGISTRY = load_registry()
 

@@ -22,6 +22,7 @@ from tiny_runs import tiny_run
 from minisheep import api, loop
 from minisheep.cli.main import main
 from minisheep.errors import UsageError
+from minisheep.machine.files import write_json
 from minisheep.records import Example, Rejection
 from minisheep.report import advice, findings, funnel, landscape, plots, samples, spread
 from minisheep.report.blocks import Bars, Document, Items, Table
@@ -30,7 +31,6 @@ from minisheep.report.gather import Gathered, gather
 from minisheep.report.html import page
 from minisheep.report.markdown import markdown
 from minisheep.report.write import NO_PICTURES, write
-from minisheep.store import write_json
 
 ANCHORS = (
     "findings", "next", "metrics", "funnel", "distributions", "training", "map", "watch", "kept", "dropped", "origins",

@@ -20,9 +20,10 @@ from tiny_runs import outcome, tiny_run
 
 from minisheep import api
 from minisheep.errors import CorruptRunError, DiskError, MinisheepError, RunLockedError
+from minisheep.machine.files import read_json, write_atomic
 from minisheep.models.prepared import PreparedModel
 from minisheep.records import Draft, Record, Response
-from minisheep.store import Appender, Lock, RunFolder, read_json, read_records, replace_records, write_atomic
+from minisheep.store import Appender, Lock, RunFolder, read_records, replace_records
 
 AWKWARD = "two\nlines\rreturn\u2028separator\u0085next\x00nul\ud800lone \U0001f411"
 TEXT = st.text(st.characters(), max_size=40) | st.just(AWKWARD)
@@ -228,7 +229,8 @@ import resource, signal, sys
 from pathlib import Path
 from minisheep.errors import DiskError
 from minisheep.records import Response
-from minisheep.store import Appender, read_records, write_atomic
+from minisheep.machine.files import write_atomic
+from minisheep.store import Appender, read_records
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path(sys.argv[1])
 with Appender(path) as file:

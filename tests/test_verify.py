@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from verify_cases import CASES, ENGLISH, LEAST, LESS
 
 from minisheep.errors import ConfigError
-from minisheep.rules.verify import KINDS, Check, Item, loose, strict, variants, verify
+from minisheep.rules.verify import KINDS, Check, Item
 from minisheep.rules.verify.arguments import LANGUAGES
 from minisheep.rules.verify.language import _detectors
 from minisheep.rules.verify.sentences import count_sentences, sentences
+from minisheep.rules.verify.verdicts import loose, strict, variants, verify
 from minisheep.rules.verify.words import words
 
 FLAT = [(kind, *case) for kind, cases in CASES.items() for case in cases]

@@ -40,7 +40,7 @@ def compare(
     """
     from minisheep.compare import export, pairs, plot, results, table
     from minisheep.errors import UsageError
-    from minisheep.store import write_atomic
+    from minisheep.machine.files import write_atomic
 
     if form["as_json"] and form["as_markdown"]:
         raise UsageError("--json and --markdown are two forms of the same output.", "Leave one out.")

@@ -12,8 +12,8 @@ from minisheep import api, config, loop
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.errors import MinisheepError, Stopped, UsageError
 from minisheep.events import Event, Failed, RunStarted
+from minisheep.machine.files import read_json
 from minisheep.screen.keys import usable
-from minisheep.store import read_json
 from minisheep.ui.views import JsonView, LiveView, PlainView, View, choose_view, draws, print_metrics
 
 

@@ -12,7 +12,7 @@ from minisheep.compare.metrics import CATALOGUE, Estimate, Metric, harness_metri
 from minisheep.compare.results import Comparison, Measured, Result
 from minisheep.compare.table import setting_words
 from minisheep.errors import UsageError
-from minisheep.store import write_atomic
+from minisheep.machine.files import write_atomic
 from minisheep.ui.sanitise import one_line
 
 FORMATS = (".png", ".svg", ".pdf")

@@ -11,7 +11,8 @@ from typing import Any
 from minisheep import api
 from minisheep.compare.metrics import Estimate, Value, harness_values, round_values
 from minisheep.errors import CorruptRunError, UsageError
-from minisheep.store import RunFolder, read_json
+from minisheep.machine.files import read_json
+from minisheep.store import RunFolder
 
 FITTING = frozenset({"threads", "slots", "gpu_layers", "micro_batch_size", "checkpoint_seconds"})
 """Settings that fit a run to its machine; they move results by rounding only, so tables do not name them."""

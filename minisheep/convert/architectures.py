@@ -12,6 +12,7 @@ from typing import Any
 from minisheep.convert.rope import ANOTHER, Rope, read_rope
 from minisheep.convert.source import AGAIN
 from minisheep.errors import ModelFileError, UnsupportedModelError
+from minisheep.models.gguf_config import GEMMA3_27B_LAYERS, GEMMA3_PERIOD, gemma3_layer_types
 
 Value = str | int | float | bool
 
@@ -46,9 +47,6 @@ KINDS: dict[str, Kind] = {
     "gemma3": _GEMMA,
 }
 """By ``model_type``; defaults are those of transformers' configuration classes."""
-
-_GEMMA_PERIOD, _GEMMA_27B_LAYERS = 6, 62
-"""llama.cpp, src/models/gemma3.cpp: every sixth layer sees everything, and 62 layers have a scale of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +151,11 @@ def _gemma(
     for name in ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
         if text.get(name):
             raise UnsupportedModelError(f"This model has {name} = {text[name]!r}.", ANOTHER)
-    expected = ["full_attention" if (n + 1) % _GEMMA_PERIOD == 0 else "sliding_attention" for n in range(layers)]
-    period = text.get("sliding_window_pattern", text.get("_sliding_window_pattern", _GEMMA_PERIOD))
-    if text.get("layer_types", expected) != expected or period != _GEMMA_PERIOD:
+    expected = gemma3_layer_types(layers)
+    period = text.get("sliding_window_pattern", text.get("_sliding_window_pattern", GEMMA3_PERIOD))
+    if text.get("layer_types", expected) != expected or period != GEMMA3_PERIOD:
         raise UnsupportedModelError("Not every sixth layer of this Gemma 3 sees everything.", ANOTHER)
-    scale = per_head if layers == _GEMMA_27B_LAYERS else head_size
+    scale = per_head if layers == GEMMA3_27B_LAYERS else head_size
     if number("query_pre_attn_scalar") != scale:
         raise UnsupportedModelError(
             f"This Gemma 3 scales its queries by {text.get('query_pre_attn_scalar')}, llama.cpp by {scale}.", ANOTHER

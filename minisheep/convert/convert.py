@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from minisheep.errors import DiskError, UsageError
-from minisheep.models.cache import Report, disk_errors, megabytes, publish
+from minisheep.errors import UsageError
+from minisheep.machine.files import check_room, megabytes, whole_file
+from minisheep.models.cache import Report, disk_errors
 from minisheep.models.quantise import FORMATS
 
 FLOATS = ("f16", "bf16", "f32")
@@ -50,11 +48,11 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
     from minisheep.convert.architectures import read_design
     from minisheep.convert.check import check_tokens
     from minisheep.convert.quantise import quantise_apart
-    from minisheep.convert.safetensors_file import list_tensors
     from minisheep.convert.source import read_source
     from minisheep.convert.tensors import plan
     from minisheep.convert.tokenizer import read_vocabulary
     from minisheep.convert.write import FILE_TYPES, write_gguf
+    from minisheep.formats.safetensors_file import list_tensors
     from minisheep.models.gguf_header import read_header
 
     if output.exists():
@@ -69,45 +67,26 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
         report(note)
     parameters = sum(prod(tensor.shape) for tensor in tensors)
     size = sum(tensor.bytes for tensor in tensors)
-    _check_room(output, size if type in FLOATS else size + int(parameters * FORMATS[type][1]))
-    with disk_errors(f"{output} cannot be written"), _temporary(output) as paths:
-        floats, quantised = paths
-        report(f"converting {folder.name} to {dtype} ({megabytes(size)})")
-        write_gguf(floats, title, design, vocabulary, source.chat_template, tensors, FILE_TYPES[dtype], report)
-        read_header(floats)
-        check_tokens(floats, folder)
-        finished = floats
-        if type not in FLOATS:
-            report(f"quantising to {type}")
-            quantise_apart(floats, quantised, type)
-            finished = quantised
-        publish(finished, output)
+    need = size if type in FLOATS else size + int(parameters * FORMATS[type][1])
+    check_room(output, need + _RESERVE, "The conversion needs", "Make room, or give --out FILE.gguf on a larger disk.")
+    with disk_errors(f"{output} cannot be written"):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(output) as finished:
+            floats = finished if type in FLOATS else finished.with_suffix(".float.tmp")
+            try:
+                report(f"converting {folder.name} to {dtype} ({megabytes(size)})")
+                write_gguf(floats, title, design, vocabulary, source.chat_template, tensors, FILE_TYPES[dtype], report)
+                read_header(floats)
+                check_tokens(floats, folder)
+                if type not in FLOATS:
+                    report(f"quantising to {type}")
+                    quantise_apart(floats, finished, type)
+            finally:
+                if floats != finished:
+                    floats.unlink(missing_ok=True)
     return Converted(output, design.architecture, parameters, output.stat().st_size)
 
 
 def _own_format(dtypes: Sequence[str]) -> str:
     """The format in which nothing is lost on the way to the quantiser: that of most tensors."""
     return max(sorted(set(dtypes)), key=list(dtypes).count)
-
-
-@contextmanager
-def _temporary(output: Path) -> Iterator[tuple[Path, Path]]:
-    """Names beside `output` for a file in the making and its quantised form; both are gone afterwards."""
-    names = [output.with_name(f".{output.name}.{os.getpid()}.{part}.tmp") for part in ("float", "quantised")]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield names[0], names[1]
-    finally:
-        for path in names:
-            path.unlink(missing_ok=True)
-
-
-def _check_room(output: Path, need: int) -> None:
-    """Raise DiskError before an hour's work where `need` bytes and a reserve do not fit."""
-    folder = next(parent for parent in output.absolute().parents if parent.exists())
-    free = shutil.disk_usage(folder).free
-    if free < need + _RESERVE:
-        raise DiskError(
-            f"The conversion needs {megabytes(need + _RESERVE)} in {folder}; {megabytes(free)} are free.",
-            "Make room, or give --out FILE.gguf on a larger disk.",
-        )

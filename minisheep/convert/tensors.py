@@ -5,7 +5,7 @@ Read in pieces of a few million numbers, so that a model of any size takes littl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -14,13 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minisheep.convert.architectures import Design
-from minisheep.convert.safetensors_file import SIZES, Stored
 from minisheep.convert.source import AGAIN
 from minisheep.errors import ModelFileError, UnsupportedModelError
-from minisheep.models.gguf_weights import hf_names, to_bfloat16
-
-PIECE = 2**21
-"""Numbers that are converted at once: some tens of megabytes with what is made of them."""
+from minisheep.formats.safetensors_file import SIZES, Stored, as_float32, from_float32, read_rows, row_count
+from minisheep.models.gguf_weights import hf_names
 
 _LEFT_OUT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 """The part of Gemma 3 that sees images."""
@@ -120,16 +117,9 @@ def _check_shapes(design: Design, shapes: Mapping[str, tuple[int, ...]]) -> None
             raise ModelFileError(f"The weights hold {name} as {shape}, and config.json says {wanted}.", AGAIN)
 
 
-def pieces(tensor: Tensor) -> Iterator[tuple[int, int]]:
-    """A tensor cut into ranges of rows (first, behind the last); one of a single dimension is one row."""
-    rows = _rows(tensor)
-    step = max(1, PIECE * rows // prod(tensor.shape))
-    return ((start, min(start + step, rows)) for start in range(0, rows, step))
-
-
 def offset(tensor: Tensor, first: int) -> int:
     """Bytes from a tensor's start in the GGUF to its row `first`."""
-    return first * (tensor.bytes // _rows(tensor))
+    return first * (tensor.bytes // row_count(tensor.shape))
 
 
 def read_piece(tensor: Tensor, first: int, end: int) -> NDArray[Any]:
@@ -139,20 +129,17 @@ def read_piece(tensor: Tensor, first: int, end: int) -> NDArray[Any]:
     """
     if isinstance(tensor.source, tuple):
         return np.array(tensor.source, np.float32)
-    source, rows = tensor.source, _rows(tensor)
-    kind = np.float32 if source.dtype == "F32" else np.uint16
-    raw: Any = np.memmap(source.path, kind, "r", source.offset, (rows, prod(source.shape) // rows))
-    part = raw[pairs(rows, tensor.heads)[first:end]] if tensor.heads else raw[first:end]
-    if tensor.dtype == source.dtype and not tensor.plus_one:
-        return np.array(part)
-    values = _float32(part, source.dtype)
-    if tensor.plus_one:
-        values = values + np.float32(1)
-    return _as(values, tensor)
-
-
-def _rows(tensor: Tensor) -> int:
-    return tensor.shape[0] if len(tensor.shape) > 1 else 1
+    wanted = pairs(tensor.shape[0], tensor.heads)[first:end] if tensor.heads else slice(first, end)
+    part = read_rows(tensor.source, wanted)
+    if tensor.dtype == tensor.source.dtype and not tensor.plus_one:
+        return part
+    values = as_float32(part)
+    made = from_float32(values + np.float32(1) if tensor.plus_one else values, tensor.dtype)
+    if tensor.dtype == "F16" and not np.isfinite(made).all():
+        raise UnsupportedModelError(
+            f"{tensor.name} holds numbers that float16 cannot hold.", "Convert with --type bf16 instead."
+        )
+    return made
 
 
 def pairs(rows: int, heads: int) -> NDArray[np.intp]:
@@ -162,23 +149,3 @@ def pairs(rows: int, heads: int) -> NDArray[np.intp]:
     conversion of LlamaModel); `models.gguf_weights.halves` is the inverse.
     """
     return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(rows)
-
-
-def _float32(part: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    if dtype == "BF16":
-        return (part.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return (part.view(np.float16) if dtype == "F16" else part).astype(np.float32)
-
-
-def _as(values: NDArray[np.float32], tensor: Tensor) -> NDArray[Any]:
-    if tensor.dtype == "F32":
-        return values
-    if tensor.dtype == "BF16":
-        return to_bfloat16(values)
-    with np.errstate(over="ignore"):
-        halves = values.astype(np.float16)
-    if not np.isfinite(halves).all():
-        raise UnsupportedModelError(
-            f"{tensor.name} holds numbers that float16 cannot hold.", "Convert with --type bf16 instead."
-        )
-    return halves

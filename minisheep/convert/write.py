@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from minisheep.convert.architectures import Design, Value
-from minisheep.convert.tensors import Tensor, offset, pieces, read_piece
+from minisheep.convert.tensors import Tensor, offset, read_piece
 from minisheep.convert.tokenizer import Vocabulary
-from minisheep.models.cache import REPORT_EVERY, Report, megabytes
+from minisheep.formats.safetensors_file import pieces
+from minisheep.machine.files import megabytes, write_in_pieces
+from minisheep.models.cache import REPORT_EVERY, Report
+from minisheep.models.gguf_header import padded
 
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 """enum llama_ftype of a file whose matrices are of that format."""
@@ -76,7 +78,7 @@ def _write_header(
         writer.write_ti_data_to_file()
     finally:
         writer.close()
-    return _padded(path.stat().st_size)
+    return padded(path.stat().st_size, _ALIGNMENT)
 
 
 def _add(writer: Any, name: str, value: Value) -> None:
@@ -94,31 +96,19 @@ def _write_tensors(path: Path, start: int, tensors: Sequence[Tensor], report: Re
     places = []
     for tensor in tensors:
         places.append(start)
-        start = _padded(start + tensor.bytes)
+        start = padded(start + tensor.bytes, _ALIGNMENT)
     total, done, said = sum(tensor.bytes for tensor in tensors), 0, time.monotonic()
-    with open(path, "r+b") as file:
-        os.ftruncate(file.fileno(), start)  # the last tensor is padded too
+    os.truncate(path, start)  # the last tensor is padded too
 
-        def fill(job: tuple[Tensor, int, int, int]) -> int:
-            tensor, place, first, end = job
-            data = memoryview(read_piece(tensor, first, end).tobytes())
-            length, at = len(data), place + offset(tensor, first)
-            while data:
-                written = os.pwrite(file.fileno(), data, at)
-                data, at = data[written:], at + written
-            return length
+    def make(job: tuple[Tensor, int, int, int]) -> tuple[int, bytes]:
+        tensor, place, first, end = job
+        return place + offset(tensor, first), read_piece(tensor, first, end).tobytes()
 
-        jobs = (
-            (tensor, place, *piece) for tensor, place in zip(tensors, places, strict=True) for piece in pieces(tensor)
-        )
-        # numpy lets go of the interpreter's lock where it computes.
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            for length in pool.map(fill, jobs):
-                done += length
-                if time.monotonic() - said > REPORT_EVERY:
-                    report(f"converted {megabytes(done)} of {megabytes(total)}")
-                    said = time.monotonic()
-
-
-def _padded(at: int) -> int:
-    return (at + _ALIGNMENT - 1) // _ALIGNMENT * _ALIGNMENT
+    jobs = (
+        (tensor, place, *piece) for tensor, place in zip(tensors, places, strict=True) for piece in pieces(tensor.shape)
+    )
+    for length in write_in_pieces(path, jobs, make):
+        done += length
+        if time.monotonic() - said > REPORT_EVERY:
+            report(f"converted {megabytes(done)} of {megabytes(total)}")
+            said = time.monotonic()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from pathlib import Path
 
 from minisheep.doctor.result import Result, fail, ok
 from minisheep.errors import MinisheepError
-from minisheep.store import Appender, Lock, write_json
+from minisheep.machine.files import nearest, try_lock, write_json
+from minisheep.store import Appender, Lock
 
 
 def check(cache: Path, runs: Path) -> Result:
@@ -36,19 +36,14 @@ def fault(what: str, folder: Path) -> str:
         return f"the folder of the {what}, {there}, cannot be written: {reason}"
 
 
-def nearest(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.exists())
-
-
 def _lock_fault(path: Path, there: Path) -> str:
     """A second handle must be refused while the first holds the lock: some network disks grant it to everyone."""
     lock = Lock(path)
     try:
         handle = os.open(path / ".lock", os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return ""
+            if not try_lock(handle):
+                return ""
         finally:
             os.close(handle)
         return f"{there} grants the same lock twice, so that two runs could write into one folder"

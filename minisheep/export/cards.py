@@ -16,7 +16,7 @@ from minisheep.export import facts
 from minisheep.export.choose import Choice
 from minisheep.export.licences import card_fields
 from minisheep.export.spec import WITH_GGUF, Spec
-from minisheep.store import write_atomic
+from minisheep.machine.files import write_atomic
 
 TAGS = ("minisheep", "i-sheep", "self-alignment", "synthetic")
 _LIBRARY = {"adapter": "peft", "merged": "transformers", "hub-folder": "transformers"}

@@ -19,11 +19,12 @@ from minisheep.export.check import Check
 from minisheep.export.families import chat_template, take_apart
 from minisheep.export.llama import Answer
 from minisheep.export.spec import MAKE, Spec
+from minisheep.machine.files import disk_errors, write_json
 from minisheep.models import facts, prepare
 from minisheep.models.cache import sha256_file
 from minisheep.models.gguf_header import read_header
 from minisheep.models.prepared import PreparedModel
-from minisheep.store import RunFolder, disk_errors, write_json
+from minisheep.store import RunFolder
 
 TOKENS = 128
 """Of an answer at most; the run's own budget where that is smaller."""

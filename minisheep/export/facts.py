@@ -12,8 +12,9 @@ from typing import Any
 from minisheep.compare import results, table
 from minisheep.errors import CorruptRunError, UsageError
 from minisheep.export.choose import Choice
+from minisheep.machine.files import read_json
 from minisheep.records import Example
-from minisheep.store import RunFolder, read_json, read_records
+from minisheep.store import RunFolder, read_records
 from minisheep.ui.sanitise import one_line
 
 SOURCES = (

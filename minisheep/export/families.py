@@ -11,60 +11,7 @@ import json
 from dataclasses import dataclass
 
 from minisheep.errors import UnsupportedModelError
-from minisheep.models import template
-from minisheep.models.template import Template
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """How a kind of model writes a conversation: system, then user, answer, user, answer."""
-
-    name: str
-    system: tuple[str, str]
-    """Around the words of the system."""
-    user: str
-    between: str
-    """From the user's words to the answer."""
-    end: str
-    """Empty where each model has its own."""
-    after: str
-    """From the end token to the next user."""
-    system_in_user: bool = False
-    """Whether the system's words stand in the first user's turn."""
-
-
-_PLAIN = template.plain("")
-_LLAMA_3 = template.llama_3()
-_OPENING = "<|start_header_id|>user<|end_header_id|>\n\n"
-
-FAMILIES = (
-    Family(
-        "ChatML",
-        ("<|im_start|>system\n", "<|im_end|>\n"),
-        "<|im_start|>user\n",
-        "<|im_end|>\n<|im_start|>assistant\n",
-        "<|im_end|>",
-        "\n",
-    ),
-    Family(
-        "Gemma",
-        ("", "\n\n"),
-        "<start_of_turn>user\n",
-        "<end_of_turn>\n<start_of_turn>model\n",
-        "<end_of_turn>",
-        "\n",
-        system_in_user=True,
-    ),
-    Family(
-        "Llama 3",
-        ("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"),
-        _OPENING,
-        _LLAMA_3.between,
-        "<|eot_id|>",
-        "",
-    ),
-    Family("plain", ("", "\n\n"), _PLAIN.before, _PLAIN.between, "", "\n"),
-)
+from minisheep.models.template import FAMILIES, Family, Template
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,14 @@ import shutil
 from pathlib import Path
 
 from minisheep.engines.vocabulary import Vocabulary
-from minisheep.errors import DiskError
 from minisheep.export import check, llama, merge, modelfile, prompts
 from minisheep.export.desk import Work
 from minisheep.export.families import take_apart
 from minisheep.export.modelfile import Modelfile
 from minisheep.export.spec import WITH_ADAPTER, WITH_GGUF
-from minisheep.models import cache
+from minisheep.machine.files import check_room, write_atomic, write_json
 from minisheep.models.facts import context_length, parameter_count
 from minisheep.models.quantise import FORMATS, quantise
-from minisheep.store import write_atomic, write_json
 from minisheep.trainers.lora_gguf import TENSORS, convert_adapter, read_config
 
 F16 = "F16"
@@ -157,10 +155,4 @@ def _check_room(work: Work) -> None:
         needed += parameters * (2.0 + (0.0 if spec.format == F16 else FORMATS[spec.format][1]))
     if spec.needs_weights:
         needed += sum(path.stat().st_size for path in work.model.weights.glob("*.safetensors"))
-    free = shutil.disk_usage(spec.work).free
-    if free < needed:
-        raise DiskError(
-            f"The export needs {cache.megabytes(int(needed))} in {Path(spec.work).parent}, and only"
-            f" {cache.megabytes(free)} are free. Nothing was exported.",
-            "Make room, or give --out on a larger disk.",
-        )
+    check_room(Path(spec.work), needed, "The export needs", "Make room, or give --out on a larger disk.")

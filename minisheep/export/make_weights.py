@@ -10,8 +10,8 @@ from typing import Any
 from minisheep.engines.vocabulary import Vocabulary
 from minisheep.export import check, forced, llama, prompts, weights
 from minisheep.export.desk import Work
+from minisheep.machine.files import write_atomic, write_json
 from minisheep.models.facts import bos_text, quantisation
-from minisheep.store import write_atomic, write_json
 
 TOKENIZER = (
     "tokenizer.json",

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
+from minisheep.formats.safetensors_file import pieces, row_count
 from minisheep.models.gguf_header import GgufHeader, TensorInfo, read_header
-from minisheep.models.gguf_weights import pieces, read_rows, row_count
+from minisheep.models.gguf_weights import read_rows
 
 SEED = 1
 """Of the vectors that a merge is tried with."""

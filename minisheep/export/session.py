@@ -18,9 +18,9 @@ from minisheep.export import cards, choose
 from minisheep.export.choose import MARK, Choice
 from minisheep.export.spec import MAKE, WEIGHTS, Spec
 from minisheep.harness.session import stoppable
+from minisheep.machine.files import disk_errors, fsync_folder, read_json, remove_orphans, sync_tree, write_json
 from minisheep.machine.worker import WorkerProcess
-from minisheep.store import Lock, disk_errors, fsync_folder, read_json, write_json
-from minisheep.trainers.folders import remove_orphans, sync_tree
+from minisheep.store import Lock
 
 WORKER = "minisheep.export.desk:do"
 

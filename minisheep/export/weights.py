@@ -6,39 +6,22 @@ and rounded to the format it had. One tensor is held at a time.
 
 from __future__ import annotations
 
-import json
 import re
-import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from minisheep.convert.tensors import plain_name
 from minisheep.errors import ModelFileError, UnsupportedModelError
-from minisheep.models.gguf_weights import to_bfloat16
+from minisheep.formats.safetensors_file import KINDS, Stored, as_float32, from_float32, tensors_of
 from minisheep.trainers.lora_gguf import check_config, effective_alpha, read_config, read_tensors
 
-MAX_HEADER = 100_000_000
 _HALF = re.compile(r"base_model\.model\.(?P<name>.+)\.lora_(?P<half>[AB])(?:\.default)?\.weight")
-# A language model inside one that also sees images is called otherwise in its files than in memory.
-_WRAPPED = re.compile(r"^(?:model\.language_model|language_model\.model|model)\.(?=layers\.\d+\.)")
 _FIX = "Use --to gguf or --to adapter."
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One tensor of a safetensors file: where its bytes are."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
 
 
 def merge(source: Path, adapter: Path, output: Path, tell: Callable[[int, int], None]) -> None:
@@ -48,24 +31,18 @@ def merge(source: Path, adapter: Path, output: Path, tell: Callable[[int, int], 
     `errors.ModelFileError` for broken files, and OSError.
     """
     pairs, scale = read_pairs(adapter)
-    files = sorted(source.glob("*.safetensors"))
+    files = {path: tensors_of(path) for path in sorted(source.glob("*.safetensors"))}
     left = set(pairs)
-    total = sum(len(tensors(path)) for path in files)
-    done = 0
-    for path in files:
-        stored = tensors(path)
+    total, done = sum(map(len, files.values())), 0
+    for path, stored in files.items():
         with open(path, "rb") as old, open(output / path.name, "wb") as new:
-            start = _head(old)
-            old.seek(0)
-            new.write(old.read(start))
-            for tensor in sorted(stored, key=lambda t: t.begin):
-                old.seek(start + tensor.begin)
-                data = old.read(tensor.end - tensor.begin)
-                pair = pairs.get(_plain(tensor.name))
+            new.write(old.read(stored[0].offset if stored else -1))
+            for tensor in stored:
+                data = old.read(tensor.bytes)
+                pair = pairs.get(plain_name(tensor.name))
                 if pair is not None:
-                    left.discard(_plain(tensor.name))
+                    left.discard(plain_name(tensor.name))
                     data = added(tensor, data, pair, scale)
-                new.seek(start + tensor.begin)
                 new.write(data)
                 done += 1
                 tell(done, total)
@@ -82,7 +59,7 @@ def read_pairs(adapter: Path) -> tuple[dict[str, Pair], float]:
         match = _HALF.fullmatch(key)
         if match is None:
             raise UnsupportedModelError(f"The adapter holds {key!r}, which cannot be merged.", _FIX)
-        halves.setdefault(_plain(f"{match['name']}.weight"), {})[match["half"]] = tensor
+        halves.setdefault(plain_name(f"{match['name']}.weight"), {})[match["half"]] = tensor
     for name, found in halves.items():
         if set(found) != {"A", "B"}:
             raise ModelFileError(f"{adapter} has only one of the two matrices of {name!r}.", "Train the round again.")
@@ -96,49 +73,12 @@ def added(tensor: Stored, data: bytes, pair: Pair, scale: float) -> bytes:
         raise UnsupportedModelError(
             f"The adapter's {tensor.name!r} is B {b.shape} x A {a.shape}, and the base has {tensor.shape}.", _FIX
         )
-    whole = to_float32(tensor, data).reshape(tensor.shape) + np.float32(scale) * (b @ a)
+    if tensor.dtype not in KINDS:
+        raise UnsupportedModelError(
+            f"The base's weights are stored as {tensor.dtype}, which an adapter cannot be merged into.", _FIX
+        )
+    values = as_float32(np.frombuffer(data, KINDS[tensor.dtype])).reshape(tensor.shape)
+    whole = values + np.float32(scale) * (b @ a)
     if not np.isfinite(whole).all():
         raise ModelFileError(f"The merged {tensor.name} holds numbers that are not finite.", "Export another --round.")
-    if tensor.dtype == "BF16":
-        return to_bfloat16(whole).tobytes()
-    return whole.astype(np.float16 if tensor.dtype == "F16" else np.float32).tobytes()
-
-
-def to_float32(tensor: Stored, data: bytes) -> NDArray[np.float32]:
-    """The numbers of a weight. Raises `errors.UnsupportedModelError` for formats that are no floats."""
-    if tensor.dtype == "BF16":
-        return (np.frombuffer(data, np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
-    if tensor.dtype in ("F16", "F32"):
-        return np.frombuffer(data, np.float16 if tensor.dtype == "F16" else np.float32).astype(np.float32)
-    raise UnsupportedModelError(
-        f"The base's weights are stored as {tensor.dtype}, which an adapter cannot be merged into.", _FIX
-    )
-
-
-def tensors(path: Path) -> list[Stored]:
-    """What a safetensors file holds, by its header. Raises `errors.ModelFileError`."""
-    try:
-        with open(path, "rb") as file:
-            start = _head(file)
-            file.seek(8)
-            header: Mapping[str, Any] = json.loads(file.read(start - 8))
-        return [
-            Stored(name, row["dtype"], tuple(row["shape"]), *row["data_offsets"])
-            for name, row in header.items()
-            if name != "__metadata__"
-        ]
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise ModelFileError(f"{path} cannot be read: {error}.", "Fetch the model's weights again.") from None
-
-
-def _head(file: IO[bytes]) -> int:
-    """Bytes before the first number."""
-    file.seek(0)
-    (length,) = struct.unpack("<Q", file.read(8))
-    if length > MAX_HEADER:
-        raise ValueError(f"a header of {length} bytes")
-    return 8 + int(length)
-
-
-def _plain(name: str) -> str:
-    return _WRAPPED.sub("", name)
+    return from_float32(whole, tensor.dtype).tobytes()

@@ -14,7 +14,7 @@ from minisheep import installed
 from minisheep.doctor.machine import look
 from minisheep.doctor.result import Result, failed, verdict
 from minisheep.gpucheck import build, page, session
-from minisheep.store import write_atomic, write_json
+from minisheep.machine.files import write_atomic, write_json
 from minisheep.ui.sanitise import one_line
 
 PACKAGES = (

@@ -10,7 +10,7 @@ from minisheep.errors import UsageError
 from minisheep.handoff import axolotl, llamafactory
 from minisheep.handoff.job import Job
 from minisheep.handoff.readme import readme
-from minisheep.store import disk_errors, fsync_folder, write_atomic
+from minisheep.machine.files import disk_errors, fsync_folder, write_atomic
 
 TITLES = {"axolotl": "Axolotl", "llamafactory": "LLaMA-Factory"}
 WRITERS: dict[str, ModuleType] = {"axolotl": axolotl, "llamafactory": llamafactory}

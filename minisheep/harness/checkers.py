@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from minisheep.rules.verify import Check, Item, loose, strict
+from minisheep.rules.verify import Check, Item
+from minisheep.rules.verify.verdicts import loose, strict
 
 OWN = "minisheep's checkers (the harness's need NLTK's punkt_tab, which is not installed)"
 THEIRS = "the harness's checkers"

@@ -12,8 +12,9 @@ from typing import Any
 from minisheep.errors import Stopped
 from minisheep.events import Emit, Event, TaskMeasured
 from minisheep.harness.spec import Spec
+from minisheep.machine.files import disk_errors, read_json
 from minisheep.machine.worker import WorkerProcess
-from minisheep.store import Lock, disk_errors, read_json
+from minisheep.store import Lock
 
 WORKER = "minisheep.harness.desk:do"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from minisheep.errors import CorruptRunError
 from minisheep.harness.spec import PLAIN
-from minisheep.store import read_json, write_json
+from minisheep.machine.files import read_json, write_json
 
 
 def path(out: Path, task: str, round: int, settings: Mapping[str, Any]) -> Path:

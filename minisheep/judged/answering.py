@@ -14,10 +14,11 @@ from typing import Any
 from minisheep.errors import CorruptRunError, SeedFileError, Stopped
 from minisheep.events import Emit
 from minisheep.judged.sides import Contest
+from minisheep.machine.files import disk_errors
 from minisheep.machine.worker import WorkerProcess
 from minisheep.records import digest
 from minisheep.rules.prompts import user_text
-from minisheep.store import Appender, Lock, RunFolder, disk_errors
+from minisheep.store import Appender, Lock, RunFolder
 
 PHASE = "answer"
 _FORMS = 'A line looks like {"instruction": ..., "input": ...}, {"prompt": ...} or {"turns": [...]}, all texts.'

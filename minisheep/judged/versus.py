@@ -14,9 +14,10 @@ from minisheep.judged.endpoint import Endpoint
 from minisheep.judged.outcome import grade_outcome, pair_outcome
 from minisheep.judged.sides import Contest, model_name
 from minisheep.judged.wording import Messages, grade_messages, pair_messages, read_grade, read_verdict
+from minisheep.machine.files import disk_errors, write_json
 from minisheep.models.registry import safe_name
 from minisheep.records import Record, digest
-from minisheep.store import Appender, Lock, disk_errors, each_record, write_json
+from minisheep.store import Appender, Lock, each_record
 
 MODES = ("pair", "grade")
 GO_ON = "Give the same command to go on."

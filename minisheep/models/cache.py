@@ -11,7 +11,6 @@ CACHE is $MINISHEEP_CACHE or the user's cache folder.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 import platformdirs
 
 from minisheep.errors import DiskError, ModelFileError
+from minisheep.machine.files import megabytes, open_lock, try_lock, write_json
 from minisheep.models.entries import NAME
 
 Report = Callable[[str], None]
@@ -87,27 +87,15 @@ def working_folder(name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(finished: Path, final: Path) -> None:
-    """Make a finished file visible under its final name: data to disk, one rename, folder to disk."""
-    with finished.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(finished, final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 @contextmanager
 def lock(name: str, report: Report) -> Iterator[None]:
-    """Hold the lock `name` against other processes (flock: the kernel frees it when its holder dies)."""
+    """Hold the lock `name` against other processes."""
     path = cache_path("locks", f"{name}.lock")
     with disk_errors("The model cache cannot be locked"):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = open_lock(path)
     try:
         said = 0.0
-        while not _try_lock(handle):
+        while not try_lock(handle):
             if time.monotonic() - said > 30:
                 report(f"waiting for another process that is fetching {name}")
                 said = time.monotonic()
@@ -115,14 +103,6 @@ def lock(name: str, report: Report) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def sha256_file(path: Path, report: Report | None = None) -> str:
@@ -154,10 +134,6 @@ def sha256_file(path: Path, report: Report | None = None) -> str:
     return digest.hexdigest()
 
 
-def megabytes(count: int) -> str:
-    return f"{count / 1e6:.0f} MB" if count < 10_000_000_000 else f"{count / 1e9:.1f} GB"
-
-
 def _identity(path: Path) -> tuple[int, int, int]:
     found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
@@ -179,7 +155,5 @@ def _recall(memory: Path, identity: tuple[int, int, int]) -> str | None:
 
 def _remember(memory: Path, identity: tuple[int, int, int], digest: str) -> None:
     # Only a convenience: a full or read-only cache must not stop a run that has its model.
-    with suppress(OSError):
-        temporary = memory.with_name(f"{memory.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"identity": identity, "sha256": digest}), encoding="utf-8")
-        os.replace(temporary, memory)
+    with suppress(OSError, DiskError):
+        write_json(memory, {"identity": identity, "sha256": digest})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minisheep.engines.base import Prompt, Segment
-from minisheep.models.template import Template, renderer
+from minisheep.models.template import OURS, Template, renderer
 
 Message = dict[str, str]
 """``{"role": "user" or "assistant", "content": text}``."""
@@ -54,17 +54,12 @@ class Conversation:
 
 def conversation(template: Template, source: str, special: dict[str, str]) -> Conversation:
     """What `template` can frame; `source` is the chat template of the model's file, `special` as for `from_jinja`."""
-    if template.name == "chatml":
-        user = "<|im_end|>\n<|im_start|>user\n"
-        return Conversation(template, template.between, user, ("<|im_start|>system\n", user))
-    if template.name == "llama-3":
-        user = "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
-        system = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
-        return Conversation(template, template.between, user, (system, user))
-    if template.name == "plain":
-        # Without the end token: to a base model, what comes after it is another text.
-        user = f"\n\n{template.before}"
-        return Conversation(template, template.between, user, ("", user))
+    family = OURS.get(template.name)
+    if family is not None:
+        # Words' own end is not said: to a base model, what comes after its end token is another text.
+        end = family.end + family.after if family.end else "\n\n"
+        system = (family.bos + family.system[0], family.system[1] + family.user)
+        return Conversation(template, template.between, end + family.user, system)
     try:
         render = renderer(source, special)
     except Exception:  # a stranger's program

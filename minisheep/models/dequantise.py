@@ -7,22 +7,18 @@ vocabulary token by token, which training never needs and which took ten times a
 
 from __future__ import annotations
 
-import json
-import os
-import struct
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 
-from minisheep.errors import DiskError, UnsupportedModelError
+from minisheep.errors import UnsupportedModelError
 from minisheep.events import Emit, Note
+from minisheep.formats.safetensors_file import head, pieces, row_count
+from minisheep.machine.files import check_room, publish, write_in_pieces, write_json
 from minisheep.models.gguf_config import FIX, config_json
 from minisheep.models.gguf_header import read_header
-from minisheep.models.gguf_weights import Weight, pieces, plan_weights, read_piece
-from minisheep.store import write_json
-from minisheep.trainers.folders import publish
+from minisheep.models.gguf_weights import Weight, plan_weights, read_piece
 from minisheep.trainers.lora_gguf import BaseFacts, read_base
 
 
@@ -37,7 +33,8 @@ def dequantise(gguf: Path, output: Path, emit: Emit) -> None:
         return
     base = read_base(gguf)
     refuse_lossy(base)
-    _check_room(output, base)
+    need = 2 * sum(map(prod, base.shapes.values())) + 2**28
+    check_room(output, need, "Training weights need", "Make room and give the same command again.")
     started = time.monotonic()
     emit(Note(f"Making training weights from {gguf.name} (once for this model)."))
     header = read_header(gguf)
@@ -49,38 +46,19 @@ def dequantise(gguf: Path, output: Path, emit: Emit) -> None:
 
 
 def _write_safetensors(path: Path, gguf: Path, weights: Sequence[Weight]) -> None:
-    """The weights as one safetensors file: 8 bytes of length, a header in JSON, the numbers. (numpy has no bfloat16, so
-    the `safetensors` package could write it only with torch.)"""
-    offsets = [0]
-    for weight in weights:
-        offsets.append(offsets[-1] + 2 * prod(weight.shape))
-    header: dict[str, object] = {
-        weight.name: {"dtype": "BF16", "shape": weight.shape, "data_offsets": (begin, end)}
-        for weight, begin, end in zip(weights, offsets, offsets[1:], strict=False)
-    }
-    text = json.dumps({"__metadata__": {"format": "pt"}} | header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % 64)  # the numbers are mapped: they begin where vectors are best aligned
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.flush()
+    text, begins = head([(weight.name, weight.shape) for weight in weights], "BF16")
+    path.write_bytes(text)
 
-        def fill(job: tuple[Weight, int, int, int]) -> None:
-            weight, begin, first, end = job
-            data = memoryview(read_piece(gguf, weight, first, end).tobytes())
-            at = 8 + len(text) + begin + first * (2 * prod(weight.shape) // weight.shape[0] if first else 0)
-            while data:
-                written = os.pwrite(file.fileno(), data, at)
-                data, at = data[written:], at + written
+    def make(job: tuple[Weight, int, int, int]) -> tuple[int, bytes]:
+        weight, begin, first, end = job
+        row = 2 * prod(weight.shape) // row_count(weight.shape)
+        return begin + first * row, read_piece(gguf, weight, first, end).tobytes()
 
-        jobs = [
-            (weight, begin, *piece)
-            for weight, begin in zip(weights, offsets, strict=False)
-            for piece in pieces(weight.shape)
-        ]
-        # numpy lets go of the interpreter's lock where it computes.
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(fill, jobs):
-                pass
+    jobs = [
+        (weight, begin, *piece) for weight, begin in zip(weights, begins, strict=True) for piece in pieces(weight.shape)
+    ]
+    for _ in write_in_pieces(path, jobs, make):
+        pass
 
 
 def refuse_lossy(base: BaseFacts) -> None:
@@ -89,23 +67,4 @@ def refuse_lossy(base: BaseFacts) -> None:
     if "rope_freqs.weight" in base.shapes:
         raise UnsupportedModelError(
             "This GGUF scales its rotary embedding (rope_freqs), which training weights made from it would lose.", FIX
-        )
-
-
-def _check_room(output: Path, base: BaseFacts) -> None:
-    """Raise `errors.DiskError` before an hour's work where two bytes a parameter and a reserve do not fit."""
-    folder = next(parent for parent in output.absolute().parents if parent.exists())
-    stats = os.statvfs(folder)
-    free = stats.f_bavail * stats.f_frsize
-    parameters = 0
-    for shape in base.shapes.values():
-        size = 1
-        for length in shape:
-            size *= length
-        parameters += size
-    need = 2 * parameters + 2**28
-    if free < need:
-        raise DiskError(
-            f"Training weights need {need / 1e9:.1f} GB in {folder}; {free / 1e9:.1f} GB are free.",
-            "Make room and give the same command again.",
         )

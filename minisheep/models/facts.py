@@ -11,6 +11,7 @@ from minisheep.errors import ModelFileError
 from minisheep.models.ggml_types import FILE_TYPES, mostly_fast_on_cpu
 from minisheep.models.gguf_array import GgufArray
 from minisheep.models.gguf_header import GgufHeader
+from minisheep.models.shape import Shape
 
 MAX_LAYERS = 512
 """LLAMA_MAX_LAYERS: llama.cpp once wrote out of bounds behind it."""
@@ -63,6 +64,26 @@ def model_facts(header: GgufHeader) -> ModelFacts:
         bos_text=bos_text(header),
         eos_text=eos_text(header),
         fast_on_cpu=has_fast_cpu_kernel(header),
+    )
+
+
+def shape_of(header: GgufHeader) -> Shape:
+    """The dimensions in a GGUF. Raises ModelFileError where they are missing or senseless."""
+    facts = model_facts(header)
+    shapes = {tensor.name: tensor.shape for tensor in header.tensors}
+    inner = shapes.get("blk.0.ffn_up.weight", ())
+    if len(inner) != 2:
+        raise ModelFileError("The model file has no blk.0.ffn_up.weight.", "Pass another file with --gguf.")
+    return Shape(
+        layers=facts.layers,
+        width=facts.width,
+        feed_forward=inner[1],
+        heads=facts.heads,
+        kv_heads=facts.kv_heads,
+        head_size=facts.head_size,
+        vocabulary=facts.vocabulary,
+        context=facts.context,
+        tied="output.weight" not in shapes,
     )
 
 

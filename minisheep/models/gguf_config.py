@@ -20,9 +20,15 @@ _TYPES = {
     "qwen3": ("qwen3", "Qwen3ForCausalLM"),
     "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
 }
-_GEMMA3_PERIOD = 6
-"""Every sixth layer of Gemma 3 sees everything, the others a window (llama.cpp, set_swa_pattern)."""
-_GEMMA3_27B_LAYERS = 62
+GEMMA3_PERIOD = 6
+"""Every sixth layer of Gemma 3 sees everything, the others a window (llama.cpp, src/models/gemma3.cpp)."""
+GEMMA3_27B_LAYERS = 62
+"""A Gemma 3 of so many layers scales its queries in a way of its own."""
+
+
+def gemma3_layer_types(layers: int) -> list[str]:
+    """What each layer of a Gemma 3 sees, in transformers' words."""
+    return ["sliding_attention" if (n + 1) % GEMMA3_PERIOD else "full_attention" for n in range(layers)]
 
 
 def config_json(header: GgufHeader) -> dict[str, Any]:
@@ -66,12 +72,10 @@ def config_json(header: GgufHeader) -> dict[str, Any]:
 
 def _gemma3(header: GgufHeader, head_dim: int) -> dict[str, Any]:
     layers = layer_count(header)
-    large = layers == _GEMMA3_27B_LAYERS
+    large = layers == GEMMA3_27B_LAYERS
     return {
         "sliding_window": _integer(header, "attention.sliding_window", None),
-        "layer_types": [
-            "full_attention" if (layer + 1) % _GEMMA3_PERIOD == 0 else "sliding_attention" for layer in range(layers)
-        ],
+        "layer_types": gemma3_layer_types(layers),
         "query_pre_attn_scalar": embedding_length(header) // head_count(header) if large else head_dim,
         # Its windowed layers rotate by a base of their own and unscaled.
         "rope_parameters": {

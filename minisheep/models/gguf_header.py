@@ -183,7 +183,7 @@ def _parse(data: bytes, file_bytes: int) -> GgufHeader:
     if not isinstance(architecture, str) or not _ARCHITECTURE.fullmatch(architecture):
         raise _Fault("general.architecture is missing or no identifier")
     raw = [_read_tensor(cursor) for _ in range(tensor_count)]
-    start = _padded(cursor.at, alignment)
+    start = padded(cursor.at, alignment)
     tensors = _place(raw, start, alignment, file_bytes)
     return GgufHeader(version, architecture, MappingProxyType(metadata), tensors, file_bytes)
 
@@ -271,10 +271,11 @@ def _place(raw: list[TensorInfo], start: int, alignment: int, file_bytes: int) -
             raise _Fault(f"corrupt, tensor {tensor.name} is at {tensor.offset} and should be at {expected}")
         if start + tensor.offset + tensor.bytes > file_bytes:
             raise _Fault(f"truncated, tensor {tensor.name} reaches past the end of the file ({file_bytes} bytes)")
-        expected = _padded(expected + tensor.bytes, alignment)
+        expected = padded(expected + tensor.bytes, alignment)
         placed.append(TensorInfo(tensor.name, tensor.shape, tensor.type, start + tensor.offset, tensor.bytes))
     return tuple(placed)
 
 
-def _padded(at: int, alignment: int) -> int:
+def padded(at: int, alignment: int) -> int:
+    """The first multiple of `alignment` at or behind `at`."""
     return (at + alignment - 1) // alignment * alignment

@@ -6,7 +6,6 @@ Read in pieces of a few million weights straight from the mapped file, so that a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
+from minisheep.formats.safetensors_file import row_count, to_bfloat16
 from minisheep.models.facts import head_count, kv_head_count, layer_count
 from minisheep.models.gguf_config import FIX
 from minisheep.models.gguf_header import GgufHeader, TensorInfo
-
-PIECE = 2**21
-"""Weights that are dequantised at once: some tens of megabytes of intermediate results, few calls."""
 
 _PROJECTIONS = {
     "attn_q": "self_attn.q_proj",
@@ -107,13 +104,6 @@ def hf_names(architecture: str, layers: int) -> dict[str, str]:
     return names
 
 
-def pieces(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """A weight of this shape cut into ranges of rows (first, behind the last) that are dequantised at once."""
-    rows = row_count(shape)
-    step = max(1, PIECE * rows // prod(shape))
-    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
-
-
 def read_piece(path: Path, weight: Weight, first: int, end: int) -> NDArray[np.uint16]:
     """The bfloat16 bits of some rows of a weight, in transformers' order.
 
@@ -147,25 +137,9 @@ def _typed(part: NDArray[np.uint8], kind: str) -> NDArray[Any]:
     return part.view({"F32": np.float32, "F16": np.float16}[kind]) if kind in ("F32", "F16") else part
 
 
-def row_count(shape: tuple[int, ...]) -> int:
-    """Rows of a tensor of this shape, as torch counts."""
-    return shape[0] if len(shape) > 1 else 1
-
-
 def halves(rows: int, heads: int) -> NDArray[np.intp]:
     """For each row of a q or k matrix in transformers' order, where llama.cpp keeps it: the inverse of its `permute`.
 
     transformers rotates the first half of a head against the second, llama.cpp neighbours.
     """
     return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(rows)
-
-
-def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The bits of finite values as bfloat16, rounded to the nearest, ties to even, as torch does."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    odd = bits >> np.uint32(16)
-    odd &= np.uint32(1)
-    odd += np.uint32(0x7FFF)
-    odd += bits
-    odd >>= np.uint32(16)
-    return odd.astype(np.uint16)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from minisheep.errors import DiskError, DownloadError, MinisheepError
-from minisheep.models.cache import REPORT_EVERY, Report, megabytes
+from minisheep.machine.files import megabytes
+from minisheep.models.cache import REPORT_EVERY, Report
 from minisheep.models.entries import HubFile, HubRepo
 from minisheep.models.weights_folder import what_is_missing
 from minisheep.models.wheels import folder_bytes
@@ -49,19 +50,10 @@ def fetch_file(source: HubFile, report: Report) -> Path:
 
 def cached_weights(source: HubRepo) -> Path | None:
     """The folder of a repository's safetensors in the hub's cache, only if it is whole; without any network."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        folder = Path(
-            snapshot_download(
-                source.repo,
-                revision=source.revision,
-                allow_patterns=WEIGHT_PATTERNS,
-                ignore_patterns=SKIPPED_PATTERNS,
-                local_files_only=True,
-            )
-        )
+        folder = _weights(source, local_files_only=True)
     except EntryNotFoundError:
         return None
     # Older clients return a folder in which an interrupted download left only some of the files.
@@ -70,17 +62,23 @@ def cached_weights(source: HubRepo) -> Path | None:
 
 def fetch_weights(source: HubRepo, report: Report) -> Path:
     """Download config and safetensors of a repository; never pickles. Raises DownloadError."""
-    from huggingface_hub import snapshot_download
-
     report(f"downloading {source} from the Hugging Face hub")
     with _errors(source.repo, source.revision, "", "--weights"), _quiet(), _watched(source.repo, report):
-        folder = snapshot_download(
+        return _weights(source)
+
+
+def _weights(source: HubRepo, *, local_files_only: bool = False) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
             source.repo,
             revision=source.revision,
             allow_patterns=WEIGHT_PATTERNS,
             ignore_patterns=SKIPPED_PATTERNS,
+            local_files_only=local_files_only,
         )
-    return Path(folder)
+    )
 
 
 def commit_of(path: Path) -> str:

@@ -5,12 +5,9 @@ Only for inference on a CPU, and never inside the loop: training and export go b
 
 from __future__ import annotations
 
-import os
-import shutil
-from contextlib import suppress
 from pathlib import Path
 
-from minisheep.errors import DiskError
+from minisheep.machine.files import check_room, whole_file
 from minisheep.models import cache
 from minisheep.models.facts import parameter_count
 from minisheep.models.gguf_header import read_header
@@ -26,22 +23,10 @@ def requantise(source: Path, output: Path, format: str = "q8_0") -> None:
     """
     header = read_header(source)
     weight_bytes = FORMATS[format.upper()][1]
-    needed = int(parameter_count(header) * weight_bytes) + 2**26
+    needed = parameter_count(header) * weight_bytes + 2**26
+    fix = "Free some space, or set MINISHEEP_CACHE to a folder on a larger disk."
     with cache.disk_errors("The copy for inference cannot be written"):
+        check_room(output, needed, "The copy for inference needs", fix)
         output.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(output.parent).free
-    if free < needed:
-        raise DiskError(
-            f"The copy for inference needs {cache.megabytes(needed)} in {output.parent}, and only "
-            f"{cache.megabytes(free)} are free.",
-            "Free some space, or set MINISHEEP_CACHE to a folder on a larger disk.",
-        )
-
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        quantise(source, temporary, format.upper())
-        with cache.disk_errors("The copy for inference cannot be written"):
-            cache.publish(temporary, output)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        with whole_file(output) as temporary:
+            quantise(source, temporary, format.upper())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minisheep.engines import cpu
 from minisheep.errors import MinisheepError
-from minisheep.store import write_json
+from minisheep.machine.files import write_json
 
 DEFAULT = "q8_0"
 BF16_PARAMETERS = 1_000_000_000

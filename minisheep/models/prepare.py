@@ -19,12 +19,12 @@ from minisheep.events import Emit, Note
 from minisheep.models import template as templates
 from minisheep.models.cache import cache_root
 from minisheep.models.converted import gguf_of
-from minisheep.models.facts import ModelFacts, model_facts
+from minisheep.models.entries import ModelEntry
+from minisheep.models.facts import ModelFacts, model_facts, shape_of
 from minisheep.models.gguf_header import read_header
 from minisheep.models.prepared import PreparedModel
-from minisheep.models.registry import ModelEntry, find_model
+from minisheep.models.registry import find_model
 from minisheep.models.same_model import check_same_model
-from minisheep.models.shape import shape_of
 from minisheep.models.sources import fetch_weights
 from minisheep.plan import room
 from minisheep.trainers.card import find_cuda

@@ -21,26 +21,8 @@ from minisheep.models.entries import (
     LocalPath,
     ModelEntry,
     WeightsSource,
-    WheelPart,
-    Wheels,
     parse_registry,
 )
-
-__all__ = [
-    "GgufSource",
-    "HubFile",
-    "HubRepo",
-    "LocalPath",
-    "ModelEntry",
-    "WeightsSource",
-    "WheelPart",
-    "Wheels",
-    "find_model",
-    "load_registry",
-    "parse_gguf",
-    "parse_weights",
-    "safe_name",
-]
 
 _HUB_FILE = re.compile(rf"{REPO.pattern}(?:@[^:/]*)?:")
 """How a hub id with a file begins, right or wrong behind the colon."""
@@ -73,7 +55,7 @@ def find_model(name: str, *, gguf: str | None = None, weights: str | None = None
 
 def parse_gguf(text: str) -> GgufSource:
     """Where a GGUF is, as the user writes it. An existing file wins over a hub id that reads the same."""
-    if _is_file(text):
+    if _is_there(text):
         return LocalPath(Path(text))
     hub = HUB_ID.fullmatch(text)
     if hub and hub["file"] and hub["file"].lower().endswith(".gguf"):
@@ -89,7 +71,7 @@ def parse_gguf(text: str) -> GgufSource:
 def parse_weights(text: str) -> WeightsSource:
     """Where trainable weights are: an existing folder, else a hub id, else a folder that is yet to be found wrong."""
     hub = HUB_ID.fullmatch(text)
-    if hub and hub["file"] is None and not _is_dir(text):
+    if hub and hub["file"] is None and not _is_there(text, folder=True):
         return HubRepo(hub["repo"], hub["revision"] or "main")
     if not text or "\0" in text:
         raise UnknownModelError(
@@ -114,7 +96,7 @@ def _by_name(name: str) -> ModelEntry | None:
 
 def _by_path(name: str) -> ModelEntry | None:
     # "ORG/REPO:FILE.gguf" also ends in .gguf: it is a path only if such a file is here.
-    if not name.lower().endswith(".gguf") or "\0" in name or (_HUB_FILE.match(name) and not _is_file(name)):
+    if not name.lower().endswith(".gguf") or "\0" in name or (_HUB_FILE.match(name) and not _is_there(name)):
         return None
     path = Path(name)
     return _outsider(path.name.removesuffix(path.suffix), gguf=LocalPath(path))
@@ -122,7 +104,7 @@ def _by_path(name: str) -> ModelEntry | None:
 
 def _by_folder(name: str) -> ModelEntry | None:
     # "ORG/REPO", or any other name, may be a folder here too: it is meant only if it holds a model.
-    if not name or "\0" in name or not _is_file(str(Path(name) / "config.json")):
+    if not name or "\0" in name or not _is_there(str(Path(name) / "config.json")):
         return None
     path = Path(name).absolute()
     return _outsider(path.resolve().name, weights=LocalPath(path))
@@ -174,15 +156,8 @@ def _unknown(name: str) -> UnknownModelError:
     )
 
 
-def _is_file(text: str) -> bool:
+def _is_there(text: str, *, folder: bool = False) -> bool:
     try:
-        return Path(text).is_file()
+        return Path(text).is_dir() if folder else Path(text).is_file()
     except (OSError, ValueError):  # too long, or a NUL byte
-        return False
-
-
-def _is_dir(text: str) -> bool:
-    try:
-        return Path(text).is_dir()
-    except (OSError, ValueError):
         return False

@@ -6,19 +6,17 @@ same base, it would do something that nobody trained.
 
 from __future__ import annotations
 
-from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from minisheep.convert.safetensors_file import Stored, list_tensors
 from minisheep.convert.tensors import plain_name
 from minisheep.errors import ModelFileError
+from minisheep.formats import safetensors_file
+from minisheep.formats.safetensors_file import Stored, as_float32, list_tensors, row_count
 from minisheep.models.facts import layer_count
 from minisheep.models.gguf_header import GgufHeader, TensorInfo, read_header
-from minisheep.models.gguf_weights import hf_names, read_rows, row_count
+from minisheep.models.gguf_weights import hf_names, read_rows
 
 ROWS = 8
 """Rows of a matrix that are compared."""
@@ -76,7 +74,7 @@ def _norms(gguf: Path, pairs: list[tuple[TensorInfo, Stored]], *, plus_one: bool
         if not tensor.name.endswith("norm.weight") or tensor.type not in EXACT:
             continue
         there = read_rows(gguf, tensor, slice(0, 1)).ravel()
-        here = _read(stored, slice(0, 1)).ravel() + np.float32(plus_one)
+        here = as_float32(safetensors_file.read_rows(stored, slice(0, 1))).ravel() + np.float32(plus_one)
         different += int(np.count_nonzero(~(np.abs(here - there) <= ULP * np.abs(here) + 1e-6)))
         whole += here.size
     return f"{different / whole:.0%} of the norms' weights are others" if different > FEW * whole else ""
@@ -89,20 +87,9 @@ def _rows(gguf: Path, pairs: list[tuple[TensorInfo, Stored]], layer: int) -> str
             continue
         rows = min(row_count(stored.shape), row_count(tensor.shape[::-1]))
         chosen = np.unique(np.linspace(0, rows - 1, ROWS).astype(np.intp))
-        there, here = read_rows(gguf, tensor, chosen), _read(stored, chosen)
+        there, here = read_rows(gguf, tensor, chosen), as_float32(safetensors_file.read_rows(stored, chosen))
         size = float(np.linalg.norm(here))
         off = float(np.linalg.norm(here - there)) / size if size else float(np.linalg.norm(there))
         if not off <= EXACT.get(tensor.type, QUANTISED):
             return f"rows of {stored.name} differ by {off:.0%}"
     return ""
-
-
-def _read(stored: Stored, rows: slice | NDArray[np.intp]) -> NDArray[np.float32]:
-    """Some rows of a tensor as float32 [rows, in]; a vector is one row."""
-    kind = np.float32 if stored.dtype == "F32" else np.uint16
-    count = row_count(stored.shape)
-    raw: Any = np.memmap(stored.path, kind, "r", stored.offset, (count, prod(stored.shape) // count))
-    part: NDArray[Any] = np.array(raw[rows])
-    if stored.dtype == "BF16":
-        return (part.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return (part.view(np.float16) if stored.dtype == "F16" else part).astype(np.float32)

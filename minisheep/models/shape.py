@@ -9,10 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from minisheep.errors import ModelFileError
-from minisheep.models.facts import model_facts
-from minisheep.models.gguf_header import GgufHeader
-
 EMBEDDING, OUTPUT = "token_embd", "output"
 
 
@@ -114,23 +110,3 @@ def has_head_norms(architecture: str) -> bool:
 def has_post_norms(architecture: str) -> bool:
     """Whether attention and feed-forward are normed behind as well as before."""
     return architecture == "gemma3"
-
-
-def shape_of(header: GgufHeader) -> Shape:
-    """The dimensions in a GGUF. Raises ModelFileError where they are missing or senseless."""
-    facts = model_facts(header)
-    shapes = {tensor.name: tensor.shape for tensor in header.tensors}
-    inner = shapes.get("blk.0.ffn_up.weight", ())
-    if len(inner) != 2:
-        raise ModelFileError("The model file has no blk.0.ffn_up.weight.", "Pass another file with --gguf.")
-    return Shape(
-        layers=facts.layers,
-        width=facts.width,
-        feed_forward=inner[1],
-        heads=facts.heads,
-        kv_heads=facts.kv_heads,
-        head_size=facts.head_size,
-        vocabulary=facts.vocabulary,
-        context=facts.context,
-        tied="output.weight" not in shapes,
-    )

@@ -11,7 +11,8 @@ from pathlib import Path
 from minisheep.errors import DownloadError, ModelFileError
 from minisheep.models import cache, hub, wheels
 from minisheep.models.cache import Report, sha256_file
-from minisheep.models.registry import HubFile, HubRepo, LocalPath, ModelEntry, Wheels, safe_name
+from minisheep.models.entries import HubFile, HubRepo, LocalPath, ModelEntry, Wheels
+from minisheep.models.registry import safe_name
 from minisheep.models.weights_folder import what_is_missing
 
 

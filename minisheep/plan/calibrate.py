@@ -11,12 +11,12 @@ from typing import Any
 
 from minisheep.bench.peak import Peak
 from minisheep.errors import DownloadError, UsageError
+from minisheep.machine.files import disk_errors, write_json
 from minisheep.machine.worker import WorkerProcess
 from minisheep.plan import tried
 from minisheep.plan.fit import Plan
 from minisheep.plan.jobs import ASK, TRAIN
 from minisheep.plan.tried import Tried
-from minisheep.store import disk_errors, write_json
 
 WORKER = "minisheep.plan.trying:measure"
 PART_SECONDS = 900.0

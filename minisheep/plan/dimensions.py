@@ -12,10 +12,10 @@ from minisheep.engines import cpu
 from minisheep.errors import UsageError
 from minisheep.models import cache, hub
 from minisheep.models.entries import HubFile, LocalPath, ModelEntry, Wheels
-from minisheep.models.facts import model_facts
+from minisheep.models.facts import model_facts, shape_of
 from minisheep.models.gguf_header import read_header
 from minisheep.models.registry import find_model
-from minisheep.models.shape import Shape, shape_of
+from minisheep.models.shape import Shape
 from minisheep.plan import tried
 from minisheep.plan.quantised import FORMATS, fast_on_cpu, format_in_name, weights_as
 from minisheep.plan.tried import Tried

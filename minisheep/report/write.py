@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minisheep.errors import UsageError
+from minisheep.machine.files import disk_errors, write_atomic
 from minisheep.report import plots
 from minisheep.report.document import document
 from minisheep.report.gather import gather
 from minisheep.report.html import page
 from minisheep.report.markdown import markdown
-from minisheep.store import disk_errors, write_atomic
 
 FOLDER = "report"
 NO_PICTURES = 'matplotlib is not installed, so the report has no pictures; pip install "minisheep[plots]" brings it.'

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+
+from minisheep.machine.files import try_lock
 
 _HOLDER = re.compile(r"process (\d+) on (.+)")
 
@@ -43,8 +44,8 @@ def holder(folder: Path) -> Holder | None:
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+        if try_lock(handle, shared=True):
+            return None
         told = _HOLDER.match(os.pread(handle, 300, 0).decode(errors="replace"))
         if told is None:
             return Holder(0, "another process")
@@ -53,4 +54,3 @@ def holder(folder: Path) -> Holder | None:
     finally:
         # Closing drops the lock.
         os.close(handle)
-    return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from minisheep.engines.base import Prompt
+from minisheep.errors import CorruptRunError
 from minisheep.events import Emit
 
 
@@ -88,3 +89,11 @@ class Trainer(Protocol):
     """
 
     def train(self, job: TrainJob, emit: Emit, should_stop: Callable[[], bool]) -> TrainResult: ...
+
+
+def another_training(output: Path) -> CorruptRunError:
+    """The error for an adapter that was made by another training than the one whose output it would be."""
+    return CorruptRunError(
+        f"{output} is there already, but was not made from these examples and settings.",
+        "Move it away, or start a new run.",
+    )

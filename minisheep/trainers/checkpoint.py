@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from minisheep.store import write_atomic, write_json
-from minisheep.trainers.folders import publish
+from minisheep.machine.files import publish, write_atomic, write_json
 
 TENSORS = "tensors.safetensors"
 MANIFEST = "manifest.json"

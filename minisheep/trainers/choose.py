@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minisheep import installed
 from minisheep.errors import UsageError
-from minisheep.store import read_json
+from minisheep.machine.files import read_json
 from minisheep.trainers.base import Trainer
 from minisheep.trainers.card import Cuda, find_cuda
 from minisheep.trainers.suited import SUPPORTED, Obstacle, obstacle

@@ -14,10 +14,9 @@ from typing import Any
 
 from minisheep.errors import Stopped
 from minisheep.events import Emit, TrainStep
+from minisheep.machine.files import publish, write_atomic, write_json
 from minisheep.records import digest
-from minisheep.store import write_atomic, write_json
-from minisheep.trainers.base import TrainExample, TrainJob, TrainResult
-from minisheep.trainers.folders import another_training, publish
+from minisheep.trainers.base import TrainExample, TrainJob, TrainResult, another_training
 from minisheep.trainers.lora_gguf import TENSORS, read_config
 from minisheep.trainers.start import read_scale
 from minisheep.trainers.tokens import learning_rate, split, steps_per_epoch, usable_warmup

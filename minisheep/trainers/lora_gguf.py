@@ -12,7 +12,6 @@ free.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
+from minisheep.machine.files import disk_errors, whole_file
 from minisheep.models.facts import head_count, kv_head_count, layer_count
 from minisheep.models.gguf_header import read_header
 
@@ -249,26 +249,15 @@ def _write(output: Path, base: BaseFacts, alpha: float, layers: Mapping[str, _La
     import gguf
     import numpy as np
 
-    from minisheep.store import disk_errors, fsync_folder
-
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    with disk_errors(output):
-        try:
-            writer = gguf.GGUFWriter(temporary, base.architecture)
-            writer.add_type(gguf.GGUFType.ADAPTER)
-            writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-            writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
-            for name in sorted(layers):
-                writer.add_tensor(f"{name}.weight.lora_a", np.ascontiguousarray(layers[name].a))
-                writer.add_tensor(f"{name}.weight.lora_b", np.ascontiguousarray(layers[name].b))
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, output)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        fsync_folder(output.parent)
+    with disk_errors(output), whole_file(output) as temporary:
+        writer = gguf.GGUFWriter(temporary, base.architecture)
+        writer.add_type(gguf.GGUFType.ADAPTER)
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+        for name in sorted(layers):
+            writer.add_tensor(f"{name}.weight.lora_a", np.ascontiguousarray(layers[name].a))
+            writer.add_tensor(f"{name}.weight.lora_b", np.ascontiguousarray(layers[name].b))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()

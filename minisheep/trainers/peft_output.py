@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from safetensors.numpy import save
 
+from minisheep.machine.files import publish, write_atomic, write_json
 from minisheep.records import digest
-from minisheep.store import write_atomic, write_json
-from minisheep.trainers.base import TrainJob, TrainResult
+from minisheep.trainers.base import TrainJob, TrainResult, another_training
 from minisheep.trainers.checkpoint import Array
-from minisheep.trainers.folders import another_training, publish
 from minisheep.trainers.lora_gguf import TENSORS
 from minisheep.trainers.peft_model import PeftModel, Precision, adapter_tensors
 from minisheep.trainers.tokens import Tokenised

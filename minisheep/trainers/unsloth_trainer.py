@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from minisheep.errors import MinisheepError, ModelFileError
 from minisheep.events import Emit
+from minisheep.machine.files import disk_errors, write_json
 from minisheep.records import derive_seed
-from minisheep.store import disk_errors, write_json
 from minisheep.trainers.base import TrainJob, TrainResult
 
 if TYPE_CHECKING:
