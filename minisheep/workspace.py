@@ -14,9 +14,9 @@ from minisheep.data.verifiable import load_items
 from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
 from minisheep.errors import ModelFileError
 from minisheep.models.prepared import PreparedModel
-from minisheep.models.template import Template
 from minisheep.records import Instruction
 from minisheep.rules.prompts import Frame
+from minisheep.rules.templates import Template
 from minisheep.stages.asked import Judge
 from minisheep.stages.exam import Exam, judge_for
 from minisheep.store import RunFolder, read_json, read_records

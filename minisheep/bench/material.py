@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from random import Random
 
 from minisheep.data.texts import SeedTask
-from minisheep.engines.base import GenerateRequest, Sampling, Segment
+from minisheep.engines.base import GenerateRequest, Sampling
 from minisheep.engines.fake_text import task_list
 from minisheep.records import Example, Instruction, Response, derive_seed
 from minisheep.rules.prompts import user_text
 from minisheep.rules.task_list import parse_task_list
+from minisheep.rules.templates import Segment
 from minisheep.stages.judge import Pair
 
 TOGETHER = (1, 1, 2, 1, 4, 1, 2, 7)

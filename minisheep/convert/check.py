@@ -42,8 +42,8 @@ def check_tokens(gguf: Path, folder: Path) -> None:
 def _work(arguments: list[str]) -> None:
     import tokenizers
 
-    from minisheep.engines.base import Segment
     from minisheep.engines.vocabulary import Vocabulary
+    from minisheep.rules.templates import Segment
 
     theirs = tokenizers.Tokenizer.from_file(str(Path(arguments[1]) / "tokenizer.json"))
     theirs.no_padding()

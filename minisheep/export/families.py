@@ -11,8 +11,8 @@ import json
 from dataclasses import dataclass
 
 from minisheep.errors import UnsupportedModelError
-from minisheep.models import template
-from minisheep.models.template import Template
+from minisheep.rules import templates
+from minisheep.rules.templates import Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Family:
     """Whether the system's words stand in the first user's turn."""
 
 
-_PLAIN = template.plain("")
-_LLAMA_3 = template.llama_3()
+_PLAIN = templates.plain("")
+_LLAMA_3 = templates.llama_3()
 _OPENING = "<|start_header_id|>user<|end_header_id|>\n\n"
 
 FAMILIES = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from minisheep.errors import CorruptRunError
-from minisheep.models.template import Template
+from minisheep.rules.templates import Template
 from minisheep.store import read_json, write_json
 
 

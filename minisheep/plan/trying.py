@@ -17,10 +17,11 @@ from minisheep.bench.plan import Job
 from minisheep.bench.turns import after_first_step, timed
 from minisheep.config import Settings
 from minisheep.data.texts import load_seeds
-from minisheep.engines.base import LoglikRequest, Segment
+from minisheep.engines.base import LoglikRequest
 from minisheep.events import Event, TrainStep
 from minisheep.plan.jobs import ASK, EXAMPLES, PAIRS, STEPS
 from minisheep.plan.tried import NEW
+from minisheep.rules.templates import Segment
 from minisheep.store import read_json
 
 TURNS = 2

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from minisheep.engines.base import Prompt
 from minisheep.events import Emit
+from minisheep.rules.templates import Prompt
 
 
 @dataclass(frozen=True, slots=True)
