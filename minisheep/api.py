@@ -114,13 +114,12 @@ def align(
 
     Raises `errors.MinisheepError`.
     """
-    with open_run(run, preset, settings, emit) as (folder, resolved, lock, log):
+    with open_run(run, preset, settings, emit) as (folder, resolved, lock, log), contextlib.ExitStack() as leaving:
         host = InlineHost() if inline else WorkerHost(lock.handle, tick)
-        try:
-            with SignalledStop(host, lambda text: log(Note(text))) if isinstance(host, WorkerHost) else _nothing():
-                loop.run(folder, resolved, host, log, until)
-        finally:
-            host.close()
+        leaving.callback(host.close)
+        if isinstance(host, WorkerHost):
+            leaving.enter_context(SignalledStop(host, lambda text: log(Note(text))))
+        loop.run(folder, resolved, host, log, until)
     return Run(folder.path)
 
 
@@ -134,69 +133,137 @@ def open_run(
     `errors.RunLockedError` if somebody else works there.
     """
     wanted = config.with_preset(given, preset) if preset else dict(given)
-    if run is None:
-        fresh = config.make(given, preset or "paper")
-        run = default_folder(fresh.model, preset)
-    folder = RunFolder(Path(run))
+    folder = RunFolder(Path(run) if run is not None else default_folder(config.make(wanted).model, preset))
     if not folder.exists:
-        settings = config.make(given, preset or "paper")
-        _check_inputs(settings)
+        # Before there is a folder: what is refused leaves none behind.
+        check(resolve(wanted))
         _refuse_foreign_folder(folder)
         folder.create()
-    lock = Lock(folder.path) if folder.path.is_dir() else None
-    if lock is None:
-        raise UsageError(f"{folder.path} is not a folder.")
+    lock = Lock(folder.path)
     try:
-        resumed = folder.exists and bool(folder.read_manifest()["phases"])
-        notes: list[str] = []
-        if resumed:
-            settings = _continue(folder, wanted, notes)
-        else:
-            # Nothing has been made yet, so nothing can be contradicted: after a first attempt that failed, every
-            # setting may be given anew. What is not given stays, as for every run that exists.
-            stored = stored_settings(folder) if folder.exists and preset is None else None
-            settings = config.make(given, preset or "paper", base=stored)
-            inputs = _check_inputs(settings)
-            begun = (folder.path / "round-1").exists() or (folder.path / "round-0").exists()
-            if folder.exists and begun:
-                settings = _continue(folder, wanted, notes)
-            else:
-                folder.model.unlink(missing_ok=True)
-                write_settings(folder, settings)
-                folder.write_manifest({"phases": {}, "inputs": inputs})
-        # Whoever gives the command again wants it to go on.
-        folder.pause.unlink(missing_ok=True)
-        present = Present(folder.present)
-        with Appender(folder.events) as events:
-
-            def log(event: Event) -> None:
-                if isinstance(event, Progress | Glimpse):
-                    present(event)
-                else:
-                    events.append({"time": round(time.time(), 3), **to_dict(event)})
-                if not isinstance(event, Glimpse):
-                    emit(event)
-
-            log(
-                RunStarted(
-                    str(folder.path), settings.model, settings.rounds, settings.engine, settings.trainer, resumed
-                )
-            )
-            for note in notes:
-                log(Note(note))
-            try:
-                yield folder, settings, lock, log
-            except MinisheepError as error:
-                # For whoever watches from elsewhere; the caller tells its own user.
-                with contextlib.suppress(DiskError):
-                    events.append({"time": round(time.time(), 3), **to_dict(_failure(error))})
-                raise
+        opening = resolve(wanted, *read_standing(folder, preset))
+        write(folder, opening, check(opening))
+        settled, resumed = opening.settings, bool(opening.manifest and opening.manifest["phases"])
+        with _telling(folder, emit) as log:
+            log(RunStarted(str(folder.path), settled.model, settled.rounds, settled.engine, settled.trainer, resumed))
+            if opening.note:
+                log(Note(opening.note))
+            yield folder, settled, lock, log
     finally:
         lock.release()
 
 
-def _failure(error: MinisheepError) -> Failed:
-    return Failed(type(error).__name__, error.message, error.fix)
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a run will begin or go on."""
+
+    settings: Settings
+    manifest: Mapping[str, Any] | None = None
+    """What goes on, without the phases that are to be done again; None for a run that begins."""
+    note: str = ""
+    """The settings that changed, in words."""
+
+
+def read_standing(folder: RunFolder, preset: str | None) -> tuple[Settings | None, Mapping[str, Any] | None]:
+    """The settings of a run and the manifest of what was made with them, each None where it does not count."""
+    manifest = folder.read_manifest()
+    begun = bool(manifest["phases"]) or (folder.exists and any(folder.round(n).path.exists() for n in (0, 1)))
+    stored = stored_settings(folder) if begun or (folder.exists and preset is None) else None
+    return stored, manifest if begun else None
+
+
+def resolve(
+    wanted: Mapping[str, Any], stored: Settings | None = None, manifest: Mapping[str, Any] | None = None
+) -> Opening:
+    """The settings that a run will have, from those that are wanted and those of its folder, and what follows. Pure.
+
+    Without a `manifest` nothing has been made yet, so nothing can be contradicted: after a first attempt that failed,
+    every setting may be given anew. What is not given stays. Raises `errors.ConfigError` and `errors.RunMismatchError`.
+    """
+    if stored is None or manifest is None:
+        return Opening(config.make(wanted, base=stored))
+    settings, done = config.continued(stored, wanted), dict(manifest["phases"])
+    changed = [name for name in config.names() if getattr(settings, name) != getattr(stored, name)]
+    if not changed:
+        return Opening(settings, manifest)
+    if "keep" in changed:
+        # Filters that no training has used yet are quick to do again.
+        for number in range(1, settings.rounds + 1):
+            if f"round-{number}/train" not in done:
+                done.pop(f"round-{number}/filter", None)
+    told = ", ".join(f"{config.flag(n)} {getattr(stored, n)} -> {getattr(settings, n)}" for n in changed)
+    return Opening(settings, {**manifest, "phases": done}, f"Continuing with changed settings: {told}.")
+
+
+def check(opening: Opening) -> dict[str, str]:
+    """Reads everything that a user gave, so that a fault shows at once; returns digests of it for the manifest.
+
+    Nothing is written. Raises `errors.UsageError`, what the search for the model raises, and
+    `errors.RunMismatchError` where seeds or prompts are others than a run began with.
+    """
+    settings = opening.settings
+    seeds = load_seeds(settings.seeds)
+    shown = sum(not seed.held_out for seed in seeds)
+    if shown < settings.shots:
+        raise UsageError(f"--shots {settings.shots} needs as many seed tasks to show, and there are {shown}.")
+    solved = len(showable(seeds))
+    if solved < settings.answer_shots:
+        raise UsageError(
+            f"--answer-shots {settings.answer_shots} needs as many short seed tasks to show, and there are {solved}.",
+            f"One is short with at most {LONGEST_SHOWN} characters, its answer included.",
+        )
+    prompts = load_prompts(settings.prompts)
+    if settings.trainer == "unsloth":
+        choose(settings.trainer, settings.load_in)
+    check_server(settings)
+    if settings.engine != "fake":
+        find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
+    inputs = {"seeds": seeds_digest(seeds), "prompts": digest("prompts", prompts)}
+    if opening.manifest is not None and opening.manifest.get("inputs") != inputs:
+        raise RunMismatchError(
+            "The seed tasks or prompts are not those that the run began with.", "Restore them, or start a new run."
+        )
+    return inputs
+
+
+def write(folder: RunFolder, opening: Opening, inputs: Mapping[str, str]) -> None:
+    """Make what was resolved and checked the state of the folder. Raises `errors.DiskError`."""
+    if opening.manifest is None:
+        folder.model.unlink(missing_ok=True)
+        write_settings(folder, opening.settings)
+        folder.write_manifest({"phases": {}, "inputs": inputs})
+    elif opening.note:
+        # The manifest first: cut off in between, the filter is done again with the old --keep, and not left out.
+        folder.write_manifest(dict(opening.manifest))
+        write_settings(folder, opening.settings)
+    # Whoever gives the command again wants it to go on.
+    folder.pause.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _telling(folder: RunFolder, emit: Emit) -> Iterator[Emit]:
+    """An `emit` that also writes events.jsonl, where a failure is told too, and shows progress to who watches."""
+    present = Present(folder.present)
+    with Appender(folder.events) as events:
+
+        def store(event: Event) -> None:
+            events.append({"time": round(time.time(), 3), **to_dict(event)})
+
+        def log(event: Event) -> None:
+            if isinstance(event, Progress | Glimpse):
+                present(event)
+            else:
+                store(event)
+            if not isinstance(event, Glimpse):
+                emit(event)
+
+        try:
+            yield log
+        except MinisheepError as error:
+            # For whoever watches from elsewhere; the caller tells its own user.
+            with contextlib.suppress(DiskError):
+                store(Failed(type(error).__name__, error.message, error.fix))
+            raise
 
 
 def default_folder(model: str, preset: str | None) -> Path:
@@ -214,58 +281,6 @@ def write_settings(folder: RunFolder, settings: Settings) -> None:
     write_atomic(folder.settings, header + tomli_w.dumps(settings.model_dump()).encode())
 
 
-def _continue(folder: RunFolder, wanted: Mapping[str, Any], notes: list[str]) -> Settings:
-    """The settings that an existing run goes on with. Raises `errors.RunMismatchError`."""
-    stored = stored_settings(folder)
-    settings = config.continued(stored, wanted)
-    manifest = folder.read_manifest()
-    if _check_inputs(settings) != manifest.get("inputs"):
-        raise RunMismatchError(
-            "The seed tasks or prompts are not those that the run began with.", "Restore them, or start a new run."
-        )
-    changed = [name for name in config.names() if getattr(settings, name) != getattr(stored, name)]
-    if changed:
-        told = ", ".join(f"{config.flag(n)} {getattr(stored, n)} -> {getattr(settings, n)}" for n in changed)
-        notes.append(f"Continuing with changed settings: {told}.")
-        if "keep" in changed:
-            redo = [key for key in _filters_to_redo(settings.rounds, manifest["phases"])]
-            for key in redo:
-                del manifest["phases"][key]
-            folder.write_manifest(manifest)
-        write_settings(folder, settings)
-    return settings
-
-
-def _filters_to_redo(rounds: int, done: Mapping[str, Any]) -> list[str]:
-    """Filters that no training has used yet: they are quick to do again with another --keep."""
-    return [
-        f"round-{r}/filter"
-        for r in range(1, rounds + 1)
-        if f"round-{r}/filter" in done and f"round-{r}/train" not in done
-    ]
-
-
-def _check_inputs(settings: Settings) -> dict[str, str]:
-    """Reads everything that a user gave, so that a fault shows at once; returns digests of it for the manifest."""
-    seeds = load_seeds(settings.seeds)
-    shown = sum(not seed.held_out for seed in seeds)
-    if shown < settings.shots:
-        raise UsageError(f"--shots {settings.shots} needs as many seed tasks to show, and there are {shown}.")
-    solved = len(showable(seeds))
-    if solved < settings.answer_shots:
-        raise UsageError(
-            f"--answer-shots {settings.answer_shots} needs as many short seed tasks to show, and there are {solved}.",
-            f"One is short with at most {LONGEST_SHOWN} characters, its answer included.",
-        )
-    prompts = load_prompts(settings.prompts)
-    if settings.trainer == "unsloth":
-        choose(settings.trainer, settings.load_in)
-    check_server(settings)
-    if settings.engine != "fake":
-        find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
-    return {"seeds": seeds_digest(seeds), "prompts": digest("prompts", prompts)}
-
-
 def _refuse_foreign_folder(folder: RunFolder) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise UsageError(f"{folder.path} is not a folder.", "Give another --run.")
@@ -273,8 +288,3 @@ def _refuse_foreign_folder(folder: RunFolder) -> None:
     foreign = [name for name in there if meant(name) not in NOT_A_RUN]
     if foreign and not folder.settings.exists():
         raise UsageError(f"{folder.path} exists and is not a run (it holds {foreign[0]}).", "Give another --run.")
-
-
-@contextlib.contextmanager
-def _nothing() -> Iterator[None]:
-    yield

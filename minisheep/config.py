@@ -9,13 +9,14 @@ once, when a run is made, and kept in the run folder.
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from minisheep.errors import ConfigError, RunMismatchError
 
@@ -33,6 +34,43 @@ Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 def setting(default: Any, group: str, description: str, *, changeable: bool = False) -> Any:
     """A setting of `group`; a `changeable` one may differ when a run is continued, since finished work stays valid."""
     return Field(default=default, description=description, json_schema_extra={"group": group, "changeable": changeable})
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What the filter keeps by score: ``threshold:C`` (above C), ``top:F`` (the best fraction F) or ``auto``."""
+
+    kind: Literal["auto", "threshold", "top"]
+    value: float = 0.0
+    said: str = field(default="", compare=False)
+    """As the user wrote it: what is stored and shown. The same rule in other words is no change."""
+
+    def __str__(self) -> str:
+        return self.said or ("auto" if self.kind == "auto" else f"{self.kind}:{self.value:g}")
+
+    def settled(self, judge: str) -> Keep:
+        """What ``auto`` means for a judge: the paper's threshold where there are grades, else the best fraction."""
+        if self.kind != "auto":
+            return self
+        return Keep("threshold", 8.0) if judge in GRADED else Keep("top", 0.3)
+
+    @classmethod
+    def parse(cls, given: object) -> Keep:
+        """Raises ValueError with the forms that are understood. What is parsed already stays as it is."""
+        if isinstance(given, Keep):
+            return given
+        if given == "auto":
+            return cls("auto")
+        kind, _, number = str(given).partition(":")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if kind == "threshold" and math.isfinite(value):
+            return cls("threshold", value, str(given))
+        if kind == "top" and 0 < value <= 1:
+            return cls("top", value, str(given))
+        raise ValueError(f"keep {given!r} is not threshold:NUMBER, top:FRACTION (above 0, at most 1) or auto")
 
 
 class Settings(BaseModel):
@@ -114,8 +152,8 @@ class Settings(BaseModel):
     assess: Literal["none", "quality", "following", "both"] = setting(
         "both", "judge", "criteria that count; none: every pair that passes the rules is kept"
     )
-    keep: str = setting(
-        "auto",
+    keep: Annotated[Keep, PlainValidator(Keep.parse), PlainSerializer(str)] = setting(
+        Keep("auto"),
         "judge",
         "threshold:8 keeps what all criteria put above 8 (the paper); top:0.3 keeps the best three tenths; auto: the"
         " first for a judge that gives grades, the second for others",
@@ -214,38 +252,26 @@ class Settings(BaseModel):
     threads: Annotated[int, Field(ge=0)] = setting(0, "engine", "CPU threads; 0: all that are free", changeable=True)
     gpu_layers: int = setting(-1, "engine", "layers on the GPU; -1: all", changeable=True)
 
-    @field_validator("keep")
-    @classmethod
-    def _keep_is_a_rule(cls, value: str) -> str:
-        Keep.parse(value)
-        return value
-
     @model_validator(mode="after")
     def _settings_agree(self) -> Settings:
-        if (self.engine == "fake") != (self.trainer == "fake"):
-            raise ValueError("--engine fake and --trainer fake belong together: neither runs a model")
         for contradiction in self._contradictions():
             raise ValueError(contradiction)
-        for name in ("generate_max_tokens", "answer_max_tokens", "eval_max_tokens", "eval_verifiable_max_tokens"):
-            if getattr(self, name) >= self.context:
-                raise ValueError(f"{flag(name)} {getattr(self, name)} does not fit --context {self.context}")
         return self
 
     def _contradictions(self) -> Iterator[str]:
         """What two settings that are each right say against each other."""
-        keep = Keep.parse(self.keep)
+        if (self.engine == "fake") != (self.trainer == "fake"):
+            yield "--engine fake and --trainer fake belong together: neither runs a model"
         if self.strategy == "direct" and self.rounds != 1:
             yield f"--strategy direct is one round of --per-round instructions, and --rounds is {self.rounds}"
-        if self.filter != "score":
-            if self.keep != "auto":
-                yield f"--filter {self.filter} looks at no score, so --keep {self.keep} says nothing; leave one out"
+        if not self.judges:
+            who, why = "--assess none", "gives no scores"
+            if self.filter != "score":
+                who, why = f"--filter {self.filter}", "looks at no score"
+            if self.keep.kind != "auto":
+                yield f"{who} {why}, so --keep {self.keep} says nothing; leave one out"
             if self.answers > 1:
-                yield f"--answers {self.answers} keeps the best judged, and --filter {self.filter} judges none"
-        elif self.assess == "none":
-            if self.keep != "auto":
-                yield f"--assess none gives no scores, so --keep {self.keep} says nothing; leave one out"
-            if self.answers > 1:
-                yield f"--answers {self.answers} keeps the best judged, and --assess none judges none"
+                yield f"--answers {self.answers} keeps the best judged, and {who} judges none"
         if self.judge == "pmi" and self.assess in ("quality", "following"):
             yield f"--judge pmi has no criteria, so --assess {self.assess} says nothing; leave one out"
         if self.judge == "pmi" and self.judge_prompt != "combined":
@@ -253,25 +279,27 @@ class Settings(BaseModel):
         if self.judges and self.judge == "auto" and self.exam_tasks < MIN_EXAM:
             yield f"--judge auto needs --exam-tasks {MIN_EXAM} or more to choose by"
         yield from self._server_contradictions()
-        if keep.kind == "threshold":
+        if self.keep.kind == "threshold":
             if self.judge == "auto":
                 yield (
                     f"--keep {self.keep} is on the scale of grades, and --judge auto may choose a judge that gives"
                     " none; use --keep top:0.3, or name the judge"
                 )
-            if self.judge == "pmi" and keep.value > 3:
+            if self.judge == "pmi" and self.keep.value > 3:
                 yield (
                     f"--keep {self.keep} keeps nothing with --judge pmi, whose scores are nats per token and seldom"
                     " above 3; use --keep top:0.5"
                 )
-            if self.judge not in ("auto", "pmi") and keep.value >= 10:
+            if self.judge not in ("auto", "pmi") and self.keep.value >= 10:
                 yield f"--keep {self.keep} keeps nothing: scores end at 10 and must be above it"
+        for name in ("generate_max_tokens", "answer_max_tokens", "eval_max_tokens", "eval_verifiable_max_tokens"):
+            if getattr(self, name) >= self.context:
+                yield f"{flag(name)} {getattr(self, name)} does not fit --context {self.context}"
 
     def _server_contradictions(self) -> Iterator[str]:
         """What is wrong between --engine and the settings of a server."""
-        given = [
-            name for name in ("engine_url", "engine_model", "engine_key_env", "engine_hook") if getattr(self, name)
-        ]
+        server = ("engine_url", "engine_model", "engine_key_env", "engine_hook")
+        given = [name for name in server if getattr(self, name)]
         if self.engine != "openai":
             if given:
                 yield f"{flag(given[0])} is for --engine openai, and --engine is {self.engine}"
@@ -293,63 +321,21 @@ class Settings(BaseModel):
         return {"none": (), "both": ("quality", "following")}.get(self.assess, (self.assess,))
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """What the filter keeps by score: ``threshold:C`` (above C), ``top:F`` (the best fraction F) or ``auto``."""
-
-    kind: Literal["auto", "threshold", "top"]
-    value: float = 0.0
-
-    def settled(self, judge: str) -> Keep:
-        """What ``auto`` means for a judge: the paper's threshold where there are grades, else the best fraction."""
-        if self.kind != "auto":
-            return self
-        return Keep("threshold", 8.0) if judge in GRADED else Keep("top", 0.3)
-
-    @classmethod
-    def parse(cls, text: str) -> Keep:
-        """Raises ValueError with the two forms that are understood."""
-        if text == "auto":
-            return cls("auto")
-        kind, _, number = text.partition(":")
-        try:
-            value = float(number)
-        except ValueError:
-            value = float("nan")
-        if kind == "threshold" and value == value and abs(value) != float("inf"):
-            return cls("threshold", value)
-        if kind == "top" and 0 < value <= 1:
-            return cls("top", value)
-        raise ValueError(f"keep {text!r} is not threshold:NUMBER, top:FRACTION (above 0, at most 1) or auto")
-
-
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     # Two rounds of a tiny model on two CPU cores in minutes: likelihood evidence judges, since spoken scores of models
     # under half a billion parameters are noise, and a fraction is kept, since no fixed threshold fits every model.
     "demo": {
-        "rounds": 2,
-        "per_round": 30,
-        "generate_temperature": 0.8,
-        "generate_max_tokens": 224,
-        "answer_temperature": 0.7,
-        "answer_max_tokens": 80,
-        "judge": "pmi",
-        "keep": "top:0.6",
-        "exam_tasks": 0,
-        "learning_rate": 2e-4,
-        "warmup_steps": 2,
-        "batch_size": 4,
-        "micro_batch_size": 4,
-        "max_length": 512,
+        "rounds": 2, "per_round": 30,
+        "generate_temperature": 0.8, "generate_max_tokens": 224,
+        "answer_temperature": 0.7, "answer_max_tokens": 80,
+        "judge": "pmi", "keep": "top:0.6", "exam_tasks": 0,
+        "learning_rate": 2e-4, "warmup_steps": 2, "batch_size": 4, "micro_batch_size": 4, "max_length": 512,
         "checkpoint_seconds": 10.0,
-        "eval_answers": 12,
-        "eval_max_tokens": 64,
-        "eval_verifiable": 16,
-        "eval_verifiable_max_tokens": 64,
+        "eval_answers": 12, "eval_max_tokens": 64, "eval_verifiable": 16, "eval_verifiable_max_tokens": 64,
         "context": 1024,
     },
-}
+}  # fmt: skip
 
 
 def flag(name: str) -> str:
@@ -384,7 +370,7 @@ def make(given: Mapping[str, Any], preset: str = "paper", base: Settings | None 
     """
     check_names(given)
     try:
-        return Settings(**({**base.model_dump(), **given} if base is not None else with_preset(given, preset)))
+        return Settings(**({**dict(base), **given} if base is not None else with_preset(given, preset)))
     except ValidationError as error:
         raise ConfigError("; ".join(_fault(e) for e in error.errors()) + ".", "Nothing was started.") from None
 

@@ -15,9 +15,9 @@ from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
 from minisheep.errors import ModelFileError
 from minisheep.machine.files import read_json
 from minisheep.models.prepared import PreparedModel
-from minisheep.models.template import Template
 from minisheep.records import Instruction
 from minisheep.rules.prompts import Frame
+from minisheep.rules.templates import Template
 from minisheep.stages.asked import Judge
 from minisheep.stages.exam import Exam, judge_for
 from minisheep.store import RunFolder, read_records

@@ -12,9 +12,9 @@ from measured_runs import measured_run
 from minisheep import api
 from minisheep.machine.files import read_json, write_json
 from minisheep.models.prepared import PreparedModel
-from minisheep.models.template import Template, chatml
 from minisheep.records import Example
-from minisheep.store import RunFolder, replace_records
+from minisheep.rules.templates import Template, chatml
+from minisheep.store import RunFolder, read_json, replace_records, write_json
 
 SETTINGS: dict[str, Any] = {"engine": "llamacpp", "trainer": "peft", "model": "smollm2-135m"}
 

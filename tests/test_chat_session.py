@@ -15,7 +15,7 @@ from minisheep.chat.commands import Command
 from minisheep.chat.session import Answer, Session, left_out
 from minisheep.chat.talk import save
 from minisheep.errors import UsageError
-from minisheep.models.conversation import Message
+from minisheep.rules.templates import Message
 
 
 def answer(round: int, text: str) -> Answer:

@@ -25,7 +25,7 @@ from minisheep.chat.speak import Speaker
 from minisheep.engines.base import EngineInfo, GenerateRequest
 from minisheep.engines.fake import FakeEngine, text_of
 from minisheep.errors import UsageError, WorkerError
-from minisheep.models.template import Template
+from minisheep.rules.templates import Template
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_a_line_of_a_pipe_is_a_message_whatever_it_begins_with(run: api.Run, ask
 def test_a_template_for_one_turn_shows_no_history(
     run: api.Run, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minisheep.models.conversation import Conversation
+    from minisheep.rules.templates import Conversation
 
     once = Conversation(Template("model", "<u>", "<a>", "</a>"))
     monkeypatch.setattr(desk, "_conversation", lambda model: once)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import string
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def test_all_unknown_names_are_told_at_once_and_where() -> None:
 
 @pytest.mark.parametrize("preset", list(config.PRESETS))
 def test_presets_are_valid(preset: str) -> None:
-    settings = config.make({}, preset)
-    assert all(getattr(settings, name) == value for name, value in config.PRESETS[preset].items())
+    settings = config.make({}, preset).model_dump()
+    assert all(settings[name] == value for name, value in config.PRESETS[preset].items())
 
 
 def test_an_unknown_preset_is_refused() -> None:
@@ -80,11 +81,11 @@ def test_an_unknown_preset_is_refused() -> None:
 def test_a_setting_is_a_flag_a_toml_key_and_a_keyword(name: str, tmp_path: Path) -> None:
     flags = {option for parameter in align.params for option in parameter.opts}
     assert config.flag(name) in flags
-    default = Settings.model_fields[name].default
+    default = Settings().model_dump()[name]
     file = tmp_path / "run.toml"
     file.write_text(tomli_w.dumps({name: default}))
     assert config.read_toml(file) == {name: default}
-    assert getattr(config.make({name: default}), name) == default
+    assert config.make({name: default}).model_dump()[name] == default
     # The keywords of `align` are open: what is not its own goes to the settings.
     signature = inspect.signature(api.align)
     assert name not in signature.parameters
@@ -141,6 +142,30 @@ def test_keep_is_read(text: str, right: tuple[str, float] | None) -> None:
         Keep.parse(text)
     with pytest.raises(ConfigError, match="--keep"):
         config.make({"keep": text})
+
+
+@pytest.mark.parametrize("text", ["auto", *(text for text, right in KEEP if right)])
+def test_keep_is_parsed_once_and_stored_as_it_was_said(tmp_path: Path, text: str) -> None:
+    # Past the contradictions with other settings, which are tested elsewhere.
+    settings = Settings().model_copy(update={"keep": Keep.parse(text)})
+    assert settings.model_dump()["keep"] == text == str(settings.keep)
+    assert json.loads(settings.model_dump_json())["keep"] == text
+    folder = RunFolder(tmp_path)
+    api.write_settings(folder, settings)
+    assert config.read_toml(folder.settings)["keep"] == text
+
+
+def test_keep_is_taken_as_text_and_as_what_it_was_parsed_to() -> None:
+    settings = Settings(keep="top:0.3")
+    assert settings.keep == Keep("top", 0.3) and Settings(keep=Keep("top", 0.3)) == settings
+    with pytest.raises(ConfigError, match="--keep 3: keep 3 is not threshold:NUMBER"):
+        config.make({"keep": 3})
+
+
+def test_the_same_rule_in_other_words_is_no_change() -> None:
+    stored = config.make({"keep": "top:0.3"})
+    assert config.continued(stored, {"keep": "top:0.30"}) == stored
+    assert config.continued(stored, {"keep": "top:0.31"}) != stored
 
 
 CONTRADICTIONS = [
@@ -280,9 +305,9 @@ def other_value(name: str) -> object:
 def test_a_continued_run_takes_what_may_change_and_names_what_may_not(name: str) -> None:
     stored = config.make(SERVER if name.startswith("engine_") else {})
     wanted = {name: other_value(name)}
-    assert wanted[name] != getattr(stored, name)
+    assert wanted[name] != stored.model_dump()[name]
     if config.is_changeable(name):
-        assert getattr(config.continued(stored, wanted), name) == wanted[name]
+        assert config.continued(stored, wanted).model_dump()[name] == wanted[name]
         return
     with pytest.raises(RunMismatchError) as refused:
         config.continued(stored, wanted)

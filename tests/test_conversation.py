@@ -5,9 +5,18 @@ from __future__ import annotations
 import pytest
 from test_template import REAL, SPECIAL
 
-from minisheep.engines.base import Segment
-from minisheep.models.conversation import Conversation, Message, conversation
-from minisheep.models.template import Template, chatml, from_jinja, llama_3, plain, renderer
+from minisheep.rules.templates import (
+    Conversation,
+    Message,
+    Segment,
+    Template,
+    chatml,
+    conversation,
+    from_jinja,
+    llama_3,
+    plain,
+    renderer,
+)
 
 SYSTEMLESS = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"

@@ -16,10 +16,10 @@ from test_lora_gguf import TEXT, half_precision_gelu, llama_logits
 
 from minisheep.convert import check
 from minisheep.convert.convert import convert
-from minisheep.engines.base import Segment
 from minisheep.errors import UnsupportedModelError
 from minisheep.models.dequantise import dequantise
 from minisheep.models.gguf_header import GgufHeader, read_header
+from minisheep.rules.templates import Segment
 
 IDS = [262, *range(3, 120, 3)]
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisheep.engines.base import EmbedRequest, Segment
+from minisheep.engines.base import EmbedRequest
 from minisheep.engines.fake import FakeEngine
 from minisheep.engines.packing import Piece, pack
+from minisheep.rules.templates import Segment
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=30)
 LIMITS = st.tuples(st.integers(1, 64), st.integers(40, 90), st.integers(1, 8))

@@ -13,11 +13,11 @@ import pytest
 import real_models
 
 from minisheep import config
-from minisheep.engines.base import EmbedRequest, GenerateRequest, Sampling, Segment
+from minisheep.engines.base import EmbedRequest, GenerateRequest, Sampling
 from minisheep.errors import WorkerError
-from minisheep.models.template import chatml
 from minisheep.records import Instruction, Response
 from minisheep.rules.prompts import Frame
+from minisheep.rules.templates import Segment, chatml
 from minisheep.stages.asked import Pair
 from minisheep.stages.measures import measure
 

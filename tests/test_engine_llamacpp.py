@@ -10,16 +10,9 @@ from typing import Any
 import pytest
 import real_models
 
-from minisheep.engines.base import (
-    Completion,
-    GenerateRequest,
-    LoglikRequest,
-    Prompt,
-    Sampling,
-    ScoreRequest,
-    Segment,
-)
+from minisheep.engines.base import Completion, GenerateRequest, LoglikRequest, Sampling, ScoreRequest
 from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError
+from minisheep.rules.templates import Prompt, Segment
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 

@@ -13,9 +13,9 @@ from minisheep.data.texts import SeedTask, load_prompts, load_seeds
 from minisheep.engines.base import GenerateRequest, Loglik, LoglikRequest, ScoreRequest, Scores
 from minisheep.engines.fake import FakeEngine, text_of
 from minisheep.errors import ExamError
-from minisheep.models.template import chatml
 from minisheep.rules.prompts import Frame
 from minisheep.rules.spoil import KINDS
+from minisheep.rules.templates import chatml
 from minisheep.stages.exam import CANDIDATES, Exam, exam_error, examine, failed_warning, judge_for
 
 SEEDS = load_seeds()

@@ -7,8 +7,8 @@ import real_models
 
 from minisheep import config
 from minisheep.data.texts import load_prompts, load_seeds
-from minisheep.models.template import chatml
 from minisheep.rules.prompts import Frame
+from minisheep.rules.templates import chatml
 from minisheep.stages.exam import examine
 
 pytestmark = pytest.mark.model

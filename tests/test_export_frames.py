@@ -9,7 +9,7 @@ from minisheep.errors import UnsupportedModelError
 from minisheep.export import modelfile
 from minisheep.export.families import chat_template, take_apart
 from minisheep.export.modelfile import Modelfile, go_template, parameters, parse, render
-from minisheep.models.template import Template, chatml, from_jinja, llama_3, plain, render_jinja
+from minisheep.rules.templates import Template, chatml, from_jinja, llama_3, plain, render_jinja
 
 SMOLLM2 = Template(
     "model",

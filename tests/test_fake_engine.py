@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisheep.engines.base import Engine, GenerateRequest, LoglikRequest, Sampling, ScoreRequest, Segment
+from minisheep.engines.base import Engine, GenerateRequest, LoglikRequest, Sampling, ScoreRequest
 from minisheep.engines.fake import FakeEngine
+from minisheep.rules.templates import Segment
 
 LABELS = tuple(str(n) for n in range(1, 11))
 WIDE = Sampling(max_tokens=1000)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from minisheep.engines.base import Segment
 from minisheep.errors import CorruptRunError, ModelFileError, Stopped
 from minisheep.events import Event, TrainStep
+from minisheep.rules.templates import Segment
 from minisheep.trainers.base import TrainExample, TrainJob, TrainSettings
 from minisheep.trainers.fake import FakeTrainer, fake_adapter_gguf
 

@@ -27,8 +27,8 @@ from minisheep.handoff import job as jobs
 from minisheep.handoff.batches import spread, whole_alpha
 from minisheep.handoff.job import Job, read_job, text_of
 from minisheep.handoff.write import write
-from minisheep.models.template import chatml
 from minisheep.records import Example
+from minisheep.rules.templates import chatml
 from minisheep.stages.train import train_settings
 from minisheep.store import RunFolder, replace_records
 

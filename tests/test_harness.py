@@ -20,9 +20,9 @@ from minisheep.harness.asking import Asker
 from minisheep.harness.options import sampling
 from minisheep.harness.spec import Spec
 from minisheep.harness.windows import windows
-from minisheep.models.template import Template, chatml
 from minisheep.rules.bootstrap import accuracy, ratio_interval
 from minisheep.rules.bootstrap import change as verdict_change
+from minisheep.rules.templates import Template, chatml
 
 
 def words(text: str) -> int:

@@ -10,12 +10,12 @@ from scripted_engine import Scripted
 
 from minisheep.data.texts import load_prompts
 from minisheep.engines.fake import text_of
-from minisheep.models.template import chatml
 from minisheep.records import Instruction, Response, Verdict
 from minisheep.rules.blend import Blend
 from minisheep.rules.prompts import LABELS, SCORE_START, Frame
+from minisheep.rules.templates import chatml
 from minisheep.stages.asked import Judge
-from minisheep.stages.judge import Asked, Pair, expected_grade, judge
+from minisheep.stages.judge import Asked, Judge, Pair, expected_grade, judge
 from minisheep.stages.likelihood import TOGETHER
 
 FRAME = Frame(chatml())

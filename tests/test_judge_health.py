@@ -10,11 +10,11 @@ import pytest
 from minisheep.data.texts import load_prompts
 from minisheep.engines.base import Loglik, LoglikRequest, ScoreRequest, Scores
 from minisheep.engines.fake import FakeEngine, text_of
-from minisheep.models.template import chatml
 from minisheep.records import Instruction, Response, Verdict
 from minisheep.rules.prompts import Frame
+from minisheep.rules.templates import chatml
 from minisheep.stages.asked import Judge
-from minisheep.stages.judge import Asked, Pair
+from minisheep.stages.judge import Asked, Judge, Pair
 from minisheep.stages.judge import judge as judge_items
 from minisheep.stages.judge_health import LEAD_IN, agreement, findings, judge_health
 

@@ -272,7 +272,7 @@ def test_answer_shots_says_where_it_does_nothing_and_what_it_lacks(tmp_path: Pat
     told = any(isinstance(event, Note) and "--answer-shots" in event.text for event in said)
     assert told and Workspace(tmp_path / "run").frame(1).template is not None
     with pytest.raises(UsageError, match="--answer-shots 2 needs"):
-        api._check_inputs(config.make({"answer_shots": 2, "seeds": long_seeds(tmp_path), **TINY}))
+        api.check(api.resolve({"answer_shots": 2, "seeds": long_seeds(tmp_path), **TINY}))
 
 
 def test_a_base_model_whose_answers_do_not_end_is_told_of_at_once(tmp_path: Path) -> None:

@@ -262,8 +262,8 @@ def differences(gguf_path: Path, tmp_path: Path, rslora: bool) -> tuple[float, f
     """Highest difference of any logit between PEFT and llama.cpp, and what the adapter itself changes."""
     import real_models
 
-    from minisheep.engines.base import Segment
     from minisheep.engines.vocabulary import Vocabulary
+    from minisheep.rules.templates import Segment
 
     with Vocabulary.from_file(gguf_path) as vocabulary:
         ids = vocabulary.encode((Segment(TEXT),), bos=True)

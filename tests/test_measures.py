@@ -16,9 +16,9 @@ from minisheep.config import Settings
 from minisheep.engines.base import Embedding, EmbedRequest, Loglik, LoglikRequest
 from minisheep.engines.fake import FakeEngine, text_of
 from minisheep.errors import StarvedError
-from minisheep.models.template import chatml
 from minisheep.records import Instruction, Response, Verdict
 from minisheep.rules.prompts import Frame
+from minisheep.rules.templates import chatml
 from minisheep.stages.asked import Pair
 from minisheep.stages.measures import PART, choose, measure
 

@@ -15,7 +15,7 @@ import real_models
 
 from minisheep import config
 from minisheep.engines import budget
-from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling, Segment
+from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
 from minisheep.models.facts import shape_of
 from minisheep.models.gguf_header import read_header
 from minisheep.models.registry import load_registry
@@ -25,6 +25,7 @@ from minisheep.plan.fit import make_plan
 from minisheep.plan.machine import this_processor
 from minisheep.plan.quantised import weights_as
 from minisheep.plan.weights import weights_in
+from minisheep.rules.templates import Segment
 
 pytestmark = pytest.mark.model
 

@@ -7,8 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisheep.data.texts import load_prompts
-from minisheep.engines.base import Segment
-from minisheep.models.template import chatml, plain
 from minisheep.rules.prompts import (
     CRITERIA,
     LABELS,
@@ -26,6 +24,7 @@ from minisheep.rules.prompts import (
     user_text,
 )
 from minisheep.rules.task_list import Task
+from minisheep.rules.templates import Segment, chatml, plain
 
 GRADES = [
     ("8", 8),

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from minisheep import api
-from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling, Segment
+from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
 from minisheep.models.prepared import PreparedModel
 from minisheep.records import Draft
+from minisheep.rules.templates import Segment
 from minisheep.store import read_records
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from judge_stand_in import Answer, Asked, fails, stand_in
 
 from minisheep import api, config
-from minisheep.engines.base import EmbedRequest, GenerateRequest, LoglikRequest, Sampling, ScoreRequest, Segment
+from minisheep.engines.base import EmbedRequest, GenerateRequest, LoglikRequest, Sampling, ScoreRequest
 from minisheep.engines.remote import AT_ONCE, RemoteEngine
 from minisheep.engines.remote_probe import Abilities, refusal
 from minisheep.engines.remote_server import check_server
 from minisheep.errors import ConfigError, EndpointError, UsageError
+from minisheep.rules.templates import Segment
 
 LABELS = tuple(str(number) for number in range(1, 11))
 SERVER = {"engine": "openai", "engine_url": "http://localhost:1/v1", "engine_model": "m"}

@@ -11,9 +11,10 @@ import real_models
 
 from minisheep import config
 from minisheep.bench.server import NoServerError, find_server, serve
-from minisheep.engines.base import GenerateRequest, LoglikRequest, Prompt, Sampling, ScoreRequest, Segment
+from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling, ScoreRequest
 from minisheep.engines.llamacpp import LlamaCppEngine
 from minisheep.engines.remote import RemoteEngine
+from minisheep.rules.templates import Prompt, Segment
 from minisheep.workspace import open_server
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]

@@ -10,8 +10,8 @@ from minisheep import config
 from minisheep.data.verifiable import load_items
 from minisheep.engines.base import Completion, GenerateRequest
 from minisheep.engines.fake import FakeEngine, text_of
-from minisheep.models.template import chatml
 from minisheep.rules.prompts import Frame
+from minisheep.rules.templates import chatml
 from minisheep.rules.verify import Check, Item
 from minisheep.stages.alarms import echo
 from minisheep.stages.verifiable import answers, chosen, metrics

@@ -20,9 +20,9 @@ from minisheep.config import Keep
 from minisheep.data.texts import SeedTask, load_prompts
 from minisheep.engines.base import Completion
 from minisheep.errors import StarvedError
-from minisheep.models.template import chatml, plain
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.rules.prompts import Frame
+from minisheep.rules.templates import chatml, plain
 from minisheep.stages.evaluate import (
     TaskLikelihood,
     data_metrics,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import real_models
 
-from minisheep.engines.base import Prompt, Segment
 from minisheep.errors import ModelFileError
+from minisheep.rules.templates import Prompt, Segment
 
 pytestmark = pytest.mark.model
 

@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-from minisheep.engines.base import Prompt, Segment
 from minisheep.events import Event, Note, TrainStep
+from minisheep.rules.templates import Prompt, Segment
 from minisheep.trainers.base import TrainExample, TrainJob, TrainResult, TrainSettings
 from minisheep.trainers.lora_gguf import BaseFacts
 

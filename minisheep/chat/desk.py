@@ -16,9 +16,9 @@ from minisheep.chat.session import left_out
 from minisheep.engines.base import GenerateRequest, Sampling, StreamingEngine
 from minisheep.errors import ModelFileError, UsageError
 from minisheep.events import AnswerDone, AnswerPart, Emit, EngineReady, Note
-from minisheep.models.conversation import Conversation, Message, conversation
 from minisheep.models.prepared import PreparedModel
 from minisheep.records import derive_seed
+from minisheep.rules.templates import Conversation, Message, conversation
 from minisheep.workspace import Workspace, open_engine
 
 OPEN = "open"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from minisheep.models.conversation import Message
+from minisheep.rules.templates import Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,13 +67,9 @@ def dry_run(run: str | None, preset: str | None, given: dict[str, Any], *, as_js
 
 def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Settings:
     """Those that a run would begin or go on with. Raises `errors.UsageError`."""
-    fresh = config.make(given, preset or "paper")
-    folder = RunFolder(Path(run) if run else api.default_folder(fresh.model, preset))
-    if not folder.exists:
-        settings = fresh
-    else:
-        wanted = config.with_preset(given, preset) if preset else given
-        settings = config.continued(api.stored_settings(folder), wanted)
+    wanted = config.with_preset(given, preset) if preset else given
+    folder = RunFolder(Path(run) if run else api.default_folder(config.make(wanted).model, preset))
+    settings = api.resolve(wanted, *api.read_standing(folder, preset)).settings
     if settings.engine == "fake":
         raise UsageError("The fake engine runs no model, so there is nothing to plan.", "Leave out --engine fake.")
     if settings.engine == "openai":

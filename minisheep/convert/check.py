@@ -47,8 +47,8 @@ def check_tokens(gguf: Path, folder: Path) -> None:
 def compare(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
     import tokenizers
 
-    from minisheep.engines.base import Segment
     from minisheep.engines.vocabulary import Vocabulary
+    from minisheep.rules.templates import Segment
 
     theirs = tokenizers.Tokenizer.from_file(str(Path(job["folder"]) / "tokenizer.json"))
     theirs.no_padding()

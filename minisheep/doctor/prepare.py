@@ -12,7 +12,7 @@ from minisheep.models.gguf_header import read_header
 from minisheep.models.prepare import training_weights, versions
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import find_model
-from minisheep.models.template import choose
+from minisheep.rules.templates import choose
 from minisheep.trainers.lora_gguf import check_architecture
 
 

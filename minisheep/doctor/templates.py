@@ -10,7 +10,7 @@ from minisheep.errors import MinisheepError
 from minisheep.models.facts import model_facts
 from minisheep.models.gguf_header import read_header
 from minisheep.models.prepared import PreparedModel
-from minisheep.models.template import from_jinja
+from minisheep.rules.templates import from_jinja
 
 MOST = 2**20
 """Characters of a template that are read: it is a stranger's file."""

@@ -11,16 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A piece of a prompt. `special` text may become special tokens; other text never does."""
-
-    text: str
-    special: bool = False
-
-
-Prompt = tuple[Segment, ...]
+from minisheep.rules.templates import Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from minisheep.engines.base import (
     Loglik,
     LoglikRequest,
     OnText,
-    Prompt,
     ScoreRequest,
     Scores,
 )
@@ -30,6 +29,7 @@ from minisheep.engines.fake_text import answer, graded, task_list
 from minisheep.engines.fake_vector import mean_vector
 from minisheep.engines.text import Reply
 from minisheep.records import derive_seed
+from minisheep.rules.templates import Prompt
 
 MASS = 0.97
 """Probability on valid labels, about."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from functools import cache
 
 from minisheep.data.texts import load_seeds
-from minisheep.engines.base import Prompt
 from minisheep.rules.prompts import user_text
+from minisheep.rules.templates import Prompt
 
 KNOWN, REPEATED, MISPLACED = 0.5, 0.3, 1.7
 """What a word's cost is multiplied by if the prompt holds it, if it and the word before stood together already, and if

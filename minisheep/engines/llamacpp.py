@@ -21,10 +21,8 @@ from minisheep.engines.base import (
     Loglik,
     LoglikRequest,
     OnText,
-    Prompt,
     ScoreRequest,
     Scores,
-    Segment,
 )
 from minisheep.engines.decode import BATCH, Decoder, OutOfRoomError
 from minisheep.engines.labels import LabelTree
@@ -35,6 +33,7 @@ from minisheep.engines.steps import Row, Step
 from minisheep.engines.text import Reply
 from minisheep.engines.vocabulary import Vocabulary
 from minisheep.errors import UsageError, WorkerError
+from minisheep.rules.templates import Prompt, Segment
 
 
 @dataclass(slots=True)

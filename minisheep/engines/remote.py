@@ -25,15 +25,14 @@ from minisheep.engines.base import (
     GenerateRequest,
     Loglik,
     LoglikRequest,
-    Prompt,
     ScoreRequest,
     Scores,
-    Segment,
 )
 from minisheep.engines.labels import LabelTree
 from minisheep.engines.remote_adapter import run_hook
 from minisheep.engines.remote_probe import TEXT, Abilities, Tokens, probe
 from minisheep.errors import EndpointError, UsageError
+from minisheep.rules.templates import Prompt, Segment
 
 AT_ONCE = 16
 """Requests under way where --slots says nothing."""

@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol
 
 from minisheep.config import Settings
 from minisheep.endpoint.post import RefusedError
-from minisheep.engines.base import Segment
 from minisheep.engines.remote_reading import Ids, Said, Seen, echoed, forced, to_echo, to_force, to_see
 from minisheep.errors import EndpointError, UsageError
+from minisheep.rules.templates import Segment
 
 TEXT = "Water is wet and fire is"
 """Plain words, which every tokenizer gives back as they are."""

@@ -14,8 +14,8 @@ from typing import Any, Self
 import llama_cpp
 
 from minisheep.engines import native
-from minisheep.engines.base import Prompt, Segment
 from minisheep.errors import UnsupportedModelError
+from minisheep.rules.templates import Prompt, Segment
 
 _NONE = -1
 """LLAMA_TOKEN_NULL: the vocabulary has no such token."""

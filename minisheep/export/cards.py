@@ -113,7 +113,7 @@ def dataset_card(choice: Choice, data: Sequence[facts.RoundData]) -> str:
                 "instructions drawn at": _drawn(settings.generate_temperature, settings.generate_top_p),
                 "answers drawn at": _drawn(settings.answer_temperature, settings.answer_top_p),
                 "dropped as too similar": f"ROUGE-L above {settings.novelty:g} with a seed or an earlier instruction",
-                "kept": settings.keep,
+                "kept": str(settings.keep),
             }.items(),
         ),
         _funnel(choice, data),

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 
 from minisheep.errors import UnsupportedModelError
-from minisheep.models.template import FAMILIES, Family, Template
+from minisheep.rules.templates import FAMILIES, Family, Template
 
 
 @dataclass(frozen=True, slots=True)

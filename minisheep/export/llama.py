@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from minisheep.engines.base import Completion, GenerateRequest, LoglikRequest, Prompt, Sampling, Segment
+from minisheep.engines.base import Completion, GenerateRequest, LoglikRequest, Sampling
 from minisheep.engines.llamacpp import LlamaCppEngine
 from minisheep.engines.vocabulary import Vocabulary
 from minisheep.errors import ExportError
 from minisheep.export import check
 from minisheep.export.check import Asked, Check
-from minisheep.models.template import Template
+from minisheep.rules.templates import Prompt, Segment, Template
 
 SLACK = 2
 """The export may take so many times the run's tokens to end."""

@@ -11,8 +11,8 @@ from minisheep.errors import ModelFileError, SeedFileError, UnsupportedModelErro
 from minisheep.export import modelfile
 from minisheep.models.facts import bos_text, chat_template, eos_text
 from minisheep.models.gguf_header import GgufHeader, read_header
-from minisheep.models.template import render_jinja
 from minisheep.rules.prompts import user_text
+from minisheep.rules.templates import render_jinja
 from minisheep.stages.evaluate import held_out
 
 MODELFILE = "Modelfile"

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minisheep import api
-from minisheep.engines.base import Prompt, Segment
 from minisheep.errors import ModelFileError, UsageError
 from minisheep.export.choose import hub_id, known
 from minisheep.models.prepared import PreparedModel
-from minisheep.models.template import Template
 from minisheep.records import Example
+from minisheep.rules.templates import Prompt, Segment, Template
 from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job, train_settings
 from minisheep.store import RunFolder, read_records
 from minisheep.trainers.base import TrainExample, TrainSettings

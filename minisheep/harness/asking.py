@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from minisheep.engines.base import Engine, GenerateRequest, Loglik, LoglikRequest, Prompt, Sampling, Segment
+from minisheep.engines.base import Engine, GenerateRequest, Loglik, LoglikRequest, Sampling
 from minisheep.harness import frames
 from minisheep.harness.options import sampling
 from minisheep.harness.windows import windows
-from minisheep.models.template import Template
 from minisheep.records import derive_seed
 from minisheep.resume import closing
+from minisheep.rules.templates import Prompt, Segment, Template
 
 Tell = Callable[[int, int, str], None]
 """Done, total, what."""

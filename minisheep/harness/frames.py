@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from minisheep.engines.base import Prompt, Segment
-from minisheep.models.template import Template
+from minisheep.rules.templates import Prompt, Segment, Template
 
 _USER, _START = "\ue0f4minisheep-user\ue0f5", "\ue0f4minisheep-start\ue0f5"
 

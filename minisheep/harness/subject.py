@@ -14,7 +14,7 @@ from minisheep.events import Emit, EngineReady
 from minisheep.harness.spec import PLAIN, Spec
 from minisheep.models import prepare
 from minisheep.models.prepared import PreparedModel
-from minisheep.models.template import Template
+from minisheep.rules.templates import Template
 from minisheep.store import RunFolder
 from minisheep.workspace import open_engine
 

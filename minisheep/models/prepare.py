@@ -16,7 +16,6 @@ from minisheep.config import Settings
 from minisheep.doctor.offload import card_without_offload
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
 from minisheep.events import Emit, Note
-from minisheep.models import template as templates
 from minisheep.models.cache import cache_root
 from minisheep.models.converted import gguf_of
 from minisheep.models.entries import ModelEntry
@@ -27,6 +26,7 @@ from minisheep.models.registry import find_model
 from minisheep.models.same_model import check_same_model
 from minisheep.models.sources import fetch_weights
 from minisheep.plan import room
+from minisheep.rules import templates
 from minisheep.trainers.card import find_cuda
 from minisheep.trainers.choose import choose
 from minisheep.trainers.lora_gguf import check_architecture

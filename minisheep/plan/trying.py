@@ -15,13 +15,15 @@ from typing import Any
 from minisheep import config
 from minisheep.config import Settings
 from minisheep.data.texts import SeedTask, load_seeds
-from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling, Segment
+from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
 from minisheep.events import Emit, Event, TrainStep
 from minisheep.machine.files import read_json
 from minisheep.plan.jobs import ASK, EXAMPLES, PAIRS, STEPS
 from minisheep.plan.tried import NEW
 from minisheep.records import Example, derive_seed
 from minisheep.rules.prompts import user_text
+from minisheep.rules.templates import Segment
+from minisheep.store import read_json
 
 TURNS = 2
 TOGETHER = (1, 1, 2, 1, 4, 1, 2, 7)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minisheep.config import Keep, Settings
+from minisheep.config import Settings
 from minisheep.trainers import tokens
 
 INSTRUCTION = 50
@@ -77,11 +77,10 @@ def evaluation(settings: Settings) -> Work:
 
 def kept_examples(settings: Settings) -> int:
     """Pairs that a round trains on. The paper's threshold keeps about three tenths, as `top:0.3` does."""
-    keep = Keep.parse(settings.keep)
-    if settings.filter != "score" or settings.assess == "none":
-        share = 0.3 if "density" in settings.filter else 0.9
+    if settings.judges:
+        share = settings.keep.value if settings.keep.kind == "top" else 0.3
     else:
-        share = keep.value if keep.kind == "top" else 0.3
+        share = 0.3 if "density" in settings.filter else 0.9
     return max(1, min(settings.max_examples, round(settings.per_round * share)))
 
 

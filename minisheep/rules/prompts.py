@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from minisheep.engines.base import Prompt, Segment
-from minisheep.models.template import Template
 from minisheep.records import derive_seed
 from minisheep.rules.task_list import Task
+from minisheep.rules.templates import Prompt, Segment, Template
 
 CRITERIA = ("quality", "following")
 """What a judge that gives grades is asked for (the paper's two criteria)."""

@@ -17,10 +17,10 @@ import numpy as np
 from minisheep.config import GRADED, Settings
 from minisheep.data.texts import SeedTask
 from minisheep.engines.base import Completion, Engine, GenerateRequest, LoglikRequest, Sampling
-from minisheep.models.template import Template
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.statistics import describe, distinct_n, paired_difference, six_decimals
+from minisheep.rules.templates import Template
 
 GRADE_EDGES = tuple(range(1, 12))
 """Bins of the score histogram for grades: [1, 2), ... [10, 11)."""

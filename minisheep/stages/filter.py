@@ -128,16 +128,15 @@ def keep_examples(
         return by_measures(candidates, found, settings, round)
     if settings.assess == "none":
         return keep_all(candidates)
-    return by_score(candidates, found, Keep.parse(settings.keep))
+    return by_score(candidates, found, settings.keep)
 
 
 def starved_message(keep: Keep, scores: Sequence[float], rejected: Sequence[Rejection]) -> str:
     """Why nothing was kept: the distribution of the scores, or the rules that dropped everything."""
-    name = f"{keep.kind}:{keep.value:g}"
     if scores:
         d = describe(scores)
         return (
-            f"--keep {name} kept none of {len(scores)} judged pairs: their scores run from {d.min:.3g} to"
+            f"--keep {keep} kept none of {len(scores)} judged pairs: their scores run from {d.min:.3g} to"
             f" {d.max:.3g} (median {d.median:.3g}, mean {d.mean:.3g})."
         )
     return (

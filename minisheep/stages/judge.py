@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from minisheep.engines.base import Completion, Engine, GenerateRequest, Prompt, Sampling, ScoreRequest, Scores
+from minisheep.engines.base import Completion, Engine, GenerateRequest, Sampling, ScoreRequest, Scores
 from minisheep.records import Verdict, derive_seed
 from minisheep.rules.evidence import Likelihoods, evidence
 from minisheep.rules.prompts import CRITERIA, LABELS, Frame, judge_prompt, parse_grade
 from minisheep.rules.statistics import six_digits
+from minisheep.rules.templates import Prompt
 from minisheep.stages.asked import Asked, Judge, Pair
 from minisheep.stages.likelihood import BACKWARD, FORWARD, likelihoods
 

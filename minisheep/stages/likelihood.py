@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from minisheep.engines.base import Engine, LoglikRequest, Prompt, Segment
+from minisheep.engines.base import Engine, LoglikRequest
 from minisheep.rules.evidence import Likelihoods
 from minisheep.rules.prompts import Frame, answer_prompt, backward_prompt, user_text
+from minisheep.rules.templates import Prompt, Segment
 from minisheep.stages.asked import Asked
 
 FORWARD, BACKWARD = ("given", "alone"), ("back", "back_alone")

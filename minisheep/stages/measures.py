@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from minisheep.config import Settings
-from minisheep.engines.base import EmbedRequest, Engine, LoglikRequest, Prompt, Segment
+from minisheep.engines.base import EmbedRequest, Engine, LoglikRequest
 from minisheep.errors import StarvedError
 from minisheep.records import Verdict, derive_seed
 from minisheep.rules.density import assign, clusters_for, project
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.statistics import describe
+from minisheep.rules.templates import Prompt, Segment
 from minisheep.stages.asked import Pair
 
 PART = 128

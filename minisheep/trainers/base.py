@@ -10,6 +10,7 @@ from typing import Protocol
 from minisheep.engines.base import Prompt
 from minisheep.errors import CorruptRunError
 from minisheep.events import Emit
+from minisheep.rules.templates import Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,39 @@
 A template is reduced to the text before and after the user's words. The chat template of a GGUF is jinja code from a
 stranger: it is rendered once, in a sandbox, with a sentinel where the user's text goes, and never sees model text. What
 the template adds is `special` (it may become special tokens); what comes from data never is.
+
+Training and the loop know single turns only. For several, in chat, what a stored template does not say (what stands
+between an answer and the next question, and where a system message goes) is read off the model's own chat template,
+rendered with sentinels. It counts only where it frames a single turn exactly as the run does; else every message is
+asked by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minisheep.engines.base import Prompt, Segment
 from minisheep.errors import UnsupportedModelError
 
+Message = dict[str, str]
+"""``{"role": "user" or "assistant", "content": text}``."""
+
 _FIX = "Give --template chatml, llama-3 or plain."
+_SYSTEM = "\ue0f0minisheep-system\ue0f1"
+_TURNS = tuple(f"\ue0f0minisheep-turn-{number}\ue0f1" for number in range(5))
 _USER, _ANSWER = "\ue0f0minisheep-user\ue0f1", "\ue0f0minisheep-answer\ue0f1"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a prompt. `special` text may become special tokens; other text never does."""
+
+    text: str
+    special: bool = False
+
+
+Prompt = tuple[Segment, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,3 +213,87 @@ def choose(wanted: str, registered: str, own: str, special: dict[str, str]) -> T
             )
         return from_jinja(own, special)
     return plain(special.get("eos_token") or "</s>")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """How messages become a prompt. What the template adds is `special`; words of users and models never are."""
+
+    template: Template
+    earlier: str = ""
+    """Between question and answer in turns before the last, where a template shows those otherwise."""
+    again: str | None = None
+    """Between an answer and the next question; None where the template takes a single turn."""
+    system: tuple[str, str] | None = None
+    """Before and after a system message, up to the first question; None where the template has no place for one."""
+
+    def prompt(self, messages: Sequence[Message], system: str = "") -> Prompt:
+        """The prompt whose continuation answers the last of `messages`, which are users' and answers in turn.
+
+        Raises ValueError for several turns or a system message where the template takes none.
+        """
+        if (len(messages) > 1 and self.again is None) or (system and self.system is None):
+            raise ValueError("the template has no place for this conversation")
+        parts = [Segment(self.template.before, True)]
+        if system and self.system is not None:
+            parts = [Segment(self.system[0], True), Segment(system), Segment(self.system[1], True)]
+        for number, message in enumerate(messages):
+            if number:
+                joint = self.earlier if number % 2 else self.again or ""
+                parts.append(Segment(joint, True))
+            parts.append(Segment(message["content"]))
+        parts.append(Segment(self.template.between, True))
+        return tuple(part for part in parts if part.text)
+
+
+def conversation(template: Template, source: str, special: dict[str, str]) -> Conversation:
+    """What `template` can frame; `source` is the chat template of the model's file, `special` as for `from_jinja`."""
+    if template.name == "chatml":
+        user = "<|im_end|>\n<|im_start|>user\n"
+        return Conversation(template, template.between, user, ("<|im_start|>system\n", user))
+    if template.name == "llama-3":
+        user = "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+        system = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+        return Conversation(template, template.between, user, (system, user))
+    if template.name == "plain":
+        # Without the end token: to a base model, what comes after it is another text.
+        user = f"\n\n{template.before}"
+        return Conversation(template, template.between, user, ("", user))
+    try:
+        render = renderer(source, special)
+    except Exception:  # a stranger's program
+        return Conversation(template)
+    earlier, again = _several_turns(render, template)
+    return Conversation(template, earlier, again, _system(render, template))
+
+
+def _several_turns(render: Callable[[list[Message], bool], str], template: Template) -> tuple[str, str | None]:
+    two, three = _pieces(render, _TURNS[:3]), _pieces(render, _TURNS)
+    if len(two) != 4:
+        return "", None
+    before, earlier, again, between = two
+    alike = (before, between) == (template.before, template.between)
+    return (earlier, again) if alike and three == [before, earlier, again, earlier, again, between] else ("", None)
+
+
+def _system(render: Callable[[list[Message], bool], str], template: Template) -> tuple[str, str] | None:
+    found = _pieces(render, _TURNS[:1], system=True)
+    return (found[0], found[1]) if len(found) == 3 and found[2] == template.between else None
+
+
+def _pieces(render: Callable[[list[Message], bool], str], turns: Sequence[str], *, system: bool = False) -> list[str]:
+    """What stands before, between and after the words of a conversation; empty where they are not kept in order."""
+    words = [*([_SYSTEM] if system else []), *turns]
+    messages: list[Any] = [{"role": "system", "content": _SYSTEM}] if system else []
+    messages += [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
+    try:
+        rest = render(messages, True)
+    except Exception:  # a stranger's program
+        return []
+    pieces = []
+    for word in words:
+        piece, found, rest = rest.partition(word)
+        if not found or word in rest:
+            return []
+        pieces.append(piece)
+    return [*pieces, rest]

@@ -1,0 +1,139 @@
+"""How a run is opened: what is resolved (pure), what is checked before anything is written, and what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import TINY, tiny_run
+
+from minisheep import api, config
+from minisheep.errors import ConfigError, DiskError, RunLockedError, RunMismatchError, UsageError
+from minisheep.store import Lock, RunFolder
+
+DONE: dict[str, Any] = {
+    "phases": {name: {"seconds": 1.0} for name in ("round-1/filter", "round-1/train", "round-2/filter")},
+    "inputs": {"seeds": "a", "prompts": "b"},
+}
+
+
+def test_a_run_begins_with_what_is_wanted_over_what_a_failed_attempt_left() -> None:
+    stored = config.make({"shots": 3, "seed": 7})
+    assert api.resolve({"seed": 8}) == api.Opening(config.make({"seed": 8}))
+    # No manifest: nothing was made, so a setting that may never change can be given anew.
+    assert api.resolve({"seed": 8}, stored) == api.Opening(config.make({"shots": 3, "seed": 8}))
+    with pytest.raises(ConfigError, match="nearest: rounds"):
+        api.resolve({"roundz": 3})
+
+
+def test_what_was_made_stays_and_what_would_make_it_invalid_is_named() -> None:
+    stored = config.make({"keep": "top:0.3"})
+    assert api.resolve({}, stored, DONE) == api.Opening(stored, DONE)
+    with pytest.raises(RunMismatchError, match="--seed is 1 there and 2 here"):
+        api.resolve({"seed": 2}, stored, DONE)
+    more = api.resolve({"threads": 3}, stored, DONE)
+    assert more.settings.threads == 3 and more.manifest == DONE
+    assert more.note == "Continuing with changed settings: --threads 0 -> 3."
+
+
+def test_another_keep_does_the_filters_again_that_no_training_has_used() -> None:
+    stored = config.make({"keep": "top:0.3"})
+    found = api.resolve({"keep": "top:0.5"}, stored, DONE)
+    assert found.manifest is not None and list(found.manifest["phases"]) == ["round-1/filter", "round-1/train"]
+    assert found.manifest["inputs"] == DONE["inputs"] and len(DONE["phases"]) == 3
+    assert found.note == "Continuing with changed settings: --keep top:0.3 -> top:0.5."
+
+
+def test_what_is_checked_is_told_in_order_and_nothing_is_written(tmp_path: Path) -> None:
+    none = str(tmp_path / "none")
+    faults = {"shots": 20, "prompts": none, "model": none, "engine": "llamacpp", "trainer": "peft"}
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(f'{{"instruction": "Say {n}.", "output": "{n}"}}' for n in range(12)))
+    before = sorted(tmp_path.rglob("*"))
+    order = [({"seeds": none}, "cannot be read"), ({"seeds": str(few)}, "--shots 20 needs")]
+    order += [({"shots": 5}, "does not exist"), ({"shots": 5, "prompts": ""}, "No model is called")]
+    for given, told in order:
+        with pytest.raises(UsageError, match=told):
+            api.check(api.resolve({**faults, **given}))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_other_seeds_than_a_run_began_with_are_refused() -> None:
+    settings = config.make(TINY, "demo")
+    inputs = api.check(api.Opening(settings))
+    assert set(inputs) == {"seeds", "prompts"}
+    assert api.check(api.Opening(settings, {"phases": {}, "inputs": inputs})) == inputs
+    for other in ({"inputs": {**inputs, "seeds": "others"}}, {}):
+        with pytest.raises(RunMismatchError, match="not those that the run began with"):
+            api.check(api.Opening(settings, {"phases": {}, **other}))
+
+
+def test_a_run_that_begins_is_written_whole_and_wants_to_go_on(tmp_path: Path) -> None:
+    folder, settings = RunFolder(tmp_path), config.make(TINY, "demo")
+    folder.model.write_text("of an attempt that failed")
+    folder.pause.touch()
+    api.write(folder, api.Opening(settings), {"seeds": "a"})
+    assert api.stored_settings(folder) == settings and folder.read_manifest() == {
+        "phases": {},
+        "inputs": {"seeds": "a"},
+    }
+    assert not folder.model.exists() and not folder.pause.exists()
+
+
+def test_filters_are_done_again_even_if_the_disk_fails_before_the_new_keep_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, stored = RunFolder(tmp_path), config.make({"keep": "top:0.3"})
+    api.write_settings(folder, stored)
+    folder.write_manifest(DONE)
+
+    def fail(*_: object) -> None:
+        raise DiskError("full")
+
+    monkeypatch.setattr(api, "write_settings", fail)
+    with pytest.raises(DiskError):
+        api.write(folder, api.resolve({"keep": "top:0.5"}, stored, DONE), DONE["inputs"])
+    assert "round-2/filter" not in folder.read_manifest()["phases"] and api.stored_settings(folder) == stored
+
+
+def test_refusals_come_in_order_and_leave_no_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, missing = tmp_path / "run", str(tmp_path / "none.jsonl")
+    path.mkdir()
+    (path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="no preset 'fast'"):
+        api.align(path, preset="fast", roundz=1)
+    with pytest.raises(ConfigError, match="nearest: rounds"):
+        api.align(path, roundz=1, seeds=missing)
+    with pytest.raises(UsageError, match="cannot be read"):
+        tiny_run(path, seeds=missing)
+    with pytest.raises(UsageError, match=r"thesis\.tex"):
+        tiny_run(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        tiny_run(tmp_path / "new", seeds=missing)
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(api, "Lock", lambda folder: Lock(folder, wait_seconds=0.0))
+    old = RunFolder(tmp_path / "old")
+    old.make_round(0)
+    api.write(old, api.Opening(config.make(TINY, "demo")), {})
+    held = Lock(old.path)
+    with pytest.raises(RunLockedError):
+        tiny_run(old.path, seed=5, seeds=missing)
+    held.release()
+    with pytest.raises(RunMismatchError, match="--seed "):
+        tiny_run(old.path, seed=5, seeds=missing)
+
+
+def test_after_an_attempt_that_made_nothing_every_setting_may_be_given_anew(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    api.write(folder, api.Opening(config.make({**TINY, "seed": 4, "rounds": 1}, "demo")), {})
+    folder.settings.write_text("of = 'another version'")
+    with pytest.raises(ConfigError):
+        api.read_standing(folder, None)
+    # A preset says everything anew, so what was left is not even read.
+    assert api.read_standing(folder, "demo") == (None, None)
+    api.write(folder, api.Opening(config.make({**TINY, "seed": 4}, "demo")), {})
+    stored, manifest = api.read_standing(folder, None)
+    assert stored is not None and stored.seed == 4 and manifest is None
+    folder.make_round(0)
+    assert api.read_standing(folder, "demo") == (stored, {"phases": {}, "inputs": {}})
