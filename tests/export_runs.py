@@ -14,7 +14,7 @@ from minisheep.machine.files import read_json, write_json
 from minisheep.models.prepared import PreparedModel
 from minisheep.records import Example
 from minisheep.rules.templates import Template, chatml
-from minisheep.store import RunFolder, read_json, replace_records, write_json
+from minisheep.store import RunFolder, replace_records
 
 SETTINGS: dict[str, Any] = {"engine": "llamacpp", "trainer": "peft", "model": "smollm2-135m"}
 

@@ -22,7 +22,7 @@ from minisheep.models.facts import chat_template, model_facts
 from minisheep.models.gguf_header import read_header
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.templates import Template, chatml, from_jinja
-from minisheep.store import RunFolder, read_json, write_json
+from minisheep.store import RunFolder
 from minisheep.trainers.lora_gguf import convert_adapter, read_base
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]

@@ -15,7 +15,7 @@ from minisheep.rules.blend import Blend
 from minisheep.rules.prompts import LABELS, SCORE_START, Frame
 from minisheep.rules.templates import chatml
 from minisheep.stages.asked import Judge
-from minisheep.stages.judge import Asked, Judge, Pair, expected_grade, judge
+from minisheep.stages.judge import Asked, Pair, expected_grade, judge
 from minisheep.stages.likelihood import TOGETHER
 
 FRAME = Frame(chatml())

@@ -23,7 +23,6 @@ from minisheep.plan.tried import NEW
 from minisheep.records import Example, derive_seed
 from minisheep.rules.prompts import user_text
 from minisheep.rules.templates import Segment
-from minisheep.store import read_json
 
 TURNS = 2
 TOGETHER = (1, 1, 2, 1, 4, 1, 2, 7)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from minisheep.engines.base import Prompt
 from minisheep.errors import CorruptRunError
 from minisheep.events import Emit
 from minisheep.rules.templates import Prompt
