@@ -9,10 +9,11 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from minisheep.errors import WorkerError, by_name
+from minisheep.errors import Stopped, WorkerError, by_name
 from minisheep.events import Emit, Failed, JobDone, from_dict
 from minisheep.loop import Phase
 
@@ -113,3 +114,23 @@ class WorkerProcess:
         return (
             f"Everything recorded before is safe: give the same command to go on. What it said last is in {self._log}."
         )
+
+
+@contextlib.contextmanager
+def stoppable(message: str, fix: str = "") -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the work at once, with `errors.Stopped`; for work that leaves nothing half done."""
+
+    def stop(number: int, _frame: object) -> None:
+        stopped = Stopped(message, fix)
+        stopped.exit_code = 128 + number
+        raise stopped
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

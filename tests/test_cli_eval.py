@@ -24,6 +24,7 @@ from minisheep.harness.spec import Spec
 from minisheep.harness.subject import Subject
 from minisheep.models.prepare import fake_model
 from minisheep.store import RunFolder
+from minisheep.worker_process import stoppable
 
 ROWS = [
     {"key": 1, "prompt": "Name a colour without any comma.", "instruction_id_list": ["punctuation:no_comma"],
@@ -200,7 +201,7 @@ def test_json_output_is_an_object_a_line(call: Call, monkeypatch: pytest.MonkeyP
 
 
 def test_a_signal_ends_the_work_with_its_code() -> None:
-    with pytest.raises(Stopped) as stopped, session.stoppable("Stopped."):
+    with pytest.raises(Stopped) as stopped, stoppable("Stopped."):
         signal.raise_signal(signal.SIGTERM)
     assert stopped.value.exit_code == 143
 

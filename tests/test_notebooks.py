@@ -17,7 +17,7 @@ import pytest
 from minisheep import align, config
 from minisheep.api import Run
 from minisheep.bench.hardware import cards
-from minisheep.rounds import Round
+from minisheep.run.reading import Round
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

@@ -17,11 +17,10 @@ from minisheep.events import Emit, Note
 from minisheep.export import cards, choose
 from minisheep.export.choose import MARK, Choice
 from minisheep.export.spec import MAKE, WEIGHTS, Spec
-from minisheep.harness.session import stoppable
 from minisheep.loop import Phase
 from minisheep.store import Lock, disk_errors, fsync_folder, read_json, write_json
 from minisheep.trainers.folders import remove_orphans, sync_tree
-from minisheep.worker_process import WorkerProcess
+from minisheep.worker_process import WorkerProcess, stoppable
 
 WORKER = "minisheep.export.worker"
 
