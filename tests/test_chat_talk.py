@@ -80,7 +80,7 @@ def conversed(run: api.Run, lines: list[Any], session: Session) -> tuple[Session
             speaker,
             PlainScreen(out, err),
             read,
-            lambda told: resolve_round(run, told, run.trained, tell=err.write),
+            lambda told: resolve_round(run, told, run.trained, flag="/round", tell=err.write),
         )
     return session, out.getvalue(), err.getvalue()
 
@@ -121,7 +121,7 @@ def test_commands_are_obeyed_and_mistakes_told(run: api.Run, here: None, tmp_pat
     lines += [f"/save {path}", f"/save {path}", "/quit", "never read"]
     session, out, err = conversed(run, lines, Session((1,), 0.7, 50))
     assert (session.rounds, session.temperature, len(session.turns)) == ((2,), 0.0, 1)
-    for told in ("/temp takes", "Round 2 from here", "Round 7:", "Ctrl-D", "no /nothing", "nothing to save", "exists"):
+    for told in ("/temp takes", "Round 2 from here", "/round 7:", "Ctrl-D", "no /nothing", "nothing to save", "exists"):
         assert told in err
     (line,) = path.read_text().splitlines()
     assert [m["content"] for m in json.loads(line)["messages"]] == ["Hi", out.rstrip("\n")]

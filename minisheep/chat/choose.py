@@ -17,9 +17,9 @@ def sides(
     """
     if base and (round or compare):
         raise UsageError("--base talks to the base alone.", "Leave out --round and --compare, or --base.")
-    trained = run.trained
-    if base or (round is None and not trained and not compare):
+    if base:
         return (0,)
+    trained = run.trained
     chosen = resolve_round(run, round or "best", trained, tell=tell)
     if not compare:
         return (chosen,)

@@ -11,7 +11,7 @@ from minisheep.export.spec import WITH_GGUF
 from minisheep.models.entries import HUB_ID, HubFile, HubRepo, ModelEntry
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import find_model, safe_name
-from minisheep.run.reading import Round, Run, load_run, resolve_round
+from minisheep.run.reading import Run, load_run, resolve_round
 from minisheep.store import RoundFolder, RunFolder
 from minisheep.trainers.lora_gguf import TENSORS
 
@@ -30,11 +30,6 @@ class Choice:
     """The base on the hub; empty where that is not known."""
     notice: str
     """What the base's licence asks to be said; may be empty."""
-
-    @property
-    def made(self) -> Round:
-        """The round that is exported."""
-        return Round(self.round, RunFolder(self.run.path).round(self.round))
 
     @property
     def name(self) -> str:

@@ -73,7 +73,7 @@ def measures(choice: Choice) -> list[tuple[str, str, str]]:
 def training(choice: Choice) -> dict[str, str]:
     """How the adapter was trained, by the settings and the round's training.json."""
     settings = choice.run.settings
-    told = choice.made.training
+    told = choice.run.round(choice.round).training
     found = {
         "method": "I-SHEEP (arXiv 2408.08072), strategy " + settings.strategy,
         "adapter": f"LoRA, rank {settings.lora_rank}, alpha {settings.lora_alpha:g}, all linear layers",

@@ -58,7 +58,7 @@ def read_job(path: str, round: str = "last", base: str = "") -> Job:
     number = resolve_round(run, round, ready, "filtered")
     model = PreparedModel.read(folder.model)
     rounds = rounds_trained_on(settings.strategy, number)
-    examples = together([r.kept for r in run.rounds if r.number in rounds])
+    examples = together([run.round(r).kept for r in rounds])
     before = starts_from(settings.strategy, number)
     made = train_job(
         settings, model.template, number, examples,

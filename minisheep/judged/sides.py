@@ -57,8 +57,7 @@ def stored_contests(run: Run, ours: int, theirs: int) -> list[Contest]:
 
     Raises `errors.UsageError` where there are none, and `errors.CorruptRunError`.
     """
-    by_number = {found.number: found for found in (run.base, *run.rounds)}
-    first, second = ({row["task"]: row for row in by_number[number].answers} for number in (ours, theirs))
+    first, second = ({row["task"]: row for row in run.round(number).answers} for number in (ours, theirs))
     both = [task for task in sorted(first) if task in second and _request(first[task]) == _request(second[task])]
     if not both:
         raise UsageError(

@@ -1,7 +1,7 @@
-"""A run as its folder tells it: the one place that opens a round's records and metrics. Reads, and changes nothing.
+"""A run as its folder tells it: the one place where those who did not make a round open its records and metrics.
 
-`Run` and `Round` are strict: what is damaged is an error. `Reader` and `read_round` take what is whole of files that
-may be unfinished, torn, damaged or of another version, and say once a file what is left out.
+Nothing is changed. `Run` and `Round` are strict: what is damaged is an error. `Reader` and `read_round` take what is
+whole of files that may be unfinished, torn, damaged or of another version, and say once a file what is left out.
 """
 
 from __future__ import annotations
@@ -296,17 +296,17 @@ class Run:
     @property
     def rounds(self) -> list[Round]:
         """The rounds that were begun, from 1."""
-        return [r for r in self._all_rounds() if r.number and r.folder.path.exists()]
+        return [r for r in map(self.round, range(1, self.settings.rounds + 1)) if r.folder.path.exists()]
 
     @property
     def base(self) -> Round:
         """Round 0, which holds only what was measured of the base model."""
-        return Round(0, RunFolder(self.path).round(0))
+        return self.round(0)
 
     @property
     def measured(self) -> list[Round]:
         """The base and the rounds, as far as they were measured."""
-        return [r for r in self._all_rounds() if r.folder.metrics.exists()]
+        return [r for r in map(self.round, range(self.settings.rounds + 1)) if r.folder.metrics.exists()]
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -337,16 +337,16 @@ class Run:
         """None when the run is finished."""
         return loop.next_phase(self.settings, self.phases_done)
 
+    def round(self, number: int) -> Round:
+        """Any round, begun or not."""
+        return Round(number, RunFolder(self.path).round(number))
+
     def report(self, out: str | Path | None = None) -> Path:
         """Write the run as report.html and report.md into `out`, or into its own folder report/; returns the first.
 
         Raises `errors.UsageError` for a folder that cannot be written, and `errors.DiskError`.
         """
         return Path(importlib.import_module(REPORT).write(self.path, out).html)
-
-    def _all_rounds(self) -> list[Round]:
-        folder = RunFolder(self.path)
-        return [Round(n, folder.round(n)) for n in range(self.settings.rounds + 1)]
 
 
 def load_run(path: str | Path) -> Run:
@@ -381,8 +381,9 @@ def resolve_round(
     words = "best, last or base" if tell else "best or last"
     listed = ", ".join(map(str, there))
     number = int(asked) if asked.isascii() and asked.isdigit() else 0 if asked == "base" else None
+    named = f"{flag} {asked[:40]}".strip()
     if asked == "best" and run.best is not None:
-        number = run.best
+        number, named = run.best, f"{named} (round {run.best})"
         if number == 0:
             why = f"No round of {run.path} was better than its base beyond chance, so its best model is the base."
             if tell is None:
@@ -394,8 +395,8 @@ def resolve_round(
         return number
     if not there:
         fix = f"Give {flag} base." if tell else f"`minisheep align --run {run.path}` goes on."
-        raise UsageError(f"{flag} {asked[:40]}: {run.path} has {state} no round yet.", fix)
-    raise UsageError(f"{flag} {asked[:40]}: {run.path} has {state} round {listed}.", f"Give one of them, {words}.")
+        raise UsageError(f"{named}: {run.path} has {state} no round yet.", fix)
+    raise UsageError(f"{named}: {run.path} has {state} round {listed}.", f"Give one of them, {words}.")
 
 
 def read_object(path: Path) -> dict[str, Any]:
