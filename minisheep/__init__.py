@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minisheep.api import Round, Run, align, load_run
+    from minisheep.api import Round, align
+    from minisheep.run.reading import Run, load_run
 
 __version__ = "0.1.0"
 __all__ = ["Round", "Run", "__version__", "align", "load_run"]

@@ -18,82 +18,19 @@ from minisheep.engines.remote_server import check_server
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
 from minisheep.events import Emit, Event, Failed, Glimpse, Note, Progress, RunStarted, to_dict
 from minisheep.hosts import InlineHost, SignalledStop, WorkerHost
-from minisheep.machine.files import meant, read_json, write_atomic
+from minisheep.machine.files import meant, write_atomic
 from minisheep.models.registry import find_model
 from minisheep.present import Present
 from minisheep.records import digest
-from minisheep.rounds import Round as Round
+from minisheep.run.reading import Round as Round
+from minisheep.run.reading import Run as Run
+from minisheep.run.reading import load_run as load_run
+from minisheep.run.reading import stored_settings as stored_settings
 from minisheep.stages.respond import LONGEST_SHOWN, showable
 from minisheep.store import Appender, Lock, RunFolder
 from minisheep.trainers.choose import choose
 
 NOT_A_RUN = frozenset({".lock", "scratch", "run.toml", "model.json", "events.jsonl", "manifest.json", "pause"})
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run on disk."""
-
-    path: Path
-
-    @property
-    def settings(self) -> Settings:
-        return stored_settings(RunFolder(self.path))
-
-    @property
-    def rounds(self) -> list[Round]:
-        """The rounds that were begun, from 1."""
-        folder = RunFolder(self.path)
-        numbers = range(1, self.settings.rounds + 1)
-        return [Round(n, folder.round(n)) for n in numbers if folder.round(n).path.exists()]
-
-    @property
-    def base(self) -> Round:
-        """Round 0, which holds only what was measured of the base model."""
-        return Round(0, RunFolder(self.path).round(0))
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """Metrics of the base and of each measured round."""
-        folder = RunFolder(self.path)
-        paths = (folder.round(n).metrics for n in range(self.settings.rounds + 1))
-        return [dict(read_json(path)) for path in paths if path.exists()]
-
-    @property
-    def phases_done(self) -> dict[str, dict[str, float]]:
-        return dict(RunFolder(self.path).read_manifest()["phases"])
-
-    @property
-    def best(self) -> int | None:
-        """The round to use, by its evaluation; 0 is the base model, None before anything was measured."""
-        return loop.standing(self.phases_done).best
-
-    @property
-    def ended_early(self) -> bool:
-        """Whether the run is over though rounds are left, since the last ones brought no gain."""
-        return self.next_phase is None and any(p.key not in self.phases_done for p in loop.phases(self.settings))
-
-    @property
-    def next_phase(self) -> loop.Phase | None:
-        """None when the run is finished."""
-        return loop.next_phase(self.settings, self.phases_done)
-
-    def report(self, out: str | Path | None = None) -> Path:
-        """Write the run as report.html and report.md into `out`, or into its own folder report/; returns the first.
-
-        Raises `errors.UsageError` for a folder that cannot be written, and `errors.DiskError`.
-        """
-        from minisheep.report.write import write
-
-        return write(self.path, out).html
-
-
-def load_run(path: str | Path) -> Run:
-    """Open a run folder for reading. Raises `errors.UsageError` if it is none."""
-    folder = RunFolder(Path(path))
-    if not folder.exists:
-        raise UsageError(f"{path} is not a run folder.", "`minisheep align` makes one.")
-    return Run(folder.path)
 
 
 def align(
@@ -270,10 +207,6 @@ def default_folder(model: str, preset: str | None) -> Path:
     """Where a run goes that was given no folder: the same command finds it again."""
     name = Path(model.split(":")[0]).name.removesuffix(".gguf").lower() or "run"
     return Path("runs") / (f"{name}-{preset}" if preset and preset != "paper" else name)
-
-
-def stored_settings(folder: RunFolder) -> Settings:
-    return config.make(config.read_toml(folder.settings))
 
 
 def write_settings(folder: RunFolder, settings: Settings) -> None:

@@ -15,11 +15,11 @@ from minisheep import api, loop
 from minisheep.browse.history import find, history
 from minisheep.browse.items import KEPT, OPEN, REJECTED, Item, items, rules_of
 from minisheep.browse.pager import Page, press
-from minisheep.browse.reading import RoundRecords, read_round
 from minisheep.browse.select import ORDERS, Wanted, check_rules, select
 from minisheep.data.texts import load_seeds
 from minisheep.errors import UsageError
 from minisheep.records import Record
+from minisheep.run.reading import Reader, RoundRecords, read_round
 from minisheep.store import RoundFolder
 
 
@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 
 
 def records(run: api.Run, number: int = 1) -> RoundRecords:
-    return read_round(number, run.rounds[number - 1].folder)
+    return run.rounds[number - 1].whole(Reader(run.path))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_any_file_cut_anywhere_is_read_as_far_as_it_is_whole(run: api.Run, tmp_p
                     file.seek(chance.randint(0, size - 8))
                     file.write(b"\x00\xff{}]\n[")
         before = {path: path.read_bytes() for path in sorted(folder.rglob("*.jsonl"))}
-        read = read_round(1, RoundFolder(folder / "round-1"))
+        read = read_round(1, RoundFolder(folder / "round-1"), Reader(folder))
         found = items(read)
         for item in found[:5]:
             assert not history(read, [], item.id).empty
@@ -102,8 +102,9 @@ def test_a_damaged_line_is_left_out_and_said(run: api.Run, tmp_path: Path) -> No
     path = tmp_path / "round-1" / "kept.jsonl"
     first, *rest = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([first.replace(b'"score":', b'"scare":'), b"[[[[\n", *rest]))
-    found = read_round(1, RoundFolder(tmp_path / "round-1"))
-    assert len(found.kept) == len(rest) and len(found.notes) == 1 and "2 lines left out" in found.notes[0]
+    reader = Reader(tmp_path)
+    assert len(read_round(1, RoundFolder(tmp_path / "round-1"), reader).kept) == len(rest)
+    assert reader.notes == ["round-1/kept.jsonl: 2 lines left out: damaged, or of another version."]
 
 
 # Selection

@@ -8,6 +8,7 @@ import random
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +23,9 @@ from minisheep import api
 from minisheep.browse import pager, words
 from minisheep.browse.history import history
 from minisheep.browse.items import items
-from minisheep.browse.reading import read_round
 from minisheep.cli.main import main
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.run.reading import Reader
 from minisheep.store import RunFolder, replace_records
 
 
@@ -91,7 +92,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 
 def test_without_a_terminal_each_record_is_one_line(call: Call, run: api.Run) -> None:
     said = call("browse", str(run.path))
-    made = [item for r in run.rounds for item in items(read_round(r.number, r.folder))]
+    made = [item for r in run.rounds for item in items(r.whole(Reader(run.path)))]
     assert (said.code, said.err) == (0, "") and said.out.splitlines() == [words.line(item) for item in made]
 
 
@@ -187,8 +188,8 @@ def test_a_rule_of_hostile_name_is_named_safely(call: Call, bad: api.Run) -> Non
 
 def test_hostile_histories_are_text(bad: api.Run) -> None:
     for found in bad.rounds:
-        records = read_round(found.number, found.folder)
-        records.verdicts, records.responses = records.verdicts[:60], records.responses[:60]
+        records = found.whole(Reader(bad.path))
+        records = replace(records, verdicts=records.verdicts[:60], responses=records.responses[:60])
         ids = [r.id for kind in (records.responses, records.drafts, records.rejected[:120]) for r in kind]
         for id in ids:
             for heading, body in words.sections(history(records, [], id)):
@@ -199,7 +200,7 @@ def test_hostile_histories_are_text(bad: api.Run) -> None:
 def test_paging_through_hostile_records_writes_text_and_colours(bad: api.Run, width: int) -> None:
     chance = random.Random(width)
     found = bad.rounds[0]
-    records = read_round(found.number, found.folder)
+    records = found.whole(Reader(bad.path))
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=width, height=12, highlight=False, markup=False)
     keys = iter([key for _ in range(15) for key in chance.choice([["n"], ["j"], ["\r", " ", "n", "j", "q"]])])
@@ -218,7 +219,7 @@ def test_paging_through_hostile_records_writes_text_and_colours(bad: api.Run, wi
 
 
 def test_a_page_fills_the_screen_and_shows_its_keys(bad: api.Run) -> None:
-    records = read_round(1, bad.rounds[0].folder)
+    records = bad.rounds[0].whole(Reader(bad.path))
     found = items(records)
     lines = pager.list_lines(found, pager.Page(len(found), 3), "runs/x", 100, 10)
     assert len(lines) == 12 and "4 of 700" in lines[0].plain and "q leaves" in lines[-1].plain
@@ -229,7 +230,7 @@ def test_a_page_fills_the_screen_and_shows_its_keys(bad: api.Run) -> None:
 
 
 def test_at_least_ten_thousand_hostile_texts_were_read(bad: api.Run) -> None:
-    records = [read_round(found.number, found.folder) for found in bad.rounds]
+    records = [found.whole(Reader(bad.path)) for found in bad.rounds]
     texts = sum(
         4 * len(r.drafts) + 2 * len(r.instructions) + 2 * len(r.responses) + 3 * len(r.verdicts) for r in records
     )

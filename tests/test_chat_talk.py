@@ -18,7 +18,7 @@ from tiny_runs import tiny_run
 
 from minisheep import api
 from minisheep.chat import desk, speak, talk
-from minisheep.chat.choose import resolve, sides
+from minisheep.chat.choose import sides
 from minisheep.chat.screens import PlainScreen
 from minisheep.chat.session import Session
 from minisheep.chat.speak import Speaker
@@ -26,6 +26,7 @@ from minisheep.engines.base import EngineInfo, GenerateRequest
 from minisheep.engines.fake import FakeEngine, text_of
 from minisheep.errors import UsageError, WorkerError
 from minisheep.rules.templates import Template
+from minisheep.run.reading import resolve_round
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,13 @@ def conversed(run: api.Run, lines: list[Any], session: Session) -> tuple[Session
         return str(line)
 
     with Speaker(run.path, lambda event: None) as speaker:
-        session = talk.converse(session, speaker, PlainScreen(out, err), read, lambda told: resolve(run, told))
+        session = talk.converse(
+            session,
+            speaker,
+            PlainScreen(out, err),
+            read,
+            lambda told: resolve_round(run, told, run.trained, flag="/round", tell=err.write),
+        )
     return session, out.getvalue(), err.getvalue()
 
 
@@ -114,7 +121,7 @@ def test_commands_are_obeyed_and_mistakes_told(run: api.Run, here: None, tmp_pat
     lines += [f"/save {path}", f"/save {path}", "/quit", "never read"]
     session, out, err = conversed(run, lines, Session((1,), 0.7, 50))
     assert (session.rounds, session.temperature, len(session.turns)) == ((2,), 0.0, 1)
-    for told in ("/temp takes", "Round 2 from here", "Round 7:", "Ctrl-D", "no /nothing", "nothing to save", "exists"):
+    for told in ("/temp takes", "Round 2 from here", "/round 7:", "Ctrl-D", "no /nothing", "nothing to save", "exists"):
         assert told in err
     (line,) = path.read_text().splitlines()
     assert [m["content"] for m in json.loads(line)["messages"]] == ["Hi", out.rstrip("\n")]
@@ -199,7 +206,7 @@ def test_a_run_that_was_never_prepared_has_no_model(tmp_path: Path, here: None) 
 
 
 def test_the_best_round_answers_and_any_other_can(run: api.Run) -> None:
-    assert sides(run, None, base=False, compare=False) == (resolve(run, "best"),)
+    assert sides(run, None, base=False, compare=False) == (run.best,)
     assert sides(run, "1", base=False, compare=False) == (1,)
     assert sides(run, "last", base=False, compare=True) == (0, 2)
     assert sides(run, None, base=True, compare=False) == (0,)

@@ -22,6 +22,7 @@ from minisheep.errors import RunMismatchError, Stopped, UsageError
 from minisheep.harness import choose, report, session
 from minisheep.harness.spec import Spec
 from minisheep.harness.subject import Subject
+from minisheep.machine.worker import stoppable
 from minisheep.models.prepare import fake_model
 from minisheep.store import RunFolder
 
@@ -200,7 +201,7 @@ def test_json_output_is_an_object_a_line(call: Call, monkeypatch: pytest.MonkeyP
 
 
 def test_a_signal_ends_the_work_with_its_code() -> None:
-    with pytest.raises(Stopped) as stopped, session.stoppable("Stopped."):
+    with pytest.raises(Stopped) as stopped, stoppable("Stopped."):
         signal.raise_signal(signal.SIGTERM)
     assert stopped.value.exit_code == 143
 

@@ -12,8 +12,11 @@ from measured_runs import measured_run
 from rich.cells import cell_len
 from tiny_runs import tiny_run
 
-from minisheep.compare import export, pairs, table
-from minisheep.compare.metrics import (
+from minisheep.compare import export, table
+from minisheep.errors import CorruptRunError, UsageError
+from minisheep.run import comparison
+from minisheep.run.comparison import Comparison, compare
+from minisheep.run.metrics import (
     CATALOGUE,
     Estimate,
     Metric,
@@ -22,8 +25,6 @@ from minisheep.compare.metrics import (
     harness_values,
     round_values,
 )
-from minisheep.compare.results import Comparison, compare
-from minisheep.errors import CorruptRunError, UsageError
 
 SHARE, POINTS, CHANGE = (Metric("", ("", ""), form) for form in ("share", "points", "change"))
 
@@ -141,7 +142,7 @@ def test_a_run_with_its_base_alone_is_shown_and_said(tmp_path: Path) -> None:
     found = compare([str(tmp_path / "base"), str(tmp_path / "done")])
     assert [row.key for row in found.rows] == ["A B", "B"]
     assert found.notes and "only its base" in found.notes[0]
-    assert pairs.differences(found.results) == []
+    assert comparison.differences(found.results) == []
 
 
 def test_a_run_that_decided_nothing_has_no_best(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 def test_runs_of_one_model_are_paired_by_item(two: Comparison) -> None:
-    (found,) = pairs.differences(two.results)
+    (found,) = comparison.differences(two.results)
     assert (found.first[0].key, found.second[0].key, found.not_comparable) == ("B", "A", ())
     strict = found.values["prompt_strict"]
     assert strict.value == pytest.approx(0.5) and strict.low is not None and strict.low > 0.2
@@ -174,7 +175,7 @@ def test_runs_of_one_model_are_paired_by_item(two: Comparison) -> None:
 def test_equal_models_differ_by_nothing(tmp_path: Path) -> None:
     measured_run(tmp_path / "a", [0.2, 0.4])
     measured_run(tmp_path / "b", [0.2, 0.4], seed=2)
-    (found,) = pairs.differences(compare([str(tmp_path / "a"), str(tmp_path / "b")]).results)
+    (found,) = comparison.differences(compare([str(tmp_path / "a"), str(tmp_path / "b")]).results)
     assert found.values["prompt_strict"] == Estimate(0.0, 0.0, 0.0)
 
 
@@ -182,7 +183,7 @@ def test_different_models_are_not_comparable(tmp_path: Path) -> None:
     measured_run(tmp_path / "a", [0.2, 0.4])
     measured_run(tmp_path / "b", [0.3, 0.4], gguf="another", model="qwen2-0.5b")
     found = compare([str(tmp_path / "a"), str(tmp_path / "b")])
-    (difference,) = pairs.differences(found.results)
+    (difference,) = comparison.differences(found.results)
     assert difference.values == {} and difference.not_comparable == ("different models",)
     assert any("different models" in note for note in found.notes)
 
@@ -190,7 +191,7 @@ def test_different_models_are_not_comparable(tmp_path: Path) -> None:
 def test_other_seed_tasks_leave_only_verifiable_instructions(tmp_path: Path) -> None:
     measured_run(tmp_path / "a", [0.2, 0.4])
     measured_run(tmp_path / "b", [0.2, 0.4], seeds="another")
-    (found,) = pairs.differences(compare([str(tmp_path / "a"), str(tmp_path / "b")]).results)
+    (found,) = comparison.differences(compare([str(tmp_path / "a"), str(tmp_path / "b")]).results)
     readings = ("strict", "loose", "own")
     assert set(found.values) == {f"{level}_{name}" for level in ("prompt", "instruction") for name in readings}
     assert "different seed tasks" in found.not_comparable[0]
@@ -199,27 +200,27 @@ def test_other_seed_tasks_leave_only_verifiable_instructions(tmp_path: Path) -> 
 def test_answers_of_other_length_leave_only_likelihood(tmp_path: Path) -> None:
     measured_run(tmp_path / "a", [0.2, 0.4])
     measured_run(tmp_path / "b", [0.2, 0.4], eval_verifiable_max_tokens=32)
-    (found,) = pairs.differences(compare([str(tmp_path / "a"), str(tmp_path / "b")]).results)
+    (found,) = comparison.differences(compare([str(tmp_path / "a"), str(tmp_path / "b")]).results)
     assert set(found.values) == {"nll"}
 
 
 def test_one_run_has_its_rounds_compared(tmp_path: Path) -> None:
     measured_run(tmp_path / "run", [0.2, 0.4, 0.5, 0.3])
-    found = pairs.differences(compare([str(tmp_path / "run")]).results)
+    found = comparison.differences(compare([str(tmp_path / "run")]).results)
     assert [(d.first[1].round, d.second[1].round) for d in found] == [(2, 1), (3, 2)]
 
 
 def test_the_best_round_is_the_one_that_the_run_decided(tmp_path: Path) -> None:
     measured_run(tmp_path / "run", [0.2, 0.9, 0.2])
     (result,) = compare([str(tmp_path / "run")]).results
-    found = pairs.best(result)
+    found = comparison.best(result)
     assert found is not None and found.round == 1 == result.best
 
 
 def test_the_last_round_stands_for_a_run_whose_best_is_its_base(tmp_path: Path) -> None:
     measured_run(tmp_path / "run", [0.9, 0.2, 0.3], nll=[2.0, 3.0, 3.1])
     (result,) = compare([str(tmp_path / "run")]).results
-    found = pairs.best(result)
+    found = comparison.best(result)
     assert result.best == 0 and found is not None and found.round == 2
 
 
@@ -311,7 +312,7 @@ def test_json_lines_hold_settings_rounds_and_metrics(two: Comparison) -> None:
 
 
 def test_a_difference_in_json_names_both_sides(two: Comparison) -> None:
-    (found,) = (export.difference_json(d) for d in pairs.differences(two.results))
+    (found,) = (export.difference_json(d) for d in comparison.differences(two.results))
     assert (found["run"], found["minus_run"]) == (two.results[1].path, two.results[0].path)
     assert found["metrics"]["prompt_strict"]["value"] == pytest.approx(0.5) and found["not_comparable"] == []
 
@@ -328,7 +329,7 @@ def test_a_shared_base_has_what_the_harness_measured_in_any_of_its_runs(two: Com
 def test_a_pair_that_cannot_be_compared_is_a_remark_and_no_row(tmp_path: Path) -> None:
     for name, gguf in (("a", "x"), ("b", "y")):
         measured_run(tmp_path / name, [0.2, 0.4], gguf=gguf)
-    found = pairs.differences(compare([str(tmp_path / "a"), str(tmp_path / "b")]).results)
+    found = comparison.differences(compare([str(tmp_path / "a"), str(tmp_path / "b")]).results)
     index, columns = table.difference_columns(found)
     assert index[0].cells == [] and columns == []
     assert table.not_comparable(found) == ["B 1 - A 1: not comparable: different models."]

@@ -14,7 +14,7 @@ from measured_runs import measured_run
 
 from minisheep.cli.main import main
 from minisheep.compare import plot
-from minisheep.compare.results import compare
+from minisheep.run.comparison import compare
 
 
 class Said(NamedTuple):
@@ -117,7 +117,7 @@ def test_runs_are_told_apart_without_colour() -> None:
 
 
 def test_error_bars_are_the_interval_or_twice_the_standard_error() -> None:
-    from minisheep.compare.metrics import Estimate
+    from minisheep.run.metrics import Estimate
 
     below, above = plot._bars([Estimate(0.5, 0.4, 0.7), Estimate(1.0, error=0.1), Estimate(1.0)])
     assert below == pytest.approx([0.1, 0.196, 0.0]) and above == pytest.approx([0.2, 0.196, 0.0])

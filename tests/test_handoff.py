@@ -62,7 +62,7 @@ def filtered_run(path: Path, rounds: int, **settings: Any) -> Path:
 
 
 def job(path: Path, count: int = 30, **settings: Any) -> Job:
-    return read_job(str(run_with(path, kept(count), **settings)), None)
+    return read_job(str(run_with(path, kept(count), **settings)))
 
 
 def test_a_pair_is_what_our_own_training_would_learn(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_no_more_examples_than_the_run_trains_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["It ends <|im_end|> here", "<|im_start|>robot"])
 def test_text_that_looks_like_a_special_token_is_left_out_and_told(tmp_path: Path, text: str) -> None:
     path = run_with(tmp_path / "run", kept(5, text=text))
-    assert read_job(str(path), None).left_out == 1
+    assert read_job(str(path)).left_out == 1
     said = CliRunner().invoke(cli, ["handoff", str(path), "--to", "axolotl"])
     assert "1 left out" in said.output and said.exit_code == 0
     data = (path / "handoff" / "axolotl-round-1" / "train.jsonl").read_text()
@@ -145,7 +145,7 @@ def test_few_examples_have_no_validation(tmp_path: Path) -> None:
 
 def test_one_last_goes_on_with_the_adapter_before(tmp_path: Path) -> None:
     run = filtered_run(tmp_path / "run", 2, strategy="one-last")
-    first, second = read_job(str(run), 1), read_job(str(run), 2)
+    first, second = read_job(str(run), "1"), read_job(str(run), "2")
     assert first.start is None and "lora_model_dir" not in axolotl.config(first, 1, PROJECTIONS)
     assert axolotl.config(second, 1, PROJECTIONS)["lora_model_dir"] == str((run / "round-1" / "adapter").absolute())
     assert "adapter_name_or_path" in llamafactory.config(second, 1, PROJECTIONS)
@@ -153,7 +153,7 @@ def test_one_last_goes_on_with_the_adapter_before(tmp_path: Path) -> None:
 
 def test_total_base_hands_over_all_rounds(tmp_path: Path) -> None:
     run = filtered_run(tmp_path / "run", 2, strategy="total-base")
-    assert (len(read_job(str(run), 1).train), len(read_job(str(run), 2).train)) == (3, 6)
+    assert (len(read_job(str(run), "1").train), len(read_job(str(run), "2").train)) == (3, 6)
 
 
 @given(st.integers(1, 256), st.integers(1, 32), st.integers(1, 16))
@@ -177,7 +177,7 @@ def test_a_run_that_cannot_be_handed_over_is_one_line(tmp_path: Path) -> None:
     for path, extra, told in (
         (fake.path, [], "made by the fake engine"),
         (tmp_path / "none", [], "is not a run folder"),
-        (filtered_run(tmp_path / "run", 1), ["--round", "7"], "rounds 1 have kept data"),
+        (filtered_run(tmp_path / "run", 1), ["--round", "7"], "has filtered round 1"),
         (run_with(tmp_path / "empty", []), [], "kept nothing in round 1"),
         (run_with(tmp_path / "odd", kept(3)), ["--gpus", "3"], "--gpus 3 does not divide"),
     ):
@@ -242,7 +242,7 @@ def test_the_programs_own_schema_takes_what_is_written(
 ) -> None:
     run = filtered_run(tmp_path / "run", 2, **given)
     replace_records(RunFolder(run).round(2).kept, kept(20))
-    write(read_job(str(run), 2), target, 2, tmp_path / "out")
+    write(read_job(str(run), "2"), target, 2, tmp_path / "out")
     environment = {**os.environ, "PYTHONPATH": str(tools), "DISABLE_VERSION_CHECK": "1", "HF_HUB_OFFLINE": "1"}
     asked = subprocess.run(
         [sys.executable, "-c", question], cwd=tmp_path / "out", env=environment, capture_output=True, text=True,

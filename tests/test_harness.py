@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from measured_runs import measured_run
 
 from minisheep.engines.base import GenerateRequest, Loglik, LoglikRequest
 from minisheep.engines.fake import FakeEngine, text_of
@@ -476,32 +477,31 @@ def test_task_names_are_split_and_kept_once() -> None:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """What `choose` looks at of a run with two trained rounds."""
-    folder = tmp_path / "run"
-    for part in ("manifest.json", "model.json", "round-1/adapter.gguf", "round-2/adapter.gguf", "round-3/kept.jsonl"):
-        (folder / part).parent.mkdir(parents=True, exist_ok=True)
-        (folder / part).touch()
+    """A run with two trained rounds and one that is not."""
+    folder = measured_run(tmp_path / "run", [0.2] * 4).path
+    for number in (1, 2):
+        (folder / f"round-{number}" / "adapter.gguf").touch()
     return folder
 
 
 def test_a_run_is_measured_with_its_base_unless_rounds_are_chosen(run_folder: Path) -> None:
     run = choose.target(str(run_folder))[0]
     assert choose.rounds(run, (), False) == (0, 1, 2)
-    assert choose.rounds(run, (2,), False) == (2,)
-    assert choose.rounds(run, (2,), True) == (0, 2)
+    assert choose.rounds(run, ("2",), False) == (2,)
+    assert choose.rounds(run, ("2",), True) == (0, 2)
     assert choose.rounds(run, (), True) == (0,)
 
 
 def test_a_round_that_was_not_trained_is_refused(run_folder: Path) -> None:
-    with pytest.raises(UsageError, match="its trained rounds are 1, 2"):
-        choose.rounds(str(run_folder), (3,), False)
+    with pytest.raises(UsageError, match="has trained round 1, 2"):
+        choose.rounds(str(run_folder), ("3",), False)
 
 
 def test_a_models_name_is_a_model_and_has_no_rounds() -> None:
     assert choose.target("smollm2-135m") == ("", "smollm2-135m")
     assert choose.rounds("", (), False) == (0,)
     with pytest.raises(UsageError):
-        choose.rounds("", (1,), False)
+        choose.rounds("", ("1",), False)
 
 
 # Names of tasks

@@ -15,9 +15,8 @@ import nbformat
 import pytest
 
 from minisheep import align, config
-from minisheep.api import Run
 from minisheep.bench.hardware import cards
-from minisheep.rounds import Round
+from minisheep.run.reading import Round, Run
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

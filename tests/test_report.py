@@ -122,8 +122,8 @@ def test_it_stands_in_the_run_unless_told_otherwise(finished: Path, tmp_path: Pa
 
 def test_every_number_of_the_funnel_adds_up(read: Gathered) -> None:
     for r in read.rounds:
-        stages = dict(funnel.stages(r))
-        drops = funnel.dropped(r)
+        stages = dict(r.stages)
+        drops = r.dropped
         assert stages["kept"] == len(r.kept)
         assert stages["answers"] == stages["kept"] + sum(n for rule, n in drops.items() if rule.startswith("filter."))
         assert stages["tasks in them"] == stages["new instructions"] + sum(
@@ -138,7 +138,7 @@ def test_no_row_of_the_metrics_is_there_twice(told: Document) -> None:
 
 
 def test_every_rule_that_dropped_something_is_explained(read: Gathered) -> None:
-    found = {rule for r in read.rounds for rule in funnel.dropped(r)}
+    found = {rule for r in read.rounds for rule in r.dropped}
     assert found and found <= set(funnel.MEANINGS)
 
 
@@ -260,7 +260,7 @@ def test_a_damaged_line_is_left_out_and_said(finished: Path, tmp_path: Path) -> 
     path.write_bytes(b"\n".join(lines))
     found = gather(run)
     assert len(found.rounds[0].kept) == len(lines) - 2
-    assert found.notes == ("round-1/kept.jsonl: 1 damaged line(s) are left out of this report.",)
+    assert found.notes == ("round-1/kept.jsonl: 1 line left out: damaged, or of another version.",)
     assert found.notes[0] in page(document(found), {})
 
 

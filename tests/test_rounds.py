@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from export_runs import finished_run
 from tiny_runs import tiny_run
 
 from minisheep import load_run, loop
-from minisheep.api import Run
-from minisheep.rounds import Round
-from minisheep.store import RoundFolder
+from minisheep.chat.choose import sides
+from minisheep.cli.browse import _items
+from minisheep.errors import UsageError
+from minisheep.export.choose import choose
+from minisheep.handoff.job import read_job
+from minisheep.harness.choose import rounds
+from minisheep.judged.sides import choose_rounds
+from minisheep.run.reading import Round, Run, resolve_round
+from minisheep.store import RoundFolder, RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +81,70 @@ def test_a_torn_last_answer_is_not_one_yet(tmp_path: Path) -> None:
     with open(run.base.folder.answers, "a", encoding="utf-8") as file:
         file.write('{"task": "half')
     assert load_run(run.path).base.answers == whole
+
+
+Ask = Callable[[Run, Callable[[str], None]], int]
+TAKES_THE_BASE: dict[str, Ask] = {
+    "chat": lambda run, tell: sides(run, "best", base=False, compare=False, tell=tell)[0],
+    "eval": lambda run, tell: rounds(str(run.path), ("best",), False, tell)[0],
+    "versus": lambda run, tell: choose_rounds(run, "best", "2", tell)[0],
+}
+REFUSES_THE_BASE: dict[str, Ask] = {
+    "browse": lambda run, tell: _items(run, ("best",))[0].round,
+    "export": lambda run, tell: choose(str(run.path), "best").round,
+    "handoff": lambda run, tell: read_job(str(run.path), "best").round,
+}
+VERBS = TAKES_THE_BASE | REFUSES_THE_BASE
+
+
+@pytest.fixture
+def filtered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Two rounds that every verb could take."""
+    monkeypatch.setattr("minisheep.handoff.job.begin_text", lambda gguf: "")
+    run = finished_run(tmp_path / "run")
+    folder = RunFolder(run.path)
+    manifest = folder.read_manifest()
+    manifest["phases"] |= {f"round-{number}/filter": {"kept": 3} for number in (1, 2)}
+    folder.write_manifest(manifest)
+    return run
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_best_is_the_same_round_for_every_verb(filtered: Run, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    monkeypatch.setattr(Run, "best", 1)
+    told: list[str] = []
+    assert VERBS[verb](filtered, told.append) == 1 and not told
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_where_the_base_is_best_every_verb_says_so(filtered: Run, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    monkeypatch.setattr(Run, "best", 0)
+    told: list[str] = []
+    why = f"No round of {filtered.path} was better than its base beyond chance, so its best model is the base."
+    if verb in TAKES_THE_BASE:
+        assert VERBS[verb](filtered, told.append) == 0 and told == [why]
+    else:
+        with pytest.raises(UsageError) as refused:
+            VERBS[verb](filtered, told.append)
+        assert refused.value.message == why and "--round N" in refused.value.fix
+
+
+@pytest.mark.parametrize("asked", ["3", "x", "", "-1", "²", "base"])
+def test_a_round_that_is_not_there_is_refused_with_those_there_are(filtered: Run, asked: str) -> None:
+    with pytest.raises(UsageError, match="has trained round 1, 2") as refused:
+        resolve_round(filtered, asked, [1, 2])
+    assert "best or last" in refused.value.fix
+
+
+def test_without_a_round_every_one_is_refused_but_the_base(filtered: Run) -> None:
+    assert resolve_round(filtered, "base", [], tell=print) == 0
+    for asked in ("best", "last", "1"):
+        with pytest.raises(UsageError, match="trained no round yet"):
+            resolve_round(filtered, asked, [], tell=print)
+
+
+def test_the_report_is_found_by_its_name(finished: Run, tmp_path: Path) -> None:
+    assert finished.report(tmp_path / "out").read_text().startswith("<!")
 
 
 def test_a_round_that_was_never_begun_is_empty(finished: Run) -> None:

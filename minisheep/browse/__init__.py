@@ -1,4 +1,4 @@
-"""Looking through what a run made: `reading` from its files, `items` and `history` (pure), `words` and `pager` to show.
+"""Looking through what a run made: `items` and `history` (pure), `words` and `pager` to show them.
 
 Nothing is written. A run that is half-finished, damaged in a line or worked on at this moment is read as far as it is
 whole.

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from minisheep.api import Round
-from minisheep.browse.reading import RoundRecords, ids_with
 from minisheep.data.texts import SeedTask
 from minisheep.errors import UsageError
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.run.reading import Round, RoundRecords
 
 SHOWN = 5
 """Ids that are named where a prefix has several."""
@@ -72,9 +71,8 @@ class History:
 
 def find(rounds: Sequence[Round], prefix: str) -> tuple[Round, str]:
     """The one record whose id begins with `prefix`, and its round. Raises `errors.UsageError` for none or several."""
-    matches = {
-        name: found for found in rounds for name in ids_with(prefix.strip().lower(), found.folder) if prefix.strip()
-    }
+    start = prefix.strip().lower()
+    matches = {name: found for found in rounds for name in found.ids_with(start)} if start else {}
     if not matches:
         raise UsageError(f"No record's id begins with {prefix!r}.", "Without an id, browse lists them.")
     if len(matches) > 1:

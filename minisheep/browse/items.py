@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from minisheep.browse.reading import RoundRecords
 from minisheep.records import Example, Instruction, Rejection, Response, Verdict
+from minisheep.run.reading import RoundRecords
 
 KEPT, REJECTED, OPEN = "kept", "rejected", "open"
 

@@ -46,7 +46,7 @@ def read(line: str) -> Command | str:
 def obey(session: Session, command: Command, resolve: Callable[[str], int]) -> tuple[Session, str]:
     """The session after ``/temp``, ``/round``, ``/reset`` or ``/help``, and what to say of it.
 
-    `resolve` gives the number of a round that can answer, as `choose.resolve` does. Raises `errors.UsageError`.
+    `resolve` gives the number of a round that can answer (`run.reading.resolve_round`). Raises `errors.UsageError`.
     """
     if command.name == "temp":
         temperature = _temperature(command.argument)

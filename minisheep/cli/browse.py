@@ -12,16 +12,16 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from minisheep.api import Round, Run
     from minisheep.browse.history import History
     from minisheep.browse.items import Item
     from minisheep.data.texts import SeedTask
+    from minisheep.run.reading import Round, RoundRecords, Run
 
 
 @click.command()
 @click.argument("run", metavar="RUN")
 @click.argument("id_", required=False, metavar="[ID]")
-@click.option("--round", "rounds", multiple=True, type=click.IntRange(1), metavar="N", help="of this round only")
+@click.option("--round", "rounds", multiple=True, metavar="N", help="of this round only: a number, best or last")
 @click.option("--kept", is_flag=True, help="what became training data")
 @click.option("--rejected", is_flag=True, help="what was dropped")
 @click.option("--rule", "rules", multiple=True, metavar="NAME", help="dropped by this rule, e.g. low_score")
@@ -84,7 +84,7 @@ def _show_one(run: Run, prefix: str, *, as_json: bool, screen: bool) -> None:
 def _show_many(
     run: Run,
     *,
-    rounds: tuple[int, ...],
+    rounds: tuple[str, ...],
     kept: bool,
     rejected: bool,
     rules: tuple[str, ...],
@@ -115,24 +115,25 @@ def _show_many(
             click.echo(words.line(item))
 
 
-def _items(run: Run, numbers: Sequence[int]) -> list[Item]:
+def _items(run: Run, asked: Sequence[str]) -> list[Item]:
     """Everything in the rounds asked for, or in all. Raises `errors.UsageError` for a round that is not there."""
     from minisheep.browse.items import items
-    from minisheep.browse.reading import read_round
-    from minisheep.errors import UsageError
+    from minisheep.run.reading import resolve_round
 
     there = {found.number: found for found in run.rounds}
-    missing = [number for number in numbers if number not in there]
-    if missing:
-        begun = ", ".join(map(str, there)) or "none"
-        raise UsageError(f"--round {missing[0]}: {run.path} has begun round {begun}.", "Give one of those.")
-    made: list[Item] = []
-    for number in sorted(set(numbers) or there):
-        records = read_round(number, there[number].folder)
-        for note in records.notes:
-            _warn(note)
-        made += items(records)
-    return made
+    numbers = {resolve_round(run, one, list(there), "begun") for one in asked}
+    return [item for number in sorted(numbers or there) for item in items(_records(there[number]))]
+
+
+def _records(found: Round) -> RoundRecords:
+    """The records of a round as far as they are whole; what is not is told."""
+    from minisheep.run.reading import Reader
+
+    reader = Reader(found.folder.path.parent)
+    records = found.whole(reader)
+    for note in reader.notes:
+        _warn(note)
+    return records
 
 
 def _page(run: Run, chosen: Sequence[Item]) -> None:
@@ -142,14 +143,14 @@ def _page(run: Run, chosen: Sequence[Item]) -> None:
 
     from minisheep.browse.history import history
     from minisheep.browse.pager import show
-    from minisheep.browse.reading import RoundRecords, read_round
+    from minisheep.run.reading import Reader
 
     there = {found.number: found for found in run.rounds}
     seeds = _seeds(run)
 
     @cache
     def records(number: int) -> RoundRecords:
-        return read_round(number, there[number].folder)
+        return there[number].whole(Reader(run.path))
 
     def look_up(item: Item) -> History:
         return history(records(item.round), seeds, item.id)
@@ -159,13 +160,9 @@ def _page(run: Run, chosen: Sequence[Item]) -> None:
 
 def _history(found: Round, seeds: Sequence[SeedTask], name: str) -> History:
     from minisheep.browse.history import history
-    from minisheep.browse.reading import read_round
     from minisheep.errors import CorruptRunError
 
-    records = read_round(found.number, found.folder)
-    for note in records.notes:
-        _warn(note)
-    told = history(records, seeds, name)
+    told = history(_records(found), seeds, name)
     if told.empty:
         raise CorruptRunError(f"{found.folder.path} holds {name}, but damaged.", "Restore that file from a copy.")
     return told

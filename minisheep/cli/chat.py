@@ -47,11 +47,17 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
     from minisheep.chat import choose, talk
     from minisheep.chat.session import model_name
     from minisheep.chat.speak import Speaker
+    from minisheep.run.reading import resolve_round
 
     opened = api.load_run(run)
-    session = _session(opened.settings, choose.sides(opened, round_, base=base, compare=compare), given)
-    person = once is None and sys.stdin.isatty() and sys.stdout.isatty() and not given["as_json"]
     screen = _screen(plain=given["plain"], as_json=given["as_json"])
+    rounds = choose.sides(opened, round_, base=base, compare=compare, tell=screen.note)
+    session = _session(opened.settings, rounds, given)
+    person = once is None and sys.stdin.isatty() and sys.stdout.isatty() and not given["as_json"]
+
+    def resolve(told: str) -> int:
+        return resolve_round(opened, told, opened.trained, flag="/round", tell=screen.note)
+
     with Speaker(opened.path, _Listener(screen, quiet=not person)) as speaker:
         speaker.open(session.system)
         if once is not None:
@@ -59,7 +65,7 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
         elif person:
             who = " and ".join(map(model_name, session.rounds))
             screen.note(f"{opened.settings.model}, {who}. /help lists the commands; Ctrl-D leaves.\n")
-            talk.converse(session, speaker, screen, _prompt, lambda told: choose.resolve(opened, told))
+            talk.converse(session, speaker, screen, _prompt, resolve)
         else:
             talk.pipe(session, speaker, screen, _lines())
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from minisheep.compare.metrics import Metric
-    from minisheep.compare.pairs import Difference
-    from minisheep.compare.results import Comparison, Row
+    from minisheep.run.comparison import Comparison, Difference, Row
+    from minisheep.run.metrics import Metric
 
 PIPED_WIDTH = 100
 
@@ -38,9 +37,10 @@ def compare(
     for judge in pmi logits; do minisheep align --run runs/$judge --judge $judge; done
     minisheep compare runs/pmi runs/logits --plot judges.svg
     """
-    from minisheep.compare import export, pairs, plot, results, table
+    from minisheep.compare import export, plot, table
     from minisheep.errors import UsageError
     from minisheep.machine.files import write_atomic
+    from minisheep.run import comparison
 
     if form["as_json"] and form["as_markdown"]:
         raise UsageError("--json and --markdown are two forms of the same output.", "Leave one out.")
@@ -53,10 +53,10 @@ def compare(
         plot.check_plot(plot_file)
     if csv_file and not Path(csv_file).absolute().parent.is_dir():
         raise UsageError(f"--csv {csv_file}: there is no folder {Path(csv_file).parent}.")
-    found = results.compare(runs)
+    found = comparison.compare(runs)
     rows = table.sort_rows(found.rows, sort_by) if sort_by else list(found.rows)
     metrics = table.chosen(rows, names) if names else None
-    against = pairs.differences(found.results)
+    against = comparison.differences(found.results)
     if csv_file:
         write_atomic(Path(csv_file), export.csv_text(found, rows).encode("utf-8", "surrogatepass"))
     if plot_file:

@@ -19,7 +19,7 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         "--data",
         {"multiple": True, "metavar": "[TASK=]FILE", "help": "rows of the task as JSON lines; then no network is used"},
     ),
-    ("--round", {"multiple": True, "type": click.IntRange(1), "metavar": "N", "help": "this round of the run only"}),
+    ("--round", {"multiple": True, "metavar": "N", "help": "this round of the run only: a number, best or last"}),
     ("--base", {"is_flag": True, "help": "the run's base model only, or with --round N both"}),
     ("--limit", {"type": click.IntRange(1), "metavar": "N", "help": "the first N items of each task"}),
     ("--shots", {"type": click.IntRange(0), "metavar": "N", "help": "examples in a prompt; default: as the task says"}),
@@ -84,7 +84,7 @@ def _spec(
     *,
     tasks: str,
     data: tuple[str, ...],
-    round: tuple[int, ...],
+    round: tuple[str, ...],
     base: bool,
     limit: int | None,
     max_tokens: int | None,
@@ -100,7 +100,7 @@ def _spec(
     choose.check_installed()
     files = choose.data_files(data, names)
     run, model = choose.target(target)
-    rounds = choose.rounds(run, round, base)
+    rounds = choose.rounds(run, round, base, lambda text: click.echo(text, err=True))
     folder = Path(out) if out else choose.default_out(run, model)
     return Spec(
         out=str(folder.absolute()), tasks=names, run=run, model=model, rounds=rounds, data=files, limit=limit or 0,

@@ -43,13 +43,13 @@ def versus(run: str, round_: str, against: str, prompts: str | None, limit: int 
     from minisheep.judged.sides import choose_rounds, spread, stored_contests
     from minisheep.judged.versus import Match
     from minisheep.judged.versus import versus as judge
-    from minisheep.judged.words import lines
+    from minisheep.run.judged import lines
 
     # Said outright, since a shell starts what it runs in the background with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     opened = api.load_run(run)
     endpoint = _endpoint(given)
-    ours, theirs = choose_rounds(opened, round_, against)
+    ours, theirs = choose_rounds(opened, round_, against, _Progress(given["as_json"]).say)
     if prompts:
         from minisheep.judged.answering import answered_contests, read_requests
 
@@ -95,7 +95,7 @@ class _Progress:
         self._told = time.monotonic()
 
     def judgements(self, done: int, total: int) -> None:
-        self._say(f"{done} of {total} judgements")
+        self.say(f"{done} of {total} judgements", always=False)
 
     def event(self, event: Any) -> None:
         from minisheep.events import Note
@@ -103,9 +103,9 @@ class _Progress:
 
         text = words.line(event)
         if text:
-            self._say(text, always=isinstance(event, Note))
+            self.say(text, always=isinstance(event, Note))
 
-    def _say(self, text: str, always: bool = False) -> None:
+    def say(self, text: str, always: bool = True) -> None:
         now = time.monotonic()
         if not self._silent and (always or now - self._told >= TOLD_EVERY):
             self._told = now

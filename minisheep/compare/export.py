@@ -7,10 +7,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from minisheep.compare.metrics import Estimate
-from minisheep.compare.pairs import Difference
-from minisheep.compare.results import Comparison, Row, shared
 from minisheep.compare.table import metrics_of
+from minisheep.run.comparison import Comparison, Difference, Row, shared
+from minisheep.run.metrics import Estimate
 
 
 def csv_text(comparison: Comparison, rows: Sequence[Row]) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minisheep.compare.metrics import CATALOGUE, Estimate, Metric, harness_metric
-from minisheep.compare.results import Comparison, Measured, Result
 from minisheep.compare.table import setting_words
 from minisheep.errors import UsageError
 from minisheep.machine.files import write_atomic
+from minisheep.run.comparison import Comparison, Measured, Result
+from minisheep.run.metrics import CATALOGUE, Estimate, Metric, harness_metric
 from minisheep.ui.sanitise import one_line
 
 FORMATS = (".png", ".svg", ".pdf")

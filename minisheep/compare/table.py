@@ -12,10 +12,9 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from minisheep.compare.metrics import CATALOGUE, READINGS, Estimate, Metric, Value, harness_metric
-from minisheep.compare.pairs import Difference
-from minisheep.compare.results import Comparison, Result, Row, shared
 from minisheep.errors import UsageError
+from minisheep.run.comparison import Comparison, Difference, Result, Row, shared
+from minisheep.run.metrics import CATALOGUE, READINGS, Estimate, Metric, Value, harness_metric
 from minisheep.ui.sanitise import one_line
 
 SETTING_WIDTH = 28

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from minisheep import api
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
 from minisheep.export.spec import WITH_GGUF
 from minisheep.models.entries import HUB_ID, HubFile, HubRepo, ModelEntry
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import find_model, safe_name
+from minisheep.run.reading import Run, load_run, resolve_round
 from minisheep.store import RoundFolder, RunFolder
 from minisheep.trainers.lora_gguf import TENSORS
 
@@ -21,7 +21,7 @@ MARK = "export.json"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    run: api.Run
+    run: Run
     model: PreparedModel
     round: int
     note: str
@@ -53,9 +53,9 @@ class Choice:
 def choose(path: str, round: str, base_id: str = "") -> Choice:
     """The model of a run that is exported: `round` is a number, ``last`` or ``best``.
 
-    ``best`` is the last trained round where no round was measured as a gain. Raises `errors.UsageError`.
+    Raises `errors.UsageError`, for ``best`` too where the evaluation found the base best.
     """
-    run = api.load_run(path)
+    run = load_run(path)
     settings = run.settings
     if settings.engine == "fake":
         raise UsageError(f"{path} was made by the fake engine: there is no model in it.", "Nothing was exported.")
@@ -64,7 +64,9 @@ def choose(path: str, round: str, base_id: str = "") -> Choice:
     trained = [r.number for r in run.rounds if is_whole(r.folder)]
     if not trained:
         raise UsageError(f"{path} has no trained round yet.", f"`minisheep align --run {path}` goes on with it.")
-    number, note = _round(run, round, trained)
+    number = resolve_round(run, round, trained)
+    unknown = f"No best round is known yet: round {number}, the last that was trained, is exported."
+    note = unknown if round == "best" and run.best is None else ""
     if base_id and (HUB_ID.fullmatch(base_id) is None or ":" in base_id or "@" in base_id):
         raise UsageError(f"--base-model {base_id[:80]!r} is no id of a model on the hub.", "Give ORG/NAME.")
     model = PreparedModel.read(RunFolder(run.path).model)
@@ -111,20 +113,3 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{path} exists already. Nothing was exported.", "Give --overwrite, or another --out.")
     if path.is_symlink() or not path.is_dir() or not (path / MARK).is_file():
         raise UsageError(f"{path} is no export, so it is not overwritten.", "Give another --out.")
-
-
-def _round(run: api.Run, told: str, trained: list[int]) -> tuple[int, str]:
-    if told == "last":
-        return trained[-1], ""
-    if told == "best":
-        best = run.best
-        if best in trained:
-            return best, ""
-        why = "No round was better than the base beyond chance" if best == 0 else "No best round is known yet"
-        return trained[-1], f"{why}: round {trained[-1]}, the last that was trained, is exported."
-    if told.isascii() and told.isdigit() and int(told) in trained:
-        return int(told), ""
-    raise UsageError(
-        f"--round {told[:40]}: {run.path} has trained round {', '.join(map(str, trained))}.",
-        "Give best, last or one of them.",
-    )

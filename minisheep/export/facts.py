@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from minisheep.compare import results, table
+from minisheep.compare import table
 from minisheep.errors import CorruptRunError, UsageError
 from minisheep.export.choose import Choice
-from minisheep.machine.files import read_json
 from minisheep.records import Example
-from minisheep.store import RunFolder, read_records
+from minisheep.run.comparison import compare
 from minisheep.ui.sanitise import one_line
 
 SOURCES = (
@@ -37,18 +36,14 @@ class RoundData:
 
 def rounds(choice: Choice) -> list[RoundData]:
     """The data of the rounds up to the exported one. Raises `errors.CorruptRunError`."""
-    folder = RunFolder(choice.run.path)
     found = []
-    for number in range(1, choice.round + 1):
-        place = folder.round(number)
-        if not place.kept.exists():
+    for one in choice.run.rounds:
+        if one.number > choice.round or not one.folder.kept.exists():
             continue
-        metrics = _object(read_json(place.metrics)) if place.metrics.exists() else {}
-        data = _object(metrics.get("data"))
+        data = _object(one.metrics.get("data"))
         dropped = {str(k): int(v) for k, v in _object(data.get("dropped_by_rule")).items()}
-        kept = read_records(place.kept, Example)
         judge = str(_object(data.get("scores")).get("judge") or choice.run.settings.judge)
-        found.append(RoundData(number, int(data.get("instructions") or 0), kept, dropped, judge))
+        found.append(RoundData(one.number, int(data.get("instructions") or 0), one.kept, dropped, judge))
     return found
 
 
@@ -62,7 +57,7 @@ def trained_on(choice: Choice) -> tuple[int, ...]:
 def measures(choice: Choice) -> list[tuple[str, str, str]]:
     """Each measure of base and exported round, as ``30% [14, 48]``; empty where they were not both measured."""
     try:
-        rows = {row.measured.round: row for row in results.compare([str(choice.run.path)]).rows}
+        rows = {row.measured.round: row for row in compare([str(choice.run.path)]).rows}
     except (UsageError, CorruptRunError):
         return []
     if 0 not in rows or choice.round not in rows:
@@ -78,8 +73,7 @@ def measures(choice: Choice) -> list[tuple[str, str, str]]:
 def training(choice: Choice) -> dict[str, str]:
     """How the adapter was trained, by the settings and the round's training.json."""
     settings = choice.run.settings
-    path = RunFolder(choice.run.path).round(choice.round).training
-    told = _object(read_json(path)) if path.exists() else {}
+    told = choice.run.round(choice.round).training
     found = {
         "method": "I-SHEEP (arXiv 2408.08072), strategy " + settings.strategy,
         "adapter": f"LoRA, rank {settings.lora_rank}, alpha {settings.lora_alpha:g}, all linear layers",

@@ -8,8 +8,8 @@ from typing import Any
 
 from minisheep.errors import ExportError, UsageError
 from minisheep.export.cards import folders
-from minisheep.harness.network import said_offline
 from minisheep.models.entries import REPO
+from minisheep.models.hub import said_offline
 
 TOKEN = "HF_TOKEN"  # noqa: S105
 

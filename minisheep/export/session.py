@@ -17,9 +17,8 @@ from minisheep.events import Emit, Note
 from minisheep.export import cards, choose
 from minisheep.export.choose import MARK, Choice
 from minisheep.export.spec import MAKE, WEIGHTS, Spec
-from minisheep.harness.session import stoppable
 from minisheep.machine.files import disk_errors, fsync_folder, read_json, remove_orphans, sync_tree, write_json
-from minisheep.machine.worker import WorkerProcess
+from minisheep.machine.worker import WorkerProcess, stoppable
 from minisheep.store import Lock
 
 WORKER = "minisheep.export.desk:do"

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minisheep import api
 from minisheep.errors import ModelFileError, UsageError
 from minisheep.export.choose import hub_id, known
 from minisheep.models.prepared import PreparedModel
-from minisheep.records import Example
 from minisheep.rules.templates import Prompt, Segment, Template
+from minisheep.run.reading import load_run, resolve_round
 from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job, train_settings
-from minisheep.store import RunFolder, read_records
+from minisheep.store import RunFolder
 from minisheep.trainers.base import TrainExample, TrainSettings
 from minisheep.trainers.tokens import split, steps_per_epoch, usable_warmup
 
@@ -43,23 +42,22 @@ class Job:
         return usable_warmup(self.settings.warmup_steps, total)
 
 
-def read_job(path: str, round: int | None, base: str = "") -> Job:
-    """The training of a round whose filter is done, by default the newest. `base` replaces the model's name.
+def read_job(path: str, round: str = "last", base: str = "") -> Job:
+    """The training of a round whose filter is done: a number, ``last`` or ``best``. `base` replaces the model's name.
 
     Raises `errors.UsageError` where there is none, and `errors.ModelFileError` where the model's file is gone.
     """
-    run = api.load_run(path)
+    run = load_run(path)
     settings, folder = run.settings, RunFolder(run.path)
     if settings.engine == "fake":
         raise UsageError(f"{path} was made by the fake engine: there is nothing to train.", "Nothing was written.")
     ready = [r.number for r in run.rounds if f"round-{r.number}/filter" in run.phases_done]
-    number = round if round is not None else max(ready, default=0)
-    if number not in ready:
-        told = f"rounds {', '.join(map(str, ready))} have" if ready else "no round has"
-        raise UsageError(f"{path}: {told} kept data.", f"`minisheep filter --run {path}` ends a round's data.")
+    if not ready:
+        raise UsageError(f"{path}: no round has kept data.", f"`minisheep filter --run {path}` ends a round's data.")
+    number = resolve_round(run, round, ready, "filtered")
     model = PreparedModel.read(folder.model)
     rounds = rounds_trained_on(settings.strategy, number)
-    examples = together([read_records(folder.round(r).kept, Example) for r in rounds])
+    examples = together([run.round(r).kept for r in rounds])
     before = starts_from(settings.strategy, number)
     made = train_job(
         settings, model.template, number, examples,

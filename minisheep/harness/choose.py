@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from minisheep.errors import UnknownModelError, UsageError
 from minisheep.harness import rows
 from minisheep.harness.spec import EXTRA
+from minisheep.run.reading import load_run, resolve_round
 
 
 def check_installed() -> None:
@@ -60,10 +61,13 @@ def target(text: str) -> tuple[str, str]:
     return "", text
 
 
-def rounds(run: str, wanted: Sequence[int], base: bool) -> tuple[int, ...]:
+def rounds(
+    run: str, wanted: Sequence[str], base: bool, tell: Callable[[str], None] = lambda text: None
+) -> tuple[int, ...]:
     """The rounds to measure, 0 being the base: all that were trained, unless some were asked for.
 
-    Raises `errors.UsageError` for a round that was not trained, or rounds of a lone model.
+    `tell` hears where the best is the base. Raises `errors.UsageError` for a round that was not trained, or rounds of
+    a lone model.
     """
     if not run:
         if wanted:
@@ -71,18 +75,9 @@ def rounds(run: str, wanted: Sequence[int], base: bool) -> tuple[int, ...]:
         return (0,)
     if not Path(run, "model.json").is_file():
         raise UsageError(f"{run} has no model yet.", f"`minisheep align --run {run}` goes on with it.")
-    trained = sorted(
-        int(path.parent.name.removeprefix("round-"))
-        for path in Path(run).glob("round-*/adapter.gguf")
-        if path.parent.name.removeprefix("round-").isdigit()
-    )
-    missing = [number for number in wanted if number not in trained]
-    if missing:
-        there = f"its trained rounds are {', '.join(map(str, trained))}" if trained else "none was trained yet"
-        raise UsageError(f"{run} has no trained round {missing[0]}; {there}.", "Give another --round, or --base.")
-    if wanted or base:
-        return tuple(sorted({*([0] if base else []), *wanted}))
-    return (0, *trained)
+    opened = load_run(run)
+    chosen = {resolve_round(opened, one, opened.trained, tell=tell) for one in wanted}
+    return tuple(sorted(chosen | ({0} if base else set()))) or (0, *opened.trained)
 
 
 def default_out(run: str, model: str) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 
+from minisheep.models.hub import said_offline
+
 SECONDS = 6
 """Within which the hub must answer, a slow resolver included."""
 
@@ -24,11 +26,6 @@ def settle(*, offline: bool) -> bool:
         constants.HF_HUB_OFFLINE = True
         return True
     return False
-
-
-def said_offline() -> bool:
-    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
-    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
 
 
 def reachable(seconds: float = SECONDS) -> bool:

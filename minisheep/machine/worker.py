@@ -25,11 +25,11 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from minisheep.errors import DiskError, MinisheepError, TimeUpError, WorkerError, by_name
+from minisheep.errors import DiskError, MinisheepError, Stopped, TimeUpError, WorkerError, by_name
 from minisheep.events import Emit, Event, Failed, JobDone, from_dict, to_dict
 
 TICK_SECONDS = 0.5
@@ -240,6 +240,26 @@ def outcome(do: Do, job: dict[str, Any], emit: Emit, should_stop: Callable[[], b
         # A fault of minisheep or of a library: its traceback is in the worker's log, the run stays whole.
         traceback.print_exc()
         return Failed(WorkerError.__name__, f"{job['phase']} failed: {type(error).__name__}: {error}.")
+
+
+@contextlib.contextmanager
+def stoppable(message: str, fix: str = "") -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the work at once, with `errors.Stopped`; for work that leaves nothing half done."""
+
+    def stop(number: int, _frame: object) -> None:
+        stopped = Stopped(message, fix)
+        stopped.exit_code = 128 + number
+        raise stopped
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

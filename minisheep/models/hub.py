@@ -7,6 +7,7 @@ second. Whatever it raises becomes a DownloadError that says what to type.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
@@ -26,6 +27,12 @@ from minisheep.models.wheels import folder_bytes
 WEIGHT_PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]
 SKIPPED_PATTERNS = ["*/*"]
 """Sub-folders hold other formats of the same weights."""
+
+
+def said_offline() -> bool:
+    """Whether the environment says that there is no network."""
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
 
 
 def cached_file(source: HubFile) -> Path | None:

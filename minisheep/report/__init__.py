@@ -1,6 +1,6 @@
 """A run as one HTML file and its Markdown twin, from the run folder alone.
 
-gather.py, reading.py   what a folder holds, whole or not
+gather.py               what a folder holds, whole or not
 blocks.py               what a report is made of; every section is such blocks
 origins.py summary.py findings.py advice.py outcome.py funnel.py spread.py training.py landscape.py watching.py
 samples.py              one section each: decisions, no drawing

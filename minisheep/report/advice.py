@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from itertools import islice
 
 from minisheep import config
-from minisheep.compare.metrics import Estimate, round_values
 from minisheep.report.blocks import Item, Items, Paragraph, Section
 from minisheep.report.gather import Gathered, Round
+from minisheep.run.metrics import Estimate, round_values
 
 MOST = 7
 FEW_KEPT = 100

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from minisheep.report.blocks import Bar, Bars, Block, Paragraph, Section, Table
@@ -23,33 +22,10 @@ MEANINGS = {
     "filter.not_lowest": "is in a cluster where another is of lower perplexity",
 }
 """What is dropped by a rule: it ..."""
-SCORES = frozenset({"no_score", "not_best", "low_score", "high_perplexity", "crowded", "not_lowest"})
-"""Rules of the filter that need a verdict; the others look at the text."""
 
 
 def section(run: Gathered) -> Section:
     return Section("funnel", "Data funnel", tuple(_blocks(run)))
-
-
-def stages(r: Round) -> list[tuple[str, int | None]]:
-    """How many things were left after each stage; None where the stage was not reached."""
-    drops = dropped(r)
-    tasks = len(r.instructions) + sum(n for rule, n in drops.items() if rule.startswith("generate."))
-    filtered = bool(r.kept) or any(rule.startswith("filter.") for rule in drops)
-    by_text = sum(n for rule, n in drops.items() if rule.startswith("filter.") and rule.split(".", 1)[1] not in SCORES)
-    return [
-        ("drafts", r.drafts or None),
-        ("tasks in them", tasks or None),
-        ("new instructions", len(r.instructions) or None),
-        ("answers", len(r.responses) or None),
-        ("pass the rules", len(r.responses) - by_text if filtered else None),
-        ("kept", len(r.kept) if filtered else None),
-    ]
-
-
-def dropped(r: Round) -> dict[str, int]:
-    """By ``stage.rule``, the most first."""
-    return dict(Counter(f"{rejection.stage}.{rejection.rule}" for rejection in r.rejected).most_common())
 
 
 def _blocks(run: Gathered) -> Iterator[Block]:
@@ -63,7 +39,7 @@ def _blocks(run: Gathered) -> Iterator[Block]:
     if not any(r.instructions for r in run.rounds):
         yield Paragraph("Nothing has been written yet.")
         return
-    found = {r.number: dropped(r) for r in run.rounds}
+    found = {r.number: r.dropped for r in run.rounds}
     rules = sorted({rule for drops in found.values() for rule in drops}, key=lambda rule: (_place(rule), rule))
     if not rules:
         yield Paragraph("Nothing was dropped.")
@@ -81,7 +57,7 @@ def _blocks(run: Gathered) -> Iterator[Block]:
 
 def _bars(r: Round) -> Iterator[Bar]:
     before: int | None = None
-    for name, count in stages(r):
+    for name, count in r.stages:
         if count is None:
             continue
         # A draft holds several tasks, so that the first step is no loss.
@@ -91,7 +67,7 @@ def _bars(r: Round) -> Iterator[Bar]:
 
 
 def _of(r: Round, rule: str) -> int:
-    return dict(stages(r))["tasks in them"] or 0 if rule.startswith("generate.") else len(r.responses)
+    return dict(r.stages)["tasks in them"] or 0 if rule.startswith("generate.") else len(r.responses)
 
 
 def _share(count: int, of: int) -> str:

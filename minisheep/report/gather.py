@@ -6,21 +6,19 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from minisheep import config, loop
-from minisheep.compare.metrics import Estimate, round_values
-from minisheep.compare.results import harness_results
 from minisheep.config import Settings
 from minisheep.data.texts import SeedTask, load_seeds, seeds_digest
 from minisheep.errors import MinisheepError, UsageError
-from minisheep.events import EngineReady, Failed, Note, PhaseFinished, TrainStep, from_dict
-from minisheep.judged.words import lines
-from minisheep.records import Example, Instruction, Rejection, Response, Verdict
+from minisheep.events import EngineReady, Failed, Note, PhaseFinished, TrainStep
 from minisheep.report.blocks import Item
-from minisheep.report.reading import Reader
+from minisheep.run.judged import lines
+from minisheep.run.metrics import Estimate, round_values
+from minisheep.run.reading import Reader, RoundRecords, harness_results, read_round, training_steps
 from minisheep.stages.alarms import alarms
 from minisheep.stages.exam import Exam
 from minisheep.stages.judge_health import findings
@@ -32,16 +30,9 @@ _ROUND = re.compile(r"round-(0|[1-9][0-9]{0,5})")
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class Round(RoundRecords):
     """One round's files; 0 is the base model. What is not there is empty or None."""
 
-    number: int
-    drafts: int
-    instructions: list[Instruction]
-    responses: list[Response]
-    verdicts: list[Verdict]
-    kept: list[Example]
-    rejected: list[Rejection]
     exam: Exam | None
     health: dict[str, Any] | None
     diversity: dict[str, Any] | None
@@ -115,9 +106,9 @@ def gather(path: str | Path) -> Gathered:
     reader = Reader(folder.path)
     settings = _settings(folder, reader)
     manifest = reader.json(folder.manifest, _manifest)
-    events = _events(reader.objects(folder.events))
+    events = reader.events(folder.events)
     numbers = sorted(int(m[1]) for p in folder.path.iterdir() if (m := _ROUND.fullmatch(p.name)) and p.is_dir())
-    rounds = tuple(_round(reader, n, folder.round(n), _steps(events, n)) for n in numbers)
+    rounds = tuple(_round(reader, n, folder.round(n), training_steps(events, n)) for n in numbers)
     if rounds and not folder.manifest.exists():
         reader.note(folder.manifest, "missing, so how far the run is cannot be told")
     state_known = manifest is not None or not (rounds or folder.manifest.exists())
@@ -144,21 +135,10 @@ def gather(path: str | Path) -> Gathered:
     )
 
 
-def gather_round(path: Path, number: int) -> Round:
-    """One round of the run in `path` alone; 0 is the base model. Nothing in it where it was not begun."""
-    reader, folder = Reader(path), RunFolder(path)
-    return _round(reader, number, folder.round(number), _steps(_events(reader.objects(folder.events)), number))
-
-
 def _round(reader: Reader, number: int, folder: RoundFolder, steps: tuple[TrainStep, ...]) -> Round:
+    records = read_round(number, folder, reader)
     return Round(
-        number=number,
-        drafts=len(reader.lines(folder.drafts)),
-        instructions=reader.records(folder.instructions, Instruction),
-        responses=reader.records(folder.responses, Response),
-        verdicts=reader.records(folder.verdicts, Verdict),
-        kept=reader.records(folder.kept, Example),
-        rejected=reader.records(folder.rejected, Rejection),
+        **{field.name: getattr(records, field.name) for field in fields(records)},
         exam=reader.json(folder.exam, Exam.from_dict),
         health=reader.json(folder.health, _health),
         diversity=reader.json(folder.diversity, _diversity),
@@ -214,33 +194,6 @@ def _metrics(data: dict[str, Any], number: int) -> dict[str, Any]:
 
 def _judged(summary: dict[str, Any]) -> tuple[Item, ...]:
     return tuple(Item(" ".join(line.split())) for line in lines(summary))
-
-
-def _events(found: Iterable[dict[str, Any]]) -> list[Any]:
-    events = []
-    for data in found:
-        try:
-            events.append(from_dict({name: value for name, value in data.items() if name != "time"}))
-        except ValueError:
-            continue
-    return events
-
-
-def _steps(events: Sequence[Any], number: int) -> tuple[TrainStep, ...]:
-    """The training steps of a round as its last training told them; a resumed one goes on behind its checkpoint."""
-    steps: dict[int, TrainStep] = {}
-    for event in events:
-        if isinstance(event, TrainStep) and event.round == number and _plain(event):
-            steps[event.step] = event
-        elif isinstance(event, PhaseFinished) and (event.round, event.phase) == (number, "filter"):
-            # What was kept has changed, so the training begins anew.
-            steps.clear()
-    return tuple(steps[step] for step in sorted(steps))
-
-
-def _plain(event: TrainStep) -> bool:
-    loss, validation = event.loss, event.validation_loss
-    return isinstance(event.step, int) and all(isinstance(v, int | float) for v in (loss, validation or 0.0))
 
 
 def _failure(events: Sequence[Any]) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from minisheep.compare.metrics import CATALOGUE, READINGS, Estimate, Metric, Value, harness_metric, round_values
 from minisheep.compare.plot import NAMES
 from minisheep.compare.table import cell
 from minisheep.report.blocks import Block, Charts, Curves, Items, Paragraph, Point, Section, Table
 from minisheep.report.gather import Gathered, Round
+from minisheep.run.metrics import CATALOGUE, READINGS, Estimate, Metric, Value, harness_metric, round_values
 from minisheep.stages.decide import NORMAL_95
 from minisheep.ui import words
 

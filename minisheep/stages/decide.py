@@ -16,7 +16,7 @@ from typing import Any
 
 from minisheep.rules.bootstrap import change
 from minisheep.rules.statistics import paired_difference, six_decimals
-from minisheep.stages.verifiable import paired
+from minisheep.rules.verify.verdicts import paired
 
 NORMAL_95 = 1.96
 NAMES = {

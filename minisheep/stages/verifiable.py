@@ -18,10 +18,8 @@ from minisheep.rules.bootstrap import Accuracy, accuracy, change
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.responses import Pair, copies_instruction
 from minisheep.rules.verify import Item
-from minisheep.rules.verify.verdicts import loose, strict
+from minisheep.rules.verify.verdicts import READINGS, loose, paired, strict, verdict_rows
 
-Rows = list[list[bool]]
-READINGS = ("strict", "loose", "own")
 REPEATS = "combination:repeat_prompt"
 """The one constraint that asks for the instruction itself."""
 
@@ -58,7 +56,7 @@ def metrics(
     found: dict[str, Any] = {
         "verifiable_items": len(answered),
         "verifiable_instructions": sum(len(item.checks) for item in answered),
-        "verifiable": _summary({name: accuracy(rows) for name, rows in _rows(verdicts).items()}),
+        "verifiable": _summary({name: accuracy(rows) for name, rows in verdict_rows(verdicts).items()}),
         "verifiable_by_kind": _by_kind(answered, verdicts),
         "verifiable_by_item": verdicts,
     }
@@ -68,19 +66,6 @@ def metrics(
             **_summary({name: change(*rows) for name, rows in pairs.items()}),
         }
     return found
-
-
-def paired(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Rows, Rows]]:
-    """By reading, and for `ended` and `copied`: two models' verdicts on the items that both answered, a row an item.
-
-    ours, theirs: the ``verifiable_by_item`` of their metrics. Empty where they share no item; what an earlier version
-    did not measure is left out.
-    """
-    common = [name for name in ours if name in theirs and len(ours[name]["strict"]) == len(theirs[name]["strict"])]
-    if not common:
-        return {}
-    first, second = (_rows({name: verdicts[name] for name in common}) for verdicts in (ours, theirs))
-    return {name: (rows, second[name]) for name, rows in first.items() if name in second}
 
 
 def copied(item: Item, answer: str) -> bool:
@@ -99,19 +84,6 @@ def _verdict(item: Item, response: Completion) -> dict[str, Any]:
         "ended": response.finish != "length",
         "copied": said_back,
     }
-
-
-def _rows(verdicts: Mapping[str, Any]) -> dict[str, Rows]:
-    """By reading, one row of verdicts an item; the end of an answer and whether it is a copy as rows of one verdict.
-
-    What not all of them hold, since an earlier version did not measure it, is left out.
-    """
-
-    def row(verdict: Any) -> list[bool]:
-        return verdict if isinstance(verdict, list) else [verdict]
-
-    names = [name for name in (*READINGS, "ended", "copied") if all(name in v for v in verdicts.values())]
-    return {name: [row(verdict[name]) for verdict in verdicts.values()] for name in names}
 
 
 def _summary(found: Mapping[str, Accuracy]) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Verdicts: one constraint, all constraints of an item, and the lenient reading of an answer."""
+"""Verdicts: one constraint, all constraints of an item, the lenient reading of an answer, two models' side by side."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any
 from minisheep.errors import ConfigError
 from minisheep.rules.verify.items import Check, Item
 from minisheep.rules.verify.kinds import KINDS
+
+Rows = list[list[bool]]
+READINGS = ("strict", "loose", "own")
+"""How an answer is read: as it is, leniently, and as it is but where it says its instruction back."""
 
 
 def verify(kind: str, arguments: Mapping[str, Any], prompt: str, response: str) -> bool:
@@ -29,6 +33,32 @@ def strict(item: Item, response: str) -> tuple[bool, ...]:
 def loose(item: Item, response: str) -> tuple[bool, ...]:
     """A verdict on each constraint, kept if any variant of the answer keeps it (IFEval's upper bound)."""
     return _verdicts(item, variants(response))
+
+
+def paired(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Rows, Rows]]:
+    """By reading, and for `ended` and `copied`: two models' verdicts on the items that both answered, a row an item.
+
+    ours, theirs: the ``verifiable_by_item`` of their metrics. Empty where they share no item; what an earlier version
+    did not measure is left out.
+    """
+    common = [name for name in ours if name in theirs and len(ours[name]["strict"]) == len(theirs[name]["strict"])]
+    if not common:
+        return {}
+    first, second = (verdict_rows({name: verdicts[name] for name in common}) for verdicts in (ours, theirs))
+    return {name: (rows, second[name]) for name, rows in first.items() if name in second}
+
+
+def verdict_rows(verdicts: Mapping[str, Any]) -> dict[str, Rows]:
+    """By reading, one row of verdicts an item; the end of an answer and whether it is a copy as rows of one verdict.
+
+    What not all of them hold, since an earlier version did not measure it, is left out.
+    """
+
+    def row(verdict: Any) -> list[bool]:
+        return verdict if isinstance(verdict, list) else [verdict]
+
+    names = [name for name in (*READINGS, "ended", "copied") if all(name in v for v in verdicts.values())]
+    return {name: [row(verdict[name]) for verdict in verdicts.values()] for name in names}
 
 
 def variants(response: str) -> tuple[str, ...]:

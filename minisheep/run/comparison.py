@@ -1,17 +1,23 @@
-"""Runs read from their folders: what was measured, what differs in their settings, which base they share."""
+"""Runs side by side: what was measured, what differs in their settings, which base they share, and the differences of
+two models over the same items.
+
+Pairing by item takes out the spread between items, which is mostly far larger than the difference of two adapters.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from minisheep import api
-from minisheep.compare.metrics import Estimate, Value, harness_values, round_values
-from minisheep.errors import CorruptRunError, UsageError
-from minisheep.machine.files import read_json
+from minisheep.errors import UsageError
+from minisheep.rules.bootstrap import change
+from minisheep.rules.statistics import paired_difference
+from minisheep.rules.verify.verdicts import READINGS, paired
+from minisheep.run.metrics import Estimate, Value, round_values
+from minisheep.run.reading import Run, harness_results, load_run, read_object
 from minisheep.store import RunFolder
 
 FITTING = frozenset({"threads", "slots", "gpu_layers", "micro_batch_size", "checkpoint_seconds"})
@@ -75,6 +81,18 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`first` minus `second`; `values` holds what their items allow."""
+
+    first: tuple[Result, Measured]
+    second: tuple[Result, Measured]
+    values: dict[str, Estimate]
+    """The four verifiable shares and ``nll``."""
+    not_comparable: tuple[str, ...]
+    """Why there is nothing, or not everything, to tell."""
+
+
 def compare(paths: Sequence[str]) -> Comparison:
     """Read the runs in `paths`; one that stands there twice counts once.
 
@@ -83,7 +101,7 @@ def compare(paths: Sequence[str]) -> Comparison:
     """
     notes: list[str] = []
     once = {Path(path).resolve(): path for path in reversed(paths)}
-    opened = [api.load_run(path) for path in reversed(once.values())]
+    opened = [load_run(path) for path in reversed(once.values())]
     results = tuple(_read(run, _key(place), notes) for place, run in enumerate(opened))
     if not any(result.measured for result in results):
         raise UsageError(
@@ -110,21 +128,58 @@ def shared(results: Sequence[Result], name: str) -> Any:
     return values[0] if all(value == values[0] for value in values) else ""
 
 
-def _read(run: api.Run, key: str, notes: list[str]) -> Result:
-    folder = RunFolder(run.path)
-    settings = run.settings
-    model = _object(folder.model)
+def best(result: Result) -> Measured | None:
+    """The round that the run itself calls its best; where that is the base, the last one. None where there is none.
+
+    A best round was chosen by the numbers that are then shown, so they look a little better than they are.
+    """
+    return next((m for m in result.rounds if m.round == result.best), result.rounds[-1] if result.rounds else None)
+
+
+def differences(results: Sequence[Result]) -> list[Difference]:
+    """Of several runs: the best round of each against that of the first. Of one run: each round against the last one
+    before it."""
+    if len(results) == 1:
+        (run,) = results
+        return [difference((run, later), (run, earlier)) for earlier, later in pairwise(run.rounds)]
+    chosen = [(result, found) for result in results if (found := best(result)) is not None]
+    return [difference(other, chosen[0]) for other in chosen[1:]]
+
+
+def difference(first: tuple[Result, Measured], second: tuple[Result, Measured]) -> Difference:
+    """The paired differences of two measured models."""
+    (run_a, a), (run_b, b) = first, second
+    if run_a.gguf != run_b.gguf:
+        return Difference(first, second, {}, ("different models",))
+    values: dict[str, Estimate] = {}
+    why: list[str] = []
+    limit = "eval_verifiable_max_tokens"
+    if run_a.settings[limit] != run_b.settings[limit]:
+        why.append("verifiable instructions: answers of different length were allowed")
+    elif not (found := _verifiable(a.model, b.model)):
+        why.append("verifiable instructions: none in common")
+    else:
+        values |= found
+    if run_a.seeds != run_b.seeds:
+        why.append("held-out tasks: the runs have different seed tasks")
+    elif (nll := _likelihood(a.model, b.model)) is None:
+        why.append("held-out tasks: fewer than two in common")
+    else:
+        values["nll"] = nll
+    return Difference(first, second, values, tuple(why))
+
+
+def _read(run: Run, key: str, notes: list[str]) -> Result:
+    folder, settings = RunFolder(run.path), run.settings
+    model = read_object(folder.model)
     harness = harness_results(run.path, notes)
     measured: list[Measured] = []
     decided = False
-    for number in range(settings.rounds + 1):
-        place = folder.round(number)
-        if not place.metrics.exists():
-            continue
-        metrics = _object(place.metrics)
+    for found in run.measured:
+        metrics = found.metrics
         decided = decided or "decision" in metrics
-        values = {**round_values(metrics, _object(place.exam), settings.judge), **harness.get(number, {})}
-        measured.append(Measured(number, values, metrics.get("model", {})))
+        values = {**round_values(metrics, found.exam, settings.judge), **harness.get(found.number, {})}
+        measured.append(Measured(found.number, values, metrics.get("model", {})))
     return Result(
         key=key,
         path=str(run.path),
@@ -135,31 +190,6 @@ def _read(run: api.Run, key: str, notes: list[str]) -> Result:
         best=run.best if decided else None,
         measured=tuple(measured),
     )
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """A JSON object of minisheep's own; empty where there is no such file. Raises `errors.CorruptRunError`."""
-    if not path.exists():
-        return {}
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise CorruptRunError(f"{path} is damaged: it holds no object.", "Restore it from a copy.")
-    return found
-
-
-def harness_results(run: Path, notes: list[str]) -> dict[int, dict[str, Estimate]]:
-    """Values of the evaluation harness by round; the base's may say 0 or null. A file that is none becomes a note."""
-    found: dict[int, dict[str, Estimate]] = {}
-    for path in sorted((run / "eval").glob("*.json")):
-        try:
-            report = json.loads(path.read_bytes())
-            number = int(report.get("round") or 0)
-            # Behind the round the file's name says what was measured otherwise: "ifeval-round-1-limit-20".
-            variant = path.stem.partition(f"-round-{number}")[2]
-            found.setdefault(number, {}).update(harness_values(report, variant))
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-            notes.append(f"{path} is not a result of `minisheep eval`, so it is left out.")
-    return found
 
 
 def _bases(results: Iterable[Result]) -> list[Row]:
@@ -194,3 +224,21 @@ def _key(place: int) -> str:
     """A .. Z, then A2 .. Z2 and so on."""
     letter, turn = chr(ord("A") + place % 26), place // 26
     return letter if turn == 0 else f"{letter}{turn + 1}"
+
+
+def _verifiable(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Estimate]:
+    found = {}
+    for reading, rows in paired(a.get("verifiable_by_item", {}), b.get("verifiable_by_item", {})).items():
+        if reading in READINGS:
+            for level, interval in change(*rows)._asdict().items():
+                found[f"{level}_{reading}"] = Estimate(*interval)
+    return found
+
+
+def _likelihood(a: Mapping[str, Any], b: Mapping[str, Any]) -> Estimate | None:
+    ours, theirs = a.get("nll_by_task", {}), b.get("nll_by_task", {})
+    common = sorted(set(ours) & set(theirs))
+    if len(common) < 2:
+        return None
+    mean, error, _ = paired_difference([ours[name] for name in common], [theirs[name] for name in common])
+    return Estimate(mean, error=error)

@@ -1,4 +1,4 @@
-"""The outcome of a comparison in words. Pure."""
+"""What RUN/judged holds in words: the outcome of a comparison by `minisheep versus`. Pure."""
 
 from __future__ import annotations
 

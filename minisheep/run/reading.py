@@ -1,0 +1,427 @@
+"""A run as its folder tells it: the one place where those who did not make a round open its records and metrics.
+
+Nothing is changed. `Run` and `Round` are strict: what is damaged is an error. `Reader` and `read_round` take what is
+whole of files that may be unfinished, torn, damaged or of another version, and say once a file what is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from minisheep import config, loop
+from minisheep.config import Settings
+from minisheep.errors import CorruptRunError, UsageError
+from minisheep.events import PhaseFinished, TrainStep, from_dict
+from minisheep.machine.files import read_json
+from minisheep.records import Draft, Example, Instruction, Record, Rejection, Response, Verdict
+from minisheep.run.metrics import Estimate, harness_values
+from minisheep.store import RoundFolder, RunFolder, read_records
+
+R = TypeVar("R", bound=Record)
+T = TypeVar("T")
+
+UNREADABLE = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError, OverflowError)
+"""What data of another shape than expected does to the code that reads it."""
+SCORES = frozenset({"no_score", "not_best", "low_score", "high_perplexity", "crowded", "not_lowest"})
+"""Rules of the filter that need a verdict; the others look at the text."""
+REPORT = "minisheep.report.write"
+"""What `Run.report` calls, found by its name: the core imports none of what is built on it."""
+
+
+class Reader:
+    """Reads files below `root`; `notes` collects what could not be read, a sentence each. Nothing here raises for what
+    a file holds."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.notes: list[str] = []
+
+    def records(self, path: Path, kind: type[R]) -> list[R]:
+        """All whole records; damaged lines are left out. A torn last line is not one yet."""
+        found: list[R] = []
+        damaged = 0
+        for line in self.lines(path):
+            try:
+                found.append(kind.from_dict(json.loads(line.decode("utf-8", "surrogatepass"))))
+            except UNREADABLE:
+                damaged += 1
+        if damaged:
+            lines = "1 line" if damaged == 1 else f"{damaged} lines"
+            self.note(path, f"{lines} left out: damaged, or of another version")
+        return found
+
+    def events(self, path: Path) -> list[Any]:
+        """Whole events; what is none is left out silently (events tell, they prove nothing)."""
+        found: list[Any] = []
+        for line in self.lines(path):
+            try:
+                data = json.loads(line.decode("utf-8", "surrogatepass"))
+                found.append(from_dict({name: value for name, value in data.items() if name != "time"}))
+            except UNREADABLE:
+                continue
+        return found
+
+    def lines(self, path: Path) -> Iterator[bytes]:
+        """Whole lines; none where there is no such file."""
+        try:
+            # Binary lines end at a newline alone: model text may hold other line separators.
+            with open(path, "rb") as file:
+                yield from (line for line in file if line.endswith(b"\n") and line != b"\n")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.note(path, f"cannot be read ({error.strerror})")
+
+    def json(self, path: Path, check: Callable[[dict[str, Any]], T]) -> T | None:
+        """What `check` makes of a JSON object; None where there is no file, or where it is not such an object."""
+        try:
+            found = json.loads(path.read_bytes())
+            if isinstance(found, dict):
+                return check(found)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.note(path, f"cannot be read ({error.strerror})")
+            return None
+        except UNREADABLE:
+            pass
+        self.note(path, "damaged or of another version, so it is left out")
+        return None
+
+    def sha256(self, path: Path) -> str:
+        """Of a file's bytes, in hexadecimal digits; empty where there is none."""
+        try:
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return ""
+
+    def note(self, path: Path, text: str) -> None:
+        self.notes.append(f"{path.relative_to(self.root)}: {text}.")
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecords:
+    """All whole records of a round, each kind in the order of its file."""
+
+    number: int
+    drafts: list[Draft]
+    instructions: list[Instruction]
+    responses: list[Response]
+    verdicts: list[Verdict]
+    kept: list[Example]
+    rejected: list[Rejection]
+
+    @property
+    def stages(self) -> list[tuple[str, int | None]]:
+        """How many things were left after each stage; None where the stage was not reached."""
+        drops = self.dropped
+        tasks = len(self.instructions) + sum(n for rule, n in drops.items() if rule.startswith("generate."))
+        by_filter = {rule.partition(".")[2]: n for rule, n in drops.items() if rule.startswith("filter.")}
+        filtered = bool(self.kept or by_filter)
+        by_text = sum(n for rule, n in by_filter.items() if rule not in SCORES)
+        return [
+            ("drafts", len(self.drafts) or None),
+            ("tasks in them", tasks or None),
+            ("new instructions", len(self.instructions) or None),
+            ("answers", len(self.responses) or None),
+            ("pass the rules", len(self.responses) - by_text if filtered else None),
+            ("kept", len(self.kept) if filtered else None),
+        ]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many each rule dropped, by ``stage.rule``, the most first."""
+        return dict(Counter(f"{rejection.stage}.{rejection.rule}" for rejection in self.rejected).most_common())
+
+
+def read_round(number: int, folder: RoundFolder, reader: Reader) -> RoundRecords:
+    """A round's records as far as they are whole."""
+    # What came last is read first, so that a round that grows meanwhile lacks no parents.
+    rejected = reader.records(folder.rejected, Rejection)
+    kept = reader.records(folder.kept, Example)
+    verdicts = reader.records(folder.verdicts, Verdict)
+    responses = reader.records(folder.responses, Response)
+    instructions = reader.records(folder.instructions, Instruction)
+    drafts = reader.records(folder.drafts, Draft)
+    return RoundRecords(number, drafts, instructions, responses, verdicts, kept, rejected)
+
+
+def training_steps(events: Iterable[Any], number: int) -> tuple[TrainStep, ...]:
+    """The training steps of a round as its last training told them; a resumed one goes on behind its checkpoint."""
+    steps: dict[int, TrainStep] = {}
+    for event in events:
+        if isinstance(event, TrainStep) and event.round == number and _plain(event):
+            steps[event.step] = event
+        elif isinstance(event, PhaseFinished) and (event.round, event.phase) == (number, "filter"):
+            # What was kept has changed, so the training begins anew.
+            steps.clear()
+    return tuple(steps[step] for step in sorted(steps))
+
+
+def harness_results(run: Path, notes: list[str]) -> dict[int, dict[str, Estimate]]:
+    """Values of the evaluation harness by round; the base's may say 0 or null. A file that is none becomes a note."""
+    found: dict[int, dict[str, Estimate]] = {}
+    for path in sorted((run / "eval").glob("*.json")):
+        try:
+            report = json.loads(path.read_bytes())
+            number = int(report.get("round") or 0)
+            # Behind the round the file's name says what was measured otherwise: "ifeval-round-1-limit-20".
+            variant = path.stem.partition(f"-round-{number}")[2]
+            found.setdefault(number, {}).update(harness_values(report, variant))
+        except (OSError, *UNREADABLE):
+            notes.append(f"{path} is not a result of `minisheep eval`, so it is left out.")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round's results; 0 is the base model. Every property reads the folder anew, and what is not there is empty.
+
+    Records and JSON files raise `errors.CorruptRunError` where they are damaged.
+    """
+
+    number: int
+    folder: RoundFolder
+
+    @property
+    def drafts(self) -> list[Draft]:
+        """Raw lists of tasks, as the model wrote them; in the order in which they were finished."""
+        return read_records(self.folder.drafts, Draft)
+
+    @property
+    def instructions(self) -> list[Instruction]:
+        return read_records(self.folder.instructions, Instruction)
+
+    @property
+    def responses(self) -> list[Response]:
+        return read_records(self.folder.responses, Response)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        return read_records(self.folder.verdicts, Verdict)
+
+    @property
+    def kept(self) -> list[Example]:
+        return read_records(self.folder.kept, Example)
+
+    @property
+    def rejected(self) -> list[Rejection]:
+        return read_records(self.folder.rejected, Rejection)
+
+    @property
+    def funnel(self) -> dict[str, int]:
+        """How many things were left after each stage, in order, as far as the round has come."""
+        return {name: n for name, n in self.whole(self._reader()).stages if n is not None}
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many each rule dropped, by ``stage.rule``, the most first."""
+        return self.whole(self._reader()).dropped
+
+    @property
+    def exam(self) -> dict[str, Any]:
+        """The judge's exam, as `stages.exam.Exam.to_dict` writes it."""
+        return read_object(self.folder.exam)
+
+    @property
+    def judge_health(self) -> dict[str, Any]:
+        """The signs that `stages.judge_health.judge_health` lists."""
+        return read_object(self.folder.health)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What the training counted: examples, steps, tokens, losses in nats per token, seconds."""
+        return read_object(self.folder.training)
+
+    @property
+    def steps(self) -> list[TrainStep]:
+        """The steps of the training that made the adapter."""
+        path = RunFolder(self.folder.path.parent).events
+        return list(training_steps(self._reader().events(path), self.number))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return read_object(self.folder.metrics)
+
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        """Greedy answers to held-out tasks: ``task`` (its id), ``instruction``, ``input``, ``answer``, ``finish``."""
+        return list(_answers(self.folder.answers))
+
+    @property
+    def adapter(self) -> Path:
+        """Plain PEFT folder."""
+        return self.folder.adapter
+
+    @property
+    def adapter_gguf(self) -> Path:
+        return self.folder.adapter_gguf
+
+    def whole(self, reader: Reader) -> RoundRecords:
+        """The records as far as they are whole; `reader` hears what is not."""
+        return read_round(self.number, self.folder, reader)
+
+    def ids_with(self, prefix: str) -> Iterator[str]:
+        """The ids of records that begin with `prefix`, by the beginnings of lines alone."""
+        start, folder = b'{"id":"', self.folder
+        wanted = start + prefix.encode("utf-8", "replace")
+        for path in (
+            folder.kept, folder.rejected, folder.verdicts, folder.responses, folder.instructions, folder.drafts
+        ):  # fmt: skip
+            for line in self._reader().lines(path):
+                if line.startswith(wanted):
+                    yield line[len(start) :].partition(b'"')[0].decode("utf-8", "replace")
+
+    def _reader(self) -> Reader:
+        return Reader(self.folder.path.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run on disk."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Settings:
+        return stored_settings(RunFolder(self.path))
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The rounds that were begun, from 1."""
+        return [r for r in map(self.round, range(1, self.settings.rounds + 1)) if r.folder.path.exists()]
+
+    @property
+    def base(self) -> Round:
+        """Round 0, which holds only what was measured of the base model."""
+        return self.round(0)
+
+    @property
+    def measured(self) -> list[Round]:
+        """The base and the rounds, as far as they were measured."""
+        return [r for r in map(self.round, range(self.settings.rounds + 1)) if r.folder.metrics.exists()]
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Metrics of the base and of each measured round."""
+        return [r.metrics for r in self.measured]
+
+    @property
+    def trained(self) -> list[int]:
+        """Numbers of the rounds whose adapter is there."""
+        return [r.number for r in self.rounds if r.adapter_gguf.exists()]
+
+    @property
+    def phases_done(self) -> dict[str, dict[str, float]]:
+        return dict(RunFolder(self.path).read_manifest()["phases"])
+
+    @property
+    def best(self) -> int | None:
+        """The round to use, by its evaluation; 0 is the base model, None before anything was measured."""
+        return loop.standing(self.phases_done).best
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the run is over though rounds are left, since the last ones brought no gain."""
+        return self.next_phase is None and any(p.key not in self.phases_done for p in loop.phases(self.settings))
+
+    @property
+    def next_phase(self) -> loop.Phase | None:
+        """None when the run is finished."""
+        return loop.next_phase(self.settings, self.phases_done)
+
+    def round(self, number: int) -> Round:
+        """Any round, begun or not."""
+        return Round(number, RunFolder(self.path).round(number))
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the run as report.html and report.md into `out`, or into its own folder report/; returns the first.
+
+        Raises `errors.UsageError` for a folder that cannot be written, and `errors.DiskError`.
+        """
+        return Path(importlib.import_module(REPORT).write(self.path, out).html)
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a run folder for reading. Raises `errors.UsageError` if it is none."""
+    folder = RunFolder(Path(path))
+    if not folder.exists:
+        raise UsageError(f"{path} is not a run folder.", "`minisheep align` makes one.")
+    return Run(folder.path)
+
+
+def stored_settings(folder: RunFolder) -> Settings:
+    return config.make(config.read_toml(folder.settings))
+
+
+def resolve_round(
+    run: Run,
+    asked: str,
+    there: Sequence[int],
+    state: str = "trained",
+    *,
+    flag: str = "--round",
+    tell: Callable[[str], None] | None = None,
+) -> int:
+    """The round that ``best``, ``last``, ``base`` or a number means wherever one is asked for; 0 is the base.
+
+    there: the rounds to choose from, ascending; `state` is what they have in common, for messages.
+    tell: where the evaluation found the base best, ``best`` is the base, and `tell` hears so. None where the base is
+        of no use: then ``best`` is refused in the same words.
+
+    ``best`` is the last of `there` where nothing was measured. Raises `errors.UsageError` for what is not there.
+    """
+    words = "best, last or base" if tell else "best or last"
+    listed = ", ".join(map(str, there))
+    number = int(asked) if asked.isascii() and asked.isdigit() else 0 if asked == "base" else None
+    named = f"{flag} {asked[:40]}".strip()
+    if asked == "best" and run.best is not None:
+        number, named = run.best, f"{named} (round {run.best})"
+        if number == 0:
+            why = f"No round of {run.path} was better than its base beyond chance, so its best model is the base."
+            if tell is None:
+                raise UsageError(why, f"Give {flag} N to take a round all the same: it has {state} round {listed}.")
+            tell(why)
+    elif asked in ("best", "last") and there:
+        number = there[-1]
+    if number is not None and (number in there or (number == 0 and tell is not None)):
+        return number
+    if not there:
+        fix = f"Give {flag} base." if tell else f"`minisheep align --run {run.path}` goes on."
+        raise UsageError(f"{named}: {run.path} has {state} no round yet.", fix)
+    raise UsageError(f"{named}: {run.path} has {state} round {listed}.", f"Give one of them, {words}.")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of minisheep's own; empty where there is no such file. Raises `errors.CorruptRunError`."""
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise CorruptRunError(f"{path} is damaged: it holds no object.", "Restore it from a copy.")
+    return found
+
+
+def _answers(path: Path) -> Iterator[dict[str, Any]]:
+    """Without ids of their own in the file, the fields are checked here. A torn last line is no answer yet."""
+    for number, line in enumerate(Reader(path.parent).lines(path), 1):
+        try:
+            row = json.loads(line.decode("utf-8", "surrogatepass"))
+            if not all(isinstance(row[name], str) for name in ("task", "instruction", "input", "answer")):
+                raise TypeError("an answer's fields are texts")
+        except UNREADABLE as error:
+            raise CorruptRunError(f"{path}, line {number}, is damaged ({error}).", "Restore it from a copy.") from None
+        yield row
+
+
+def _plain(event: TrainStep) -> bool:
+    loss, validation = event.loss, event.validation_loss
+    return isinstance(event.step, int) and all(isinstance(v, int | float) for v in (loss, validation or 0.0))
