@@ -10,8 +10,8 @@ from collections.abc import Callable
 from minisheep.errors import Stopped
 from minisheep.events import Emit, Note
 from minisheep.loop import Phase
+from minisheep.machine.gpu import Baseline
 from minisheep.store import RunFolder
-from minisheep.vram import Baseline
 from minisheep.worker import WARM_UP, Desk
 from minisheep.worker_process import WorkerProcess
 

@@ -6,12 +6,13 @@ import copy
 from typing import Any
 
 from minisheep.doctor.commands import Place
-from minisheep.doctor.machine import Card, Machine
+from minisheep.doctor.machine import Machine
 from minisheep.doctor.result import Facts
+from minisheep.machine.gpu import Gpu
 
 GIB = 2**30
 PLACE = Place(python="/venv/bin/python")
-CARD = Card("NVIDIA GeForce RTX 3060", "8.6", 11 * GIB, 12 * GIB)
+CARD = Gpu("NVIDIA GeForce RTX 3060", (8, 6), 12 * GIB, 11 * GIB)
 
 
 def machine(**other: Any) -> Machine:

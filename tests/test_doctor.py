@@ -18,12 +18,12 @@ from minisheep.doctor import check_machine, check_packages, commands, folders, g
 from minisheep.doctor.check_packages import Wanted
 from minisheep.doctor.commands import Place, build_llama, mend_llama
 from minisheep.doctor.machine import Machine, free_disks, pci_cards
-from minisheep.doctor.offload import card_without_offload, told_of
 from minisheep.doctor.probes import offloaded
 from minisheep.doctor.result import Facts, Result, counted, failed, ok, skipped, verdict
 from minisheep.doctor.run import groups, judge
 from minisheep.errors import DownloadError, MinisheepError, ModelFileError
 from minisheep.events import Event, Note
+from minisheep.machine import gpu
 from minisheep.models import prepare
 
 BUILD = 'CMAKE_ARGS="-DGGML_CUDA=on -DGGML_NATIVE=on -DLLAVA_BUILD=OFF'
@@ -130,9 +130,9 @@ def test_another_template_of_the_weights_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "outcome"), [("6.1", "warn"), ("7.5", "warn"), ("8.0", "ok"), ("12.0", "ok"), ("", "ok")]
+    ("capability", "outcome"), [((6, 1), "warn"), ((7, 5), "warn"), ((8, 0), "ok"), ((12, 0), "ok"), (None, "ok")]
 )
-def test_capability_decides_what_a_card_can_do(capability: str, outcome: str) -> None:
+def test_capability_decides_what_a_card_can_do(capability: tuple[int, int] | None, outcome: str) -> None:
     here = machine(cards=(dataclasses.replace(CARD, capability=capability),))
     assert check_machine.capability(here).outcome == outcome
 
@@ -183,12 +183,12 @@ def test_a_python_in_a_folder_with_a_space_can_be_typed() -> None:
 
 
 def test_a_run_that_would_leave_the_card_idle_is_told_in_one_line() -> None:
-    told = told_of(["RTX 3060"], offload=False)
+    told = gpu.told_of(CARD, offload=False)
     assert "RTX 3060" in told and "minisheep doctor" in told and "\n" not in told
 
 
 def test_a_run_that_uses_its_card_or_has_none_is_told_nothing() -> None:
-    assert told_of(["RTX 3060"], offload=True) == told_of([], offload=False) == ""
+    assert gpu.told_of(CARD, offload=True) == gpu.told_of(None, offload=False) == ""
 
 
 @pytest.mark.parametrize(("layers", "offload", "told"), [(-1, False, True), (-1, True, False), (0, False, False)])
@@ -196,16 +196,15 @@ def test_a_card_is_idle_where_llama_cpp_cannot_use_it_and_nobody_asked_for_that(
     monkeypatch: pytest.MonkeyPatch, layers: int, offload: bool, told: bool
 ) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(llama_supports_gpu_offload=lambda: offload))
-    card = SimpleNamespace(identities=lambda: [{"name": "RTX 3060"}], close=lambda: None)
-    monkeypatch.setattr("minisheep.doctor.offload.Nvml", lambda: card)
-    assert bool(card_without_offload(layers)) is told
+    monkeypatch.setattr(gpu, "find_gpu", lambda: CARD)
+    assert bool(gpu.gpu_without_offload(layers)) is told
 
 
 def test_a_run_hears_of_its_idle_card_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **options: object) -> None:
         raise ModelFileError("not now")
 
-    monkeypatch.setattr(prepare, "card_without_offload", lambda layers: "idle")
+    monkeypatch.setattr(prepare, "gpu_without_offload", lambda layers: "idle")
     monkeypatch.setattr(prepare, "for_inference", refuse)
     said: list[Event] = []
     with pytest.raises(ModelFileError):

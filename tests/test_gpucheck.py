@@ -16,7 +16,6 @@ from click.testing import CliRunner
 from doctor_facts import CARD, machine, no_card
 
 from minisheep.bench import measured as measuring
-from minisheep.bench.peak import Peak
 from minisheep.bench.plan import Job
 from minisheep.doctor import run as doctor
 from minisheep.doctor.check_packages import Wanted
@@ -26,6 +25,7 @@ from minisheep.gpucheck import __main__ as command
 from minisheep.gpucheck import build, curves, page, parts, session
 from minisheep.gpucheck.curves import Training
 from minisheep.gpucheck.parts import Refused
+from minisheep.machine.gpu import Peak
 
 PEFT = Training("peft", (2.0, 1.5, 1.2), 1000.0, 10.0, "4bit", 4 * 2**30, 3 * 2**30)
 UNSLOTH = dataclasses.replace(

@@ -14,7 +14,7 @@ import minisheep
 
 ROOT = Path(minisheep.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-HEAVY = {"torch", "transformers", "llama_cpp", "peft", "bitsandbytes", "unsloth", "gguf"}
+HEAVY = {"torch", "transformers", "llama_cpp", "peft", "bitsandbytes", "unsloth", "gguf", "pynvml"}
 LIGHT = [
     file
     for file in FILES
@@ -34,6 +34,7 @@ LIGHT = [
             "cli/",
             "doctor/",
             "gpucheck/",
+            "machine/",
             "stages/",
             "rules/",
         )

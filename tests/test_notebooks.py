@@ -16,7 +16,7 @@ import pytest
 
 from minisheep import align, config
 from minisheep.api import Run
-from minisheep.bench.hardware import cards
+from minisheep.machine.gpu import gpus_here
 from minisheep.rounds import Round
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -209,7 +209,7 @@ def pictures(notebook: Any) -> int:
 @pytest.mark.timeout(LIMIT)
 @each_notebook
 def test_a_notebook_runs_from_top_to_bottom(path: Path, workplace: Path) -> None:
-    if path == GPU and cards():
+    if path == GPU and gpus_here():
         pytest.skip("the 7B model would run here: that is the slow test's work")
     notebook = execute(path, workplace)
     assert pictures(notebook) == sum(source.count("plt.show()") for source in sources(path, "code"))
@@ -218,7 +218,7 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, workplace: Path) -> None
 @pytest.mark.slow
 @pytest.mark.timeout(4 * 3600)
 def test_the_gpu_notebook_runs_where_there_is_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not cards():
+    if not gpus_here():
         pytest.skip("no NVIDIA card here")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     execute(GPU, tmp_path)

@@ -12,6 +12,7 @@ from minisheep import config
 from minisheep.config import Settings
 from minisheep.engines import budget
 from minisheep.errors import MinisheepError, UsageError
+from minisheep.machine.gpu import Gpu
 from minisheep.models import cache
 from minisheep.models.registry import load_registry
 from minisheep.models.shape import Shape
@@ -376,12 +377,12 @@ def test_the_common_cards_are_known_and_go_from_6_to_24_gb() -> None:
 
 
 def test_a_card_that_is_here_and_unknown_is_said() -> None:
-    machine, told = machine_for(None, 0, [("Voodoo 2", 2**23)])
+    machine, told = machine_for(None, 0, Gpu("Voodoo 2", None, 2**23, 0))
     assert not machine.is_card and "Voodoo 2" in told
 
 
 def test_a_card_that_is_here_has_the_memory_that_its_driver_tells() -> None:
-    machine, _ = machine_for(None, 0, [("NVIDIA GeForce RTX 4060 Ti", 16_380 * MIB)])
+    machine, _ = machine_for(None, 0, Gpu("NVIDIA GeForce RTX 4060 Ti", (8, 9), 16_380 * MIB, 0))
     assert machine.card is not None and machine.card.memory == 16_380 * MIB
     assert machine.card.bandwidth == find_card("RTX 4060 Ti 16GB").bandwidth
 

@@ -17,7 +17,7 @@ CARD = ("--gpu", "RTX 3060 12GB")
 
 @pytest.fixture(autouse=True)
 def _no_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minisheep.bench.hardware.cards", list)
+    monkeypatch.setattr("minisheep.machine.gpu.gpus_here", list)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:

@@ -213,7 +213,7 @@ def test_a_model_that_is_not_here_is_not_tried() -> None:
 def test_what_cannot_be_tried_is_one_line(
     arguments: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("minisheep.bench.hardware.cards", list)
+    monkeypatch.setattr("minisheep.machine.gpu.gpus_here", list)
     monkeypatch.setattr("minisheep.engines.budget.free_ram", lambda: 64 * GIB)
     monkeypatch.setattr(sys, "argv", ["minisheep", "plan", *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -7,21 +7,20 @@ from collections.abc import Callable
 
 import pytest
 
-from minisheep import config, vram
+from minisheep import config
 from minisheep.errors import UsageError
+from minisheep.machine.gpu import Baseline, Gpu, difference
 from minisheep.models.registry import load_registry
 from minisheep.plan import room
 from minisheep.plan.room import Need
-from minisheep.trainers.card import Card
-from minisheep.vram import Baseline
 
 GB = 10**9
 NOBODY = 2**22 + 1
 """No process has this PID."""
-CARD = Card("NVIDIA GeForce RTX 3060", (8, 6), 12 * GB, 11 * GB)
+CARD = Gpu("NVIDIA GeForce RTX 3060", (8, 6), 12 * GB, 11 * GB)
 
 
-def reads(*cards: Card | None) -> Callable[[], Card | None]:
+def reads(*cards: Gpu | None) -> Callable[[], Gpu | None]:
     told = list(cards)
     return lambda: told.pop(0) if len(told) > 1 else told[0]
 
@@ -47,7 +46,7 @@ def test_what_our_own_next_worker_holds_does_not_count() -> None:
 
 
 def test_a_little_more_is_the_desktop() -> None:
-    assert vram.difference(CARD, dataclasses.replace(CARD, free=CARD.free - 10**8), frozenset()) == ""
+    assert difference(CARD, dataclasses.replace(CARD, free=CARD.free - 10**8), frozenset()) == ""
 
 
 def test_without_a_card_nothing_is_asked_twice() -> None:

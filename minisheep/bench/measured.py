@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from minisheep.bench.children import TIME_UP, conversation
-from minisheep.bench.peak import Peak
 from minisheep.bench.plan import Job
 from minisheep.errors import WorkerError, by_name
+from minisheep.machine.gpu import Peak
 
 PART_SECONDS = 900.0
 """What takes longer hangs: the sizes are seconds to minutes on a card of 2018."""

@@ -89,18 +89,18 @@ def _try(settings: Settings, *, wanted: bool) -> None:
 
     Raises `errors.MinisheepError` for a try that was wanted and does not work.
     """
-    from minisheep.bench.hardware import cards
+    from minisheep.machine.gpu import find_gpu
     from minisheep.models.registry import find_model
     from minisheep.plan.calibrate import calibrate
     from minisheep.plan.dimensions import gguf_here, known_model
     from minisheep.plan.fit import recommend
     from minisheep.plan.machine import machine_for
 
-    present = cards()
-    if not wanted and not present:
+    here = find_gpu()
+    if not wanted and here is None:
         return
     model = known_model(settings)
-    machine, _ = machine_for(None, settings.threads, present)
+    machine, _ = machine_for(None, settings.threads, here)
     plan = recommend(settings, model, machine)
     gguf = gguf_here(find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None))
     if not wanted and (not machine.is_card or plan is None or gguf is None or plan.tried is not None):
@@ -116,7 +116,7 @@ def _try(settings: Settings, *, wanted: bool) -> None:
 
 
 def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, cards: bool, search: bool) -> None:
-    from minisheep.bench.hardware import cards as cards_here
+    from minisheep.machine.gpu import find_gpu
     from minisheep.plan import table
     from minisheep.plan.cards import COMMON, find_card
     from minisheep.plan.dimensions import known_model
@@ -124,7 +124,7 @@ def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, ca
     from minisheep.plan.machine import machine_for, with_card
 
     model = known_model(settings)
-    machine, told = machine_for(gpu, settings.threads, [] if gpu is not None else cards_here())
+    machine, told = machine_for(gpu, settings.threads, None if gpu is not None else find_gpu())
     given = make_plan(settings, model, machine)
     best = recommend(settings, model, machine)
     each = []

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 from minisheep.doctor import commands
 from minisheep.doctor.commands import Place
-from minisheep.doctor.machine import Card, Machine
+from minisheep.doctor.machine import Machine
 from minisheep.doctor.result import Result, fail, ok, skipped, warn
-from minisheep.trainers.card import in_words
+from minisheep.machine.gpu import Gpu, dotted, in_words
 
 GIB = 2**30
 LEAST_PYTHON = (3, 11)
-UNSLOTH_CAPABILITY = 7.0
+UNSLOTH_CAPABILITY = (7, 0)
 """What Unsloth and current CUDA builds of PyTorch ask for at least (Volta)."""
-BFLOAT16_CAPABILITY = 8.0
+BFLOAT16_CAPABILITY = (8, 0)
 """From here on (Ampere) tensor cores multiply bfloat16, as `plan.cards` and `trainers.precision` count."""
 LEAST_VRAM, GOOD_VRAM = 1 * GIB, 4 * GIB
 """Free bytes: below the first even the demo does not fit beside CUDA's own context, below the second no 3B model."""
@@ -64,19 +64,19 @@ def driver(machine: Machine, place: Place) -> Result:
 def capability(machine: Machine) -> Result:
     if not machine.has_card:
         return skipped("compute capability", NO_CARD)
-    told = ", ".join(f"{card.name}: {card.capability or 'not told'}" for card in machine.cards)
+    told = ", ".join(f"{card.name}: {dotted(card.capability) or 'not told'}" for card in machine.cards)
     if machine.hidden is not None and machine.hidden.strip() in ("", "-1"):
         return fail(
             "compute capability",
             f"{told}, but CUDA_VISIBLE_DEVICES={machine.hidden!r} hides every card",
             "unset CUDA_VISIBLE_DEVICES",
         )
-    known = [float(card.capability) for card in machine.cards if card.capability]
+    known = [card.capability for card in machine.cards if card.capability is not None]
     best = max(known, default=BFLOAT16_CAPABILITY)
     if best < UNSLOTH_CAPABILITY:
         return warn(
             "compute capability",
-            f"{told}: below {UNSLOTH_CAPABILITY}, which Unsloth and new builds of PyTorch ask for",
+            f"{told}: below {dotted(UNSLOTH_CAPABILITY)}, which Unsloth and new builds of PyTorch ask for",
             "Infer on the card and train on the processor, or use a card from 2018 or later.",
         )
     if best < BFLOAT16_CAPABILITY:
@@ -96,7 +96,7 @@ def vram(machine: Machine) -> Result:
     return _amount("free VRAM", told, card.free, LEAST_VRAM, GOOD_VRAM, _free_card(card))
 
 
-def _free_card(card: Card) -> str:
+def _free_card(card: Gpu) -> str:
     if card.total < GOOD_VRAM:
         return f'See what fits: minisheep plan --gpu "{card.name}".'
     if held := in_words(card.holders):

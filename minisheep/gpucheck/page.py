@@ -8,6 +8,7 @@ from typing import Any
 
 from minisheep.doctor.machine import Machine
 from minisheep.doctor.result import Result, counted, verdict
+from minisheep.machine.gpu import dotted
 from minisheep.ui.sanitise import one_line
 
 SPARK = "▁▂▃▄▅▆▇█"
@@ -22,7 +23,9 @@ def document(
         "command": command,
         "measured_on_a_card": machine.has_card,
         "machine": describe(machine),
-        "cards": [{"name": card.name, "capability": card.capability, "bytes": card.total} for card in machine.cards],
+        "cards": [
+            {"name": card.name, "capability": dotted(card.capability), "bytes": card.total} for card in machine.cards
+        ],
         "driver": machine.driver,
         "driver_cuda": machine.driver_cuda,
         "versions": dict(versions),

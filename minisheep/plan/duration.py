@@ -13,7 +13,7 @@ from typing import Protocol
 
 from minisheep.engines.budget import UBATCH
 from minisheep.models.shape import Shape
-from minisheep.plan.cards import Card
+from minisheep.plan.cards import GpuModel
 from minisheep.plan.weights import Weights
 from minisheep.plan.work import Work
 
@@ -46,7 +46,7 @@ class Speed(Protocol):
 class CardSpeed:
     """A model on a card; `token_bytes` are those of the KV cache."""
 
-    card: Card
+    card: GpuModel
     shape: Shape
     weights: Weights
     token_bytes: int

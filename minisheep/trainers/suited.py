@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from minisheep.trainers.card import Cuda
+from minisheep.machine.gpu import Gpu, dotted
 
 SUPPORTED: Mapping[str, tuple[str, str]] = {
     "unsloth": ("2026.10.7", "2026.11"),
@@ -33,6 +33,18 @@ INSTALL = "pip install 'minisheep[gpu]'"
 
 
 @dataclass(frozen=True, slots=True)
+class Cuda:
+    """What there is for a training on a GPU."""
+
+    gpu: Gpu | None = None
+    """The one that would be used."""
+    driver: tuple[int, int] | None = None
+    """The newest CUDA that the driver can run."""
+    build: tuple[int, int] | None = None
+    """The CUDA that the installed torch was built for; None: for processors alone, or there is no torch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Obstacle:
     """Why Unsloth cannot train here."""
 
@@ -49,8 +61,8 @@ def obstacle(
 
     `packages` are installed versions by name.
     """
-    card = cuda.card
-    if card is None:
+    gpu = cuda.gpu
+    if gpu is None:
         return Obstacle("there is no NVIDIA card here", "")
     if "unsloth" not in packages:
         return Obstacle("it is not installed", f"Install it with {INSTALL}.")
@@ -65,13 +77,13 @@ def obstacle(
         return Obstacle("the installed torch was built without CUDA", f"Run {INSTALL} in a fresh environment.")
     if cuda.driver is not None and cuda.driver[0] < cuda.build[0]:
         return Obstacle(
-            f"the driver runs CUDA up to {_dotted(cuda.driver)}, and torch was built for {_dotted(cuda.build)}",
+            f"the driver runs CUDA up to {dotted(cuda.driver)}, and torch was built for {dotted(cuda.build)}",
             f"Update the NVIDIA driver, or install a torch for CUDA {cuda.driver[0]}.",
         )
-    if card.capability < CAPABILITY:
+    if gpu.capability is not None and gpu.capability < CAPABILITY:
         return Obstacle(
-            f"{card.name} has compute capability {_dotted(card.capability)}, and training in bfloat16 needs"
-            f" {_dotted(CAPABILITY)} (RTX 30 and newer)",
+            f"{gpu.name} has compute capability {dotted(gpu.capability)}, and training in bfloat16 needs"
+            f" {dotted(CAPABILITY)} (RTX 30 and newer)",
             "",
         )
     if load_in == "fp32":
@@ -91,7 +103,3 @@ def _numbers(version: str) -> tuple[int, ...]:
     while found and found[-1] == 0:
         found.pop()
     return tuple(found)
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"
