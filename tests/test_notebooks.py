@@ -217,9 +217,9 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, workplace: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * 3600)
-def test_the_gpu_notebook_runs_where_there_is_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_notebook_runs_where_there_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not gpus_here():
-        pytest.skip("no NVIDIA card here")
+        pytest.skip("no NVIDIA GPU here")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     execute(GPU, tmp_path)
     assert (tmp_path / "runs" / "qwen-7b" / "report" / "report.html").is_file()

@@ -14,11 +14,11 @@ from minisheep.errors import WorkerError, by_name
 from minisheep.machine.gpu import Peak
 
 PART_SECONDS = 900.0
-"""What takes longer hangs: the sizes are seconds to minutes on a card of 2018."""
+"""What takes longer hangs: the sizes are seconds to minutes on a GPU of 2018."""
 
 
 def measured(job: Job, command: Sequence[str]) -> tuple[dict[str, Any], int | None]:
-    """What the child of `job` measured, and the most VRAM that the card held meanwhile beyond what it held before.
+    """What the child of `job` measured, and the most VRAM that the GPU held meanwhile beyond what it held before.
 
     Raises `errors.MinisheepError`: what the child raised, or that it died or hung.
     """

@@ -63,7 +63,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         if changed:
             emit(Note(f"Versions differ from when the run began: {', '.join(sorted(changed))}.", "warning"))
         if before.inference_gguf.exists() and before.weights.exists():
-            # Which libraries and card there are may have changed, and so may the setting.
+            # Which libraries and GPU there are may have changed, and so may the setting.
             kept = dataclasses.replace(before, trainer=model.trainer)
             return kept if kept == before else _write(kept, stored)
         if before.inference_gguf.name != model.inference_gguf.name:
@@ -73,7 +73,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
 
 
 def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
-    """Refuse, or tell, where training on the card that is here lacks room. Raises `errors.UsageError`."""
+    """Refuse, or tell, where training on the GPU that is here lacks room. Raises `errors.UsageError`."""
     cuda = find_cuda()
     if cuda.gpu is None or cuda.build is None:
         return  # training is on the processor

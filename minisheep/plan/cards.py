@@ -1,4 +1,4 @@
-"""Graphics cards that people have, by their makers' datasheets; and which of them a name means.
+"""GPUs that people have, by their makers' datasheets; and which of them a name means.
 
 `half` is dense tensor throughput in half precision with half-precision sums, `training` with float32 sums, in FLOP a
 second. Turing and older have no bfloat16, so training on them computes in float32 outside the tensor cores, as
@@ -23,7 +23,7 @@ class GpuModel:
     name: str
     year: int
     memory: int
-    """Bytes on the card."""
+    """Bytes on the GPU."""
     bandwidth: float
     """Bytes a second."""
     half: float
@@ -41,7 +41,7 @@ def _model(
     return GpuModel(name, year, gib * GIB, gb_a_second * 1e9, half * 1e12, training * 1e12, bf16)
 
 
-CARDS = (
+GPUS = (
     _model("RTX 2060", 2019, 6, 336, 51.6, 6.5, False),
     _model("RTX 4050 Laptop", 2023, 6, 192, 36, 18),
     _model("RTX 2070", 2018, 8, 448, 59.7, 7.5, False),
@@ -79,29 +79,29 @@ COMMON = (
 """One or two of each size, for an overview."""
 
 
-def find_card(name: str) -> GpuModel:
-    """The card that `name` means, however it is written: ``RTX 3060 12GB``, ``nvidia geforce rtx3060``, ``4090``.
+def find_gpu_model(name: str) -> GpuModel:
+    """The GPU that `name` means, however it is written: ``RTX 3060 12GB``, ``nvidia geforce rtx3060``, ``4090``.
 
-    Where a card is sold in two sizes the smaller one is meant unless the name says otherwise. Raises
+    Where a GPU is sold in two sizes the smaller one is meant unless the name says otherwise. Raises
     `errors.UsageError` with the nearest names.
     """
     wanted, gib = _split(name)
-    same = [card for card in CARDS if _plain(card.name) == wanted] or [
-        card for card in CARDS if wanted and _plain(card.name).removeprefix("rtx") == wanted
+    same = [gpu for gpu in GPUS if _plain(gpu.name) == wanted] or [
+        gpu for gpu in GPUS if wanted and _plain(gpu.name).removeprefix("rtx") == wanted
     ]
-    for card in same:
-        if gib in (0, card.memory // GIB):
-            return card
+    for gpu in same:
+        if gib in (0, gpu.memory // GIB):
+            return gpu
     from rapidfuzz import fuzz, process  # only a wrong name needs it
 
-    titles = [card.title for card in CARDS]
+    titles = [gpu.title for gpu in GPUS]
     near = [found for found, _, _ in process.extract(name[:100].upper(), titles, scorer=fuzz.WRatio, limit=3)]
     if same:
-        sizes = " or ".join(f"{card.memory // GIB} GB" for card in same)
+        sizes = " or ".join(f"{gpu.memory // GIB} GB" for gpu in same)
         raise UsageError(f"An {same[0].name} has {sizes}, not {gib} GB.", f'Use --gpu "{same[0].title}".')
     raise UsageError(
-        f"No card is known as {name[:100]!r}. The nearest are {', '.join(near)}.",
-        "Give one of them; any other card is much like one of the same size and year.",
+        f"No GPU is known as {name[:100]!r}. The nearest are {', '.join(near)}.",
+        "Give one of them; any other GPU is much like one of the same size and year.",
     )
 
 

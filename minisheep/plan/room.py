@@ -1,4 +1,4 @@
-"""Does a model fit the graphics card that is here, for training: asked before a run, with the numbers.
+"""Does a model fit the GPU that is here, for training: asked before a run, with the numbers.
 
 The weights alone are known exactly, so a run is refused where they do not fit; what training takes beside them is an
 estimate, so there the user is only told.
@@ -23,7 +23,7 @@ _BASE = "base:"
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes of the card that training takes with one example in a forward pass."""
+    """Bytes of the GPU that training takes with one example in a forward pass."""
 
     base: int
     """The frozen model alone."""
@@ -38,16 +38,14 @@ def need_of(shape: Shape, architecture: str, settings: Settings, *, bfloat16: bo
 
 
 def check_room(name: str, need: Need, gpu: Gpu, smaller: str) -> str:
-    """What should be said of the room for `name` on `card`, if anything; `smaller` names a model that fits, if any.
+    """What should be said of the room for `name` on `gpu`, if anything; `smaller` names a model that fits, if any.
 
-    Raises `errors.UsageError` where it cannot fit, or not beside the programs that use the card now. Pure but for the
+    Raises `errors.UsageError` where it cannot fit, or not beside the programs that use the GPU now. Pure but for the
     names of those.
     """
-    takes = (
-        f"{name} takes {need.base / 1e9:.1f} GB of the card for its weights and about {need.all / 1e9:.1f} GB in all"
-    )
+    takes = f"{name} takes {need.base / 1e9:.1f} GB of the GPU for its weights and about {need.all / 1e9:.1f} GB in all"
     if need.base > gpu.total:
-        fix = f"Take {smaller}, which fits" if smaller else "No model that minisheep knows fits; train without the card"
+        fix = f"Take {smaller}, which fits" if smaller else "No model that minisheep knows fits; train without the GPU"
         raise UsageError(
             f"{takes}, and {gpu.name} has {gpu.total / 1e9:.1f} GB. Nothing was generated.",
             f"{fix} (`minisheep plan` shows what each takes).",
@@ -58,7 +56,7 @@ def check_room(name: str, need: Need, gpu: Gpu, smaller: str) -> str:
         raise UsageError(
             f"{takes}, and of the {gpu.total / 1e9:.1f} GB of {gpu.name} {gpu.free / 1e9:.1f} GB are free{others}."
             " Nothing was generated.",
-            "Close what uses the card and give the same command again.",
+            "Close what uses the GPU and give the same command again.",
         )
     if need.all > gpu.free:
         free = f"{gpu.free / 1e9:.1f} of {gpu.total / 1e9:.1f} GB"

@@ -1,4 +1,4 @@
-"""Can Unsloth train here, and if not, why: a pure decision on what is installed and which card there is.
+"""Can Unsloth train here, and if not, why: a pure decision on what is installed and which GPU there is.
 
 Hardware and versions are those of Unsloth's own requirements (METADATA of unsloth and unsloth_zoo 2026.10.7), made
 narrower where our loop asks for more.
@@ -23,7 +23,7 @@ SUPPORTED: Mapping[str, tuple[str, str]] = {
 """The first version, and the first that is too new, of what must work together; the extra `gpu` installs such a set."""
 
 CAPABILITY = (8, 0)
-"""Unsloth itself begins at 7.0, but trains in float16 where a card has no bfloat16; small gradients then become zero
+"""Unsloth itself begins at 7.0, but trains in float16 where a GPU has no bfloat16; small gradients then become zero
 unless the loss is scaled, which our loop does not do."""
 
 FAST = ("llama", "qwen2", "qwen3")
@@ -49,7 +49,7 @@ class Obstacle:
     """Why Unsloth cannot train here."""
 
     reason: str
-    """Half a sentence: ``there is no NVIDIA card here``."""
+    """Half a sentence: ``there is no NVIDIA GPU here``."""
     fix: str
     """What would help; empty where nothing does."""
 
@@ -63,7 +63,7 @@ def obstacle(
     """
     gpu = cuda.gpu
     if gpu is None:
-        return Obstacle("there is no NVIDIA card here", "")
+        return Obstacle("there is no NVIDIA GPU here", "")
     if "unsloth" not in packages:
         return Obstacle("it is not installed", f"Install it with {INSTALL}.")
     for package, (first, beyond) in SUPPORTED.items():
