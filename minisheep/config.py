@@ -182,7 +182,7 @@ class Settings(BaseModel):
     trainer: Literal["auto", "peft", "unsloth", "fake"] = setting(
         "auto",
         "train",
-        "what trains the adapter; auto: unsloth on an NVIDIA card that it supports, else peft",
+        "what trains the adapter; auto: unsloth on an NVIDIA GPU that it supports, else peft",
         changeable=True,
     )
     load_in: Literal["auto", "4bit", "bf16", "fp32"] = setting(

@@ -13,9 +13,9 @@ from typing import Any
 from minisheep.errors import Stopped
 from minisheep.events import Emit, Note
 from minisheep.loop import Phase
+from minisheep.machine.gpu import Baseline
 from minisheep.machine.worker import WorkerProcess
 from minisheep.store import RunFolder
-from minisheep.vram import Baseline
 
 ALONE = frozenset({"prepare", "train"})
 """Phases that get a worker of their own: nothing else holds a model while they run, and all memory of theirs is given

@@ -1,4 +1,4 @@
-"""A healthy machine with a card, and what its probes would find: for tests that break one thing at a time."""
+"""A healthy machine with a GPU, and what its probes would find: for tests that break one thing at a time."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import copy
 from typing import Any
 
 from minisheep.doctor.commands import Place
-from minisheep.doctor.machine import Card, Machine
+from minisheep.doctor.machine import Machine
 from minisheep.doctor.result import Facts
+from minisheep.machine.gpu import Gpu
 
 GIB = 2**30
 PLACE = Place(python="/venv/bin/python")
-CARD = Card("NVIDIA GeForce RTX 3060", "8.6", 11 * GIB, 12 * GIB)
+GPU = Gpu("NVIDIA GeForce RTX 3060", (8, 6), 12 * GIB, 11 * GIB)
 
 
 def machine(**other: Any) -> Machine:
-    """A desktop with a card and nothing wrong."""
+    """A desktop with a GPU and nothing wrong."""
     healthy: dict[str, Any] = {
         "python": (3, 12), "bits": 64, "system": "Linux", "processor": "a processor", "cores": 8,
-        "ram_free": 28 * GIB, "ram_total": 32 * GIB, "driver": "580.95", "driver_cuda": "13.0", "cards": (CARD,),
-        "pci_cards": 1, "nvcc": "/usr/bin/nvcc", "disks": {"/cache": 200 * GIB},
+        "ram_free": 28 * GIB, "ram_total": 32 * GIB, "driver": "580.95", "driver_cuda": "13.0", "gpus": (GPU,),
+        "pci_gpus": 1, "nvcc": "/usr/bin/nvcc", "disks": {"/cache": 200 * GIB},
     }  # fmt: skip
     return Machine(**{**healthy, **other})
 
 
-def no_card() -> Machine:
-    return machine(cards=(), driver="", driver_cuda="", pci_cards=0, nvcc="")
+def no_gpu() -> Machine:
+    return machine(gpus=(), driver="", driver_cuda="", pci_gpus=0, nvcc="")
 
 
 HEALTHY: dict[str, Facts] = {
@@ -67,7 +68,7 @@ def facts(**changes: Facts | None) -> dict[str, Facts]:
 
 
 def on_a_processor() -> dict[str, Facts]:
-    """What the probes find on a healthy machine without a card."""
+    """What the probes find on a healthy machine without a GPU."""
     return facts(
         llama={"offload": False},
         generate={"layers": None, "taken": None},

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from minisheep import events
+from minisheep.machine.gpu import Gpu
 from minisheep.screen.fold import fold
-from minisheep.screen.machine import Card, Machine
+from minisheep.screen.machine import Machine
 from minisheep.screen.state import ROUND, Look, State
 
 START = 1_800_000_000.0
@@ -14,7 +15,11 @@ PLAN = ((0, "evaluate"), *((number, name) for number in (1, 2) for name in ROUND
 MACHINE = Machine(
     ram_used=5 * 2**30,
     ram_total=16 * 2**30,
-    cards=(Card(20 * 2**30, 24 * 2**30, busy=97, temperature=71, watts=312.4, limit=350.0),),
+    gpus=(
+        Gpu(
+            "NVIDIA GeForce RTX 3090", (8, 6), 24 * 2**30, 4 * 2**30, busy=97, temperature=71, watts=312.4, limit=350.0
+        ),
+    ),
 )
 CPU = Machine(ram_used=5 * 2**30, ram_total=16 * 2**30)
 INSTRUCTION = "Explain to a ten-year-old why the sea is salty although the rivers that feed it are not."

@@ -12,7 +12,6 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -124,25 +123,6 @@ def test_the_machine_is_described_in_words() -> None:
     assert hardware.describe(cpuinfo, 2, 16_000_000_000, ["Some GPU"], "Linux") == (
         "Some CPU, 2 cores, AVX512-VNNI, 16 GB, Some GPU, Linux"
     )
-
-
-def test_a_machine_without_a_card_or_its_library_has_none() -> None:
-    def missing(name: str) -> Any:
-        raise ImportError(name)
-
-    assert hardware.gpus(missing) == []
-
-
-def test_names_of_cards_come_from_nvml() -> None:
-    class FakeNvml:
-        nvmlInit = nvmlShutdown = staticmethod(lambda: None)
-        nvmlDeviceGetCount = staticmethod(lambda: 1)
-        nvmlDeviceGetHandleByIndex = staticmethod(lambda index: index)
-        nvmlDeviceGetName = staticmethod(lambda handle: b"Some Card")
-        nvmlDeviceGetMemoryInfo = staticmethod(lambda handle: SimpleNamespace(total=2**33))
-
-    assert hardware.gpus(lambda name: FakeNvml) == ["Some Card"]
-    assert hardware.cards(lambda name: FakeNvml) == [("Some Card", 2**33)]
 
 
 @pytest.mark.parametrize(("load", "said"), [(0.3, False), (1.0, False), (1.1, True)])

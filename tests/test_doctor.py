@@ -10,19 +10,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doctor_facts import CARD, GIB, PLACE, facts, machine, no_card, on_a_processor
+from doctor_facts import GIB, GPU, PLACE, facts, machine, no_gpu, on_a_processor
 
 from minisheep import config
 from minisheep.doctor import check_machine, check_packages, commands, folders, gather, templates
 from minisheep.doctor.check_packages import Wanted
 from minisheep.doctor.commands import Place, build_llama, mend_llama
-from minisheep.doctor.machine import Machine, free_disks, pci_cards
-from minisheep.doctor.offload import card_without_offload, told_of
+from minisheep.doctor.machine import Machine, free_disks, pci_gpus
 from minisheep.doctor.probes import offloaded
 from minisheep.doctor.result import Facts, Result, counted, failed, ok, skipped, verdict
 from minisheep.doctor.run import groups, judge
 from minisheep.errors import DownloadError, MinisheepError, ModelFileError
 from minisheep.events import Event, Note
+from minisheep.machine import gpu
 from minisheep.models import prepare
 
 BUILD = 'CMAKE_ARGS="-DGGML_CUDA=on -DGGML_NATIVE=on -DLLAVA_BUILD=OFF'
@@ -37,29 +37,29 @@ def judged(here: Machine, found: dict[str, Facts], missing: MinisheepError | Non
     return [*check_machine.check(here, PLACE), *judge(here, PLACE, found, missing, "smollm2-135m")]
 
 
-@pytest.mark.parametrize(("here", "found"), [(machine(), facts()), (no_card(), on_a_processor())])
+@pytest.mark.parametrize(("here", "found"), [(machine(), facts()), (no_gpu(), on_a_processor())])
 def test_a_healthy_machine_has_nothing_to_mend(here: Machine, found: dict[str, Facts]) -> None:
     results = judged(here, found)
     assert {result.outcome for result in results} <= {"ok", "skipped"}
     assert not any(result.fix for result in results)
 
 
-def test_without_a_card_only_what_needs_one_is_skipped() -> None:
-    results = judged(no_card(), on_a_processor())
+def test_without_a_gpu_only_what_needs_one_is_skipped() -> None:
+    results = judged(no_gpu(), on_a_processor())
     names = [result.name for result in results if result.outcome == "skipped"]
-    assert names == ["compute capability", "free VRAM", "llama.cpp on the card", "Unsloth"]
+    assert names == ["compute capability", "free VRAM", "llama.cpp on the GPU", "Unsloth"]
 
 
 DIED = {"error": "The process was ended by SIGSEGV.", "fix": ""}
 FAULTS: dict[str, tuple[Machine, dict[str, Facts], str, str]] = {
     "python": (machine(python=(3, 10)), facts(), "fail", "3.11"),
-    "driver": (machine(cards=(), driver=""), on_a_processor(), "warn", "--gpus all"),
+    "driver": (machine(gpus=(), driver=""), on_a_processor(), "warn", "--gpus all"),
     "compute capability": (machine(hidden=""), facts(), "fail", "unset CUDA_VISIBLE_DEVICES"),
-    "free VRAM": (machine(cards=(dataclasses.replace(CARD, free=GIB // 2),)), facts(), "fail", "nvidia-smi"),
+    "free VRAM": (machine(gpus=(dataclasses.replace(GPU, free=GIB // 2),)), facts(), "fail", "nvidia-smi"),
     "free RAM": (machine(ram_free=GIB), facts(), "fail", "minisheep plan"),
     "free disk": (machine(disks={"/cache": GIB // 2}), facts(), "fail", "MINISHEEP_CACHE"),
     "llama.cpp": (machine(), facts(llama=DIED, generate=DIED), "fail", f'{BUILD} -DCMAKE_CUDA_ARCHITECTURES=86"'),
-    "llama.cpp on the card": (machine(), facts(llama={"offload": False}), "fail", BUILD),
+    "llama.cpp on the GPU": (machine(), facts(llama={"offload": False}), "fail", BUILD),
     "PyTorch": (machine(), facts(torch={"cuda": False, "cuda_build": ""}), "fail", "pip uninstall --yes torch"),
     "bitsandbytes": (machine(), facts(bitsandbytes={"with_cuda": False}), "fail", '"bitsandbytes>=0.50,<0.51"'),
     "Unsloth": (machine(), facts(unsloth={"error": "ImportError: no"}), "warn", "--trainer peft"),
@@ -80,8 +80,8 @@ def test_each_fault_is_found_and_told_how_to_mend(name: str) -> None:
     assert result.outcome == outcome and fix in result.fix, result
 
 
-def test_a_build_for_processors_beside_a_card_names_the_card() -> None:
-    assert "RTX 3060" in of("llama.cpp on the card", judged(machine(), facts(llama={"offload": False}))).found
+def test_a_build_for_processors_beside_a_gpu_names_the_gpu() -> None:
+    assert "RTX 3060" in of("llama.cpp on the GPU", judged(machine(), facts(llama={"offload": False}))).found
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_a_build_for_processors_beside_a_card_names_the_card() -> None:
         (None, 0, "fail"),
     ],
 )
-def test_offload_is_what_llama_cpp_says_or_what_the_card_lost(layers: Any, taken: int, outcome: str) -> None:
+def test_offload_is_what_llama_cpp_says_or_what_the_gpu_lost(layers: Any, taken: int, outcome: str) -> None:
     found = facts(generate={"layers": layers, "taken": taken})
-    assert of("llama.cpp on the card", judged(machine(), found)).outcome == outcome
+    assert of("llama.cpp on the GPU", judged(machine(), found)).outcome == outcome
 
 
 def test_a_torch_newer_than_the_driver_is_told_with_both_versions() -> None:
@@ -104,7 +104,7 @@ def test_a_torch_newer_than_the_driver_is_told_with_both_versions() -> None:
     assert result.outcome == "fail" and "13.0" in result.found and "12.2" in result.found
 
 
-def test_training_beside_the_card_is_worth_a_warning() -> None:
+def test_training_beside_the_gpu_is_worth_a_warning() -> None:
     assert of("train", judged(machine(), facts(train={"device": "cpu"}))).outcome == "warn"
 
 
@@ -129,10 +129,10 @@ def test_another_template_of_the_weights_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "outcome"), [("6.1", "warn"), ("7.5", "warn"), ("8.0", "ok"), ("12.0", "ok"), ("", "ok")]
+    ("capability", "outcome"), [((6, 1), "warn"), ((7, 5), "warn"), ((8, 0), "ok"), ((12, 0), "ok"), (None, "ok")]
 )
-def test_capability_decides_what_a_card_can_do(capability: str, outcome: str) -> None:
-    here = machine(cards=(dataclasses.replace(CARD, capability=capability),))
+def test_capability_decides_what_a_gpu_can_do(capability: tuple[int, int] | None, outcome: str) -> None:
+    here = machine(gpus=(dataclasses.replace(GPU, capability=capability),))
     assert check_machine.capability(here).outcome == outcome
 
 
@@ -147,7 +147,7 @@ def test_what_is_cut_off_soon_may_be_slow_and_what_is_not_hangs(after: float, ou
 # What to type
 
 
-def test_the_build_is_for_the_card_that_is_here() -> None:
+def test_the_build_is_for_the_gpu_that_is_here() -> None:
     assert build_llama(PLACE, "8.6").startswith(
         f'{BUILD} -DCMAKE_CUDA_ARCHITECTURES=86" /venv/bin/python -m pip install'
     )
@@ -181,30 +181,29 @@ def test_a_python_in_a_folder_with_a_space_can_be_typed() -> None:
 # Before a run
 
 
-def test_a_run_that_would_leave_the_card_idle_is_told_in_one_line() -> None:
-    told = told_of(["RTX 3060"], offload=False)
+def test_a_run_that_would_leave_the_gpu_idle_is_told_in_one_line() -> None:
+    told = gpu.told_of(GPU, offload=False)
     assert "RTX 3060" in told and "minisheep doctor" in told and "\n" not in told
 
 
-def test_a_run_that_uses_its_card_or_has_none_is_told_nothing() -> None:
-    assert told_of(["RTX 3060"], offload=True) == told_of([], offload=False) == ""
+def test_a_run_that_uses_its_gpu_or_has_none_is_told_nothing() -> None:
+    assert gpu.told_of(GPU, offload=True) == gpu.told_of(None, offload=False) == ""
 
 
 @pytest.mark.parametrize(("layers", "offload", "told"), [(-1, False, True), (-1, True, False), (0, False, False)])
-def test_a_card_is_idle_where_llama_cpp_cannot_use_it_and_nobody_asked_for_that(
+def test_a_gpu_is_idle_where_llama_cpp_cannot_use_it_and_nobody_asked_for_that(
     monkeypatch: pytest.MonkeyPatch, layers: int, offload: bool, told: bool
 ) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(llama_supports_gpu_offload=lambda: offload))
-    card = SimpleNamespace(identities=lambda: [{"name": "RTX 3060"}], close=lambda: None)
-    monkeypatch.setattr("minisheep.doctor.offload.Nvml", lambda: card)
-    assert bool(card_without_offload(layers)) is told
+    monkeypatch.setattr(gpu, "find_gpu", lambda: GPU)
+    assert bool(gpu.gpu_without_offload(layers)) is told
 
 
-def test_a_run_hears_of_its_idle_card_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_hears_of_its_idle_gpu_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **options: object) -> None:
         raise ModelFileError("not now")
 
-    monkeypatch.setattr(prepare, "card_without_offload", lambda layers: "idle")
+    monkeypatch.setattr(prepare, "gpu_without_offload", lambda layers: "idle")
     monkeypatch.setattr(prepare, "for_inference", refuse)
     said: list[Event] = []
     with pytest.raises(ModelFileError):
@@ -231,15 +230,15 @@ def test_a_requirement_is_read_with_its_extra() -> None:
     assert check_packages.wanted("lm-eval[ifeval]>=0.4.13").text == "lm-eval[ifeval]>=0.4.13"
 
 
-def test_unsloth_is_missed_only_where_there_is_a_card() -> None:
+def test_unsloth_is_missed_only_where_there_is_a_gpu() -> None:
     asked = [Wanted("unsloth<2026.11", "unsloth", "gpu")]
-    assert check_packages.check_unsloth_set(asked, {}.get, PLACE, card=False).fix == ""
-    assert '"unsloth<2026.11"' in check_packages.check_unsloth_set(asked, {}.get, PLACE, card=True).fix
+    assert check_packages.check_unsloth_set(asked, {}.get, PLACE, has_gpu=False).fix == ""
+    assert '"unsloth<2026.11"' in check_packages.check_unsloth_set(asked, {}.get, PLACE, has_gpu=True).fix
 
 
 def test_a_set_of_versions_that_unsloth_does_not_want_is_a_warning() -> None:
     asked = [Wanted("unsloth<2026.11", "unsloth", "gpu"), Wanted("trl<1.16", "trl", "gpu")]
-    result = check_packages.check_unsloth_set(asked, {"unsloth": "2026.10.7", "trl": "1.16"}.get, PLACE, card=True)
+    result = check_packages.check_unsloth_set(asked, {"unsloth": "2026.10.7", "trl": "1.16"}.get, PLACE, has_gpu=True)
     assert result.outcome == "warn" and "trl 1.16 is not <1.16" in result.found
 
 
@@ -266,12 +265,12 @@ def test_a_disk_that_grants_a_lock_twice_is_a_failure(tmp_path: Path, monkeypatc
     assert result.outcome == "fail" and "the same lock twice" in result.found
 
 
-def test_cards_on_the_bus_are_counted_and_their_sound_devices_are_not(tmp_path: Path) -> None:
+def test_gpus_on_the_bus_are_counted_and_their_sound_devices_are_not(tmp_path: Path) -> None:
     for name, vendor, kind in (("a", "0x10de", "0x030000"), ("b", "0x10de", "0x040300"), ("c", "0x8086", "0x030000")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "vendor").write_text(f"{vendor}\n")
         (tmp_path / name / "class").write_text(f"{kind}\n")
-    assert pci_cards(tmp_path) == 1 and pci_cards(tmp_path / "none") == 0
+    assert pci_gpus(tmp_path) == 1 and pci_gpus(tmp_path / "none") == 0
 
 
 def test_one_disk_is_told_once_though_its_folders_do_not_exist_yet(tmp_path: Path) -> None:
@@ -306,7 +305,7 @@ def test_the_probe_at_which_a_process_ended_fails_and_the_rest_is_skipped() -> N
 
 
 def test_a_model_that_is_missing_is_asked_nothing() -> None:
-    chosen = groups(no_card(), DownloadError("no"))
+    chosen = groups(no_gpu(), DownloadError("no"))
     assert chosen == {"hub": ["hub"], "llama.cpp": ["llama"], "training": ["torch", "bitsandbytes"]}
 
 

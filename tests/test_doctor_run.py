@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from doctor_facts import HEALTHY, facts, machine, no_card, on_a_processor
+from doctor_facts import HEALTHY, facts, machine, no_gpu, on_a_processor
 from worker_stand_ins import pretend as pretend_worker
 
 from minisheep.cli.doctor import lines
@@ -89,7 +89,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, here: Machine, found: dict[str, Fac
 
 
 def test_a_healthy_machine_ends_with_0_and_lines_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, no_card(), on_a_processor())
+    pretend(monkeypatch, no_gpu(), on_a_processor())
     said = CliRunner().invoke(cli, ["doctor"])
     assert said.exit_code == 0 and "\x1b" not in said.stdout, said.output
     assert said.stdout.splitlines()[-1].startswith("20 checks: ") and "0 fail" in said.stdout

@@ -392,7 +392,7 @@ def test_where_memory_runs_out_fewer_slots_go_on(q8: Path, monkeypatch: pytest.M
     engine = LlamaCppEngine(q8, slots=8, context=256)
     try:
         decode = llama_cpp.llama_decode
-        # As a card would that has room for two sequences: no token of a third can be computed.
+        # As a GPU would that has room for two sequences: no token of a third can be computed.
         monkeypatch.setattr(
             llama_cpp,
             "llama_decode",

@@ -1,4 +1,4 @@
-"""``make gpu-check``: without a card everything is skipped by name; with one, what a part measured is told."""
+"""``make gpu-check``: without a GPU everything is skipped by name; with one, what a part measured is told."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from doctor_facts import CARD, machine, no_card
+from doctor_facts import GPU, machine, no_gpu
 
-from minisheep.bench.peak import Peak
 from minisheep.bench.plan import Job
 from minisheep.doctor import run as doctor
 from minisheep.doctor.check_packages import Wanted
@@ -25,6 +24,7 @@ from minisheep.gpucheck import __main__ as command
 from minisheep.gpucheck import build, curves, page, parts, session
 from minisheep.gpucheck.curves import Training
 from minisheep.gpucheck.parts import Refused
+from minisheep.machine.gpu import Peak
 
 PEFT = Training("peft", (2.0, 1.5, 1.2), 1000.0, 10.0, "4bit", 4 * 2**30, 3 * 2**30)
 UNSLOTH = dataclasses.replace(
@@ -45,13 +45,13 @@ def healthy_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "diagnose", lambda options, tell: iter([ok("python", "fine")]))
 
 
-# Without a card
+# Without a GPU
 
 
-def test_without_a_card_it_runs_to_the_end_and_counts_what_it_skipped(
+def test_without_a_gpu_it_runs_to_the_end_and_counts_what_it_skipped(
     healthy_doctor: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(command, "look", no_card)
+    monkeypatch.setattr(command, "look", no_gpu)
     said = CliRunner().invoke(command.main, ["--out", str(tmp_path / "docs")])
     assert said.exit_code == 0, said.output
     found = json.loads((tmp_path / "docs" / "gpu-check.json").read_bytes())
@@ -59,24 +59,24 @@ def test_without_a_card_it_runs_to_the_end_and_counts_what_it_skipped(
     assert found["measured_on_a_card"] is False
     for name in ("decode, 64 sequences", "train with unsloth", "unsloth beside peft", "align with unsloth"):
         (result,) = [result for result in found["results"] if result["name"] == name]
-        assert (result["outcome"], "no NVIDIA card" in result["found"]) == ("skipped", True)
+        assert (result["outcome"], "no NVIDIA GPU" in result["found"]) == ("skipped", True)
     told = (tmp_path / "docs" / "gpu-check.md").read_text()
     assert "nothing here was measured on one" in told and "| bench engine | skipped |" in told
 
 
-def test_figures_of_a_card_are_not_overwritten_by_a_machine_without_one(
+def test_figures_of_a_gpu_are_not_overwritten_by_a_machine_without_one(
     healthy_doctor: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "gpu-check.json").write_text('{"measured_on_a_card": true}')
-    monkeypatch.setattr(command, "look", no_card)
+    monkeypatch.setattr(command, "look", no_gpu)
     said = CliRunner().invoke(command.main, ["--out", str(tmp_path)])
     assert said.exit_code == 0 and "Kept:" in said.output
     assert (tmp_path / "gpu-check.json").read_text() == '{"measured_on_a_card": true}'
-    assert page.may_replace({"measured_on_a_card": True}, machine()) and page.may_replace(None, no_card())
+    assert page.may_replace({"measured_on_a_card": True}, machine()) and page.may_replace(None, no_gpu())
 
 
 def test_a_failure_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(command, "look", no_card)
+    monkeypatch.setattr(command, "look", no_gpu)
     monkeypatch.setattr(doctor, "diagnose", lambda options, tell: iter([fail("free disk", "full", "rm")]))
     assert CliRunner().invoke(command.main, ["--out", str(tmp_path)]).exit_code == 1
 
@@ -84,7 +84,7 @@ def test_a_failure_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_a_folder_of_wheels_reaches_every_pip(
     healthy_doctor: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(command, "look", no_card)
+    monkeypatch.setattr(command, "look", no_gpu)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     assert CliRunner().invoke(command.main, ["--out", str(tmp_path), "--wheels", str(tmp_path)]).exit_code == 0
     assert os.environ["PIP_NO_INDEX"] == "1" and os.environ["PIP_FIND_LINKS"] == str(tmp_path)
@@ -94,7 +94,7 @@ def test_a_folder_of_wheels_reaches_every_pip(
 # With one, pretended
 
 
-def test_with_a_card_every_part_is_done_and_named_as_without(
+def test_with_a_gpu_every_part_is_done_and_named_as_without(
     healthy_doctor: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session.gather, "ask", lambda groups, place, ends: {"llama": {"offload": True, "version": "0"}})
@@ -107,7 +107,7 @@ def test_with_a_card_every_part_is_done_and_named_as_without(
     results = list(session.run(session.Options(), machine(), quiet))
     assert counted(results)["skipped"] == 0
     here = [result.name for result in results if not result.name.startswith("bench")]
-    there = [result.name for result in session.run(session.Options(), no_card(), quiet)]
+    there = [result.name for result in session.run(session.Options(), no_gpu(), quiet)]
     assert here == [name for name in there if not name.startswith("bench")]
 
 
@@ -159,7 +159,7 @@ def test_the_doctor_is_as_bad_as_the_worst_of_its_checks() -> None:
 # Building
 
 
-def test_llama_cpp_is_built_for_the_card_with_the_flags_that_were_set() -> None:
+def test_llama_cpp_is_built_for_the_gpu_with_the_flags_that_were_set() -> None:
     step = build.llama(machine(), "python", {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF"})
     assert step.environment["CMAKE_ARGS"].startswith("-DLLAVA_BUILD=OFF -DGGML_CUDA=on")
     assert step.environment["CMAKE_ARGS"].endswith("-DCMAKE_CUDA_ARCHITECTURES=86")
@@ -204,7 +204,7 @@ def test_decoding_with_fewer_sequences_than_asked_is_a_warning(monkeypatch: pyte
     assert outcomes == ["warn", "ok", "warn", "warn"]
 
 
-def test_the_peak_is_the_growth_of_one_card() -> None:
+def test_the_peak_is_the_growth_of_one_gpu() -> None:
     readings = iter([[100, 50], [130, 500], [600, 60]])
     last = [200, 60]
 
@@ -260,7 +260,7 @@ def test_the_page_has_every_result_both_curves_and_the_checks() -> None:
     assert json.loads(json.dumps(found))["results"][1]["figures"]["losses"] == [2.0, 1.5, 1.2]
     told = page.markdown(found, results)
     assert "- peft: 2.000 █▄▁ 1.200" in told and "fine \\| &lt;b>" in told
-    assert CARD.name in told and "580.95, CUDA up to 13.0" in told and "nothing here was measured" not in told
+    assert GPU.name in told and "580.95, CUDA up to 13.0" in told and "nothing here was measured" not in told
 
 
 def test_a_flat_curve_can_be_drawn() -> None:

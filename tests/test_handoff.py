@@ -157,7 +157,7 @@ def test_total_base_hands_over_all_rounds(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 256), st.integers(1, 32), st.integers(1, 16))
-def test_cards_share_the_batch_exactly_or_not_at_all(batch: int, micro: int, gpus: int) -> None:
+def test_gpus_share_the_batch_exactly_or_not_at_all(batch: int, micro: int, gpus: int) -> None:
     if batch % gpus:
         with pytest.raises(UsageError, match="does not divide"):
             spread(batch, micro, gpus)
@@ -199,7 +199,7 @@ def test_the_reader_of_a_handoff_is_told_the_command_and_the_template(tmp_path: 
     found = job(tmp_path / "run", 3)
     write(found, "axolotl", 2, tmp_path / "out")
     told = (tmp_path / "out" / "README.txt").read_text()
-    assert axolotl.COMMAND in told and repr(chatml().between) in told and "2 card(s)" in told
+    assert axolotl.COMMAND in told and repr(chatml().between) in told and "2 GPU(s)" in told
 
 
 # The programs' own schemas
@@ -217,7 +217,7 @@ from transformers import HfArgumentParser
 from llamafactory.hparams import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from llamafactory.hparams import TrainingArguments
 given = yaml.safe_load(open("llamafactory.yaml"))
-# A machine without a card refuses bf16, which is no fault of the file.
+# A machine without a GPU refuses bf16, which is no fault of the file.
 given["bf16"] = False
 kinds = (ModelArguments, DataArguments, TrainingArguments, FinetuningArguments, GeneratingArguments)
 HfArgumentParser(kinds).parse_dict(given)

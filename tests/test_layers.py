@@ -15,7 +15,7 @@ import minisheep
 
 ROOT = Path(minisheep.__file__).parent
 TREES = {file.relative_to(ROOT): ast.parse(file.read_text(encoding="utf-8")) for file in sorted(ROOT.rglob("*.py"))}
-HEAVY = {"torch", "transformers", "llama_cpp", "peft", "bitsandbytes", "unsloth", "gguf"}
+HEAVY = {"torch", "transformers", "llama_cpp", "peft", "bitsandbytes", "unsloth", "gguf", "pynvml"}
 HEAVY_ROOMS = {"engines", "trainers", "formats", "export", "bench"}
 """Where models are worked on: only here, and in what starts as a process of its own, may a heavy library come with a
 file. Nothing else may import these when it is imported itself, so what the parent needs of them it imports late."""

@@ -1,95 +1,68 @@
-"""What the machine tells, read from files and from a driver that stand in for the real ones."""
+"""What the machine tells, read from files and from a driver that stands in for the real one."""
 
 from __future__ import annotations
 
-import ctypes
+import sys
 from pathlib import Path
-from typing import Any
 
+import nvml_stand_in
 import pytest
 
-from minisheep.screen import nvml
-from minisheep.screen.machine import READ_SECONDS, Card, Gauge, total_ram
+from minisheep.machine import gpu
+from minisheep.machine.gpu import Gpu, Nvml, Peak
+from minisheep.screen.machine import READ_SECONDS, Gauge, total_ram
 
 GIB = 2**30
+RTX_3090 = Gpu("NVIDIA GeForce RTX 3090", (8, 6), 24 * GIB, 4 * GIB, {2**22 + 1: 3 * GIB, 2**22 + 2: 0}, 97, 71, 312.4)
+SILENT = Gpu("NVIDIA GPU", None, 24 * GIB, 4 * GIB)
 
 
-class Driver:
-    """In the place of libnvidia-ml: two cards, of which the second tells nothing but its memory."""
-
-    def __init__(self) -> None:
-        self.open = False
-
-    def nvmlInit_v2(self) -> int:
-        self.open = True
-        return 0
-
-    def nvmlShutdown(self) -> int:
-        self.open = False
-        return 0
-
-    def nvmlDeviceGetCount_v2(self, count: Any) -> int:
-        count._obj.value = 2
-        return 0
-
-    def nvmlDeviceGetHandleByIndex_v2(self, index: ctypes.c_uint, handle: Any) -> int:
-        handle._obj.value = 100 + index.value
-        return 0
-
-    def nvmlDeviceGetMemoryInfo(self, handle: ctypes.c_void_p, memory: Any) -> int:
-        memory._obj.total, memory._obj.used = 24 * GIB, 20 * GIB
-        return 0
-
-    def nvmlSystemGetDriverVersion(self, text: Any, room: ctypes.c_uint) -> int:
-        text.value = b"580.95.05"
-        return 0
-
-    def nvmlSystemGetCudaDriverVersion_v2(self, number: Any) -> int:
-        number._obj.value = 13_010
-        return 0
-
-    def nvmlDeviceGetName(self, handle: ctypes.c_void_p, text: Any, room: ctypes.c_uint) -> int:
-        text.value = b"NVIDIA GeForce RTX 3090"
-        return 0 if handle.value == 100 else 3
-
-    def nvmlDeviceGetCudaComputeCapability(self, handle: ctypes.c_void_p, major: Any, minor: Any) -> int:
-        major._obj.value, minor._obj.value = 8, 6
-        return 0 if handle.value == 100 else 3
-
-    def nvmlDeviceGetUtilizationRates(self, handle: ctypes.c_void_p, use: Any) -> int:
-        use._obj.gpu = 97
-        return 0 if handle.value == 100 else 3
-
-    def nvmlDeviceGetTemperature(self, handle: ctypes.c_void_p, sensor: ctypes.c_uint, degrees: Any) -> int:
-        degrees._obj.value = 71
-        return 0 if handle.value == 100 and sensor.value == 0 else 3
-
-    def nvmlDeviceGetPowerUsage(self, handle: ctypes.c_void_p, milliwatts: Any) -> int:
-        milliwatts._obj.value = 312_400
-        return 0 if handle.value == 100 else 3
+def test_gpus_tell_what_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = nvml_stand_in.pretend(monkeypatch)
+    with Nvml() as found:
+        assert found.gpus() == [RTX_3090, SILENT]
+        assert found.used() == [20 * GIB, 20 * GIB] == [one.used for one in found.gpus()]
+        assert (found.driver(), found.cuda()) == ("580.95.05", (13, 1))
+    assert driver.opened == 0 and found.gpus() == [] and found.used() == []
 
 
-def test_cards_tell_what_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = Driver()
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
-    found = nvml.Nvml()
-    # This driver is too old to know the power limit.
-    assert [Card(**told) for told in found.read()] == [
-        Card(20 * GIB, 24 * GIB, busy=97, temperature=71, watts=312.4),
-        Card(20 * GIB, 24 * GIB),
-    ]
-    found.close()
-    assert not driver.open and found.read() == []
+@pytest.mark.parametrize("missing", ["the binding", "the driver"])
+def test_without_a_driver_there_are_no_gpus(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml_stand_in.pretend(monkeypatch, "nvmlInit")
+    if missing == "the binding":
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+    with Nvml() as found:
+        assert (found.gpus(), found.used(), found.driver(), found.cuda()) == ([], [], "", None)
+    assert gpu.find_gpu() is None
+    with Peak() as peak:
+        pass
+    assert peak.bytes is None
 
 
-def test_without_a_driver_there_are_no_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise OSError(name)
+@pytest.mark.parametrize("function", [name for name in vars(nvml_stand_in.Nvml) if name.startswith("nvml")])
+def test_a_driver_that_falls_silent_is_survived(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = nvml_stand_in.pretend(monkeypatch)
+    found = Nvml()
+    driver.silent.add(function)
+    told = found.gpus()
+    assert len(told) == (0 if function == "nvmlDeviceGetMemoryInfo" else 2) and len(found.used()) == len(told)
+    found.driver(), found.cuda(), found.close(), gpu.find_gpu()
 
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    found = nvml.Nvml()
-    assert found.read() == []
-    found.close()
+
+def test_a_run_uses_the_first_gpu_that_is_visible_and_has_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml_stand_in.pretend(monkeypatch)
+    for visible, found in ((None, RTX_3090), ("0,1", RTX_3090), ("1,0", RTX_3090), ("1", None), ("", None)):
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert gpu.find_gpu() == found
+
+
+def test_the_screen_reads_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = nvml_stand_in.pretend(monkeypatch)
+    gauge = Gauge()
+    assert gauge.read().gpus == (RTX_3090, SILENT)
+    gauge.close()
+    assert driver.opened == 0
 
 
 @pytest.mark.parametrize(("limit", "total"), [("max\n", 16 * GIB), (f"{4 * GIB}\n", 4 * GIB), (None, 16 * GIB)])
@@ -118,21 +91,3 @@ def test_the_machine_is_read_every_other_second_only(monkeypatch: pytest.MonkeyP
         now[0] += READ_SECONDS / 8
     gauge.close()
     assert reads[0] == 5
-
-
-def test_versions_and_identities_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
-    found = nvml.Nvml()
-    assert found.versions() == ("580.95.05", "13.1")
-    one, other = found.identities()
-    assert (one["name"], one["capability"], one["total"]) == ("NVIDIA GeForce RTX 3090", "8.6", 24 * GIB)
-    assert (other["name"], other["capability"]) == ("NVIDIA card", "")
-    found.close()
-
-
-def test_without_a_driver_nothing_is_told_of_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise OSError(name)
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert nvml.Nvml().versions() == ("", "") and nvml.Nvml().identities() == []

@@ -15,7 +15,7 @@ import nbformat
 import pytest
 
 from minisheep import align, config
-from minisheep.bench.hardware import cards
+from minisheep.machine.gpu import gpus_here
 from minisheep.run.reading import Round, Run
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -211,7 +211,7 @@ RUNS = [pytest.param(path, marks=[pytest.mark.slow] * (path.name[0] in "234")) f
 @pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path: Path, workplace: Path) -> None:
-    if path == GPU and cards():
+    if path == GPU and gpus_here():
         pytest.skip("the 7B model would run here: that is the slow test's work")
     notebook = execute(path, workplace)
     assert pictures(notebook) == sum(source.count("plt.show()") for source in sources(path, "code"))
@@ -219,9 +219,9 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, workplace: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * 3600)
-def test_the_gpu_notebook_runs_where_there_is_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not cards():
-        pytest.skip("no NVIDIA card here")
+def test_the_gpu_notebook_runs_where_there_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not gpus_here():
+        pytest.skip("no NVIDIA GPU here")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     execute(GPU, tmp_path)
     assert (tmp_path / "runs" / "qwen-7b" / "report" / "report.html").is_file()

@@ -12,14 +12,15 @@ from minisheep import config
 from minisheep.config import Settings
 from minisheep.engines import budget
 from minisheep.errors import MinisheepError, UsageError
+from minisheep.machine.gpu import Gpu
 from minisheep.models import cache
 from minisheep.models.registry import load_registry
 from minisheep.models.shape import Shape
 from minisheep.plan import disk, duration, memory, work
-from minisheep.plan.cards import CARDS, COMMON, GIB, find_card
+from minisheep.plan.cards import COMMON, GIB, GPUS, find_gpu_model
 from minisheep.plan.dimensions import Model, known_model
 from minisheep.plan.fit import Plan, changes, least_context, make_plan, recommend
-from minisheep.plan.machine import Machine, machine_for, with_card
+from minisheep.plan.machine import Machine, machine_for, with_gpu
 from minisheep.plan.memory import Inference, Training
 from minisheep.plan.quantised import format_in_name, uses_more_bits, weights_as
 from minisheep.plan.weights import Weights
@@ -47,8 +48,8 @@ def model(name: str = "qwen1.5-7b") -> Model:
     return known_model(settings(name))
 
 
-def for_card(name: str, **given: Any) -> Plan:
-    return make_plan(settings(**given), model(), with_card(find_card(name)))
+def for_gpu(name: str, **given: Any) -> Plan:
+    return make_plan(settings(**given), model(), with_gpu(find_gpu_model(name)))
 
 
 # The model
@@ -95,8 +96,8 @@ def test_the_format_of_a_file_is_in_its_name() -> None:
 
 
 def test_the_embedding_stays_in_ram_unless_it_is_the_output_layer_too() -> None:
-    assert Weights("", 0, 100, 30, tied=False).on_card == 70
-    assert Weights("", 0, 100, 30, tied=True).on_card == 100
+    assert Weights("", 0, 100, 30, tied=False).on_gpu == 70
+    assert Weights("", 0, 100, 30, tied=True).on_gpu == 100
 
 
 def test_a_file_that_is_here_is_read_and_not_foretold() -> None:
@@ -149,7 +150,7 @@ def test_the_kv_cache_is_what_llama_cpp_said(
     name: str, slots: int, context: int, cache: budget.CacheType, mib: float
 ) -> None:
     parts = memory.inference_parts(
-        SHAPES[name], Weights("", 0, 0, 0, True), Inference(slots, context, cache), card=False
+        SHAPES[name], Weights("", 0, 0, 0, True), Inference(slots, context, cache), gpu=False
     )
     (cells,) = (part.bytes for part in parts if part.name == "KV cache")
     assert cells / MIB == pytest.approx(mib, abs=0.01)
@@ -198,15 +199,15 @@ def test_a_base_in_nf4_is_what_bitsandbytes_held() -> None:
     assert sum(base) == pytest.approx(109_777_536 + 1_684_800, rel=0.001)
 
 
-def test_checkpointing_on_a_card_keeps_one_layer_whole() -> None:
+def test_checkpointing_on_a_gpu_keeps_one_layer_whole() -> None:
     short, deep = training(cuda=True, load_in="4bit"), shape("qwen1.5-7b")
     parts = {part.name: part.bytes for part in memory.training_parts(deep, "qwen2", short)}
     assert parts["activations kept"] == pytest.approx(1.1 * 1024 * 32 * 4096 * 2)
     assert parts["one layer or the logits"] < 1024 * memory.kept_bytes(deep, "qwen2", short) * 3
 
 
-def test_a_card_without_bfloat16_computes_in_float32() -> None:
-    turing, ampere = for_card("RTX 2080 Ti"), for_card("RTX 3080")
+def test_a_gpu_without_bfloat16_computes_in_float32() -> None:
+    turing, ampere = for_gpu("RTX 2080 Ti"), for_gpu("RTX 3080")
     held = [next(p.bytes for p in plan.training if p.name.startswith("base: emb")) for plan in (turing, ampere)]
     assert held[0] == 2 * held[1]
 
@@ -214,65 +215,65 @@ def test_a_card_without_bfloat16_computes_in_float32() -> None:
 # What fits
 
 
-def test_the_paper_model_fits_a_card_of_8_gb_in_both_phases() -> None:
-    found = recommend(settings(), model(), with_card(find_card("RTX 4060")))
+def test_the_paper_model_fits_a_gpu_of_8_gb_in_both_phases() -> None:
+    found = recommend(settings(), model(), with_gpu(find_gpu_model("RTX 4060")))
     assert found is not None and found.fits
     assert memory.total(found.training) < 8 * GIB and found.settings.micro_batch_size < 4
 
 
-@pytest.mark.parametrize("card", ["RTX 3060 12GB", "RTX 4090 24GB"])
-def test_the_paper_model_runs_with_the_defaults_from_12_gb_on(card: str) -> None:
-    assert for_card(card).fits
+@pytest.mark.parametrize("gpu", ["RTX 3060 12GB", "RTX 4090 24GB"])
+def test_the_paper_model_runs_with_the_defaults_from_12_gb_on(gpu: str) -> None:
+    assert for_gpu(gpu).fits
 
 
 def test_the_paper_model_does_not_fit_6_gb_and_that_is_said() -> None:
-    assert recommend(settings(), model(), with_card(find_card("RTX 2060"))) is None
+    assert recommend(settings(), model(), with_gpu(find_gpu_model("RTX 2060"))) is None
 
 
 def test_a_smaller_cache_makes_room_for_more_sequences_and_saves_time() -> None:
-    plain, small = for_card("RTX 3060"), for_card("RTX 3060", kv_type="q8_0")
+    plain, small = for_gpu("RTX 3060"), for_gpu("RTX 3060", kv_type="q8_0")
     assert small.slots > 1.8 * plain.slots
     assert plain.round_seconds and small.round_seconds and small.round_seconds < plain.round_seconds
 
 
 def test_more_memory_never_means_fewer_sequences_or_more_time() -> None:
-    card = find_card("RTX 4090")
+    gpu = find_gpu_model("RTX 4090")
     plans = []
     for gib in range(6, 25, 2):
-        plans.append(make_plan(settings(), model(), Machine("", gib * GIB, card, True)))
+        plans.append(make_plan(settings(), model(), Machine("", gib * GIB, gpu, True)))
     slots, times = [p.slots for p in plans], [p.round_seconds or 0 for p in plans]
     assert slots == sorted(slots) and times == sorted(times, reverse=True)
 
 
 def test_what_is_recommended_leaves_the_method_alone() -> None:
     given = settings()
-    found = recommend(given, model(), with_card(find_card("RTX 4060")))
+    found = recommend(given, model(), with_gpu(find_gpu_model("RTX 4060")))
     assert found is not None
     assert set(changes(given, found.settings)) <= {"kv_type", "context", "micro_batch_size"}
     assert found.settings.context >= least_context(given)
 
 
 def test_a_cache_format_that_the_user_chose_is_kept() -> None:
-    found = recommend(settings(kv_type="f16"), model(), with_card(find_card("RTX 4060")))
+    found = recommend(settings(kv_type="f16"), model(), with_gpu(find_gpu_model("RTX 4060")))
     assert found is not None and found.settings.kv_type == "f16"
 
 
 def test_given_settings_that_fit_are_recommended_unless_others_are_much_faster() -> None:
     given = settings("smollm2-135m")
-    found = recommend(given, model("smollm2-135m"), with_card(find_card("RTX 4090")))
+    found = recommend(given, model("smollm2-135m"), with_gpu(find_gpu_model("RTX 4090")))
     assert found is not None and changes(given, found.settings) == {}
 
 
 def test_slots_that_the_user_wants_are_not_lowered_and_may_not_fit() -> None:
-    found = for_card("RTX 3060", slots=64)
+    found = for_gpu("RTX 3060", slots=64)
     assert found.slots == 64 and not found.fits_inference
 
 
 def test_the_plan_and_the_engine_decide_about_slots_alike() -> None:
-    plan = for_card("RTX 3060")
-    free = with_card(find_card("RTX 3060")).memory
+    plan = for_gpu("RTX 3060")
+    free = with_gpu(find_gpu_model("RTX 3060")).memory
     assert free is not None
-    free -= memory.CUDA_CONTEXT + plan.model.weights.on_card
+    free -= memory.CUDA_CONTEXT + plan.model.weights.on_gpu
     assert plan.slots == budget.slots_within(64, sequence_bytes=GIB, free_bytes=free)
 
 
@@ -296,8 +297,8 @@ def test_no_phase_is_planned_that_the_settings_leave_out() -> None:
     assert "judge" not in {w.phase for w in work.round_work(settings(assess="none"))}
 
 
-def test_a_faster_card_takes_less_time() -> None:
-    times = [for_card(name).round_seconds or 0 for name in ("RTX 3060", "RTX 3090", "RTX 4090")]
+def test_a_faster_gpu_takes_less_time() -> None:
+    times = [for_gpu(name).round_seconds or 0 for name in ("RTX 3060", "RTX 3090", "RTX 4090")]
     assert times == sorted(times, reverse=True) and 3600 < times[1] < 5 * 3600
 
 
@@ -308,7 +309,7 @@ def test_a_faster_card_takes_less_time() -> None:
 def test_a_pass_takes_what_was_published_of_llama_cpp_on_an_rtx_4090(tokens: int, published: int) -> None:
     """An 8B in Q4_K_S (4.69 GB) without a cache to read; what is drawn costs nothing there."""
     weights = Weights("Q4_K_S", 0, 4_690_000_000, 295_000_000, tied=False)
-    speed = duration.CardSpeed(find_card("4090"), shape("llama-3-8b"), weights, 0, tokens)
+    speed = duration.GpuSpeed(find_gpu_model("4090"), shape("llama-3-8b"), weights, 0, tokens)
     seconds = speed.step_seconds(tokens, 0) - tokens * duration.DRAW_SECONDS
     assert tokens / seconds == pytest.approx(published, rel=0.08)
 
@@ -334,12 +335,12 @@ def test_records_are_about_those_of_a_finished_run() -> None:
     assert records == pytest.approx(52_000 + 22_000, rel=0.3)
 
 
-# Cards
+# GPUs
 
 
-@pytest.mark.parametrize("name", [card.title for card in CARDS])
-def test_every_card_is_found_by_its_title(name: str) -> None:
-    assert find_card(name).title == name
+@pytest.mark.parametrize("name", [gpu.title for gpu in GPUS])
+def test_every_gpu_is_found_by_its_title(name: str) -> None:
+    assert find_gpu_model(name).title == name
 
 
 @pytest.mark.parametrize(
@@ -355,44 +356,44 @@ def test_every_card_is_found_by_its_title(name: str) -> None:
         ("Tesla T4", "T4 16GB"),
     ],
 )
-def test_a_card_is_found_however_its_name_is_written(name: str, title: str) -> None:
-    assert find_card(name).title == title
+def test_a_gpu_is_found_however_its_name_is_written(name: str, title: str) -> None:
+    assert find_gpu_model(name).title == title
 
 
 @pytest.mark.parametrize("name", ["RTX 3059", "", "\x1b]0;owned\x07", "x" * 5000])
-def test_an_unknown_card_is_refused_with_the_nearest(name: str) -> None:
+def test_an_unknown_gpu_is_refused_with_the_nearest(name: str) -> None:
     with pytest.raises(UsageError, match="nearest are"):
-        find_card(name)
+        find_gpu_model(name)
 
 
-def test_a_card_of_another_size_is_not_taken_for_it() -> None:
+def test_a_gpu_of_another_size_is_not_taken_for_it() -> None:
     with pytest.raises(UsageError, match="12 GB, not 24 GB"):
-        find_card("RTX 3060 24GB")
+        find_gpu_model("RTX 3060 24GB")
 
 
-def test_the_common_cards_are_known_and_go_from_6_to_24_gb() -> None:
-    sizes = [find_card(name).memory // GIB for name in COMMON]
+def test_the_common_gpus_are_known_and_go_from_6_to_24_gb() -> None:
+    sizes = [find_gpu_model(name).memory // GIB for name in COMMON]
     assert sizes == sorted(sizes) and (sizes[0], sizes[-1]) == (6, 24)
 
 
-def test_a_card_that_is_here_and_unknown_is_said() -> None:
-    machine, told = machine_for(None, 0, [("Voodoo 2", 2**23)])
-    assert not machine.is_card and "Voodoo 2" in told
+def test_a_gpu_that_is_here_and_unknown_is_said() -> None:
+    machine, told = machine_for(None, 0, Gpu("Voodoo 2", None, 2**23, 0))
+    assert not machine.is_gpu and "Voodoo 2" in told
 
 
-def test_a_card_that_is_here_has_the_memory_that_its_driver_tells() -> None:
-    machine, _ = machine_for(None, 0, [("NVIDIA GeForce RTX 4060 Ti", 16_380 * MIB)])
-    assert machine.card is not None and machine.card.memory == 16_380 * MIB
-    assert machine.card.bandwidth == find_card("RTX 4060 Ti 16GB").bandwidth
+def test_a_gpu_that_is_here_has_the_memory_that_its_driver_tells() -> None:
+    machine, _ = machine_for(None, 0, Gpu("NVIDIA GeForce RTX 4060 Ti", (8, 9), 16_380 * MIB, 0))
+    assert machine.gpu is not None and machine.gpu.memory == 16_380 * MIB
+    assert machine.gpu.bandwidth == find_gpu_model("RTX 4060 Ti 16GB").bandwidth
 
 
 # Every registered model
 
 
 @pytest.mark.parametrize("name", list(load_registry()))
-def test_every_model_can_be_planned_and_fits_the_largest_card_or_says_so(name: str) -> None:
+def test_every_model_can_be_planned_and_fits_the_largest_gpu_or_says_so(name: str) -> None:
     try:
-        found = recommend(settings(name), model(name), with_card(find_card("RTX 4090")))
+        found = recommend(settings(name), model(name), with_gpu(find_gpu_model("RTX 4090")))
     except MinisheepError as error:
         pytest.fail(str(error))
     assert found is None or found.fits

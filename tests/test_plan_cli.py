@@ -12,12 +12,12 @@ from tiny_runs import flags, tiny_run
 
 from minisheep.cli.main import main
 
-CARD = ("--gpu", "RTX 3060 12GB")
+GPU = ("--gpu", "RTX 3060 12GB")
 
 
 @pytest.fixture(autouse=True)
-def _no_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minisheep.bench.hardware.cards", list)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minisheep.machine.gpu.gpus_here", list)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
@@ -28,11 +28,11 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
     return int(ended.value.code or 0), said.out, said.err
 
 
-@pytest.mark.parametrize("card", ["RTX 3060 12GB", "RTX 4090 24GB"])
-def test_a_plan_for_a_card_fits_and_names_every_part(
-    card: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("gpu", ["RTX 3060 12GB", "RTX 4090 24GB"])
+def test_a_plan_for_a_gpu_fits_and_names_every_part(
+    gpu: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b", "--gpu", card)
+    code, out, err = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b", "--gpu", gpu)
     assert (code, err) == (0, "")
     assert "It fits" in out and "512 KiB a token" in out and "\x1b" not in out
     for word in ("KV cache", "weights", "compute buffers", "AdamW", "RAM", "disk", "time of a round", "train"):
@@ -40,16 +40,16 @@ def test_a_plan_for_a_card_fits_and_names_every_part(
     assert all(len(line) <= 160 for line in out.splitlines())
 
 
-def test_without_a_card_there_is_this_machine_and_the_common_cards(
+def test_without_a_gpu_there_is_this_machine_and_the_common_gpus(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b")
-    assert code == 0 and "Common cards" in out
+    assert code == 0 and "Common GPUs" in out
     assert "RTX 4060 8GB" in out and "--kv-type q8_0" in out and "does not fit" in out
 
 
 def test_json_is_only_json_and_adds_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, err = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b", "--json", *CARD)
+    _, out, err = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b", "--json", *GPU)
     (found,) = (json.loads(line) for line in out.splitlines())
     assert err == "" and found["event"] == "Plan" and found["given"]["fits"]
     for phase in ("inference", "training"):

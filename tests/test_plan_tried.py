@@ -21,10 +21,10 @@ from minisheep.errors import UsageError, WorkerError
 from minisheep.plan import calibrate as calibration
 from minisheep.plan import table, tried
 from minisheep.plan.calibrate import calibrate
-from minisheep.plan.cards import GIB, find_card
+from minisheep.plan.cards import GIB, find_gpu_model
 from minisheep.plan.dimensions import Model, known_model
 from minisheep.plan.fit import Plan, make_plan
-from minisheep.plan.machine import Machine, with_card
+from minisheep.plan.machine import Machine, with_gpu
 from minisheep.plan.tried import Tried
 from minisheep.plan.work import Work
 
@@ -40,8 +40,8 @@ def model(found: Tried | None = None) -> Model:
     return dataclasses.replace(known_model(settings()), tried=found)
 
 
-def on_card(found: Tried | None, name: str = "RTX 3060 12GB", **given: Any) -> Plan:
-    return make_plan(settings(**given), model(found), with_card(find_card(name)))
+def on_gpu(found: Tried | None, name: str = "RTX 3060 12GB", **given: Any) -> Plan:
+    return make_plan(settings(**given), model(found), with_gpu(find_gpu_model(name)))
 
 
 def seconds(plan: Plan, phase: str) -> float:
@@ -49,8 +49,8 @@ def seconds(plan: Plan, phase: str) -> float:
 
 
 def matching(**rates: float) -> Tried:
-    """A try on the card that the plans here are for."""
-    return dataclasses.replace(TRIED, machine=with_card(find_card("RTX 3060 12GB")).title, **rates)
+    """A try on the GPU that the plans here are for."""
+    return dataclasses.replace(TRIED, machine=with_gpu(find_gpu_model("RTX 3060 12GB")).title, **rates)
 
 
 class EachSecond:
@@ -76,26 +76,26 @@ def test_each_rate_corrects_its_own_part_alone() -> None:
 
 
 def test_what_was_not_tried_stays_an_estimate() -> None:
-    before, after = on_card(None), on_card(matching(trained=0.0))
+    before, after = on_gpu(None), on_gpu(matching(trained=0.0))
     assert seconds(after, "train") == seconds(before, "train")
     assert seconds(after, "respond") != seconds(before, "respond")
 
 
-def test_a_card_that_writes_twice_as_fast_takes_half_the_time() -> None:
-    one, two = on_card(matching()), on_card(matching(drawn=2 * TRIED.drawn))
+def test_a_gpu_that_writes_twice_as_fast_takes_half_the_time() -> None:
+    one, two = on_gpu(matching()), on_gpu(matching(drawn=2 * TRIED.drawn))
     # Prompts are read as fast as before, and are the small part.
     assert seconds(two, "respond") == pytest.approx(seconds(one, "respond") / 2, rel=0.1)
-    assert two.inference == on_card(None).inference
+    assert two.inference == on_gpu(None).inference
 
 
 def test_a_try_on_another_machine_says_nothing() -> None:
-    assert on_card(TRIED, "RTX 4090 24GB").phases == on_card(None, "RTX 4090 24GB").phases
-    assert on_card(TRIED, "RTX 4090 24GB").tried is None
+    assert on_gpu(TRIED, "RTX 4090 24GB").phases == on_gpu(None, "RTX 4090 24GB").phases
+    assert on_gpu(TRIED, "RTX 4090 24GB").tried is None
 
 
 def test_other_settings_are_estimated_from_the_try() -> None:
     """Fewer sequences at once are slower, on a machine that was tried with more."""
-    few, many = (on_card(matching(), slots=slots).round_seconds or 0 for slots in (4, 16))
+    few, many = (on_gpu(matching(), slots=slots).round_seconds or 0 for slots in (4, 16))
     assert few > 1.5 * many > 0
 
 
@@ -107,7 +107,7 @@ def test_a_processor_that_was_tried_has_times() -> None:
 
 
 def test_it_is_told_what_the_times_follow_from() -> None:
-    plan = on_card(dataclasses.replace(TRIED, machine=with_card(find_card("RTX 3060 12GB")).title))
+    plan = on_gpu(dataclasses.replace(TRIED, machine=with_gpu(find_gpu_model("RTX 3060 12GB")).title))
     told = " ".join(table.remarks(plan))
     for words in (
         "2026-11-23",
@@ -215,7 +215,7 @@ def test_a_model_that_is_not_here_is_not_tried() -> None:
 def test_what_cannot_be_tried_is_one_line(
     arguments: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("minisheep.bench.hardware.cards", list)
+    monkeypatch.setattr("minisheep.machine.gpu.gpus_here", list)
     monkeypatch.setattr("minisheep.engines.budget.free_ram", lambda: 64 * GIB)
     monkeypatch.setattr(sys, "argv", ["minisheep", "plan", *arguments])
     with pytest.raises(SystemExit) as ended:

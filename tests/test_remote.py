@@ -346,7 +346,7 @@ def test_a_hook_that_changes_nothing_is_found_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        ("sys.exit('no room on the card\\x1b[2J')", "ended with code 1: no room on the card"),
+        ("sys.exit('no room on the GPU\\x1b[2J')", "ended with code 1: no room on the GPU"),
         ("sys.exit(7)", "ended with code 7: no word"),
     ],
 )

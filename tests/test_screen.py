@@ -92,7 +92,7 @@ def test_the_present_stage_is_lit_and_its_count_rate_and_time_left_are_told(size
     assert "24/60" in row and "1.2/s" in row and "25 s left" in row
 
 
-def test_speed_slots_memory_and_the_graphics_card_are_told() -> None:
+def test_speed_slots_memory_and_the_gpu_are_told() -> None:
     text = "\n".join(shown(told(), 100, 30, look(machine=MACHINE)))
     for part in ("1,234", "14/16", "5.0 of 16.0 GiB", "20.0 of 24.0 GiB", "97 % busy", "71 °C", "312 of 350 W"):
         assert part in text, part

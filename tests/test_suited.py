@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from minisheep.errors import UsageError
-from minisheep.trainers import card, choose, suited
-from minisheep.trainers.card import Card, Cuda
+from minisheep.machine.gpu import Gpu, in_words, visible
+from minisheep.trainers import choose, suited
+from minisheep.trainers.suited import Cuda
 
 GB = 10**9
-RTX_4090 = Card("NVIDIA GeForce RTX 4090", (8, 9), 24 * GB, 23 * GB)
+RTX_4090 = Gpu("NVIDIA GeForce RTX 4090", (8, 9), 24 * GB, 23 * GB)
 GOOD = Cuda(RTX_4090, (13, 1), (13, 0))
 SET = {
     "unsloth": "2026.10.7",
@@ -32,7 +33,7 @@ def reason(cuda: Cuda = GOOD, load_in: str = "auto", architecture: str | None = 
     return found.reason if found else ""
 
 
-def test_nothing_speaks_against_a_supported_card_and_set() -> None:
+def test_nothing_speaks_against_a_supported_gpu_and_set() -> None:
     assert reason() == ""
     assert reason(load_in="4bit", architecture="qwen2") == ""
     assert reason(torch="2.14.1+cu130", transformers="5.17") == ""
@@ -41,11 +42,11 @@ def test_nothing_speaks_against_a_supported_card_and_set() -> None:
 @pytest.mark.parametrize(
     ("cuda", "words"),
     [
-        (Cuda(None, (13, 1), (13, 0)), "no NVIDIA card"),
+        (Cuda(None, (13, 1), (13, 0)), "no NVIDIA GPU"),
         (dataclasses.replace(GOOD, build=None), "built without CUDA"),
         (dataclasses.replace(GOOD, driver=(12, 8)), "CUDA up to 12.8, and torch was built for 13.0"),
         (
-            dataclasses.replace(GOOD, card=Card("NVIDIA Tesla T4", (7, 5), 16 * GB, 16 * GB)),
+            dataclasses.replace(GOOD, gpu=Gpu("NVIDIA Tesla T4", (7, 5), 16 * GB, 16 * GB)),
             "Tesla T4 has compute capability 7.5, and training in bfloat16 needs 8.0",
         ),
     ],
@@ -86,15 +87,15 @@ def test_auto_takes_unsloth_where_it_can_and_says_so() -> None:
 
 
 def test_auto_falls_back_to_peft_with_the_reason_and_how() -> None:
-    on_card = choose.settle("auto", suited.Obstacle("it is not installed", ""), GOOD)
-    assert on_card.trainer == "peft"
-    assert "NF4" in on_card.told and "it is not installed" in on_card.told
+    on_gpu = choose.settle("auto", suited.Obstacle("it is not installed", ""), GOOD)
+    assert on_gpu.trainer == "peft"
+    assert "NF4" in on_gpu.told and "it is not installed" in on_gpu.told
     without = choose.settle("auto", suited.obstacle(Cuda(), {}), Cuda())
-    assert without.trainer == "peft" and "no NVIDIA card" in without.told and "NF4" not in without.told
+    assert without.trainer == "peft" and "no NVIDIA GPU" in without.told and "NF4" not in without.told
 
 
 def test_unsloth_that_was_asked_for_and_cannot_be_had_is_refused_with_the_reason() -> None:
-    with pytest.raises(UsageError, match="no NVIDIA card") as refused:
+    with pytest.raises(UsageError, match="no NVIDIA GPU") as refused:
         choose.settle("unsloth", suited.obstacle(Cuda(), {}), Cuda())
     assert "--trainer auto" in refused.value.fix
     assert choose.settle("unsloth", None, GOOD).trainer == "unsloth"
@@ -110,11 +111,11 @@ def test_a_trainer_that_was_named_is_taken_without_a_look_at_the_machine(monkeyp
 
 def test_visible_devices_leave_what_cuda_would_see() -> None:
     one, two = RTX_4090, dataclasses.replace(RTX_4090, name="other")
-    assert card.visible([one, two], None) == [one, two]
-    assert card.visible([one, two], "1,0") == [two, one]
-    assert card.visible([one, two], "") == card.visible([one, two], "-1") == []
-    assert card.visible([one, two], "0,7,1") == [one]
-    assert card.visible([one, two], "GPU-1234") == [one, two]
+    assert visible([one, two], None) == [one, two]
+    assert visible([one, two], "1,0") == [two, one]
+    assert visible([one, two], "") == visible([one, two], "-1") == []
+    assert visible([one, two], "0,7,1") == [one]
+    assert visible([one, two], "GPU-1234") == [one, two]
 
 
 @pytest.mark.parametrize(
@@ -127,14 +128,14 @@ def test_visible_devices_leave_what_cuda_would_see() -> None:
     ],
 )
 def test_the_cuda_of_a_torch_is_read_from_its_version_file(text: str, build: tuple[int, int] | None) -> None:
-    assert card.build_in(text) == build
+    assert choose.build_in(text) == build
 
 
-def test_who_holds_a_card_is_named_the_largest_first_and_without_this_run() -> None:
+def test_who_holds_a_gpu_is_named_the_largest_first_and_without_this_run() -> None:
     held = dataclasses.replace(RTX_4090, holders={2**22 + 1: GB, 2**22 + 2: 3 * GB, 2**22 + 3: 5 * GB})
-    told = card.in_words(held.holders, own=frozenset({2**22 + 3}))
+    told = in_words(held.holders, own=frozenset({2**22 + 3}))
     assert told == f"PID {2**22 + 2} 3.0 GB, PID {2**22 + 1} 1.0 GB"
-    assert card.in_words(RTX_4090.holders) == ""
+    assert in_words(RTX_4090.holders) == ""
 
 
 def test_choosing_and_the_trainer_itself_import_nothing_that_unsloth_must_come_before() -> None:

@@ -1,4 +1,4 @@
-"""Our Unsloth trainer keeps the contract of trainers; a stand-in takes the place of Unsloth, which wants a card."""
+"""Our Unsloth trainer keeps the contract of trainers; a stand-in takes the place of Unsloth, which wants a GPU."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class TrainerContract:
         assert self.train(work).micro_batch_size == 1
         assert max(widest) == 1
 
-    def test_another_error_of_the_card_is_not_taken_for_a_full_memory(
+    def test_another_error_of_the_gpu_is_not_taken_for_a_full_memory(
         self, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from minisheep.trainers import peft_loop

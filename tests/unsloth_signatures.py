@@ -1,4 +1,4 @@
-"""The functions of Unsloth that we call, read from its source without importing it (which needs a card)."""
+"""The functions of Unsloth that we call, read from its source without importing it (which needs a GPU)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unsloth without a card: the calls that we make of it, on transformers and PEFT, refusing what the real one lacks.
+"""Unsloth without a GPU: the calls that we make of it, on transformers and PEFT, refusing what the real one lacks.
 
 Which functions and keywords there are was read off the released package (tests/data/unsloth_signatures.json), which
 test_unsloth_released compares with the wheels.

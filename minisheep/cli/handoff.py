@@ -1,4 +1,4 @@
-"""``minisheep handoff``: a round's training for another program, which may have many cards."""
+"""``minisheep handoff``: a round's training for another program, which may have many GPUs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ TARGETS = ("axolotl", "llamafactory")
 @click.argument("run", metavar="RUN")
 @click.option("--to", "target", type=click.Choice(TARGETS), required=True, help="the program that will train")
 @click.option("--round", "round_", default="last", metavar="N", help="whose kept data: a number, best or last [last]")
-@click.option("--gpus", type=click.IntRange(1), default=1, metavar="N", help="cards that share the batch [1]")
+@click.option("--gpus", type=click.IntRange(1), default=1, metavar="N", help="GPUs that share the batch [1]")
 @click.option("--base-model", metavar="ID", help="the base as that program finds it: a hub id or a folder")
 @click.option("--out", metavar="DIR", help="the new folder [RUN/handoff/TARGET-round-N]")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object and nothing else")
 def handoff(
     run: str, target: str, round_: str, gpus: int, base_model: str | None, out: str | None, as_json: bool
 ) -> None:
-    """Write what a round of RUN trains on, and a configuration, for a program that trains on many cards.
+    """Write what a round of RUN trains on, and a configuration, for a program that trains on many GPUs.
 
     The pairs are those that our own training would learn from, framed by the run's template; the hyperparameters are
     the run's. `minisheep filter` ends a round's data, and nothing need be trained here.

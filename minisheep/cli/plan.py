@@ -22,11 +22,11 @@ WIDTH = 120
 
 
 @click.command(cls=GroupedCommand)
-@click.option("--gpu", metavar="CARD", help="plan for this graphics card, such as 'RTX 3060 12GB'")
+@click.option("--gpu", metavar="NAME", help="plan for this GPU, such as 'RTX 3060 12GB'")
 @click.option(
     "--calibrate/--no-calibrate",
     default=None,
-    help="try the model here for a minute or two, and correct the times by it [where there is a card: once]",
+    help="try the model here for a minute or two, and correct the times by it [where there is a GPU: once]",
 )
 @run_options
 @view_options
@@ -43,8 +43,8 @@ def plan(
 ) -> None:
     """Show what a run will take: memory for each phase, disk and time, and settings with which it fits.
 
-    Without --gpu it is for this machine, and a table of common cards follows. Nothing is fetched, and
-    nothing measured without a card or --calibrate. How it is counted: docs/memory.md.
+    Without --gpu it is for this machine, and a table of common GPUs follows. Nothing is fetched, and
+    nothing measured without a GPU or --calibrate. How it is counted: docs/memory.md.
 
     \b
     minisheep plan --model qwen1.5-7b --gpu "RTX 3060 12GB"
@@ -57,12 +57,12 @@ def plan(
     settings = _settings(run, preset, given)
     if gpu is None and calibrate is not False:
         _try(settings, wanted=bool(calibrate))
-    _show(settings, gpu, as_json=as_json, plain=plain, cards=gpu is None, search=True)
+    _show(settings, gpu, as_json=as_json, plain=plain, gpus=gpu is None, search=True)
 
 
 def dry_run(run: str | None, preset: str | None, given: dict[str, Any], *, as_json: bool, plain: bool) -> None:
     """The plan for the settings that ``align`` would work with, on this machine."""
-    _show(_settings(run, preset, given), None, as_json=as_json, plain=plain, cards=False, search=False)
+    _show(_settings(run, preset, given), None, as_json=as_json, plain=plain, gpus=False, search=False)
 
 
 def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Settings:
@@ -81,25 +81,25 @@ def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Set
 
 
 def _try(settings: Settings, *, wanted: bool) -> None:
-    """A try that corrects the times, where it is `wanted`; else where there is a card that was not tried yet.
+    """A try that corrects the times, where it is `wanted`; else where there is a GPU that was not tried yet.
 
     Raises `errors.MinisheepError` for a try that was wanted and does not work.
     """
-    from minisheep.bench.hardware import cards
+    from minisheep.machine.gpu import find_gpu
     from minisheep.models.registry import find_model
     from minisheep.plan.calibrate import calibrate
     from minisheep.plan.dimensions import gguf_here, known_model
     from minisheep.plan.fit import recommend
     from minisheep.plan.machine import machine_for
 
-    present = cards()
-    if not wanted and not present:
+    here = find_gpu()
+    if not wanted and here is None:
         return
     model = known_model(settings)
-    machine, _ = machine_for(None, settings.threads, present)
+    machine, _ = machine_for(None, settings.threads, here)
     plan = recommend(settings, model, machine)
     gguf = gguf_here(find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None))
-    if not wanted and (not machine.is_card or plan is None or gguf is None or plan.tried is not None):
+    if not wanted and (not machine.is_gpu or plan is None or gguf is None or plan.tried is not None):
         return
     if plan is None:
         raise UsageError(f"{model.name} does not fit this machine, so it cannot be tried.", "Leave out --calibrate.")
@@ -111,21 +111,21 @@ def _try(settings: Settings, *, wanted: bool) -> None:
         click.echo(f"It could not be tried here, so times stay estimates: {error.message}", err=True)
 
 
-def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, cards: bool, search: bool) -> None:
-    from minisheep.bench.hardware import cards as cards_here
+def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, gpus: bool, search: bool) -> None:
+    from minisheep.machine.gpu import find_gpu
     from minisheep.plan import table
-    from minisheep.plan.cards import COMMON, find_card
+    from minisheep.plan.cards import COMMON, find_gpu_model
     from minisheep.plan.dimensions import known_model
     from minisheep.plan.fit import changes, make_plan, recommend
-    from minisheep.plan.machine import machine_for, with_card
+    from minisheep.plan.machine import machine_for, with_gpu
 
     model = known_model(settings)
-    machine, told = machine_for(gpu, settings.threads, [] if gpu is not None else cards_here())
+    machine, told = machine_for(gpu, settings.threads, None if gpu is not None else find_gpu())
     given = make_plan(settings, model, machine)
     best = recommend(settings, model, machine)
     each = []
-    for name in COMMON if cards else ():
-        there = with_card(find_card(name))
+    for name in COMMON if gpus else ():
+        there = with_gpu(find_gpu_model(name))
         each.append((name, recommend(settings, model, there), settings))
     if as_json:
         _echo_json(given, best)
@@ -140,7 +140,7 @@ def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, ca
     for line in (*table.advice(given, best), *table.remarks(given), *([told] if told else [])):
         click.echo(line)
     if each:
-        click.echo("\nCommon cards, with settings that fit and are fastest:")
+        click.echo("\nCommon GPUs, with settings that fit and are fastest:")
         names, lines = table.overview(each)
         _print(names, lines, plain=plain)
 

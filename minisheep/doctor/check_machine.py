@@ -1,4 +1,4 @@
-"""Python, driver, card, memory and disk: what the system tells, judged. Pure."""
+"""Python, driver, GPU, memory and disk: what the system tells, judged. Pure."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Iterator
 
 from minisheep.doctor import commands
 from minisheep.doctor.commands import Place
-from minisheep.doctor.machine import Card, Machine
+from minisheep.doctor.machine import Machine
 from minisheep.doctor.result import Result, fail, ok, skipped, warn
-from minisheep.trainers.card import in_words
+from minisheep.machine.gpu import Gpu, dotted, in_words
 
 GIB = 2**30
 LEAST_PYTHON = (3, 11)
-UNSLOTH_CAPABILITY = 7.0
+UNSLOTH_CAPABILITY = (7, 0)
 """What Unsloth and current CUDA builds of PyTorch ask for at least (Volta)."""
-BFLOAT16_CAPABILITY = 8.0
+BFLOAT16_CAPABILITY = (8, 0)
 """From here on (Ampere) tensor cores multiply bfloat16, as `plan.cards` and `trainers.precision` count."""
 LEAST_VRAM, GOOD_VRAM = 1 * GIB, 4 * GIB
 """Free bytes: below the first even the demo does not fit beside CUDA's own context, below the second no 3B model."""
 LEAST_RAM, GOOD_RAM = 2 * GIB, 4 * GIB
 LEAST_DISK, GOOD_DISK = 1 * GIB, 20 * GIB
 """A 7B model has about 5 GB of GGUF and 15 GB of training weights."""
-NO_CARD = "no NVIDIA card: runs use the processor"
+NO_GPU = "no NVIDIA GPU: runs use the processor"
 
 
 def check(machine: Machine, place: Place) -> Iterator[Result]:
@@ -47,37 +47,37 @@ def python(machine: Machine) -> Result:
 
 
 def driver(machine: Machine, place: Place) -> Result:
-    if machine.has_card:
+    if machine.has_gpu:
         cuda = f", CUDA up to {machine.driver_cuda}" if machine.driver_cuda else ""
         return ok("driver", f"NVIDIA {machine.driver or 'of a version that it does not tell'}{cuda}")
     if machine.driver:
-        return warn("driver", f"NVIDIA {machine.driver} answers and shows no card", commands.driver(place))
-    if machine.pci_cards:
+        return warn("driver", f"NVIDIA {machine.driver} answers and shows no GPU", commands.driver(place))
+    if machine.pci_gpus:
         return warn(
             "driver",
-            "an NVIDIA card is in this machine, and no driver answers: runs use the processor",
+            "an NVIDIA GPU is in this machine, and no driver answers: runs use the processor",
             commands.driver(place),
         )
-    return ok("driver", NO_CARD)
+    return ok("driver", NO_GPU)
 
 
 def capability(machine: Machine) -> Result:
-    if not machine.has_card:
-        return skipped("compute capability", NO_CARD)
-    told = ", ".join(f"{card.name}: {card.capability or 'not told'}" for card in machine.cards)
+    if not machine.has_gpu:
+        return skipped("compute capability", NO_GPU)
+    told = ", ".join(f"{gpu.name}: {dotted(gpu.capability) or 'not told'}" for gpu in machine.gpus)
     if machine.hidden is not None and machine.hidden.strip() in ("", "-1"):
         return fail(
             "compute capability",
-            f"{told}, but CUDA_VISIBLE_DEVICES={machine.hidden!r} hides every card",
+            f"{told}, but CUDA_VISIBLE_DEVICES={machine.hidden!r} hides every GPU",
             "unset CUDA_VISIBLE_DEVICES",
         )
-    known = [float(card.capability) for card in machine.cards if card.capability]
+    known = [gpu.capability for gpu in machine.gpus if gpu.capability is not None]
     best = max(known, default=BFLOAT16_CAPABILITY)
     if best < UNSLOTH_CAPABILITY:
         return warn(
             "compute capability",
-            f"{told}: below {UNSLOTH_CAPABILITY}, which Unsloth and new builds of PyTorch ask for",
-            "Infer on the card and train on the processor, or use a card from 2018 or later.",
+            f"{told}: below {dotted(UNSLOTH_CAPABILITY)}, which Unsloth and new builds of PyTorch ask for",
+            "Infer on the GPU and train on the processor, or use a GPU from 2018 or later.",
         )
     if best < BFLOAT16_CAPABILITY:
         return warn(
@@ -89,17 +89,17 @@ def capability(machine: Machine) -> Result:
 
 
 def vram(machine: Machine) -> Result:
-    if not machine.has_card:
-        return skipped("free VRAM", NO_CARD)
-    card = max(machine.cards, key=lambda card: card.free)
-    told = f"{_gib(card.free)} of {_gib(card.total)} free on {card.name}"
-    return _amount("free VRAM", told, card.free, LEAST_VRAM, GOOD_VRAM, _free_card(card))
+    if not machine.has_gpu:
+        return skipped("free VRAM", NO_GPU)
+    gpu = max(machine.gpus, key=lambda gpu: gpu.free)
+    told = f"{_gib(gpu.free)} of {_gib(gpu.total)} free on {gpu.name}"
+    return _amount("free VRAM", told, gpu.free, LEAST_VRAM, GOOD_VRAM, _free_gpu(gpu))
 
 
-def _free_card(card: Card) -> str:
-    if card.total < GOOD_VRAM:
-        return f'See what fits: minisheep plan --gpu "{card.name}".'
-    if held := in_words(card.holders):
+def _free_gpu(gpu: Gpu) -> str:
+    if gpu.total < GOOD_VRAM:
+        return f'See what fits: minisheep plan --gpu "{gpu.name}".'
+    if held := in_words(gpu.holders):
         return f"End what holds the rest: {held}."
     return "`nvidia-smi` lists who holds the rest: end those programs."
 

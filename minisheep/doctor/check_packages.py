@@ -76,14 +76,14 @@ def check(asked: Sequence[Wanted], version: Version, place: Place) -> Result:
     return ok("packages", f"all {len(own)} are installed, in versions that minisheep is made for")
 
 
-def check_unsloth_set(asked: Sequence[Wanted], version: Version, place: Place, *, card: bool) -> Result:
+def check_unsloth_set(asked: Sequence[Wanted], version: Version, place: Place, *, has_gpu: bool) -> Result:
     """Unsloth with those versions of torch, transformers, trl and datasets that it asks for itself."""
     gpu = [want for want in asked if want.extra == "gpu"]
     fix = commands.pip(place, " ".join(f'"{want.text}"' for want in gpu) or "unsloth")
     have = version("unsloth")
     if have is None:
-        if not card:
-            return skipped("unsloth versions", "Unsloth is not installed, and without a card it is not needed")
+        if not has_gpu:
+            return skipped("unsloth versions", "Unsloth is not installed, and without a GPU it is not needed")
         return skipped("unsloth versions", "Unsloth is not installed: training uses PEFT, which works too", fix)
     wrong = [what for _, what in misfits(gpu, version)]
     wrong += [f"Unsloth asks for {want.text}: {what}" for want, what in misfits(of_unsloth(), version)]

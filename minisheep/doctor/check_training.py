@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from minisheep.doctor import commands
-from minisheep.doctor.check_machine import NO_CARD
+from minisheep.doctor.check_machine import NO_GPU
 from minisheep.doctor.commands import Place
 from minisheep.doctor.machine import Machine
 from minisheep.doctor.result import Facts, Result, broken, fail, ok, skipped, warn
@@ -27,23 +27,23 @@ def torch(machine: Machine, place: Place, facts: Facts) -> Result:
     if "unasked" in facts:
         return skipped(name, facts["unasked"])
     if facts.get("error"):
-        fix = commands.cuda_torch(place) if machine.has_card else commands.pip(place, "--force-reinstall torch")
+        fix = commands.cuda_torch(place) if machine.has_gpu else commands.pip(place, "--force-reinstall torch")
         return broken(name, facts["error"], facts, fix)
     told = f"torch {facts['version']}"
     if facts["cuda"]:
         return ok(name, f"{told}, CUDA {facts['cuda_build']}, computes on {', '.join(facts['cards'])}")
-    if not machine.has_card:
+    if not machine.has_gpu:
         return ok(name, f"{told}, on the processor")
     if not facts["cuda_build"]:
         return fail(
-            name, f"{told} is a build for processors, beside {machine.cards[0].name}", commands.cuda_torch(place)
+            name, f"{told} is a build for processors, beside {machine.gpus[0].name}", commands.cuda_torch(place)
         )
     if machine.hidden is not None:
         told += f" (CUDA_VISIBLE_DEVICES={machine.hidden!r})"
     newest = machine.driver_cuda or "unknown"
     return fail(
         name,
-        f"{told} is built for CUDA {facts['cuda_build']} and sees no card; the driver runs CUDA up to {newest}",
+        f"{told} is built for CUDA {facts['cuda_build']} and sees no GPU; the driver runs CUDA up to {newest}",
         commands.driver(place),
     )
 
@@ -57,15 +57,15 @@ def bitsandbytes(machine: Machine, place: Place, facts: Facts) -> Result:
         told = f"4-bit does not work: {facts['error']}"
         return broken(name, told, facts, f"{fix} (or {PROCESSOR_DOES})")
     told = f"bitsandbytes {facts['version']}, 4-bit round trip on {facts['device']}"
-    if machine.has_card and facts["device"] == "cuda" and not facts["with_cuda"]:
+    if machine.has_gpu and facts["device"] == "cuda" and not facts["with_cuda"]:
         return fail(name, f"{told}, but with its library for processors ({facts['library']})", fix)
     return ok(name, told)
 
 
 def unsloth(machine: Machine, facts: Facts | None) -> Result:
     name = "Unsloth"
-    if not machine.has_card:
-        return skipped(name, NO_CARD)
+    if not machine.has_gpu:
+        return skipped(name, NO_GPU)
     if facts is None:
         return skipped(name, "not installed: training uses PEFT")
     if facts.get("error"):
@@ -86,6 +86,6 @@ def steps(machine: Machine, facts: Facts | None) -> Result:
         return fail(name, f"{told}: no number", "--load-in fp32 trains in full precision.")
     if not facts["moved"]:
         return fail(name, f"{told}, but the adapter did not move", "Report it, with the output of --json.")
-    if machine.has_card and facts["device"] != "cuda":
-        return warn(name, f"{told}: not on the card", "Mend 'PyTorch'.")
+    if machine.has_gpu and facts["device"] != "cuda":
+        return warn(name, f"{told}: not on the GPU", "Mend 'PyTorch'.")
     return ok(name, f"{told}, adapter as GGUF {facts['adapter'] / 1e6:.1f} MB", seconds=round(facts["seconds"], 2))

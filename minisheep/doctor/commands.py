@@ -36,10 +36,10 @@ def pip(place: Place, what: str) -> str:
 
 
 def build_llama(place: Place, capability: str = "", compiler: str = "") -> str:
-    """The line that builds llama.cpp for this machine's card (Metal on a Mac).
+    """The line that builds llama.cpp for this machine's GPU (Metal on a Mac).
 
-    `capability` such as ``8.6`` builds for that card alone, even where the build cannot see it; without one the
-    compiler asks the card that is there. `compiler` is the path of nvcc.
+    `capability` such as ``8.6`` builds for that GPU alone, even where the build cannot see it; without one the
+    compiler asks the GPU that is there. `compiler` is the path of nvcc.
     """
     install = pip(place, f"{_FORCED} {LLAMA}")
     if place.system == "Darwin":

@@ -1,4 +1,4 @@
-"""What the system tells of itself without loading anything: Python, driver, cards, memory, disk, compilers."""
+"""What the system tells of itself without loading anything: Python, driver, GPUs, memory, disk, compilers."""
 
 from __future__ import annotations
 
@@ -14,26 +14,14 @@ from pathlib import Path
 from minisheep.doctor.commands import NVCC
 from minisheep.engines import cpu
 from minisheep.engines.budget import free_ram
+from minisheep.machine.gpu import Gpu, Nvml, dotted
 from minisheep.models.cache import cache_root
 from minisheep.screen.machine import total_ram
-from minisheep.screen.nvml import Nvml
 
 NVIDIA = "0x10de"
 """NVIDIA's PCI vendor id."""
 DISPLAY = "0x03"
-"""PCI's class of displays; a card's own sound device has another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A graphics card as NVML tells of it. Bytes; a `capability` that is not told is empty."""
-
-    name: str
-    capability: str
-    free: int
-    total: int
-    holders: Mapping[int, int] = field(default_factory=dict)
-    """Bytes by PID of the processes that use it; 0 where the driver does not tell."""
+"""PCI's class of displays; a GPU's own sound device has another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +37,8 @@ class Machine:
     """NVIDIA's driver version; empty where none answers."""
     driver_cuda: str = ""
     """The newest CUDA that the driver runs, such as ``13.0``."""
-    cards: tuple[Card, ...] = ()
-    pci_cards: int = 0
+    gpus: tuple[Gpu, ...] = ()
+    pci_gpus: int = 0
     """NVIDIA displays on the PCI bus, whether or not a driver answers."""
     hidden: str | None = None
     """CUDA_VISIBLE_DEVICES, where it is set."""
@@ -60,23 +48,19 @@ class Machine:
     """Free bytes by folder; the folder need not exist yet."""
 
     @property
-    def has_card(self) -> bool:
-        return bool(self.cards)
+    def has_gpu(self) -> bool:
+        return bool(self.gpus)
 
     @property
     def capability(self) -> str:
-        """Of the first card, as the build wants to know it."""
-        return self.cards[0].capability if self.cards else ""
+        """Of the first GPU, as the build wants to know it."""
+        return dotted(self.gpus[0].capability) if self.gpus else ""
 
 
 def look(runs: Path = Path("runs")) -> Machine:
     """This machine, now. Raises nothing: what cannot be read is left out."""
-    nvml = Nvml()
-    try:
-        driver, cuda = nvml.versions()
-        cards = tuple(Card(**told) for told in nvml.identities())
-    finally:
-        nvml.close()
+    with Nvml() as nvml:
+        driver, cuda, gpus = nvml.driver(), dotted(nvml.cuda()), tuple(nvml.gpus())
     return Machine(
         python=sys.version_info[:2],
         bits=struct.calcsize("P") * 8,
@@ -87,15 +71,15 @@ def look(runs: Path = Path("runs")) -> Machine:
         ram_total=total_ram(),
         driver=driver,
         driver_cuda=cuda,
-        cards=cards,
-        pci_cards=pci_cards(),
+        gpus=gpus,
+        pci_gpus=pci_gpus(),
         hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
         nvcc=shutil.which("nvcc") or (NVCC if os.access(NVCC, os.X_OK) else ""),
         disks=free_disks((cache_root(), runs.absolute())),
     )
 
 
-def pci_cards(devices: Path = Path("/sys/bus/pci/devices")) -> int:
+def pci_gpus(devices: Path = Path("/sys/bus/pci/devices")) -> int:
     """NVIDIA displays on the PCI bus, by the system's own list; 0 where it has none."""
     found = 0
     for device in devices.glob("*"):

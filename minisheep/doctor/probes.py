@@ -49,7 +49,7 @@ def llama(model: PreparedModel | None, folder: Path) -> Facts:
 
 
 def generate(model: PreparedModel, folder: Path) -> Facts:
-    """Sixteen greedy tokens, and the likelihood of a given answer, on the card if llama.cpp can."""
+    """Sixteen greedy tokens, and the likelihood of a given answer, on the GPU if llama.cpp can."""
     import llama_cpp
 
     from minisheep.engines import budget, native
@@ -89,7 +89,7 @@ def offloaded(lines: list[str]) -> list[int] | None:
 
 
 def torch(model: PreparedModel | None, folder: Path) -> Facts:
-    """PyTorch, and a product on the card where it sees one."""
+    """PyTorch, and a product on the GPU where it sees one."""
     import torch as library
 
     facts: Facts = {"version": library.__version__, "cuda_build": library.version.cuda or "", "cuda": False}
@@ -178,7 +178,7 @@ def file(model: PreparedModel, folder: Path) -> Facts:
 
 
 def unsloth(model: PreparedModel | None, folder: Path) -> Facts:
-    """Unsloth imports, which on the wrong set of versions or without a card it does not."""
+    """Unsloth imports, which on the wrong set of versions or without a GPU it does not."""
     import unsloth as library
 
     return {"version": str(library.__version__), "device": str(getattr(library, "DEVICE_TYPE", ""))}

@@ -50,7 +50,7 @@ def diagnose(options: Options, tell: Callable[[str], None]) -> Iterator[Result]:
     yield from check_machine.check(machine, place)
     yield folders.check(cache_root(), Path("runs").absolute())
     yield check_packages.check(asked, check_packages.installed_version, place)
-    yield check_packages.check_unsloth_set(asked, check_packages.installed_version, place, card=machine.has_card)
+    yield check_packages.check_unsloth_set(asked, check_packages.installed_version, place, has_gpu=machine.has_gpu)
     with tempfile.TemporaryDirectory(prefix="minisheep-doctor-") as name:
         at = gather.Probing(options.model, name, options.offline)
         missing = gather.prepare(at, tell)
@@ -68,11 +68,11 @@ def judge(
 
 
 def groups(machine: Machine, missing: MinisheepError | None) -> dict[str, list[str]]:
-    """Which probes make sense here: none that needs a model that is missing, no Unsloth without a card."""
+    """Which probes make sense here: none that needs a model that is missing, no Unsloth without a GPU."""
     found = {
         group: [name for name in probes if missing is None or name not in NEED_MODEL]
         for group, probes in GROUPS.items()
     }
-    if not machine.has_card or importlib.util.find_spec("unsloth") is None:
+    if not machine.has_gpu or importlib.util.find_spec("unsloth") is None:
         del found["unsloth"]
     return found

@@ -130,7 +130,7 @@ def free_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) 
 
 
 def _free_on_gpus() -> int | None:
-    """Over all graphics cards, as the driver tells it (ggml_backend_dev_memory)."""
+    """Over all GPUs, as the driver tells it (ggml_backend_dev_memory)."""
     from llama_cpp import _ggml
 
     library = _ggml.libggml

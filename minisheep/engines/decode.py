@@ -41,7 +41,7 @@ class Decoder:
 
     Raises ModelFileError or UnsupportedModelError for the file, UsageError where the context does not fit the memory.
     With `slots` 0 it takes what `budget` finds, and halves that until the context can be made; see `slots` for the
-    result. `offload` says that the cache will lie on a graphics card; `kv_type` is `budget.cache_type`.
+    result. `offload` says that the cache will lie on a GPU; `kv_type` is `budget.cache_type`.
     """
 
     def __init__(

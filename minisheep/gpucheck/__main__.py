@@ -29,9 +29,9 @@ PACKAGES = (
 @click.option("--wheels", default="", type=click.Path(), help="take packages from this folder, and use no network")
 @click.option("--install/--no-install", default=True, help="install what is missing into this environment")
 def main(out: Path, model: str, wheels: str, install: bool) -> None:
-    """Do and measure all that needs an NVIDIA card; what is missing is named, skipped and counted as skipped.
+    """Do and measure all that needs an NVIDIA GPU; what is missing is named, skipped and counted as skipped.
 
-    Exit code 1 if something failed, 0 otherwise, also without a card.
+    Exit code 1 if something failed, 0 otherwise, also without a GPU.
     """
     if wheels and not Path(wheels).is_dir():
         raise click.BadParameter(f"{wheels} is not a folder.", param_hint="--wheels")
@@ -52,7 +52,7 @@ def main(out: Path, model: str, wheels: str, install: bool) -> None:
         write_atomic(told, page.markdown(found, results).encode())
         click.echo(f"Written: {file} and {told}")
     else:
-        click.echo(f"Kept: {file} was measured on a card, and this machine has none. --out writes elsewhere.")
+        click.echo(f"Kept: {file} was measured on a GPU, and this machine has none. --out writes elsewhere.")
     click.echo(verdict(results))
     sys.exit(1 if failed(results) else 0)
 

@@ -1,4 +1,4 @@
-"""What must be installed before a card can be used, as commands. Pure."""
+"""What must be installed before a GPU can be used, as commands. Pure."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Training:
     seconds: float
     load_in: str
     peak_bytes: int | None
-    """Most that the card held beyond what it held before, by the driver; None where it does not tell."""
+    """Most that the GPU held beyond what it held before, by the driver; None where it does not tell."""
     allocated_bytes: int
     """Most that PyTorch's tensors took."""
 

@@ -13,4 +13,4 @@ TRAIN_SIZES = {**FULL["train"], "examples": 128}
 REPEATS = 3
 """Turns of a decoding, of which the median counts."""
 BENCHED = ("engine", "judge", "train")
-"""The verbs of the bench that use a card."""
+"""The verbs of the bench that use a GPU."""

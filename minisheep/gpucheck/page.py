@@ -8,6 +8,7 @@ from typing import Any
 
 from minisheep.doctor.machine import Machine
 from minisheep.doctor.result import Result, counted, verdict
+from minisheep.machine.gpu import dotted
 from minisheep.ui.sanitise import one_line
 
 SPARK = "▁▂▃▄▅▆▇█"
@@ -20,9 +21,9 @@ def document(
     return {
         "date": today.isoformat(),
         "command": command,
-        "measured_on_a_card": machine.has_card,
+        "measured_on_a_card": machine.has_gpu,
         "machine": describe(machine),
-        "cards": [{"name": card.name, "capability": card.capability, "bytes": card.total} for card in machine.cards],
+        "cards": [{"name": gpu.name, "capability": dotted(gpu.capability), "bytes": gpu.total} for gpu in machine.gpus],
         "driver": machine.driver,
         "driver_cuda": machine.driver_cuda,
         "versions": dict(versions),
@@ -32,23 +33,23 @@ def document(
 
 
 def describe(machine: Machine) -> str:
-    """``Intel(R) Xeon(R) Processor, 2 cores, 24 GB, no NVIDIA card, Linux``."""
-    cards = " + ".join(card.name for card in machine.cards) or "no NVIDIA card"
+    """``Intel(R) Xeon(R) Processor, 2 cores, 24 GB, no NVIDIA GPU, Linux``."""
+    gpus = " + ".join(gpu.name for gpu in machine.gpus) or "no NVIDIA GPU"
     memory = f", {machine.ram_total / 1e9:.0f} GB" if machine.ram_total else ""
     cores = f"{machine.cores} core{'' if machine.cores == 1 else 's'}"
-    return one_line(f"{machine.processor}, {cores}{memory}, {cards}, {machine.system}")
+    return one_line(f"{machine.processor}, {cores}{memory}, {gpus}, {machine.system}")
 
 
 def may_replace(before: Any, machine: Machine) -> bool:
-    """Whether a file that holds `before` may be overwritten: figures of a card give way to those of a card only."""
-    return machine.has_card or not (isinstance(before, dict) and before.get("measured_on_a_card"))
+    """Whether a file that holds `before` may be overwritten: figures of a GPU give way to those of a GPU only."""
+    return machine.has_gpu or not (isinstance(before, dict) and before.get("measured_on_a_card"))
 
 
 def markdown(found: Mapping[str, Any], results: Sequence[Result]) -> str:
     """The page: where, what came out of each part, both curves, the doctor's checks."""
     lines = ["# GPU check", "", f"Made by `{found['command']}` on {found['date']}; the same in gpu-check.json.", ""]
     if not found["measured_on_a_card"]:
-        lines += ["**There was no NVIDIA card: nothing here was measured on one, and its parts were skipped.**", ""]
+        lines += ["**There was no NVIDIA GPU: nothing here was measured on one, and its parts were skipped.**", ""]
     lines += [f"- Machine: {_cell(found['machine'])}"]
     if found["driver"]:
         cuda = f", CUDA up to {found['driver_cuda']}" if found["driver_cuda"] else ""

@@ -1,4 +1,4 @@
-"""The parts that run on a card, each as results: a failure of one is told and the others go on."""
+"""The parts that run on a GPU, each as results: a failure of one is told and the others go on."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def without_unsloth() -> Refused | None:
 
 
 def bench(model: str, tell: Tell) -> Iterator[Result]:
-    """The verbs of ``minisheep bench`` that use the card, at full size; each figure is a result."""
+    """The verbs of ``minisheep bench`` that use the GPU, at full size; each figure is a result."""
     for verb in BENCHED:
         try:
             for item in session.run(verb, Options(model=model), tell):
@@ -123,7 +123,7 @@ def train(job: Job, trainer: str) -> Training:
 
 
 def align(model: str, trainer: str, folder: Path) -> Result:
-    """One small round of a whole run on the card, by the command that a user gives."""
+    """One small round of a whole run on the GPU, by the command that a user gives."""
     name, run = f"align with {trainer}", folder / f"align-{trainer}"
     arguments = ["align", *commands.flags(preset="demo", model=model, trainer=trainer, rounds=1, run=run)]
     began, loss = time.monotonic(), None

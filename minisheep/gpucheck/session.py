@@ -13,7 +13,7 @@ from pathlib import Path
 from minisheep.bench.plan import DEFAULT_MODEL, Job
 from minisheep.doctor import check_packages, gather
 from minisheep.doctor import run as doctor
-from minisheep.doctor.check_machine import NO_CARD
+from minisheep.doctor.check_machine import NO_GPU
 from minisheep.doctor.machine import Machine
 from minisheep.doctor.result import Result, counted, fail, ok, skipped, verdict, warn
 from minisheep.errors import MinisheepError
@@ -38,10 +38,10 @@ def run(options: Options, machine: Machine, tell: Tell) -> Iterator[Result]:
     with tempfile.TemporaryDirectory(prefix="minisheep-gpu-check-") as name:
         folder = Path(name)
         job = Job("prepare", options.model, {}, 1, folder=name)
-        if not machine.has_card:
-            yield from (skipped(part, NO_CARD) for part in before_doctor())
+        if not machine.has_gpu:
+            yield from (skipped(part, NO_GPU) for part in before_doctor())
             yield examine(options, tell)
-            yield from (skipped(part, NO_CARD) for part in after_doctor())
+            yield from (skipped(part, NO_GPU) for part in after_doctor())
             return
         yield from set_up(options, machine, folder, job, tell)
         yield examine(options, tell)
@@ -65,7 +65,7 @@ def run(options: Options, machine: Machine, tell: Tell) -> Iterator[Result]:
 
 
 def before_doctor() -> list[str]:
-    """Names of what the set-up tells, for a machine without a card."""
+    """Names of what the set-up tells, for a machine without a GPU."""
     return ["install llama.cpp with CUDA", "install Unsloth"]
 
 
@@ -81,7 +81,7 @@ def after_doctor() -> list[str]:
 
 
 def set_up(options: Options, machine: Machine, folder: Path, job: Job, tell: Tell) -> Iterator[Result]:
-    """Install what a card needs and what is missing."""
+    """Install what a GPU needs and what is missing."""
     llama, unsloth = before_doctor()
     ends = time.monotonic() + PROBE_SECONDS
     found = gather.ask({"llama.cpp": ["llama"]}, gather.Probing(job.model, job.folder), ends)["llama"]

@@ -1,4 +1,4 @@
-"""The numbers that other programs take in a form of their own: a batch over several cards, a whole alpha. Pure."""
+"""The numbers that other programs take in a form of their own: a batch over several GPUs, a whole alpha. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from minisheep.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """`micro` examples in a forward pass of each card, `accumulate` of these in a step."""
+    """`micro` examples in a forward pass of each GPU, `accumulate` of these in a step."""
 
     micro: int
     accumulate: int
 
 
 def spread(batch_size: int, micro_batch_size: int, gpus: int) -> Batches:
-    """The same batch on `gpus` cards, in forward passes of at most `micro_batch_size`.
+    """The same batch on `gpus` GPUs, in forward passes of at most `micro_batch_size`.
 
-    Raises `errors.UsageError` where the cards do not divide the batch: another batch would be another training.
+    Raises `errors.UsageError` where the GPUs do not divide the batch: another batch would be another training.
     """
     each, rest = divmod(batch_size, gpus)
     if rest:

@@ -13,7 +13,7 @@ def readme(job: Job, title: str, command: str, gpus: int) -> str:
         f"    {command}",
         "",
         f"Give it in this folder. It trains a LoRA adapter on {job.base},",
-        f"on {gpus} card(s): {len(job.train)} examples, {len(job.validation)} more for validation,"
+        f"on {gpus} GPU(s): {len(job.train)} examples, {len(job.validation)} more for validation,"
         f" {settings.batch_size} in a step, {settings.epochs} epoch(s).",
         "The result is in adapter/.",
         "",
@@ -24,7 +24,7 @@ def readme(job: Job, title: str, command: str, gpus: int) -> str:
         f"    after them:              {job.template.between!r}",
         f"    after the answer:        {job.template.end!r}",
         "",
-        "With another number of cards, minisheep handoff --gpus N keeps the batch as it is.",
+        "With another number of GPUs, minisheep handoff --gpus N keeps the batch as it is.",
     ]
     if settings.load_in in ("auto", "4bit"):
         lines += ["", "The base is loaded in 4 bits. Sharded training (DeepSpeed ZeRO-3, FSDP) may want it in bf16."]

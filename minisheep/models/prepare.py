@@ -13,9 +13,9 @@ from pathlib import Path
 
 from minisheep import installed
 from minisheep.config import Settings
-from minisheep.doctor.offload import card_without_offload
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
 from minisheep.events import Emit, Note
+from minisheep.machine.gpu import gpu_without_offload
 from minisheep.models.cache import cache_root
 from minisheep.models.converted import gguf_of
 from minisheep.models.entries import ModelEntry
@@ -27,8 +27,7 @@ from minisheep.models.same_model import check_same_model
 from minisheep.models.sources import fetch_weights
 from minisheep.plan import room
 from minisheep.rules import templates
-from minisheep.trainers.card import find_cuda
-from minisheep.trainers.choose import choose
+from minisheep.trainers.choose import choose, find_cuda
 from minisheep.trainers.lora_gguf import check_architecture
 
 PACKAGES = (
@@ -45,7 +44,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         emit(Note("Fake engine and fake trainer: no model runs, and the records mean nothing.", "warning"))
     else:
         model = _prepare_real(settings, emit)
-        _check_card(settings, model, emit)
+        _check_gpu(settings, model, emit)
         choice = choose(settings.trainer, settings.load_in, model.architecture)
         if choice.told:
             emit(Note(choice.told))
@@ -64,7 +63,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         if changed:
             emit(Note(f"Versions differ from when the run began: {', '.join(sorted(changed))}.", "warning"))
         if before.inference_gguf.exists() and before.weights.exists():
-            # Which libraries and card there are may have changed, and so may the setting.
+            # Which libraries and GPU there are may have changed, and so may the setting.
             kept = dataclasses.replace(before, trainer=model.trainer)
             return kept if kept == before else _write(kept, stored)
         if before.inference_gguf.name != model.inference_gguf.name:
@@ -73,15 +72,15 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
     return _write(model, stored)
 
 
-def _check_card(settings: Settings, model: PreparedModel, emit: Emit) -> None:
-    """Refuse, or tell, where training on the card that is here lacks room. Raises `errors.UsageError`."""
+def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
+    """Refuse, or tell, where training on the GPU that is here lacks room. Raises `errors.UsageError`."""
     cuda = find_cuda()
-    if cuda.card is None or cuda.build is None:
+    if cuda.gpu is None or cuda.build is None:
         return  # training is on the processor
-    bfloat16 = cuda.card.capability >= (8, 0)
+    bfloat16 = cuda.gpu.capability is not None and cuda.gpu.capability >= (8, 0)
     need = room.need_of(shape_of(read_header(model.gguf)), model.architecture, settings, bfloat16=bfloat16)
-    smaller = room.largest_that_fits(settings, cuda.card.total, bfloat16=bfloat16) if need.all > cuda.card.free else ""
-    told = room.check_room(model.name, need, cuda.card, smaller)
+    smaller = room.largest_that_fits(settings, cuda.gpu.total, bfloat16=bfloat16) if need.all > cuda.gpu.free else ""
+    told = room.check_room(model.name, need, cuda.gpu, smaller)
     if told:
         emit(Note(told, "warning"))
 
@@ -178,7 +177,7 @@ def found_again(model: PreparedModel, settings: Settings, emit: Emit, *needed: s
 
 
 def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
-    idle = card_without_offload(settings.gpu_layers)
+    idle = gpu_without_offload(settings.gpu_layers)
     if idle:
         emit(Note(idle, "warning"))
     model = for_inference(settings, emit, trainable=True)

@@ -1,5 +1,5 @@
 """What a run will take before it begins: memory for each phase, disk and time, and settings with which it fits.
 
-`dimensions.py` knows the model, `cards.py` the graphics cards, `memory.py`, `disk.py` and `work.py` count,
+`dimensions.py` knows the model, `cards.py` the GPUs, `memory.py`, `disk.py` and `work.py` count,
 `duration.py` divides work by rates, `fit.py` looks for settings, `table.py` shows. All but the two edges is pure.
 """

@@ -9,9 +9,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from minisheep.bench.peak import Peak
 from minisheep.errors import DownloadError, UsageError
 from minisheep.machine.files import disk_errors, write_json
+from minisheep.machine.gpu import Peak
 from minisheep.machine.worker import WorkerProcess
 from minisheep.plan import tried
 from minisheep.plan.fit import Plan
@@ -20,11 +20,11 @@ from minisheep.plan.tried import Tried
 
 WORKER = "minisheep.plan.trying:measure"
 PART_SECONDS = 900.0
-"""What takes longer hangs: the sizes are seconds to minutes on a card of 2018."""
+"""What takes longer hangs: the sizes are seconds to minutes on a GPU of 2018."""
 
 
 def measured(worker: str, job: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
-    """What a `worker` (its handler) of its own measured, and the most VRAM that the card held meanwhile beyond what it
+    """What a `worker` (its handler) of its own measured, and the most VRAM that the GPU held meanwhile beyond what it
     held before.
 
     Raises `errors.MinisheepError`: what the job raised, or that its process died or hung.

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from minisheep.engines.budget import UBATCH
 from minisheep.models.shape import Shape
-from minisheep.plan.cards import Card
+from minisheep.plan.cards import GpuModel
 from minisheep.plan.weights import Weights
 from minisheep.plan.work import Work
 
@@ -24,7 +24,7 @@ TRAIN = 0.4
 """Of the throughput with float32 sums, in training with 4-bit weights and padded batches. Assumed: published packed and
 compiled training reaches 0.7."""
 DRAW_SECONDS = 0.0003
-"""For one processor core to draw a token from a row of logits, while the card waits (docs/log.md: 0.1 to 0.3 ms)."""
+"""For one processor core to draw a token from a row of logits, while the GPU waits (docs/log.md: 0.1 to 0.3 ms)."""
 LOAD_BYTES = 1.5e9
 """Bytes a second in which weights come from a disk."""
 START_SECONDS = 5.0
@@ -43,17 +43,17 @@ class Speed(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class CardSpeed:
-    """A model on a card; `token_bytes` are those of the KV cache."""
+class GpuSpeed:
+    """A model on a GPU; `token_bytes` are those of the KV cache."""
 
-    card: Card
+    gpu: GpuModel
     shape: Shape
     weights: Weights
     token_bytes: int
     slots: int
 
     def seconds(self, work: Work) -> float:
-        trained = work.trained * train_flop(self.shape, again=True) / (self.card.training * TRAIN)
+        trained = work.trained * train_flop(self.shape, again=True) / (self.gpu.training * TRAIN)
         return self._drawing(work) + self._reading(work) + trained
 
     def load_seconds(self) -> float:
@@ -67,7 +67,7 @@ class CardSpeed:
     def _pass(self, cells: float, flop: float) -> float:
         """A forward pass that reads the weights and `cells` bytes of the KV cache."""
         read = self.weights.read_a_step + cells
-        return read / (self.card.bandwidth * BANDWIDTH) + flop / (self.card.half * HALF)
+        return read / (self.gpu.bandwidth * BANDWIDTH) + flop / (self.gpu.half * HALF)
 
     def _drawing(self, work: Work) -> float:
         together = min(self.slots, max(1, work.sequences))

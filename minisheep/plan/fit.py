@@ -45,7 +45,7 @@ class Plan:
     round_bytes: int
     checkpoint_bytes: int
     ram: int
-    """The most of RAM; beside a card, what its workers hold of it."""
+    """The most of RAM; beside a GPU, what its workers hold of it."""
     phases: list[tuple[str, float]] | None
     """Of one round; None where nothing is known of the machine's speed."""
     base_seconds: float = 0.0
@@ -85,18 +85,16 @@ class Plan:
 
 def make_plan(settings: Settings, model: Model, machine: Machine, works: list[Work] | None = None) -> Plan:
     """The plan for exactly these settings, whether or not it fits. `works` are those of the settings, if at hand."""
-    cache = budget.cache_type(settings.kv_type, offload=machine.is_card, bfloat16=machine.bfloat16)
+    cache = budget.cache_type(settings.kv_type, offload=machine.is_gpu, bfloat16=machine.bfloat16)
     embeds = "density" in settings.filter
     copy = _copy(model, machine)
     mapped = replace(model.weights, tensors=int(copy * model.parameters)) if copy else model.weights
     slots = _slots(settings, model.shape, mapped, machine, cache)
     inference = memory.inference_parts(
-        model.shape, mapped, Inference(slots, settings.context, cache, embeds), card=machine.is_card
+        model.shape, mapped, Inference(slots, settings.context, cache, embeds), gpu=machine.is_gpu
     )
-    load_in, float32 = settle(settings.load_in, cuda=machine.is_card, fast_bf16=machine.bfloat16)
-    how = Training(
-        load_in, machine.is_card, float32, settings.lora_rank, settings.micro_batch_size, settings.max_length
-    )
+    load_in, float32 = settle(settings.load_in, cuda=machine.is_gpu, fast_bf16=machine.bfloat16)
+    how = Training(load_in, machine.is_gpu, float32, settings.lora_rank, settings.micro_batch_size, settings.max_length)
     training = memory.training_parts(model.shape, model.architecture, how)
     speed = _speed(model, machine, memory.token_bytes(model.shape, cache), slots)
     works = round_work(settings) if works is None else works
@@ -161,10 +159,10 @@ def _slots(settings: Settings, shape: Shape, weights: Weights, machine: Machine,
     """As the engine decides: of what is free beside the weights."""
     if settings.slots:
         return settings.slots
-    wanted = budget.wanted_slots(offload=machine.is_card, threads=machine.threads, amx=machine.amx)
+    wanted = budget.wanted_slots(offload=machine.is_gpu, threads=machine.threads, amx=machine.amx)
     free = machine.memory
     if free is not None:
-        free -= memory.CUDA_CONTEXT + weights.on_card if machine.is_card else weights.tensors
+        free -= memory.CUDA_CONTEXT + weights.on_gpu if machine.is_gpu else weights.tensors
     sequence = memory.sequence_bytes(shape, settings.context, cache)
     return budget.slots_within(wanted, sequence_bytes=sequence, free_bytes=free)
 
@@ -173,12 +171,12 @@ def _speed(model: Model, machine: Machine, token_bytes: int, slots: int) -> dura
     tried = model.tried_on(machine.title)
     # Where nothing else is known of a processor, the try is the estimate.
     rate = max(model.rates.values(), default=tried.drawn if tried else 0.0)
-    if machine.card is None and not rate:
+    if machine.gpu is None and not rate:
         return None
 
     def estimate(slots: int) -> duration.Speed:
-        if machine.card is not None:
-            return duration.CardSpeed(machine.card, model.shape, model.weights, token_bytes, slots)
+        if machine.gpu is not None:
+            return duration.GpuSpeed(machine.gpu, model.shape, model.weights, token_bytes, slots)
         return duration.ProcessorSpeed(model.shape, model.weights, rate)
 
     return calibrated(tried, estimate, slots) if tried is not None else estimate(slots)
@@ -186,14 +184,14 @@ def _speed(model: Model, machine: Machine, token_bytes: int, slots: int) -> dura
 
 def _copy(model: Model, machine: Machine) -> float:
     """Bytes a weight of the copy that is made where a CPU has no fast kernel for a good part of the file."""
-    if machine.is_card or model.fast_on_cpu:
+    if machine.is_gpu or model.fast_on_cpu:
         return 0.0
     best = max(model.rates, key=lambda name: model.rates[name], default="q8_0")
     return 2.0 if best == "bf16" else 34 / 32
 
 
 def _ram(model: Model, machine: Machine, slots: int, inference: list[Part], training: list[Part]) -> int:
-    if not machine.is_card:
+    if not machine.is_gpu:
         return max(memory.total(inference), memory.total(training))
     asking = memory.INFERENCE_LIBRARIES + model.weights.embedding + memory.host_bytes(model.shape, slots)
     # While it is loaded, one matrix of the training weights at a time is in RAM.

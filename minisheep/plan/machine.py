@@ -1,16 +1,16 @@
-"""What a plan is for: a graphics card of the table, the one that is here, or this machine's processor."""
+"""What a plan is for: a GPU of the table, the one that is here, or this machine's processor."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from minisheep.engines import amx, budget, cpu
 from minisheep.errors import UsageError
-from minisheep.plan.cards import GIB, Card, find_card
+from minisheep.machine.gpu import Gpu
+from minisheep.plan.cards import GIB, GpuModel, find_gpu_model
 
 DESKTOP = 350 * 2**20
-"""What a desktop and the driver hold of a card."""
+"""What a desktop and the driver hold of a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Machine:
 
     title: str
     memory: int | None
-    card: Card | None
+    gpu: GpuModel | None
     bfloat16: bool
     """Whether it multiplies bfloat16 in hardware."""
     threads: int = 0
@@ -27,16 +27,16 @@ class Machine:
     """Whether llama.cpp will use the processor's AMX."""
 
     @property
-    def is_card(self) -> bool:
-        return self.card is not None
+    def is_gpu(self) -> bool:
+        return self.gpu is not None
 
 
-def with_card(card: Card) -> Machine:
-    return Machine(card.title, card.memory - DESKTOP, card, card.bfloat16)
+def with_gpu(gpu: GpuModel) -> Machine:
+    return Machine(gpu.title, gpu.memory - DESKTOP, gpu, gpu.bfloat16)
 
 
 def this_processor(threads: int) -> Machine:
-    """This machine without a card: the RAM that is free now. `threads` 0 means every core that may be used."""
+    """This machine without a GPU: the RAM that is free now. `threads` 0 means every core that may be used."""
     text = cpu.cpuinfo()
     threads = threads or cpu.cores()
     title = f"{cpu.name(text) or 'this processor'}, {threads} threads"
@@ -44,19 +44,19 @@ def this_processor(threads: int) -> Machine:
     return Machine(title, budget.free_ram(), None, bfloat16, threads, amx.will_be_usable())
 
 
-def machine_for(gpu: str | None, threads: int, present: Sequence[tuple[str, int]]) -> tuple[Machine, str]:
+def machine_for(name: str | None, threads: int, here: Gpu | None) -> tuple[Machine, str]:
     """The machine to plan for, and what should be said of the choice.
 
-    `gpu` is what the user named; `present` are names and bytes of the cards that are here. Raises `errors.UsageError`
-    for a card that is not known.
+    `name` is the GPU that the user named; `here` is the one that a run would use. Raises `errors.UsageError` for a GPU
+    that is not known.
     """
-    if gpu is not None:
-        return with_card(find_card(gpu)), ""
-    for name, memory in present[:1]:
-        try:
-            card = find_card(f"{name} {round(memory / GIB)}GB")
-        except UsageError:
-            told = f"{name} is here and not in the table of cards: name one like it with --gpu."
-            return this_processor(threads), told
-        return with_card(replace(card, memory=memory)), f"{name} is here; it was not measured."
-    return this_processor(threads), ""
+    if name is not None:
+        return with_gpu(find_gpu_model(name)), ""
+    if here is None:
+        return this_processor(threads), ""
+    try:
+        model = find_gpu_model(f"{here.name} {round(here.total / GIB)}GB")
+    except UsageError:
+        told = f"{here.name} is here and not in the table of GPUs: name one like it with --gpu."
+        return this_processor(threads), told
+    return with_gpu(replace(model, memory=here.total)), f"{here.name} is here; it was not measured."

@@ -15,7 +15,7 @@ from minisheep.models.shape import Shape, has_head_norms, has_post_norms
 from minisheep.plan.weights import Weights
 
 CUDA_CONTEXT = 450 * 2**20
-"""What a process holds on a card before its first tensor: CUDA's context, kernels and workspaces. Not measured here."""
+"""What a process holds on a GPU before its first tensor: CUDA's context, kernels and workspaces. Not measured here."""
 INFERENCE_LIBRARIES = 150 * 2**20
 """RAM of a worker with llama.cpp and numpy, before it has a model."""
 TRAINING_LIBRARIES = 430 * 2**20
@@ -91,12 +91,12 @@ def compute_bytes(shape: Shape, slots: int, context: int) -> int:
     return logits + budget.UBATCH * 4 * (2 * shape.width + tokens)
 
 
-def inference_parts(shape: Shape, weights: Weights, how: Inference, *, card: bool) -> list[Part]:
-    """On a card, or in the RAM of a machine without one."""
-    first = Part("CUDA context", CUDA_CONTEXT) if card else Part("libraries", INFERENCE_LIBRARIES)
-    held = weights.on_card if card else weights.tensors
+def inference_parts(shape: Shape, weights: Weights, how: Inference, *, gpu: bool) -> list[Part]:
+    """On a GPU, or in the RAM of a machine without one."""
+    first = Part("CUDA context", CUDA_CONTEXT) if gpu else Part("libraries", INFERENCE_LIBRARIES)
+    held = weights.on_gpu if gpu else weights.tensors
     cells = (how.slots + 1) * sequence_bytes(shape, how.context, how.cache)
-    buffers = compute_bytes(shape, how.slots, how.context) + (0 if card else host_bytes(shape, how.slots))
+    buffers = compute_bytes(shape, how.slots, how.context) + (0 if gpu else host_bytes(shape, how.slots))
     if how.embeds:
         cells += sequence_bytes(shape, how.context, how.cache)
         buffers += compute_bytes(shape, 1, how.context)
@@ -140,7 +140,7 @@ def kept_bytes(shape: Shape, architecture: str, how: Training) -> int:
 def _kept_by_libraries(shape: Shape, architecture: str, how: Training) -> int:
     """By the layers of transformers and peft: norms and adapters in float32, the rest in the model's format.
 
-    An adapter keeps its input after dropout, and the mask: bool on a card, float32 on a CPU. On a card, keys and values
+    An adapter keeps its input after dropout, and the mask: bool on a GPU, float32 on a CPU. On a GPU, keys and values
     are repeated for their query heads where a mask says what is padding.
     """
     wide, query, kv, inner = shape.width, shape.query_width, shape.kv_width, shape.feed_forward

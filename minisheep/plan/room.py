@@ -1,4 +1,4 @@
-"""Does a model fit the graphics card that is here, for training: asked before a run, with the numbers.
+"""Does a model fit the GPU that is here, for training: asked before a run, with the numbers.
 
 The weights alone are known exactly, so a run is refused where they do not fit; what training takes beside them is an
 estimate, so there the user is only told.
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
+from minisheep.machine.gpu import Gpu, in_words
 from minisheep.models.registry import load_registry
 from minisheep.models.shape import Shape
 from minisheep.plan.dimensions import known_model
 from minisheep.plan.memory import Training, total, training_parts
-from minisheep.trainers.card import Card, in_words
 from minisheep.trainers.precision import settle
 
 _BASE = "base:"
@@ -23,7 +23,7 @@ _BASE = "base:"
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes of the card that training takes with one example in a forward pass."""
+    """Bytes of the GPU that training takes with one example in a forward pass."""
 
     base: int
     """The frozen model alone."""
@@ -37,32 +37,30 @@ def need_of(shape: Shape, architecture: str, settings: Settings, *, bfloat16: bo
     return Need(total([part for part in parts if part.name.startswith(_BASE)]), total(parts))
 
 
-def check_room(name: str, need: Need, card: Card, smaller: str) -> str:
-    """What should be said of the room for `name` on `card`, if anything; `smaller` names a model that fits, if any.
+def check_room(name: str, need: Need, gpu: Gpu, smaller: str) -> str:
+    """What should be said of the room for `name` on `gpu`, if anything; `smaller` names a model that fits, if any.
 
-    Raises `errors.UsageError` where it cannot fit, or not beside the programs that use the card now. Pure but for the
+    Raises `errors.UsageError` where it cannot fit, or not beside the programs that use the GPU now. Pure but for the
     names of those.
     """
-    takes = (
-        f"{name} takes {need.base / 1e9:.1f} GB of the card for its weights and about {need.all / 1e9:.1f} GB in all"
-    )
-    if need.base > card.total:
-        fix = f"Take {smaller}, which fits" if smaller else "No model that minisheep knows fits; train without the card"
+    takes = f"{name} takes {need.base / 1e9:.1f} GB of the GPU for its weights and about {need.all / 1e9:.1f} GB in all"
+    if need.base > gpu.total:
+        fix = f"Take {smaller}, which fits" if smaller else "No model that minisheep knows fits; train without the GPU"
         raise UsageError(
-            f"{takes}, and {card.name} has {card.total / 1e9:.1f} GB. Nothing was generated.",
+            f"{takes}, and {gpu.name} has {gpu.total / 1e9:.1f} GB. Nothing was generated.",
             f"{fix} (`minisheep plan` shows what each takes).",
         )
-    held = in_words(card.holders)
+    held = in_words(gpu.holders)
     others = f": {held} hold the rest" if held else ""
-    if need.base > card.free:
+    if need.base > gpu.free:
         raise UsageError(
-            f"{takes}, and of the {card.total / 1e9:.1f} GB of {card.name} {card.free / 1e9:.1f} GB are free{others}."
+            f"{takes}, and of the {gpu.total / 1e9:.1f} GB of {gpu.name} {gpu.free / 1e9:.1f} GB are free{others}."
             " Nothing was generated.",
-            "Close what uses the card and give the same command again.",
+            "Close what uses the GPU and give the same command again.",
         )
-    if need.all > card.free:
-        free = f"{card.free / 1e9:.1f} of {card.total / 1e9:.1f} GB"
-        return f"{takes}, and {card.name} has {free} free{others}. It may be too little."
+    if need.all > gpu.free:
+        free = f"{gpu.free / 1e9:.1f} of {gpu.total / 1e9:.1f} GB"
+        return f"{takes}, and {gpu.name} has {free} free{others}. It may be too little."
     return ""
 
 

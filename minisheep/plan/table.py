@@ -48,14 +48,14 @@ def model_lines(model: Model) -> list[str]:
 
 def machine_line(plan: Plan) -> str:
     machine = plan.machine
-    kind = "VRAM" if machine.is_card else "RAM"
+    kind = "VRAM" if machine.is_gpu else "RAM"
     room = "of unknown memory" if machine.memory is None else f"{size(machine.memory)} of {kind} for a run"
     return f"{one_line(machine.title)}: {room}"
 
 
 def rows(plans: Sequence[Plan]) -> list[Row]:
     """A column for each plan of the same machine and model."""
-    kind = "VRAM" if plans[0].machine.is_card else "RAM"
+    kind = "VRAM" if plans[0].machine.is_gpu else "RAM"
     found: list[Row] = [
         ("sequences at once", [str(p.slots) for p in plans]),
         ("KV cache", [f"{p.cache}, {p.settings.context} tokens each" for p in plans]),
@@ -65,7 +65,7 @@ def rows(plans: Sequence[Plan]) -> list[Row]:
         ("  base in, micro-batch", [f"{p.load_in}, {p.settings.micro_batch_size}" for p in plans]),
         *_parts([p.training for p in plans]),
     ]
-    if plans[0].machine.is_card:
+    if plans[0].machine.is_gpu:
         found.append(("RAM", [size(p.ram) for p in plans]))
     found += [
         ("disk", [disk_size(p.disk) for p in plans]),
@@ -85,7 +85,7 @@ def titles(plans: Sequence[Plan]) -> list[str]:
 
 def overview(found: Sequence[tuple[str, Plan | None, Settings]]) -> tuple[list[str], list[list[str]]]:
     """A line for each machine: its name, the plan to follow if any fits, and the settings as given."""
-    names = ["card", "writing", "training", "sequences", "a round", "settings"]
+    names = ["GPU", "writing", "training", "sequences", "a round", "settings"]
     lines = []
     for title, plan, given in found:
         if plan is None:
@@ -100,7 +100,7 @@ def overview(found: Sequence[tuple[str, Plan | None, Settings]]) -> tuple[list[s
 def advice(given: Plan, recommended: Plan | None) -> list[str]:
     """What follows from a plan, in sentences."""
     if recommended is None:
-        return [f"It does not fit: {_missing(given)}. Take a smaller model, or a card with more memory."]
+        return [f"It does not fit: {_missing(given)}. Take a smaller model, or a GPU with more memory."]
     flags = flags_of(changes(given.settings, recommended.settings))
     if not flags:
         return ["It fits with the settings as given."]
@@ -116,13 +116,13 @@ def remarks(plan: Plan) -> list[str]:
     said = []
     if plan.tried is not None:
         said += _tried(plan.tried)
-    elif plan.machine.is_card:
-        said.append("Nothing of this was verified on a card yet: memory is counted, times are estimates.")
+    elif plan.machine.is_gpu:
+        said.append("Nothing of this was verified on a GPU yet: memory is counted, times are estimates.")
     elif plan.phases is None:
         said.append("Times are not known: llama.cpp has not been tried with this model on this machine.")
     else:
         said.append("Times follow from a short try on this machine, and change with whatever else it does.")
-    if plan.machine.is_card and plan.settings.trainer in ("auto", "unsloth"):
+    if plan.machine.is_gpu and plan.settings.trainer in ("auto", "unsloth"):
         said.append("Training is counted as PEFT does it; Unsloth keeps activations in RAM instead.")
     said.append(
         f"Training's figure is for {plan.settings.micro_batch_size} examples of {plan.settings.max_length} tokens at"
@@ -132,7 +132,7 @@ def remarks(plan: Plan) -> list[str]:
 
 
 def _tried(found: Tried) -> list[str]:
-    """What the times follow from, and what of a card was in use."""
+    """What the times follow from, and what of a GPU was in use."""
     rates = f"{found.drawn:,.0f} tokens/s written by {found.slots} sequences, {found.read:,.0f} read"
     trained = f", {found.trained:,.0f} trained by {found.trainer}" if found.trained else "; training is an estimate"
     said = [f"Times follow from a try on this machine on {found.date}: {rates}{trained}."]

@@ -24,7 +24,7 @@ MANY = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """Rates are tokens a second; bytes are the most of VRAM, with CUDA's own, None on a machine without a card."""
+    """Rates are tokens a second; bytes are the most of VRAM, with CUDA's own, None on a machine without a GPU."""
 
     machine: str
     slots: int

@@ -18,15 +18,15 @@ class Weights:
     tied: bool
 
     @property
-    def on_card(self) -> int:
+    def on_gpu(self) -> int:
         """With all layers offloaded. The embedding stays in RAM, where rows of it are looked up; a tied one is copied
-        to the card as the output layer (llama.cpp, load_tensors)."""
+        to the GPU as the output layer (llama.cpp, load_tensors)."""
         return self.tensors if self.tied else self.tensors - self.embedding
 
     @property
     def read_a_step(self) -> int:
         """What computing one token reads of them: all but the embedding, and a tied one as the output layer."""
-        return self.on_card
+        return self.on_gpu
 
 
 def weights_in(header: GgufHeader, format: str) -> Weights:

@@ -1,11 +1,12 @@
-"""Speed, slots, memory and what the graphics card tells. Pure."""
+"""Speed, slots, memory and what the GPU tells. Pure."""
 
 from __future__ import annotations
 
 from rich.text import Text
 
+from minisheep.machine.gpu import Gpu
 from minisheep.screen.lines import DIM, STRONG, WARN, Part, bar, clean, line
-from minisheep.screen.machine import Card, Machine
+from minisheep.screen.machine import Machine
 from minisheep.screen.state import State
 
 FULL = 0.92
@@ -14,14 +15,14 @@ LABEL = 9
 
 
 def machine(state: State, found: Machine, width: int) -> list[Text]:
-    """Two lines, one for each card, and what the engine is."""
+    """Two lines, one for each GPU, and what the engine is."""
     rows = [line(width, *_speed(state))]
     if found.ram_used is not None and found.ram_total:
         rows.append(line(width, *_memory("RAM", found.ram_used, found.ram_total, width)))
-    for number, card in enumerate(found.cards):
-        name = f"VRAM {number}" if len(found.cards) > 1 else "VRAM"
-        rows.append(line(width, *_memory(name, card.used, card.total, width)))
-        told = _card(card)
+    for number, gpu in enumerate(found.gpus):
+        name = f"VRAM {number}" if len(found.gpus) > 1 else "VRAM"
+        rows.append(line(width, *_memory(name, gpu.used, gpu.total, width)))
+        told = _gpu(gpu)
         if told:
             rows.append(line(width, " " * LABEL, told))
     if state.engine:
@@ -44,12 +45,12 @@ def _memory(name: str, used: int, total: int, width: int) -> list[Part]:
     return [(f"{name:<{LABEL}}", DIM), (told, style), (full, style), (rest, DIM)]
 
 
-def _card(card: Card) -> str:
+def _gpu(gpu: Gpu) -> str:
     told = []
-    if card.busy is not None:
-        told.append(f"{card.busy} % busy")
-    if card.temperature is not None:
-        told.append(f"{card.temperature} °C")
-    if card.watts is not None:
-        told.append(f"{card.watts:.0f} of {card.limit:.0f} W" if card.limit else f"{card.watts:.0f} W")
+    if gpu.busy is not None:
+        told.append(f"{gpu.busy} % busy")
+    if gpu.temperature is not None:
+        told.append(f"{gpu.temperature} °C")
+    if gpu.watts is not None:
+        told.append(f"{gpu.watts:.0f} of {gpu.limit:.0f} W" if gpu.limit else f"{gpu.watts:.0f} W")
     return "  ".join(told)

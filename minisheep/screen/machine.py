@@ -1,4 +1,4 @@
-"""Memory of the computer and of its graphics cards, with what the driver tells of them."""
+"""Memory of the computer and of its GPUs, with what the driver tells of them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minisheep.engines.budget import free_ram
-from minisheep.screen.nvml import Nvml
+from minisheep.machine.gpu import Gpu, Nvml
 
 READ_SECONDS = 2.0
 """How often it is read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A graphics card; what it does not tell is None. Bytes, percent, degrees Celsius, watts."""
-
-    used: int
-    total: int
-    busy: int | None = None
-    temperature: int | None = None
-    watts: float | None = None
-    limit: float | None = None
-    """Watts that it may draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +20,7 @@ class Machine:
     """Bytes that are in use, by whatever; None where the system does not tell."""
     ram_total: int | None = None
     """Bytes, within the limit of the container if there is one."""
-    cards: tuple[Card, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
 
 
 class Gauge:
@@ -51,7 +38,7 @@ class Gauge:
             self._read = now
             total, free = total_ram(), free_ram()
             used = None if total is None or free is None else max(0, total - free)
-            self._found = Machine(used, total, tuple(Card(**told) for told in self._nvml.read()))
+            self._found = Machine(used, total, tuple(self._nvml.gpus()))
         return self._found
 
     def close(self) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from minisheep import installed
 from minisheep.errors import UsageError
 from minisheep.machine.files import read_json
+from minisheep.machine.gpu import Nvml, selected
 from minisheep.trainers.base import Trainer
-from minisheep.trainers.card import Cuda, find_cuda
-from minisheep.trainers.suited import SUPPORTED, Obstacle, obstacle
+from minisheep.trainers.suited import SUPPORTED, Cuda, Obstacle, obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,8 @@ def settle(wanted: str, against: Obstacle | None, cuda: Cuda) -> Choice:
     """
     if wanted == "auto":
         if against is None:
-            return Choice(
-                "unsloth", f"Training goes through Unsloth, on {cuda.card.name if cuda.card else 'the card'}."
-            )
-        form = ", in 4-bit (NF4) by bitsandbytes" if cuda.card is not None else ""
+            return Choice("unsloth", f"Training goes through Unsloth, on {cuda.gpu.name if cuda.gpu else 'the GPU'}.")
+        form = ", in 4-bit (NF4) by bitsandbytes" if cuda.gpu is not None else ""
         return Choice("peft", f"Training goes through PEFT{form}, not Unsloth: {against.reason}.")
     if wanted == "unsloth" and against is not None:
         fix = f"{against.fix} Or give --trainer auto.".strip() if against.fix else "Give --trainer auto."
@@ -49,6 +49,29 @@ def choose(wanted: str, load_in: str, architecture: str | None = None) -> Choice
     cuda = find_cuda()
     against = obstacle(cuda, installed.versions(SUPPORTED), load_in=load_in, architecture=architecture)
     return settle(wanted, against, cuda)
+
+
+def find_cuda() -> Cuda:
+    """What the driver and the installed torch say now."""
+    with Nvml() as nvml:
+        return Cuda(selected(nvml.gpus()), nvml.cuda(), torch_build())
+
+
+def torch_build() -> tuple[int, int] | None:
+    """The CUDA of the installed torch, read from its version.py: torch itself takes seconds to import."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    try:
+        return build_in(Path(found.origin).with_name("version.py").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def build_in(text: str) -> tuple[int, int] | None:
+    """The CUDA that torch's version.py names (``cuda: Optional[str] = '13.0'``)."""
+    match = re.search(r"^cuda\b[^=\n]*= *['\"](\d+)\.(\d+)", text, re.MULTILINE)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def make_trainer(name: str) -> Trainer:

@@ -1,4 +1,4 @@
-"""QLoRA and LoRA training in plain torch, transformers and PEFT, on a graphics card or without one.
+"""QLoRA and LoRA training in plain torch, transformers and PEFT, on a GPU or without one.
 
 Its own loop (peft_loop), so that three things hold that usual trainers do not promise: a killed run continues to the
 very same adapter, a checkpoint is whole or absent, and a loss that is no number ends the run with advice. The settings
@@ -109,7 +109,7 @@ def _made(maker: Maker, job: TrainJob, precision: Precision) -> PeftModel:
     except RuntimeError as error:
         if not is_memory_full(error):
             raise
-        where = "graphics card" if precision.device.type == "cuda" else "computer"
+        where = "GPU" if precision.device.type == "cuda" else "computer"
     # Outside the handler, which would keep what was loaded alive.
     raise MinisheepError(
         f"The memory of this {where} does not hold {job.weights.name} for training; the adapter of round {job.round}"

@@ -58,7 +58,7 @@ class Precision:
 def choose_precision(load_in: str, *, cuda: bool, fast_bf16: bool) -> Precision:
     """What `TrainSettings.load_in` becomes on this machine. Raises `errors.ConfigError` for an unknown value."""
     settled, float32 = settle(load_in, cuda=cuda, fast_bf16=fast_bf16)
-    where = "graphics card" if cuda else "processor"
+    where = "GPU" if cuda else "processor"
     missed = not fast_bf16 and (settled == "4bit" or load_in == "bf16")
     note = f"This {where} has no fast bfloat16: training computes in float32." if missed else ""
     dtype = torch.float32 if float32 else torch.bfloat16

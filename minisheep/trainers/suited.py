@@ -1,4 +1,4 @@
-"""Can Unsloth train here, and if not, why: a pure decision on what is installed and which card there is.
+"""Can Unsloth train here, and if not, why: a pure decision on what is installed and which GPU there is.
 
 Hardware and versions are those of Unsloth's own requirements (METADATA of unsloth and unsloth_zoo 2026.10.7), made
 narrower where our loop asks for more.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from minisheep.trainers.card import Cuda
+from minisheep.machine.gpu import Gpu, dotted
 
 SUPPORTED: Mapping[str, tuple[str, str]] = {
     "unsloth": ("2026.10.7", "2026.11"),
@@ -23,7 +23,7 @@ SUPPORTED: Mapping[str, tuple[str, str]] = {
 """The first version, and the first that is too new, of what must work together; the extra `gpu` installs such a set."""
 
 CAPABILITY = (8, 0)
-"""Unsloth itself begins at 7.0, but trains in float16 where a card has no bfloat16; small gradients then become zero
+"""Unsloth itself begins at 7.0, but trains in float16 where a GPU has no bfloat16; small gradients then become zero
 unless the loss is scaled, which our loop does not do."""
 
 FAST = ("llama", "qwen2", "qwen3")
@@ -33,11 +33,23 @@ INSTALL = "pip install 'minisheep[gpu]'"
 
 
 @dataclass(frozen=True, slots=True)
+class Cuda:
+    """What there is for a training on a GPU."""
+
+    gpu: Gpu | None = None
+    """The one that would be used."""
+    driver: tuple[int, int] | None = None
+    """The newest CUDA that the driver can run."""
+    build: tuple[int, int] | None = None
+    """The CUDA that the installed torch was built for; None: for processors alone, or there is no torch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Obstacle:
     """Why Unsloth cannot train here."""
 
     reason: str
-    """Half a sentence: ``there is no NVIDIA card here``."""
+    """Half a sentence: ``there is no NVIDIA GPU here``."""
     fix: str
     """What would help; empty where nothing does."""
 
@@ -49,9 +61,9 @@ def obstacle(
 
     `packages` are installed versions by name.
     """
-    card = cuda.card
-    if card is None:
-        return Obstacle("there is no NVIDIA card here", "")
+    gpu = cuda.gpu
+    if gpu is None:
+        return Obstacle("there is no NVIDIA GPU here", "")
     if "unsloth" not in packages:
         return Obstacle("it is not installed", f"Install it with {INSTALL}.")
     for package, (first, beyond) in SUPPORTED.items():
@@ -65,13 +77,13 @@ def obstacle(
         return Obstacle("the installed torch was built without CUDA", f"Run {INSTALL} in a fresh environment.")
     if cuda.driver is not None and cuda.driver[0] < cuda.build[0]:
         return Obstacle(
-            f"the driver runs CUDA up to {_dotted(cuda.driver)}, and torch was built for {_dotted(cuda.build)}",
+            f"the driver runs CUDA up to {dotted(cuda.driver)}, and torch was built for {dotted(cuda.build)}",
             f"Update the NVIDIA driver, or install a torch for CUDA {cuda.driver[0]}.",
         )
-    if card.capability < CAPABILITY:
+    if gpu.capability is not None and gpu.capability < CAPABILITY:
         return Obstacle(
-            f"{card.name} has compute capability {_dotted(card.capability)}, and training in bfloat16 needs"
-            f" {_dotted(CAPABILITY)} (RTX 30 and newer)",
+            f"{gpu.name} has compute capability {dotted(gpu.capability)}, and training in bfloat16 needs"
+            f" {dotted(CAPABILITY)} (RTX 30 and newer)",
             "",
         )
     if load_in == "fp32":
@@ -91,7 +103,3 @@ def _numbers(version: str) -> tuple[int, ...]:
     while found and found[-1] == 0:
         found.pop()
     return tuple(found)
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"

@@ -1,4 +1,4 @@
-"""QLoRA through Unsloth on an NVIDIA card: its kernels, our training loop.
+"""QLoRA through Unsloth on an NVIDIA GPU: its kernels, our training loop.
 
 Unsloth makes the model; steps, checkpoints, exact continuation, validation and output are those of the `peft` trainer
 (peft_loop), which its own trainers would not give. Unsloth changes transformers and PEFT for the whole process and must
@@ -50,7 +50,7 @@ def start_unsloth(cache: Path) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import unsloth
-    except Exception as error:  # what a missing card, driver or library makes it raise is of any kind
+    except Exception as error:  # what a missing GPU, driver or library makes it raise is of any kind
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MinisheepError(
             f"Unsloth cannot be started, so nothing was trained: {reason}",

@@ -1,0 +1,284 @@
+"""The NVIDIA GPUs (graphics cards) of this machine as their driver tells of them, asked without CUDA or torch.
+
+What is asked here: which GPU a run will use, the most that it held meanwhile, whether a worker that ended gave its
+memory back, and whether llama.cpp can use it at all. No driver and no GPU are no error, and neither is a driver that
+falls silent.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SLACK = 200 * 2**20
+"""Bytes that a desktop takes and gives meanwhile."""
+WAIT_SECONDS = 5.0
+"""The driver cleans up after a process has ended."""
+PEAK_SECONDS = 0.05
+"""How often `Peak` looks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU at one moment; what it does not tell is None. Bytes, percent, degrees Celsius, watts."""
+
+    name: str
+    capability: tuple[int, int] | None
+    """CUDA compute capability."""
+    total: int
+    free: int
+    holders: Mapping[int, int] = field(default_factory=dict)
+    """Bytes by PID of the processes that use it; 0 where the driver does not tell."""
+    busy: int | None = None
+    temperature: int | None = None
+    watts: float | None = None
+    limit: float | None = None
+    """Watts that it may draw."""
+
+    @property
+    def used(self) -> int:
+        return self.total - self.free
+
+
+class Nvml:
+    """NVIDIA's management library, which comes with the driver. A context manager; raises nothing."""
+
+    def __init__(self) -> None:
+        self._nvml: Any = None
+        self._handles: list[Any] = []
+        try:
+            import pynvml
+        except ImportError:  # an installation that is not whole, which `minisheep doctor` must be able to say
+            return
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError:
+            return
+        self._nvml = pynvml
+        found = [self._ask("nvmlDeviceGetHandleByIndex", i) for i in range(self._ask("nvmlDeviceGetCount") or 0)]
+        self._handles = [handle for handle in found if handle is not None]
+
+    def __enter__(self) -> Nvml:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """From now on there are no GPUs."""
+        if self._nvml is not None:
+            self._ask("nvmlShutdown")
+            self._nvml, self._handles = None, []
+
+    def gpus(self) -> list[Gpu]:
+        """Those that tell at least their memory, in the driver's order; CUDA_VISIBLE_DEVICES hides none of them."""
+        return [gpu for handle in self._handles if (gpu := self._gpu(handle)) is not None]
+
+    def used(self) -> list[int]:
+        """Bytes in use on each GPU of `gpus`, and nothing else: quick."""
+        told = [self._ask("nvmlDeviceGetMemoryInfo", handle) for handle in self._handles]
+        return [int(memory.total - memory.free) for memory in told if memory is not None]
+
+    def driver(self) -> str:
+        """The driver's version (``580.95``), empty where none answers."""
+        return str(self._ask("nvmlSystemGetDriverVersion") or "")
+
+    def cuda(self) -> tuple[int, int] | None:
+        """The newest CUDA that the driver runs."""
+        number = self._ask("nvmlSystemGetCudaDriverVersion_v2")
+        return None if number is None else (number // 1000, number % 1000 // 10)
+
+    def _gpu(self, handle: Any) -> Gpu | None:
+        memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
+        if memory is None:
+            return None
+        use = self._ask("nvmlDeviceGetUtilizationRates", handle)
+        milliwatts = self._ask("nvmlDeviceGetPowerUsage", handle)
+        limit = self._ask("nvmlDeviceGetEnforcedPowerLimit", handle)
+        return Gpu(
+            name=str(self._ask("nvmlDeviceGetName", handle) or "NVIDIA GPU"),
+            capability=self._ask("nvmlDeviceGetCudaComputeCapability", handle),
+            total=memory.total,
+            free=memory.free,
+            holders=self._holders(handle),
+            busy=None if use is None else use.gpu,
+            temperature=self._ask("nvmlDeviceGetTemperature", handle, 0),  # NVML_TEMPERATURE_GPU
+            watts=None if milliwatts is None else milliwatts / 1000,
+            limit=None if limit is None else limit / 1000,
+        )
+
+    def _holders(self, handle: Any) -> dict[int, int]:
+        """Graphics as well as compute."""
+        found: dict[int, int] = {}
+        for kind in ("Compute", "Graphics"):
+            # The version is named since without it a driver that is too old raises what is no NVMLError.
+            for process in self._ask(f"nvmlDeviceGet{kind}RunningProcesses_v3", handle) or ():
+                found[process.pid] = process.usedGpuMemory or 0
+        return found
+
+    def _ask(self, function: str, *arguments: Any) -> Any:
+        """The function's answer, None where there is none."""
+        if self._nvml is None:
+            return None
+        try:
+            return getattr(self._nvml, function)(*arguments)
+        except (self._nvml.NVMLError, UnicodeDecodeError):
+            return None
+
+
+def gpus_here() -> list[Gpu]:
+    """All GPUs of this machine now."""
+    with Nvml() as nvml:
+        return nvml.gpus()
+
+
+def find_gpu() -> Gpu | None:
+    """The GPU that CUDA, and so a run, would use first."""
+    return selected(gpus_here())
+
+
+def selected(gpus: Sequence[Gpu]) -> Gpu | None:
+    """The first of `gpus` that CUDA_VISIBLE_DEVICES leaves and CUDA can use."""
+    shown = visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return next((gpu for gpu in shown if gpu.capability is not None), None)
+
+
+def visible(gpus: Sequence[Gpu], wanted: str | None) -> list[Gpu]:
+    """The GPUs that `wanted`, CUDA_VISIBLE_DEVICES, leaves, in its order: as CUDA has it, the first number that is none
+    of them ends the list. A name (UUID) leaves all, since which it means is not known here."""
+    if wanted is None:
+        return list(gpus)
+    found = []
+    for word in wanted.split(","):
+        word = word.strip()
+        if word.startswith(("GPU-", "MIG-")):
+            return list(gpus)
+        if not word.isdecimal() or int(word) >= len(gpus):
+            break
+        found.append(gpus[int(word)])
+    return found
+
+
+def dotted(version: tuple[int, int] | None) -> str:
+    """``8.6``; empty for None."""
+    return "" if version is None else f"{version[0]}.{version[1]}"
+
+
+def in_words(holders: Mapping[int, int], own: frozenset[int] = frozenset()) -> str:
+    """Processes on a GPU other than our `own`, the largest first: ``PID 12 (ollama) 3.1 GB``, or nothing."""
+    others = sorted(((used, pid) for pid, used in holders.items() if pid not in own), reverse=True)
+    return ", ".join(f"PID {pid}{_program(pid)}{f' {used / 1e9:.1f} GB' if used else ''}" for used, pid in others[:5])
+
+
+def _program(pid: int) -> str:
+    """The program of a process as ` (name)`, or nothing: another user's is not told everywhere."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+    return f" ({name})" if name.isprintable() and name else ""
+
+
+class Baseline:
+    """The GPU's use before a worker starts, to tell what is not given back; nothing on a machine without a GPU."""
+
+    def __init__(self, read: Callable[[], Gpu | None] = find_gpu, wait: float = WAIT_SECONDS) -> None:
+        self._read, self._wait = read, wait
+        self._before = read()
+
+    def left_over(self, own: frozenset[int]) -> str:
+        """What should be said after the worker has ended; empty if all is back. `own` are PIDs of our other workers.
+
+        Waits a few seconds where not all is back.
+        """
+        if self._before is None:
+            return ""
+        end = time.monotonic() + self._wait
+        while (after := self._read()) is not None:
+            told = difference(self._before, after, own)
+            if not told or time.monotonic() >= end:
+                return told
+            time.sleep(min(0.2, self._wait))
+        return ""
+
+
+def difference(before: Gpu, after: Gpu, own: frozenset[int]) -> str:
+    """In words how much more of a GPU is in use than before, and by whom; empty where it is little."""
+    more = _used_by_others(after, own) - _used_by_others(before, own)
+    if more <= SLACK:
+        return ""
+    held = in_words(after.holders, own)
+    who = f"It is held by {held}" if held else "The driver does not tell by whom"
+    return (
+        f"After the worker has ended, {more / 1e9:.1f} GB more of {after.name} are in use than before. {who}; what"
+        " comes next has so much less, and may take fewer slots."
+    )
+
+
+def _used_by_others(gpu: Gpu, own: frozenset[int]) -> int:
+    return gpu.used - sum(used for pid, used in gpu.holders.items() if pid in own)
+
+
+class Peak:
+    """The most that a GPU holds while something runs, CUDA's own context included.
+
+    A context manager; `bytes` afterwards is the largest growth of any one GPU, None where no driver tells.
+    """
+
+    def __init__(self, read: Callable[[], list[int]] | None = None) -> None:
+        self._nvml = Nvml()
+        self._read = read or self._nvml.used
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peak VRAM", daemon=True)
+        self._before: list[int] = []
+        self._most: list[int] = []
+
+    def __enter__(self) -> Peak:
+        self._before = self._most = self._read()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._nvml.close()
+
+    @property
+    def bytes(self) -> int | None:
+        grown = [most - before for before, most in zip(self._before, self._most, strict=True)]
+        return max(grown, default=None)
+
+    def _watch(self) -> None:
+        while not self._done.wait(PEAK_SECONDS):
+            now = self._read()
+            # A GPU that falls silent for a moment is left as it was.
+            if len(now) == len(self._most):
+                self._most = [max(pair) for pair in zip(self._most, now, strict=True)]
+
+
+def gpu_without_offload(gpu_layers: int) -> str:
+    """One line for a run that is about to leave this machine's GPU idle; empty where it will not, or is meant to.
+
+    `gpu_layers` is the setting: 0 asks for the processor. Loads llama.cpp, so only workers call it.
+    """
+    if gpu_layers == 0:
+        return ""
+    import llama_cpp
+
+    return told_of(find_gpu(), offload=bool(llama_cpp.llama_supports_gpu_offload()))
+
+
+def told_of(gpu: Gpu | None, *, offload: bool) -> str:
+    """The line itself. Pure."""
+    if offload or gpu is None:
+        return ""
+    return (
+        f"{gpu.name} is here, but this llama.cpp was built for processors only, so writing and judging will leave the"
+        " GPU idle and take many times as long. `minisheep doctor` has the command that builds it for the GPU;"
+        " --gpu-layers 0 says that you mean it."
+    )
