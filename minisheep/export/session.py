@@ -17,8 +17,7 @@ from minisheep.events import Emit, Note
 from minisheep.export import cards, choose
 from minisheep.export.choose import MARK, Choice
 from minisheep.export.spec import MAKE, WEIGHTS, Spec
-from minisheep.harness.session import stoppable
-from minisheep.machine.worker import WorkerProcess
+from minisheep.machine.worker import WorkerProcess, stoppable
 from minisheep.store import Lock, disk_errors, fsync_folder, read_json, write_json
 from minisheep.trainers.folders import remove_orphans, sync_tree
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minisheep.errors import Stopped
 from minisheep.events import Emit, Event, TaskMeasured
 from minisheep.harness.spec import Spec
-from minisheep.machine.worker import WorkerProcess
+from minisheep.machine.worker import WorkerProcess, stoppable
 from minisheep.store import Lock, disk_errors, read_json
 
 WORKER = "minisheep.harness.desk:do"
@@ -48,26 +44,6 @@ def _work(spec: Spec, out: Path, lock: Lock, emit: Emit, tick: Callable[[], None
     told = "Stopped. What was measured before is stored.", "Give the same command to go on."
     with WorkerProcess(WORKER, out / "worker.log", lock.handle) as worker, stoppable(*told):
         worker.do(spec.to_job(), f"Round {spec.rounds[0]}, eval", emit, tick)
-
-
-@contextlib.contextmanager
-def stoppable(message: str, fix: str = "") -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the work at once, with `errors.Stopped`; for work that leaves nothing half done."""
-
-    def stop(number: int, _frame: object) -> None:
-        stopped = Stopped(message, fix)
-        stopped.exit_code = 128 + number
-        raise stopped
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _paired(spec: Spec, files: dict[tuple[str, int], TaskMeasured]) -> list[dict[str, Any]]:

@@ -25,11 +25,11 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from minisheep.errors import DiskError, MinisheepError, TimeUpError, WorkerError, by_name
+from minisheep.errors import DiskError, MinisheepError, Stopped, TimeUpError, WorkerError, by_name
 from minisheep.events import Emit, Event, Failed, JobDone, from_dict, to_dict
 
 TICK_SECONDS = 0.5
@@ -170,6 +170,26 @@ class WorkerProcess:
             return told
         self._log.seek(0)
         return f"{told}: {last_line(self._log.read())}"
+
+
+@contextlib.contextmanager
+def stoppable(message: str, fix: str = "") -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the work at once, with `errors.Stopped`; for work that leaves nothing half done."""
+
+    def stop(number: int, _frame: object) -> None:
+        stopped = Stopped(message, fix)
+        stopped.exit_code = 128 + number
+        raise stopped
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def last_line(said: bytes) -> str:
