@@ -36,12 +36,11 @@ class Desk:
 
     def do(self, job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
         """``{"run": folder, "round": number, "phase": name}``. Raises what the phase raises."""
-        from minisheep.workspace import Workspace
-
         run = Path(job["run"])
         if job["phase"] == WARM_UP:
-            warm_up(run)
-            return
+            return warm_up(run)
+        from minisheep.workspace import Workspace
+
         if self._work is None or self._work.folder.path != run:
             self.close()
             self._work = Workspace(run)

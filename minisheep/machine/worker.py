@@ -172,6 +172,26 @@ class WorkerProcess:
         return f"{told}: {last_line(self._log.read())}"
 
 
+@contextlib.contextmanager
+def stoppable(message: str, fix: str = "") -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the work at once, with `errors.Stopped`; for work that leaves nothing half done."""
+
+    def stop(number: int, _frame: object) -> None:
+        stopped = Stopped(message, fix)
+        stopped.exit_code = 128 + number
+        raise stopped
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def last_line(said: bytes) -> str:
     """What a process said last, for the message that tells of its end."""
     lines = said.decode("utf-8", "replace").strip().splitlines()
