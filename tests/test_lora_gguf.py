@@ -112,9 +112,9 @@ def test_a_language_model_inside_one_that_sees_images_is_found(prefix: str) -> N
 
 def test_only_q_and_k_of_llama_are_permuted() -> None:
     plain, permuted = map_layers(adapter(), base("qwen2")), map_layers(adapter(), base("llama"))
-    moved = {name for name in plain if not np.array_equal(plain[name].b, permuted[name].b)}
+    moved = {name for name in plain if not np.array_equal(plain[name][1], permuted[name][1])}
     assert moved == {f"blk.{i}.attn_{part}" for i in range(2) for part in "qk"}
-    assert all(np.array_equal(plain[name].a, permuted[name].a) for name in plain)
+    assert all(np.array_equal(plain[name][0], permuted[name][0]) for name in plain)
 
 
 def test_permute_interleaves_the_halves_of_each_head() -> None:

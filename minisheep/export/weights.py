@@ -6,7 +6,6 @@ and rounded to the format it had. One tensor is held at a time.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from numpy.typing import NDArray
 from minisheep.convert.tensors import plain_name
 from minisheep.errors import ModelFileError, UnsupportedModelError
 from minisheep.formats.safetensors_file import KINDS, Stored, as_float32, from_float32, tensors_of
-from minisheep.trainers.lora_gguf import check_config, effective_alpha, read_config, read_tensors
+from minisheep.trainers.lora_gguf import check_config, effective_alpha, pairs_of, read_config, read_tensors
 
-_HALF = re.compile(r"base_model\.model\.(?P<name>.+)\.lora_(?P<half>[AB])(?:\.default)?\.weight")
 _FIX = "Use --to gguf or --to adapter."
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -54,16 +52,8 @@ def read_pairs(adapter: Path) -> tuple[dict[str, Pair], float]:
     """A [r, in] and B [out, r] by the weight's plain name, and the scale. Raises as `merge` does."""
     config = read_config(adapter)
     check_config(config)
-    halves: dict[str, dict[str, NDArray[np.float32]]] = {}
-    for key, tensor in read_tensors(adapter).items():
-        match = _HALF.fullmatch(key)
-        if match is None:
-            raise UnsupportedModelError(f"The adapter holds {key!r}, which cannot be merged.", _FIX)
-        halves.setdefault(plain_name(f"{match['name']}.weight"), {})[match["half"]] = tensor
-    for name, found in halves.items():
-        if set(found) != {"A", "B"}:
-            raise ModelFileError(f"{adapter} has only one of the two matrices of {name!r}.", "Train the round again.")
-    return {name: (found["A"], found["B"]) for name, found in halves.items()}, effective_alpha(config) / config["r"]
+    pairs = {f"model.{module}.weight": pair for module, pair in pairs_of(read_tensors(adapter)).items()}
+    return pairs, effective_alpha(config) / config["r"]
 
 
 def added(tensor: Stored, data: bytes, pair: Pair, scale: float) -> bytes:

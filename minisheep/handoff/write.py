@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +9,7 @@ from minisheep.errors import UsageError
 from minisheep.handoff import axolotl, llamafactory
 from minisheep.handoff.job import Job
 from minisheep.handoff.readme import readme
-from minisheep.machine.files import disk_errors, fsync_folder, write_atomic
+from minisheep.machine.files import publish, write_atomic
 
 TITLES = {"axolotl": "Axolotl", "llamafactory": "LLaMA-Factory"}
 WRITERS: dict[str, ModuleType] = {"axolotl": axolotl, "llamafactory": llamafactory}
@@ -28,12 +27,7 @@ def write(job: Job, target: str, gpus: int, folder: Path) -> str:
     writer = WRITERS[target]
     found: dict[str, str] = writer.files(job, gpus, PROJECTIONS)
     command: str = writer.COMMAND
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    with disk_errors(folder):
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+    with publish(folder) as unfinished:
         for name, text in {**found, "README.txt": readme(job, TITLES[target], command, gpus)}.items():
             write_atomic(unfinished / name, text.encode("utf-8", "surrogatepass"))
-        unfinished.rename(folder)
-        fsync_folder(folder.parent)
     return command

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Matrix = NDArray[np.float32]
+    Pair = tuple[Matrix, Matrix]
+
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
 """GGUF architectures whose tensor layout this converter knows (Mistral and SmolLM2 are `llama`, Qwen1.5 is `qwen2`)."""
 
@@ -39,7 +42,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 # The second form is a language model inside one that also sees images (Gemma 3 from 4B on).
 _KEY = re.compile(
     r"base_model\.model\.(?:model\.language_model|language_model\.model|model)\."
-    r"(layers\.\d+\.(?:self_attn|mlp)\.([a-z]+_proj))\.lora_([AB])(?:\.default)?\.weight"
+    r"(layers\.\d+\.(?:self_attn|mlp)\.[a-z]+_proj)\.lora_([AB])(?:\.default)?\.weight"
 )
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal", "eva")
 _HINT = "Train a plain LoRA on the linear layers only."
@@ -55,17 +58,6 @@ class BaseFacts:
     kv_heads: int
     shapes: Mapping[str, tuple[int, ...]]
     """(out, in) of each tensor by its GGUF name, as numpy and torch count."""
-    key_length: int | None = None
-    """Width of an attention head where the GGUF states it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """One adapted linear layer: its two matrices under the name that the base GGUF gives it."""
-
-    projection: str
-    a: NDArray[np.float32]
-    b: NDArray[np.float32]
 
 
 def check_architecture(architecture: str) -> None:
@@ -91,7 +83,7 @@ def convert_adapter(peft_dir: Path, base_gguf: Path, output: Path) -> None:
     check_config(config)
     base = read_base(base_gguf)
     layers = map_layers(read_tensors(peft_dir), base)
-    ranks = {layer.a.shape[0] for layer in layers.values()}
+    ranks = {a.shape[0] for a, _ in layers.values()}
     if ranks != {config["r"]}:
         raise UnsupportedModelError(
             f"The adapter's matrices have rank {', '.join(map(str, sorted(ranks)))}, not {config['r']}.",
@@ -145,35 +137,45 @@ def check_config(config: Mapping[str, Any]) -> None:
             )
 
 
-def map_layers(tensors: Mapping[str, NDArray[np.float32]], base: BaseFacts) -> dict[str, _Layer]:
-    """The adapter's layers by GGUF name, B permuted where the architecture wants it.
+def pairs_of(tensors: Mapping[str, Matrix]) -> dict[str, Pair]:
+    """A [r, in] and B [out, r] of each layer of a PEFT state dictionary, by names such as ``layers.0.mlp.up_proj``.
 
-    `tensors` is a PEFT state dictionary: A [r, in] and B [out, r] of each layer. Raises
-    `errors.UnsupportedModelError` for unknown modules, missing halves and shapes that the base does not have.
+    Raises `errors.UnsupportedModelError` for anything else in it, and where one of the two is missing.
+    """
+    halves: dict[str, dict[str, Matrix]] = {}
+    for key, tensor in tensors.items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise UnsupportedModelError(f"The adapter changes {key!r}, which is no linear layer of a block.", _HINT)
+        halves.setdefault(match[1], {})[match[2]] = tensor
+    for module, found in halves.items():
+        if set(found) != {"A", "B"}:
+            raise UnsupportedModelError(f"The adapter has only one of the two matrices of {module!r}.", _HINT)
+    return {module: (found["A"], found["B"]) for module, found in halves.items()}
+
+
+def map_layers(tensors: Mapping[str, Matrix], base: BaseFacts) -> dict[str, Pair]:
+    """The adapter's A and B by the layer's GGUF name, B permuted where the architecture wants it.
+
+    Raises `errors.UnsupportedModelError` as `pairs_of` does, and for layers and shapes that the base does not have.
     """
     import gguf
 
     check_architecture(base.architecture)
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == base.architecture)
     names = gguf.get_tensor_name_map(architecture, base.layers)
-    halves: dict[str, dict[str, NDArray[np.float32]]] = {}
-    projections: dict[str, str] = {}
-    for key, tensor in tensors.items():
-        match = _KEY.fullmatch(key)
-        name = names.get_name(f"model.{match[1]}") if match else None
-        if match is None or name is None or f"{name}.weight" not in base.shapes:
-            raise UnsupportedModelError(f"The adapter changes {key!r}, which the base GGUF does not have.", _HINT)
-        halves.setdefault(name, {})[match[3]] = tensor
-        projections[name] = match[2]
     layers = {}
-    for name, parts in halves.items():
-        layers[name] = _layer(name, projections[name], parts, base)
+    for module, pair in pairs_of(tensors).items():
+        name = names.get_name(f"model.{module}")
+        if name is None or f"{name}.weight" not in base.shapes:
+            raise UnsupportedModelError(f"The adapter changes {module!r}, which the base GGUF does not have.", _HINT)
+        layers[name] = _fitted(name, module.rpartition(".")[2], pair, base)
     if not layers:
         raise UnsupportedModelError("The adapter holds no LoRA matrices.", _HINT)
     return layers
 
 
-def permute(b: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+def permute(b: Matrix, heads: int) -> Matrix:
     """Rows of B [out, r] in the order of llama.cpp's rotary embedding for the `llama` architecture.
 
     Each head's rows go from halves (rotate_half) to pairs: the same as `permute` in llama.cpp's conversion of
@@ -183,10 +185,8 @@ def permute(b: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     return b.reshape(heads, 2, rows // heads // 2, rank).swapaxes(1, 2).reshape(rows, rank)
 
 
-def _layer(name: str, projection: str, parts: Mapping[str, NDArray[np.float32]], base: BaseFacts) -> _Layer:
-    if set(parts) != {"A", "B"}:
-        raise UnsupportedModelError(f"The adapter has only one of the two matrices of {name!r}.", _HINT)
-    a, b = parts["A"], parts["B"]
+def _fitted(name: str, projection: str, pair: Pair, base: BaseFacts) -> Pair:
+    a, b = pair
     shape = base.shapes[f"{name}.weight"]
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != shape:
         raise UnsupportedModelError(
@@ -195,9 +195,7 @@ def _layer(name: str, projection: str, parts: Mapping[str, NDArray[np.float32]],
             "Give training weights and a GGUF of the same model.",
         )
     heads = {"q_proj": base.heads, "k_proj": base.kv_heads}.get(projection)
-    if base.architecture == "llama" and heads:
-        b = permute(b, heads)
-    return _Layer(projection, a, b)
+    return a, permute(b, heads) if base.architecture == "llama" and heads else b
 
 
 def read_base(path: Path) -> BaseFacts:
@@ -207,14 +205,12 @@ def read_base(path: Path) -> BaseFacts:
     """
     header = read_header(path)
     check_architecture(header.architecture)
-    key_length = header.metadata.get(f"{header.architecture}.attention.key_length")
     return BaseFacts(
         architecture=header.architecture,
         layers=layer_count(header),
         heads=head_count(header),
         kv_heads=kv_head_count(header),
         shapes={tensor.name: tensor.shape[::-1] for tensor in header.tensors},
-        key_length=key_length if isinstance(key_length, int) else None,
     )
 
 
@@ -231,7 +227,7 @@ def read_config(peft_dir: Path) -> dict[str, Any]:
     return config
 
 
-def read_tensors(peft_dir: Path) -> dict[str, NDArray[np.float32]]:
+def read_tensors(peft_dir: Path) -> dict[str, Matrix]:
     """A [r, in] and B [out, r] of each layer by PEFT's names, as float32. Raises `errors.ModelFileError`."""
     import numpy as np
     from safetensors import SafetensorError
@@ -245,7 +241,7 @@ def read_tensors(peft_dir: Path) -> dict[str, NDArray[np.float32]]:
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
 
-def _write(output: Path, base: BaseFacts, alpha: float, layers: Mapping[str, _Layer]) -> None:
+def _write(output: Path, base: BaseFacts, alpha: float, layers: Mapping[str, Pair]) -> None:
     import gguf
     import numpy as np
 
@@ -254,9 +250,9 @@ def _write(output: Path, base: BaseFacts, alpha: float, layers: Mapping[str, _La
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
-        for name in sorted(layers):
-            writer.add_tensor(f"{name}.weight.lora_a", np.ascontiguousarray(layers[name].a))
-            writer.add_tensor(f"{name}.weight.lora_b", np.ascontiguousarray(layers[name].b))
+        for name, (a, b) in sorted(layers.items()):
+            writer.add_tensor(f"{name}.weight.lora_a", np.ascontiguousarray(a))
+            writer.add_tensor(f"{name}.weight.lora_b", np.ascontiguousarray(b))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
