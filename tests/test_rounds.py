@@ -129,18 +129,21 @@ def test_where_the_base_is_best_every_verb_says_so(filtered: Run, monkeypatch: p
         assert refused.value.message == why and "--round N" in refused.value.fix
 
 
-@pytest.mark.parametrize("asked", ["3", "x", "", "-1", "²", "base"])
+@pytest.mark.parametrize("asked", ["3", "x", "", "-1", "²", "base", "1" * 5000])
 def test_a_round_that_is_not_there_is_refused_with_those_there_are(filtered: Run, asked: str) -> None:
     with pytest.raises(UsageError, match="has trained round 1, 2") as refused:
         resolve_round(filtered, asked, [1, 2])
     assert "best or last" in refused.value.fix
 
 
-def test_without_a_round_every_one_is_refused_but_the_base(filtered: Run) -> None:
+def test_without_a_round_every_one_is_refused_but_the_base(filtered: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_round(filtered, "base", [], tell=print) == 0
     for asked in ("best", "last", "1"):
         with pytest.raises(UsageError, match="trained no round yet"):
             resolve_round(filtered, asked, [], tell=print)
+    monkeypatch.setattr(Run, "best", 0)
+    with pytest.raises(UsageError, match="trained no round yet"):
+        resolve_round(filtered, "best", [])
 
 
 def test_the_report_is_found_by_its_name(finished: Run, tmp_path: Path) -> None:

@@ -381,11 +381,12 @@ def resolve_round(
     """
     words = "best, last or base" if tell else "best or last"
     listed = ", ".join(map(str, there))
-    number = int(asked) if asked.isascii() and asked.isdigit() else 0 if asked == "base" else None
+    digits = asked.isascii() and asked.isdigit() and len(asked) < 10
+    number = int(asked) if digits else 0 if asked == "base" else None
     named = f"{flag} {asked[:40]}".strip()
     if asked == "best" and run.best is not None:
         number, named = run.best, f"{named} (round {run.best})"
-        if number == 0:
+        if number == 0 and (there or tell):
             why = f"No round of {run.path} was better than its base beyond chance, so its best model is the base."
             if tell is None:
                 raise UsageError(why, f"Give {flag} N to take a round all the same: it has {state} round {listed}.")
