@@ -23,7 +23,7 @@ from minisheep.rules.prompts import user_text
 from minisheep.stages.alarms import alarms, rambling
 from minisheep.stages.asked import Asked, Pair
 from minisheep.stages.exam import Exam, exam_error, examine, failed_warning
-from minisheep.stages.filter import by_rules, keep_examples
+from minisheep.stages.filter import by_rules, keep_examples, told_rules
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import judge as judge_pairs
 from minisheep.stages.judge_health import findings, judge_health
@@ -300,13 +300,9 @@ def _rounded(number: float) -> float:
 
 
 def _tell_shortfall(harvest: Harvest, report: Report) -> None:
-    rules: dict[str, int] = {}
-    for rejection in harvest.rejected:
-        rules[rejection.rule] = rules.get(rejection.rule, 0) + 1
-    told = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items(), key=lambda item: -item[1])[:5])
     message = (
         f"{harvest.drafts} drafts held only {len(harvest.kept)} of {harvest.settings.per_round} new instructions"
-        f" (dropped: {told or 'none'})."
+        f" (dropped: {told_rules(harvest.rejected, 5) or 'none'})."
     )
     if not harvest.kept:
         raise StarvedError(message, "Start a new run with a higher --generate-temperature or another --model.")

@@ -37,11 +37,11 @@ class Newest:
 
     def count(self, verdicts: Iterable[Verdict]) -> None:
         """Add the scores of `verdicts`, all of one judge, to the histogram."""
-        for verdict in verdicts:
-            if verdict.score is not None:
-                self.edges = self.edges or list(score_edges(verdict.judge))
-                one = np.histogram([verdict.score], self.edges)[0].tolist()
-                self.counts = [a + b for a, b in zip(self.counts, one, strict=True)] if self.counts else one
+        scored = [(verdict.judge, verdict.score) for verdict in verdicts if verdict.score is not None]
+        if scored:
+            self.edges = self.edges or list(score_edges(scored[0][0]))
+            found = np.histogram([score for _, score in scored], self.edges)[0].tolist()
+            self.counts = [a + b for a, b in zip(self.counts, found, strict=True)] if self.counts else found
 
 
 class Report:

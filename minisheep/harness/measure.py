@@ -19,6 +19,7 @@ from minisheep.harness import scores, stored
 from minisheep.harness.asking import Asker, Stats
 from minisheep.harness.spec import Spec
 from minisheep.harness.subject import Subject
+from minisheep.rules.statistics import six_decimals
 
 PACKAGES = ("minisheep", "lm_eval", "datasets", "llama-cpp-python", "langdetect", "nltk")
 SEEDS = (0, 1234)
@@ -148,4 +149,4 @@ def _answers(stats: Stats) -> dict[str, float | None]:
 
 def round_to(number: float) -> float | None:
     """As it is stored; None for what is no number, such as the mean of nothing."""
-    return round(float(number), 6) if math.isfinite(number) else None
+    return six_decimals(float(number)) if math.isfinite(number) else None

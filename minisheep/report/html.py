@@ -29,8 +29,7 @@ def page(document: Document, drawings: Mapping[str, str]) -> str:
         keep_trailing_newline=True,
     )
     environment.tests["bars"] = lambda block: isinstance(block, Bars)
-    template = environment.get_template("report.html.jinja")
-    return template.render(
+    return environment.get_template("report.html.jinja").render(
         document=document,
         drawings=drawings,
         kind=lambda value: type(value).__name__,

@@ -14,6 +14,7 @@ from typing import Any
 from minisheep.records import derive_seed
 from minisheep.report.blocks import Block, Charts, Paragraph, Scatter, Section, Table
 from minisheep.report.gather import Gathered
+from minisheep.report.spread import first_and_newest
 from minisheep.rules.diversity import words
 from minisheep.rules.prompts import user_text
 
@@ -23,7 +24,6 @@ FEWEST = 8
 """Texts below which a plane means nothing."""
 DIMENSIONS = 32
 """Of the space of words before its first two principal components are taken; as in `rules.topics`."""
-MOST_ROUNDS = 4
 SEEDS = "seed tasks"
 
 
@@ -131,7 +131,7 @@ def _by_vectors(run: Gathered) -> list[Cloud]:
 
     clouds = []
     width = 0
-    for r in _chosen([r.number for r in run.rounds if r.verdicts]):
+    for r in first_and_newest([r.number for r in run.rounds if r.verdicts]):
         found = {v.response_id: v.raw["vector"] for v in _round(run, r).verdicts if _is_vector(v.raw.get("vector"))}
         width = width or len(next(iter(found.values()), ()))
         same = {id_: vector for id_, vector in found.items() if len(vector) == width}
@@ -153,7 +153,7 @@ def _by_words(run: Gathered) -> list[Cloud]:
     seeds = {seed.id: user_text(seed.instruction, seed.input) for seed in run.seeds}
     if len(seeds) >= FEWEST:
         texts[SEEDS] = [seeds[id_] for id_ in _drawn(seeds, 0)]
-    for r in _chosen([r.number for r in run.rounds if r.instructions]):
+    for r in first_and_newest([r.number for r in run.rounds if r.instructions]):
         found = {i.id: user_text(i.instruction, i.input) for i in _round(run, r).instructions}
         if len(found) >= FEWEST:
             texts[f"round {r}"] = [found[id_] for id_ in _drawn(found, r)]
@@ -181,11 +181,6 @@ def _by_words(run: Gathered) -> list[Cloud]:
 def _drawn(items: Mapping[str, object], round: int) -> list[str]:
     """At most `MOST` names, by chance that follows from them."""
     return sorted(items, key=lambda id_: derive_seed("report", "map", round, id_))[:MOST]
-
-
-def _chosen(numbers: Sequence[int]) -> list[int]:
-    """The first round and the newest ones: more colours cannot be told apart."""
-    return list(numbers) if len(numbers) <= MOST_ROUNDS else [numbers[0], *numbers[1 - MOST_ROUNDS :]]
 
 
 def _round(run: Gathered, number: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ MOST_ROUNDS = 4
 BINS = 20
 SHARES = (0.1, 0.5, 0.9)
 
+T = TypeVar("T")
 Values = Mapping[str, Sequence[float]]
 """By the name of a round."""
 
@@ -66,6 +68,11 @@ def length_edges(values: Sequence[float], bins: int = BINS) -> tuple[float, ...]
     return tuple(float(step * place) for place in range(bins + 1))
 
 
+def first_and_newest(rounds: Sequence[T]) -> list[T]:
+    """The first round and the newest ones, which one picture shows: more colours cannot be told apart."""
+    return list(rounds) if len(rounds) <= MOST_ROUNDS else [rounds[0], *rounds[1 - MOST_ROUNDS :]]
+
+
 def _scores(run: Gathered) -> dict[str, dict[str, list[float]]]:
     """By judge, whose scales differ; ``auto`` may choose another one in each round."""
     found: dict[str, dict[str, list[float]]] = {}
@@ -94,8 +101,7 @@ def _others(run: Gathered) -> Iterator[tuple[str, str, str, Values]]:
 
 
 def _histogram(name: str, title: str, axis: str, edges: Sequence[float], values: Values) -> Histogram:
-    names = list(values)
-    shown = names if len(names) <= MOST_ROUNDS else [names[0], *names[1 - MOST_ROUNDS :]]
+    shown = first_and_newest(list(values))
     open_ended = axis == "words"
     return Histogram(
         name,

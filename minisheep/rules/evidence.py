@@ -7,10 +7,10 @@ they do.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from statistics import fmean
 
 from minisheep.rules.prompts import user_text
 from minisheep.rules.responses import repeated_share
@@ -86,12 +86,12 @@ def evidence(instruction: str, input: str, answer: str, found: Likelihoods) -> d
 def later(logprobs: Sequence[float]) -> float:
     """Mean of the second half of some log-probabilities less that of the first; 0 for a single one."""
     half = len(logprobs) // 2
-    return _mean(logprobs[half:]) - _mean(logprobs[:half]) if half else 0.0
+    return fmean(logprobs[half:]) - fmean(logprobs[:half]) if half else 0.0
 
 
 def weakest(logprobs: Sequence[float]) -> float:
     """Mean of the lowest `LOWEST_SHARE` of some log-probabilities."""
-    return _mean(sorted(logprobs)[: max(1, int(len(logprobs) * LOWEST_SHARE))])
+    return fmean(sorted(logprobs)[: max(1, int(len(logprobs) * LOWEST_SHARE))])
 
 
 def shared_share(words: Sequence[str], asked: Sequence[str]) -> float:
@@ -106,8 +106,4 @@ def longest_run(words: Sequence[str], asked: Sequence[str]) -> int:
 
 
 def _gain(given: Sequence[float], alone: Sequence[float]) -> float | None:
-    return _mean(given) - _mean(alone) if given and alone else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return fmean(given) - fmean(alone) if given and alone else None

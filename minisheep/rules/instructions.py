@@ -99,11 +99,8 @@ INSTRUCTION_RULES: tuple[tuple[str, InstructionRule, str], ...] = (
 
 def instruction_fault(instruction: str, input: str) -> tuple[str, str] | None:
     """The first rule that the instruction breaks and what was found, or None where it passes. Never raises."""
-    for name, rule, _ in INSTRUCTION_RULES:
-        detail = rule(instruction, input)
-        if detail is not None:
-            return name, detail
-    return None
+    faults = ((name, rule(instruction, input)) for name, rule, _ in INSTRUCTION_RULES)
+    return next(((name, detail) for name, detail in faults if detail is not None), None)
 
 
 def _found(pattern: re.Pattern[str], *texts: str) -> str | None:

@@ -173,11 +173,8 @@ def response_fault(
     language: ``en`` drops Chinese characters; any other code lets them pass.
     """
     pair = Pair(instruction, input, output, finish, language)
-    for name, rule, _ in RESPONSE_RULES:
-        detail = rule(pair)
-        if detail is not None:
-            return name, detail
-    return None
+    faults = ((name, rule(pair)) for name, rule, _ in RESPONSE_RULES)
+    return next(((name, detail) for name, detail in faults if detail is not None), None)
 
 
 def repeated_share(words: Sequence[str], n: int) -> float:

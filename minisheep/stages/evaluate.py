@@ -7,6 +7,7 @@ prompt's. Differences are paired by task; their standard error is that of the me
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -114,11 +115,8 @@ def data_metrics(
     rejected: Iterable[Rejection],
 ) -> dict[str, Any]:
     """The funnel of a round's data: how much was made, what each rule dropped, how the judge graded."""
-    rules: dict[str, int] = {}
-    for rejection in rejected:
-        key = f"{rejection.stage}.{rejection.rule}"
-        rules[key] = rules.get(key, 0) + 1
-    similar = rules.get("generate.too_similar", 0)
+    rules = Counter(f"{rejection.stage}.{rejection.rule}" for rejection in rejected)
+    similar = rules["generate.too_similar"]
     scores = [v.score for v in verdicts if v.score is not None]
     metrics: dict[str, Any] = {
         "drafts": len(drafts),

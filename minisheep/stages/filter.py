@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -145,12 +146,10 @@ def starved_message(keep: Keep, scores: Sequence[float], rejected: Sequence[Reje
     )
 
 
-def told_rules(rejected: Sequence[Rejection]) -> str:
-    """How many each rule dropped, the most first."""
-    rules: dict[str, int] = {}
-    for rejection in rejected:
-        rules[rejection.rule] = rules.get(rejection.rule, 0) + 1
-    return ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items(), key=lambda item: -item[1]))
+def told_rules(rejected: Sequence[Rejection], most: int | None = None) -> str:
+    """How many each rule dropped, the most first; at most so many rules."""
+    rules = Counter(rejection.rule for rejection in rejected)
+    return ", ".join(f"{rule} {count}" for rule, count in rules.most_common(most))
 
 
 def _starved_fix(keep: Keep, scored: Sequence[object]) -> str:
