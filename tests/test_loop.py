@@ -185,17 +185,18 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("phase", ["generate", "respond", "judge", "filter", "train", "evaluate"])
+@pytest.mark.parametrize("phase", ["exam", "generate", "respond", "judge", "filter", "train", "evaluate"])
 def test_a_worker_that_aborts_ends_as_one_line_and_the_run_goes_on(phase: str, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    command = ("align", "--run", str(path), "--preset", "demo", "--plain", *flags(rounds=1))
+    more = {"judge": "auto", "exam_tasks": 12, "exam_auc": 0.5, "exam_kind": 0} if phase == "exam" else {}
+    command = ("align", "--run", str(path), "--preset", "demo", "--plain", *flags(rounds=1, **more))
     count = "1" if phase == "filter" else "2"
     died = minisheep(*command, fault=f"abort:{phase}:{count}")
     assert died.returncode == 3
     assert "SIGABRT" in died.stderr and phase in died.stderr
     assert len(died.stderr.strip().splitlines()) == 1
     assert minisheep(*command).returncode == 0
-    tiny_run(tmp_path / "undisturbed", rounds=1)
+    tiny_run(tmp_path / "undisturbed", rounds=1, **more)
     assert outcome(path) == outcome(tmp_path / "undisturbed")
 
 

@@ -89,6 +89,7 @@ def test_an_attention_function_is_handed_what_ours_takes(architecture: str) -> N
         assert given.get("dropout", 0.0) == 0.0
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
 def test_peft_keeps_the_parts_of_an_adapted_layer_where_they_are_read() -> None:
     from peft import LoraConfig, get_peft_model
 
