@@ -95,7 +95,7 @@ def test_a_rare_kind_counts_as_much_as_a_frequent_one() -> None:
 
 def test_a_blend_is_fitted_on_both_sides_only() -> None:
     for right, spoiled in (([], {"one": [{"a": 1.0}]}), ([{"a": 1.0}], {"one": []}), ([{"a": 1.0}], {})):
-        with pytest.raises(ValueError, match="right and on spoiled"):
+        with pytest.raises(ValueError):
             fit(right, spoiled)
 
 

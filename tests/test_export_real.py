@@ -169,7 +169,7 @@ def test_an_adapter_gguf_that_is_not_the_adapter_fails_the_export(run: Path, tmp
     other = copied(run, tmp_path / "run")
     random_adapter(tmp_path / "other", real_models.smollm2(), 0.3)
     shutil.copy(tmp_path / "other" / "adapter.gguf", other / "round-1" / "adapter.gguf")
-    with pytest.raises(ExportError, match="less likely"):
+    with pytest.raises(ExportError):
         export(other, tmp_path / "out", "adapter")
 
 

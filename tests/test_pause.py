@@ -39,7 +39,7 @@ def test_a_step_waits_until_the_pause_is_lifted_and_says_so_twice() -> None:
 
 def test_a_stop_ends_a_pause_too() -> None:
     report = Report(1, "judge", lambda event: None, lambda: True, lambda: True)
-    with pytest.raises(Stopped, match="after 2 of 5"):
+    with pytest.raises(Stopped, match="2 of 5"):
         report.step(2, 5)
 
 

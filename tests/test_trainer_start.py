@@ -133,9 +133,9 @@ def test_a_training_from_the_base_is_identified_as_before_there_were_starts(tmp_
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"lora_rank": 4}, "rank 8 and alpha 16, but this training rank 4 and alpha 16"),
-        ({"lora_alpha": 8.0}, "but this training rank 8 and alpha 8"),
-        ({"rslora": True}, "but this training rank 8 and rank-stabilised alpha 16"),
+        ({"lora_rank": 4}, "rank 8 .*rank 4"),
+        ({"lora_alpha": 8.0}, "alpha 16.*alpha 8"),
+        ({"rslora": True}, "rank-stabilised"),
     ],
 )
 def test_a_start_of_another_rank_or_scale_is_refused_in_one_line(
@@ -171,10 +171,10 @@ def spoilt(first: Path, folder: Path, change: str) -> Path:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("shape", r"lora_A.weight is \[4, 128\], not \[8, 128\]"),
-        ("extra", "more is not in the model"),
+        ("shape", r"lora_A.weight.*\[4, 128\].*\[8, 128\]"),
+        ("extra", r"lora_A\.weight\.more"),
         ("missing", "is missing"),
-        ("nan", "holds infinity or NaN"),
+        ("nan", "NaN"),
     ],
 )
 def test_a_start_that_is_not_of_this_model_is_refused_by_name(

@@ -108,6 +108,6 @@ def test_an_unsloth_that_cannot_start_is_one_line(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "unsloth", None)
-    with pytest.raises(MinisheepError, match="cannot be started") as error:
+    with pytest.raises(MinisheepError) as error:
         unsloth_trainer.start_unsloth(tmp_path)
     assert "--trainer peft" in error.value.fix and "\n" not in str(error.value)

@@ -251,7 +251,7 @@ def test_an_event_survives_its_line(kind: type[Any]) -> None:
 
 @pytest.mark.parametrize("data", [{}, {"event": "Nothing"}, {"event": "Note"}, {"event": "Note", "txt": "x"}])
 def test_what_is_no_event_is_refused(data: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="not an event"):
+    with pytest.raises(ValueError):
         events.from_dict(data)
 
 

