@@ -262,25 +262,5 @@ def outcome(do: Do, job: dict[str, Any], emit: Emit, should_stop: Callable[[], b
         return Failed(WorkerError.__name__, f"{job['phase']} failed: {type(error).__name__}: {error}.")
 
 
-@contextlib.contextmanager
-def stoppable(message: str, fix: str = "") -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the work at once, with `errors.Stopped`; for work that leaves nothing half done."""
-
-    def stop(number: int, _frame: object) -> None:
-        stopped = Stopped(message, fix)
-        stopped.exit_code = 128 + number
-        raise stopped
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 if __name__ == "__main__":
     main(sys.argv[1])
