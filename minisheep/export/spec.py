@@ -68,7 +68,7 @@ class Spec:
         return Path(self.work) / "report.json"
 
     def to_job(self, phase: str) -> dict[str, Any]:
-        """The job of `worker.main`."""
+        """The job of `desk.do`."""
         return {"phase": phase, **dataclasses.asdict(self)}
 
     @classmethod

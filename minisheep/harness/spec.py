@@ -43,7 +43,7 @@ class Spec:
     threads: int = 0
 
     def to_job(self) -> dict[str, Any]:
-        """The job of `worker.main`."""
+        """The job of `desk.do`."""
         return {"phase": "eval", **dataclasses.asdict(self)}
 
     @classmethod
