@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 from minisheep.errors import UsageError
 from minisheep.handoff import axolotl, llamafactory
@@ -12,7 +11,8 @@ from minisheep.handoff.readme import readme
 from minisheep.machine.files import publish, write_atomic
 
 TITLES = {"axolotl": "Axolotl", "llamafactory": "LLaMA-Factory"}
-WRITERS: dict[str, ModuleType] = {"axolotl": axolotl, "llamafactory": llamafactory}
+WRITERS = {"axolotl": (axolotl.files, axolotl.COMMAND), "llamafactory": (llamafactory.files, llamafactory.COMMAND)}
+"""What writes the files of a target, and the command that trains on them."""
 
 
 def write(job: Job, target: str, gpus: int, folder: Path) -> str:
@@ -24,9 +24,8 @@ def write(job: Job, target: str, gpus: int, folder: Path) -> str:
 
     if folder.exists() or folder.is_symlink():
         raise UsageError(f"{folder} exists already. Nothing was written.", "Remove it, or give another --out.")
-    writer = WRITERS[target]
-    found: dict[str, str] = writer.files(job, gpus, PROJECTIONS)
-    command: str = writer.COMMAND
+    files, command = WRITERS[target]
+    found = files(job, gpus, PROJECTIONS)
     with publish(folder) as unfinished:
         for name, text in {**found, "README.txt": readme(job, TITLES[target], command, gpus)}.items():
             write_atomic(unfinished / name, text.encode("utf-8", "surrogatepass"))

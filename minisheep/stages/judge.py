@@ -14,7 +14,6 @@ from minisheep.rules.templates import Prompt
 from minisheep.stages.asked import Asked, Judge, Pair
 from minisheep.stages.likelihood import BACKWARD, FORWARD, likelihoods
 
-__all__ = ["CRITERIA", "Asked", "Judge", "Pair", "expected_grade", "judge"]
 
 SAMPLE_TOKENS = 60
 """Enough for a grade and a sentence."""

@@ -14,4 +14,3 @@ from minisheep.rules.verify.items import Check, Item
 from minisheep.rules.verify.kinds import KINDS
 from minisheep.rules.verify.verdicts import loose, strict, variants, verify
 
-__all__ = ["KINDS", "Check", "Item", "loose", "strict", "variants", "verify"]
