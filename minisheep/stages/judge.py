@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 from minisheep.engines.base import Completion, Engine, GenerateRequest, Sampling, ScoreRequest, Scores
 from minisheep.records import Verdict, derive_seed
 from minisheep.rules.evidence import Likelihoods, evidence
-from minisheep.rules.prompts import CRITERIA, LABELS, Frame, judge_prompt, parse_grade
+from minisheep.rules.prompts import LABELS, Frame, judge_prompt, parse_grade
 from minisheep.rules.statistics import six_digits
 from minisheep.rules.templates import Prompt
-from minisheep.stages.asked import Asked, Judge, Pair
+from minisheep.stages.asked import Asked, Judge
 from minisheep.stages.likelihood import BACKWARD, FORWARD, likelihoods
-
 
 SAMPLE_TOKENS = 60
 """Enough for a grade and a sentence."""

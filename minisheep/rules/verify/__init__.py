@@ -13,4 +13,3 @@ from __future__ import annotations
 from minisheep.rules.verify.items import Check, Item
 from minisheep.rules.verify.kinds import KINDS
 from minisheep.rules.verify.verdicts import loose, strict, variants, verify
-
