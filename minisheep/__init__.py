@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +16,5 @@ __all__ = ["Round", "Run", "__version__", "align", "load_run"]
 def __getattr__(name: str) -> Any:
     """Names of the API, imported when asked for, so that ``minisheep --help`` does not wait for them."""
     if name in __all__:
-        from minisheep import api
-
-        return getattr(api, name)
+        return getattr(importlib.import_module("minisheep.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

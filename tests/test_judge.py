@@ -14,8 +14,8 @@ from minisheep.records import Instruction, Response, Verdict
 from minisheep.rules.blend import Blend
 from minisheep.rules.prompts import LABELS, SCORE_START, Frame
 from minisheep.rules.templates import chatml
-from minisheep.stages.asked import Judge
-from minisheep.stages.judge import Asked, Pair, expected_grade, judge
+from minisheep.stages.asked import Asked, Judge, Pair
+from minisheep.stages.judge import expected_grade, judge
 from minisheep.stages.likelihood import TOGETHER
 
 FRAME = Frame(chatml())

@@ -13,8 +13,7 @@ from minisheep.engines.fake import FakeEngine, text_of
 from minisheep.records import Instruction, Response, Verdict
 from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import chatml
-from minisheep.stages.asked import Judge
-from minisheep.stages.judge import Asked, Pair
+from minisheep.stages.asked import Asked, Judge, Pair
 from minisheep.stages.judge import judge as judge_items
 from minisheep.stages.judge_health import LEAD_IN, agreement, findings, judge_health
 

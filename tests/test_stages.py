@@ -23,6 +23,7 @@ from minisheep.errors import StarvedError
 from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import chatml, plain
+from minisheep.stages.asked import Pair
 from minisheep.stages.evaluate import (
     TaskLikelihood,
     data_metrics,
@@ -33,7 +34,6 @@ from minisheep.stages.evaluate import (
 )
 from minisheep.stages.filter import Candidates, by_rules, by_score, keep_examples
 from minisheep.stages.generate import FRUITLESS_DRAFTS, Harvest, draft_request, novelty_index
-from minisheep.stages.judge import Pair
 from minisheep.stages.respond import LONGEST_SHOWN, respond
 from minisheep.stages.train import train_job
 

@@ -10,7 +10,7 @@ from minisheep.engines.fake_text import task_list
 from minisheep.records import Instruction, Response, derive_seed
 from minisheep.rules.prompts import user_text
 from minisheep.rules.task_list import parse_task_list
-from minisheep.stages.judge import Pair
+from minisheep.stages.asked import Pair
 
 
 def instructions(seeds: Sequence[SeedTask], count: int) -> list[Instruction]:
