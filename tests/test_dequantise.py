@@ -17,6 +17,7 @@ from minisheep.models.dequantise import dequantise, refuse_lossy
 from minisheep.models.gguf_config import config_json
 from minisheep.models.gguf_header import GgufHeader, TensorInfo
 from minisheep.models.gguf_weights import halves, hf_names, plan_weights
+from minisheep.trainers.base import TrainSettings
 from minisheep.trainers.lora_gguf import ARCHITECTURES, BaseFacts, permute
 
 BASE = BaseFacts("llama", 1, 1, 1, {"token_embd.weight": (10, 10)})
@@ -172,7 +173,7 @@ def test_the_weights_load_and_are_not_quantised(tmp_path: Path) -> None:
     model = peft_model.load_base(tmp_path / "weights", peft_model.this_machine("fp32"))
     assert not getattr(model, "is_quantized", False)
     assert "quantization_config" not in (tmp_path / "weights" / "config.json").read_text()
-    adapted = peft_model.add_lora(model, peft_model.TrainSettings(), "weights")
+    adapted = peft_model.add_lora(model, TrainSettings(), "weights")
     adapted(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()
     gradients = [p.grad for p in adapted.parameters() if p.requires_grad]
     assert len(gradients) == 420 and all(gradient is not None for gradient in gradients)

@@ -7,9 +7,3 @@ decides, in code of our own. Pure: no network, no data files but those of the la
     strict    all constraints of an item, on the answer as it is
     loose     the same, each on the best of eight trimmed variants of the answer
 """
-
-from __future__ import annotations
-
-from minisheep.rules.verify.items import Check, Item
-from minisheep.rules.verify.kinds import KINDS
-from minisheep.rules.verify.verdicts import loose, strict, variants, verify
