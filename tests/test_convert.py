@@ -238,7 +238,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     (folder / "b.safetensors").write_bytes((folder / "a.safetensors").read_bytes())
     index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
     folders.write_json(folder, **{"model.safetensors.index": index})
-    assert "a.safetensors" in refusal(folder).message
+    assert str(folder) in refusal(folder).message
 
 
 def test_weights_of_integers_are_refused(tmp_path: Path) -> None:

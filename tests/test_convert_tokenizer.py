@@ -234,7 +234,7 @@ def test_the_command_speaks_plainly(tmp_path: Path, unchecked: None) -> None:
     [
         (["base", "--type", "int3"], "int3"),
         (["base", "--out", "x.bin"], r"\.gguf"),
-        (["smollm2-135m"], "smollm2-135m"),
+        (["smollm2-135m"], "SmolLM2"),
     ],
 )
 def test_what_cannot_be_asked_is_a_usage_error(tmp_path: Path, arguments: list[str], named: str) -> None:
