@@ -15,7 +15,7 @@ from minisheep.progress import Report
 from minisheep.records import Draft, Example, Instruction, Rejection, Response
 from minisheep.resume import closing, verdicts_without_raw
 from minisheep.rules.prompts import Frame, user_text
-from minisheep.rules.verify import Item
+from minisheep.rules.verify.items import Item
 from minisheep.stages import evaluate as evaluation
 from minisheep.stages import verifiable
 from minisheep.stages.alarms import echo

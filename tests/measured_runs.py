@@ -11,7 +11,7 @@ from typing import Any
 from minisheep import api, config
 from minisheep.engines.base import Completion
 from minisheep.machine.files import write_json
-from minisheep.rules.verify import Check, Item
+from minisheep.rules.verify.items import Check, Item
 from minisheep.stages import verifiable
 from minisheep.stages.decide import decide
 from minisheep.stages.evaluate import TaskLikelihood, model_metrics

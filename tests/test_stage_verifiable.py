@@ -12,7 +12,7 @@ from minisheep.engines.base import Completion, GenerateRequest
 from minisheep.engines.fake import FakeEngine, text_of
 from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import chatml
-from minisheep.rules.verify import Check, Item
+from minisheep.rules.verify.items import Check, Item
 from minisheep.stages.alarms import echo
 from minisheep.stages.verifiable import answers, chosen, metrics
 

@@ -13,7 +13,8 @@ from minisheep.data.texts import load_seeds
 from minisheep.data.verifiable import load_items
 from minisheep.errors import ConfigError
 from minisheep.rules.similarity import NoveltyIndex
-from minisheep.rules.verify import KINDS, Item
+from minisheep.rules.verify.items import Item
+from minisheep.rules.verify.kinds import KINDS
 from minisheep.rules.verify.verdicts import loose, strict
 
 ANSWERS: dict[str, dict[str, str]] = {

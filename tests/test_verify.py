@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from verify_cases import CASES, ENGLISH, LEAST, LESS
 
 from minisheep.errors import ConfigError
-from minisheep.rules.verify import KINDS, Check, Item
 from minisheep.rules.verify.arguments import LANGUAGES
+from minisheep.rules.verify.items import Check, Item
+from minisheep.rules.verify.kinds import KINDS
 from minisheep.rules.verify.language import _detectors
 from minisheep.rules.verify.sentences import count_sentences, sentences
 from minisheep.rules.verify.verdicts import loose, strict, variants, verify

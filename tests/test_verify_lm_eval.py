@@ -18,7 +18,7 @@ from verify_answers import answers_to
 from verify_cases import CASES
 
 from minisheep.data.verifiable import load_items
-from minisheep.rules.verify import Check, Item
+from minisheep.rules.verify.items import Check, Item
 from minisheep.rules.verify.verdicts import loose, strict
 
 FILE = os.environ.get("MINISHEEP_IFEVAL", "")

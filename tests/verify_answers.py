@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from minisheep.rules.verify import Item
+from minisheep.rules.verify.items import Item
 
 PLAIN = (
     "This is a plain answer, and it keeps nothing on purpose. It has a few sentences, some commas, and no marks at all."

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from minisheep.rules.verify import Check, Item
+from minisheep.rules.verify.items import Check, Item
 from minisheep.rules.verify.verdicts import loose, strict
 
 OWN = "minisheep's checkers (the harness's need NLTK's punkt_tab, which is not installed)"

@@ -17,7 +17,7 @@ from minisheep.engines.base import Completion, Engine, GenerateRequest, Sampling
 from minisheep.rules.bootstrap import Accuracy, accuracy, change
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.responses import Pair, copies_instruction
-from minisheep.rules.verify import Item
+from minisheep.rules.verify.items import Item
 from minisheep.rules.verify.verdicts import READINGS, loose, paired, strict, verdict_rows
 
 REPEATS = "combination:repeat_prompt"
