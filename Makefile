@@ -79,7 +79,7 @@ docs: $(READY)
 
 # llama.cpp with CUDA and Unsloth are installed by the check itself, where there is a GPU.
 gpu-check: $(DEMO_READY)
-	$(BIN)/python -m minisheep.gpucheck $(if $(WHEELS),--wheels "$(abspath $(WHEELS))")
+	$(BIN)/python -m benchmarks.gpucheck $(if $(WHEELS),--wheels "$(abspath $(WHEELS))")
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage dist

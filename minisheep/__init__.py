@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minisheep.api import Round, align
-    from minisheep.run.reading import Run, load_run
+    from minisheep.api import Run, align, load_run
+    from minisheep.run.reading import Round
 
 __version__ = "0.1.0"
 __all__ = ["Round", "Run", "__version__", "align", "load_run"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,18 @@ import tomli_w
 
 from minisheep import config, loop
 from minisheep.config import Settings
-from minisheep.data.texts import load_prompts, load_seeds, seeds_digest
-from minisheep.engines.remote_server import check_server
+from minisheep.engines.openai import check_server
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
-from minisheep.events import Emit, Event, Failed, Glimpse, Note, Progress, RunStarted, to_dict
-from minisheep.hosts import InlineHost, SignalledStop, WorkerHost
-from minisheep.machine.files import meant, write_atomic
+from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
-from minisheep.present import Present
-from minisheep.records import digest
-from minisheep.run.reading import Round as Round
-from minisheep.run.reading import Run as Run
-from minisheep.run.reading import load_run as load_run
-from minisheep.run.reading import stored_settings as stored_settings
+from minisheep.rules.identity import digest
+from minisheep.rules.seed_tasks import load_prompts, load_seeds, seeds_digest
+from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
+from minisheep.run.files import meant, write_atomic
+from minisheep.run.folder import Appender, Lock, RunFolder
+from minisheep.run.reading import Round
 from minisheep.stages.respond import LONGEST_SHOWN, showable
-from minisheep.store import Appender, Lock, RunFolder
-from minisheep.trainers.choose import choose
+from minisheep.trainers.choose_trainer import choose_trainer
 
 NOT_A_RUN = frozenset({".lock", "scratch", "run.toml", "model.json", "events.jsonl", "manifest.json", "pause"})
 
@@ -151,7 +148,7 @@ def check(opening: Opening) -> dict[str, str]:
         )
     prompts = load_prompts(settings.prompts)
     if settings.trainer == "unsloth":
-        choose(settings.trainer, settings.load_in)
+        choose_trainer(settings.trainer, settings.load_in)
     check_server(settings)
     if settings.engine != "fake":
         find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
@@ -221,3 +218,124 @@ def _refuse_foreign_folder(folder: RunFolder) -> None:
     foreign = [name for name in there if meant(name) not in NOT_A_RUN]
     if foreign and not folder.settings.exists():
         raise UsageError(f"{folder.path} exists and is not a run (it holds {foreign[0]}).", "Give another --run.")
+
+
+REPORT = "minisheep.report.write"
+"""What `Run.report` calls, found by its name: the core imports none of what is built on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run on disk."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Settings:
+        return stored_settings(RunFolder(self.path))
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The rounds that were begun, from 1."""
+        return [r for r in map(self.round, range(1, self.settings.rounds + 1)) if r.folder.path.exists()]
+
+    @property
+    def base(self) -> Round:
+        """Round 0, which holds only what was measured of the base model."""
+        return self.round(0)
+
+    @property
+    def measured(self) -> list[Round]:
+        """The base and the rounds, as far as they were measured."""
+        return [r for r in map(self.round, range(self.settings.rounds + 1)) if r.folder.metrics.exists()]
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Metrics of the base and of each measured round."""
+        return [r.metrics for r in self.measured]
+
+    @property
+    def trained(self) -> list[int]:
+        """Numbers of the rounds whose adapter is there."""
+        return [r.number for r in self.rounds if r.adapter_gguf.exists()]
+
+    @property
+    def phases_done(self) -> dict[str, dict[str, float]]:
+        return dict(RunFolder(self.path).read_manifest()["phases"])
+
+    @property
+    def best(self) -> int | None:
+        """The round to use, by its evaluation; 0 is the base model, None before anything was measured."""
+        return loop.standing(self.phases_done).best
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the run is over though rounds are left, since the last ones brought no gain."""
+        return self.next_phase is None and any(p.key not in self.phases_done for p in loop.phases(self.settings))
+
+    @property
+    def next_phase(self) -> loop.Phase | None:
+        """None when the run is finished."""
+        return loop.next_phase(self.settings, self.phases_done)
+
+    def round(self, number: int) -> Round:
+        """Any round, begun or not."""
+        return Round(number, RunFolder(self.path).round(number))
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the run as report.html and report.md into `out`, or into its own folder report/; returns the first.
+
+        Raises `errors.UsageError` for a folder that cannot be written, and `errors.DiskError`.
+        """
+        return Path(importlib.import_module(REPORT).write(self.path, out).html)
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a run folder for reading. Raises `errors.UsageError` if it is none."""
+    folder = RunFolder(Path(path))
+    if not folder.exists:
+        raise UsageError(f"{path} is not a run folder.", "`minisheep align` makes one.")
+    return Run(folder.path)
+
+
+def stored_settings(folder: RunFolder) -> Settings:
+    return config.make(config.read_toml(folder.settings))
+
+
+def resolve_round(
+    run: Run,
+    asked: str,
+    there: Sequence[int],
+    state: str = "trained",
+    *,
+    flag: str = "--round",
+    tell: Callable[[str], None] | None = None,
+) -> int:
+    """The round that ``best``, ``last``, ``base`` or a number means wherever one is asked for; 0 is the base.
+
+    there: the rounds to choose from, ascending; `state` is what they have in common, for messages.
+    tell: where the evaluation found the base best, ``best`` is the base, and `tell` hears so. None where the base is
+        of no use: then ``best`` is refused in the same words.
+
+    ``best`` is the last of `there` where nothing was measured. Raises `errors.UsageError` for what is not there.
+    """
+    words = "best, last or base" if tell else "best or last"
+    listed = ", ".join(map(str, there))
+    digits = asked.isascii() and asked.isdigit() and len(asked) < 10
+    number = int(asked) if digits else 0 if asked == "base" else None
+    named = f"{flag} {asked[:40]}".strip()
+    if asked == "best" and run.best is not None:
+        number, named = run.best, f"{named} (round {run.best})"
+        if number == 0 and (there or tell):
+            why = f"No round of {run.path} was better than its base beyond chance, so its best model is the base."
+            if tell is None:
+                raise UsageError(why, f"Give {flag} N to take a round all the same: it has {state} round {listed}.")
+            tell(why)
+    elif asked in ("best", "last") and there:
+        number = there[-1]
+    if number is not None and (number in there or (number == 0 and tell is not None)):
+        return number
+    if not there:
+        fix = f"Give {flag} base." if tell else f"`minisheep align --run {run.path}` goes on."
+        raise UsageError(f"{named}: {run.path} has {state} no round yet.", fix)
+    raise UsageError(f"{named}: {run.path} has {state} round {listed}.", f"Give one of them, {words}.")

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from minisheep.config import Settings
-from minisheep.events import Emit, Event, PhaseFinished, RunFinished
-from minisheep.store import RunFolder
+from minisheep.run.events import Emit, Event, PhaseFinished, RunFinished
+from minisheep.run.folder import RunFolder
 
 Done = Mapping[str, Mapping[str, float]]
 """The manifest's phases: what is done, and what it counted."""

@@ -5,33 +5,123 @@ Stages decide, this file moves records between them and the disk. It runs in a w
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from minisheep import faults
+from minisheep.engines.base import Completion
 from minisheep.errors import CorruptRunError, StarvedError
-from minisheep.events import Emit, Note
-from minisheep.machine.files import read_json, write_json
-from minisheep.measuring import evaluate
-from minisheep.progress import Report
-from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
-from minisheep.resume import BATCH, closing, fresh, in_batches, replay, verdicts_without_raw
-from minisheep.rules.prompts import user_text
-from minisheep.stages.alarms import alarms, rambling
-from minisheep.stages.asked import Asked, Pair
+from minisheep.rules.ifeval import VerifiableItem
+from minisheep.rules.prompts import Frame, user_text
+from minisheep.rules.seed_tasks import load_items
+from minisheep.run import events
+from minisheep.run.events import Emit, Note, RoundMeasured
+from minisheep.run.files import read_json, write_atomic, write_json
+from minisheep.run.folder import Appender, RoundFolder, RunFolder, each_record, read_records, replace_records
+from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.stages import evaluate as evaluation
+from minisheep.stages.collapse import alarms, echo, rambling
+from minisheep.stages.evaluate import decide
 from minisheep.stages.exam import Exam, exam_error, examine, failed_warning
-from minisheep.stages.filter import by_rules, keep_examples, told_rules
+from minisheep.stages.filter import by_rules, keep_examples, measure, told_rules
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
-from minisheep.stages.judge import judge as judge_pairs
-from minisheep.stages.judge_health import findings, judge_health
-from minisheep.stages.measures import measure
+from minisheep.stages.judge import JudgedText, Pair, findings, judge_health, judge_pairs
 from minisheep.stages.respond import respond as answer
 from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job
-from minisheep.store import Appender, each_record, read_records, replace_records
-from minisheep.workspace import Workspace
+from minisheep.workspace import BATCH, Report, Workspace, closing, fresh, in_batches, replay, verdicts_without_raw
+
+
+# The evaluate phase on a run folder: a model is asked, and what it says becomes a round's metrics.
+def evaluate(work: Workspace, round: int, report: Report) -> None:
+    """Measures base + the round's adapter; round 0 is the base."""
+    folder = work.folder.make_round(round)
+    settings = work.settings
+    tasks = evaluation.held_out(work.seeds, settings.eval_tasks)
+    asked = tasks[: settings.eval_answers]
+    items = evaluation.chosen(load_items(), settings.eval_verifiable)
+    total = len(tasks) + len(asked) + len(items)
+    prompts = {task.id: user_text(task.instruction, task.input) for task in asked} | {i.id: i.prompt for i in items}
+    report.start(total, 0, "tasks")
+    engine = work.measuring_engine(round, report.ready)
+    likelihoods = []
+    for found in evaluation.likelihoods(engine, work.template, tasks):
+        likelihoods.append(found)
+        report.step(len(likelihoods), total, "likelihood of held-out answers")
+    answers: list[Completion] = []
+    with closing(evaluation.greedy_answers(engine, settings, work.template, asked)) as completions:
+        for completion in completions:
+            answers.append(completion)
+            report.show(prompts[completion.id], completion.text)
+            report.step(len(likelihoods) + len(answers), total, "greedy answers")
+    checked: list[Completion] = []
+    with closing(evaluation.answers(engine, settings, Frame(work.template), items)) as completions:
+        for completion in completions:
+            checked.append(completion)
+            report.show(prompts[completion.id], completion.text)
+            report.step(len(likelihoods) + len(answers) + len(checked), total, "verifiable instructions")
+    base = read_json(work.folder.round(0).metrics)["model"] if round else None
+    measured = evaluation.model_metrics(likelihoods, answers, base) | evaluation.metrics(items, checked, base)
+    earlier = {r: read_json(work.folder.round(r).metrics) for r in measured_before(work.folder, round)}
+    decision = decide(round, measured, earlier)
+    metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}
+    if round:
+        metrics["data"] = evaluation.data_metrics(
+            read_records(folder.drafts, Draft),
+            read_records(folder.instructions, Instruction),
+            read_records(folder.responses, Response),
+            verdicts_without_raw(folder.verdicts),
+            read_records(folder.kept, Example),
+            each_record(folder.rejected, Rejection),
+        )
+        for name, path in (("exam", folder.exam), ("judge", folder.health), ("diversity", folder.diversity)):
+            if path.exists():
+                metrics["data"][name] = read_json(path)
+    _write_answers(folder, work, asked, answers)
+    _write_verifiable(folder, items, checked)
+    write_json(folder.metrics, metrics)
+    report.emit(RoundMeasured(round, metrics))
+    if decision["text"]:
+        report.emit(Note(decision["text"]))
+    if alarm := echo(round, measured):
+        report.emit(Note(alarm.text, "warning"))
+    report.counts = {
+        "tasks": len(tasks),
+        "answers": len(answers) + len(checked),
+        "best": decision["best"],
+        "without_gain": decision["without_gain"],
+    }
+
+
+def measured_before(folder: RunFolder, round: int) -> list[int]:
+    """The rounds before `round` that have metrics, the base (0) among them."""
+    return [r for r in range(round) if folder.round(r).metrics.exists()]
+
+
+def _write_answers(folder: RoundFolder, work: Workspace, asked: list[Any], answers: list[Completion]) -> None:
+    """The greedy answers, with the tasks that they answer."""
+    tasks = {task.id: task for task in asked}
+    _write(folder.answers, [
+        {"task": a.id, "instruction": tasks[a.id].instruction, "input": tasks[a.id].input, "answer": a.text,
+         "finish": a.finish, "tokens": a.tokens}
+        for a in sorted(answers, key=lambda a: a.id)
+    ])  # fmt: skip
+
+
+def _write_verifiable(folder: RoundFolder, items: Sequence[VerifiableItem], answers: Sequence[Completion]) -> None:
+    """The answers to verifiable instructions, to read beside the verdicts in the metrics."""
+    prompts = {item.id: item.prompt for item in items}
+    _write(folder.verifiable, [
+        {"item": a.id, "prompt": prompts[a.id], "answer": a.text, "finish": a.finish, "tokens": a.tokens}
+        for a in sorted(answers, key=lambda a: a.id)
+    ])  # fmt: skip
+
+
+def _write(path: Path, lines: list[dict[str, Any]]) -> None:
+    """To read: no decision rests on these, so they are plain JSON lines without ids."""
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def exam(work: Workspace, round: int, report: Report) -> None:
@@ -154,7 +244,7 @@ def judge(work: Workspace, round: int, report: Report) -> None:
         chosen = work.judge(round)
 
         def verdicts(some: list[Pair]) -> Iterator[Verdict]:
-            return judge_pairs(engine, chosen, frame, work.texts, [Asked.of(pair) for pair in some])
+            return judge_pairs(engine, chosen, frame, work.texts, [JudgedText.of(pair) for pair in some])
     else:
         engine, frame = work.engine(round - 1, report.ready), work.frame(round)
 
@@ -211,7 +301,7 @@ def filter(work: Workspace, round: int, report: Report) -> None:
 
 
 def train(work: Workspace, round: int, report: Report) -> None:
-    from minisheep.trainers.choose import make_adapter_gguf, make_trainer
+    from minisheep.trainers.choose_trainer import make_adapter_gguf, make_trainer
 
     folder, strategy = work.folder.round(round), work.settings.strategy
     name = work.model.trainer or work.settings.trainer
@@ -230,7 +320,7 @@ def train(work: Workspace, round: int, report: Report) -> None:
         trainer = make_trainer(name)
 
         def tell(event: Any) -> None:
-            faults.point("train")
+            events.point("train")
             report.emit(event)
             report.wait_while_paused()
 

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from minisheep import config
 from minisheep.config import Settings
-from minisheep.data.texts import SeedTask, load_prompts, load_seeds
-from minisheep.data.verifiable import load_items
 from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
-from minisheep.errors import ModelFileError
-from minisheep.machine.files import read_json
+from minisheep.errors import ModelFileError, Stopped
 from minisheep.models.prepared import PreparedModel
-from minisheep.records import Instruction
-from minisheep.rules.prompts import Frame
+from minisheep.rules.prompts import Frame, user_text
+from minisheep.rules.seed_tasks import SeedTask, load_items, load_prompts, load_seeds
 from minisheep.rules.templates import Template
-from minisheep.stages.asked import Judge
+from minisheep.run import events
+from minisheep.run.events import Emit, EngineReady, Glimpse, Paused, PhaseFinished, PhaseStarted, Progress
+from minisheep.run.files import read_json
+from minisheep.run.folder import RunFolder, each_record, read_records
+from minisheep.run.records import Draft, Instruction, Record, Rejection, Verdict
+from minisheep.stages.evaluate import score_edges
 from minisheep.stages.exam import Exam, judge_for
-from minisheep.store import RunFolder, read_records
+from minisheep.stages.generate import Harvest
+from minisheep.stages.judge import Judge
 
 if TYPE_CHECKING:
-    from minisheep.engines.remote import RemoteEngine
+    from minisheep.engines.openai import RemoteEngine
 
 
 class Workspace:
@@ -126,9 +134,8 @@ def open_server(settings: Settings, gguf: Path) -> RemoteEngine:
 
     Raises `errors.UsageError` where no key is in the variable that was named.
     """
-    from minisheep.engines.remote import RemoteEngine
-    from minisheep.engines.remote_server import server
-    from minisheep.engines.vocabulary import Vocabulary
+    from minisheep.engines.native import Vocabulary
+    from minisheep.engines.openai import RemoteEngine, server
 
     return RemoteEngine(
         Vocabulary.from_file(gguf),
@@ -143,7 +150,7 @@ def open_server(settings: Settings, gguf: Path) -> RemoteEngine:
 def open_engine(settings: Settings, gguf: Path) -> StreamingEngine:
     """The engine of this machine, on a GGUF. The fake one needs no file."""
     if settings.engine == "fake":
-        from minisheep.engines.fake import FakeEngine
+        from minisheep.engines.fake_engine import FakeEngine
 
         return FakeEngine()
     from minisheep.engines.llamacpp import LlamaCppEngine
@@ -156,3 +163,187 @@ def open_engine(settings: Settings, gguf: Path) -> StreamingEngine:
         gpu_layers=settings.gpu_layers,
         kv_type=settings.kv_type,
     )
+
+
+# What a phase tells while it works. No files, no model.
+PROGRESS_SECONDS = 0.2
+"""Progress is told at most this often."""
+GLIMPSE_SECONDS = 1.0
+"""And what is going on, this often."""
+PAUSE_SECONDS = 0.25
+"""How soon a lifted pause is noticed."""
+SHOWN = 1500
+"""Characters of an instruction or answer that are shown."""
+
+
+@dataclass(slots=True)
+class Newest:
+    """What a person watching would like to see of the newest record."""
+
+    instruction: str = ""
+    answer: str = ""
+    verdict: Verdict | None = None
+    edges: list[float] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+
+    def count(self, verdicts: Iterable[Verdict]) -> None:
+        """Add the scores of `verdicts`, all of one judge, to the histogram."""
+        scored = [(verdict.judge, verdict.score) for verdict in verdicts if verdict.score is not None]
+        if scored:
+            self.edges = self.edges or list(score_edges(scored[0][0]))
+            found = np.histogram([score for _, score in scored], self.edges)[0].tolist()
+            self.counts = [a + b for a, b in zip(self.counts, found, strict=True)] if self.counts else found
+
+
+class Report:
+    """What a phase tells while it works: progress, the newest texts, and at its end what it counted.
+
+    `paused` is asked after each record: while it says yes, nothing more is begun. `engine` gives the engine in use.
+    """
+
+    def __init__(
+        self,
+        round: int,
+        phase: str,
+        emit: Emit,
+        should_stop: Callable[[], bool],
+        paused: Callable[[], bool] = lambda: False,
+        engine: Callable[[], Engine | None] = lambda: None,
+    ) -> None:
+        self.round, self.phase, self.emit, self.should_stop = round, phase, emit, should_stop
+        self.counts: dict[str, float] = {}
+        self.newest = Newest()
+        self._paused, self._engine = paused, engine
+        self._begun = time.monotonic()
+        self._told = 0.0
+        self._seen, self._evaluated = self._begun, 0
+
+    def start(self, total: int = 0, done: int = 0, unit: str = "records") -> None:
+        self.emit(PhaseStarted(self.round, self.phase, total, done, unit))
+        self.wait_while_paused()
+
+    def show(self, instruction: str, answer: str = "", verdict: Verdict | None = None) -> None:
+        """The newest texts, which the next glimpse shows; cheap, so call it with every record."""
+        newest = self.newest
+        newest.instruction, newest.answer, newest.verdict = instruction, answer, verdict
+        if verdict is not None:
+            newest.count([verdict])
+
+    def step(self, done: int, total: int = 0, detail: str = "") -> None:
+        """Call after each acknowledged record. Raises `errors.Stopped` when the user asked to stop."""
+        events.point(self.phase)
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_SECONDS or done == total:
+            self._told = now
+            self.emit(Progress(self.round, self.phase, done, total, detail))
+        if now - self._seen >= GLIMPSE_SECONDS:
+            self.emit(self._glimpse(now))
+        self.wait_while_paused()
+        if self.should_stop():
+            raise Stopped(f"Stopped in round {self.round}, {self.phase}, after {done} of {total}; all of it is safe.")
+
+    def wait_while_paused(self) -> None:
+        """Return when there is no pause, or when the user asked to stop. Paused time is not counted as work."""
+        if not self._paused():
+            return
+        begun = time.monotonic()
+        self.emit(Paused(self.round, self.phase, True))
+        while self._paused() and not self.should_stop():
+            time.sleep(PAUSE_SECONDS)
+        self.emit(Paused(self.round, self.phase, False))
+        waited = time.monotonic() - begun
+        self._begun += waited
+        self._seen += waited
+
+    def finish(self) -> None:
+        self.emit(PhaseFinished(self.round, self.phase, round(time.monotonic() - self._begun, 3), self.counts))
+
+    def ready(self, info: EngineInfo) -> None:
+        slots = f", {info.slots} slots of {info.context} tokens" if info.slots > 1 else ""
+        self.emit(EngineReady(info.backend, info.description + slots))
+
+    def _glimpse(self, now: float) -> Glimpse:
+        engine, newest, verdict = self._engine(), self.newest, self.newest.verdict
+        speed, running, slots = 0.0, 0, 0
+        if engine is not None:
+            # An engine that was just loaded has its count from the phase before, so the first speed is not known.
+            speed = (engine.evaluated - self._evaluated) / (now - self._seen) if self._evaluated else 0.0
+            self._evaluated, running, slots = engine.evaluated, engine.running, engine.info.slots
+        self._seen = now
+        return Glimpse(
+            self.round,
+            self.phase,
+            tokens_per_second=round(speed, 1),
+            running=running,
+            slots=slots,
+            instruction=newest.instruction[:SHOWN],
+            answer=newest.answer[:SHOWN],
+            score=verdict.score if verdict else None,
+            quality=verdict.quality if verdict else None,
+            following=verdict.following if verdict else None,
+            judge=verdict.judge if verdict else "",
+            edges=newest.edges,
+            histogram=newest.counts,
+        )
+
+
+# What phases need to go on where they stopped, and to hold little in memory while they work.
+T = TypeVar("T")
+R = TypeVar("R")
+
+BATCH = 1000
+"""Records that an engine is asked for at once: so many that its slots are hardly ever idle at the end of a batch, and
+so few that their prompts take little memory in a round of any size."""
+
+
+def in_batches(ask: Callable[[list[T]], Iterator[R]], items: list[T]) -> Iterator[R]:
+    """What `ask` gives for at most `BATCH` items at a time."""
+    for start in range(0, len(items), BATCH):
+        yield from ask(items[start : start + BATCH])
+
+
+@contextmanager
+def closing(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
+    """Closes an engine's iterator, so that what is still in flight is dropped."""
+    try:
+        yield items
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+
+def replay(harvest: Harvest, drafts: dict[int, Draft], kept: list[Instruction], rejected: list[Rejection]) -> set[str]:
+    """Take over what was decided before an interruption, so that no old pair is compared again.
+
+    Every draft leaves a record, and in order, so all but the last that did are decided in full: they are taken out of
+    `drafts`. Returns the ids of those records on disk whose draft must be read again.
+    """
+    parents = {record.draft for record in kept} | {record.parent for record in rejected if record.stage == "generate"}
+    decided: list[Draft] = []
+    while (draft := drafts.get(len(decided))) is not None and draft.id in parents:
+        decided.append(draft)
+    for draft in decided[:-1]:
+        del drafts[draft.index]
+    settled = {draft.id for draft in decided[:-1]}
+    harvest.drafts += len(settled)
+    harvest.kept += [record for record in kept if record.draft in settled]
+    harvest.rejected += [record for record in rejected if record.parent in settled]
+    for record in harvest.kept:
+        harvest.novelty.add(user_text(record.instruction, record.input))
+    return {r.id for r in kept if r.draft not in settled} | {r.id for r in rejected if r.parent not in settled}
+
+
+def fresh(records: list[Any], on_disk: set[str]) -> list[dict[str, Any]]:
+    """Those that an interrupted run has not written yet."""
+    new: list[Record] = [record for record in records if record.id not in on_disk]
+    return [record.to_dict() for record in new]
+
+
+def verdicts_without_raw(path: Path) -> list[Verdict]:
+    """The verdicts of a file without their raw numbers, which take most of their memory and decide nothing."""
+    verdicts: list[Verdict] = []
+    for verdict in each_record(path, Verdict):
+        verdict.raw.clear()
+        verdicts.append(verdict)
+    return verdicts

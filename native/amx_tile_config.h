@@ -6,7 +6,7 @@
  * llama.cpp configures the tiles of a thread once. PyTorch configures and releases them in the same thread if it is in
  * the same process, after which llama.cpp would compute with the wrong tiles, or die. So what was loaded is kept for
  * each thread, and minisheep_amx_restore(), called before a decode, loads it again. Its name is also the mark by
- * which minisheep sees that the library was built this way; without it, AMX is not used (minisheep/engines/amx.py).
+ * which minisheep sees that the library was built this way; without it, AMX is not used (minisheep/machine/cpu.py).
  */
 #if defined(__cplusplus) && defined(__AMX_TILE__) && defined(__GNUC__)
 #include <immintrin.h>

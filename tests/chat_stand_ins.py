@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from minisheep.chat import desk
+from minisheep.chat import worker
 from minisheep.engines.base import Completion, GenerateRequest, OnText
-from minisheep.engines.fake import FakeEngine, text_of
+from minisheep.engines.fake_engine import FakeEngine, text_of
 
 DEADLY = "die now"
 SLOW = "slowly"
@@ -22,7 +22,7 @@ class WorkerHere:
     """In the place of `WorkerProcess`: the desk in this process."""
 
     def __init__(self, handler: str, log: Path) -> None:
-        self.desk = desk.ChatDesk()
+        self.desk = worker.ChatDesk()
         self.pid = os.getpid()
 
     def do(self, job: dict[str, Any], doing: str, emit: Any) -> None:
@@ -53,9 +53,9 @@ class Unruly(FakeEngine):
         return super().generate(requests, on_text)
 
 
-class UnrulyDesk(desk.ChatDesk):
+class UnrulyDesk(worker.ChatDesk):
     """The handler of a worker of its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        desk.open_engine = lambda settings, gguf: Unruly()  # type: ignore[assignment]
+        worker.open_engine = lambda settings, gguf: Unruly()  # type: ignore[assignment]

@@ -11,11 +11,10 @@ from typing import Any
 
 from judge_stand_in import Answer, Asked, fails
 
-from minisheep.endpoint.post import Post
-from minisheep.engines.remote import RemoteEngine
-from minisheep.engines.remote_reading import OPTIONAL
-from minisheep.engines.remote_server import NAMES
-from minisheep.records import derive_seed
+from minisheep.engines.http import Post
+from minisheep.engines.openai import NAMES, RemoteEngine
+from minisheep.engines.openai_wire import OPTIONAL
+from minisheep.rules.identity import derive_seed
 from minisheep.rules.templates import Prompt
 
 START, END = 2, 3

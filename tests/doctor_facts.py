@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from minisheep.doctor.commands import Place
-from minisheep.doctor.machine import Machine
-from minisheep.doctor.result import Facts
+from minisheep.doctor.check_result import Facts
+from minisheep.doctor.machine_facts import MachineFacts
+from minisheep.doctor.packages import Place
 from minisheep.machine.gpu import Gpu
 
 GIB = 2**30
@@ -15,17 +15,17 @@ PLACE = Place(python="/venv/bin/python")
 GPU = Gpu("NVIDIA GeForce RTX 3060", (8, 6), 12 * GIB, 11 * GIB)
 
 
-def machine(**other: Any) -> Machine:
+def machine(**other: Any) -> MachineFacts:
     """A desktop with a GPU and nothing wrong."""
     healthy: dict[str, Any] = {
         "python": (3, 12), "bits": 64, "system": "Linux", "processor": "a processor", "cores": 8,
         "ram_free": 28 * GIB, "ram_total": 32 * GIB, "driver": "580.95", "driver_cuda": "13.0", "gpus": (GPU,),
         "pci_gpus": 1, "nvcc": "/usr/bin/nvcc", "disks": {"/cache": 200 * GIB},
     }  # fmt: skip
-    return Machine(**{**healthy, **other})
+    return MachineFacts(**{**healthy, **other})
 
 
-def no_gpu() -> Machine:
+def no_gpu() -> MachineFacts:
     return machine(gpus=(), driver="", driver_cuda="", pci_gpus=0, nvcc="")
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from measured_runs import measured_run
 
 from minisheep import api
-from minisheep.machine.files import read_json, write_json
 from minisheep.models.prepared import PreparedModel
-from minisheep.records import Example
 from minisheep.rules.templates import Template, chatml
-from minisheep.store import RunFolder, replace_records
+from minisheep.run.files import read_json, write_json
+from minisheep.run.folder import RunFolder, replace_records
+from minisheep.run.records import Example
 
 SETTINGS: dict[str, Any] = {"engine": "llamacpp", "trainer": "peft", "model": "smollm2-135m"}
 

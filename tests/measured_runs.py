@@ -10,14 +10,16 @@ from typing import Any
 
 from minisheep import api, config
 from minisheep.engines.base import Completion
-from minisheep.machine.files import write_json
-from minisheep.rules.verify.items import Check, Item
-from minisheep.stages import verifiable
-from minisheep.stages.decide import decide
-from minisheep.stages.evaluate import TaskLikelihood, model_metrics
-from minisheep.store import RunFolder
+from minisheep.rules.ifeval import Constraint, VerifiableItem
+from minisheep.run.files import write_json
+from minisheep.run.folder import RunFolder
+from minisheep.stages import evaluate
+from minisheep.stages.evaluate import TaskLikelihood, decide, model_metrics
 
-ITEMS = [Item(f"item-{i:02}", "Write without a comma.", (Check("punctuation:no_comma", {}),)) for i in range(30)]
+ITEMS = [
+    VerifiableItem(f"item-{i:02}", "Write without a comma.", (Constraint("punctuation:no_comma", {}),))
+    for i in range(30)
+]
 TASKS = [f"task-{i:02}" for i in range(12)]
 
 
@@ -72,7 +74,7 @@ def _measured(kept: tuple[float, ...], losses: tuple[float, ...], texts: tuple[s
     for number, share in enumerate(kept):
         base = measured[0]["model"] if number else None
         model = model_metrics(_likelihoods(losses[number]), _said(texts[number]), base)
-        model |= verifiable.metrics(ITEMS, _checked(share), base)
+        model |= evaluate.metrics(ITEMS, _checked(share), base)
         measured[number] = {"round": number, "model": model, "decision": decide(number, model, measured)}
     return json.dumps(list(measured.values()))
 

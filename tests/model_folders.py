@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from minisheep.convert.pretokenizers import _LLAMA_3, _QWEN_2
+from minisheep.formats.gguf_header import GgufHeader, read_header
+from minisheep.formats.gguf_to_hf import hf_names
 from minisheep.formats.safetensors_file import as_float32, from_float32, head, to_bfloat16
-from minisheep.models.gguf_header import GgufHeader, read_header
-from minisheep.models.gguf_weights import hf_names
+from minisheep.formats.tokenizer import _LLAMA_3, _QWEN_2
 
 WIDTH, INNER, LAYERS, HEADS, KV, ROWS = 64, 96, 2, 4, 2, 280
 GEMMA_LAYERS, GEMMA_HEAD = 7, 32

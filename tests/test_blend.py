@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisheep.rules.blend import Blend, fit
-from minisheep.rules.evidence import Likelihoods, evidence, later, longest_run, shared_share, weakest
-from minisheep.rules.statistics import auc
+from minisheep.metrics.stats import auc
+from minisheep.rules.evidence import Blend, Likelihoods, evidence, fit, later, longest_run, shared_share, weakest
 
 LOGS = Likelihoods((-1.0, -3.0, -0.5), (-2.0, -4.0), (-1.0,), (-2.5,))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from minisheep.rules.bootstrap import Interval, accuracy, change
+from minisheep.metrics.stats import Interval, accuracy, change
 
 rows = st.lists(st.lists(st.booleans(), min_size=1, max_size=3), min_size=1, max_size=30)
 

@@ -12,15 +12,26 @@ from hypothesis import strategies as st
 from tiny_runs import tiny_run
 
 from minisheep import api, loop
-from minisheep.browse.history import find, history
-from minisheep.browse.items import KEPT, OPEN, REJECTED, Item, items, rules_of
-from minisheep.browse.pager import Page, press
-from minisheep.browse.select import ORDERS, Wanted, check_rules, select
-from minisheep.data.texts import load_seeds
 from minisheep.errors import UsageError
-from minisheep.records import Record
+from minisheep.rules.seed_tasks import load_seeds
+from minisheep.run.folder import RoundFolder
 from minisheep.run.reading import Reader, RoundRecords, read_round
-from minisheep.store import RoundFolder
+from minisheep.run.records import Record
+from minisheep.terminal.pager import Page, press
+from minisheep.terminal.record_browser import (
+    KEPT,
+    OPEN,
+    ORDERS,
+    REJECTED,
+    RecordFate,
+    RecordFilter,
+    check_rules,
+    find,
+    history,
+    items,
+    rules_of,
+    select,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +44,14 @@ def records(run: api.Run, number: int = 1) -> RoundRecords:
 
 
 @pytest.fixture(scope="module")
-def made(run: api.Run) -> list[Item]:
+def made(run: api.Run) -> list[RecordFate]:
     return items(records(run))
 
 
 # Items
 
 
-def test_every_answer_and_every_rejection_is_one_item(run: api.Run, made: list[Item]) -> None:
+def test_every_answer_and_every_rejection_is_one_item(run: api.Run, made: list[RecordFate]) -> None:
     whole = run.rounds[0]
     written = [r for r in whole.rejected if r.stage == "generate"]
     assert len(made) == len(whole.responses) + len(written)
@@ -49,7 +60,7 @@ def test_every_answer_and_every_rejection_is_one_item(run: api.Run, made: list[I
     assert len({item.id for item in made}) == len(made)
 
 
-def test_an_item_has_the_score_and_texts_of_its_example(run: api.Run, made: list[Item]) -> None:
+def test_an_item_has_the_score_and_texts_of_its_example(run: api.Run, made: list[RecordFate]) -> None:
     found = {item.id: item for item in made}
     for example in run.rounds[0].kept:
         item = found[example.id]
@@ -57,7 +68,7 @@ def test_an_item_has_the_score_and_texts_of_its_example(run: api.Run, made: list
         assert item.score == example.score and (item.instruction_id, item.response_id) == example.parents[:2]
 
 
-def test_items_stand_in_the_order_of_the_drafts(run: api.Run, made: list[Item]) -> None:
+def test_items_stand_in_the_order_of_the_drafts(run: api.Run, made: list[RecordFate]) -> None:
     order = {draft.id: draft.index for draft in records(run).drafts}
     places = [order[item.draft] for item in made]
     assert places == sorted(places)
@@ -110,44 +121,46 @@ def test_a_damaged_line_is_left_out_and_said(run: api.Run, tmp_path: Path) -> No
 # Selection
 
 
-def test_what_is_wanted_is_what_every_flag_accepts(made: list[Item]) -> None:
-    assert {i.fate for i in select(made, Wanted(fates=(KEPT,)))} == {KEPT}
+def test_what_is_wanted_is_what_every_flag_accepts(made: list[RecordFate]) -> None:
+    assert {i.fate for i in select(made, RecordFilter(fates=(KEPT,)))} == {KEPT}
     rule = next(iter(rules_of(made)))
     stage, _, name = rule.partition(".")
     for spelled in (rule, name):
-        chosen = select(made, Wanted(rules=(spelled,)))
+        chosen = select(made, RecordFilter(rules=(spelled,)))
         assert chosen and all(item.rule == name for item in chosen)
-    assert all(item.stage == stage for item in select(made, Wanted(rules=(rule,))))
+    assert all(item.stage == stage for item in select(made, RecordFilter(rules=(rule,))))
     scores = sorted(item.score for item in made if item.score is not None)
     low, high = scores[len(scores) // 4], scores[len(scores) // 2]
-    between = select(made, Wanted(score_min=low, score_max=high))
+    between = select(made, RecordFilter(score_min=low, score_max=high))
     assert [i.id for i in between] == [i.id for i in made if i.score is not None and low <= i.score <= high]
 
 
-def test_text_is_sought_in_all_texts_and_any_case(made: list[Item]) -> None:
+def test_text_is_sought_in_all_texts_and_any_case(made: list[RecordFate]) -> None:
     item = next(item for item in made if item.answer and item.input)
     for text in (item.instruction, item.input, item.answer):
         word = max(text.split(), key=len).upper()
-        assert item in select(made, Wanted(text=word))
-    assert select(made, Wanted(text="no such words anywhere")) == []
+        assert item in select(made, RecordFilter(text=word))
+    assert select(made, RecordFilter(text="no such words anywhere")) == []
 
 
 @pytest.mark.parametrize("order", [name for name in ORDERS if name != "made"])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_sorting_loses_nothing_and_puts_what_has_no_value_last(made: list[Item], order: str, reverse: bool) -> None:
-    found = select(made, Wanted(), order=order, reverse=reverse)
+def test_sorting_loses_nothing_and_puts_what_has_no_value_last(
+    made: list[RecordFate], order: str, reverse: bool
+) -> None:
+    found = select(made, RecordFilter(), order=order, reverse=reverse)
     values = [ORDERS[order](item) for item in found]
     known = [value for value in values if value is not None]
     assert known == sorted(known, reverse=not reverse) and values[: len(known)] == known
     assert sorted(item.id for item in found) == sorted(item.id for item in made)
 
 
-def test_a_limit_takes_the_first(made: list[Item]) -> None:
-    assert select(made, Wanted(), limit=3) == made[:3]
-    assert select(made, Wanted(), reverse=True, limit=3) == made[::-1][:3]
+def test_a_limit_takes_the_first(made: list[RecordFate]) -> None:
+    assert select(made, RecordFilter(), limit=3) == made[:3]
+    assert select(made, RecordFilter(), reverse=True, limit=3) == made[::-1][:3]
 
 
-def test_a_rule_that_dropped_nothing_is_a_mistake_that_names_those_that_did(made: list[Item]) -> None:
+def test_a_rule_that_dropped_nothing_is_a_mistake_that_names_those_that_did(made: list[RecordFate]) -> None:
     check_rules([name for rule in rules_of(made) for name in (rule, rule.partition(".")[2])], made)
     with pytest.raises(UsageError, match=next(iter(rules_of(made)))):
         check_rules(["no_such_rule"], made)

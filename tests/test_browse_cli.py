@@ -20,13 +20,12 @@ from test_ui import UNSAFE
 from tiny_runs import tiny_run
 
 from minisheep import api
-from minisheep.browse import pager, words
-from minisheep.browse.history import history
-from minisheep.browse.items import items
 from minisheep.cli.main import main
-from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.run.folder import RunFolder, replace_records
 from minisheep.run.reading import Reader
-from minisheep.store import RunFolder, replace_records
+from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.terminal import pager
+from minisheep.terminal.record_browser import history, items
 
 
 class Said(NamedTuple):
@@ -93,7 +92,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 def test_without_a_terminal_each_record_is_one_line(call: Call, run: api.Run) -> None:
     said = call("browse", str(run.path))
     made = [item for r in run.rounds for item in items(r.whole(Reader(run.path)))]
-    assert (said.code, said.err) == (0, "") and said.out.splitlines() == [words.line(item) for item in made]
+    assert (said.code, said.err) == (0, "") and said.out.splitlines() == [pager.line(item) for item in made]
 
 
 def test_filters_and_order_are_obeyed(call: Call, run: api.Run) -> None:
@@ -192,7 +191,7 @@ def test_hostile_histories_are_text(bad: api.Run) -> None:
         records = replace(records, verdicts=records.verdicts[:60], responses=records.responses[:60])
         ids = [r.id for kind in (records.responses, records.drafts, records.rejected[:120]) for r in kind]
         for id in ids:
-            for heading, body in words.sections(history(records, [], id)):
+            for heading, body in pager.sections(history(records, [], id)):
                 assert not UNSAFE.search(heading + body) and "\n" not in heading, ascii(heading)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from minisheep.engines.budget import free_ram, slots_within, wanted_slots
+from minisheep.engines.budget import slots_within, wanted_slots
+from minisheep.machine.system import free_ram
 
 GIB = 2**30
 

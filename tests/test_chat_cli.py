@@ -18,7 +18,7 @@ import pytest
 from chat_stand_ins import WorkerHere
 from tiny_runs import tiny_run
 
-from minisheep.chat import speak
+from minisheep.chat import worker
 from minisheep.cli.main import main
 
 
@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    monkeypatch.setattr(speak, "WorkerProcess", WorkerHere)
+    monkeypatch.setattr(worker, "WorkerProcess", WorkerHere)
 
     def run(*args: str, stdin: bytes = b"") -> Said:
         monkeypatch.setattr(sys, "argv", ["minisheep", *args])

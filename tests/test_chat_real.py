@@ -9,11 +9,11 @@ import pytest
 import real_models
 
 from minisheep import api, config
-from minisheep.chat.desk import ChatDesk
-from minisheep.chat.session import Answer, Session
-from minisheep.events import AnswerDone, AnswerPart, EngineReady, Note
-from minisheep.models.prepare import for_inference
-from minisheep.store import RunFolder
+from minisheep.chat.session import ChatAnswer, Session
+from minisheep.chat.worker import ChatDesk
+from minisheep.prepare import for_inference
+from minisheep.run.events import AnswerDone, AnswerPart, EngineReady, Note
+from minisheep.run.folder import RunFolder
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -34,12 +34,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.path
 
 
-def ask(desk: ChatDesk, run: Path, session: Session, user: str) -> tuple[Session, Answer, list[Any]]:
+def ask(desk: ChatDesk, run: Path, session: Session, user: str) -> tuple[Session, ChatAnswer, list[Any]]:
     said: list[Any] = []
     desk.do({"run": str(run), "phase": "answer", **session.job(0, user)}, said.append, lambda: False)
     parts = [event.text for event in said if isinstance(event, AnswerPart)]
     (done,) = [event for event in said if isinstance(event, AnswerDone)]
-    answer = Answer(0, "".join(parts), done.finish, done.tokens, done.left_out)
+    answer = ChatAnswer(0, "".join(parts), done.finish, done.tokens, done.left_out)
     return session.after(user, [answer]), answer, said
 
 

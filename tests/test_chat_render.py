@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_ui import UNSAFE
 
-from minisheep.chat.render import Flow, SafeMarkdown, Tail, side_by_side
-from minisheep.chat.screens import JsonScreen, PlainScreen, TerminalScreen, remarks
-from minisheep.chat.session import Answer
-from minisheep.ui.sanitise import sanitise
+from minisheep.chat.session import ChatAnswer
+from minisheep.chat.view import Flow, JsonScreen, PlainScreen, SafeMarkdown, Tail, TerminalScreen, remarks, side_by_side
+from minisheep.rules.plain_text import sanitise
 
 
 def terminal(width: int = 80, height: int = 30) -> tuple[Console, io.StringIO]:
@@ -127,7 +126,7 @@ def answered(screen: TerminalScreen | PlainScreen | JsonScreen, chance: random.R
         cut = chance.randint(0, len(text))
         for part in (text[:cut], text[cut:]):
             screen.part(number, part)
-        answers.append(Answer(number, text, chance.choice(["end", "length", "stopped"]), 3, chance.randint(0, 2)))
+        answers.append(ChatAnswer(number, text, chance.choice(["end", "length", "stopped"]), 3, chance.randint(0, 2)))
     screen.end(answers)
     screen.note(hostile(chance))
 
@@ -168,13 +167,13 @@ def test_a_pipe_gets_answers_alone_and_their_names_where_there_are_two() -> None
     screen.begin([2], "Why?")
     screen.part(2, "Because")
     screen.part(2, ".")
-    screen.end([Answer(2, "Because.", "length", 2, 1)])
+    screen.end([ChatAnswer(2, "Because.", "length", 2, 1)])
     assert out.getvalue() == "Because.\n"
     assert "--max-tokens" in err.getvalue()
     screen.begin([0, 2], "Why?")
     screen.part(0, "So.")
     screen.part(2, "Thus.")
-    screen.end([Answer(0, "So.", "end"), Answer(2, "Thus.", "end")])
+    screen.end([ChatAnswer(0, "So.", "end"), ChatAnswer(2, "Thus.", "end")])
     assert out.getvalue() == "Because.\nbase:\nSo.\nround 2:\nThus.\n"
 
 
@@ -184,10 +183,10 @@ def test_an_empty_answer_is_a_line_and_is_said() -> None:
     for _ in range(2):
         screen.begin([0], "Why?")
         screen.part(0, "")
-        screen.end([Answer(0, "", "end")])
+        screen.end([ChatAnswer(0, "", "end")])
     assert out.getvalue() == "\n\n" and err.getvalue().count("empty") == 2
 
 
 def test_a_good_answer_needs_no_remark() -> None:
-    assert remarks([Answer(0, "Yes.", "end", 2), Answer(1, "Yes.", "stop", 2)]) == []
+    assert remarks([ChatAnswer(0, "Yes.", "end", 2), ChatAnswer(1, "Yes.", "stop", 2)]) == []
     assert len(MARKDOWN) == len(set(MARKDOWN))

@@ -10,16 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisheep.chat import commands
-from minisheep.chat.commands import Command
-from minisheep.chat.session import Answer, Session, left_out
-from minisheep.chat.talk import save
+from minisheep.chat import session as chat_session
+from minisheep.chat.session import ChatAnswer, Command, Session, left_out
+from minisheep.chat.view import save
 from minisheep.errors import UsageError
 from minisheep.rules.templates import Message
 
 
-def answer(round: int, text: str) -> Answer:
-    return Answer(round, text, "end", 1)
+def answer(round: int, text: str) -> ChatAnswer:
+    return ChatAnswer(round, text, "end", 1)
 
 
 BOTH = Session((0, 2), 0.7, 100).after("One?", [answer(0, "base one"), answer(2, "two one")])
@@ -46,7 +45,7 @@ def test_a_message_that_nobody_answered_is_forgotten() -> None:
 
 
 def test_the_same_question_after_a_reset_is_another_draw() -> None:
-    again, _ = commands.obey(BOTH, Command("reset"), rounds)
+    again, _ = chat_session.obey(BOTH, Command("reset"), rounds)
     assert again.turns == () and again.job(0, "One?")["number"] == 1
     assert Session((0,), 0.7, 100).job(0, "One?")["number"] == 0
 
@@ -93,44 +92,44 @@ def test_there_is_nothing_to_save_before_the_first_answer(tmp_path: Path) -> Non
     ],
 )
 def test_a_line_is_a_message_or_a_command(line: str, meant: object) -> None:
-    assert commands.read(line) == meant
+    assert chat_session.read(line) == meant
 
 
 @pytest.mark.parametrize(("line", "told"), [("/tmep 1", "/temp"), ("/etc/passwd", "/help"), ("/", "/help")])
 def test_what_is_no_command_is_not_sent(line: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        commands.read(line)
+        chat_session.read(line)
 
 
 def test_every_command_is_in_the_help() -> None:
-    _, text = commands.obey(BOTH, Command("help"), rounds)
-    assert all(f"/{name}" in text for name in commands.NAMES)
+    _, text = chat_session.obey(BOTH, Command("help"), rounds)
+    assert all(f"/{name}" in text for name in chat_session.NAMES)
 
 
 def test_the_temperature_changes_and_nothing_else() -> None:
-    session, said = commands.obey(BOTH, Command("temp", "0"), rounds)
+    session, said = chat_session.obey(BOTH, Command("temp", "0"), rounds)
     assert session.temperature == 0 and session.turns == BOTH.turns and "0" in said
 
 
 @pytest.mark.parametrize("text", ["", "warm", "-1", "5.1", "nan", "inf", "1e999"])
 def test_a_temperature_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="/temp"):
-        commands.obey(BOTH, Command("temp", text), rounds)
+        chat_session.obey(BOTH, Command("temp", text), rounds)
 
 
 def test_another_round_goes_on_with_the_conversation() -> None:
     alone = Session((2,), 0.7, 100).after("One?", [answer(2, "two")])
-    session, said = commands.obey(alone, Command("round", "1"), rounds)
+    session, said = chat_session.obey(alone, Command("round", "1"), rounds)
     assert session.rounds == (1,) and session.turns == alone.turns and "1" in said
-    assert commands.obey(alone, Command("round", "base"), rounds)[0].rounds == (0,)
+    assert chat_session.obey(alone, Command("round", "base"), rounds)[0].rounds == (0,)
 
 
 def test_a_comparison_keeps_its_base() -> None:
-    assert commands.obey(BOTH, Command("round", "1"), rounds)[0].rounds == (0, 1)
+    assert chat_session.obey(BOTH, Command("round", "1"), rounds)[0].rounds == (0, 1)
     with pytest.raises(UsageError, match=r"(?i)base"):
-        commands.obey(BOTH, Command("round", "base"), rounds)
+        chat_session.obey(BOTH, Command("round", "base"), rounds)
     with pytest.raises(UsageError, match="9"):
-        commands.obey(BOTH, Command("round", "9"), rounds)
+        chat_session.obey(BOTH, Command("round", "9"), rounds)
 
 
 @given(st.lists(st.integers(0, 400), max_size=9), st.integers(1, 600), st.integers(1, 200))
@@ -154,7 +153,7 @@ def test_hostile_lines_are_messages_or_mistakes_and_nothing_else() -> None:
     chance = random.Random(8)
     for _ in range(2_000):
         try:
-            told = commands.read(chance.choice(["", "/", "//", "/save "]) + hostile(chance))
+            told = chat_session.read(chance.choice(["", "/", "//", "/save "]) + hostile(chance))
         except UsageError:
             continue
         assert isinstance(told, str | Command)

@@ -17,16 +17,16 @@ from chat_stand_ins import DEADLY, SLOW, STUCK, WorkerHere
 from tiny_runs import tiny_run
 
 from minisheep import api
-from minisheep.chat import desk, speak, talk
-from minisheep.chat.choose import sides
-from minisheep.chat.screens import PlainScreen
+from minisheep.api import resolve_round
+from minisheep.chat import view
+from minisheep.chat import worker as worker_module
 from minisheep.chat.session import Session
-from minisheep.chat.speak import Speaker
+from minisheep.chat.view import PlainScreen, sides
+from minisheep.chat.worker import Speaker
 from minisheep.engines.base import EngineInfo, GenerateRequest
-from minisheep.engines.fake import FakeEngine, text_of
+from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.errors import UsageError, WorkerError
 from minisheep.rules.templates import Template
-from minisheep.run.reading import resolve_round
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speak, "WorkerProcess", WorkerHere)
+    monkeypatch.setattr(worker_module, "WorkerProcess", WorkerHere)
 
 
 @pytest.fixture
@@ -53,14 +53,14 @@ def asked(monkeypatch: pytest.MonkeyPatch, here: None) -> list[str]:
         prompts.append(text_of(request.prompt))
         return f"{len(prompts[-1].split())} words"
 
-    monkeypatch.setattr(desk, "open_engine", lambda settings, gguf: Echo(reply=reply))
+    monkeypatch.setattr(worker_module, "open_engine", lambda settings, gguf: Echo(reply=reply))
     return prompts
 
 
 @pytest.fixture
 def unruly(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker process that is slow or dies where it is asked to."""
-    monkeypatch.setattr(speak, "WORKER", "chat_stand_ins:UnrulyDesk")
+    monkeypatch.setattr(worker_module, "WORKER", "chat_stand_ins:UnrulyDesk")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
 
 
@@ -75,7 +75,7 @@ def conversed(run: api.Run, lines: list[Any], session: Session) -> tuple[Session
         return str(line)
 
     with Speaker(run.path, lambda event: None) as speaker:
-        session = talk.converse(
+        session = view.converse(
             session,
             speaker,
             PlainScreen(out, err),
@@ -142,7 +142,7 @@ def test_a_comparison_answers_with_both_from_one_load(
         loaded.append(Watched())
         return loaded[-1]
 
-    monkeypatch.setattr(desk, "open_engine", load)
+    monkeypatch.setattr(worker_module, "open_engine", load)
     session, out, _ = conversed(run, ["One?", "Two?"], Session((0, 2), 0.7, 50))
     assert len(loaded) == 1 and adapters == ["round-2", None, "round-2"]
     assert out.startswith("base:\n") and out.count("round 2:\n") == 2
@@ -153,7 +153,7 @@ def test_a_comparison_answers_with_both_from_one_load(
 def test_an_adapter_is_loaded_once_for_many_answers(run: api.Run, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, adapters = FakeEngine(), []
     monkeypatch.setattr(engine, "set_adapter", adapters.append)
-    monkeypatch.setattr(desk, "open_engine", lambda settings, gguf: engine)
+    monkeypatch.setattr(worker_module, "open_engine", lambda settings, gguf: engine)
     conversed(run, ["One?", "Two?", "Three?"], Session((1,), 0.7, 50))
     assert len(adapters) == 1
 
@@ -166,7 +166,7 @@ def test_ctrl_c_at_the_prompt_leaves_nothing_and_ctrl_d_leaves(run: api.Run, her
 def test_a_line_of_a_pipe_is_a_message_whatever_it_begins_with(run: api.Run, asked: list[str]) -> None:
     out = io.StringIO()
     with Speaker(run.path, lambda event: None) as speaker:
-        talk.pipe(Session((0,), 0.7, 50), speaker, PlainScreen(out, io.StringIO()), ["/save x\n", "\n", "Hi\n"])
+        view.pipe(Session((0,), 0.7, 50), speaker, PlainScreen(out, io.StringIO()), ["/save x\n", "\n", "Hi\n"])
     assert "/save x" in asked[0] and len(asked) == 2 and out.getvalue().count("\n") == 2
     assert not Path("x").exists()
 
@@ -177,7 +177,7 @@ def test_a_template_for_one_turn_shows_no_history(
     from minisheep.rules.templates import Conversation
 
     once = Conversation(Template("model", "<u>", "<a>", "</a>"))
-    monkeypatch.setattr(desk, "_conversation", lambda model: once)
+    monkeypatch.setattr(worker_module, "_conversation", lambda model: once)
     _, _, err = conversed(run, ["One?", "Two?"], Session((1,), 0.7, 50))
     assert asked[1] == "<u>Two?<a>" and "left out" not in err
     with Speaker(run.path, lambda event: None) as speaker, pytest.raises(UsageError, match="system"):
@@ -302,5 +302,5 @@ def test_who_hears_no_more_ends_the_worker(run: api.Run, unruly: None) -> None:
 
 def test_without_a_person_a_crash_is_an_error(run: api.Run, unruly: None) -> None:
     with Speaker(run.path, lambda event: None) as speaker, pytest.raises(WorkerError):
-        talk.pipe(Session((1,), 0.7, 50), speaker, PlainScreen(io.StringIO(), io.StringIO()), [DEADLY])
+        view.pipe(Session((1,), 0.7, 50), speaker, PlainScreen(io.StringIO(), io.StringIO()), [DEADLY])
     speaker._log.unlink()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minisheep.errors import DiskError
-from minisheep.machine import files
+from minisheep.run import files
 from minisheep.trainers import checkpoint
 from minisheep.trainers.checkpoint import Checkpoint, clear, newest_checkpoint, save_checkpoint
 

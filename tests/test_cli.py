@@ -16,7 +16,7 @@ from tiny_runs import flags, minisheep, outcome, tiny_run
 
 from minisheep import api, config, loop
 from minisheep.cli.main import VERBS, main
-from minisheep.hosts import InlineHost
+from minisheep.host import InlineHost
 
 
 class Said(NamedTuple):
@@ -45,7 +45,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     """The command line in this process, as a terminal that is no terminal sees it."""
     monkeypatch.setattr(api, "WorkerHost", HostInThisProcess)
     # Whatever a test gets wrong, no real model may start.
-    monkeypatch.setattr("minisheep.models.prepare._prepare_real", None)
+    monkeypatch.setattr("minisheep.prepare._prepare_real", None)
 
     def run(*args: str) -> Said:
         monkeypatch.setattr(sys, "argv", ["minisheep", *args])
@@ -299,7 +299,7 @@ def test_a_run_that_failed_at_once_goes_on_with_its_own_settings(
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setenv("MINISHEEP_FAULT", "full:evaluate:1")
-        patch.setattr("minisheep.faults._seen", {})
+        patch.setattr("minisheep.run.events._seen", {})
         assert call("align", *tiny(run, rounds=1)).code == 74
     assert call("align", "--run", str(run)).code == 0
     assert api.load_run(run).settings.per_round == 4

@@ -19,12 +19,12 @@ from tiny_runs import TINY, minisheep
 from minisheep import api, config
 from minisheep.cli.main import main
 from minisheep.errors import RunMismatchError, Stopped, UsageError
-from minisheep.harness import choose, report, session
-from minisheep.harness.spec import Spec
-from minisheep.harness.subject import Subject
+from minisheep.evals import eval_run
+from minisheep.evals.tasks import EvalSpec
+from minisheep.evals.worker import ModelUnderTest
 from minisheep.machine.worker import stoppable
-from minisheep.models.prepare import fake_model
-from minisheep.store import RunFolder
+from minisheep.prepare import fake_model
+from minisheep.run.folder import RunFolder
 
 ROWS = [
     {"key": 1, "prompt": "Name a colour without any comma.", "instruction_id_list": ["punctuation:no_comma"],
@@ -63,8 +63,8 @@ def data(path: Path, rows: list[dict[str, Any]]) -> str:
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """The command line in this process; no worker starts."""
-    monkeypatch.setattr(session, "_work", None)
-    monkeypatch.setattr(choose, "check_installed", lambda: None)
+    monkeypatch.setattr(eval_run, "_work", None)
+    monkeypatch.setattr(eval_run, "check_installed", lambda: None)
 
     def run(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["minisheep", "eval", *args])
@@ -89,7 +89,7 @@ def refused(call: Call, *args: str) -> str:
 def test_without_the_harness_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     with pytest.raises(UsageError, match=r"minisheep\[eval\]"):
-        choose.check_installed()
+        eval_run.check_installed()
 
 
 def test_what_is_neither_run_nor_model_is_named(call: Call) -> None:
@@ -135,12 +135,12 @@ def test_a_run_whose_file_left_the_cache_gets_it_again_or_is_refused(
     gone = dataclasses.replace(fake_model(), inference_gguf=tmp_path / "gone.gguf")
     gone.write(run.model)
     here = dataclasses.replace(gone, inference_gguf=tmp_path / "here.gguf")
-    monkeypatch.setattr("minisheep.models.prepare.for_inference", lambda settings, emit: here)
-    spec = Spec("out", ("ifeval",), run=str(run.path))
-    assert Subject(spec, lambda event: None).model.inference_gguf == here.inference_gguf
+    monkeypatch.setattr("minisheep.prepare.for_inference", lambda settings, emit: here)
+    spec = EvalSpec("out", ("ifeval",), run=str(run.path))
+    assert ModelUnderTest(spec, lambda event: None).model.inference_gguf == here.inference_gguf
     here = dataclasses.replace(here, gguf_sha256="another")
     with pytest.raises(RunMismatchError):
-        Subject(spec, lambda event: None)
+        ModelUnderTest(spec, lambda event: None)
 
 
 # Results
@@ -161,7 +161,7 @@ def result(round: int, right: list[int], **given: Any) -> dict[str, Any]:
 
 def test_changes_are_paired_by_item() -> None:
     base, better = result(0, [0, 1] * 20), result(1, [1, 1] * 20)
-    found = session.changes(better, base)["acc"]
+    found = eval_run.changes(better, base)["acc"]
     assert found["value"] == 0.5
     assert 0.3 < found["low"] < 0.5 < found["high"] < 0.7
 
@@ -169,13 +169,13 @@ def test_changes_are_paired_by_item() -> None:
 def test_results_measured_in_other_ways_are_not_paired() -> None:
     base, ours = result(0, [0, 1]), result(1, [1, 1])
     base["settings"]["limit"] = 5
-    assert session.changes(ours, base) == {}
+    assert eval_run.changes(ours, base) == {}
 
 
 def test_a_change_is_shown_below_its_metric() -> None:
     base, ours = result(0, [0, 1] * 20), result(1, [1, 1] * 20)
-    ours["change"] = session.changes(ours, base)
-    ((title, columns, rows),) = report.tables([base, ours])
+    ours["change"] = eval_run.changes(ours, base)
+    ((title, columns, rows),) = eval_run.tables([base, ours])
     assert "40 items" in title and "template chatml" in title
     assert columns == ["", "base", "round 1"]
     assert rows[0] == ["acc", "0.500 [0.400, 0.600]", "1.000 [0.900, 1.100]"]
@@ -183,7 +183,7 @@ def test_a_change_is_shown_below_its_metric() -> None:
 
 
 def test_plain_output_has_a_line_for_each_metric(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "measure", lambda spec, emit, tick: [result(0, [1, 0])])
+    monkeypatch.setattr(eval_run, "measure", lambda spec, emit, tick: [result(0, [1, 0])])
     code, out, err = call("smollm2-135m", "--tasks", "mytask")
     assert (code, err) == (0, "")
     assert "mytask base acc 0.500 [0.400, 0.600]" in out
@@ -191,7 +191,7 @@ def test_plain_output_has_a_line_for_each_metric(call: Call, monkeypatch: pytest
 
 
 def test_json_output_is_an_object_a_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "measure", lambda spec, emit, tick: [result(0, [1, 0]), result(1, [1, 1])])
+    monkeypatch.setattr(eval_run, "measure", lambda spec, emit, tick: [result(0, [1, 0]), result(1, [1, 1])])
     _, out, _ = call("smollm2-135m", "--tasks", "mytask", "--json")
     found = [json.loads(line) for line in out.splitlines()]
     assert [(one["event"], one["round"], one["metrics"]["acc"]["value"]) for one in found] == [
@@ -249,10 +249,10 @@ def test_ifeval_of_a_run_is_measured_stored_and_used_again(fake_run: Path, tmp_p
 @pytest.mark.model
 def test_the_harness_brings_no_torch_into_the_process_of_llama_cpp(fake_run: Path, tmp_path: Path) -> None:
     file = data(tmp_path / "rows.jsonl", ROWS)
-    spec = Spec(str(tmp_path), ("ifeval",), run=str(fake_run), data={"ifeval": file})
+    spec = EvalSpec(str(tmp_path), ("ifeval",), run=str(fake_run), data={"ifeval": file})
     code = (
         "import json, sys\n"
-        "from minisheep.harness.desk import do\n"
+        "from minisheep.evals.worker import do\n"
         "do(json.loads(sys.argv[1]), lambda event: None, lambda: False)\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
@@ -264,8 +264,8 @@ def test_the_harness_brings_no_torch_into_the_process_of_llama_cpp(fake_run: Pat
 @needs_harness
 @pytest.mark.model
 def test_verdicts_equal_those_of_our_own_checkers(fake_run: Path, tmp_path: Path) -> None:
-    from minisheep.data.verifiable import load_items
-    from minisheep.rules.verify.verdicts import strict
+    from minisheep.rules.ifeval import strict
+    from minisheep.rules.seed_tasks import load_items
 
     file = data(tmp_path / "rows.jsonl", ROWS)
     (found,) = measured(str(fake_run), "--tasks", "ifeval", "--data", file, "--round", "1", "--again")
@@ -386,5 +386,5 @@ def test_a_small_model_answers_ifeval_end_to_end(tmp_path: Path) -> None:
 
 
 def test_measuring_leaves_no_trace_of_a_spec_without_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_work", lambda *_: None)
-    assert session.measure(Spec(str(tmp_path / "out"), ("ifeval",), model="m"), lambda event: None) == []
+    monkeypatch.setattr(eval_run, "_work", lambda *_: None)
+    assert eval_run.measure(EvalSpec(str(tmp_path / "out"), ("ifeval",), model="m"), lambda event: None) == []

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tiny_rounds import COLLAPSED, HEALTHY, SEEDS, World, measured, records
 
-from minisheep.rules.topics import Topics
+from minisheep.metrics import diversity
+from minisheep.metrics.diversity import Topics
 from minisheep.stages import collapse
-from minisheep.stages.alarms import Alarm, alarms
-from minisheep.stages.collapse import Metrics, watch
+from minisheep.stages.collapse import Alarm, Metrics, alarms, watch
 
 
 @pytest.fixture(autouse=True)
@@ -165,8 +165,8 @@ def test_a_huge_round_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most so many words are looked at, whatever the round's size."""
     monkeypatch.setattr(collapse, "SAMPLE_WORDS", 300)
     read: list[str] = []
-    honest = collapse.diversity.opening
-    monkeypatch.setattr(collapse.diversity, "opening", lambda text: read.append(text) or honest(text))
+    honest = diversity.opening
+    monkeypatch.setattr(diversity, "opening", lambda text: read.append(text) or honest(text))
     found = watch(*records(1, 200, HEALTHY), SEEDS, outputs(2, 200))
     assert set(found["instructions"]["distinct"]) == set(found["answers"]["distinct"]) == {"200"}
     assert found["instructions"]["count"] == 200
@@ -175,7 +175,7 @@ def test_a_huge_round_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reading_alarms_imports_nothing_heavy() -> None:
     code = (
-        "import sys, minisheep.stages.alarms\n"
+        "import sys, minisheep.stages.collapse\n"
         "heavy = {'torch', 'sklearn', 'scipy', 'llama_cpp', 'numpy'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )

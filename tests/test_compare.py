@@ -12,11 +12,10 @@ from measured_runs import measured_run
 from rich.cells import cell_len
 from tiny_runs import tiny_run
 
-from minisheep.compare import export, table
+from minisheep import comparison
+from minisheep.comparison import Comparison, compare
 from minisheep.errors import CorruptRunError, UsageError
-from minisheep.run import comparison
-from minisheep.run.comparison import Comparison, compare
-from minisheep.run.metrics import (
+from minisheep.run.metric_catalogue import (
     CATALOGUE,
     Estimate,
     Metric,
@@ -25,6 +24,7 @@ from minisheep.run.metrics import (
     harness_values,
     round_values,
 )
+from minisheep.terminal import comparison_table
 
 SHARE, POINTS, CHANGE = (Metric("", ("", ""), form) for form in ("share", "points", "change"))
 
@@ -105,7 +105,7 @@ def test_results_of_the_harness_are_columns(tmp_path: Path) -> None:
         Estimate(0.3, 0.0, 0.5),
     ]
     assert any("c.json" in note for note in found.notes)
-    assert table.metrics_of(found.rows)[-1].name == "ifeval.acc"
+    assert comparison_table.metrics_of(found.rows)[-1].name == "ifeval.acc"
 
 
 def test_a_part_of_a_task_is_not_shown_as_the_whole(tmp_path: Path) -> None:
@@ -228,68 +228,75 @@ def test_the_last_round_stands_for_a_run_whose_best_is_its_base(tmp_path: Path) 
 
 
 def test_numbers_in_words() -> None:
-    assert table.cell(SHARE, Estimate(0.304, 0.142, 0.478)) == "30% [14, 48]"
-    assert table.cell(POINTS, Estimate(-0.0625, -0.1875, 0.0)) == "-6.2 [-18.8, 0.0]"
-    assert table.cell(POINTS, Estimate(-0.0001, -0.0002, 0.0002)) == "0.0 [0.0, 0.0]"
-    assert table.cell(CHANGE, Estimate(0.0118, error=0.0023)) == "+0.012 (0.002)"
-    assert table.cell(SHARE, None) == "-"
+    assert comparison_table.cell(SHARE, Estimate(0.304, 0.142, 0.478)) == "30% [14, 48]"
+    assert comparison_table.cell(POINTS, Estimate(-0.0625, -0.1875, 0.0)) == "-6.2 [-18.8, 0.0]"
+    assert comparison_table.cell(POINTS, Estimate(-0.0001, -0.0002, 0.0002)) == "0.0 [0.0, 0.0]"
+    assert comparison_table.cell(CHANGE, Estimate(0.0118, error=0.0023)) == "+0.012 (0.002)"
+    assert comparison_table.cell(SHARE, None) == "-"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 140, 400])
 def test_no_line_is_wider_than_the_terminal(two: Comparison, width: int) -> None:
-    lines = table.text(table.index_columns(two.rows), table.value_columns(two.rows), width)
+    lines = comparison_table.text(
+        comparison_table.index_columns(two.rows), comparison_table.value_columns(two.rows), width
+    )
     assert max(map(cell_len, lines)) <= width
 
 
 def test_each_block_says_which_row_is_which(two: Comparison) -> None:
-    lines = table.text(table.index_columns(two.rows), table.value_columns(two.rows), 60)
+    lines = comparison_table.text(
+        comparison_table.index_columns(two.rows), comparison_table.value_columns(two.rows), 60
+    )
     assert lines.count("") >= 2
     assert sum(line.startswith("A B  base") for line in lines) == lines.count("") + 1
 
 
 def test_every_value_is_in_some_block(two: Comparison) -> None:
-    columns = table.value_columns(two.rows)
-    told = " ".join(table.text(table.index_columns(two.rows), columns, 60))
+    columns = comparison_table.value_columns(two.rows)
+    told = " ".join(comparison_table.text(comparison_table.index_columns(two.rows), columns, 60))
     assert all(cell in told for column in columns for cell in column.cells)
 
 
 def test_wide_letters_keep_columns_straight() -> None:
-    index = [table.Column(("run",), ["模型", "ab"], right=False)]
-    lines = table.text(index, [table.Column(("x",), ["1", "2"])], 80)
+    index = [comparison_table.Column(("run",), ["模型", "ab"], right=False)]
+    lines = comparison_table.text(index, [comparison_table.Column(("x",), ["1", "2"])], 80)
     assert [cell_len(line) for line in lines] == [7, 7, 7]
 
 
 def test_sorting_puts_the_best_first_and_what_was_not_measured_last(two: Comparison) -> None:
-    assert [row.key for row in table.sort_rows(two.rows, "prompt_strict")] == ["B", "A", "A B"]
-    assert [row.measured.round for row in table.sort_rows(two.rows, "nll")] == [1, 1, 0]
-    assert table.sort_rows(two.rows, "nll_change")[-1].measured.round == 0
+    assert [row.key for row in comparison_table.sort_rows(two.rows, "prompt_strict")] == ["B", "A", "A B"]
+    assert [row.measured.round for row in comparison_table.sort_rows(two.rows, "nll")] == [1, 1, 0]
+    assert comparison_table.sort_rows(two.rows, "nll_change")[-1].measured.round == 0
 
 
 def test_sorting_by_an_unknown_metric_names_the_nearest(two: Comparison) -> None:
     with pytest.raises(UsageError, match="prompt_strict"):
-        table.sort_rows(two.rows, "prompts_strict")
+        comparison_table.sort_rows(two.rows, "prompts_strict")
 
 
 def test_a_long_setting_is_cut_at_its_beginning() -> None:
-    told = table.setting_words("/a/very/long/path/to/some/folder/with/seeds.jsonl")
-    assert len(told) == table.SETTING_WIDTH and told.startswith("...") and told.endswith("seeds.jsonl")
+    told = comparison_table.setting_words("/a/very/long/path/to/some/folder/with/seeds.jsonl")
+    assert len(told) == comparison_table.SETTING_WIDTH and told.startswith("...") and told.endswith("seeds.jsonl")
 
 
 def test_the_rounds_that_runs_call_best_have_a_star(two: Comparison) -> None:
-    rounds = next(column for column in table.index_columns(two.rows) if column.title == ("round",))
+    rounds = next(column for column in comparison_table.index_columns(two.rows) if column.title == ("round",))
     assert rounds.cells == ["base", "1*", "1*"]
 
 
 def test_markdown_has_as_many_cells_in_each_line() -> None:
-    columns = [table.Column(("a", "b"), ["1", "x|y"]), table.Column(("c",), ["2", "3"], right=False)]
-    assert table.markdown(columns) == ["| a b | c |", "| ---: | --- |", "| 1 | 2 |", "| x\\|y | 3 |"]
+    columns = [
+        comparison_table.Column(("a", "b"), ["1", "x|y"]),
+        comparison_table.Column(("c",), ["2", "3"], right=False),
+    ]
+    assert comparison_table.markdown(columns) == ["| a b | c |", "| ---: | --- |", "| 1 | 2 |", "| x\\|y | 3 |"]
 
 
 # For other programs
 
 
 def test_csv_holds_every_number_with_its_bounds(two: Comparison) -> None:
-    rows = list(csv.DictReader(io.StringIO(export.csv_text(two, two.rows))))
+    rows = list(csv.DictReader(io.StringIO(comparison_table.csv_text(two, two.rows))))
     assert [row["round"] for row in rows] == ["0", "1", "1"]
     assert [row["keep"] for row in rows] == ["", "top:0.6", "threshold:8"]
     measured = two.rows[2].measured.values["prompt_strict"]
@@ -299,12 +306,12 @@ def test_csv_holds_every_number_with_its_bounds(two: Comparison) -> None:
 
 
 def test_csv_names_no_column_twice(two: Comparison) -> None:
-    titles = export.csv_text(two, two.rows).split("\n")[0].split(",")
+    titles = comparison_table.csv_text(two, two.rows).split("\n")[0].split(",")
     assert len(set(titles)) == len(titles)
 
 
 def test_json_lines_hold_settings_rounds_and_metrics(two: Comparison) -> None:
-    base, first, second = (json.loads(json.dumps(export.row_json(two, row))) for row in two.rows)
+    base, first, second = (json.loads(json.dumps(comparison_table.row_json(two, row))) for row in two.rows)
     assert base["runs"] == [result.path for result in two.results] and base["settings"] == {"judge": "", "keep": ""}
     assert second["settings"] == {"judge": "logits", "keep": "threshold:8"} and second["best"]
     assert first["metrics"]["judge_used"] == "pmi"
@@ -312,7 +319,7 @@ def test_json_lines_hold_settings_rounds_and_metrics(two: Comparison) -> None:
 
 
 def test_a_difference_in_json_names_both_sides(two: Comparison) -> None:
-    (found,) = (export.difference_json(d) for d in comparison.differences(two.results))
+    (found,) = (comparison_table.difference_json(d) for d in comparison.differences(two.results))
     assert (found["run"], found["minus_run"]) == (two.results[1].path, two.results[0].path)
     assert found["metrics"]["prompt_strict"]["value"] == pytest.approx(0.5) and found["not_comparable"] == []
 
@@ -330,6 +337,6 @@ def test_a_pair_that_cannot_be_compared_is_a_remark_and_no_row(tmp_path: Path) -
     for name, gguf in (("a", "x"), ("b", "y")):
         measured_run(tmp_path / name, [0.2, 0.4], gguf=gguf)
     found = comparison.differences(compare([str(tmp_path / "a"), str(tmp_path / "b")]).results)
-    index, columns = table.difference_columns(found)
+    index, columns = comparison_table.difference_columns(found)
     assert index[0].cells == [] and columns == []
-    assert table.not_comparable(found) == ["B 1 - A 1: not comparable: different models."]
+    assert comparison_table.not_comparable(found) == ["B 1 - A 1: not comparable: different models."]

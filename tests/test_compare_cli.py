@@ -13,8 +13,8 @@ import pytest
 from measured_runs import measured_run
 
 from minisheep.cli.main import main
-from minisheep.compare import plot
-from minisheep.run.comparison import compare
+from minisheep.comparison import compare
+from minisheep.terminal import comparison_plot
 
 
 class Said(NamedTuple):
@@ -97,7 +97,7 @@ def test_the_same_runs_give_the_same_figure(runs: list[str], tmp_path: Path) -> 
     pytest.importorskip("matplotlib")
     found = compare(runs)
     for name in ("a", "b"):
-        plot.plot(found, str(tmp_path / f"{name}.svg"))
+        comparison_plot.plot(found, str(tmp_path / f"{name}.svg"))
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
@@ -106,20 +106,20 @@ def test_names_with_signs_of_mathematics_or_unknown_letters_are_drawn_as_they_ar
     measured_run(tmp_path / "$x^{$", [0.2, 0.4], language="$\\frac{")
     measured_run(tmp_path / "_模", [0.2, 0.4], language="de")
     found = compare([str(tmp_path / "$x^{$"), str(tmp_path / "_模")])
-    plot.plot(found, str(tmp_path / "t.svg"))
-    assert plot.label(found, found.results[0]) == "A: language $\\frac{"
+    comparison_plot.plot(found, str(tmp_path / "t.svg"))
+    assert comparison_plot.label(found, found.results[0]) == "A: language $\\frac{"
 
 
 def test_runs_are_told_apart_without_colour() -> None:
-    styles = [plot._style(place) for place in range(8)]
+    styles = [comparison_plot._style(place) for place in range(8)]
     assert len({(style["marker"], style["linestyle"]) for style in styles}) == 8
     assert all(0 <= float(style["color"]) <= 0.7 for style in styles)
 
 
 def test_error_bars_are_the_interval_or_twice_the_standard_error() -> None:
-    from minisheep.run.metrics import Estimate
+    from minisheep.run.metric_catalogue import Estimate
 
-    below, above = plot._bars([Estimate(0.5, 0.4, 0.7), Estimate(1.0, error=0.1), Estimate(1.0)])
+    below, above = comparison_plot._bars([Estimate(0.5, 0.4, 0.7), Estimate(1.0, error=0.1), Estimate(1.0)])
     assert below == pytest.approx([0.1, 0.196, 0.0]) and above == pytest.approx([0.2, 0.196, 0.0])
 
 
@@ -158,7 +158,7 @@ def test_a_figure_that_cannot_be_written_is_one_line(
         raise PermissionError(13, "Permission denied", str(path))
 
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(plot, "write_atomic", refuse)
+    monkeypatch.setattr(comparison_plot, "write_atomic", refuse)
     said = call("compare", *runs, "--plot", "x.png")
     assert said.code == 74 and len(said.err.splitlines()) == 1 and "Permission denied" in said.err
 

@@ -19,7 +19,7 @@ from minisheep import api, config
 from minisheep.cli.work import align
 from minisheep.config import Keep, Settings
 from minisheep.errors import ConfigError, RunMismatchError
-from minisheep.store import RunFolder
+from minisheep.run.folder import RunFolder
 
 LETTERS = string.ascii_lowercase + "_"
 FAKE = {"engine": "fake", "trainer": "fake"}

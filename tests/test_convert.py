@@ -11,21 +11,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from minisheep.convert import check
-from minisheep.convert import convert as module
-from minisheep.convert.architectures import KINDS, read_design
-from minisheep.convert.convert import Converted, convert, type_name
-from minisheep.convert.rope import llama_3_divisors
-from minisheep.convert.tensors import pairs, plain_name
+from minisheep import prepare
 from minisheep.errors import DiskError, MinisheepError, ModelFileError, UnsupportedModelError, UsageError
+from minisheep.formats import hf_to_gguf as module
+from minisheep.formats import tokenizer
+from minisheep.formats.gguf_header import GgufHeader, read_header
+from minisheep.formats.gguf_to_hf import config_json, halves, plan_weights, read_piece
+from minisheep.formats.hf_config import KINDS, llama_3_divisors, read_design
+from minisheep.formats.hf_to_gguf import Converted, convert, pairs, plain_name, type_name
 from minisheep.formats.safetensors_file import pieces, to_bfloat16
-from minisheep.models import converted
-from minisheep.models.entries import HubRepo, LocalPath
-from minisheep.models.gguf_config import config_json
-from minisheep.models.gguf_header import GgufHeader, read_header
-from minisheep.models.gguf_weights import halves, plan_weights, read_piece
-from minisheep.models.registry import find_model
-from minisheep.models.sources import FetchedFile
+from minisheep.models.fetch import FetchedFile
+from minisheep.models.registry import HubRepo, LocalPath, find_model
 
 TINY = ["llama", "mistral", "qwen2", "qwen3", "gemma3_text"]
 
@@ -33,7 +29,7 @@ TINY = ["llama", "mistral", "qwen2", "qwen3", "gemma3_text"]
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests load no llama.cpp, which is what checks the tokens of a converted file."""
-    monkeypatch.setattr(check, "check_tokens", lambda gguf, folder: None)
+    monkeypatch.setattr(tokenizer, "check_tokens", lambda gguf, folder: None)
 
 
 def silent(line: str) -> None:
@@ -306,7 +302,7 @@ def test_a_file_whose_tokens_differ_is_not_kept(tmp_path: Path, monkeypatch: pyt
         assert gguf.exists()
         raise UnsupportedModelError("other tokens")
 
-    monkeypatch.setattr(check, "check_tokens", differs)
+    monkeypatch.setattr(tokenizer, "check_tokens", differs)
     assert refusal(folders.tiny_folder(tmp_path / "m")).message == "other tokens"
 
 
@@ -392,14 +388,14 @@ def test_a_model_without_a_gguf_is_converted_once(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(module, "convert", pretend)
     lines: list[str] = []
-    found = [converted.gguf_of(find_model(str(folder)), lines.append) for _ in range(2)]
+    found = [prepare.gguf_of(find_model(str(folder)), lines.append) for _ in range(2)]
     assert calls == ["base Q8_0 base"] and found[0] == found[1] and isinstance(found[0], FetchedFile)
     assert "once for this model" in "".join(lines)
     (folder / "config.json").write_text(json.dumps(folders.tiny_config("llama")) + " ")
-    assert converted.gguf_of(find_model(str(folder)), silent).path != found[0].path
+    assert prepare.gguf_of(find_model(str(folder)), silent).path != found[0].path
 
 
 def test_a_model_that_cannot_be_converted_is_said_to_have_no_gguf(tmp_path: Path) -> None:
     folder = folders.tiny_folder(tmp_path / "base", model_type="mamba")
     with pytest.raises(UnsupportedModelError, match="mamba"):
-        converted.gguf_of(find_model(str(folder)), silent)
+        prepare.gguf_of(find_model(str(folder)), silent)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from test_lora_gguf import TEXT, half_precision_gelu, llama_logits
 
-from minisheep.convert import check
-from minisheep.convert.convert import convert
 from minisheep.errors import UnsupportedModelError
-from minisheep.models.dequantise import dequantise
-from minisheep.models.gguf_header import GgufHeader, read_header
+from minisheep.formats import tokenizer as tokenizer_module
+from minisheep.formats.gguf_header import GgufHeader, read_header
+from minisheep.formats.gguf_to_hf import dequantise
+from minisheep.formats.hf_to_gguf import convert
 from minisheep.rules.templates import Segment
 
 IDS = [262, *range(3, 120, 3)]
@@ -30,7 +30,7 @@ def silent(line: str) -> None:
 
 def transformers_logits(folder: Path, ids: list[int], *, ggml_gelu: bool = False) -> np.ndarray[Any, Any]:
     """The logits [tokens, vocabulary] of a folder's model in float32."""
-    import minisheep.trainers.peft_model  # noqa: F401  # takes the Hub off line
+    import minisheep.trainers.lora_model  # noqa: F401  # takes the Hub off line
 
     import torch  # isort: skip
     import transformers  # isort: skip
@@ -124,7 +124,7 @@ def disagreements(gguf: Path, folder: Path, texts: list[str]) -> list[str]:
     """The texts that llama.cpp and tokenizer.json make other ids of."""
     import tokenizers
 
-    from minisheep.engines.vocabulary import Vocabulary
+    from minisheep.engines.native import Vocabulary
 
     theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     with Vocabulary.from_file(gguf) as ours:
@@ -156,7 +156,7 @@ def test_a_tokenizer_that_llama_cpp_sees_otherwise_is_refused(tmp_path: Path) ->
     tokenizer["model"]["merges"].remove(["h", "e"])
     folders.write_json(folder, tokenizer=tokenizer)
     with pytest.raises(UnsupportedModelError):
-        check.check_tokens(made, folder)
+        tokenizer_module.check_tokens(made, folder)
 
 
 # Real models, taken apart and put together again
@@ -180,7 +180,7 @@ def converted_as_its_own(gguf: Path, tmp_path: Path, texts: int) -> None:
     made = convert(folder, tmp_path / "m.gguf", "f32", "Real", silent).path
     same_vocabulary(read_header(made), read_header(gguf))
     assert disagreements(made, folder, random_texts(texts)) == []
-    from minisheep.engines.vocabulary import Vocabulary
+    from minisheep.engines.native import Vocabulary
 
     with Vocabulary.from_file(made) as vocabulary:
         ids = vocabulary.encode((Segment(TEXT),), bos=True)  # without its BOS, Gemma 3 is beside itself
@@ -223,7 +223,7 @@ def test_a_conversion_takes_less_than_a_shard_of_memory(tmp_path: Path) -> None:
     import real_models
 
     folder = whole_folder(real_models.smollm2(), tmp_path / "model")
-    code = "import sys, resource; from pathlib import Path; from minisheep.convert.convert import convert;"
+    code = "import sys, resource; from pathlib import Path; from minisheep.formats.hf_to_gguf import convert;"
     code += "convert(Path(sys.argv[1]), Path(sys.argv[2]), 'f16', 'Real', lambda line: None);"
     code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     given = [sys.executable, "-c", code, str(folder), str(tmp_path / "m.gguf")]

@@ -12,21 +12,21 @@ import pytest
 from click.testing import CliRunner
 
 from minisheep.cli.main import cli
-from minisheep.convert import check
-from minisheep.convert.pretokenizers import pre_tokenizer_name
-from minisheep.convert.source import Source, read_source
-from minisheep.convert.tokenizer import (
+from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError
+from minisheep.formats import tokenizer as tokenizer_module
+from minisheep.formats.gguf_header import read_header
+from minisheep.formats.hf_config import Source, read_source
+from minisheep.formats.tokenizer import (
     BYTE,
     CONTROL,
     NORMAL,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
-    Vocabulary,
+    GgufVocabulary,
+    pre_tokenizer_name,
     read_vocabulary,
 )
-from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError
-from minisheep.models.gguf_header import read_header
 
 Json = dict[str, Any]
 
@@ -36,7 +36,7 @@ def source(tokenizer: Json, **more: Any) -> Source:
     return Source(folder=Path("folder"), tokenizer=tokenizer, **(empty | more))
 
 
-def vocabulary(tokenizer: Json | None = None, rows: int = 280, **more: Any) -> Vocabulary:
+def vocabulary(tokenizer: Json | None = None, rows: int = 280, **more: Any) -> GgufVocabulary:
     return read_vocabulary(source(tokenizer or folders.tiny_byte_level(), **more), rows)
 
 
@@ -212,7 +212,7 @@ def test_a_chat_template_is_found_wherever_it_is(tmp_path: Path, where: str) -> 
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "check_tokens", lambda gguf, folder: None)
+    monkeypatch.setattr(tokenizer_module, "check_tokens", lambda gguf, folder: None)
 
 
 def test_the_command_names_its_file_after_the_folder(tmp_path: Path, unchecked: None) -> None:

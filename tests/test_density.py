@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisheep.rules.density import DIMENSIONS, assign, clusters_for, project
+from minisheep.metrics.diversity import PROJECTED_DIMENSIONS, assign, clusters_for, project
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_projection_is_short_and_keeps_distances() -> None:
     chance = np.random.default_rng(1)
     points = chance.normal(size=(20, 900)) * np.linspace(0.1, 3, 20)[:, None]
     small = [project(point.tolist()) for point in points]
-    assert {len(point) for point in small} == {DIMENSIONS}
+    assert {len(point) for point in small} == {PROJECTED_DIMENSIONS}
     ratios = [
         math.dist(small[i], small[j]) / float(np.linalg.norm(points[i] - points[j]))
         for i in range(20)
@@ -90,7 +90,7 @@ def test_a_projection_is_short_and_keeps_distances() -> None:
 def test_the_projection_is_the_same_on_every_machine() -> None:
     # Stored vectors are compared with those of a later version: the matrix may never change.
     vector = [0.0] * 200
-    vector[3] = math.sqrt(DIMENSIONS)
+    vector[3] = math.sqrt(PROJECTED_DIMENSIONS)
     bits = "".join("+" if number > 0 else "-" for number in project(vector))
     assert bits == FOURTH_COLUMN
 

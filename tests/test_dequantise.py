@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 
 from minisheep.errors import DiskError, UnsupportedModelError
+from minisheep.formats import gguf_to_hf as module
+from minisheep.formats.gguf_header import GgufHeader, TensorInfo
+from minisheep.formats.gguf_to_hf import config_json, dequantise, halves, hf_names, plan_weights, refuse_lossy
+from minisheep.formats.lora_gguf import ARCHITECTURES, BaseFacts, permute
 from minisheep.formats.safetensors_file import pieces, to_bfloat16
-from minisheep.models import dequantise as module
-from minisheep.models.dequantise import dequantise, refuse_lossy
-from minisheep.models.gguf_config import config_json
-from minisheep.models.gguf_header import GgufHeader, TensorInfo
-from minisheep.models.gguf_weights import halves, hf_names, plan_weights
 from minisheep.trainers.base import TrainSettings
-from minisheep.trainers.lora_gguf import ARCHITECTURES, BaseFacts, permute
 
 BASE = BaseFacts("llama", 1, 1, 1, {"token_embd.weight": (10, 10)})
 
@@ -120,7 +118,7 @@ def test_a_missing_tensor_is_refused_by_name() -> None:
 
 def as_transformers_reads(gguf: Path, folder: Path) -> None:
     """Every tensor and every fact of `folder` equal what transformers' own reader makes of the GGUF, bit by bit."""
-    import minisheep.trainers.peft_model  # noqa: F401  # takes the Hub off line
+    import minisheep.trainers.lora_model  # noqa: F401  # takes the Hub off line
 
     import torch  # isort: skip
     import transformers  # isort: skip
@@ -164,7 +162,7 @@ def test_other_architectures_are_read_as_transformers_reads_them(tmp_path: Path,
 def test_the_weights_load_and_are_not_quantised(tmp_path: Path) -> None:
     import real_models
 
-    import minisheep.trainers.peft_model as peft_model
+    import minisheep.trainers.lora_model as peft_model
 
     import torch  # isort: skip
 
@@ -183,7 +181,7 @@ def test_the_weights_load_and_are_not_quantised(tmp_path: Path) -> None:
 def test_without_dequantising_the_model_could_not_be_saved(tmp_path: Path) -> None:
     import real_models
 
-    import minisheep.trainers.peft_model  # noqa: F401  # takes the Hub off line
+    import minisheep.trainers.lora_model  # noqa: F401  # takes the Hub off line
 
     import transformers  # isort: skip
 

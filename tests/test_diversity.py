@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from minisheep.rules.diversity import (
+from minisheep.metrics.diversity import (
     FEWEST_GROUPS,
     GROUPS,
     LONGEST,
@@ -32,7 +32,7 @@ from minisheep.rules.diversity import (
     within,
     words,
 )
-from minisheep.rules.statistics import standard_error
+from minisheep.metrics.stats import standard_error
 
 FIVE = ["a b c d", "a b x y", "p q r s", "a b c d", "x y a b"]
 """Four words each, so that eight words are two texts."""

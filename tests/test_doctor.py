@@ -12,33 +12,31 @@ from typing import Any
 import pytest
 from doctor_facts import GIB, GPU, PLACE, facts, machine, no_gpu, on_a_processor
 
-from minisheep import config
-from minisheep.doctor import check_machine, check_packages, commands, folders, gather, templates
-from minisheep.doctor.check_packages import Wanted
-from minisheep.doctor.commands import Place, build_llama, mend_llama
-from minisheep.doctor.machine import Machine, free_disks, pci_gpus
+from minisheep import config, prepare
+from minisheep.doctor import checks, diagnosis, packages, probes
+from minisheep.doctor.check_result import CheckResult, Facts, counted, failed, ok, skipped, verdict
+from minisheep.doctor.diagnosis import groups, judge
+from minisheep.doctor.machine_facts import MachineFacts, free_disks, pci_gpus
+from minisheep.doctor.packages import Place, RequiredPackage, build_llama, mend_llama
 from minisheep.doctor.probes import offloaded
-from minisheep.doctor.result import Facts, Result, counted, failed, ok, skipped, verdict
-from minisheep.doctor.run import groups, judge
 from minisheep.errors import DownloadError, MinisheepError, ModelFileError
-from minisheep.events import Event, Note
 from minisheep.machine import gpu
-from minisheep.models import prepare
+from minisheep.run.events import Event, Note
 
 BUILD = 'CMAKE_ARGS="-DGGML_CUDA=on -DGGML_NATIVE=on -DLLAVA_BUILD=OFF'
 
 
-def of(name: str, results: list[Result]) -> Result:
+def of(name: str, results: list[CheckResult]) -> CheckResult:
     (found,) = [result for result in results if result.name == name]
     return found
 
 
-def judged(here: Machine, found: dict[str, Facts], missing: MinisheepError | None = None) -> list[Result]:
-    return [*check_machine.check(here, PLACE), *judge(here, PLACE, found, missing, "smollm2-135m")]
+def judged(here: MachineFacts, found: dict[str, Facts], missing: MinisheepError | None = None) -> list[CheckResult]:
+    return [*checks.check_machine(here, PLACE), *judge(here, PLACE, found, missing, "smollm2-135m")]
 
 
 @pytest.mark.parametrize(("here", "found"), [(machine(), facts()), (no_gpu(), on_a_processor())])
-def test_a_healthy_machine_has_nothing_to_mend(here: Machine, found: dict[str, Facts]) -> None:
+def test_a_healthy_machine_has_nothing_to_mend(here: MachineFacts, found: dict[str, Facts]) -> None:
     results = judged(here, found)
     assert {result.outcome for result in results} <= {"ok", "skipped"}
     assert not any(result.fix for result in results)
@@ -51,7 +49,7 @@ def test_without_a_gpu_only_what_needs_one_is_skipped() -> None:
 
 
 DIED = {"error": "The process was ended by SIGSEGV.", "fix": ""}
-FAULTS: dict[str, tuple[Machine, dict[str, Facts], str, str]] = {
+FAULTS: dict[str, tuple[MachineFacts, dict[str, Facts], str, str]] = {
     "python": (machine(python=(3, 10)), facts(), "fail", "3.11"),
     "driver": (machine(gpus=(), driver=""), on_a_processor(), "warn", "--gpus all"),
     "compute capability": (machine(hidden=""), facts(), "fail", "unset CUDA_VISIBLE_DEVICES"),
@@ -133,7 +131,7 @@ def test_another_template_of_the_weights_is_told() -> None:
 )
 def test_capability_decides_what_a_gpu_can_do(capability: tuple[int, int] | None, outcome: str) -> None:
     here = machine(gpus=(dataclasses.replace(GPU, capability=capability),))
-    assert check_machine.capability(here).outcome == outcome
+    assert checks.capability(here).outcome == outcome
 
 
 @pytest.mark.parametrize(("after", "outcome"), [(20.0, "warn"), (90.0, "fail")])
@@ -156,8 +154,8 @@ def test_the_build_is_for_the_gpu_that_is_here() -> None:
 
 
 def test_the_build_names_the_pinned_llama_cpp() -> None:
-    pinned = next(want for want in check_packages.requirements() if want.name == "llama-cpp-python")
-    assert not check_packages.misfits([pinned], lambda name: commands.LLAMA.partition("==")[2])
+    pinned = next(want for want in packages.requirements() if want.name == "llama-cpp-python")
+    assert not packages.misfits([pinned], lambda name: packages.LLAMA.partition("==")[2])
 
 
 def test_a_mac_builds_for_metal() -> None:
@@ -171,11 +169,11 @@ def test_without_a_compiler_the_toolkit_comes_first() -> None:
 
 
 def test_a_compiler_outside_the_path_is_named() -> None:
-    assert mend_llama(PLACE, compiler=commands.NVCC).startswith(f"CUDACXX={commands.NVCC} {BUILD}")
+    assert mend_llama(PLACE, compiler=packages.NVCC).startswith(f"CUDACXX={packages.NVCC} {BUILD}")
 
 
 def test_a_python_in_a_folder_with_a_space_can_be_typed() -> None:
-    assert commands.pip(Place(python="/my venv/python"), "x") == "'/my venv/python' -m pip install x"
+    assert packages.pip(Place(python="/my venv/python"), "x") == "'/my venv/python' -m pip install x"
 
 
 # Before a run
@@ -215,30 +213,37 @@ def test_a_run_hears_of_its_idle_gpu_before_anything_is_fetched(monkeypatch: pyt
 
 
 def test_a_missing_and_an_old_package_are_named_with_their_commands() -> None:
-    asked = [Wanted("torch>=2.6", "torch"), Wanted("peft<0.22,>=0.21", "peft"), Wanted("trl<1.16", "trl", "gpu")]
-    result = check_packages.check(asked, {"torch": "2.5"}.get, PLACE)
+    asked = [
+        RequiredPackage("torch>=2.6", "torch"),
+        RequiredPackage("peft<0.22,>=0.21", "peft"),
+        RequiredPackage("trl<1.16", "trl", "gpu"),
+    ]
+    result = packages.check_packages(asked, {"torch": "2.5"}.get, PLACE)
     assert result.outcome == "fail" and "torch 2.5 is not >=2.6; peft is missing" in result.found
     assert result.fix.endswith('pip install "torch>=2.6" "peft<0.22,>=0.21"')
 
 
 def test_a_local_version_counts_as_its_release() -> None:
-    assert check_packages.check([Wanted("torch>=2.6", "torch")], {"torch": "2.13.0+cpu"}.get, PLACE).outcome == "ok"
+    assert (
+        packages.check_packages([RequiredPackage("torch>=2.6", "torch")], {"torch": "2.13.0+cpu"}.get, PLACE).outcome
+        == "ok"
+    )
 
 
 def test_a_requirement_is_read_with_its_extra() -> None:
-    assert check_packages.wanted("trl<1.16,>=1.10; extra == 'gpu'") == Wanted("trl<1.16,>=1.10", "trl", "gpu")
-    assert check_packages.wanted("lm-eval[ifeval]>=0.4.13").text == "lm-eval[ifeval]>=0.4.13"
+    assert packages.wanted("trl<1.16,>=1.10; extra == 'gpu'") == RequiredPackage("trl<1.16,>=1.10", "trl", "gpu")
+    assert packages.wanted("lm-eval[ifeval]>=0.4.13").text == "lm-eval[ifeval]>=0.4.13"
 
 
 def test_unsloth_is_missed_only_where_there_is_a_gpu() -> None:
-    asked = [Wanted("unsloth<2026.11", "unsloth", "gpu")]
-    assert check_packages.check_unsloth_set(asked, {}.get, PLACE, has_gpu=False).fix == ""
-    assert '"unsloth<2026.11"' in check_packages.check_unsloth_set(asked, {}.get, PLACE, has_gpu=True).fix
+    asked = [RequiredPackage("unsloth<2026.11", "unsloth", "gpu")]
+    assert packages.check_unsloth_set(asked, {}.get, PLACE, has_gpu=False).fix == ""
+    assert '"unsloth<2026.11"' in packages.check_unsloth_set(asked, {}.get, PLACE, has_gpu=True).fix
 
 
 def test_a_set_of_versions_that_unsloth_does_not_want_is_a_warning() -> None:
-    asked = [Wanted("unsloth<2026.11", "unsloth", "gpu"), Wanted("trl<1.16", "trl", "gpu")]
-    result = check_packages.check_unsloth_set(asked, {"unsloth": "2026.10.7", "trl": "1.16"}.get, PLACE, has_gpu=True)
+    asked = [RequiredPackage("unsloth<2026.11", "unsloth", "gpu"), RequiredPackage("trl<1.16", "trl", "gpu")]
+    result = packages.check_unsloth_set(asked, {"unsloth": "2026.10.7", "trl": "1.16"}.get, PLACE, has_gpu=True)
     assert result.outcome == "warn" and "trl 1.16 is not <1.16" in result.found
 
 
@@ -246,7 +251,7 @@ def test_a_set_of_versions_that_unsloth_does_not_want_is_a_warning() -> None:
 
 
 def test_folders_are_tried_and_left_as_they_were(tmp_path: Path) -> None:
-    result = folders.check(tmp_path / "cache", tmp_path / "runs")
+    result = probes.check_folders(tmp_path / "cache", tmp_path / "runs")
     assert result.outcome == "ok" and list(tmp_path.rglob("*doctor*")) == []
 
 
@@ -255,13 +260,13 @@ def test_a_folder_that_cannot_be_written_is_a_failure(tmp_path: Path, monkeypatc
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.mkdtemp", refuse)
-    result = folders.check(tmp_path, tmp_path)
+    result = probes.check_folders(tmp_path, tmp_path)
     assert result.outcome == "fail" and "Permission denied" in result.found
 
 
 def test_a_disk_that_grants_a_lock_twice_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcntl.flock", lambda handle, how: None)
-    result = folders.check(tmp_path, tmp_path)
+    result = probes.check_folders(tmp_path, tmp_path)
     assert result.outcome == "fail" and result.found
 
 
@@ -284,23 +289,23 @@ def test_the_layers_are_read_from_the_newest_line() -> None:
 
 
 def test_a_template_is_taken_from_either_file_of_the_weights(tmp_path: Path) -> None:
-    assert templates.of_weights(tmp_path) == ""
+    assert probes.of_weights(tmp_path) == ""
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "old"}')
-    assert templates.of_weights(tmp_path) == "old"
+    assert probes.of_weights(tmp_path) == "old"
     (tmp_path / "chat_template.jinja").write_text("new")
-    assert templates.of_weights(tmp_path) == "new"
+    assert probes.of_weights(tmp_path) == "new"
 
 
 def test_a_template_that_cannot_be_rendered_is_none() -> None:
-    assert templates.frame("{% endless", {}) == []
-    assert templates.frame("{% for m in messages %}<{{ m.content }}>{% endfor %}", {"eos_token": "</s>"})[0] == "<"
+    assert probes.frame("{% endless", {}) == []
+    assert probes.frame("{% for m in messages %}<{{ m.content }}>{% endfor %}", {"eos_token": "</s>"})[0] == "<"
 
 
 # Children
 
 
 def test_the_probe_at_which_a_process_ended_fails_and_the_rest_is_skipped() -> None:
-    found = gather.settle(["a", "b", "c"], {"a": {"x": 1}}, DIED)
+    found = diagnosis.settle(["a", "b", "c"], {"a": {"x": 1}}, DIED)
     assert found["a"] == {"x": 1} and found["b"] == DIED and "'b'" in found["c"]["unasked"]
 
 

@@ -16,39 +16,40 @@ from worker_stand_ins import pretend as pretend_worker
 
 from minisheep.cli.doctor import lines
 from minisheep.cli.main import cli
-from minisheep.doctor import gather, run
-from minisheep.doctor.machine import Machine
-from minisheep.doctor.result import Facts, fail
+from minisheep.doctor import diagnosis
+from minisheep.doctor import probes as doctor_probes
+from minisheep.doctor.check_result import Facts, fail
+from minisheep.doctor.machine_facts import MachineFacts
 from minisheep.errors import DownloadError, UnknownModelError
 
 
-def probing(folder: Path) -> gather.Probing:
-    return gather.Probing("smollm2-135m", str(folder))
+def probing(folder: Path) -> diagnosis.Probing:
+    return diagnosis.Probing("smollm2-135m", str(folder))
 
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Puts source code in the place of the probes' worker."""
-    return lambda source: monkeypatch.setattr(gather, "WORKER", pretend_worker(monkeypatch, source))
+    return lambda source: monkeypatch.setattr(diagnosis, "WORKER", pretend_worker(monkeypatch, source))
 
 
 def test_a_crash_in_native_code_is_an_answer(tmp_path: Path, worker: Callable[[str], None]) -> None:
     worker("emit(Found('torch', {'version': '2'}))\nos.kill(os.getpid(), signal.SIGSEGV)")
     names = ["torch", "bitsandbytes", "train"]
-    found = gather.one_group("training", names, probing(tmp_path), time.monotonic() + 30)
+    found = diagnosis.one_group("training", names, probing(tmp_path), time.monotonic() + 30)
     assert found["torch"] == {"version": "2"}
     assert "SIGSEGV" in found["bitsandbytes"]["error"] and "bitsandbytes" in found["train"]["unasked"]
 
 
 def test_a_hang_ends_with_the_time_and_says_how_to_give_more(tmp_path: Path, worker: Callable[[str], None]) -> None:
     worker("time.sleep(60)")
-    found = gather.one_group("training", ["torch"], probing(tmp_path), time.monotonic() + 0.3)["torch"]
+    found = diagnosis.one_group("training", ["torch"], probing(tmp_path), time.monotonic() + 0.3)["torch"]
     assert found["error"] and "--seconds" in found["fix"] and 0 < found["after"] < 30
 
 
 def test_a_group_for_which_no_time_is_left_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(gather, "WorkerProcess")
-    found = gather.one_group("training", ["torch"], probing(tmp_path), time.monotonic())
+    monkeypatch.delattr(diagnosis, "WorkerProcess")
+    found = diagnosis.one_group("training", ["torch"], probing(tmp_path), time.monotonic())
     assert found["torch"]["unasked"]
 
 
@@ -56,8 +57,8 @@ def test_a_process_that_the_system_refuses_is_an_answer(tmp_path: Path, monkeypa
     def refuse(handler: str) -> None:
         raise BlockingIOError("no more processes")
 
-    monkeypatch.setattr(gather, "WorkerProcess", refuse)
-    found = gather.one_group("training", ["torch"], probing(tmp_path), time.monotonic() + 30)
+    monkeypatch.setattr(diagnosis, "WorkerProcess", refuse)
+    found = diagnosis.one_group("training", ["torch"], probing(tmp_path), time.monotonic() + 30)
     assert "no more processes" in found["torch"]["error"]
 
 
@@ -69,7 +70,7 @@ def test_groups_that_compute_take_turns_and_the_others_do_not_wait(
         "emit(Found(job['phase'], {'began': began, 'ended': time.time()}))"
     )
     asked = {"hub": ["hub"], "llama.cpp": ["llama.cpp"], "training": ["training"]}
-    found = gather.ask(asked, probing(tmp_path), time.monotonic() + 30)
+    found = diagnosis.ask(asked, probing(tmp_path), time.monotonic() + 30)
     assert found["training"]["began"] >= found["llama.cpp"]["ended"]
     assert found["hub"]["ended"] < found["training"]["ended"]
 
@@ -77,15 +78,15 @@ def test_groups_that_compute_take_turns_and_the_others_do_not_wait(
 def test_why_a_model_cannot_be_had_crosses_over(tmp_path: Path, worker: Callable[[str], None]) -> None:
     worker("emit(Note('downloading'))\nraise DownloadError('no network.', 'mend it.')")
     told: list[str] = []
-    error = gather.prepare(probing(tmp_path), told.append)
+    error = diagnosis.prepare(probing(tmp_path), told.append)
     assert isinstance(error, DownloadError) and error.message == "no network." and told == ["downloading"]
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, here: Machine, found: dict[str, Facts]) -> None:
+def pretend(monkeypatch: pytest.MonkeyPatch, here: MachineFacts, found: dict[str, Facts]) -> None:
     """The command with a machine and facts of the test's own; folders and packages are the real ones."""
-    monkeypatch.setattr(run, "look", lambda: here)
-    monkeypatch.setattr(gather, "prepare", lambda place, tell: None)
-    monkeypatch.setattr(gather, "ask", lambda groups, place, ends: found)
+    monkeypatch.setattr(diagnosis, "look", lambda: here)
+    monkeypatch.setattr(diagnosis, "prepare", lambda place, tell: None)
+    monkeypatch.setattr(diagnosis, "ask", lambda groups, place, ends: found)
 
 
 def test_a_healthy_machine_ends_with_0_and_lines_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +121,7 @@ def test_a_name_that_nothing_answers_to_is_a_mistake() -> None:
 
 
 def test_the_command_itself_loads_nothing_heavy() -> None:
-    code = "import sys, minisheep.doctor.run, minisheep.gpucheck.session;"
+    code = "import sys, minisheep.doctor.diagnosis, benchmarks.gpucheck.session;"
     code += "print(sorted({'torch', 'transformers', 'llama_cpp', 'peft', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
@@ -139,5 +140,5 @@ def test_the_real_thing_finds_nothing_wrong_with_a_healthy_model() -> None:
 
 
 def test_every_probe_has_facts_to_judge() -> None:
-    asked = {name for probes in run.GROUPS.values() for name in probes}
+    asked = {name for probes in doctor_probes.GROUPS.values() for name in probes}
     assert asked == set(HEALTHY)

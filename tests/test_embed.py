@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisheep.engines.base import EmbedRequest
-from minisheep.engines.fake import FakeEngine
-from minisheep.engines.packing import Piece, pack
+from minisheep.engines.embed import Piece, pack
+from minisheep.engines.fake_engine import FakeEngine
 from minisheep.rules.templates import Segment
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=30)

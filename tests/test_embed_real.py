@@ -15,11 +15,11 @@ import real_models
 from minisheep import config
 from minisheep.engines.base import EmbedRequest, GenerateRequest, Sampling
 from minisheep.errors import WorkerError
-from minisheep.records import Instruction, Response
 from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import Segment, chatml
-from minisheep.stages.asked import Pair
-from minisheep.stages.measures import measure
+from minisheep.run.records import Instruction, Response
+from minisheep.stages.filter import measure
+from minisheep.stages.judge import Pair
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -53,11 +53,11 @@ def pair() -> Pair:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    from minisheep.engines.vocabulary import Vocabulary
+    from minisheep.engines.native import Vocabulary
+    from minisheep.formats.lora_gguf import convert_adapter
     from minisheep.rules.prompts import answer_prompt
     from minisheep.trainers.base import TrainSettings
-    from minisheep.trainers.lora_gguf import convert_adapter
-    from minisheep.trainers.peft_model import add_lora  # first: it takes the Hub off line
+    from minisheep.trainers.lora_model import add_lora  # first: it takes the Hub off line
 
     import torch  # isort: skip
     import transformers  # isort: skip
@@ -228,7 +228,7 @@ def test_perplexity_is_what_transformers_computes(exact: Any, reference: Referen
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2", "gemma3"])
 def test_other_architectures_embed_as_transformers_does(name: str) -> None:
-    import minisheep.trainers.peft_model  # noqa: F401  # takes the Hub off line
+    import minisheep.trainers.lora_model  # noqa: F401  # takes the Hub off line
     from minisheep.engines.llamacpp import LlamaCppEngine
 
     import torch  # isort: skip

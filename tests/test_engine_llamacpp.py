@@ -55,7 +55,7 @@ def texts(completions: Iterator[Completion]) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def q8(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from minisheep.models.inference_copy import requantise
+    from minisheep.formats.quantise import requantise
 
     path = tmp_path_factory.mktemp("models") / "q8_0.gguf"
     requantise(real_models.smollm2(), path)

@@ -16,12 +16,11 @@ from tiny_runs import tiny_run
 from minisheep import config
 from minisheep.cli.main import cli
 from minisheep.errors import DiskError, ExportError, MinisheepError, UsageError
-from minisheep.events import Event, Note
-from minisheep.export import choose, licences, push, session
-from minisheep.export.choose import Choice
-from minisheep.export.spec import TARGETS, Spec
-from minisheep.machine.files import read_json, write_json
-from minisheep.store import RunFolder
+from minisheep.export import export_choice, exporting, model_cards
+from minisheep.export.export_choice import TARGETS, ExportChoice, ExportSpec
+from minisheep.run.events import Event, Note
+from minisheep.run.files import read_json, write_json
+from minisheep.run.folder import RunFolder
 
 CHECKS = [{"name": "GGUF: agreement", "passed": True, "text": "20 answers | alike"}]
 
@@ -32,23 +31,23 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Spec]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[ExportSpec]:
     """The worker is left out: what it would make is a small file, and its checks pass."""
-    seen: list[Spec] = []
+    seen: list[ExportSpec] = []
 
-    def work(spec: Spec, phase: str, out: Path, emit: Any, tick: Any) -> None:
+    def work(spec: ExportSpec, phase: str, out: Path, emit: Any, tick: Any) -> None:
         seen.append(spec)
         spec.model_folder.mkdir(parents=True, exist_ok=True)
         spec.gguf.write_bytes(b"GGUF of round %d" % spec.round)
         write_json(spec.report, {"checks": CHECKS})
 
-    monkeypatch.setattr(session, "_work", work)
+    monkeypatch.setattr(exporting, "_work", work)
     return seen
 
 
-def export(choice: Choice, out: Path, target: str = "gguf", **options: Any) -> dict[str, Any]:
+def export(choice: ExportChoice, out: Path, target: str = "gguf", **options: Any) -> dict[str, Any]:
     said: list[Event] = options.pop("said", [])
-    return session.export(choice, target, "Q4_K_M", out, said.append, **options)
+    return exporting.export(choice, target, "Q4_K_M", out, said.append, **options)
 
 
 def front(path: Path) -> dict[str, Any]:
@@ -62,41 +61,41 @@ def front(path: Path) -> dict[str, Any]:
 
 def test_best_is_the_round_that_the_run_calls_best(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minisheep.api.Run.best", property(lambda self: 1))
-    chosen = choose.choose(str(run), "best")
+    chosen = export_choice.choose_export(str(run), "best")
     assert (chosen.round, chosen.note) == (1, "")
 
 
 def test_without_a_best_round_the_last_is_taken_and_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minisheep.api.Run.best", property(lambda self: None))
-    chosen = choose.choose(str(run), "best")
+    chosen = export_choice.choose_export(str(run), "best")
     assert chosen.round == 2 and "round 2" in chosen.note
 
 
 @pytest.mark.parametrize("told", ["3", "0", "-1", "first", "²"])
 def test_an_unknown_round_is_refused_with_those_there_are(run: Path, told: str) -> None:
     with pytest.raises(UsageError, match="1, 2"):
-        choose.choose(str(run), told)
+        export_choice.choose_export(str(run), told)
 
 
 @pytest.mark.parametrize("gone", ["adapter.gguf", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"])
 def test_a_round_without_its_whole_adapter_is_no_trained_round(run: Path, gone: str) -> None:
     (run / "round-2" / gone).unlink()
-    assert choose.choose(str(run), "last").round == 1
+    assert export_choice.choose_export(str(run), "last").round == 1
     with pytest.raises(UsageError, match="1"):
-        choose.choose(str(run), "2")
+        export_choice.choose_export(str(run), "2")
 
 
 def test_a_run_that_trained_nothing_is_refused(run: Path) -> None:
     for number in (1, 2):
         (run / f"round-{number}" / "adapter.gguf").unlink()
     with pytest.raises(UsageError):
-        choose.choose(str(run), "best")
+        export_choice.choose_export(str(run), "best")
 
 
 def test_a_run_of_the_fake_engine_is_refused(tmp_path: Path) -> None:
     run, _ = tiny_run(tmp_path / "run")
     with pytest.raises(UsageError, match="fake"):
-        choose.choose(str(run.path), "last")
+        export_choice.choose_export(str(run.path), "last")
 
 
 @pytest.mark.parametrize(
@@ -112,20 +111,20 @@ def test_a_run_of_the_fake_engine_is_refused(tmp_path: Path) -> None:
 )
 def test_the_base_is_named_by_its_id_on_the_hub(model: str, gguf: str, weights: str, known: str) -> None:
     settings = config.make({"model": model, "gguf": gguf, "weights": weights})
-    assert choose.hub_id(choose.known(settings)) == known
+    assert export_choice.hub_id(export_choice.known(settings)) == known
 
 
 @pytest.mark.parametrize("told", ["smollm2", "a/b/c", "a/b:c.gguf", "../x", "a b/c"])
 def test_what_is_no_id_is_not_put_into_a_card(run: Path, told: str) -> None:
     with pytest.raises(UsageError):
-        choose.choose(str(run), "last", told)
+        export_choice.choose_export(str(run), "last", told)
 
 
 def test_exports_of_two_rounds_or_formats_have_folders_of_their_own(run: Path) -> None:
-    chosen = choose.choose(str(run), "2")
-    assert choose.output(chosen, "ollama", "Q4_K_M", None) == run / "export" / "ollama-round-2-Q4_K_M"
-    assert choose.output(chosen, "merged", "Q4_K_M", None) == run / "export" / "merged-round-2"
-    assert choose.output(chosen, "merged", "Q4_K_M", "there") == Path("there")
+    chosen = export_choice.choose_export(str(run), "2")
+    assert export_choice.output(chosen, "ollama", "Q4_K_M", None) == run / "export" / "ollama-round-2-Q4_K_M"
+    assert export_choice.output(chosen, "merged", "Q4_K_M", None) == run / "export" / "merged-round-2"
+    assert export_choice.output(chosen, "merged", "Q4_K_M", "there") == Path("there")
 
 
 # The folder
@@ -133,9 +132,9 @@ def test_exports_of_two_rounds_or_formats_have_folders_of_their_own(run: Path) -
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_has_its_card_and_says_what_it_is(
-    run: Path, made: list[Spec], tmp_path: Path, target: str
+    run: Path, made: list[ExportSpec], tmp_path: Path, target: str
 ) -> None:
-    found = export(choose.choose(str(run), "2"), tmp_path / "out", target)
+    found = export(export_choice.choose_export(str(run), "2"), tmp_path / "out", target)
     told = read_json(tmp_path / "out" / "export.json")
     assert told["target"] == target and told["checks"] == CHECKS and told["round"] == 2
     assert {name for name in told["files"]} == {
@@ -147,34 +146,34 @@ def test_every_target_has_its_card_and_says_what_it_is(
     assert found["folder"] == str(tmp_path / "out")
 
 
-def test_lm_studio_gets_publisher_and_model_folders(run: Path, made: list[Spec], tmp_path: Path) -> None:
-    export(choose.choose(str(run), "2"), tmp_path / "out", "lmstudio")
+def test_lm_studio_gets_publisher_and_model_folders(run: Path, made: list[ExportSpec], tmp_path: Path) -> None:
+    export(export_choice.choose_export(str(run), "2"), tmp_path / "out", "lmstudio")
     assert [p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.gguf")] == [
         "minisheep/smollm2-135m-round-2/smollm2-135m-round-2-Q4_K_M.gguf"
     ]
 
 
-def test_an_export_is_replaced_only_when_asked(run: Path, made: list[Spec], tmp_path: Path) -> None:
+def test_an_export_is_replaced_only_when_asked(run: Path, made: list[ExportSpec], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(choose.choose(str(run), "1"), out)
+    export(export_choice.choose_export(str(run), "1"), out)
     with pytest.raises(UsageError, match="--overwrite"):
-        export(choose.choose(str(run), "2"), out)
+        export(export_choice.choose_export(str(run), "2"), out)
     assert read_json(out / "export.json")["round"] == 1
-    export(choose.choose(str(run), "2"), out, overwrite=True)
+    export(export_choice.choose_export(str(run), "2"), out, overwrite=True)
     assert read_json(out / "export.json")["round"] == 2
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith((".out", "out"))) == ["out"]
 
 
-def test_a_folder_that_is_no_export_is_never_replaced(run: Path, made: list[Spec], tmp_path: Path) -> None:
+def test_a_folder_that_is_no_export_is_never_replaced(run: Path, made: list[ExportSpec], tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     with pytest.raises(UsageError, match="mine"):
-        export(choose.choose(str(run), "1"), tmp_path / "mine", overwrite=True)
+        export(export_choice.choose_export(str(run), "1"), tmp_path / "mine", overwrite=True)
     assert made == [] and (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 
 
 def failing(error: Exception) -> Callable[..., None]:
-    def work(spec: Spec, phase: str, out: Path, emit: Any, tick: Any) -> None:
+    def work(spec: ExportSpec, phase: str, out: Path, emit: Any, tick: Any) -> None:
         spec.model_folder.mkdir(parents=True)
         spec.gguf.write_bytes(b"half")
         raise error
@@ -186,43 +185,43 @@ def failing(error: Exception) -> Callable[..., None]:
 def test_nothing_is_left_of_an_export_that_failed(
     run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ) -> None:
-    monkeypatch.setattr(session, "_work", failing(error))
+    monkeypatch.setattr(exporting, "_work", failing(error))
     with pytest.raises(type(error)):
-        export(choose.choose(str(run), "1"), tmp_path / "there" / "out")
+        export(export_choice.choose_export(str(run), "1"), tmp_path / "there" / "out")
     assert list((tmp_path / "there").iterdir()) == []
 
 
 def test_a_disk_that_is_full_at_the_cards_leaves_nothing(
-    run: Path, made: list[Spec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Path, made: list[ExportSpec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(session.cards, "write", full)
+    monkeypatch.setattr(model_cards, "write", full)
     with pytest.raises(DiskError):
-        export(choose.choose(str(run), "1"), tmp_path / "there" / "out")
+        export(export_choice.choose_export(str(run), "1"), tmp_path / "there" / "out")
     assert list((tmp_path / "there").iterdir()) == []
 
 
-def test_what_a_killed_export_left_is_cleared_by_the_next(run: Path, made: list[Spec], tmp_path: Path) -> None:
+def test_what_a_killed_export_left_is_cleared_by_the_next(run: Path, made: list[ExportSpec], tmp_path: Path) -> None:
     left = tmp_path / ".out.999999999.tmp"
     left.mkdir()
-    export(choose.choose(str(run), "1"), tmp_path / "out")
+    export(export_choice.choose_export(str(run), "1"), tmp_path / "out")
     assert not left.exists()
 
 
-def test_a_run_is_only_read(run: Path, made: list[Spec], tmp_path: Path) -> None:
+def test_a_run_is_only_read(run: Path, made: list[ExportSpec], tmp_path: Path) -> None:
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    export(choose.choose(str(run), "2"), tmp_path / "out", "hub-folder")
+    export(export_choice.choose_export(str(run), "2"), tmp_path / "out", "hub-folder")
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
 def test_a_note_on_the_round_is_told(
-    run: Path, made: list[Spec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, made: list[ExportSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("minisheep.api.Run.best", property(lambda self: None))
     said: list[Event] = []
-    export(choose.choose(str(run), "best"), tmp_path / "out", said=said)
+    export(export_choice.choose_export(str(run), "best"), tmp_path / "out", said=said)
     assert any(isinstance(e, Note) and e.level == "warning" and "No best round" in e.text for e in said)
 
 
@@ -230,8 +229,8 @@ def test_a_note_on_the_round_is_told(
 
 
 @pytest.fixture
-def hub(run: Path, made: list[Spec], tmp_path: Path) -> Path:
-    export(choose.choose(str(run), "2"), tmp_path / "hub", "hub-folder", repo="me/sheep")
+def hub(run: Path, made: list[ExportSpec], tmp_path: Path) -> Path:
+    export(export_choice.choose_export(str(run), "2"), tmp_path / "hub", "hub-folder", repo="me/sheep")
     return tmp_path / "hub"
 
 
@@ -277,36 +276,36 @@ def test_the_card_has_the_runs_numbers_and_intervals(hub: Path) -> None:
     assert "20 answers \\| alike" in text
 
 
-def test_a_base_without_an_id_is_named_in_the_text_alone(made: list[Spec], tmp_path: Path) -> None:
+def test_a_base_without_an_id_is_named_in_the_text_alone(made: list[ExportSpec], tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run", model="here.gguf")
-    export(choose.choose(str(run.path), "1"), tmp_path / "out", "hub-folder")
+    export(export_choice.choose_export(str(run.path), "1"), tmp_path / "out", "hub-folder")
     assert "base_model" not in front(tmp_path / "out" / "model" / "README.md")
-    export(choose.choose(str(run.path), "1", "me/base"), tmp_path / "other", "hub-folder")
+    export(export_choice.choose_export(str(run.path), "1", "me/base"), tmp_path / "other", "hub-folder")
     assert front(tmp_path / "other" / "model" / "README.md")["base_model"] == "me/base"
 
 
-def test_a_run_that_trains_on_all_rounds_says_so(made: list[Spec], tmp_path: Path) -> None:
+def test_a_run_that_trains_on_all_rounds_says_so(made: list[ExportSpec], tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run", strategy="total-base")
-    export(choose.choose(str(run.path), "2"), tmp_path / "out")
+    export(export_choice.choose_export(str(run.path), "2"), tmp_path / "out")
     assert "round 1, 2" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_round_that_was_not_measured_claims_nothing(run: Path, made: list[Spec], tmp_path: Path) -> None:
+def test_a_round_that_was_not_measured_claims_nothing(run: Path, made: list[ExportSpec], tmp_path: Path) -> None:
     (run / "round-2" / "metrics.json").unlink()
-    export(choose.choose(str(run), "2"), tmp_path / "out")
+    export(export_choice.choose_export(str(run), "2"), tmp_path / "out")
     assert "nothing is claimed" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_text_that_no_encoding_holds_does_not_stop_the_data(made: list[Spec], tmp_path: Path) -> None:
+def test_text_that_no_encoding_holds_does_not_stop_the_data(made: list[ExportSpec], tmp_path: Path) -> None:
     from export_runs import example
 
-    from minisheep.records import Example
-    from minisheep.store import replace_records
+    from minisheep.run.folder import replace_records
+    from minisheep.run.records import Example
 
     run = finished_run(tmp_path / "run")
     content = {**example(1).content(), "output": "half a pair \ud800"}
     replace_records(RunFolder(run.path).round(1).kept, [Example(**content)])
-    export(choose.choose(str(run.path), "1"), tmp_path / "out", "hub-folder")
+    export(export_choice.choose_export(str(run.path), "1"), tmp_path / "out", "hub-folder")
     (row,) = (tmp_path / "out" / "dataset" / "data" / "round-1.jsonl").read_text().splitlines()
     assert json.loads(row)["output"] == "half a pair ?"
 
@@ -321,14 +320,14 @@ def test_text_that_no_encoding_holds_does_not_stop_the_data(made: list[Spec], tm
     ],
 )
 def test_a_licence_is_named_as_the_hub_does(name: str, fields: dict[str, str]) -> None:
-    assert licences.card_fields(name) == fields
+    assert model_cards.card_fields(name) == fields
 
 
 def test_every_licence_of_the_registry_has_a_name_for_a_card() -> None:
     from minisheep.models.registry import load_registry
 
     for entry in load_registry().values():
-        fields = licences.card_fields(entry.licence)
+        fields = model_cards.card_fields(entry.licence)
         assert fields["license"] != "unknown" and all(fields.values()), entry.name
 
 
@@ -342,19 +341,19 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_push_needs_a_hub_folder_a_name_and_a_token(online: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert push.check("me/sheep", "hub-folder") == "secret-token"
+    assert model_cards.check("me/sheep", "hub-folder") == "secret-token"
     for repo, target in (("me/sheep", "gguf"), ("sheep", "hub-folder"), ("../x", "hub-folder")):
         with pytest.raises(UsageError):
-            push.check(repo, target)
+            model_cards.check(repo, target)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UsageError, match="HF_TOKEN"):
-        push.check("me/sheep", "hub-folder")
+        model_cards.check("me/sheep", "hub-folder")
 
 
 def test_a_push_off_line_is_refused_before_anything_is_made(online: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UsageError):
-        push.check("me/sheep", "hub-folder")
+        model_cards.check("me/sheep", "hub-folder")
 
 
 class Hub:
@@ -382,7 +381,7 @@ class Hub:
 def test_model_and_data_are_sent_private_unless_said(hub: Path, monkeypatch: pytest.MonkeyPatch, public: bool) -> None:
     client = Hub()
     monkeypatch.setattr("huggingface_hub.HfApi", client)
-    assert push.push(hub, "me/sheep", "t", public=public) == ["address of me/sheep-data", "address of me/sheep"]
+    assert model_cards.push(hub, "me/sheep", "t", public=public) == ["address of me/sheep-data", "address of me/sheep"]
     assert client.calls == [
         ("token", "t"),
         ("create", "me/sheep-data", "dataset", not public),
@@ -395,7 +394,7 @@ def test_model_and_data_are_sent_private_unless_said(hub: Path, monkeypatch: pyt
 def test_a_refused_push_keeps_the_export_and_says_where_it_is(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.HfApi", Hub(OSError("no route")))
     with pytest.raises(ExportError, match="no route") as error:
-        push.push(hub, "me/sheep", "secret-token", public=False)
+        model_cards.push(hub, "me/sheep", "secret-token", public=False)
     assert str(hub) in error.value.message and "secret-token" not in str(error.value)
 
 
@@ -409,20 +408,20 @@ def call(*args: str) -> str:
     return found.output
 
 
-def test_the_command_says_where_it_is_and_how_to_use_it(run: Path, made: list[Spec]) -> None:
+def test_the_command_says_where_it_is_and_how_to_use_it(run: Path, made: list[ExportSpec]) -> None:
     out = call(str(run), "--to", "ollama", "--round", "1", "--plain")
     assert "round 1" in out
     assert f"ollama create smollm2-135m-round-1 -f {run}/export/ollama-round-1-Q4_K_M/Modelfile" in out
 
 
-def test_json_is_one_object_with_the_checks(run: Path, made: list[Spec]) -> None:
+def test_json_is_one_object_with_the_checks(run: Path, made: list[ExportSpec]) -> None:
     out = call(str(run), "--to", "gguf", "--round", "1", "--quantise", "q8_0", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert rows[-1]["event"] == "Exported" and rows[-1]["checks"] == CHECKS and rows[-1]["format"] == "Q8_0"
     assert made[0].format == "Q8_0"
 
 
-def test_public_without_push_is_a_mistake(run: Path, made: list[Spec]) -> None:
+def test_public_without_push_is_a_mistake(run: Path, made: list[ExportSpec]) -> None:
     with pytest.raises(MinisheepError, match="--push"):
         call(str(run), "--to", "hub-folder", "--public")
     assert made == []
@@ -430,6 +429,6 @@ def test_public_without_push_is_a_mistake(run: Path, made: list[Spec]) -> None:
 
 def test_the_help_offers_what_can_be_made() -> None:
     from minisheep.cli import export as command
-    from minisheep.models.quantise import FORMATS
+    from minisheep.formats.quantise import FORMATS
 
     assert set(command.FORMATS) == set(FORMATS) and command.TARGETS == TARGETS

@@ -6,61 +6,61 @@ import dataclasses
 
 import pytest
 
-from minisheep.export import check
-from minisheep.export.check import LIMITS, Asked
-from minisheep.models.quantise import FORMATS
+from minisheep.export import export_checks
+from minisheep.export.export_checks import LIMITS, ComparedPrompt
+from minisheep.formats.quantise import FORMATS
 
-GOOD = Asked(tokens=50, run_nll=40.0, export_nll=40.2, run_ended=True, export_ended=True, same_begin=True)
+GOOD = ComparedPrompt(tokens=50, run_nll=40.0, export_nll=40.2, run_ended=True, export_ended=True, same_begin=True)
 
 
 def piece(token: int) -> bytes:
     return {1: b" ", 2: b"Say", 3: b" Say", 4: b"it", 5: b"Sayit"}.get(token, b"%d" % token)
 
 
-def asked(count: int = 20, **changes: object) -> list[Asked]:
+def asked(count: int = 20, **changes: object) -> list[ComparedPrompt]:
     return [dataclasses.replace(GOOD, **changes) for _ in range(count)]  # type: ignore[arg-type]
 
 
 def test_the_same_token_ids_pass() -> None:
-    found = check.prompts([([7, 1, 2], [7, 1, 2])] * 20, words=False, piece=piece)
+    found = export_checks.prompts([([7, 1, 2], [7, 1, 2])] * 20, words=False, piece=piece)
     assert found.passed and "20 of 20" in found.text
 
 
 def test_one_other_token_fails() -> None:
-    assert not check.prompts([([7, 2], [7, 2])] * 19 + [([7, 2], [7, 4])], words=False, piece=piece).passed
+    assert not export_checks.prompts([([7, 2], [7, 2])] * 19 + [([7, 2], [7, 4])], words=False, piece=piece).passed
 
 
 def test_words_joined_at_a_seam_pass_for_a_frame_of_words_alone() -> None:
     pairs = [([7, 8, 1, 2, 9], [7, 8, 3, 9])]
-    assert not check.prompts(pairs, words=False, piece=piece).passed
-    found = check.prompts(pairs, words=True, piece=piece)
+    assert not export_checks.prompts(pairs, words=False, piece=piece).passed
+    found = export_checks.prompts(pairs, words=True, piece=piece)
     assert found.passed and "1 " in found.text
 
 
 @pytest.mark.parametrize("export", [[7, 8, 3, 4, 9], [7, 8, 3]])
 def test_another_text_fails_for_a_frame_of_words_too(export: list[int]) -> None:
-    assert not check.prompts([([7, 8, 1, 2, 9], export)], words=True, piece=piece).passed
+    assert not export_checks.prompts([([7, 8, 1, 2, 9], export)], words=True, piece=piece).passed
 
 
 def test_the_same_text_cut_otherwise_all_over_fails() -> None:
     run, export = [1, 2, 7] * 3, [3, 7] * 3
-    assert not check.prompts([(run, export)], words=True, piece=piece).passed
+    assert not export_checks.prompts([(run, export)], words=True, piece=piece).passed
 
 
 def test_no_prompts_prove_nothing() -> None:
-    assert not check.prompts([], words=False, piece=piece).passed
+    assert not export_checks.prompts([], words=False, piece=piece).passed
 
 
 @pytest.mark.parametrize(("tokens", "known", "passed"), [([2], True, True), ([2], False, False), ([3, 4], True, False)])
 def test_the_end_must_be_one_token_that_ends(tokens: list[int], known: bool, passed: bool) -> None:
-    assert check.end(tokens, known, "<|im_end|>").passed is passed
+    assert export_checks.end(tokens, known, "<|im_end|>").passed is passed
 
 
 def test_a_merge_that_is_off_by_the_adapter_itself_fails() -> None:
-    assert check.merge({"a": 0.01, "b": 0.02}).passed
-    lost = check.merge({"a": 0.01, "b": 1.0})
+    assert export_checks.merge({"a": 0.01, "b": 0.02}).passed
+    lost = export_checks.merge({"a": 0.01, "b": 1.0})
     assert not lost.passed and "100.0%" in lost.text
-    assert not check.merge({}).passed
+    assert not export_checks.merge({}).passed
 
 
 def test_every_format_that_can_be_made_has_its_limit() -> None:
@@ -75,37 +75,37 @@ def test_a_narrower_format_may_lose_more() -> None:
 
 
 def test_of_two_formats_the_wider_loss_counts() -> None:
-    assert check.widest("BF16", "Q4_K_M") == "Q4_K_M" and check.widest("BF16") == "BF16"
-    assert check.widest("F16", "IQ2_XS") == "Q3_K_M"
+    assert export_checks.widest("BF16", "Q4_K_M") == "Q4_K_M" and export_checks.widest("BF16") == "BF16"
+    assert export_checks.widest("F16", "IQ2_XS") == "Q3_K_M"
 
 
 def test_less_likely_answers_fail_by_the_limit_of_the_format() -> None:
     worse = asked(export_nll=40.0 + 50 * 0.06)
-    assert not check.agreement(worse, "F16").passed
-    assert check.agreement(worse, "Q4_K_M").passed
-    assert check.agreement(asked(export_nll=30.0), "F16").passed
+    assert not export_checks.agreement(worse, "F16").passed
+    assert export_checks.agreement(worse, "Q4_K_M").passed
+    assert export_checks.agreement(asked(export_nll=30.0), "F16").passed
 
 
 def test_answers_that_begin_otherwise_fail() -> None:
-    assert not check.agreement(asked(20, same_begin=False), "Q3_K_M").passed
+    assert not export_checks.agreement(asked(20, same_begin=False), "Q3_K_M").passed
 
 
 def test_a_run_that_answered_nothing_agrees_with_nobody() -> None:
-    assert not check.agreement(asked(tokens=0), "F16").passed
+    assert not export_checks.agreement(asked(tokens=0), "F16").passed
 
 
 def test_answers_that_no_longer_end_fail() -> None:
-    assert check.ends(asked()).passed
-    assert not check.ends(asked(export_ended=False)).passed
-    assert not check.ends(asked(18) + asked(2, export_ended=False)).passed
-    assert check.ends(asked(19) + asked(1, export_ended=False)).passed
+    assert export_checks.ends(asked()).passed
+    assert not export_checks.ends(asked(export_ended=False)).passed
+    assert not export_checks.ends(asked(18) + asked(2, export_ended=False)).passed
+    assert export_checks.ends(asked(19) + asked(1, export_ended=False)).passed
 
 
 def test_answers_that_the_run_did_not_end_are_not_held_against_the_export() -> None:
-    found = check.ends(asked(15, run_ended=False, export_ended=False) + asked(5))
+    found = export_checks.ends(asked(15, run_ended=False, export_ended=False) + asked(5))
     assert found.passed and found.text.startswith("5 of")
 
 
 def test_of_a_single_ended_answer_nothing_is_concluded() -> None:
-    found = check.ends(asked(19, run_ended=False) + asked(1, export_ended=False))
+    found = export_checks.ends(asked(19, run_ended=False) + asked(1, export_ended=False))
     assert found.passed and found.text

@@ -6,9 +6,8 @@ import pytest
 from gguf_builder import Tiny
 
 from minisheep.errors import UnsupportedModelError
-from minisheep.export import modelfile
-from minisheep.export.families import chat_template, take_apart
-from minisheep.export.modelfile import Modelfile, go_template, parameters, parse, render
+from minisheep.export import ollama
+from minisheep.export.ollama import Modelfile, chat_template, go_template, parameters, parse, render, take_apart
 from minisheep.rules.templates import Template, chatml, from_jinja, llama_3, plain, render_jinja
 
 SMOLLM2 = Template(
@@ -155,15 +154,15 @@ def test_a_file_that_is_no_modelfile_of_ours_is_not_guessed_at(text: str) -> Non
 
 def test_a_template_without_an_answer_is_not_rendered() -> None:
     with pytest.raises(ValueError):
-        modelfile.render("{{ .Prompt }}", "", "Hi")
+        ollama.render("{{ .Prompt }}", "", "Hi")
 
 
 def test_a_gguf_renders_by_its_own_chat_template(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from minisheep.export import prompts
+    from minisheep.export import export_checks
 
     path = tmp_path / "m.gguf"
     path.write_bytes(Tiny(template="{{ bos_token }}[{{ messages[0].content }}]").build())
-    assert prompts.by_gguf(path, ["a", "b"]) == ["<s>[a]", "<s>[b]"]
+    assert export_checks.by_gguf(path, ["a", "b"]) == ["<s>[a]", "<s>[b]"]
     path.write_bytes(Tiny(template="").build())
     with pytest.raises(UnsupportedModelError):
-        prompts.by_gguf(path, ["a"])
+        export_checks.by_gguf(path, ["a"])

@@ -12,11 +12,11 @@ from export_runs import save_adapter
 from model_folders import save
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
-from minisheep.export import merge, weights
+from minisheep.formats import merge
+from minisheep.formats.gguf_header import read_header
+from minisheep.formats.gguf_to_hf import read_rows
 from minisheep.formats.safetensors_file import as_float32, tensors_of
 from minisheep.formats.safetensors_file import read_rows as stored_rows
-from minisheep.models.gguf_header import read_header
-from minisheep.models.gguf_weights import read_rows
 
 RNG = np.random.default_rng(5)
 WIDTH, RANK, ALPHA = 64, 2, 8.0
@@ -72,7 +72,7 @@ def quiet(done: int, total: int) -> None:
 def merged(tmp_path: Path) -> tuple[Path, Path, Path, Any]:
     a, b = numbers(RANK, WIDTH), numbers(48, RANK)
     base, adapter = base_gguf(tmp_path / "base.gguf"), adapter_gguf(tmp_path / "adapter.gguf", a, b)
-    merge.merge(base, adapter, tmp_path / "out.gguf", {"general.name": "New", "general.file_type": 1}, quiet)
+    merge.merge_gguf(base, adapter, tmp_path / "out.gguf", {"general.name": "New", "general.file_type": 1}, quiet)
     return base, adapter, tmp_path / "out.gguf", ALPHA / RANK * (b @ a)
 
 
@@ -112,7 +112,7 @@ def test_a_lost_a_doubled_and_a_misplaced_adapter_are_seen(merged: tuple[Path, P
     assert real is not None
     for wrong in ((a, b * 0), (real[0], real[1] * 2), (real[0], real[1][::-1].copy()), (a, b)):
         other = adapter_gguf(adapter.with_name("wrong.gguf"), *wrong)
-        merge.merge(base, other, out, {}, quiet)
+        merge.merge_gguf(base, other, out, {}, quiet)
         assert dict(merge.differences(base, adapter, out))[UP] > 0.9
 
 
@@ -120,7 +120,7 @@ def test_a_lost_a_doubled_and_a_misplaced_adapter_are_seen(merged: tuple[Path, P
 def test_every_format_of_a_base_can_be_merged(tmp_path: Path, kind: str) -> None:
     a, b = numbers(RANK, WIDTH), numbers(48, RANK)
     base, adapter = base_gguf(tmp_path / "base.gguf", kind), adapter_gguf(tmp_path / "adapter.gguf", a, b)
-    merge.merge(base, adapter, tmp_path / "out.gguf", {}, quiet)
+    merge.merge_gguf(base, adapter, tmp_path / "out.gguf", {}, quiet)
     assert dict(merge.differences(base, adapter, tmp_path / "out.gguf"))[UP] < 0.01
 
 
@@ -129,7 +129,7 @@ def test_numbers_beyond_float16_are_refused(tmp_path: Path) -> None:
     base = base_gguf(tmp_path / "base.gguf", "F32", factor=1e7)
     adapter = adapter_gguf(tmp_path / "adapter.gguf", a, b)
     with pytest.raises(ModelFileError, match="float16"):
-        merge.merge(base, adapter, tmp_path / "out.gguf", {}, quiet)
+        merge.merge_gguf(base, adapter, tmp_path / "out.gguf", {}, quiet)
 
 
 @pytest.mark.parametrize(
@@ -141,13 +141,13 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, name: str, rows: 
     path = tmp_path / "adapter.gguf"
     adapter = adapter_gguf(path, numbers(RANK, WIDTH), numbers(rows, RANK), name, architecture)
     with pytest.raises(UnsupportedModelError):
-        merge.merge(base, adapter, tmp_path / "out.gguf", {}, quiet)
+        merge.merge_gguf(base, adapter, tmp_path / "out.gguf", {}, quiet)
 
 
 def test_a_file_that_is_no_adapter_is_refused(tmp_path: Path) -> None:
     base = base_gguf(tmp_path / "base.gguf")
     with pytest.raises(ModelFileError):
-        merge.merge(base, base, tmp_path / "out.gguf", {}, quiet)
+        merge.merge_gguf(base, base, tmp_path / "out.gguf", {}, quiet)
 
 
 # Safetensors
@@ -175,8 +175,8 @@ def test_safetensors_keep_their_layout_and_gain_the_adapter(tmp_path: Path) -> N
         values = {f"{name}.weight": numbers(32, WIDTH), f"model.norm{number}.weight": numbers(WIDTH)}
         save(tmp_path / "base" / f"model-0000{number}-of-00002.safetensors", values, "BF16")
     adapter = peft(tmp_path / "adapter", Q)
-    weights.merge(tmp_path / "base", adapter, tmp_path / "out", quiet)
-    (a, b), scale = next(iter(weights.read_pairs(adapter)[0].values())), 4.0
+    merge.merge_weights(tmp_path / "base", adapter, tmp_path / "out", quiet)
+    (a, b), scale = next(iter(merge.read_pairs(adapter)[0].values())), 4.0
     for path in sorted((tmp_path / "base").iterdir()):
         before, after = stored(path), stored(tmp_path / "out" / path.name)
         assert path.stat().st_size == (tmp_path / "out" / path.name).stat().st_size
@@ -192,7 +192,7 @@ def test_safetensors_keep_their_number_format(tmp_path: Path, dtype: Any) -> Non
     (tmp_path / "base").mkdir()
     (tmp_path / "out").mkdir()
     save_file({f"{Q}.weight": numbers(32, WIDTH).astype(dtype)}, tmp_path / "base" / "model.safetensors")
-    weights.merge(tmp_path / "base", peft(tmp_path / "adapter", Q), tmp_path / "out", quiet)
+    merge.merge_weights(tmp_path / "base", peft(tmp_path / "adapter", Q), tmp_path / "out", quiet)
     assert load_file(tmp_path / "out" / "model.safetensors")[f"{Q}.weight"].dtype == dtype
 
 
@@ -202,7 +202,7 @@ def test_a_language_model_inside_another_is_found_by_either_name(tmp_path: Path,
     (tmp_path / "out").mkdir()
     inner = Q.removeprefix("model.")
     save(tmp_path / "base" / "model.safetensors", {f"{outer}{inner}.weight": numbers(32, WIDTH)}, "BF16")
-    weights.merge(tmp_path / "base", peft(tmp_path / "adapter", Q), tmp_path / "out", quiet)
+    merge.merge_weights(tmp_path / "base", peft(tmp_path / "adapter", Q), tmp_path / "out", quiet)
     assert not np.array_equal(
         *(next(iter(stored(tmp_path / d / "model.safetensors").values())) for d in ("base", "out"))
     )
@@ -213,7 +213,7 @@ def test_an_adapted_weight_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     save(tmp_path / "base" / "model.safetensors", {f"{Q}.weight": numbers(32, WIDTH)}, "BF16")
     with pytest.raises(UnsupportedModelError, match="down_proj"):
-        weights.merge(tmp_path / "base", peft(tmp_path / "adapter", Q, DOWN), tmp_path / "out", quiet)
+        merge.merge_weights(tmp_path / "base", peft(tmp_path / "adapter", Q, DOWN), tmp_path / "out", quiet)
 
 
 def test_weights_that_are_quantised_already_are_refused(tmp_path: Path) -> None:
@@ -223,15 +223,15 @@ def test_weights_that_are_quantised_already_are_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     save_file({f"{Q}.weight": np.zeros((32, WIDTH), np.uint8)}, tmp_path / "base" / "model.safetensors")
     with pytest.raises(UnsupportedModelError, match="U8"):
-        weights.merge(tmp_path / "base", peft(tmp_path / "adapter", Q), tmp_path / "out", quiet)
+        merge.merge_weights(tmp_path / "base", peft(tmp_path / "adapter", Q), tmp_path / "out", quiet)
 
 
 @pytest.mark.parametrize("change", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}])
 def test_what_is_no_plain_lora_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedModelError):
-        weights.read_pairs(peft(tmp_path / "adapter", Q, **change))
+        merge.read_pairs(peft(tmp_path / "adapter", Q, **change))
 
 
 def test_rank_stabilised_lora_is_scaled_as_it_was_trained(tmp_path: Path) -> None:
-    _, scale = weights.read_pairs(peft(tmp_path / "adapter", Q, use_rslora=True))
+    _, scale = merge.read_pairs(peft(tmp_path / "adapter", Q, use_rslora=True))
     assert scale == pytest.approx(8 / 2**0.5)

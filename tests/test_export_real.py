@@ -14,16 +14,16 @@ from export_runs import save_adapter
 
 from minisheep import api, config
 from minisheep.errors import DiskError, ExportError
-from minisheep.events import Event, Note
-from minisheep.export import choose, session
-from minisheep.machine.files import read_json, write_json
+from minisheep.export import export_choice, exporting
+from minisheep.formats.gguf_header import read_header
+from minisheep.formats.lora_gguf import convert_adapter, read_base
+from minisheep.formats.model_facts import chat_template, model_facts
 from minisheep.models.cache import sha256_file
-from minisheep.models.facts import chat_template, model_facts
-from minisheep.models.gguf_header import read_header
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.templates import Template, chatml, from_jinja
-from minisheep.store import RunFolder
-from minisheep.trainers.lora_gguf import convert_adapter, read_base
+from minisheep.run.events import Event, Note
+from minisheep.run.files import read_json, write_json
+from minisheep.run.folder import RunFolder
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 
@@ -81,7 +81,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def export(run: Path, out: Path, target: str, format: str = "Q4_K_M", said: list[Event] | None = None) -> Any:
     heard = [] if said is None else said
-    return session.export(choose.choose(str(run), "last"), target, format, out, heard.append)
+    return exporting.export(export_choice.choose_export(str(run), "last"), target, format, out, heard.append)
 
 
 def copied(run: Path, to: Path) -> Path:
@@ -190,7 +190,7 @@ def test_lm_studio_gets_a_folder_of_its_own_form(run: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_folder_for_the_hub_is_what_transformers_computes(run: Path, tmp_path: Path) -> None:
-    from minisheep.models.dequantise import dequantise
+    from minisheep.formats.gguf_to_hf import dequantise
 
     other = copied(run, tmp_path / "run")
     dequantise(real_models.smollm2(), tmp_path / "weights", lambda event: None)

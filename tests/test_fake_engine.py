@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisheep.engines.base import Engine, GenerateRequest, LoglikRequest, Sampling, ScoreRequest
-from minisheep.engines.fake import FakeEngine
+from minisheep.engines.fake_engine import FakeEngine
 from minisheep.rules.templates import Segment
 
 LABELS = tuple(str(n) for n in range(1, 11))

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from minisheep.errors import CorruptRunError, ModelFileError, Stopped
-from minisheep.events import Event, TrainStep
 from minisheep.rules.templates import Segment
+from minisheep.run.events import Event, TrainStep
 from minisheep.trainers.base import TrainExample, TrainJob, TrainSettings
-from minisheep.trainers.fake import FakeTrainer, fake_adapter_gguf
+from minisheep.trainers.fake_trainer import FakeTrainer, fake_adapter_gguf
 
 
 def job(path: Path, count: int = 40, text: str = "answer") -> TrainJob:
@@ -93,7 +93,7 @@ def test_the_fake_adapter_is_no_gguf(tmp_path: Path) -> None:
 
 def test_the_light_modules_import_nothing_heavy() -> None:
     code = (
-        "import sys, minisheep.trainers.fake, minisheep.trainers.lora_gguf, minisheep.trainers.tokens\n"
+        "import sys, minisheep.trainers.fake_trainer, minisheep.formats.lora_gguf, minisheep.trainers.base\n"
         "heavy = {'torch', 'transformers', 'peft', 'llama_cpp', 'gguf', 'numpy'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )

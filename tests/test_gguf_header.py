@@ -13,11 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minisheep.errors import ModelFileError
-from minisheep.models.facts import has_fast_cpu_kernel, main_tensor_type, model_facts
-from minisheep.models.ggml_types import BLOCKS
-from minisheep.models.gguf_header import GgufHeader, read_header
+from minisheep.formats.gguf_header import BLOCKS, GgufHeader, read_header
+from minisheep.formats.model_facts import has_fast_cpu_kernel, main_tensor_type, model_facts
+from minisheep.models.fetch import fetch_gguf
 from minisheep.models.registry import find_model
-from minisheep.models.sources import fetch_gguf
 
 
 @pytest.fixture
@@ -279,7 +278,7 @@ def test_the_real_smollm2_is_read(smollm2_path: Path):
 
 @pytest.mark.model
 def test_the_q8_0_copy_of_smollm2_is_whole_and_fast_on_cpu(smollm2_path: Path, tmp_path: Path):
-    from minisheep.models.inference_copy import requantise
+    from minisheep.formats.quantise import requantise
 
     output = tmp_path / "copies" / "smollm2.q8_0.gguf"
     requantise(smollm2_path, output)
@@ -290,7 +289,7 @@ def test_the_q8_0_copy_of_smollm2_is_whole_and_fast_on_cpu(smollm2_path: Path, t
 
 @pytest.mark.model
 def test_a_file_that_llama_cpp_cannot_convert_leaves_nothing(tmp_path: Path):
-    from minisheep.models.inference_copy import requantise
+    from minisheep.formats.quantise import requantise
 
     source = tmp_path / "models" / "tiny.gguf"
     source.parent.mkdir()

@@ -15,15 +15,16 @@ import pytest
 from click.testing import CliRunner
 from doctor_facts import GPU, machine, no_gpu
 
-from minisheep.bench.plan import Job
-from minisheep.doctor import run as doctor
-from minisheep.doctor.check_packages import Wanted
-from minisheep.doctor.result import Result, counted, fail, ok, warn
+from benchmarks.gpucheck import __main__ as command
+from benchmarks.gpucheck import build, curves, page, parts, session
+from benchmarks.gpucheck.curves import Training
+from benchmarks.gpucheck.parts import Refused
+from benchmarks.plan import Job
+from minisheep.doctor import diagnosis, packages
+from minisheep.doctor import diagnosis as doctor
+from minisheep.doctor.check_result import CheckResult, counted, fail, ok, warn
+from minisheep.doctor.packages import RequiredPackage
 from minisheep.errors import UsageError, WorkerError
-from minisheep.gpucheck import __main__ as command
-from minisheep.gpucheck import build, curves, page, parts, session
-from minisheep.gpucheck.curves import Training
-from minisheep.gpucheck.parts import Refused
 from minisheep.machine.gpu import Peak
 
 PEFT = Training("peft", (2.0, 1.5, 1.2), 1000.0, 10.0, "4bit", 4 * 2**30, 3 * 2**30)
@@ -97,8 +98,8 @@ def test_a_folder_of_wheels_reaches_every_pip(
 def test_with_a_gpu_every_part_is_done_and_named_as_without(
     healthy_doctor: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session.gather, "ask", lambda groups, place, ends: {"llama": {"offload": True, "version": "0"}})
-    monkeypatch.setattr(session.check_packages, "installed_version", lambda name: "1")
+    monkeypatch.setattr(diagnosis, "ask", lambda groups, place, ends: {"llama": {"offload": True, "version": "0"}})
+    monkeypatch.setattr(packages, "installed_version", lambda name: "1")
     monkeypatch.setattr(parts, "prepare", lambda job, tell: None)
     monkeypatch.setattr(parts, "bench", lambda model, tell: iter(()))
     monkeypatch.setattr(parts, "without_unsloth", lambda: None)
@@ -141,8 +142,8 @@ def test_a_refusal_from_the_child_is_a_skip_and_a_crash_is_a_failure(
 
 
 def test_what_may_not_be_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(session.gather, "ask", lambda groups, place, ends: {"llama": {"offload": False}})
-    monkeypatch.setattr(session.check_packages, "installed_version", lambda name: None)
+    monkeypatch.setattr(diagnosis, "ask", lambda groups, place, ends: {"llama": {"offload": False}})
+    monkeypatch.setattr(packages, "installed_version", lambda name: None)
     options = session.Options(install=False)
     results = list(session.set_up(options, machine(), tmp_path, job(tmp_path), quiet))
     assert [result.outcome for result in results] == ["skipped", "skipped"]
@@ -167,7 +168,7 @@ def test_llama_cpp_is_built_for_the_gpu_with_the_flags_that_were_set() -> None:
 
 
 def test_unsloth_comes_in_the_versions_of_the_extra() -> None:
-    asked = [Wanted("unsloth<2026.11", "unsloth", "gpu"), Wanted("torch", "torch")]
+    asked = [RequiredPackage("unsloth<2026.11", "unsloth", "gpu"), RequiredPackage("torch", "torch")]
     assert build.unsloth(asked, "python").command == ["python", "-m", "pip", "install", "unsloth<2026.11"]
 
 
@@ -251,7 +252,7 @@ def test_a_loss_that_is_no_number_does_not_pass() -> None:
 
 
 def test_the_page_has_every_result_both_curves_and_the_checks() -> None:
-    checks = [Result("python", "ok", "fine | <b>").to_dict()]
+    checks = [CheckResult("python", "ok", "fine | <b>").to_dict()]
     results = [
         ok("doctor", "fine", checks=checks), curves.result_of(PEFT), curves.result_of(UNSLOTH),
         curves.compare(PEFT, UNSLOTH),

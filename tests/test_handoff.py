@@ -22,15 +22,13 @@ from tiny_runs import tiny_run
 from minisheep import loop
 from minisheep.cli.main import cli
 from minisheep.errors import UsageError
-from minisheep.handoff import axolotl, llamafactory
-from minisheep.handoff import job as jobs
-from minisheep.handoff.batches import spread, whole_alpha
-from minisheep.handoff.job import Job, read_job, text_of
-from minisheep.handoff.write import write
-from minisheep.records import Example
+from minisheep.export import handoff_files
+from minisheep.export import handoff_files as jobs
+from minisheep.export.handoff_files import HandoffJob, read_job, spread, text_of, whole_alpha, write
 from minisheep.rules.templates import chatml
+from minisheep.run.folder import RunFolder, replace_records
+from minisheep.run.records import Example
 from minisheep.stages.train import train_settings
-from minisheep.store import RunFolder, replace_records
 
 PROJECTIONS = ("q_proj", "v_proj")
 TOOLS = ("axolotl==0.19.0", "llamafactory==0.9.5", "omegaconf==2.3.0", "antlr4-python3-runtime==4.9.3")
@@ -61,7 +59,7 @@ def filtered_run(path: Path, rounds: int, **settings: Any) -> Path:
     return folder.path
 
 
-def job(path: Path, count: int = 30, **settings: Any) -> Job:
+def job(path: Path, count: int = 30, **settings: Any) -> HandoffJob:
     return read_job(str(run_with(path, kept(count), **settings)))
 
 
@@ -70,10 +68,10 @@ def test_a_pair_is_what_our_own_training_would_learn(tmp_path: Path) -> None:
     asked, output = example(0).instruction, example(0).output
     assert text_of(found.train[0].prompt) == f"{frame.before}{asked}{frame.between}"
     assert text_of(found.train[0].completion) == f"{output}{frame.end}"
-    (piece, *rest) = axolotl.segments(found.train[0])
+    (piece, *rest) = handoff_files.segments(found.train[0])
     assert piece == {"label": False, "text": frame.before}
     assert [part["text"] for part in rest if part["label"]] == [output, frame.end]
-    line = json.loads(llamafactory.lines(found.train).splitlines()[0])
+    line = json.loads(handoff_files.llamafactory_lines(found.train).splitlines()[0])
     assert line == {"prompt": f"{frame.before}{asked}{frame.between}", "response": f"{output}{frame.end}"}
 
 
@@ -110,12 +108,12 @@ def test_the_numbers_are_the_runs(tmp_path: Path) -> None:
     given = {"lora_rank": 32, "lora_alpha": 64.0, "learning_rate": 1e-5, "epochs": 3, "batch_size": 8,
              "micro_batch_size": 2, "max_length": 512, "rslora": True, "load_in": "bf16"}  # fmt: skip
     found = job(tmp_path / "run", 30, **given)
-    theirs = yaml.safe_load(axolotl.files(found, 1, PROJECTIONS)[axolotl.CONFIG])
+    theirs = yaml.safe_load(handoff_files.axolotl_files(found, 1, PROJECTIONS)[handoff_files.AXOLOTL_CONFIG])
     assert theirs["learning_rate"] == 1e-5 and theirs["num_epochs"] == 3 and theirs["sequence_len"] == 512
     assert (theirs["lora_r"], theirs["lora_alpha"], theirs["peft_use_rslora"]) == (32, 64, True)
     assert (theirs["adapter"], theirs["load_in_4bit"], theirs["bf16"]) == ("lora", False, True)
     assert theirs["micro_batch_size"] * theirs["gradient_accumulation_steps"] == 8
-    others = yaml.safe_load(llamafactory.files(found, 4, PROJECTIONS)[llamafactory.CONFIG])
+    others = yaml.safe_load(handoff_files.llamafactory_files(found, 4, PROJECTIONS)[handoff_files.LLAMAFACTORY_CONFIG])
     assert others["learning_rate"] == 1e-5 and others["num_train_epochs"] == 3 and others["cutoff_len"] == 512
     assert (others["lora_rank"], others["lora_alpha"], others["use_rslora"]) == (32, 64, True)
     assert others["per_device_train_batch_size"] * others["gradient_accumulation_steps"] * 4 == 8
@@ -132,23 +130,27 @@ def _settings(tmp_path: Path) -> Any:
 
 def test_four_bits_stay_four_bits(tmp_path: Path) -> None:
     found = job(tmp_path / "run", 3, load_in="4bit")
-    assert axolotl.config(found, 1, PROJECTIONS)["adapter"] == "qlora"
-    assert llamafactory.config(found, 1, PROJECTIONS)["quantization_bit"] == 4
+    assert handoff_files.axolotl_config(found, 1, PROJECTIONS)["adapter"] == "qlora"
+    assert handoff_files.llamafactory_config(found, 1, PROJECTIONS)["quantization_bit"] == 4
 
 
 def test_few_examples_have_no_validation(tmp_path: Path) -> None:
     found = job(tmp_path / "run", 5)
-    assert "validation.jsonl" not in axolotl.files(found, 1, PROJECTIONS)
-    assert axolotl.config(found, 1, PROJECTIONS)["val_set_size"] == 0.0
-    assert list(json.loads(llamafactory.files(found, 1, PROJECTIONS)["dataset_info.json"])) == [llamafactory.TRAIN]
+    assert "validation.jsonl" not in handoff_files.axolotl_files(found, 1, PROJECTIONS)
+    assert handoff_files.axolotl_config(found, 1, PROJECTIONS)["val_set_size"] == 0.0
+    assert list(json.loads(handoff_files.llamafactory_files(found, 1, PROJECTIONS)["dataset_info.json"])) == [
+        handoff_files.TRAIN
+    ]
 
 
 def test_one_last_goes_on_with_the_adapter_before(tmp_path: Path) -> None:
     run = filtered_run(tmp_path / "run", 2, strategy="one-last")
     first, second = read_job(str(run), "1"), read_job(str(run), "2")
-    assert first.start is None and "lora_model_dir" not in axolotl.config(first, 1, PROJECTIONS)
-    assert axolotl.config(second, 1, PROJECTIONS)["lora_model_dir"] == str((run / "round-1" / "adapter").absolute())
-    assert "adapter_name_or_path" in llamafactory.config(second, 1, PROJECTIONS)
+    assert first.start is None and "lora_model_dir" not in handoff_files.axolotl_config(first, 1, PROJECTIONS)
+    assert handoff_files.axolotl_config(second, 1, PROJECTIONS)["lora_model_dir"] == str(
+        (run / "round-1" / "adapter").absolute()
+    )
+    assert "adapter_name_or_path" in handoff_files.llamafactory_config(second, 1, PROJECTIONS)
 
 
 def test_total_base_hands_over_all_rounds(tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_what_is_there_already_is_not_replaced(tmp_path: Path) -> None:
     found = job(tmp_path / "run", 3)
     write(found, "llamafactory", 1, tmp_path / "out")
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-    assert set(before) == {"README.txt", "dataset_info.json", "llamafactory.yaml", f"{llamafactory.TRAIN}.jsonl"}
+    assert set(before) == {"README.txt", "dataset_info.json", "llamafactory.yaml", f"{handoff_files.TRAIN}.jsonl"}
     with pytest.raises(UsageError):
         write(found, "axolotl", 1, tmp_path / "out")
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
@@ -199,7 +201,7 @@ def test_the_reader_of_a_handoff_is_told_the_command_and_the_template(tmp_path: 
     found = job(tmp_path / "run", 3)
     write(found, "axolotl", 2, tmp_path / "out")
     told = (tmp_path / "out" / "README.txt").read_text()
-    assert axolotl.COMMAND in told and repr(chatml().between) in told and "2 GPU(s)" in told
+    assert handoff_files.AXOLOTL_COMMAND in told and repr(chatml().between) in told and "2 GPU(s)" in told
 
 
 # The programs' own schemas

@@ -11,8 +11,8 @@ from tiny_runs import tiny_run
 
 from minisheep import loop
 from minisheep.errors import Stopped
-from minisheep.hosts import WorkerHost
-from minisheep.store import RunFolder
+from minisheep.host import WorkerHost
+from minisheep.run.folder import RunFolder
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from minisheep.engines import cpu
 from minisheep.errors import UsageError
-from minisheep.models.inference_format import candidates, choose, fastest
+from minisheep.formats.quantise import candidates, choose, fastest
+from minisheep.machine import cpu
 
 CPUINFO = (
     "processor: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx512_bf16 sse\n\nprocessor: 1\nmodel name\t: Some CPU\n"

@@ -8,26 +8,24 @@ from typing import Any
 import pytest
 from scripted_engine import Scripted
 
-from minisheep.data.texts import load_prompts
-from minisheep.engines.fake import text_of
-from minisheep.records import Instruction, Response, Verdict
-from minisheep.rules.blend import Blend
+from minisheep.engines.fake_engine import text_of
+from minisheep.rules.evidence import Blend
 from minisheep.rules.prompts import LABELS, SCORE_START, Frame
+from minisheep.rules.seed_tasks import load_prompts
 from minisheep.rules.templates import chatml
-from minisheep.stages.asked import Asked, Judge, Pair
-from minisheep.stages.judge import expected_grade, judge
-from minisheep.stages.likelihood import TOGETHER
+from minisheep.run.records import Instruction, Response, Verdict
+from minisheep.stages.judge import TOGETHER, Judge, JudgedText, Pair, expected_grade, judge_pairs
 
 FRAME = Frame(chatml())
-ONE = Asked("seed/1/right", "Tell me a fact.", "", "Robins sing before dawn.")
-TWO = Asked("two", "Tell me another.", "About food.", "Boil the pasta for nine minutes.")
+ONE = JudgedText("seed/1/right", "Tell me a fact.", "", "Robins sing before dawn.")
+TWO = JudgedText("two", "Tell me another.", "About food.", "Boil the pasta for nine minutes.")
 
 
 def run_judge(
-    how: Judge, answers: Mapping[str, Any], items: Sequence[Asked] = (ONE,)
+    how: Judge, answers: Mapping[str, Any], items: Sequence[JudgedText] = (ONE,)
 ) -> tuple[dict[str, Verdict], Scripted]:
     engine = Scripted(answers)
-    return {v.response_id: v for v in judge(engine, how, FRAME, load_prompts(), items)}, engine
+    return {v.response_id: v for v in judge_pairs(engine, how, FRAME, load_prompts(), items)}, engine
 
 
 @pytest.mark.parametrize(
@@ -51,7 +49,7 @@ def test_the_expected_grade_is_the_mean_given_that_a_grade_is_said(
 def test_a_pair_is_judged_as_it_would_be_kept() -> None:
     instruction = Instruction(1, "draft", 0, "Do.", "this", 0.1)
     response = Response(instruction.id, 0, "Done. And then", "length", 3)
-    assert Asked.of(Pair(instruction, response, "Done.")) == Asked(response.id, "Do.", "this", "Done.")
+    assert JudgedText.of(Pair(instruction, response, "Done.")) == JudgedText(response.id, "Do.", "this", "Done.")
 
 
 def test_the_judge_by_distribution_keeps_the_raw_mass() -> None:
@@ -150,9 +148,9 @@ def test_the_blend_weighs_the_evidence_and_keeps_it() -> None:
 
 def test_a_verdict_waits_for_few_others() -> None:
     """An engine may complete the last text of every item at the end of its batch."""
-    items = [Asked(f"item {n}", f"Do {n}.", "", f"Done {n}.") for n in range(2 * TOGETHER + 1)]
+    items = [JudgedText(f"item {n}", f"Do {n}.", "", f"Done {n}.") for n in range(2 * TOGETHER + 1)]
     engine = Scripted({f"{item.id}/{side}": [-1.0, -1.0] for item in items for side in ("given", "alone")})
-    verdicts = judge(engine, Judge("pmi"), FRAME, load_prompts(), items)
+    verdicts = judge_pairs(engine, Judge("pmi"), FRAME, load_prompts(), items)
     first = next(verdicts)
     assert len(engine.asked) == 2 * TOGETHER
     assert {first.response_id, *(verdict.response_id for verdict in verdicts)} == {item.id for item in items}
@@ -160,14 +158,14 @@ def test_a_verdict_waits_for_few_others() -> None:
 
 
 def test_what_items_far_apart_share_is_asked_once_too() -> None:
-    items = [Asked(f"item {n}", f"Do {n % 80}.", "", "Done.") for n in range(160)]
+    items = [JudgedText(f"item {n}", f"Do {n % 80}.", "", "Done.") for n in range(160)]
     engine = Scripted({f"{item.id}/{side}": [-1.0, -1.0] for item in items for side in ("given", "alone")})
-    found = list(judge(engine, Judge("pmi"), FRAME, load_prompts(), items))
+    found = list(judge_pairs(engine, Judge("pmi"), FRAME, load_prompts(), items))
     assert len(found) == len(items) and len(engine.asked) == 80 + 1
 
 
 def test_what_several_items_share_is_asked_once() -> None:
-    again = Asked("again", ONE.instruction, ONE.input, TWO.answer)
+    again = JudgedText("again", ONE.instruction, ONE.input, TWO.answer)
     answers = {f"{item.id}/{side}": [-1.0] for item in (ONE, TWO, again) for side in ("back", "back_alone")}
     verdicts, engine = run_judge(Judge("backward"), answers, [ONE, TWO, again])
     assert len(verdicts) == 3

@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 
-from minisheep.data.texts import load_prompts
 from minisheep.engines.base import Loglik, LoglikRequest, ScoreRequest, Scores
-from minisheep.engines.fake import FakeEngine, text_of
-from minisheep.records import Instruction, Response, Verdict
+from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.rules.prompts import Frame
+from minisheep.rules.seed_tasks import load_prompts
 from minisheep.rules.templates import chatml
-from minisheep.stages.asked import Asked, Judge, Pair
-from minisheep.stages.judge import judge as judge_items
-from minisheep.stages.judge_health import LEAD_IN, agreement, findings, judge_health
+from minisheep.run.records import Instruction, Response, Verdict
+from minisheep.stages.judge import LEAD_IN, Judge, JudgedText, Pair, agreement, findings, judge_health
+from minisheep.stages.judge import judge_pairs as judge_items
 
 FRAME = Frame(chatml())
 TEXTS = load_prompts()
@@ -108,7 +107,7 @@ def test_a_judge_that_turns_round_in_other_words_is_told_so() -> None:
 
 @pytest.mark.parametrize("style", ["simple", "combined", "icl"])
 def test_grades_are_asked_again_in_another_style(style: str) -> None:
-    items = [Asked.of(p) for p in PAIRS[:5]]
+    items = [JudgedText.of(p) for p in PAIRS[:5]]
     engine = ByLength()
     how = Judge("logits", prompt=style)
     first = {v.response_id: v.score or 0 for v in judge_items(engine, how, FRAME, TEXTS, items)}
@@ -119,14 +118,14 @@ def test_grades_are_asked_again_in_another_style(style: str) -> None:
 
 
 def test_likelihood_is_asked_again_with_a_lead_in() -> None:
-    items = [Asked.of(p) for p in PAIRS[:5]]
+    items = [JudgedText.of(p) for p in PAIRS[:5]]
     engine = ByLength()
     agreement(engine, Judge("pmi"), FRAME, TEXTS, items, {item.id: 1.0 for item in items})
     assert sum(LEAD_IN in prompt for prompt in engine.prompts) == 5
 
 
 def test_which_pairs_are_judged_again_does_not_depend_on_their_order() -> None:
-    items = [Asked.of(p) for p in PAIRS]
+    items = [JudgedText.of(p) for p in PAIRS]
     first = dict(zip([item.id for item in items], by_length(PAIRS), strict=True))
     asked = []
     for order in (items, items[::-1]):

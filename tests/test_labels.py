@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisheep.engines.labels import LabelTree
+from minisheep.engines.sampling import LabelTree
 
 ONE, ZERO = 10, 11
 

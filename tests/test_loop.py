@@ -18,9 +18,9 @@ from tiny_runs import TINY, flags, minisheep, outcome, tiny_run
 
 from minisheep import api, config, loop
 from minisheep.errors import RunMismatchError, StarvedError, Stopped, UsageError
-from minisheep.events import EngineReady, Note, PhaseFinished
-from minisheep.hosts import InlineHost
-from minisheep.store import Lock, RunFolder
+from minisheep.host import InlineHost
+from minisheep.run.events import EngineReady, Note, PhaseFinished
+from minisheep.run.folder import Lock, RunFolder
 from minisheep.workspace import Workspace
 
 
@@ -94,9 +94,9 @@ def test_no_instruction_is_written_twice_in_a_run(tmp_path: Path) -> None:
 
 
 def test_held_out_tasks_are_never_shown(tmp_path: Path) -> None:
-    from minisheep.data.texts import load_seeds
-    from minisheep.records import Draft
-    from minisheep.store import read_records
+    from minisheep.rules.seed_tasks import load_seeds
+    from minisheep.run.folder import read_records
+    from minisheep.run.records import Draft
 
     run, _ = tiny_run(tmp_path / "run")
     held_out = {seed.id for seed in load_seeds() if seed.held_out}

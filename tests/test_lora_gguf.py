@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
-from minisheep.trainers import lora_gguf
-from minisheep.trainers.lora_gguf import (
+from minisheep.formats import lora_gguf
+from minisheep.formats.lora_gguf import (
     ARCHITECTURES,
     PROJECTIONS,
     BaseFacts,
@@ -186,7 +186,7 @@ TEXT = "The miller counted nine sacks of flour, then asked his neighbour: how ma
 def peft_logits(gguf_path: Path, peft_dir: Path, ids: list[int], rslora: bool) -> np.ndarray[Any, Any]:
     """Save a random LoRA (r 8, B not zero) to `peft_dir`; the logits [tokens, vocabulary] of the model with it."""
     from minisheep.trainers.base import TrainSettings
-    from minisheep.trainers.peft_model import add_lora  # first: it takes the Hub off line
+    from minisheep.trainers.lora_model import add_lora  # first: it takes the Hub off line
 
     import torch  # isort: skip
     import transformers  # isort: skip
@@ -262,7 +262,7 @@ def differences(gguf_path: Path, tmp_path: Path, rslora: bool) -> tuple[float, f
     """Highest difference of any logit between PEFT and llama.cpp, and what the adapter itself changes."""
     import real_models
 
-    from minisheep.engines.vocabulary import Vocabulary
+    from minisheep.engines.native import Vocabulary
     from minisheep.rules.templates import Segment
 
     with Vocabulary.from_file(gguf_path) as vocabulary:

@@ -10,7 +10,7 @@ import pytest
 
 from minisheep.machine import gpu
 from minisheep.machine.gpu import Gpu, Nvml, Peak
-from minisheep.screen.machine import READ_SECONDS, Gauge, total_ram
+from minisheep.machine.system import READ_SECONDS, Gauge, total_ram
 
 GIB = 2**30
 RTX_3090 = Gpu("NVIDIA GeForce RTX 3090", (8, 6), 24 * GIB, 4 * GIB, {2**22 + 1: 3 * GIB, 2**22 + 2: 0}, 97, 71, 312.4)
@@ -84,7 +84,7 @@ def test_the_machine_is_read_every_other_second_only(monkeypatch: pytest.MonkeyP
         reads[0] += 1
         return GIB
 
-    monkeypatch.setattr("minisheep.screen.machine.total_ram", read)
+    monkeypatch.setattr("minisheep.machine.system.total_ram", read)
     gauge = Gauge(lambda: now[0])
     for _ in range(33):
         gauge.read()

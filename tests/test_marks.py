@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisheep.rules.marks import Mark, auc_error, choose, mark, sentence
-from minisheep.rules.statistics import auc
+from minisheep.metrics.stats import auc
+from minisheep.stages.exam import Mark, auc_error, choose_judge, mark, sentence
 
 
 def made(value: float, worst: float, passes: bool) -> Mark:
@@ -72,12 +72,12 @@ def test_a_perfect_mark_has_no_error_and_nothing_has_no_mark() -> None:
 
 def test_the_best_that_passes_is_chosen_before_a_better_one_that_fails() -> None:
     marks = {"pmi": made(0.95, 0.04, False), "blend": made(0.9, 0.7, True), "logits": made(0.85, 0.6, True)}
-    assert choose(marks) == "blend"
+    assert choose_judge(marks) == "blend"
 
 
 def test_without_any_that_passes_it_is_the_best_of_all_and_ties_go_to_the_first() -> None:
-    assert choose({"logits": made(0.6, 0.1, False), "pmi": made(0.7, 0.1, False)}) == "pmi"
-    assert choose({"logits": made(0.9, 0.8, True), "pmi": made(0.9, 0.8, True)}) == "logits"
+    assert choose_judge({"logits": made(0.6, 0.1, False), "pmi": made(0.7, 0.1, False)}) == "pmi"
+    assert choose_judge({"logits": made(0.9, 0.8, True), "pmi": made(0.9, 0.8, True)}) == "logits"
 
 
 def test_the_marks_in_words() -> None:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from minisheep import config
 from minisheep.config import Settings
 from minisheep.engines.base import Embedding, EmbedRequest, Loglik, LoglikRequest
-from minisheep.engines.fake import FakeEngine, text_of
+from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.errors import StarvedError
-from minisheep.records import Instruction, Response, Verdict
 from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import chatml
-from minisheep.stages.asked import Pair
-from minisheep.stages.measures import PART, choose, measure
+from minisheep.run.records import Instruction, Response, Verdict
+from minisheep.stages.filter import PART, choose, measure
+from minisheep.stages.judge import Pair
 
 FRAME = Frame(chatml())
 

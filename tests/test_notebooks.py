@@ -14,9 +14,10 @@ from typing import Any
 import nbformat
 import pytest
 
-from minisheep import align, config
+from minisheep import config
+from minisheep.api import Run, align
 from minisheep.machine.gpu import gpus_here
-from minisheep.run.reading import Round, Run
+from minisheep.run.reading import Round
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

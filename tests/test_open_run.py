@@ -10,7 +10,7 @@ from tiny_runs import TINY, tiny_run
 
 from minisheep import api, config
 from minisheep.errors import ConfigError, DiskError, RunLockedError, RunMismatchError, UsageError
-from minisheep.store import Lock, RunFolder
+from minisheep.run.folder import Lock, RunFolder
 
 DONE: dict[str, Any] = {
     "phases": {name: {"seconds": 1.0} for name in ("round-1/filter", "round-1/train", "round-2/filter")},

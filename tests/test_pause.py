@@ -1,4 +1,4 @@
-"""What a phase tells for the screen, and how it waits: `progress.Report` and the files that a screen reads."""
+"""What a phase tells for the screen, and how it waits: `workspace.Report` and the files that a screen reads."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import pytest
 from scripted_engine import Scripted
 from tiny_runs import TINY, outcome, tiny_run
 
-from minisheep import api, events, present, progress
+from minisheep import api, workspace
 from minisheep.errors import Stopped
-from minisheep.progress import Report
-from minisheep.records import Verdict
-from minisheep.screen.follow import Follow
-from minisheep.screen.running import holder
-from minisheep.store import Lock, RunFolder
+from minisheep.run import events
+from minisheep.run.folder import Lock, RunFolder
+from minisheep.run.records import Verdict
+from minisheep.terminal.detached import holder
+from minisheep.terminal.screen_state import Follow
+from minisheep.workspace import Report
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(workspace, "PAUSE_SECONDS", 0.0)
 
 
 def test_a_step_waits_until_the_pause_is_lifted_and_says_so_twice() -> None:
@@ -73,7 +74,7 @@ def test_glimpses_come_once_a_second_with_the_newest_texts_and_all_scores(monkey
     assert len(seen) == 3 or len(seen) == 4
     last = seen[-1]
     assert last.tokens_per_second == pytest.approx(250, rel=0.15) and last.running == 7
-    assert last.instruction.startswith("task ") and len(last.answer) == progress.SHOWN
+    assert last.instruction.startswith("task ") and len(last.answer) == workspace.SHOWN
     assert last.judge == "pmi" and sum(last.histogram) == int(last.instruction.split()[1]) + 1
     assert len(last.edges) == len(last.histogram) + 1
 
@@ -100,7 +101,7 @@ def test_a_run_waits_while_the_pause_file_is_there(tmp_path: Path) -> None:
 
 def test_the_present_holds_the_newest_of_each_kind_and_the_log_neither(tmp_path: Path) -> None:
     run, said = tiny_run(tmp_path / "run", rounds=1)
-    found = [event for _, event in present.read(RunFolder(run.path).present)]
+    found = [event for _, event in events.read(RunFolder(run.path).present)]
     assert found[-1:] == [event for event in said if isinstance(event, events.Progress)][-1:]
     logged = {json.loads(line)["event"] for line in (run.path / "events.jsonl").read_text().splitlines()}
     assert not logged & {"Progress", "Glimpse"}
@@ -110,7 +111,7 @@ def test_the_present_holds_the_newest_of_each_kind_and_the_log_neither(tmp_path:
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'[{"event":"Nothing"}]', b"\xff", b'{"event":"Note"}'])
 def test_half_a_present_is_nothing_to_see(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "present.json").write_bytes(content)
-    assert present.read(tmp_path / "present.json") == []
+    assert events.read(tmp_path / "present.json") == []
 
 
 def test_following_takes_whole_lines_alone_and_each_once(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_following_takes_whole_lines_alone_and_each_once(tmp_path: Path) -> None
     with folder.events.open("ab") as file:
         file.write(b'xt":"b"}\n')
     assert follow.new() == [(2.0, events.Note("b"))]
-    present.Present(folder.present)(events.Progress(1, "judge", 1, 2))
+    events.Present(folder.present)(events.Progress(1, "judge", 1, 2))
     assert [event for _, event in follow.new()] == [events.Progress(1, "judge", 1, 2)]
     assert follow.new() == []
 
@@ -139,7 +140,7 @@ def test_who_works_in_a_folder_is_known_without_disturbing_him(tmp_path: Path) -
 
 def test_a_run_that_fails_says_so_in_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINISHEEP_FAULT", "full:judge:1")
-    monkeypatch.setattr("minisheep.faults._seen", {})
+    monkeypatch.setattr("minisheep.run.events._seen", {})
     with pytest.raises(Exception, match="No space left"):
         tiny_run(tmp_path / "run")
     last = json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[-1])

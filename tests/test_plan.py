@@ -13,17 +13,14 @@ from minisheep.config import Settings
 from minisheep.engines import budget
 from minisheep.errors import MinisheepError, UsageError
 from minisheep.machine.gpu import Gpu
-from minisheep.models import cache
+from minisheep.models import cache as cache_module
 from minisheep.models.registry import load_registry
 from minisheep.models.shape import Shape
-from minisheep.plan import disk, duration, memory, work
-from minisheep.plan.cards import COMMON, GIB, GPUS, find_gpu_model
-from minisheep.plan.dimensions import Model, known_model
-from minisheep.plan.fit import Plan, changes, least_context, make_plan, recommend
-from minisheep.plan.machine import Machine, machine_for, with_gpu
-from minisheep.plan.memory import Inference, Training
-from minisheep.plan.quantised import format_in_name, uses_more_bits, weights_as
-from minisheep.plan.weights import Weights
+from minisheep.plan import duration, fit, memory_parts
+from minisheep.plan.fit import Plan, PlannedMachine, changes, least_context, machine_for, make_plan, recommend, with_gpu
+from minisheep.plan.gpu_models import COMMON, GIB, GPUS, find_gpu_model
+from minisheep.plan.memory_parts import Inference, TrainingMemory, Weights, format_in_name, uses_more_bits, weights_as
+from minisheep.plan.room import Model, known_model
 
 MIB = 2**20
 
@@ -101,7 +98,7 @@ def test_the_embedding_stays_in_ram_unless_it_is_the_output_layer_too() -> None:
 
 
 def test_a_file_that_is_here_is_read_and_not_foretold() -> None:
-    path = cache.cache_path("gguf", "smollm2-135m", "smollm2-135m-b179c9523d0e.gguf")
+    path = cache_module.cache_path("gguf", "smollm2-135m", "smollm2-135m-b179c9523d0e.gguf")
     path.write_bytes(tiny_gguf())
     found = model("smollm2-135m")
     assert found.here and found.shape.layers == 2 and found.weights.file == path.stat().st_size
@@ -114,10 +111,10 @@ def test_nothing_is_said_of_a_model_that_nothing_is_known_of() -> None:
 
 def test_a_speed_that_another_machine_had_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     sha = load_registry()["smollm2-135m"].gguf_sha256 or ""
-    cache.cache_path("gguf", "smollm2-135m", "smollm2-135m-b179c9523d0e.gguf").write_bytes(tiny_gguf())
-    record = cache.cache_root() / "inference" / f"{sha[:32]}-speed.json"
+    cache_module.cache_path("gguf", "smollm2-135m", "smollm2-135m-b179c9523d0e.gguf").write_bytes(tiny_gguf())
+    record = cache_module.cache_root() / "inference" / f"{sha[:32]}-speed.json"
     record.parent.mkdir(parents=True)
-    monkeypatch.setattr("minisheep.engines.cpu.cpuinfo", lambda: "model name\t: Abacus 3\n")
+    monkeypatch.setattr("minisheep.machine.cpu.cpuinfo", lambda: "model name\t: Abacus 3\n")
     for machine, expected in (("Abacus 3, 2 threads", {"q8_0": 9.0}), ("Sundial, 2 threads", {})):
         record.write_text(json.dumps({"machine": machine, "tokens_per_second": {"q8_0": 9.0}}))
         assert model("smollm2-135m").rates == expected
@@ -130,9 +127,9 @@ def test_a_speed_that_another_machine_had_says_nothing(monkeypatch: pytest.Monke
 
 def test_full_attention_keeps_half_a_mebibyte_a_token() -> None:
     qwen = shape("qwen1.5-7b")
-    assert memory.token_bytes(qwen, budget.F16) == 512 * 1024
-    assert memory.token_bytes(qwen, budget.Q8_0) == 272 * 1024
-    assert memory.token_bytes(shape("qwen2.5-7b"), budget.F16) == 56 * 1024
+    assert memory_parts.token_bytes(qwen, budget.F16) == 512 * 1024
+    assert memory_parts.token_bytes(qwen, budget.Q8_0) == 272 * 1024
+    assert memory_parts.token_bytes(shape("qwen2.5-7b"), budget.F16) == 56 * 1024
 
 
 @pytest.mark.parametrize(
@@ -149,7 +146,7 @@ def test_full_attention_keeps_half_a_mebibyte_a_token() -> None:
 def test_the_kv_cache_is_what_llama_cpp_said(
     name: str, slots: int, context: int, cache: budget.CacheType, mib: float
 ) -> None:
-    parts = memory.inference_parts(
+    parts = memory_parts.inference_parts(
         SHAPES[name], Weights("", 0, 0, 0, True), Inference(slots, context, cache), gpu=False
     )
     (cells,) = (part.bytes for part in parts if part.name == "KV cache")
@@ -169,12 +166,12 @@ def test_the_kv_cache_is_what_llama_cpp_said(
     ],
 )
 def test_compute_buffers_are_about_what_llama_cpp_said(name: str, slots: int, context: int, mib: float) -> None:
-    assert memory.compute_bytes(SHAPES[name], slots, context) / MIB == pytest.approx(mib, rel=0.04)
+    assert memory_parts.compute_bytes(SHAPES[name], slots, context) / MIB == pytest.approx(mib, rel=0.04)
 
 
-def training(**given: Any) -> Training:
+def training(**given: Any) -> TrainingMemory:
     values = {"load_in": "bf16", "cuda": False, "float32": False, "rank": 8, "micro_batch": 4, "length": 256}
-    return Training(**{**values, **given})
+    return TrainingMemory(**{**values, **given})
 
 
 @pytest.mark.parametrize(
@@ -186,24 +183,24 @@ def training(**given: Any) -> Training:
     ],
 )
 def test_what_autograd_keeps_of_a_layer_for_a_token_is_what_was_counted(
-    name: str, how: Training, measured: int
+    name: str, how: TrainingMemory, measured: int
 ) -> None:
     """Counted by hooks on saved tensors, each storage once. Layers of transformers and peft keep the same for a 4-bit
     base as for a bfloat16 one."""
-    assert memory.kept_bytes(SHAPES[name], ARCHITECTURE[name], how) == pytest.approx(measured, rel=0.02)
+    assert memory_parts.kept_bytes(SHAPES[name], ARCHITECTURE[name], how) == pytest.approx(measured, rel=0.02)
 
 
 def test_a_base_in_nf4_is_what_bitsandbytes_held() -> None:
     """SmolLM2: 109,777,536 bytes of parameters and 1,684,800 of scales, without the tables that each layer repeats."""
-    base = [p.bytes for p in memory.training_parts(SHAPES["smollm2"], "llama", training(load_in="4bit"))][1:3]
+    base = [p.bytes for p in memory_parts.training_parts(SHAPES["smollm2"], "llama", training(load_in="4bit"))][1:3]
     assert sum(base) == pytest.approx(109_777_536 + 1_684_800, rel=0.001)
 
 
 def test_checkpointing_on_a_gpu_keeps_one_layer_whole() -> None:
     short, deep = training(cuda=True, load_in="4bit"), shape("qwen1.5-7b")
-    parts = {part.name: part.bytes for part in memory.training_parts(deep, "qwen2", short)}
+    parts = {part.name: part.bytes for part in memory_parts.training_parts(deep, "qwen2", short)}
     assert parts["activations kept"] == pytest.approx(1.1 * 1024 * 32 * 4096 * 2)
-    assert parts["one layer or the logits"] < 1024 * memory.kept_bytes(deep, "qwen2", short) * 3
+    assert parts["one layer or the logits"] < 1024 * memory_parts.kept_bytes(deep, "qwen2", short) * 3
 
 
 def test_a_gpu_without_bfloat16_computes_in_float32() -> None:
@@ -218,7 +215,7 @@ def test_a_gpu_without_bfloat16_computes_in_float32() -> None:
 def test_the_paper_model_fits_a_gpu_of_8_gb_in_both_phases() -> None:
     found = recommend(settings(), model(), with_gpu(find_gpu_model("RTX 4060")))
     assert found is not None and found.fits
-    assert memory.total(found.training) < 8 * GIB and found.settings.micro_batch_size < 4
+    assert memory_parts.total(found.training) < 8 * GIB and found.settings.micro_batch_size < 4
 
 
 @pytest.mark.parametrize("gpu", ["RTX 3060 12GB", "RTX 4090 24GB"])
@@ -240,7 +237,7 @@ def test_more_memory_never_means_fewer_sequences_or_more_time() -> None:
     gpu = find_gpu_model("RTX 4090")
     plans = []
     for gib in range(6, 25, 2):
-        plans.append(make_plan(settings(), model(), Machine("", gib * GIB, gpu, True)))
+        plans.append(make_plan(settings(), model(), PlannedMachine("", gib * GIB, gpu, True)))
     slots, times = [p.slots for p in plans], [p.round_seconds or 0 for p in plans]
     assert slots == sorted(slots) and times == sorted(times, reverse=True)
 
@@ -273,7 +270,7 @@ def test_the_plan_and_the_engine_decide_about_slots_alike() -> None:
     plan = for_gpu("RTX 3060")
     free = with_gpu(find_gpu_model("RTX 3060")).memory
     assert free is not None
-    free -= memory.CUDA_CONTEXT + plan.model.weights.on_gpu
+    free -= memory_parts.CUDA_CONTEXT + plan.model.weights.on_gpu
     assert plan.slots == budget.slots_within(64, sequence_bytes=GIB, free_bytes=free)
 
 
@@ -281,20 +278,20 @@ def test_the_plan_and_the_engine_decide_about_slots_alike() -> None:
 
 
 def test_a_round_of_the_paper_is_the_work_of_docs_performance() -> None:
-    found = {w.phase: w for w in work.round_work(settings(judge="logits"))}
+    found = {w.phase: w for w in duration.round_work(settings(judge="logits"))}
     assert found["respond"].drawn == 1_500_000
     assert found["judge"].drawn == 0 and 2_000_000 < found["judge"].read < 7_000_000
-    assert work.kept_examples(settings()) == 3000
+    assert duration.kept_examples(settings()) == 3000
 
 
 def test_a_judge_that_replies_draws_tokens() -> None:
-    found = {w.phase: w for w in work.round_work(settings(judge="sample"))}
-    assert found["judge"].drawn == 10_000 * 2 * work.REPLY
+    found = {w.phase: w for w in duration.round_work(settings(judge="sample"))}
+    assert found["judge"].drawn == 10_000 * 2 * duration.REPLY
 
 
 def test_no_phase_is_planned_that_the_settings_leave_out() -> None:
-    assert "exam" not in {w.phase for w in work.round_work(settings(exam_tasks=0, judge="logits"))}
-    assert "judge" not in {w.phase for w in work.round_work(settings(assess="none"))}
+    assert "exam" not in {w.phase for w in duration.round_work(settings(exam_tasks=0, judge="logits"))}
+    assert "judge" not in {w.phase for w in duration.round_work(settings(assess="none"))}
 
 
 def test_a_faster_gpu_takes_less_time() -> None:
@@ -315,7 +312,7 @@ def test_a_pass_takes_what_was_published_of_llama_cpp_on_an_rtx_4090(tokens: int
 
 
 def test_no_time_is_claimed_for_a_processor_that_was_never_tried() -> None:
-    found = make_plan(settings(), model(), Machine("cpu", 64 * GIB, None, True, 2))
+    found = make_plan(settings(), model(), PlannedMachine("cpu", 64 * GIB, None, True, 2))
     assert found.phases is None and found.run_seconds is None
 
 
@@ -325,13 +322,13 @@ DEMO_ROUND = 19_738_000
 
 def test_the_disk_of_a_round_is_that_of_a_finished_run() -> None:
     demo = config.make({}, "demo")
-    assert disk.round_bytes(demo, SHAPES["smollm2"]) == pytest.approx(DEMO_ROUND, rel=0.03)
+    assert fit.round_bytes(demo, SHAPES["smollm2"]) == pytest.approx(DEMO_ROUND, rel=0.03)
 
 
 def test_records_are_about_those_of_a_finished_run() -> None:
     """52 kB of records of 30 instructions, and 22 kB of measurements."""
     demo = config.make({}, "demo")
-    records = disk.round_bytes(demo, SHAPES["smollm2"]) - disk.adapter_bytes(demo, SHAPES["smollm2"])
+    records = fit.round_bytes(demo, SHAPES["smollm2"]) - fit.adapter_bytes(demo, SHAPES["smollm2"])
     assert records == pytest.approx(52_000 + 22_000, rel=0.3)
 
 

@@ -16,15 +16,13 @@ import real_models
 from minisheep import config
 from minisheep.engines import budget
 from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
-from minisheep.models.facts import shape_of
-from minisheep.models.gguf_header import read_header
+from minisheep.formats.gguf_header import read_header
+from minisheep.formats.model_facts import shape_of
 from minisheep.models.registry import load_registry
-from minisheep.plan import memory
-from minisheep.plan.dimensions import known_model
-from minisheep.plan.fit import make_plan
-from minisheep.plan.machine import this_processor
-from minisheep.plan.quantised import weights_as
-from minisheep.plan.weights import weights_in
+from minisheep.plan import memory_parts
+from minisheep.plan.fit import make_plan, this_processor
+from minisheep.plan.memory_parts import weights_as, weights_in
+from minisheep.plan.room import known_model
 from minisheep.rules.templates import Segment
 
 pytestmark = pytest.mark.model
@@ -101,18 +99,17 @@ def test_a_cache_in_q8_0_computes_nearly_the_same() -> None:
 def test_autograd_keeps_what_was_planned(written_out: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from minisheep.models.dequantise import dequantise
-    from minisheep.trainers import peft_model
-    from minisheep.trainers.base import TrainSettings
-    from minisheep.trainers.peft_loss import loss_sum
-    from minisheep.trainers.tokens import TokenPair
+    from minisheep.formats.gguf_to_hf import dequantise
+    from minisheep.trainers import lora_model
+    from minisheep.trainers.base import TokenPair, TrainSettings
+    from minisheep.trainers.lora_model import loss_sum
 
     if not written_out:
-        monkeypatch.setattr(peft_model, "quicken", lambda model: None)
+        monkeypatch.setattr(lora_model, "patch_for_cpu", lambda model: None)
     folder = tmp_path / "weights"
     dequantise(real_models.smollm2(), folder, lambda event: None)
-    precision = peft_model.choose_precision("bf16", cuda=False, fast_bf16=True)
-    model = peft_model.add_lora(peft_model.load_base(folder, precision), TrainSettings(), "x")
+    precision = lora_model.choose_precision("bf16", cuda=False, fast_bf16=True)
+    model = lora_model.add_lora(lora_model.load_base(folder, precision), TrainSettings(), "x")
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, Any] = {}
 
@@ -128,8 +125,8 @@ def test_autograd_keeps_what_was_planned(written_out: bool, tmp_path: Path, monk
         loss_sum(model, pairs, torch.device("cpu"))
     shape = load_registry()["smollm2-135m"].shape
     assert shape is not None
-    how = memory.Training("bf16" if written_out else "4bit", False, False, 8, 2, 128)
-    planned = 256 * shape.layers * memory.kept_bytes(shape, "llama", how)
+    how = memory_parts.TrainingMemory("bf16" if written_out else "4bit", False, False, 8, 2, 128)
+    planned = 256 * shape.layers * memory_parts.kept_bytes(shape, "llama", how)
     assert planned == pytest.approx(sum(storage.nbytes() for storage in kept.values()), rel=0.05)
 
 
@@ -147,6 +144,6 @@ def test_the_engine_takes_as_many_slots_as_the_plan(monkeypatch: pytest.MonkeyPa
     try:
         assert 1 < engine.info.slots == planned.slots < 16
         found = budget.token_bytes(engine._decoder._model, budget.F16)
-        assert found == memory.token_bytes(model.shape, budget.F16)
+        assert found == memory_parts.token_bytes(model.shape, budget.F16)
     finally:
         engine.close()

@@ -18,29 +18,26 @@ from minisheep import config
 from minisheep.cli.main import main
 from minisheep.config import Settings
 from minisheep.errors import UsageError, WorkerError
-from minisheep.plan import calibrate as calibration
-from minisheep.plan import table, tried
-from minisheep.plan.calibrate import calibrate
-from minisheep.plan.cards import GIB, find_gpu_model
-from minisheep.plan.dimensions import Model, known_model
-from minisheep.plan.fit import Plan, make_plan
-from minisheep.plan.machine import Machine, with_gpu
-from minisheep.plan.tried import Tried
-from minisheep.plan.work import Work
+from minisheep.plan import calibration, duration, plan_table
+from minisheep.plan.calibration import calibrate
+from minisheep.plan.duration import Calibration, PhaseTokens
+from minisheep.plan.fit import Plan, PlannedMachine, make_plan, with_gpu
+from minisheep.plan.gpu_models import GIB, find_gpu_model
+from minisheep.plan.room import Model, known_model
 
-PROCESSOR = Machine("a processor, 2 threads", 64 * GIB, None, True, 2)
-TRIED = Tried("RTX 3060 12GB", 16, "q8_0", 400.0, 5000.0, 900.0, "unsloth", 6 * GIB, 7 * GIB, "2026-11-23")
+PROCESSOR = PlannedMachine("a processor, 2 threads", 64 * GIB, None, True, 2)
+TRIED = Calibration("RTX 3060 12GB", 16, "q8_0", 400.0, 5000.0, 900.0, "unsloth", 6 * GIB, 7 * GIB, "2026-11-23")
 
 
 def settings(**given: Any) -> Settings:
     return config.make({"model": "qwen1.5-7b", **given})
 
 
-def model(found: Tried | None = None) -> Model:
+def model(found: Calibration | None = None) -> Model:
     return dataclasses.replace(known_model(settings()), tried=found)
 
 
-def on_gpu(found: Tried | None, name: str = "RTX 3060 12GB", **given: Any) -> Plan:
+def on_gpu(found: Calibration | None, name: str = "RTX 3060 12GB", **given: Any) -> Plan:
     return make_plan(settings(**given), model(found), with_gpu(find_gpu_model(name)))
 
 
@@ -48,7 +45,7 @@ def seconds(plan: Plan, phase: str) -> float:
     return dict(plan.phases or [])[phase]
 
 
-def matching(**rates: float) -> Tried:
+def matching(**rates: float) -> Calibration:
     """A try on the GPU that the plans here are for."""
     return dataclasses.replace(TRIED, machine=with_gpu(find_gpu_model("RTX 3060 12GB")).title, **rates)
 
@@ -67,10 +64,10 @@ EACH = EachSecond()
 
 
 def test_each_rate_corrects_its_own_part_alone() -> None:
-    work = Work("x", drawn=600, read=300, trained=90, sequences=10)
+    work = PhaseTokens("x", drawn=600, read=300, trained=90, sequences=10)
     for name, expected in (("drawn", 300 + 300 + 90), ("read", 600 + 150 + 90), ("trained", 600 + 300 + 45)):
         found = dataclasses.replace(TRIED, drawn=1.0, read=1.0, trained=1.0)
-        speed = tried.calibrated(dataclasses.replace(found, **{name: 2.0}), lambda slots: EACH, 4)
+        speed = duration.calibrated(dataclasses.replace(found, **{name: 2.0}), lambda slots: EACH, 4)
         assert speed.seconds(work) == pytest.approx(expected)
         assert speed.load_seconds() == 7.0
 
@@ -108,7 +105,7 @@ def test_a_processor_that_was_tried_has_times() -> None:
 
 def test_it_is_told_what_the_times_follow_from() -> None:
     plan = on_gpu(dataclasses.replace(TRIED, machine=with_gpu(find_gpu_model("RTX 3060 12GB")).title))
-    told = " ".join(table.remarks(plan))
+    told = " ".join(plan_table.remarks(plan))
     for words in (
         "2026-11-23",
         "400 tokens/s",
@@ -118,7 +115,7 @@ def test_it_is_told_what_the_times_follow_from() -> None:
         "6.0 GiB while",
     ):
         assert words in told
-    assert "not verified" not in told and table.to_dict(plan)["tried"]["slots"] == 16
+    assert "not verified" not in told and plan_table.to_dict(plan)["tried"]["slots"] == 16
 
 
 # The record
@@ -127,13 +124,13 @@ def test_it_is_told_what_the_times_follow_from() -> None:
 def test_a_record_is_read_again_and_another_file_in_its_place_has_none(tmp_path: Path) -> None:
     gguf = tmp_path / "a.gguf"
     gguf.write_bytes(b"GGUF one")
-    path = tried.place(gguf)
+    path = duration.place(gguf)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(dataclasses.asdict(TRIED)))
-    assert tried.read(gguf) == TRIED
+    assert duration.read(gguf) == TRIED
     gguf.write_bytes(b"GGUF another")
-    assert tried.read(gguf) is None
-    assert tried.read(tmp_path / "missing.gguf") is None
+    assert duration.read(gguf) is None
+    assert duration.read(tmp_path / "missing.gguf") is None
 
 
 @pytest.mark.parametrize(
@@ -143,10 +140,10 @@ def test_a_record_is_read_again_and_another_file_in_its_place_has_none(tmp_path:
 def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, broken: bytes) -> None:
     gguf = tmp_path / "a.gguf"
     gguf.write_bytes(b"GGUF")
-    path = tried.place(gguf)
+    path = duration.place(gguf)
     path.parent.mkdir(parents=True)
     path.write_bytes(broken)
-    assert tried.read(gguf) is None
+    assert duration.read(gguf) is None
 
 
 # The try
@@ -195,7 +192,7 @@ def test_a_try_that_dies_or_hangs_is_one_error_and_leaves_no_record(
     monkeypatch.setattr(calibration, "PART_SECONDS", 1.0 if "sleep" in source else 60.0)
     with pytest.raises(WorkerError, match=told):
         calibrate(plan_of(gguf), gguf, lambda text: None)
-    assert tried.read(gguf) is None
+    assert duration.read(gguf) is None
 
 
 def test_a_model_that_is_not_here_is_not_tried() -> None:
@@ -216,7 +213,7 @@ def test_what_cannot_be_tried_is_one_line(
     arguments: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("minisheep.machine.gpu.gpus_here", list)
-    monkeypatch.setattr("minisheep.engines.budget.free_ram", lambda: 64 * GIB)
+    monkeypatch.setattr("minisheep.machine.system.free_ram", lambda: 64 * GIB)
     monkeypatch.setattr(sys, "argv", ["minisheep", "plan", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -226,7 +223,7 @@ def test_what_cannot_be_tried_is_one_line(
 @pytest.mark.model
 def test_a_real_model_is_tried_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gguf = real_models.smollm2()
-    before = tried.place(gguf)
+    before = duration.place(gguf)
     before.unlink(missing_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", "minisheep", "plan", "--model", str(gguf), "--preset", "demo", "--calibrate", "--json"],

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisheep.data.texts import load_prompts
 from minisheep.rules.prompts import (
     CRITERIA,
     LABELS,
@@ -23,6 +22,7 @@ from minisheep.rules.prompts import (
     task_list_stop,
     user_text,
 )
+from minisheep.rules.seed_tasks import load_prompts
 from minisheep.rules.task_list import Task
 from minisheep.rules.templates import Segment, chatml, plain
 

@@ -17,9 +17,9 @@ import pytest
 from minisheep import api
 from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
 from minisheep.models.prepared import PreparedModel
-from minisheep.records import Draft
 from minisheep.rules.templates import Segment
-from minisheep.store import read_records
+from minisheep.run.folder import read_records
+from minisheep.run.records import Draft
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 
@@ -144,7 +144,7 @@ def test_the_runs_own_judge_knows_its_own_answers(killed_run: api.Run) -> None:
 
 
 def test_adapter_gguf_is_of_this_base(killed_run: api.Run) -> None:
-    from minisheep.models.gguf_header import read_header
+    from minisheep.formats.gguf_header import read_header
 
     run = killed_run
     header = read_header(Path(run.rounds[1].adapter_gguf))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisheep.records import Draft, Example, Instruction, Record, Rejection, Response, Verdict, derive_seed, digest
+from minisheep.rules.identity import derive_seed, digest
+from minisheep.run.records import Draft, Example, Instruction, Record, Rejection, Response, Verdict
 
 TEXT = st.text(st.characters(), max_size=30)
 COUNT = st.integers(0, 10**6)

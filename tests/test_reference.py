@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from minisheep.cli.completion import SHELLS
 from minisheep.cli.main import VERBS
-from minisheep.cli.reference import markdown
+from minisheep.cli.reference import SHELLS, markdown
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
 

@@ -9,8 +9,8 @@ from gguf_builder import Tiny
 from tiny_runs import minisheep
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
-from minisheep.events import Event
-from minisheep.models.prepare import prepare
+from minisheep.prepare import prepare
+from minisheep.run.events import Event
 
 
 def _settings(**given: object):  # type: ignore[no-untyped-def]

@@ -13,8 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisheep.errors import UnknownModelError
-from minisheep.models.entries import NAME, HubFile, HubRepo, LocalPath, Wheels, parse_registry
-from minisheep.models.registry import find_model, load_registry, safe_name
+from minisheep.models.registry import (
+    NAME,
+    HubFile,
+    HubRepo,
+    LocalPath,
+    Wheels,
+    find_model,
+    load_registry,
+    parse_registry,
+    safe_name,
+)
 
 REGISTRY = load_registry()
 
@@ -182,7 +191,7 @@ def test_a_wrong_registry_is_refused(old, new):
 def test_looking_up_a_model_imports_nothing_heavy():
     heavy = "{'torch', 'transformers', 'llama_cpp', 'huggingface_hub', 'rapidfuzz', 'numpy', 'requests'}"
     code = (
-        "import sys; from minisheep.models.registry import find_model; import minisheep.models.sources;"
+        "import sys; from minisheep.models.registry import find_model; import minisheep.models.fetch;"
         f"find_model('qwen3-4b'); print(sorted({heavy} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

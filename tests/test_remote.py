@@ -18,9 +18,8 @@ from judge_stand_in import Answer, Asked, fails, stand_in
 
 from minisheep import api, config
 from minisheep.engines.base import EmbedRequest, GenerateRequest, LoglikRequest, Sampling, ScoreRequest
-from minisheep.engines.remote import AT_ONCE, RemoteEngine
-from minisheep.engines.remote_probe import Abilities, refusal
-from minisheep.engines.remote_server import check_server
+from minisheep.engines.openai import AT_ONCE, RemoteEngine, check_server
+from minisheep.engines.openai_wire import Abilities, refusal
 from minisheep.errors import ConfigError, EndpointError, UsageError
 from minisheep.rules.templates import Segment
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import real_models
 
+from benchmarks.server import NoServerError, find_server, serve
 from minisheep import config
-from minisheep.bench.server import NoServerError, find_server, serve
 from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling, ScoreRequest
 from minisheep.engines.llamacpp import LlamaCppEngine
-from minisheep.engines.remote import RemoteEngine
+from minisheep.engines.openai import RemoteEngine
 from minisheep.rules.templates import Prompt, Segment
 from minisheep.workspace import open_server
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisheep.engines.text import Reply
+from minisheep.engines.sampling import GrowingReply
 
 
-def fed(pieces: list[bytes], stops: tuple[str, ...] = ()) -> Reply:
-    reply = Reply(stops)
+def fed(pieces: list[bytes], stops: tuple[str, ...] = ()) -> GrowingReply:
+    reply = GrowingReply(stops)
     for piece in pieces:
         if reply.feed(piece):
             break
@@ -40,7 +40,7 @@ def test_an_empty_stop_string_never_stops() -> None:
 
 
 def test_nothing_is_added_after_a_stop() -> None:
-    reply = Reply(("x",))
+    reply = GrowingReply(("x",))
     assert reply.feed(b"ax") and reply.feed(b"b")
     assert reply.text == "a"
 
@@ -52,7 +52,7 @@ def test_however_the_text_is_cut_it_ends_where_a_stop_string_begins(
     raw = text.encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=8)))
     pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
-    reply = Reply(stops)
+    reply = GrowingReply(stops)
     for piece in pieces:
         reply.feed(piece)
     places = [text.find(stop) for stop in stops if stop in text]
@@ -67,7 +67,7 @@ def test_however_the_text_is_cut_it_ends_where_a_stop_string_begins(
 @given(st.text("abX\n", max_size=30), st.lists(st.text("abX\n", min_size=1, max_size=4), max_size=3), st.data())
 def test_what_is_settled_is_never_taken_back(text: str, stops: list[str], data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    reply, told = Reply(stops), ""
+    reply, told = GrowingReply(stops), ""
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         reply.feed(text[start:end].encode())
         assert reply.settled.startswith(told)
@@ -77,7 +77,7 @@ def test_what_is_settled_is_never_taken_back(text: str, stops: list[str], data: 
 
 
 def test_only_the_beginning_of_a_stop_string_is_held_back() -> None:
-    reply = Reply(("\nInput:",))
+    reply = GrowingReply(("\nInput:",))
     reply.feed(b"Yes.\nIn")
     assert reply.settled == "Yes."
     reply.feed(b"deed")

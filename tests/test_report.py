@@ -22,15 +22,13 @@ from tiny_runs import tiny_run
 from minisheep import api, loop
 from minisheep.cli.main import main
 from minisheep.errors import UsageError
-from minisheep.machine.files import write_json
-from minisheep.records import Example, Rejection
-from minisheep.report import advice, findings, funnel, landscape, plots, samples, spread
+from minisheep.report import data_sections, distributions, findings, sections
+from minisheep.report import plots as plots_module
 from minisheep.report.blocks import Bars, Document, Items, Table
-from minisheep.report.document import document
 from minisheep.report.gather import Gathered, gather
-from minisheep.report.html import page
-from minisheep.report.markdown import markdown
-from minisheep.report.write import NO_PICTURES, write
+from minisheep.report.write import NO_PICTURES, document, html_page, markdown, write
+from minisheep.run.files import write_json
+from minisheep.run.records import Example, Rejection
 
 ANCHORS = (
     "findings", "next", "metrics", "funnel", "distributions", "training", "map", "watch", "kept", "dropped", "origins",
@@ -58,13 +56,13 @@ def told(read: Gathered) -> Document:
 @pytest.fixture(scope="module")
 def drawings(told: Document) -> dict[str, str]:
     pytest.importorskip("matplotlib")
-    return plots.drawn(told.plots)
+    return plots_module.drawn(told.plots)
 
 
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what is not about them, since they take the most time."""
-    monkeypatch.setattr(plots, "drawn", lambda plots: {})
+    monkeypatch.setattr(plots_module, "drawn", lambda plots: {})
 
 
 def broken(finished: Path, to: Path) -> Path:
@@ -80,7 +78,7 @@ def words_of(run: Gathered, section: Callable[[Gathered], Any]) -> str:
 
 
 def test_every_section_is_there_in_both_forms(told: Document) -> None:
-    html, text = page(told, {}), markdown(told)
+    html, text = html_page(told, {}), markdown(told)
     assert tuple(s.anchor for s in told.sections) == ANCHORS
     assert all(f'<section id="{anchor}">' in html for anchor in ANCHORS)
     assert all(f"\n## {s.title}\n" in text for s in told.sections)
@@ -98,7 +96,7 @@ def test_the_same_run_gives_the_same_bytes(finished: Path, tmp_path: Path) -> No
 
 
 def test_the_same_plot_gives_the_same_picture(told: Document, drawings: dict[str, str]) -> None:
-    assert plots.svg(told.plots[0]) == drawings[told.plots[0].name]
+    assert plots_module.svg(told.plots[0]) == drawings[told.plots[0].name]
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -139,11 +137,11 @@ def test_no_row_of_the_metrics_is_there_twice(told: Document) -> None:
 
 def test_every_rule_that_dropped_something_is_explained(read: Gathered) -> None:
     found = {rule for r in read.rounds for rule in r.dropped}
-    assert found and found <= set(funnel.MEANINGS)
+    assert found and found <= set(data_sections.MEANINGS)
 
 
 def test_settings_versions_and_hashes_are_told(told: Document, read: Gathered) -> None:
-    html = page(told, {})
+    html = html_page(told, {})
     assert read.settings is not None
     assert all(name in html for name in type(read.settings).model_fields)
     assert all(value in html for r in read.rounds for value in r.hashes.values()) and read.rounds[0].hashes
@@ -152,7 +150,7 @@ def test_settings_versions_and_hashes_are_told(told: Document, read: Gathered) -
 
 def test_a_picture_is_drawn_for_each_plot(told: Document, drawings: dict[str, str]) -> None:
     assert len(drawings) == len(told.plots) >= 6
-    html = page(told, drawings)
+    html = html_page(told, drawings)
     assert html.count("<svg") == len(drawings) and "Not drawn" not in html
 
 
@@ -167,7 +165,7 @@ def test_without_matplotlib_the_report_says_that_it_has_no_pictures(
 
 
 def test_a_page_names_nothing_outside_itself(told: Document, drawings: dict[str, str]) -> None:
-    html = page(told, drawings)
+    html = html_page(told, drawings)
     references = re.findall(r'(?:href|src|action|data|poster|srcset)="([^"]*)"', html)
     assert references and all(found.startswith(("#", "data:,")) for found in references)
     assert not re.search(r"@import|url\((?!#)|<script|javascript:", html)
@@ -181,7 +179,7 @@ def test_no_two_elements_share_an_id(told: Document, drawings: dict[str, str]) -
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             found.extend(value or "" for name, value in attrs if name == "id")
 
-    Ids().feed(page(told, drawings))
+    Ids().feed(html_page(told, drawings))
     assert len(found) > 50 and len(set(found)) == len(found)
 
 
@@ -220,7 +218,7 @@ def test_a_run_by_density_is_drawn_by_its_vectors(tmp_path: Path) -> None:
 def test_every_kind_of_run_has_a_report(tmp_path: Path, settings: dict[str, Any]) -> None:
     tiny_run(tmp_path / "run", **settings)
     found = gather(tmp_path / "run")
-    assert found.notes == () and page(document(found), {}).endswith("</html>\n")
+    assert found.notes == () and html_page(document(found), {}).endswith("</html>\n")
 
 
 @pytest.mark.parametrize("phase", ["generate", "respond", "judge", "filter", "train", "evaluate"])
@@ -246,7 +244,7 @@ def test_a_run_of_a_version_that_decided_nothing_names_no_best(tmp_path: Path) -
         path = run.path / f"round-{number}" / "metrics.json"
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "decision"}))
     found = gather(run.path)
-    assert found.best is None and "compared no rounds" in words_of(found, findings.section)
+    assert found.best is None and "compared no rounds" in words_of(found, findings.findings_section)
 
 
 # Damage
@@ -261,7 +259,7 @@ def test_a_damaged_line_is_left_out_and_said(finished: Path, tmp_path: Path) -> 
     found = gather(run)
     assert len(found.rounds[0].kept) == len(lines) - 2
     assert found.notes == ("round-1/kept.jsonl: 1 line left out: damaged, or of another version.",)
-    assert found.notes[0] in page(document(found), {})
+    assert found.notes[0] in html_page(document(found), {})
 
 
 def test_a_torn_last_line_is_no_damage(finished: Path, tmp_path: Path) -> None:
@@ -288,7 +286,7 @@ def test_no_ruined_file_keeps_a_report_from_being_made(
 ) -> None:
     """Each file in turn, wherever it stands; a run needs one of run.toml and manifest.json to be one."""
     # The map reads records alone, as others do, and takes longer than all else.
-    monkeypatch.setattr(landscape, "_by_words", lambda run: [])
+    monkeypatch.setattr(distributions, "_by_words", lambda run: [])
     run = broken(finished, tmp_path / "run")
     for name in FILES:
         paths = list(run.rglob(name))
@@ -299,7 +297,7 @@ def test_no_ruined_file_keeps_a_report_from_being_made(
             path.unlink() if data is None else path.write_bytes(data)
         found = document(gather(run))
         assert tuple(s.anchor for s in found.sections) == ANCHORS, name
-        assert markdown(found) and page(found, {}), name
+        assert markdown(found) and html_page(found, {}), name
         for path, data in kept.items():
             path.write_bytes(data)
 
@@ -310,7 +308,7 @@ def test_everything_ruined_at_once_has_a_report(finished: Path, tmp_path: Path) 
         if path.is_file():
             path.write_bytes(b"\x00{]\n")
     told = document(gather(run))
-    assert "cannot be told" in told.lead and page(told, {}) and markdown(told)
+    assert "cannot be told" in told.lead and html_page(told, {}) and markdown(told)
 
 
 def test_seed_tasks_that_have_changed_are_not_drawn(finished: Path, tmp_path: Path) -> None:
@@ -346,13 +344,13 @@ def watched(read: Gathered, first: dict[str, Any] | None, second: dict[str, Any]
 def test_a_collapse_is_found_and_a_healthy_run_is_called_so(read: Gathered) -> None:
     first = measured(1, 100, HEALTHY)
     ill = watched(read, first, measured(2, 100, COLLAPSED["openings"], 2))
-    assert 'instructions begin with \\"what is' in words_of(ill, findings.section)
+    assert 'instructions begin with \\"what is' in words_of(ill, findings.findings_section)
     well = watched(read, first, measured(2, 100, HEALTHY, 2))
-    assert "No sign of collapse" in words_of(well, findings.section)
+    assert "No sign of collapse" in words_of(well, findings.findings_section)
 
 
 def test_without_a_measure_nothing_is_said_about_collapse(read: Gathered) -> None:
-    said = words_of(watched(read, None, None), findings.section)
+    said = words_of(watched(read, None, None), findings.findings_section)
     assert "nothing is said about collapse" in said and "No sign" not in said
 
 
@@ -361,8 +359,8 @@ def test_a_judge_that_saturates_is_found_and_advised_about(read: Gathered) -> No
               "length": None, "agreement": None, "agreement_pairs": 0}  # fmt: skip
     rounds = [dataclasses.replace(r, health=health) for r in read.all_rounds]
     ill = dataclasses.replace(read, all_rounds=tuple(rounds))
-    assert "top grade to 90%" in words_of(ill, findings.section)
-    assert "--keep top:0.3" in words_of(ill, advice.section)
+    assert "top grade to 90%" in words_of(ill, findings.findings_section)
+    assert "--keep top:0.3" in words_of(ill, findings.advice_section)
 
 
 def test_a_failed_exam_is_found_and_advised_about(read: Gathered) -> None:
@@ -371,25 +369,27 @@ def test_a_failed_exam_is_found_and_advised_about(read: Gathered) -> None:
     marks = {name: dataclasses.replace(mark, passes=False) for name, mark in exam.judges.items()}
     failed = dataclasses.replace(exam, judges=marks)
     ill = dataclasses.replace(read, all_rounds=tuple(dataclasses.replace(r, exam=failed) for r in read.all_rounds))
-    assert "failed its exam" in words_of(ill, findings.section) and "failed its exam" in words_of(ill, advice.section)
+    assert "failed its exam" in words_of(ill, findings.findings_section) and "failed its exam" in words_of(
+        ill, findings.advice_section
+    )
 
 
 def test_answers_that_are_cut_off_are_advised_about(read: Gathered) -> None:
     last = read.rounds[-1]
     cut = [dataclasses.replace(r, finish="length", id="") for r in last.responses]
     ill = dataclasses.replace(read, all_rounds=(dataclasses.replace(last, responses=cut),))
-    assert "100% of round 2's answers were cut off at 80 tokens" in words_of(ill, advice.section)
+    assert "100% of round 2's answers were cut off at 80 tokens" in words_of(ill, findings.advice_section)
 
 
 def test_warnings_of_the_run_are_repeated_once(read: Gathered) -> None:
     noisy = dataclasses.replace(read, warnings=tuple(f"Odd thing {n}." for n in range(40)))
-    said = words_of(noisy, findings.section)
+    said = words_of(noisy, findings.findings_section)
     assert "Odd thing 29." in said and "Odd thing 30." not in said and "10 more warnings" in said
 
 
 def test_advice_is_short(read: Gathered) -> None:
-    (block,) = advice.section(read).blocks
-    assert isinstance(block, Items) and 1 <= len(block.items) <= advice.MOST
+    (block,) = findings.advice_section(read).blocks
+    assert isinstance(block, Items) and 1 <= len(block.items) <= findings.MOST
 
 
 # Samples and distributions
@@ -401,31 +401,31 @@ def example(text: str) -> Example:
 
 def test_samples_are_spread_over_rounds_and_always_the_same() -> None:
     items = [(n, example(f"{n} {i}")) for n in (1, 2, 3) for i in range(50)]
-    found = samples.drawn(items)
+    found = sections.drawn(items)
     assert [n for n, _ in found] == [1] * 7 + [2] * 7 + [3] * 6
-    assert [r.id for _, r in samples.drawn(list(items))] == [r.id for _, r in found]
-    assert {r.id for _, r in samples.drawn(list(reversed(items)), 150)} == {r.id for _, r in items}
+    assert [r.id for _, r in sections.drawn(list(items))] == [r.id for _, r in found]
+    assert {r.id for _, r in sections.drawn(list(reversed(items)), 150)} == {r.id for _, r in items}
 
 
 def test_few_records_are_all_shown() -> None:
     items = [(1, example("a")), (2, example("b")), (2, example("c"))]
-    assert [n for n, _ in samples.drawn(items)] == [1, 2, 2]
+    assert [n for n, _ in sections.drawn(items)] == [1, 2, 2]
 
 
 def test_a_dropped_record_is_shown_with_its_rule_and_reason(read: Gathered) -> None:
     odd = Rejection("filter", "loops", "says it again", "p", 0, "Say it.", "", "it it it")
     one = dataclasses.replace(read, all_rounds=(dataclasses.replace(read.rounds[0], rejected=[odd]),))
-    said = json.dumps(dataclasses.asdict(samples.sections(one)[1]))
+    said = json.dumps(dataclasses.asdict(sections.sections(one)[1]))
     assert "filter: loops" in said and "says it again" in said and "it it it" in said
 
 
 def test_a_few_very_long_answers_do_not_squeeze_the_rest() -> None:
-    edges = spread.length_edges([float(n % 40) for n in range(1000)] + [5000.0])
-    assert edges[0] == 0 and edges[-1] <= 60 and len(edges) == spread.BINS + 1
+    edges = distributions.length_edges([float(n % 40) for n in range(1000)] + [5000.0])
+    assert edges[0] == 0 and edges[-1] <= 60 and len(edges) == distributions.BINS + 1
 
 
 def test_all_values_of_a_length_are_in_its_histogram(read: Gathered) -> None:
-    (charts, table) = spread.section(read).blocks
+    (charts, table) = distributions.spread_section(read).blocks
     assert isinstance(table, Table)
     words = next(plot for plot in charts.plots if plot.name == "instruction-words")  # type: ignore[union-attr]
     assert [sum(counts) for _, counts in words.series] == [len(r.instructions) for r in read.rounds]
@@ -434,7 +434,7 @@ def test_all_values_of_a_length_are_in_its_histogram(read: Gathered) -> None:
 def test_bars_of_all_rounds_share_one_scale(told: Document) -> None:
     section = next(s for s in told.sections if s.anchor == "funnel")
     bars = [bar.size for block in section.blocks if isinstance(block, Bars) for bar in block.bars]
-    widths = re.findall(r"width:([0-9.]+)%", page(told, {}))
+    widths = re.findall(r"width:([0-9.]+)%", html_page(told, {}))
     assert [float(width) for width in widths] == pytest.approx([100 * n / max(bars) for n in bars], abs=0.06)
 
 

@@ -17,29 +17,26 @@ from typing import Any
 import pytest
 from tiny_runs import tiny_run
 
-from minisheep.records import Example, Rejection
 from minisheep.report import plots
 from minisheep.report.blocks import (
     Bar,
     Bars,
     Charts,
     Document,
-    Histogram,
-    Item,
+    HistogramBlock,
     Items,
+    ListItem,
     Paragraph,
     Sample,
     Samples,
     Section,
     Table,
 )
-from minisheep.report.document import document
 from minisheep.report.gather import gather
-from minisheep.report.html import page
-from minisheep.report.markdown import fenced, inline, markdown, paragraph
-from minisheep.report.write import write
-from minisheep.store import replace_records
-from minisheep.ui.sanitise import one_line, sanitise
+from minisheep.report.write import document, fenced, html_page, inline, markdown, paragraph, write
+from minisheep.rules.plain_text import one_line, sanitise
+from minisheep.run.folder import replace_records
+from minisheep.run.records import Example, Rejection
 
 PIECES = [
     "<script>document.title='owned'</script>", "</script>", "<img src=x onerror=alert(1)>", "</style>", "<!--", "-->",
@@ -71,8 +68,8 @@ def hostile_document(seed: int, count: int) -> Document:
 
     samples = tuple(Sample(text(), (text(), text()), text(), text(), text()) for _ in range(count // 10))
     table = Table((text(), text(), text()), tuple((text(), text(), text()) for _ in range(count // 9)), text())
-    items = Items(tuple(Item(text(), "warning", text()) for _ in range(count // 24)))
-    histogram = Histogram("odd", text(), text(), (0.0, 1.0), ((text(), (3,)),))
+    items = Items(tuple(ListItem(text(), "warning", text()) for _ in range(count // 24)))
+    histogram = HistogramBlock("odd", text(), text(), (0.0, 1.0), ((text(), (3,)),))
     blocks = (Paragraph(text()), items, table, Samples(samples), Charts((histogram,), text()))
     sections = (Section("a", text(), blocks), Section("b", text(), (Bars(text(), (Bar(text(), 3, text()),)),)))
     return Document(text(), text(), ((text(), text()),), sections)
@@ -127,7 +124,7 @@ def strings(value: Any) -> list[str]:
 def test_of_ten_thousand_hostile_strings_none_changes_the_page(seed: int) -> None:
     told = hostile_document(seed, 1000)
     assert len(strings(told)) >= 1000
-    seen, plain = Seen(page(told, {})), Seen(page(mapped(told, lambda text: "x" if text else text), {}))
+    seen, plain = Seen(html_page(told, {})), Seen(html_page(mapped(told, lambda text: "x" if text else text), {}))
     assert seen.tags == plain.tags
     shown = "".join(seen.text)
     assert not CONTROL.search(shown)
@@ -201,7 +198,7 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_of_ten_thousand_hostile_strings_has_a_page_of_text(hostile_run: Path) -> None:
     told = document(gather(hostile_run))
-    seen, plain = Seen(page(told, {})), Seen(page(mapped(told, lambda text: "x" if text else text), {}))
+    seen, plain = Seen(html_page(told, {})), Seen(html_page(mapped(told, lambda text: "x" if text else text), {}))
     assert len(strings(told)) > 3000 and seen.tags == plain.tags and ("script",) not in seen.tags
 
 
@@ -210,7 +207,7 @@ def test_a_figure_shows_hostile_labels_as_letters() -> None:
     for start in range(0, len(PIECES), 20):
         pieces = PIECES[start : start + 20]
         series = tuple((f"a{piece}", (1,)) for piece in pieces[:3])
-        drawing = plots.svg(Histogram("odd", "".join(pieces), "x".join(pieces), (0.0, 1.0), series))
+        drawing = plots.svg(HistogramBlock("odd", "".join(pieces), "x".join(pieces), (0.0, 1.0), series))
         tags = {tag for tag, *_ in Seen(drawing).tags}
         assert tags <= {"svg", "/svg", "g", "/g", "defs", "/defs", "path", "/path", "use", "/use", "text", "/text",
                         "clippath", "/clippath", "rect", "/rect"}, pieces  # fmt: skip

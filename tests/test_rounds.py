@@ -9,16 +9,17 @@ import pytest
 from export_runs import finished_run
 from tiny_runs import tiny_run
 
-from minisheep import load_run, loop
-from minisheep.chat.choose import sides
+from minisheep import loop
+from minisheep.api import Run, load_run, resolve_round
+from minisheep.chat.view import sides
 from minisheep.cli.browse import _items
 from minisheep.errors import UsageError
-from minisheep.export.choose import choose
-from minisheep.handoff.job import read_job
-from minisheep.harness.choose import rounds
-from minisheep.judged.sides import choose_rounds
-from minisheep.run.reading import Round, Run, resolve_round
-from minisheep.store import RoundFolder, RunFolder
+from minisheep.evals.eval_run import rounds
+from minisheep.export.export_choice import choose_export
+from minisheep.export.handoff_files import read_job
+from minisheep.run.folder import RoundFolder, RunFolder
+from minisheep.run.reading import Round
+from minisheep.versus.contests import choose_rounds
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ TAKES_THE_BASE: dict[str, Ask] = {
 }
 REFUSES_THE_BASE: dict[str, Ask] = {
     "browse": lambda run, tell: _items(run, ("best",))[0].round,
-    "export": lambda run, tell: choose(str(run.path), "best").round,
+    "export": lambda run, tell: choose_export(str(run.path), "best").round,
     "handoff": lambda run, tell: read_job(str(run.path), "best").round,
 }
 VERBS = TAKES_THE_BASE | REFUSES_THE_BASE
@@ -100,7 +101,7 @@ VERBS = TAKES_THE_BASE | REFUSES_THE_BASE
 @pytest.fixture
 def filtered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Two rounds that every verb could take."""
-    monkeypatch.setattr("minisheep.handoff.job.begin_text", lambda gguf: "")
+    monkeypatch.setattr("minisheep.export.handoff_files.begin_text", lambda gguf: "")
     run = finished_run(tmp_path / "run")
     folder = RunFolder(run.path)
     manifest = folder.read_manifest()

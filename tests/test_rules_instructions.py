@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisheep.rules.instructions import INSTRUCTION_RULES, instruction_fault
+from minisheep.rules.heuristics import INSTRUCTION_RULES, instruction_fault
 
 CAUGHT = [
     ("too_short", "", ""),

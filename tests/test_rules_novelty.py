@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
 from minisheep.engines.fake_text import _task
-from minisheep.rules import overlap, similarity
-from minisheep.rules.overlap import OverlapIndex, symbols
-from minisheep.rules.similarity import NoveltyIndex, rouge_l, tokens
+from minisheep.rules import similarity
+from minisheep.rules.similarity import NoveltyIndex, OverlapIndex, rouge_l, symbols, tokens
 
 LATIN = ["a", "b", "c", "the", "sea", "of", "7"]
 OTHER = ["海", "письмо", "ñ", "ſ", "", "—"]
@@ -29,7 +28,7 @@ SCORER = rouge_scorer.RougeScorer(["rougeL"])
 def every_step_at_once() -> Iterator[None]:
     """Limits so low that a handful of texts goes through every step of a search that thousands do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(overlap, "FREQUENT_LEAST", 2)
+        patch.setattr(similarity, "FREQUENT_LEAST", 2)
         patch.setattr(similarity, "PROBES", 1)
         patch.setattr(similarity, "FIRST_POSTINGS", 1)
         patch.setattr(similarity, "GROWTH", 1)

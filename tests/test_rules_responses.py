@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisheep.rules.responses import RESPONSE_RULES, repeated_share, response_fault
+from minisheep.rules.heuristics import RESPONSE_RULES, repeated_share, response_fault
 
 ASK = "Tell me what sheep like to eat."
 CLAUSE = "the sheep went up the hill and"

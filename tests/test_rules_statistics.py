@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from minisheep.rules import statistics as own
+from minisheep.metrics import stats as own
 
 numbers = st.floats(min_value=-1e6, max_value=1e6)
 few = st.lists(numbers, min_size=2, max_size=20)

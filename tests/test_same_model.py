@@ -8,10 +8,10 @@ import model_folders as folders
 import numpy as np
 import pytest
 
-from minisheep.convert import check
-from minisheep.convert.convert import convert
 from minisheep.errors import ModelFileError
-from minisheep.models.same_model import check_same_model
+from minisheep.formats import tokenizer
+from minisheep.formats.hf_to_gguf import convert
+from minisheep.formats.same_model import check_same_model
 
 KINDS = ["llama", "qwen2", "qwen3", "gemma3_text"]
 
@@ -19,7 +19,7 @@ KINDS = ["llama", "qwen2", "qwen3", "gemma3_text"]
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests load no llama.cpp, which is what checks the tokens of a converted file."""
-    monkeypatch.setattr(check, "check_tokens", lambda gguf, folder: None)
+    monkeypatch.setattr(tokenizer, "check_tokens", lambda gguf, folder: None)
 
 
 def gguf_of(folder: Path, type: str = "f32") -> Path:

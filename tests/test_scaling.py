@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from tiny_runs import tiny_run
 
-from minisheep import loop, phases, resume, store
+from minisheep import loop, workspace
+from minisheep import phases as phases_module
 from minisheep.engines.fake_text import _task
-from minisheep.records import Draft, Instruction, Rejection
 from minisheep.rules.similarity import NoveltyIndex
+from minisheep.run import folder as folder_module
+from minisheep.run.folder import each_record, read_records
+from minisheep.run.records import Draft, Instruction, Rejection
 from minisheep.stages.generate import Harvest
-from minisheep.store import each_record, read_records
 from minisheep.workspace import Workspace
 
 GENERATE, FILTER = loop.Phase(1, "generate"), loop.Phase(1, "filter")
@@ -32,7 +34,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         count[path.name] += path.exists()
         return each_record(path, kind)
 
-    for module in (store, phases, resume):
+    for module in (folder_module, phases_module, workspace):
         monkeypatch.setattr(module, "each_record", counted)
     return count
 
@@ -120,7 +122,7 @@ def test_drafts_that_were_read_are_not_kept_in_memory(tmp_path: Path) -> None:
     folder = tmp_path / "run/round-1"
     drafts = {draft.index: draft for draft in each_record(folder / "drafts.jsonl", Draft)}
     harvest = Harvest(Workspace(tmp_path / "run").settings, NoveltyIndex())
-    again = resume.replay(
+    again = workspace.replay(
         harvest,
         drafts,
         read_records(folder / "instructions.jsonl", Instruction),
@@ -131,20 +133,20 @@ def test_drafts_that_were_read_are_not_kept_in_memory(tmp_path: Path) -> None:
 
 
 def test_batches_ask_for_everything_once_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "BATCH", 4)
+    monkeypatch.setattr(workspace, "BATCH", 4)
     asked: list[list[int]] = []
 
     def ask(some: list[int]) -> Iterator[int]:
         asked.append(some)
         return iter(some)
 
-    assert list(resume.in_batches(ask, list(range(10)))) == list(range(10))
+    assert list(workspace.in_batches(ask, list(range(10)))) == list(range(10))
     assert [len(some) for some in asked] == [4, 4, 2]
 
 
 def test_small_batches_make_the_same_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_run(tmp_path / "whole", until=FILTER, per_round=30)
-    for module in (phases, resume):
+    for module in (phases_module, workspace):
         monkeypatch.setattr(module, "BATCH", 7)
     tiny_run(tmp_path / "parts", until=FILTER, per_round=30)
     for name in ("instructions", "responses", "verdicts", "kept"):

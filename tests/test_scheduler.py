@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisheep.engines.scheduler import PREFIX_SEQUENCE, Scheduler
-from minisheep.engines.sharing import Job, shared_prefix
-from minisheep.engines.steps import Copy, Free, Step
+from minisheep.engines.scheduler import PREFIX_SEQUENCE, Copy, Free, Scheduler, SequenceJob, Step, shared_prefix
 
 PREFIX = tuple(range(1000, 1020))
 
@@ -70,11 +68,11 @@ plans = st.builds(
 )
 
 
-def job_of(key: int, plan: Plan, prefix: tuple[int, ...]) -> Job:
+def job_of(key: int, plan: Plan, prefix: tuple[int, ...]) -> SequenceJob:
     shared = tuple(range(plan.family * 100, plan.family * 100 + min(plan.shared, plan.length)))
     tokens = (*prefix, *shared, *((key + 1) * 100_000 + i for i in range(plan.length - len(shared))))
     rows = 1 if plan.max_new else min(plan.rows, plan.length)
-    return Job(key, tokens, len(tokens) - rows, plan.max_new)
+    return SequenceJob(key, tokens, len(tokens) - rows, plan.max_new)
 
 
 def run(
@@ -168,7 +166,7 @@ def make(slots: int = 8, prefix: tuple[int, ...] = (), ready: bool = False) -> S
 
 def prefilled(scheduler: Scheduler, count: int, max_new: int = 20) -> None:
     for key in range(count):
-        scheduler.submit(Job(key, (7,), 0, max_new))
+        scheduler.submit(SequenceJob(key, (7,), 0, max_new))
     step = scheduler.next()
     assert step is not None and step.kind == "prefill"
     for row in step.rows:
@@ -208,7 +206,7 @@ def test_one_free_slot_in_sixteen_waits_for_a_second() -> None:
 def test_a_group_is_admitted_longest_first() -> None:
     scheduler = make()
     for key, length in enumerate((2, 5, 3)):
-        scheduler.submit(Job(key, tuple(range(length)), length - 1, 1))
+        scheduler.submit(SequenceJob(key, tuple(range(length)), length - 1, 1))
     step = scheduler.next()
     assert step is not None
     assert [row.key for row in step.rows] == [1, 2, 0]
@@ -216,7 +214,7 @@ def test_a_group_is_admitted_longest_first() -> None:
 
 def test_a_ready_prefix_is_copied_and_not_computed_again() -> None:
     scheduler = make(prefix=PREFIX, ready=True)
-    scheduler.submit(Job(0, (*PREFIX, 5), len(PREFIX), 1))
+    scheduler.submit(SequenceJob(0, (*PREFIX, 5), len(PREFIX), 1))
     step = scheduler.next()
     assert step is not None
     assert (step.kind, step.operations, step.tokens) == ("prefill", [Copy(PREFIX_SEQUENCE, 1)], [5])
@@ -226,7 +224,7 @@ def test_a_ready_prefix_is_copied_and_not_computed_again() -> None:
 def test_a_long_prefix_is_computed_in_chunks_after_emptying_its_sequence() -> None:
     prefix = tuple(range(40))
     scheduler = make(prefix=prefix)
-    scheduler.submit(Job(0, (*prefix, 5), 40, 1))
+    scheduler.submit(SequenceJob(0, (*prefix, 5), 40, 1))
     first, second = scheduler.next(), scheduler.next()
     assert first is not None and second is not None
     assert (first.kind, first.operations, len(first.tokens)) == ("prefix", [Free(PREFIX_SEQUENCE)], 32)
@@ -239,7 +237,7 @@ def test_nothing_to_do_is_none_even_with_a_prefix() -> None:
 
 def test_unanswered_rows_are_a_fault_of_the_caller() -> None:
     scheduler = make()
-    scheduler.submit(Job(0, (7,), 0, 5))
+    scheduler.submit(SequenceJob(0, (7,), 0, 5))
     scheduler.next()
     with pytest.raises(RuntimeError):
         scheduler.next()
@@ -248,16 +246,16 @@ def test_unanswered_rows_are_a_fault_of_the_caller() -> None:
 @pytest.mark.parametrize(
     "job",
     [
-        Job(0, (), 0),
-        Job(0, tuple(range(65)), 0),
-        Job(0, tuple(range(64)), 63, 1),
-        Job(0, (1, 2), 2),
-        Job(0, (1, 2), -1),
-        Job(0, (1, 2), 0, 1),
+        SequenceJob(0, (), 0),
+        SequenceJob(0, tuple(range(65)), 0),
+        SequenceJob(0, tuple(range(64)), 63, 1),
+        SequenceJob(0, (1, 2), 2),
+        SequenceJob(0, (1, 2), -1),
+        SequenceJob(0, (1, 2), 0, 1),
     ],
     ids=["empty", "too long", "no room for a token", "row beyond the end", "row before the start", "samples twice"],
 )
-def test_an_impossible_job_is_refused(job: Job) -> None:
+def test_an_impossible_job_is_refused(job: SequenceJob) -> None:
     with pytest.raises(ValueError, match="job 0"):
         make().submit(job)
 
@@ -265,7 +263,7 @@ def test_an_impossible_job_is_refused(job: Job) -> None:
 @pytest.mark.parametrize("tokens", [tuple(range(30)), PREFIX])
 def test_a_job_without_the_prefix_is_refused(tokens: tuple[int, ...]) -> None:
     with pytest.raises(ValueError):
-        make(prefix=PREFIX).submit(Job(0, tokens, len(tokens) - 1))
+        make(prefix=PREFIX).submit(SequenceJob(0, tokens, len(tokens) - 1))
 
 
 @pytest.mark.parametrize(("slots", "batch", "outputs"), [(0, 8, 8), (9, 8, 16), (9, 16, 8)])
@@ -279,8 +277,8 @@ def test_a_prefix_beyond_the_context_is_refused() -> None:
         make(prefix=tuple(range(65)))
 
 
-def jobs_of(*texts: tuple[int, ...]) -> list[Job]:
-    return [Job(key, text, len(text) - 1) for key, text in enumerate(texts)]
+def jobs_of(*texts: tuple[int, ...]) -> list[SequenceJob]:
+    return [SequenceJob(key, text, len(text) - 1) for key, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize(

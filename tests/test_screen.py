@@ -21,13 +21,10 @@ from rich.console import Console
 from screen_states import ANSWER, INSTRUCTION, MACHINE, START, look, story, told
 from test_ui import KINDS, UNSAFE, hostile, hostile_event, metrics_of
 
-from minisheep import events
-from minisheep.screen.draw import draw
-from minisheep.screen.draw_charts import joined
-from minisheep.screen.fold import fold
-from minisheep.screen.lines import wrap
-from minisheep.screen.paint import Painter
-from minisheep.screen.state import Look, Newest, Said, Stage, State
+from minisheep.run import events
+from minisheep.terminal.screen_charts import Painter, joined, wrap
+from minisheep.terminal.screen_draw import draw
+from minisheep.terminal.screen_state import LogLine, Look, NewestTexts, Stage, State, fold
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\d+;1H\x1b\[K|\x1b\[2J")
@@ -131,7 +128,7 @@ def test_the_same_warning_is_counted() -> None:
     state = State()
     for _ in range(3):
         state = fold(state, events.Note("hot", "warning"), NOW)
-    assert state.warnings == (Said(NOW, None, "hot", 3),)
+    assert state.warnings == (LogLine(NOW, None, "hot", 3),)
 
 
 def test_a_loss_curve_is_drawn_while_training_and_scores_while_judging() -> None:
@@ -245,7 +242,7 @@ def test_ten_thousand_hostile_strings_are_only_text_on_the_screen() -> None:
     for number in range(360):
         width, height = [*SIZES, (60, 20), (40, 10)][number % 4]
         state = told(chance.choice([10, 400, 1000]))
-        state = replace(state, newest=Newest((1, bad()), bad(), bad()), run=bad(), model=bad(), engine=bad())
+        state = replace(state, newest=NewestTexts((1, bad()), bad(), bad()), run=bad(), model=bad(), engine=bad())
         for _ in range(6):
             state = fold(state, events.Note(bad(), "warning"), NOW)
             state = fold(state, events.Note(bad()), NOW)
@@ -267,7 +264,7 @@ def test_ten_thousand_hostile_strings_are_only_text_on_the_screen() -> None:
 
 @pytest.mark.parametrize("text", ["[/INST]", "[red]x", "[bold]", "[/]", "[link=http://x.example]y", ":sheep:"])
 def test_markup_is_shown_as_it_is(text: str) -> None:
-    state = replace(told(), newest=Newest((1, "judge"), text, text), run=text)
+    state = replace(told(), newest=NewestTexts((1, "judge"), text, text), run=text)
     state = fold(state, events.Note(text, "warning"), NOW)
     painter = Painter(Console(file=io.StringIO(), force_terminal=True, highlight=False))
     painted = OURS.sub("", painter.paint(draw(state, 80, 24, NOW, look()), 80, 24))
@@ -276,7 +273,7 @@ def test_markup_is_shown_as_it_is(text: str) -> None:
 
 def test_characters_that_join_their_neighbours_do_not_bend_the_screen() -> None:
     text = "👩\u200d🔬\ufe0f a\u200d" * 40 + "\u200d"
-    state = replace(told(), newest=Newest((1, "judge"), text, text), run=text, engine=text)
+    state = replace(told(), newest=NewestTexts((1, "judge"), text, text), run=text, engine=text)
     rows = shown(state, 80, 24, look())
     assert {cell_len(row) for row in rows} == {80} and "\u200d" not in "".join(rows)
 

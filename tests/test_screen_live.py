@@ -14,8 +14,8 @@ from test_ui import UNSAFE
 from tiny_runs import flags, minisheep, tiny_run
 
 from minisheep import api, loop
-from minisheep.screen.keys import ENTER, LEAVE
-from minisheep.screen.running import holder
+from minisheep.terminal.detached import holder
+from minisheep.terminal.live_screen import ENTER, LEAVE
 
 LONG = 4000
 """Instructions a round: the fake engine needs some ten seconds for as many."""

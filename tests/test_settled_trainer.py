@@ -8,9 +8,9 @@ from pathlib import Path
 from tiny_runs import tiny_run
 
 from minisheep import config
-from minisheep.events import Event
-from minisheep.models.prepare import prepare
 from minisheep.models.prepared import PreparedModel
+from minisheep.prepare import prepare
+from minisheep.run.events import Event
 
 
 def test_the_trainer_is_kept_with_the_model(tmp_path: Path) -> None:

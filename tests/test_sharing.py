@@ -5,17 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisheep.engines.scheduler import Scheduler
-from minisheep.engines.sharing import LEAST_SHARED, Family, Job, arrange, families
+from minisheep.engines.scheduler import LEAST_SHARED, PrefixGroup, Scheduler, SequenceJob, arrange, families
 
 BODY = tuple(range(100, 140))
 
 
-def job(key: int, *tokens: int, rows: int = 1) -> Job:
-    return Job(key, tokens, len(tokens) - rows)
+def job(key: int, *tokens: int, rows: int = 1) -> SequenceJob:
+    return SequenceJob(key, tokens, len(tokens) - rows)
 
 
-def shape(found: list[Family]) -> list[tuple[int, tuple[int, ...]]]:
+def shape(found: list[PrefixGroup]) -> list[tuple[int, tuple[int, ...]]]:
     return [(family.common, tuple(job.key for job in family.jobs)) for family in found]
 
 

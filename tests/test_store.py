@@ -20,10 +20,10 @@ from tiny_runs import outcome, tiny_run
 
 from minisheep import api
 from minisheep.errors import CorruptRunError, DiskError, MinisheepError, RunLockedError
-from minisheep.machine.files import read_json, write_atomic
 from minisheep.models.prepared import PreparedModel
-from minisheep.records import Draft, Record, Response
-from minisheep.store import Appender, Lock, RunFolder, read_records, replace_records
+from minisheep.run.files import read_json, write_atomic
+from minisheep.run.folder import Appender, Lock, RunFolder, read_records, replace_records
+from minisheep.run.records import Draft, Record, Response
 
 AWKWARD = "two\nlines\rreturn\u2028separator\u0085next\x00nul\ud800lone \U0001f411"
 TEXT = st.text(st.characters(), max_size=40) | st.just(AWKWARD)
@@ -228,9 +228,9 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 from minisheep.errors import DiskError
-from minisheep.records import Response
-from minisheep.machine.files import write_atomic
-from minisheep.store import Appender, read_records
+from minisheep.run.records import Response
+from minisheep.run.files import write_atomic
+from minisheep.run.folder import Appender, read_records
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path(sys.argv[1])
 with Appender(path) as file:
@@ -287,9 +287,9 @@ def test_at_whatever_call_the_disk_fails_the_run_goes_on_to_the_same_end(
     small = {"seeds": str(six_seeds), "shots": 1, "per_round": 2, "rounds": 1, "eval_tasks": 2, "eval_answers": 1}
     small |= {"epochs": 1, "keep": "top:1"}
     # Should the settings get lost on the way, no real model may start.
-    monkeypatch.setattr("minisheep.models.prepare._prepare_real", None)
+    monkeypatch.setattr("minisheep.prepare._prepare_real", None)
     # Looking these up takes longer than all the rest.
-    monkeypatch.setattr("minisheep.models.prepare.versions", dict)
+    monkeypatch.setattr("minisheep.prepare.versions", dict)
     with monkeypatch.context() as patch:
         disk = Disk(patch)
         tiny_run(tmp_path / "undisturbed", **small)
@@ -362,7 +362,7 @@ def test_a_lock_is_held_where_its_holder_cannot_be_noted(tmp_path: Path, monkeyp
 HOLD = """
 import sys, time
 from pathlib import Path
-from minisheep.store import Lock
+from minisheep.run.folder import Lock
 lock = Lock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -12,9 +12,9 @@ from tiny_runs import TINY, flags, minisheep, outcome, tiny_run
 
 from minisheep import config, loop
 from minisheep.errors import ConfigError, StarvedError
-from minisheep.events import Note, RunFinished
-from minisheep.machine.files import read_json
-from minisheep.records import Example
+from minisheep.run.events import Note, RunFinished
+from minisheep.run.files import read_json
+from minisheep.run.records import Example
 from minisheep.stages.train import rounds_trained_on, starts_from, together
 
 

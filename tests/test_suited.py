@@ -11,8 +11,8 @@ import pytest
 
 from minisheep.errors import UsageError
 from minisheep.machine.gpu import Gpu, in_words, visible
-from minisheep.trainers import choose, suited
-from minisheep.trainers.suited import Cuda
+from minisheep.trainers import choose_trainer
+from minisheep.trainers.choose_trainer import Cuda
 
 GB = 10**9
 RTX_4090 = Gpu("NVIDIA GeForce RTX 4090", (8, 9), 24 * GB, 23 * GB)
@@ -29,7 +29,7 @@ SET = {
 
 
 def reason(cuda: Cuda = GOOD, load_in: str = "auto", architecture: str | None = None, **packages: str) -> str:
-    found = suited.obstacle(cuda, SET | packages, load_in=load_in, architecture=architecture)
+    found = choose_trainer.obstacle(cuda, SET | packages, load_in=load_in, architecture=architecture)
     return found.reason if found else ""
 
 
@@ -64,16 +64,16 @@ def test_a_driver_of_the_same_major_cuda_is_new_enough() -> None:
     [("transformers", "5.23.0"), ("trl", "1.16.0"), ("torch", "2.15.0"), ("unsloth", "2026.9.1"), ("peft", "0.22.0")],
 )
 def test_a_version_outside_the_supported_set_is_named_with_the_range(package: str, version: str) -> None:
-    first, beyond = suited.SUPPORTED[package]
+    first, beyond = choose_trainer.SUPPORTED[package]
     assert reason(**{package: version}) == (
         f"{package} is {version}, and what works together is {package} from {first} on and before {beyond}"
     )
 
 
 def test_what_is_not_installed_is_named() -> None:
-    for package in suited.SUPPORTED:
-        found = suited.obstacle(GOOD, {name: v for name, v in SET.items() if name != package})
-        assert found is not None and found.reason and suited.INSTALL in found.fix
+    for package in choose_trainer.SUPPORTED:
+        found = choose_trainer.obstacle(GOOD, {name: v for name, v in SET.items() if name != package})
+        assert found is not None and found.reason and choose_trainer.INSTALL in found.fix
 
 
 def test_settings_and_models_that_its_kernels_are_not_for() -> None:
@@ -82,31 +82,31 @@ def test_settings_and_models_that_its_kernels_are_not_for() -> None:
 
 
 def test_auto_takes_unsloth_where_it_can_and_says_so() -> None:
-    assert choose.settle("auto", None, GOOD).trainer == "unsloth"
-    assert "RTX 4090" in choose.settle("auto", None, GOOD).told
+    assert choose_trainer.settle("auto", None, GOOD).trainer == "unsloth"
+    assert "RTX 4090" in choose_trainer.settle("auto", None, GOOD).told
 
 
 def test_auto_falls_back_to_peft_with_the_reason_and_how() -> None:
-    on_gpu = choose.settle("auto", suited.Obstacle("it is not installed", ""), GOOD)
+    on_gpu = choose_trainer.settle("auto", choose_trainer.Obstacle("it is not installed", ""), GOOD)
     assert on_gpu.trainer == "peft"
     assert "NF4" in on_gpu.told
-    without = choose.settle("auto", suited.obstacle(Cuda(), {}), Cuda())
+    without = choose_trainer.settle("auto", choose_trainer.obstacle(Cuda(), {}), Cuda())
     assert without.trainer == "peft" and "no NVIDIA GPU" in without.told and "NF4" not in without.told
 
 
 def test_unsloth_that_was_asked_for_and_cannot_be_had_is_refused_with_the_reason() -> None:
     with pytest.raises(UsageError) as refused:
-        choose.settle("unsloth", suited.obstacle(Cuda(), {}), Cuda())
+        choose_trainer.settle("unsloth", choose_trainer.obstacle(Cuda(), {}), Cuda())
     assert "--trainer auto" in refused.value.fix
-    assert choose.settle("unsloth", None, GOOD).trainer == "unsloth"
+    assert choose_trainer.settle("unsloth", None, GOOD).trainer == "unsloth"
 
 
 def test_a_trainer_that_was_named_is_taken_without_a_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     def looked() -> Cuda:
         raise AssertionError
 
-    monkeypatch.setattr(choose, "find_cuda", looked)
-    assert choose.choose("peft", "auto") == choose.Choice("peft", "")
+    monkeypatch.setattr(choose_trainer, "find_cuda", looked)
+    assert choose_trainer.choose_trainer("peft", "auto") == choose_trainer.TrainerChoice("peft", "")
 
 
 def test_visible_devices_leave_what_cuda_would_see() -> None:
@@ -128,7 +128,7 @@ def test_visible_devices_leave_what_cuda_would_see() -> None:
     ],
 )
 def test_the_cuda_of_a_torch_is_read_from_its_version_file(text: str, build: tuple[int, int] | None) -> None:
-    assert choose.build_in(text) == build
+    assert choose_trainer.build_in(text) == build
 
 
 def test_who_holds_a_gpu_is_named_the_largest_first_and_without_this_run() -> None:
@@ -139,8 +139,8 @@ def test_who_holds_a_gpu_is_named_the_largest_first_and_without_this_run() -> No
 
 
 def test_choosing_and_the_trainer_itself_import_nothing_that_unsloth_must_come_before() -> None:
-    code = "import sys, minisheep.phases, minisheep.trainers.choose, minisheep.trainers.unsloth_trainer as u;"
+    code = "import sys, minisheep.phases, minisheep.trainers.choose_trainer, minisheep.trainers.unsloth as u;"
     code += "print(sorted({'torch', 'transformers', 'peft', 'trl', 'unsloth'} & set(sys.modules)))"
-    root = str(Path(choose.__file__).parents[2])
+    root = str(Path(choose_trainer.__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=root)
     assert done.stdout.strip() == "[]", done.stderr

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from minisheep import config
 from minisheep.errors import UnsupportedModelError
-from minisheep.records import Example
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.templates import Template, chatml, choose, from_jinja, llama_3, plain
+from minisheep.run.records import Example
 from minisheep.stages.train import train_job
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}

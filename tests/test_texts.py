@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from minisheep.data.texts import SeedTask, load_prompts, load_seeds
 from minisheep.errors import SeedFileError
-from minisheep.rules.instructions import instruction_fault
+from minisheep.rules.heuristics import instruction_fault, response_fault
 from minisheep.rules.prompts import PLACEHOLDERS, user_text
-from minisheep.rules.responses import response_fault
+from minisheep.rules.seed_tasks import SeedTask, load_prompts, load_seeds
 from minisheep.rules.similarity import NoveltyIndex
 
 FOREIGN = Path(__file__).parents[2] / "shared/data/self_instruct_seeds.jsonl"

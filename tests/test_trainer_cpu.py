@@ -14,7 +14,7 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3_text")
 
 def tiny(architecture: str) -> Any:
     """A random base model in float32, heads grouped, with a window (Gemma) shorter than the test's sequences."""
-    import minisheep.trainers.peft_model  # noqa: F401  # takes the Hub off line
+    import minisheep.trainers.lora_model  # noqa: F401  # takes the Hub off line
 
     import torch  # isort: skip
     import transformers  # isort: skip
@@ -44,7 +44,7 @@ def tiny(architecture: str) -> Any:
 
 def adapted(architecture: str, monkeypatch: pytest.MonkeyPatch, *, quick: bool) -> Any:
     """With a LoRA whose B is not zero; the same parameters whether it is quickened or not."""
-    from minisheep.trainers import peft_model
+    from minisheep.trainers import lora_model
     from minisheep.trainers.base import TrainSettings
 
     import torch  # isort: skip
@@ -52,8 +52,8 @@ def adapted(architecture: str, monkeypatch: pytest.MonkeyPatch, *, quick: bool) 
     base = tiny(architecture)
     with monkeypatch.context() as patch:
         if not quick:
-            patch.setattr(peft_model, "quicken", lambda model: None)
-        model = peft_model.add_lora(base, TrainSettings(lora_dropout=0.0), "tiny")
+            patch.setattr(lora_model, "patch_for_cpu", lambda model: None)
+        model = lora_model.add_lora(base, TrainSettings(lora_dropout=0.0), "tiny")
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -63,7 +63,7 @@ def adapted(architecture: str, monkeypatch: pytest.MonkeyPatch, *, quick: bool) 
 
 
 def some_pairs() -> list[Any]:
-    from minisheep.trainers.tokens import TokenPair
+    from minisheep.trainers.base import TokenPair
 
     return [
         TokenPair(tuple((7 * i * i + 3 * k + 5) % 300 for i in range(length)), prompt)
@@ -74,7 +74,7 @@ def some_pairs() -> list[Any]:
 def gradients(model: Any, micro_batches: list[list[Any]]) -> tuple[float, dict[str, Any]]:
     import torch
 
-    from minisheep.trainers.peft_loss import loss_sum
+    from minisheep.trainers.lora_model import loss_sum
 
     model.zero_grad()
     total = 0.0
@@ -97,7 +97,7 @@ def assert_same(one: tuple[float, dict[str, Any]], other: tuple[float, dict[str,
 def test_loss_and_gradients_are_those_of_transformers_and_peft(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minisheep.trainers.cpu_model import can_pack
+    from minisheep.trainers.cpu_lora import can_pack
 
     quick, plain = (adapted(architecture, monkeypatch, quick=quick) for quick in (True, False))
     assert can_pack(quick) and not can_pack(plain)
@@ -111,18 +111,18 @@ def test_packed_examples_do_not_see_each_other(architecture: str, monkeypatch: p
 
 
 def test_the_output_layer_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from minisheep.trainers import peft_loss
+    from minisheep.trainers import lora_model
 
     model = adapted("llama", monkeypatch, quick=True)
     whole = gradients(model, [some_pairs()])
-    monkeypatch.setattr(peft_loss, "HEAD_ELEMENTS", 700)
+    monkeypatch.setattr(lora_model, "HEAD_ELEMENTS", 700)
     assert_same(gradients(model, [some_pairs()]), whole)
 
 
 def test_the_loss_is_finite_where_a_probability_underflows() -> None:
     import torch
 
-    from minisheep.trainers.peft_loss import HeadLoss
+    from minisheep.trainers.lora_model import HeadLoss
 
     hidden = torch.tensor([[100.0]], requires_grad=True)
     head, target = torch.tensor([[2.0], [-2.0]]), torch.tensor([1])
@@ -143,6 +143,6 @@ def test_the_gated_unit_has_the_gradients_of_differences() -> None:
 
 
 def _gated(gelu: bool, gate: Any, up: Any) -> Any:
-    from minisheep.trainers.cpu_ops import GatedUnit
+    from minisheep.trainers.cpu_lora import GatedUnit
 
     return GatedUnit.apply(gate, up, gelu)  # type: ignore[no-untyped-call]

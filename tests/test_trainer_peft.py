@@ -21,7 +21,7 @@ from tiny_training import (
 from trainer_contract import TrainerContract
 
 from minisheep.errors import MinisheepError
-from minisheep.events import Event
+from minisheep.run.events import Event
 from minisheep.trainers.base import TrainSettings
 
 pytestmark = pytest.mark.model
@@ -45,9 +45,9 @@ class TestPeft(TrainerContract):
 def test_without_seeded_dropout_a_resumed_training_would_differ(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minisheep.trainers import peft_loop
+    from minisheep.trainers import train_loop
 
-    monkeypatch.setattr(peft_loop.torch, "manual_seed", lambda seed: None)
+    monkeypatch.setattr(train_loop.torch, "manual_seed", lambda seed: None)
     undisturbed, killed = job(tmp_path / "a", weights), job(tmp_path / "b", weights)
     train(undisturbed)
     with pytest.raises(Killed):
@@ -67,9 +67,8 @@ def test_micro_batches_change_nothing(tmp_path: Path, weights: Path) -> None:
 def test_the_loss_counts_the_completion_only_and_padding_not_at_all(weights: Path) -> None:
     import torch
 
-    from minisheep.trainers.peft_loss import loss_sum
-    from minisheep.trainers.peft_model import load_base, this_machine
-    from minisheep.trainers.tokens import TokenPair
+    from minisheep.trainers.base import TokenPair
+    from minisheep.trainers.lora_model import load_base, loss_sum, this_machine
 
     model = load_base(weights, this_machine("fp32"))
     pairs = [TokenPair((5, 6, 7, 8, 9, 10), 2), TokenPair((11, 12, 13), 0), TokenPair((20, 21, 22, 23), 3)]
@@ -84,16 +83,16 @@ def test_the_loss_counts_the_completion_only_and_padding_not_at_all(weights: Pat
 def test_a_loss_that_is_no_number_names_its_step(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    from minisheep.trainers import peft_loop
+    from minisheep.trainers import lora_model, train_loop
 
     calls: list[int] = []
-    honest = peft_loop.loss_sum
+    honest = lora_model.loss_sum
 
     def spoilt(*args: Any) -> Any:
         calls.append(1)
         return honest(*args) * (value if len(calls) == 6 else 1.0)
 
-    monkeypatch.setattr(peft_loop, "loss_sum", spoilt)
+    monkeypatch.setattr(train_loop, "loss_sum", spoilt)
     with pytest.raises(MinisheepError, match="3 of 10") as error:
         train(job(tmp_path, weights))
     assert "learning_rate" in error.value.fix
@@ -106,12 +105,12 @@ def test_the_written_adapter_is_the_best_by_validation(
     import torch
     from peft import PeftModel
 
-    from minisheep.trainers import peft_loop
+    from minisheep.trainers import lora_model, train_loop
+    from minisheep.trainers.base import split
+    from minisheep.trainers.lora_model import load_base, this_machine
     from minisheep.trainers.peft import tokenise
-    from minisheep.trainers.peft_model import load_base, this_machine
-    from minisheep.trainers.tokens import split
 
-    honest = peft_loop.loss_sum
+    honest = lora_model.loss_sum
     validations: list[int] = []
 
     def worse_and_worse(model: Any, pairs: Any, device: Any) -> Any:
@@ -120,7 +119,7 @@ def test_the_written_adapter_is_the_best_by_validation(
         validations.append(1)
         return honest(model, pairs, device) * len(validations)
 
-    monkeypatch.setattr(peft_loop, "loss_sum", worse_and_worse)
+    monkeypatch.setattr(train_loop, "loss_sum", worse_and_worse)
     work = job(tmp_path, weights, epochs=3)
     result = train(work)
     assert len(validations) == 3 and result.best_step == 5 and result.best_validation_loss is not None
@@ -166,7 +165,7 @@ def test_a_model_that_does_not_fit_the_memory_is_one_line(
 
 
 def test_precision_follows_the_machine() -> None:
-    from minisheep.trainers.peft_model import choose_precision
+    from minisheep.trainers.lora_model import choose_precision
 
     def chosen(load_in: str, cuda: bool, fast: bool) -> tuple[str, str, bool]:
         got = choose_precision(load_in, cuda=cuda, fast_bf16=fast)
@@ -203,9 +202,8 @@ def four_bit_gradients(weights: Path) -> dict[str, Any]:
     """LoRA gradients of a 4-bit model before and after it was evaluated once; the cosine of each pair."""
     import torch
 
-    from minisheep.trainers.peft_loss import loss_sum
-    from minisheep.trainers.peft_model import add_lora, load_base, this_machine
-    from minisheep.trainers.tokens import TokenPair
+    from minisheep.trainers.base import TokenPair
+    from minisheep.trainers.lora_model import add_lora, load_base, loss_sum, this_machine
 
     model = add_lora(load_base(weights, this_machine("4bit")), TrainSettings(lora_dropout=0.0), "tiny")
     pairs, found = [TokenPair(tuple(range(30, 60)), 4)], []
@@ -228,11 +226,11 @@ def test_four_bit_gradients_survive_an_evaluation(weights: Path) -> None:
 def test_without_the_workaround_an_evaluation_spoils_four_bit_gradients(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minisheep.trainers import peft_model
+    from minisheep.trainers import lora_model
 
     if "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("bitsandbytes repacks 4-bit weights on processors with AVX512-BF16 only")
-    monkeypatch.setattr(peft_model, "disable_cpu_packing", lambda model: None)
+    monkeypatch.setattr(lora_model, "disable_cpu_packing", lambda model: None)
     with pytest.raises(AssertionError):
         assert min(four_bit_gradients(weights).values()) > 0.9999
 
@@ -242,8 +240,8 @@ def test_a_real_model_trains_converts_and_gets_better(tmp_path: Path) -> None:
     import real_models
 
     from minisheep.engines import native
-    from minisheep.models.dequantise import dequantise
-    from minisheep.trainers.lora_gguf import convert_adapter
+    from minisheep.formats.gguf_to_hf import dequantise
+    from minisheep.formats.lora_gguf import convert_adapter
 
     gguf = real_models.smollm2()
     folder = gguf.with_name("smollm2-135m-weights")

@@ -12,9 +12,9 @@ import pytest
 from tiny_training import Killed, adapter, distance, job, notes, pretend_gguf, save_tiny_model, steps, train
 
 from minisheep.errors import CorruptRunError, ModelFileError
-from minisheep.events import Event
+from minisheep.run.events import Event
 from minisheep.trainers.base import TrainJob
-from minisheep.trainers.start import differences
+from minisheep.trainers.peft import differences
 
 pytestmark = pytest.mark.model
 
@@ -51,9 +51,8 @@ def test_the_first_loss_is_that_of_the_adapter_that_it_starts_from(tmp_path: Pat
     import torch
     from peft import PeftModel
 
+    from minisheep.trainers.lora_model import load_base, loss_sum, this_machine
     from minisheep.trainers.peft import tokenise
-    from minisheep.trainers.peft_loss import loss_sum
-    from minisheep.trainers.peft_model import load_base, this_machine
 
     work = onward(tmp_path, weights, first, batch_size=22, lora_dropout=0.0, validation=0.0)
     said: list[Event] = []
@@ -120,9 +119,8 @@ def test_a_finished_training_from_a_start_is_not_done_again(tmp_path: Path, weig
 
 def test_a_training_from_the_base_is_identified_as_before_there_were_starts(tmp_path: Path, weights: Path) -> None:
     """Or a run that was begun with an older version would not be continued."""
-    from minisheep.trainers.peft import tokenise
-    from minisheep.trainers.peft_model import this_machine
-    from minisheep.trainers.peft_output import training_fingerprint
+    from minisheep.trainers.lora_model import this_machine
+    from minisheep.trainers.peft import tokenise, training_fingerprint
 
     work = job(tmp_path, weights)
     fixed = dataclasses.replace(work, weights=tmp_path)

@@ -13,8 +13,8 @@ from trainer_contract import TrainerContract
 from unsloth_stand_in import stand_in
 
 from minisheep.errors import MinisheepError
-from minisheep.events import Event
-from minisheep.trainers import unsloth_trainer
+from minisheep.run.events import Event
+from minisheep.trainers import unsloth
 
 pytestmark = [
     pytest.mark.model,
@@ -68,9 +68,8 @@ def test_a_training_begun_by_the_other_trainer_begins_anew(tmp_path: Path, weigh
 def test_sequences_of_one_row_do_not_see_each_other(tmp_path: Path, weights: Path) -> None:
     import torch
 
-    from minisheep.trainers.peft_loss import PADDING_FREE, loss_sum
-    from minisheep.trainers.peft_model import load_base, this_machine
-    from minisheep.trainers.tokens import TokenPair
+    from minisheep.trainers.base import TokenPair
+    from minisheep.trainers.lora_model import PADDING_FREE, load_base, loss_sum, this_machine
 
     model = load_base(weights, this_machine("fp32"))
     pairs = [TokenPair((5, 6, 7, 8, 9, 10), 2), TokenPair((11, 12, 13), 0), TokenPair((20, 21, 22, 23), 3)]
@@ -109,5 +108,5 @@ def test_an_unsloth_that_cannot_start_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "unsloth", None)
     with pytest.raises(MinisheepError) as error:
-        unsloth_trainer.start_unsloth(tmp_path)
+        unsloth.start_unsloth(tmp_path)
     assert "--trainer peft" in error.value.fix and "\n" not in str(error.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minisheep.trainers.tokens import (
+from minisheep.trainers.base import (
     TokenPair,
     cut,
     join_pairs,

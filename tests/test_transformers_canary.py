@@ -1,4 +1,4 @@
-"""What `trainers/cpu_model.py` replaces in transformers and PEFT has the form that it expects.
+"""What `trainers/cpu_lora.py` replaces in transformers and PEFT has the form that it expects.
 
 The written-out training is held to theirs by numbers in `test_trainer_cpu`. Where a next release fails both, this says
 which name or signature has moved.
@@ -23,7 +23,7 @@ ADAPTED = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def model_of(architecture: str) -> Any:
-    import minisheep.trainers.peft_model  # noqa: F401  # takes the Hub off line
+    import minisheep.trainers.lora_model  # noqa: F401  # takes the Hub off line
 
     import transformers  # isort: skip
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from minisheep import events
-from minisheep.ui import words
-from minisheep.ui.sanitise import one_line, sanitise
-from minisheep.ui.views import QUIET_SECONDS, JsonView, LiveView, PlainView, choose_view, metrics_table
+from minisheep.rules import plain_text
+from minisheep.rules.plain_text import one_line, sanitise
+from minisheep.run import events
+from minisheep.terminal import words
+from minisheep.terminal.views import QUIET_SECONDS, JsonView, LiveView, PlainView, choose_view, metrics_table
 
 PIECES = [
     "\x1b]52;c;cGF5bG9hZA==\x07",
@@ -288,4 +289,4 @@ def test_safe_text_is_left_alone_and_cut_to_its_width() -> None:
     ],
 )
 def test_a_duration_is_told_in_words(seconds: float, told: str) -> None:
-    assert words.duration(seconds) == told
+    assert plain_text.duration(seconds) == told

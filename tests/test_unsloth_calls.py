@@ -6,9 +6,9 @@ from pathlib import Path
 
 from unsloth_signatures import BODY_KEYWORDS, PLACES, THROUGH, keywords_of_ours, recorded
 
-from minisheep.trainers import suited, unsloth_trainer
+from minisheep.trainers import choose_trainer, unsloth
 
-OURS = keywords_of_ours(Path(unsloth_trainer.__file__).read_text(encoding="utf-8"))
+OURS = keywords_of_ours(Path(unsloth.__file__).read_text(encoding="utf-8"))
 
 
 def test_every_function_that_we_call_is_recorded() -> None:
@@ -33,7 +33,7 @@ def test_the_forward_pass_takes_what_we_give_it() -> None:
 
 
 def test_the_recorded_releases_are_those_of_the_extra() -> None:
-    first, beyond = suited.SUPPORTED["unsloth"]
+    first, beyond = choose_trainer.SUPPORTED["unsloth"]
     assert recorded()["releases"][0] == first
     text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
     assert f'"unsloth>={first},<{beyond}"' in text and f'"unsloth_zoo>={first},<{beyond}"' in text

@@ -51,11 +51,11 @@ TRAINING = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from minisheep.trainers.unsloth_trainer import start_unsloth
+from minisheep.trainers.unsloth import start_unsloth
 folder = Path(sys.argv[3])
 start_unsloth(folder / "unsloth")
 import tiny_training as tiny
-from minisheep.events import TrainStep
+from minisheep.run.events import TrainStep
 with tiny.pytest.MonkeyPatch.context() as patch:
     tiny.pretend_gguf(patch)
     said = []

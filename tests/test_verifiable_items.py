@@ -9,13 +9,10 @@ from typing import Any
 
 import pytest
 
-from minisheep.data.texts import load_seeds
-from minisheep.data.verifiable import load_items
 from minisheep.errors import ConfigError
+from minisheep.rules.ifeval import KINDS, VerifiableItem, loose, strict
+from minisheep.rules.seed_tasks import load_items, load_seeds
 from minisheep.rules.similarity import NoveltyIndex
-from minisheep.rules.verify.items import Item
-from minisheep.rules.verify.kinds import KINDS
-from minisheep.rules.verify.verdicts import loose, strict
 
 ANSWERS: dict[str, dict[str, str]] = {
     row["id"]: row
@@ -37,7 +34,7 @@ def test_every_prompt_has_answers_written_by_hand() -> None:
 
 
 @pytest.mark.parametrize("item", OWN, ids=lambda item: item.id)
-def test_a_prompt_can_be_kept_and_broken(item: Item) -> None:
+def test_a_prompt_can_be_kept_and_broken(item: VerifiableItem) -> None:
     assert all(strict(item, ANSWERS[item.id]["passes"]))
     assert not all(loose(item, ANSWERS[item.id]["fails"]))
 

@@ -11,21 +11,16 @@ from hypothesis import strategies as st
 from verify_cases import CASES, ENGLISH, LEAST, LESS
 
 from minisheep.errors import ConfigError
-from minisheep.rules.verify.arguments import LANGUAGES
-from minisheep.rules.verify.items import Check, Item
-from minisheep.rules.verify.kinds import KINDS
-from minisheep.rules.verify.language import _detectors
-from minisheep.rules.verify.sentences import count_sentences, sentences
-from minisheep.rules.verify.verdicts import loose, strict, variants, verify
-from minisheep.rules.verify.words import words
+from minisheep.rules.ifeval import KINDS, LANGUAGES, Constraint, VerifiableItem, loose, strict, variants, verify
+from minisheep.rules.ifeval_text import _detectors, count_sentences, sentences, words
 
 FLAT = [(kind, *case) for kind, cases in CASES.items() for case in cases]
 CHEAP = [kind for kind in KINDS if kind.partition(":")[0] not in ("language", "change_case")]
 texts = st.text(st.sampled_from("ab AB.,!?*-\n\"'[]<>{}1#") | st.characters(codec="utf-8"), max_size=60)
 
 
-def one(kind: str, arguments: dict[str, Any], prompt: str = "Ask.") -> Item:
-    return Item("it", prompt, (Check(kind, arguments),))
+def one(kind: str, arguments: dict[str, Any], prompt: str = "Ask.") -> VerifiableItem:
+    return VerifiableItem("it", prompt, (Constraint(kind, arguments),))
 
 
 # Each kind
@@ -164,7 +159,9 @@ def test_the_loose_reading_forgives_a_first_line_a_last_line_and_asterisks(
 
 
 def test_each_constraint_of_an_item_has_its_own_verdict() -> None:
-    item = Item("it", "Ask.", (Check("punctuation:no_comma", {}), Check("detectable_format:title", {})))
+    item = VerifiableItem(
+        "it", "Ask.", (Constraint("punctuation:no_comma", {}), Constraint("detectable_format:title", {}))
+    )
     assert strict(item, "<<A>> b, c") == (False, True)
     assert loose(item, "<<A>> b, c\nd") == (True, True)
 

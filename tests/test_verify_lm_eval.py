@@ -17,9 +17,8 @@ import pytest
 from verify_answers import answers_to
 from verify_cases import CASES
 
-from minisheep.data.verifiable import load_items
-from minisheep.rules.verify.items import Check, Item
-from minisheep.rules.verify.verdicts import loose, strict
+from minisheep.rules.ifeval import Constraint, VerifiableItem, loose, strict
+from minisheep.rules.seed_tasks import load_items
 
 FILE = os.environ.get("MINISHEEP_IFEVAL", "")
 PUNKT = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
@@ -53,13 +52,13 @@ def has_punkt() -> bool:
     return True
 
 
-def is_drawn(check: Check) -> bool:
+def is_drawn(check: Constraint) -> bool:
     """Whether lm-eval decides by an argument that it draws at random: a letter that is none, a number that is 0."""
     letter = check.arguments.get("letter", "a")
     return not ("a" <= letter.lower() <= "z") or any(value == 0 for value in check.arguments.values())
 
 
-def compared(theirs: Any, items: list[tuple[Item, list[str]]]) -> tuple[Counter[str], list[str]]:
+def compared(theirs: Any, items: list[tuple[VerifiableItem, list[str]]]) -> tuple[Counter[str], list[str]]:
     """Verdicts by kind, and the disagreements in words."""
     punkt = has_punkt()
     counts: Counter[str] = Counter()
@@ -68,7 +67,7 @@ def compared(theirs: Any, items: list[tuple[Item, list[str]]]) -> tuple[Counter[
         checks = tuple(c for c in item.checks if not is_drawn(c) and (punkt or c.kind not in PUNKT))
         if not checks:
             continue
-        ours = Item(item.id, item.prompt, checks)
+        ours = VerifiableItem(item.id, item.prompt, checks)
         given = theirs.InputExample(item.id, [c.kind for c in checks], item.prompt, [dict(c.arguments) for c in checks])
         for response in responses:
             for name, read, other in [
@@ -102,7 +101,7 @@ def test_verdicts_on_our_own_prompts_equal_lm_evals(theirs: Any) -> None:
 
 def test_the_table_of_cases_equals_lm_evals(theirs: Any) -> None:
     items = [
-        (Item(f"{kind} {n}", "Ask.", (Check(kind, arguments),)), [answer])
+        (VerifiableItem(f"{kind} {n}", "Ask.", (Constraint(kind, arguments),)), [answer])
         for kind, cases in CASES.items()
         for n, (arguments, answer, _) in enumerate(cases)
     ]

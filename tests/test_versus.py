@@ -10,13 +10,19 @@ import pytest
 from measured_runs import TASKS, measured_run
 
 from minisheep.errors import CorruptRunError, SeedFileError, UsageError
-from minisheep.judged.answering import read_requests
-from minisheep.judged.endpoint import Endpoint
-from minisheep.judged.outcome import grade_outcome, pair_outcome, settled
-from minisheep.judged.sides import Contest, choose_rounds, spread, stored_contests
-from minisheep.judged.versus import Match, ask_about
-from minisheep.judged.wording import grade_messages, pair_messages, read_grade, read_verdict
-from minisheep.run import judged
+from minisheep.run import versus_lines
+from minisheep.versus.contests import (
+    Contest,
+    choose_rounds,
+    grade_outcome,
+    pair_outcome,
+    settled,
+    spread,
+    stored_contests,
+)
+from minisheep.versus.outside_judge import Endpoint, Match, ask_about
+from minisheep.versus.versus_prompts import grade_messages, pair_messages, read_grade, read_verdict
+from minisheep.versus.worker import read_requests
 
 ENDPOINT = Endpoint("http://localhost/v1", "judge")
 
@@ -146,7 +152,7 @@ def test_a_judge_that_goes_by_place_decides_nothing() -> None:
     found = pair_outcome(contests(*[("a b", "c")] * 10), {f"t{n}": ("A", "A") for n in range(10)})
     assert found["win_rate"] == {"value": 0.5, "low": 0.5, "high": 0.5}
     assert (found["first_place_twice"], found["second_place_twice"], found["judged_pairs"]) == (10, 0, 10)
-    assert any("order of the answers decided" in line for line in judged.lines(_summary(found, "pair")))
+    assert any("order of the answers decided" in line for line in versus_lines.lines(_summary(found, "pair")))
 
 
 def test_equal_answers_are_ties() -> None:
@@ -157,13 +163,13 @@ def test_equal_answers_are_ties() -> None:
 def test_unreadable_pairs_are_left_out_and_counted() -> None:
     found = pair_outcome(contests(("a", "b"), ("a", "b")), {"t0": ("A", "B"), "t1": ("A", None)})
     assert (found["unreadable"], found["win_rate"]["value"]) == (1, 1.0)
-    assert any("could not be read" in line for line in judged.lines(_summary(found, "pair")))
+    assert any("could not be read" in line for line in versus_lines.lines(_summary(found, "pair")))
 
 
 def test_without_a_readable_verdict_there_is_no_win_rate() -> None:
     found = pair_outcome(contests(("a", "b")), {"t0": (None, None)})
     assert "win_rate" not in found
-    assert any("not measured" in line for line in judged.lines(_summary(found, "pair")))
+    assert any("not measured" in line for line in versus_lines.lines(_summary(found, "pair")))
 
 
 def test_a_judge_that_likes_length_is_seen() -> None:
@@ -177,13 +183,13 @@ def test_grades_are_paired_by_task() -> None:
     assert (found["graded"], found["unreadable"]) == (2, 1)
     assert found["ours_grade"]["mean"] == 6.5 and found["theirs_grade"]["mean"] == 5.0
     assert found["difference"] == {"mean": 1.5, "error": 0.5}
-    assert any("+1.50" in line for line in judged.lines(_summary(found, "grade")))
+    assert any("+1.50" in line for line in versus_lines.lines(_summary(found, "grade")))
 
 
 @pytest.mark.parametrize("grades", [(None, None), (7.0, None), (7.0, 7.0)])
 def test_few_grades_leave_gaps_and_no_error(grades: Any) -> None:
     found = grade_outcome(contests(("a", "b")), {"t0": grades})
-    assert "difference" not in found and judged.lines(_summary(found, "grade"))
+    assert "difference" not in found and versus_lines.lines(_summary(found, "grade"))
 
 
 def _summary(found: dict[str, Any], mode: str) -> dict[str, Any]:

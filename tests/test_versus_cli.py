@@ -18,8 +18,8 @@ from measured_runs import TASKS, measured_run
 from tiny_runs import tiny_run
 
 from minisheep.cli.main import main
-from minisheep.judged import versus
-from minisheep.store import Lock, each_record
+from minisheep.run.folder import Lock, each_record
+from minisheep.versus import outside_judge
 
 
 class Said(NamedTuple):
@@ -90,7 +90,7 @@ def test_a_comparison_goes_on_where_the_judge_failed(call: Call, run: Path) -> N
     assert said.code == 3 and "quota used up" in said.err and "7 of 24" in said.err
     assert len(said.err.splitlines()) == 1
     path = run / "judged" / "stand-in-pair-round-1-base.jsonl"
-    assert len(list(each_record(path, versus.Judgement))) == 7 and failed_at >= 8
+    assert len(list(each_record(path, outside_judge.Judgement))) == 7 and failed_at >= 8
     with stand_in(better) as server:
         # The judge is another one if its address is.
         moved = path.read_text()
@@ -173,7 +173,7 @@ def test_what_is_no_run_is_one_line(call: Call, tmp_path: Path) -> None:
 
 
 def test_two_comparisons_of_one_run_do_not_mix(call: Call, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versus, "Lock", partial(Lock, wait_seconds=0.1))
+    monkeypatch.setattr(outside_judge, "Lock", partial(Lock, wait_seconds=0.1))
     (run / "judged").mkdir()
     lock = Lock(run / "judged")
     try:

@@ -10,11 +10,10 @@ from collections.abc import Callable
 import pytest
 from judge_stand_in import Answer, Asked, fails, says, stand_in
 
-from minisheep.endpoint.many import ask_all
-from minisheep.endpoint.post import MOST_BYTES
+from minisheep.engines.http import MOST_BYTES, ask_all
 from minisheep.errors import EndpointError, UsageError
-from minisheep.judged.endpoint import Endpoint
-from minisheep.judged.wording import Messages
+from minisheep.versus.outside_judge import Endpoint
+from minisheep.versus.versus_prompts import Messages
 
 QUESTION: Messages = ({"role": "user", "content": "Which?"},)
 SOON = (0.01, 0.02)

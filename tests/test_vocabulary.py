@@ -22,7 +22,7 @@ TURN: Prompt = (
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Iterator[object]:
-    from minisheep.engines.vocabulary import Vocabulary
+    from minisheep.engines.native import Vocabulary
 
     with Vocabulary.from_file(real_models.smollm2()) as found:
         yield found
@@ -76,7 +76,7 @@ def test_nothing_is_no_tokens(vocabulary) -> None:
 
 
 def test_a_missing_file_is_an_error_of_the_user(tmp_path: Path) -> None:
-    from minisheep.engines.vocabulary import Vocabulary
+    from minisheep.engines.native import Vocabulary
 
     with pytest.raises(ModelFileError):
         Vocabulary.from_file(tmp_path / "none.gguf")
@@ -84,7 +84,7 @@ def test_a_missing_file_is_an_error_of_the_user(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"GGUF\x03\x00\x00\x00"], ids=["empty", "other", "truncated"])
 def test_a_corrupt_file_is_an_error_of_the_user(tmp_path: Path, content: bytes) -> None:
-    from minisheep.engines.vocabulary import Vocabulary
+    from minisheep.engines.native import Vocabulary
 
     path = tmp_path / "bad.gguf"
     path.write_bytes(content)
@@ -93,7 +93,7 @@ def test_a_corrupt_file_is_an_error_of_the_user(tmp_path: Path, content: bytes) 
 
 
 def test_closing_twice_is_fine() -> None:
-    from minisheep.engines.vocabulary import Vocabulary
+    from minisheep.engines.native import Vocabulary
 
     vocabulary = Vocabulary.from_file(real_models.smollm2())
     vocabulary.close()

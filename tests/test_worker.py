@@ -17,8 +17,8 @@ from worker_stand_ins import SCRIPT, pretend
 import minisheep
 from minisheep.cli.main import VERBS
 from minisheep.errors import DiskError, ModelFileError, Stopped, TimeUpError, UsageError, WorkerError
-from minisheep.events import Event, Found
 from minisheep.machine.worker import WorkerProcess, load
+from minisheep.run.events import Event, Found
 
 JOB = {"phase": "try"}
 ROOT = Path(minisheep.__file__).parent

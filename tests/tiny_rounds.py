@@ -11,8 +11,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from minisheep.data.texts import SeedTask, load_seeds
-from minisheep.records import Example, Instruction, Rejection, Response
+from minisheep.rules.seed_tasks import SeedTask, load_seeds
+from minisheep.run.records import Example, Instruction, Rejection, Response
 from minisheep.stages.collapse import Metrics, watch
 
 SEEDS = load_seeds()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import api, loop
-from minisheep.events import Event
+from minisheep.run.events import Event
 
 TINY: dict[str, Any] = {
     "engine": "fake",

@@ -10,10 +10,10 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-from minisheep.events import Event, Note, TrainStep
+from minisheep.formats.lora_gguf import BaseFacts
 from minisheep.rules.templates import Prompt, Segment
+from minisheep.run.events import Event, Note, TrainStep
 from minisheep.trainers.base import TrainExample, TrainJob, TrainResult, TrainSettings
-from minisheep.trainers.lora_gguf import BaseFacts
 
 WIDTH, INNER, LAYERS, HEADS, KV = 64, 128, 2, 4, 2
 SETTINGS = TrainSettings(
@@ -56,7 +56,7 @@ def facts() -> BaseFacts:
 
 def save_tiny_model(path: Path) -> Path:
     """A random llama in safetensors at `path`, the same every time."""
-    import minisheep.trainers.peft_model  # noqa: F401  # takes the Hub off line
+    import minisheep.trainers.lora_model  # noqa: F401  # takes the Hub off line
 
     import torch  # isort: skip
     from transformers import LlamaConfig, LlamaForCausalLM  # isort: skip
@@ -78,7 +78,8 @@ def save_tiny_model(path: Path) -> Path:
 
 def pretend_gguf(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model has no GGUF: its vocabulary and header are given instead."""
-    from minisheep.trainers import lora_gguf, peft
+    from minisheep.formats import lora_gguf
+    from minisheep.trainers import peft
 
     monkeypatch.setattr(peft, "Vocabulary", ByteVocabulary)
     monkeypatch.setattr(lora_gguf, "read_base", lambda path: facts())
@@ -110,7 +111,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     trainer: str = "peft",
 ) -> TrainResult:
-    from minisheep.trainers.choose import make_trainer
+    from minisheep.trainers.choose_trainer import make_trainer
 
     heard = [] if said is None else said
 

@@ -23,7 +23,7 @@ from minisheep.errors import (
     Stopped,
     UnsupportedModelError,
 )
-from minisheep.events import Event
+from minisheep.run.events import Event
 from minisheep.trainers.base import TrainResult
 
 
@@ -79,9 +79,9 @@ class TrainerContract:
     ) -> None:
         import torch
 
-        from minisheep.trainers import peft_loop
+        from minisheep.trainers import lora_model, train_loop
 
-        honest = peft_loop.loss_sum
+        honest = lora_model.loss_sum
 
         def small(model: Any, pairs: Any, device: Any) -> Any:
             if len(pairs) > 1:
@@ -93,7 +93,7 @@ class TrainerContract:
             job(tmp_path / "b", weights, micro_batch_size=4),
         )
         self.train(alone)
-        monkeypatch.setattr(peft_loop, "loss_sum", small)
+        monkeypatch.setattr(train_loop, "loss_sum", small)
         said: list[Event] = []
         self.train(halved, said)
         assert "micro-batches of 1" in notes(said)
@@ -104,16 +104,16 @@ class TrainerContract:
     ) -> None:
         import torch
 
-        from minisheep.trainers import peft_loop
+        from minisheep.trainers import lora_model, train_loop
 
-        honest = peft_loop.loss_sum
+        honest = lora_model.loss_sum
 
         def small(model: Any, pairs: Any, device: Any) -> Any:
             if not model.training and len(pairs) > 1:
                 raise torch.OutOfMemoryError("full")
             return honest(model, pairs, device)
 
-        monkeypatch.setattr(peft_loop, "loss_sum", small)
+        monkeypatch.setattr(train_loop, "loss_sum", small)
         said: list[Event] = []
         result = self.train(job(tmp_path, weights), said)
         assert "micro-batches of 1" in notes(said)
@@ -123,9 +123,9 @@ class TrainerContract:
         self, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
 
-        from minisheep.trainers import peft_loop
+        from minisheep.trainers import lora_model, train_loop
 
-        honest = peft_loop.loss_sum
+        honest = lora_model.loss_sum
         widest: list[int] = []
 
         def small(model: Any, pairs: Any, device: Any) -> Any:
@@ -134,7 +134,7 @@ class TrainerContract:
                 raise RuntimeError("CUDA error: out of memory")
             return honest(model, pairs, device)
 
-        monkeypatch.setattr(peft_loop, "loss_sum", small)
+        monkeypatch.setattr(train_loop, "loss_sum", small)
         work = job(tmp_path, weights, micro_batch_size=4)
         with pytest.raises(Killed):
             self.train(work, kill_after=3)
@@ -145,12 +145,12 @@ class TrainerContract:
     def test_another_error_of_the_gpu_is_not_taken_for_a_full_memory(
         self, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from minisheep.trainers import peft_loop
+        from minisheep.trainers import train_loop
 
         def broken(*_: Any) -> Any:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-        monkeypatch.setattr(peft_loop, "loss_sum", broken)
+        monkeypatch.setattr(train_loop, "loss_sum", broken)
         with pytest.raises(RuntimeError, match="illegal memory access"):
             self.train(job(tmp_path, weights))
 
@@ -159,12 +159,12 @@ class TrainerContract:
     ) -> None:
         import torch
 
-        from minisheep.trainers import peft_loop
+        from minisheep.trainers import train_loop
 
         def full(*_: Any) -> Any:
             raise torch.OutOfMemoryError("full")
 
-        monkeypatch.setattr(peft_loop, "loss_sum", full)
+        monkeypatch.setattr(train_loop, "loss_sum", full)
         with pytest.raises(MinisheepError, match=r"max.length"):
             self.train(job(tmp_path, weights))
 
@@ -172,8 +172,8 @@ class TrainerContract:
     def test_the_output_is_a_plain_peft_folder(self, tmp_path: Path, weights: Path) -> None:
         from peft import PeftModel
 
-        from minisheep.trainers.lora_gguf import check_config
-        from minisheep.trainers.peft_model import adapter_tensors, load_base, this_machine
+        from minisheep.formats.lora_gguf import check_config
+        from minisheep.trainers.lora_model import adapter_tensors, load_base, this_machine
 
         work = job(tmp_path, weights)
         self.train(work)
@@ -205,7 +205,7 @@ class TrainerContract:
     def test_weights_of_another_model_are_refused_before_training(
         self, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from minisheep.trainers import lora_gguf
+        from minisheep.formats import lora_gguf
 
         other = dataclasses.replace(facts(), shapes={name: (7, 7) for name in facts().shapes})
         monkeypatch.setattr(lora_gguf, "read_base", lambda path: other)

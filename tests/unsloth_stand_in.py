@@ -27,7 +27,7 @@ class FastLanguageModel:
         import torch
         from transformers import AutoTokenizer
 
-        from minisheep.trainers.peft_model import Precision, load_base
+        from minisheep.trainers.lora_model import Precision, load_base
 
         form = "4bit" if given["load_in_4bit"] else "bf16"
         assert given["load_in_16bit"] != given["load_in_4bit"]

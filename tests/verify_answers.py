@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from minisheep.rules.verify.items import Item
+from minisheep.rules.ifeval import VerifiableItem
 
 PLAIN = (
     "This is a plain answer, and it keeps nothing on purpose. It has a few sentences, some commas, and no marks at all."
@@ -64,7 +64,7 @@ PIECES = (
 )
 
 
-def answers_to(item: Item) -> list[str]:
+def answers_to(item: VerifiableItem) -> list[str]:
     """About 20 answers, the same every time."""
     chance = random.Random(item.id)
     kept = built(item)
@@ -97,7 +97,7 @@ def texts_in(arguments: Mapping[str, Any]) -> list[str]:
     return [value for value in values if isinstance(value, str)]
 
 
-def built(item: Item) -> str:
+def built(item: VerifiableItem) -> str:
     """An answer that mostly keeps the item's constraints, one taken after the other."""
     given: dict[str, Mapping[str, Any]] = {check.kind: check.arguments for check in item.checks}
     if "detectable_format:json_format" in given:

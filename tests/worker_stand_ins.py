@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from minisheep.events import Emit
+from minisheep.run.events import Emit
 
 SCRIPT = "worker_stand_ins:script"
 _NAME = "MINISHEEP_TEST_WORKER"
@@ -24,6 +24,6 @@ def pretend(monkeypatch: pytest.MonkeyPatch, source: str) -> str:
 
 def script(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> Any:
     known: dict[str, Any] = {"job": job, "emit": emit, "should_stop": should_stop, "facts": {}}
-    start = "import os, signal, sys, time\nfrom minisheep.errors import *\nfrom minisheep.events import *\n"
+    start = "import os, signal, sys, time\nfrom minisheep.errors import *\nfrom minisheep.run.events import *\n"
     exec(start + os.environ[_NAME], known)
     return known["facts"]

@@ -12,10 +12,10 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from minisheep.browse.history import History
-    from minisheep.browse.items import Item
-    from minisheep.data.texts import SeedTask
-    from minisheep.run.reading import Round, RoundRecords, Run
+    from minisheep.api import Run
+    from minisheep.rules.seed_tasks import SeedTask
+    from minisheep.run.reading import Round, RoundRecords
+    from minisheep.terminal.record_browser import History, RecordFate
 
 
 @click.command()
@@ -60,8 +60,8 @@ def browse(run: str, id_: str | None, plain: bool, as_json: bool, **given: Any) 
 
 
 def _show_one(run: Run, prefix: str, *, as_json: bool, screen: bool) -> None:
-    from minisheep.browse import words
-    from minisheep.browse.history import find
+    from minisheep.terminal import pager
+    from minisheep.terminal.record_browser import find
 
     found, name = find(run.rounds, prefix)
     told = _history(found, _seeds(run), name)
@@ -70,12 +70,12 @@ def _show_one(run: Run, prefix: str, *, as_json: bool, screen: bool) -> None:
     elif screen:
         from rich.console import Console
 
-        from minisheep.browse.pager import history_text
+        from minisheep.terminal.pager import history_text
 
         console = Console(highlight=False, markup=False, emoji=False)
         console.print(*history_text(told, console, console.width), sep="\n")
     else:
-        for heading, body in words.sections(told):
+        for heading, body in pager.sections(told):
             click.echo(heading)
             for line in body.split("\n") if body else []:
                 click.echo(f"  {line}")
@@ -95,30 +95,29 @@ def _show_many(
     screen: bool,
     **sought: Any,
 ) -> None:
-    from minisheep.browse import words
-    from minisheep.browse.items import KEPT, REJECTED
-    from minisheep.browse.select import Wanted, check_rules, select
+    from minisheep.terminal import pager
+    from minisheep.terminal.record_browser import KEPT, REJECTED, RecordFilter, check_rules, select
 
     items = _items(run, rounds)
     check_rules(rules, items)
     fates = tuple(fate for fate, wanted in ((KEPT, kept), (REJECTED, rejected)) if wanted)
-    chosen = select(items, Wanted(fates, rules, **sought), order=order, reverse=reverse, limit=limit or 0)
+    chosen = select(items, RecordFilter(fates, rules, **sought), order=order, reverse=reverse, limit=limit or 0)
     if not chosen:
         click.echo(f"None of {len(items)} records is like that.", err=True)
     elif as_json:
         for item in chosen:
-            click.echo(json.dumps(words.item_json(item)))
+            click.echo(json.dumps(pager.item_json(item)))
     elif screen:
         _page(run, chosen)
     else:
         for item in chosen:
-            click.echo(words.line(item))
+            click.echo(pager.line(item))
 
 
-def _items(run: Run, asked: Sequence[str]) -> list[Item]:
+def _items(run: Run, asked: Sequence[str]) -> list[RecordFate]:
     """Everything in the rounds asked for, or in all. Raises `errors.UsageError` for a round that is not there."""
-    from minisheep.browse.items import items
-    from minisheep.run.reading import resolve_round
+    from minisheep.api import resolve_round
+    from minisheep.terminal.record_browser import items
 
     there = {found.number: found for found in run.rounds}
     numbers = {resolve_round(run, one, list(there), "begun") for one in asked}
@@ -136,14 +135,14 @@ def _records(found: Round) -> RoundRecords:
     return records
 
 
-def _page(run: Run, chosen: Sequence[Item]) -> None:
+def _page(run: Run, chosen: Sequence[RecordFate]) -> None:
     from functools import cache
 
     from rich.console import Console
 
-    from minisheep.browse.history import history
-    from minisheep.browse.pager import show
     from minisheep.run.reading import Reader
+    from minisheep.terminal.pager import show
+    from minisheep.terminal.record_browser import history
 
     there = {found.number: found for found in run.rounds}
     seeds = _seeds(run)
@@ -152,15 +151,15 @@ def _page(run: Run, chosen: Sequence[Item]) -> None:
     def records(number: int) -> RoundRecords:
         return there[number].whole(Reader(run.path))
 
-    def look_up(item: Item) -> History:
+    def look_up(item: RecordFate) -> History:
         return history(records(item.round), seeds, item.id)
 
     show(chosen, str(run.path), look_up, click.getchar, Console(highlight=False, markup=False, emoji=False))
 
 
 def _history(found: Round, seeds: Sequence[SeedTask], name: str) -> History:
-    from minisheep.browse.history import history
     from minisheep.errors import CorruptRunError
+    from minisheep.terminal.record_browser import history
 
     told = history(_records(found), seeds, name)
     if told.empty:
@@ -170,8 +169,8 @@ def _history(found: Round, seeds: Sequence[SeedTask], name: str) -> History:
 
 def _seeds(run: Run) -> list[SeedTask]:
     """The run's seed tasks; none where their file is gone: their ids are in the drafts all the same."""
-    from minisheep.data.texts import load_seeds
     from minisheep.errors import SeedFileError
+    from minisheep.rules.seed_tasks import load_seeds
 
     try:
         return load_seeds(run.settings.seeds)
@@ -181,6 +180,6 @@ def _seeds(run: Run) -> list[SeedTask]:
 
 
 def _warn(text: str) -> None:
-    from minisheep.ui.sanitise import one_line
+    from minisheep.rules.plain_text import one_line
 
     click.echo(f"WARNING: {one_line(text)}", err=True)

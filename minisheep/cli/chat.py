@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from minisheep.chat.screens import Screen
     from minisheep.chat.session import Session
+    from minisheep.chat.view import ChatScreen
     from minisheep.config import Settings
-    from minisheep.events import Event
+    from minisheep.run.events import Event
 
 DEFAULT_TOKENS = 512
 
@@ -44,14 +44,14 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
     minisheep chat runs/mine --round 2 --temperature 0 < questions.txt > answers.txt
     """
     from minisheep import api
-    from minisheep.chat import choose, talk
+    from minisheep.api import resolve_round
+    from minisheep.chat import view
     from minisheep.chat.session import model_name
-    from minisheep.chat.speak import Speaker
-    from minisheep.run.reading import resolve_round
+    from minisheep.chat.worker import Speaker
 
     opened = api.load_run(run)
     screen = _screen(plain=given["plain"], as_json=given["as_json"])
-    rounds = choose.sides(opened, round_, base=base, compare=compare, tell=screen.note)
+    rounds = view.sides(opened, round_, base=base, compare=compare, tell=screen.note)
     session = _session(opened.settings, rounds, given)
     person = once is None and sys.stdin.isatty() and sys.stdout.isatty() and not given["as_json"]
 
@@ -61,13 +61,13 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
     with Speaker(opened.path, _Listener(screen, quiet=not person)) as speaker:
         speaker.open(session.system)
         if once is not None:
-            talk.pipe(session, speaker, screen, [once])
+            view.pipe(session, speaker, screen, [once])
         elif person:
             who = " and ".join(map(model_name, session.rounds))
             screen.note(f"{opened.settings.model}, {who}. /help lists the commands; Ctrl-D leaves.\n")
-            talk.converse(session, speaker, screen, _prompt, resolve)
+            view.converse(session, speaker, screen, _prompt, resolve)
         else:
-            talk.pipe(session, speaker, screen, _lines())
+            view.pipe(session, speaker, screen, _lines())
 
 
 def _session(settings: Settings, rounds: tuple[int, ...], given: dict[str, Any]) -> Session:
@@ -88,8 +88,8 @@ def _session(settings: Settings, rounds: tuple[int, ...], given: dict[str, Any])
     )
 
 
-def _screen(*, plain: bool, as_json: bool) -> Screen:
-    from minisheep.chat.screens import JsonScreen, PlainScreen, TerminalScreen
+def _screen(*, plain: bool, as_json: bool) -> ChatScreen:
+    from minisheep.chat.view import JsonScreen, PlainScreen, TerminalScreen
 
     if as_json:
         return JsonScreen(sys.stdout, sys.stderr)
@@ -100,12 +100,12 @@ def _screen(*, plain: bool, as_json: bool) -> Screen:
 class _Listener:
     """What is told beside answers: warnings always, the rest to a person."""
 
-    def __init__(self, screen: Screen, *, quiet: bool) -> None:
+    def __init__(self, screen: ChatScreen, *, quiet: bool) -> None:
         self._screen, self._quiet = screen, quiet
 
     def __call__(self, event: Event) -> None:
-        from minisheep.events import Note
-        from minisheep.ui import words
+        from minisheep.run.events import Note
+        from minisheep.terminal import words
 
         text = words.line(event)
         if text and (not self._quiet or isinstance(event, Note)):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from minisheep.run.comparison import Comparison, Difference, Row
-    from minisheep.run.metrics import Metric
+    from minisheep.comparison import Comparison, PairedResults, RunRow
+    from minisheep.run.metric_catalogue import Metric
 
 PIPED_WIDTH = 100
 
@@ -37,10 +37,10 @@ def compare(
     for judge in pmi logits; do minisheep align --run runs/$judge --judge $judge; done
     minisheep compare runs/pmi runs/logits --plot judges.svg
     """
-    from minisheep.compare import export, plot, table
+    from minisheep import comparison
     from minisheep.errors import UsageError
-    from minisheep.machine.files import write_atomic
-    from minisheep.run import comparison
+    from minisheep.run.files import write_atomic
+    from minisheep.terminal import comparison_plot, comparison_table
 
     if form["as_json"] and form["as_markdown"]:
         raise UsageError("--json and --markdown are two forms of the same output.", "Leave one out.")
@@ -50,22 +50,22 @@ def compare(
     if names == []:
         raise UsageError("--only names no metric.", "As in --only instruction_own,nll_change.")
     if plot_file:
-        plot.check_plot(plot_file)
+        comparison_plot.check_plot(plot_file)
     if csv_file and not Path(csv_file).absolute().parent.is_dir():
         raise UsageError(f"--csv {csv_file}: there is no folder {Path(csv_file).parent}.")
     found = comparison.compare(runs)
-    rows = table.sort_rows(found.rows, sort_by) if sort_by else list(found.rows)
-    metrics = table.chosen(rows, names) if names else None
+    rows = comparison_table.sort_rows(found.rows, sort_by) if sort_by else list(found.rows)
+    metrics = comparison_table.chosen(rows, names) if names else None
     against = comparison.differences(found.results)
     if csv_file:
-        write_atomic(Path(csv_file), export.csv_text(found, rows).encode("utf-8", "surrogatepass"))
+        write_atomic(Path(csv_file), comparison_table.csv_text(found, rows).encode("utf-8", "surrogatepass"))
     if plot_file:
-        plot.plot(found, plot_file)
+        comparison_plot.plot(found, plot_file)
     if form["as_json"]:
         for row in rows:
-            click.echo(json.dumps(export.row_json(found, row)))
+            click.echo(json.dumps(comparison_table.row_json(found, row)))
         for difference in against:
-            click.echo(json.dumps(export.difference_json(difference)))
+            click.echo(json.dumps(comparison_table.difference_json(difference)))
         for note in found.notes:
             click.echo(json.dumps({"event": "Note", "text": note}))
         return
@@ -78,35 +78,37 @@ def compare(
             click.echo(f"{name}: {written}", err=True)
 
 
-def _plain(found: Comparison, rows: list[Row], against: list[Difference], only: list[Metric] | None) -> list[str]:
-    from minisheep.compare import table
+def _plain(found: Comparison, rows: list[RunRow], against: list[PairedResults], only: list[Metric] | None) -> list[str]:
+    from minisheep.terminal import comparison_table
 
     width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
-    who, *rest = table.legend(found)
-    index = table.index_columns(rows)
-    settings = table.setting_columns(found, [row.results for row in rows])
+    who, *rest = comparison_table.legend(found)
+    index = comparison_table.index_columns(rows)
+    settings = comparison_table.setting_columns(found, [row.results for row in rows])
     # Beside the first numbers where they leave room for them; the list of runs has them in any case.
     fits = sum(column.width + 2 for column in (*index, *settings)) <= width // 2
-    columns = [*(settings if fits else []), *table.value_columns(rows, only)]
-    lines = [*table.text([who], rest, width), "", *table.text(index, columns, width)]
-    pair_index, pair_columns = table.difference_columns(against, only)
+    columns = [*(settings if fits else []), *comparison_table.value_columns(rows, only)]
+    lines = [*comparison_table.text([who], rest, width), "", *comparison_table.text(index, columns, width)]
+    pair_index, pair_columns = comparison_table.difference_columns(against, only)
     if pair_columns:
-        lines += ["", _heading(found), *table.text(pair_index, pair_columns, width)]
+        lines += ["", _heading(found), *comparison_table.text(pair_index, pair_columns, width)]
     said = [part for remark in _remarks(found, against) for part in textwrap.wrap(remark, width) or [""]]
     return [*lines, *said]
 
 
-def _markdown(found: Comparison, rows: list[Row], against: list[Difference], only: list[Metric] | None) -> list[str]:
-    from minisheep.compare import table
+def _markdown(
+    found: Comparison, rows: list[RunRow], against: list[PairedResults], only: list[Metric] | None
+) -> list[str]:
+    from minisheep.terminal import comparison_table
 
-    index = table.index_columns(rows)
+    index = comparison_table.index_columns(rows)
     # The list of runs above has them in any case.
-    settings = [] if only else table.setting_columns(found, [row.results for row in rows])
-    lines = [*table.markdown(table.legend(found)), ""]
-    lines += table.markdown([index[0], *settings, *index[1:], *table.value_columns(rows, only)])
-    pair_index, pair_columns = table.difference_columns(against, only)
+    settings = [] if only else comparison_table.setting_columns(found, [row.results for row in rows])
+    lines = [*comparison_table.markdown(comparison_table.legend(found)), ""]
+    lines += comparison_table.markdown([index[0], *settings, *index[1:], *comparison_table.value_columns(rows, only)])
+    pair_index, pair_columns = comparison_table.difference_columns(against, only)
     if pair_columns:
-        lines += ["", _heading(found), "", *table.markdown([*pair_index, *pair_columns])]
+        lines += ["", _heading(found), "", *comparison_table.markdown([*pair_index, *pair_columns])]
     return [*lines, *_remarks(found, against)]
 
 
@@ -116,12 +118,12 @@ def _heading(found: Comparison) -> str:
     return "Best round (else the last) of each run, paired by item (points, 95 % interval):"
 
 
-def _remarks(found: Comparison, against: list[Difference]) -> list[str]:
-    from minisheep.compare import table
-    from minisheep.ui.sanitise import one_line
+def _remarks(found: Comparison, against: list[PairedResults]) -> list[str]:
+    from minisheep.rules.plain_text import one_line
+    from minisheep.terminal import comparison_table
 
     said = ["*: the run's best, by its own decision."] if any(row.best for row in found.rows) else []
-    said += [*table.not_comparable(against), *(one_line(note) for note in found.notes)]
+    said += [*comparison_table.not_comparable(against), *(one_line(note) for note in found.notes)]
     if len(found.results) > 1 and any(d.values for d in against):
         said.append("A best round was chosen by the numbers shown here, so it looks a little better than it is.")
     return ["", *said] if said else []

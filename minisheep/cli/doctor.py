@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from minisheep.ui.sanitise import one_line
+from minisheep.rules.plain_text import one_line
 
 if TYPE_CHECKING:
-    from minisheep.doctor.result import Result
+    from minisheep.doctor.check_result import CheckResult
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
 
@@ -40,8 +40,8 @@ def doctor(model: str, offline: bool, seconds: float | None, as_json: bool, plai
     minisheep doctor --offline --json
     minisheep doctor --model qwen1.5-7b --seconds 300
     """
-    from minisheep.doctor.result import failed, verdict
-    from minisheep.doctor.run import LIMIT_SECONDS, Options, diagnose
+    from minisheep.doctor.check_result import failed, verdict
+    from minisheep.doctor.diagnosis import LIMIT_SECONDS, Options, diagnose
 
     def tell(text: str) -> None:
         if as_json:
@@ -52,7 +52,7 @@ def doctor(model: str, offline: bool, seconds: float | None, as_json: bool, plai
     quiet = plain or as_json or not sys.stdout.isatty()
     if not quiet:
         tell("Trying the parts of a run; at most 30 s.")
-    results: list[Result] = []
+    results: list[CheckResult] = []
     for result in diagnose(Options(model, offline, seconds or LIMIT_SECONDS), tell):
         results.append(result)
         if as_json:
@@ -68,13 +68,13 @@ def doctor(model: str, offline: bool, seconds: float | None, as_json: bool, plai
         raise click.exceptions.Exit(1)
 
 
-def lines(result: Result) -> list[str]:
+def lines(result: CheckResult) -> list[str]:
     """A result without colours: one line, and one for what to type."""
     told = f"{result.outcome:<8}{one_line(f'{result.name}: {result.found}')}"
     return [told, *([f"        -> {one_line(result.fix)}"] if result.fix else [])]
 
 
-def _show(results: Sequence[Result]) -> None:
+def _show(results: Sequence[CheckResult]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

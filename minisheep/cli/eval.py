@@ -11,7 +11,7 @@ import click
 from minisheep.cli.options import view_options
 
 if TYPE_CHECKING:
-    from minisheep.harness.spec import Spec
+    from minisheep.evals.tasks import EvalSpec
 
 OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--tasks", {"required": True, "metavar": "NAME,...", "help": "tasks by their names there, e.g. ifeval,triviaqa"}),
@@ -60,22 +60,22 @@ def command(target: str, plain: bool, as_json: bool, **given: Any) -> None:
     minisheep eval runs/mine --tasks ifeval --data ifeval.jsonl --limit 50
     minisheep eval smollm2-135m --tasks triviaqa,squadv2 --limit 200
     """
-    from minisheep.harness import report, session
-    from minisheep.ui.views import JsonView, LiveView, choose_view
+    from minisheep.evals import eval_run
+    from minisheep.terminal.views import JsonView, LiveView, choose_view
 
     spec = _spec(target, **given)
     view = choose_view(plain=plain, as_json=as_json)
     try:
-        results = session.measure(spec, view, view.tick)
+        results = eval_run.measure(spec, view, view.tick)
     finally:
         view.close()
     if isinstance(view, JsonView):
-        for found in report.objects(results):
+        for found in eval_run.objects(results):
             click.echo(json.dumps(found))
     elif isinstance(view, LiveView):
-        report.print_tables(results)
+        eval_run.print_tables(results)
     else:
-        for line in (*report.lines(results), *report.notes(results)):
+        for line in (*eval_run.lines(results), *eval_run.notes(results)):
             click.echo(line)
 
 
@@ -91,18 +91,18 @@ def _spec(
     out: str | None,
     allow_code_execution: bool,
     **same: Any,
-) -> Spec:
-    """What is asked for, checked as far as that needs no model: see `harness.choose` for what is refused."""
-    from minisheep.harness import choose
-    from minisheep.harness.spec import Spec
+) -> EvalSpec:
+    """What is asked for, checked as far as that needs no model: see `evals.eval_run` for what is refused."""
+    from minisheep.evals import eval_run
+    from minisheep.evals.tasks import EvalSpec
 
-    names = choose.task_names(tasks)
-    choose.check_installed()
-    files = choose.data_files(data, names)
-    run, model = choose.target(target)
-    rounds = choose.rounds(run, round, base, lambda text: click.echo(text, err=True))
-    folder = Path(out) if out else choose.default_out(run, model)
-    return Spec(
+    names = eval_run.task_names(tasks)
+    eval_run.check_installed()
+    files = eval_run.data_files(data, names)
+    run, model = eval_run.target(target)
+    rounds = eval_run.rounds(run, round, base, lambda text: click.echo(text, err=True))
+    folder = Path(out) if out else eval_run.default_out(run, model)
+    return EvalSpec(
         out=str(folder.absolute()), tasks=names, run=run, model=model, rounds=rounds, data=files, limit=limit or 0,
         max_tokens=max_tokens or 0, allow_code=allow_code_execution, **same,
     )  # fmt: skip

@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from minisheep.cli.options import view_options
+from minisheep.rules.plain_text import one_line
 
 TARGETS = ("gguf", "adapter", "merged", "ollama", "lmstudio", "hub-folder")
 FORMATS = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0", "Q3_K_M", "F16", "BF16")
-"""As `export.spec` and `models.quantise` have them, which are not loaded for the help."""
+"""As `export.export_choice` and `formats.quantise` have them, which are not loaded for the help."""
 
 
 @click.command()
@@ -44,22 +45,22 @@ def export(run: str, target: str, round_: str, out: str | None, format_: str, **
     ollama create mine -f runs/mine/export/ollama-round-2-Q4_K_M/Modelfile
     """
     from minisheep.errors import UsageError
-    from minisheep.export import choose, push, session
-    from minisheep.ui.views import JsonView, choose_view
+    from minisheep.export import export_choice, exporting, model_cards
+    from minisheep.terminal.views import JsonView, choose_view
 
     repo: str | None = given["repo"]
-    token = push.check(repo, target) if repo else ""
+    token = model_cards.check(repo, target) if repo else ""
     if given["public"] and not repo:
         raise UsageError("--public says how to --push, which is not given.", "Nothing was exported.")
-    chosen = choose.choose(run, round_, given["base_model"] or "")
-    folder = choose.output(chosen, target, format_, out)
+    chosen = export_choice.choose_export(run, round_, given["base_model"] or "")
+    folder = export_choice.output(chosen, target, format_, out)
     view = choose_view(plain=given["plain"], as_json=given["as_json"])
     try:
-        made = session.export(
+        made = exporting.export(
             chosen, target, format_, folder, view, view.tick,
             overwrite=given["overwrite"], threads=given["threads"], repo=repo or "",
         )  # fmt: skip
-        pushed = push.push(Path(made["folder"]), repo, token, public=given["public"]) if repo else []
+        pushed = model_cards.push(Path(made["folder"]), repo, token, public=given["public"]) if repo else []
     finally:
         view.close()
     if isinstance(view, JsonView):
@@ -70,8 +71,8 @@ def export(run: str, target: str, round_: str, out: str | None, format_: str, **
 
 
 def _lines(made: dict[str, Any], pushed: list[str]) -> list[str]:
-    from minisheep.ui import words
-    from minisheep.ui.sanitise import one_line
+    from minisheep.rules import plain_text
+    from minisheep.rules.plain_text import one_line
 
     size = sum(row["bytes"] for row in made["files"].values()) / 1e6
     folder = made["folder"]
@@ -85,8 +86,84 @@ def _lines(made: dict[str, Any], pushed: list[str]) -> list[str]:
     }[made["target"]]
     lines = [
         f"Exported round {made['round']} to {folder}: {size:.0f} MB, {len(made['checks'])} checks passed, in"
-        f" {words.duration(made['seconds'])}.",
+        f" {plain_text.duration(made['seconds'])}.",
         f"Use: {use}",
         *(f"Pushed: {address}" for address in pushed),
     ]
     return [one_line(line) for line in lines]
+
+
+# ``minisheep report``: a run as one page to read, send or print.
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--out", metavar="FOLDER", help="where report.html and report.md go [RUN/report]")
+@click.option("--open", "open_", is_flag=True, help="show it in the browser")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object and nothing else")
+def report(run: str, out: str | None, open_: bool, as_json: bool) -> None:
+    """Write RUN as one HTML file and its Markdown twin.
+
+    What each round did, in words and with intervals; the data funnel with the reason for every drop; distributions,
+    loss curves, a map of the data; records to read; settings, versions, hashes. Works offline and on unfinished or
+    damaged runs, which it reads and never changes. Pictures need matplotlib: pip install "minisheep[plots]".
+
+    \b
+    minisheep report runs/mine --open
+    minisheep report runs/mine --out pages/mine
+    """
+    from minisheep.report.write import write
+
+    written = write(run, out)
+    if as_json:
+        files = {"html": str(written.html), "markdown": str(written.markdown)}
+        click.echo(json.dumps({"event": "Report", **files, "notes": list(written.notes)}))
+    else:
+        for note in written.notes:
+            click.echo(one_line(note), err=True)
+        click.echo(one_line(f"Report: {written.html}, and as Markdown: {written.markdown}"))
+    if open_ and click.launch(str(written.html.resolve())) != 0:
+        click.echo("No browser could be started; open the file yourself.", err=True)
+
+
+# ``minisheep handoff``: a round's training for another program, which may have many GPUs.
+HANDOFF_TARGETS = ("axolotl", "llamafactory")
+"""As `export.handoff_files` has them, which is not loaded for the help."""
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--to", "target", type=click.Choice(HANDOFF_TARGETS), required=True, help="the program that will train")
+@click.option("--round", "round_", default="last", metavar="N", help="whose kept data: a number, best or last [last]")
+@click.option("--gpus", type=click.IntRange(1), default=1, metavar="N", help="GPUs that share the batch [1]")
+@click.option("--base-model", metavar="ID", help="the base as that program finds it: a hub id or a folder")
+@click.option("--out", metavar="DIR", help="the new folder [RUN/handoff/TARGET-round-N]")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object and nothing else")
+def handoff(
+    run: str, target: str, round_: str, gpus: int, base_model: str | None, out: str | None, as_json: bool
+) -> None:
+    """Write what a round of RUN trains on, and a configuration, for a program that trains on many GPUs.
+
+    The pairs are those that our own training would learn from, framed by the run's template; the hyperparameters are
+    the run's. `minisheep filter` ends a round's data, and nothing need be trained here.
+
+    \b
+    minisheep filter --run runs/large
+    minisheep handoff runs/large --to axolotl --gpus 8
+    """
+    from minisheep.export.handoff_files import read_job, write
+    from minisheep.rules.plain_text import one_line
+
+    job = read_job(run, round_, base_model or "")
+    folder = Path(out) if out else job.run / "handoff" / f"{target}-round-{job.round}"
+    command = write(job, target, gpus, folder)
+    if as_json:
+        click.echo(
+            json.dumps({
+                "event": "HandedOff", "folder": str(folder), "command": command, "train": len(job.train),
+                "validation": len(job.validation), "left_out": job.left_out,
+            })
+        )  # fmt: skip
+        return
+    click.echo(one_line(f"{folder}: {len(job.train)} examples and {len(job.validation)} for validation."))
+    if job.left_out:
+        click.echo(f"{job.left_out} left out: their text looks like a special token of the template.")
+    click.echo(one_line(f"Train: cd {folder} && {command}"))

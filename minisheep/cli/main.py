@@ -16,18 +16,18 @@ VERBS: dict[str, tuple[str, str]] = {
     "status": ("minisheep.cli.status", "Show how far a run is and what each round did."),
     "plan": ("minisheep.cli.plan", "Show what a run will take: memory, disk and time."),
     "doctor": ("minisheep.cli.doctor", "Find out whether this machine can do a run, and what to mend."),
-    "attach": ("minisheep.cli.attach", "Show the screen of a run that is going on, or was."),
+    "attach": ("minisheep.cli.status", "Show the screen of a run that is going on, or was."),
     "models": ("minisheep.cli.models", "List the models that have a name."),
     "pull": ("minisheep.cli.models", "Fetch a model's files and check them."),
     "exam": ("minisheep.cli.work", STAGE_HELP.format("exam")),
-    "convert": ("minisheep.cli.convert", "Write a folder of weights as a GGUF."),
+    "convert": ("minisheep.cli.models", "Write a folder of weights as a GGUF."),
     "generate": ("minisheep.cli.work", STAGE_HELP.format("generate")),
     "respond": ("minisheep.cli.work", STAGE_HELP.format("respond")),
     "judge": ("minisheep.cli.work", STAGE_HELP.format("judge")),
     "filter": ("minisheep.cli.work", STAGE_HELP.format("filter")),
     "train": ("minisheep.cli.work", STAGE_HELP.format("train")),
     "evaluate": ("minisheep.cli.work", STAGE_HELP.format("evaluate")),
-    "report": ("minisheep.cli.report", "Write a run as one HTML file and its Markdown twin."),
+    "report": ("minisheep.cli.export", "Write a run as one HTML file and its Markdown twin."),
     "browse": ("minisheep.cli.browse", "Page through what a run made, and why it was kept or dropped."),
     "chat": ("minisheep.cli.chat", "Talk to a run's best round, any other, or its base."),
     "compare": ("minisheep.cli.compare", "Show settings against results, over several runs."),
@@ -37,9 +37,9 @@ VERBS: dict[str, tuple[str, str]] = {
         "minisheep.cli.export",
         "Make a round into a GGUF, an Ollama model, safetensors or a folder for the hub.",
     ),
-    "handoff": ("minisheep.cli.handoff", "Write a round's data and a configuration for Axolotl or LLaMA-Factory."),
-    "bench": ("minisheep.cli.bench", "Measure minisheep beside its peers on this machine."),
-    "completion": ("minisheep.cli.completion", "Complete commands and flags in your shell."),
+    "handoff": ("minisheep.cli.export", "Write a round's data and a configuration for Axolotl or LLaMA-Factory."),
+    "bench": ("benchmarks.__main__", "Measure minisheep beside its peers on this machine."),
+    "completion": ("minisheep.cli.reference", "Complete commands and flags in your shell."),
 }
 
 
@@ -124,7 +124,7 @@ def _tell(kind: str, message: str, fix: str) -> None:
     """What went wrong, as one line: on stderr, or for ``--json`` as an event on stdout."""
     import json
 
-    from minisheep.ui.sanitise import one_line
+    from minisheep.rules.plain_text import one_line
 
     if "--json" in sys.argv[1:]:
         click.echo(json.dumps({"event": "Failed", "kind": kind, "message": message, "fix": fix}))

@@ -13,7 +13,7 @@ from minisheep import api, config
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
-from minisheep.store import RunFolder
+from minisheep.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from minisheep.plan.fit import Plan
@@ -87,10 +87,9 @@ def _try(settings: Settings, *, wanted: bool) -> None:
     """
     from minisheep.machine.gpu import find_gpu
     from minisheep.models.registry import find_model
-    from minisheep.plan.calibrate import calibrate
-    from minisheep.plan.dimensions import gguf_here, known_model
-    from minisheep.plan.fit import recommend
-    from minisheep.plan.machine import machine_for
+    from minisheep.plan.calibration import calibrate
+    from minisheep.plan.fit import machine_for, recommend
+    from minisheep.plan.room import gguf_here, known_model
 
     here = find_gpu()
     if not wanted and here is None:
@@ -113,11 +112,10 @@ def _try(settings: Settings, *, wanted: bool) -> None:
 
 def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, gpus: bool, search: bool) -> None:
     from minisheep.machine.gpu import find_gpu
-    from minisheep.plan import table
-    from minisheep.plan.cards import COMMON, find_gpu_model
-    from minisheep.plan.dimensions import known_model
-    from minisheep.plan.fit import changes, make_plan, recommend
-    from minisheep.plan.machine import machine_for, with_gpu
+    from minisheep.plan import plan_table
+    from minisheep.plan.fit import changes, machine_for, make_plan, recommend, with_gpu
+    from minisheep.plan.gpu_models import COMMON, find_gpu_model
+    from minisheep.plan.room import known_model
 
     model = known_model(settings)
     machine, told = machine_for(gpu, settings.threads, None if gpu is not None else find_gpu())
@@ -130,23 +128,27 @@ def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, gp
     if as_json:
         _echo_json(given, best)
         for name, found, _ in each:
-            click.echo(json.dumps({"event": "Card", "card": name, "plan": found and table.to_dict(found)}))
+            click.echo(json.dumps({"event": "Card", "card": name, "plan": found and plan_table.to_dict(found)}))
         return
     other = best is not None and changes(settings, best.settings)
     shown = [given, best] if search and best is not None and other else [given]
-    for line in (*table.model_lines(model), table.machine_line(given)):
+    for line in (*plan_table.model_lines(model), plan_table.machine_line(given)):
         click.echo(line)
-    _print(["", *table.titles(shown)] if len(shown) > 1 else [], [[n, *c] for n, c in table.rows(shown)], plain=plain)
-    for line in (*table.advice(given, best), *table.remarks(given), *([told] if told else [])):
+    _print(
+        ["", *plan_table.titles(shown)] if len(shown) > 1 else [],
+        [[n, *c] for n, c in plan_table.rows(shown)],
+        plain=plain,
+    )
+    for line in (*plan_table.advice(given, best), *plan_table.remarks(given), *([told] if told else [])):
         click.echo(line)
     if each:
         click.echo("\nCommon GPUs, with settings that fit and are fastest:")
-        names, lines = table.overview(each)
+        names, lines = plan_table.overview(each)
         _print(names, lines, plain=plain)
 
 
 def _echo_json(given: Plan, best: Plan | None) -> None:
-    from minisheep.plan import table
+    from minisheep.plan import plan_table
     from minisheep.plan.fit import changes
 
     click.echo(
@@ -154,8 +156,8 @@ def _echo_json(given: Plan, best: Plan | None) -> None:
             {
                 "event": "Plan",
                 "model": given.model.name,
-                "given": table.to_dict(given),
-                "recommended": best and table.to_dict(best),
+                "given": plan_table.to_dict(given),
+                "recommended": best and plan_table.to_dict(best),
                 "changes": best and changes(given.settings, best.settings),
             }
         )

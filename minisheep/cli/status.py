@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from minisheep import api, loop
+from minisheep.cli.options import view_options
 from minisheep.errors import UsageError
-from minisheep.ui import words
-from minisheep.ui.sanitise import one_line
-from minisheep.ui.views import print_metrics
+from minisheep.rules import plain_text
+from minisheep.rules.plain_text import one_line
+from minisheep.terminal import words
+from minisheep.terminal.views import print_metrics
+
+if TYPE_CHECKING:
+    from minisheep.run.folder import RunFolder
+    from minisheep.terminal.views import View
 
 
 @click.command()
@@ -58,7 +66,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
             state = (
                 ("not needed" if after is None else "waiting")
                 if counts is None
-                else f"done in {words.duration(counts.get('seconds', 0))}"
+                else f"done in {plain_text.duration(counts.get('seconds', 0))}"
             )
             told = f": {words.counts(counts)}" if counts else ""
             click.echo(f"  {words.where(phase.round, phase.name):26} {state}{told}")
@@ -74,3 +82,68 @@ def _ended(run: api.Run) -> str:
     early = "stopped early for want of a gain" if run.ended_early else "finished"
     best = run.best
     return early if best is None else f"{early}; best: {'the base model' if best == 0 else f'round {best}'}"
+
+
+# ``minisheep attach``: the screen of a run, whichever process works on it.
+LOOK_SECONDS = 0.5
+
+
+@click.command()
+@click.argument("run", required=False)
+@view_options
+def attach(run: str | None, plain: bool, as_json: bool) -> None:
+    """Show the screen of RUN. Without RUN: of the one in runs/ that is going on.
+
+    q leaves and p pauses; the run goes on without a screen. Ctrl-C stops the run, as where it was started. In a pipe,
+    and with --plain or --json: what the run has said from its start, and then what it says until it ends.
+
+    \b
+    minisheep attach
+    minisheep attach runs/mine --json
+    """
+    from minisheep import api
+    from minisheep.run.folder import RunFolder
+    from minisheep.terminal.live_screen import usable
+    from minisheep.terminal.views import draws
+
+    folder = RunFolder(api.load_run(run).path if run else _going_on())
+    if not as_json and draws(plain=plain) and usable():
+        from minisheep.terminal.detached import attach as show
+
+        show(folder)
+    else:
+        _follow(folder, as_json=as_json)
+
+
+def _going_on() -> Path:
+    """The one run in runs/ that somebody works on. Raises `errors.UsageError` if there is none, or more than one."""
+    from minisheep.errors import UsageError
+    from minisheep.terminal.detached import holder
+
+    found = [path.parent for path in sorted(Path("runs").glob("*/manifest.json")) if holder(path.parent)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"{len(found)} runs are going on.", f"Name one: {', '.join(map(str, found))}.")
+    raise UsageError("No run in runs/ is going on.", "Name one to see how it ended: minisheep attach RUN.")
+
+
+def _follow(run: RunFolder, *, as_json: bool) -> None:
+    """What was said, and what is said until nobody works on the run."""
+    from minisheep.run.events import Glimpse
+    from minisheep.terminal.detached import holder
+    from minisheep.terminal.screen_state import Follow
+    from minisheep.terminal.views import JsonView, PlainView
+
+    follow = Follow(run)
+    view: View = JsonView() if as_json else PlainView()
+    going_on = True
+    while going_on:
+        # Asked before reading, so that the last words are not missed.
+        going_on = holder(run.path) is not None
+        for at, event in follow.new():
+            if not isinstance(event, Glimpse):
+                view(event, at) if isinstance(view, JsonView) else view(event)
+        if going_on:
+            view.tick()
+            time.sleep(LOOK_SECONDS)

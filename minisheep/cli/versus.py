@@ -40,10 +40,10 @@ def versus(run: str, round_: str, against: str, prompts: str | None, limit: int 
     minisheep versus runs/mine --judge-url http://localhost:8080/v1 --judge-model-name qwen3-32b
     """
     from minisheep import api
-    from minisheep.judged.sides import choose_rounds, spread, stored_contests
-    from minisheep.judged.versus import Match
-    from minisheep.judged.versus import versus as judge
-    from minisheep.run.judged import lines
+    from minisheep.run.versus_lines import lines
+    from minisheep.versus.contests import choose_rounds, spread, stored_contests
+    from minisheep.versus.outside_judge import Match
+    from minisheep.versus.outside_judge import versus as judge
 
     # Said outright, since a shell starts what it runs in the background with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -51,7 +51,7 @@ def versus(run: str, round_: str, against: str, prompts: str | None, limit: int 
     endpoint = _endpoint(given)
     ours, theirs = choose_rounds(opened, round_, against, _Progress(given["as_json"]).say)
     if prompts:
-        from minisheep.judged.answering import answered_contests, read_requests
+        from minisheep.versus.worker import answered_contests, read_requests
 
         requests = spread(read_requests(prompts), limit or 0)
         contests = answered_contests(opened.path, requests, ours, theirs, _Progress(given["as_json"]).event)
@@ -69,7 +69,7 @@ def versus(run: str, round_: str, against: str, prompts: str | None, limit: int 
 def _endpoint(given: dict[str, Any]) -> Any:
     """Raises `errors.UsageError` where no judge was given, or no key in the variable that was named."""
     from minisheep.errors import UsageError
-    from minisheep.judged.endpoint import Endpoint
+    from minisheep.versus.outside_judge import Endpoint
 
     url, name, variable = given["judge_url"], given["judge_model_name"], given["judge_key_env"]
     if not url or not name:
@@ -98,8 +98,8 @@ class _Progress:
         self.say(f"{done} of {total} judgements", always=False)
 
     def event(self, event: Any) -> None:
-        from minisheep.events import Note
-        from minisheep.ui import words
+        from minisheep.run.events import Note
+        from minisheep.terminal import words
 
         text = words.line(event)
         if text:

@@ -11,10 +11,10 @@ import click
 from minisheep import api, config, loop
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.errors import MinisheepError, Stopped, UsageError
-from minisheep.events import Event, Failed, RunStarted
-from minisheep.machine.files import read_json
-from minisheep.screen.keys import usable
-from minisheep.ui.views import JsonView, LiveView, PlainView, View, choose_view, draws, print_metrics
+from minisheep.run.events import Event, Failed, RunStarted
+from minisheep.run.files import read_json
+from minisheep.terminal.live_screen import usable
+from minisheep.terminal.views import JsonView, LiveView, PlainView, View, choose_view, draws, print_metrics
 
 
 def _work(
@@ -50,8 +50,8 @@ def _work(
 
 
 def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str | None, flags: dict[str, Any]) -> None:
-    """The run in a process of its own, and its screen on this terminal (see `screen.apart`)."""
-    from minisheep.screen.front import show
+    """The run in a process of its own, and its screen on this terminal (see `terminal.detached`)."""
+    from minisheep.terminal.detached import show
 
     given, preset = given_settings(config_file, preset, flags)
     until = None if verb == "align" else _target(verb, run, preset, given)

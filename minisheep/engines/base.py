@@ -33,7 +33,7 @@ class GenerateRequest:
     prompt: Prompt
     sampling: Sampling
     seed: int = 1
-    """From identity, never from order: see `records.derive_seed`."""
+    """From identity, never from order: see `rules.identity.derive_seed`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from minisheep.machine.system import free_ram
 
 RESERVE = 2**29
 """Bytes left to the compute buffers, to what the system does meanwhile, and to the parent process."""
@@ -112,21 +113,6 @@ def token_bytes(model: Any, cache: CacheType) -> int:
 def free_bytes(*, offload: bool) -> int | None:
     """Memory that is free where the KV cache will lie; None where this system does not tell."""
     return _free_on_gpus() if offload else free_ram()
-
-
-def free_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """RAM that can be had without swapping: what the system says, within the limit of the container if there is one."""
-    try:
-        lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if ":" in line)
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-    try:
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text())
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return free
-    return max(0, min(free, limit - used))
 
 
 def _free_on_gpus() -> int | None:

@@ -15,12 +15,12 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from minisheep.engines import amx, budget, cpu, native
-from minisheep.engines.batch import BatchArrays
-from minisheep.engines.embed import Embedder
-from minisheep.engines.steps import Copy, Free, Row, Step
-from minisheep.engines.vocabulary import Vocabulary
+from minisheep.engines import budget, native
+from minisheep.engines.embed import BatchArrays, Embedder
+from minisheep.engines.native import Vocabulary
+from minisheep.engines.scheduler import Copy, Free, LogitRow, Step
 from minisheep.errors import UnsupportedModelError, UsageError, WorkerError
+from minisheep.machine import cpu
 
 Logits = npt.NDArray[np.float32]
 
@@ -109,7 +109,7 @@ class Decoder:
         else:
             self.apply([Free(sequence) for sequence in range(1, self.slots + 1)])
 
-    def run(self, step: Step) -> Iterator[tuple[Row, int]]:
+    def run(self, step: Step) -> Iterator[tuple[LogitRow, int]]:
         """Apply and decode a step; yield each of its rows with the index that `logits` takes.
 
         A row is valid until the iterator is advanced past the last row of its part: read it at once. Where llama.cpp
@@ -213,7 +213,7 @@ class Decoder:
         if free is not None and not offload:
             # Mapped pages count as available, but every step reads them all.
             free = max(0, free - llama_cpp.llama_model_size(self._model))
-        wanted = slots or budget.wanted_slots(offload=offload, threads=threads, amx=amx.usable())
+        wanted = slots or budget.wanted_slots(offload=offload, threads=threads, amx=cpu.usable())
         fitting = budget.slots_within(wanted, sequence_bytes=sequence_bytes, free_bytes=free)
         if slots > fitting:
             raise UsageError(

@@ -7,7 +7,9 @@ a text of several passes would be left with its last part.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp
@@ -15,10 +17,78 @@ import numpy as np
 import numpy.typing as npt
 
 from minisheep.engines import native
-from minisheep.engines.batch import BatchArrays
-from minisheep.engines.packing import Piece, pack
-from minisheep.engines.steps import Step
+from minisheep.engines.scheduler import Step
 from minisheep.errors import WorkerError
+
+
+# The arrays behind a llama_batch, owned by numpy.
+class BatchArrays:
+    """Room for `size` tokens: filled at once, and any slice of it is a batch too."""
+
+    def __init__(self, size: int) -> None:
+        self.token = np.zeros(size, dtype=np.int32)
+        self.pos = np.zeros(size, dtype=np.int32)
+        self.n_seq_id = np.ones(size, dtype=np.int32)
+        self.seq = np.zeros(size, dtype=np.int32)
+        # llama.cpp wants, for each token, a pointer to its sequence ids.
+        self.seq_id = np.arange(size, dtype=np.uintp) * self.seq.itemsize + self.seq.ctypes.data
+        self.logits = np.zeros(size, dtype=np.int8)
+        self._batch = llama_cpp.llama_batch()
+
+    def fill(self, step: Step, *, all_rows: bool = False) -> None:
+        """Take over the tokens of a step; output is asked for at its rows, or at every token with `all_rows`."""
+        n = len(step.tokens)
+        self.token[:n] = step.tokens
+        self.pos[:n] = step.positions
+        self.seq[:n] = step.sequences
+        self.logits[:n] = all_rows
+        self.logits[[row.index for row in step.rows]] = 1
+
+    def part(self, start: int, stop: int) -> Any:
+        """The llama_batch of the tokens `start` .. `stop`; valid until `part` is called again."""
+        batch = self._batch
+        batch.n_tokens = stop - start
+        for name in ("token", "pos", "n_seq_id", "seq_id", "logits"):
+            array = getattr(self, name)
+            address = array.ctypes.data + start * array.itemsize
+            setattr(batch, name, ctypes.cast(address, type(getattr(batch, name))))
+        return batch
+
+
+# How texts of any length are laid into batches of one size. Pure.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The tokens `start` .. `stop` of the text `key`."""
+
+    key: int
+    start: int
+    stop: int
+
+
+def pack(lengths: Sequence[int], *, batch: int, cells: int, texts: int) -> Iterator[list[Piece]]:
+    """Batches that hold every token of the texts once, in order; `lengths` are in tokens.
+
+    A batch has at most `batch` tokens and pieces of at most `texts` texts. A text that does not end in it goes on at
+    the beginning of the next, where its earlier tokens still take room in the cache: together at most `cells`. Raises
+    ValueError for a text that is empty or longer than that.
+    """
+    if not all(0 < length <= cells for length in lengths):
+        raise ValueError(f"texts of {min(lengths)} to {max(lengths)} tokens do not fit {cells}")
+    pieces: list[Piece] = []
+    room = min(batch, cells)
+    for key, length in enumerate(lengths):
+        start = 0
+        while start < length:
+            if room == 0 or len(pieces) == texts:
+                yield pieces
+                pieces, room = [], min(batch, cells - start)
+            stop = min(length, start + room)
+            pieces.append(Piece(key, start, stop))
+            room -= stop - start
+            start = stop
+    if pieces:
+        yield pieces
+
 
 TEXTS = 64
 """Texts in one forward pass, so also the fewest tokens that it must have room for."""

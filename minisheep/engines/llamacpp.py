@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -11,28 +12,13 @@ from pathlib import Path
 
 import llama_cpp
 
-from minisheep.engines import amx, cpu
-from minisheep.engines.base import (
-    Completion,
-    Embedding,
-    EmbedRequest,
-    EngineInfo,
-    GenerateRequest,
-    Loglik,
-    LoglikRequest,
-    OnText,
-    ScoreRequest,
-    Scores,
-)
+from minisheep.engines import base
 from minisheep.engines.decode import BATCH, Decoder, OutOfRoomError
-from minisheep.engines.labels import LabelTree
-from minisheep.engines.sampling import Sampler
-from minisheep.engines.scheduler import Scheduler
-from minisheep.engines.sharing import Job, arrange, shared_prefix
-from minisheep.engines.steps import Row, Step
-from minisheep.engines.text import Reply
-from minisheep.engines.vocabulary import Vocabulary
+from minisheep.engines.native import Vocabulary
+from minisheep.engines.sampling import GrowingReply, LabelTree, Sampler
+from minisheep.engines.scheduler import LogitRow, Scheduler, SequenceJob, Step, arrange, shared_prefix
 from minisheep.errors import UsageError, WorkerError
+from minisheep.machine import cpu
 from minisheep.rules.templates import Prompt, Segment
 
 
@@ -40,8 +26,8 @@ from minisheep.rules.templates import Prompt, Segment
 class _Stream:
     """A completion under way."""
 
-    request: GenerateRequest
-    reply: Reply
+    request: base.GenerateRequest
+    reply: GrowingReply
     sampler: Sampler
     tokens: int = 0
     told: int = 0
@@ -58,7 +44,7 @@ class _Stream:
 class _Question:
     """A score request: its labels as a tree, and what has been read so far."""
 
-    request: ScoreRequest
+    request: base.ScoreRequest
     prompt: list[int]
     tree: LabelTree
     missing: int
@@ -103,8 +89,8 @@ class LlamaCppEngine:
         self._scheduler_now: Scheduler | None = None
         self._busy = False
         self._closed = False
-        device = "GPU" if offload else "CPU with AMX" if amx.usable() else "CPU"
-        self._info = EngineInfo(
+        device = "GPU" if offload else "CPU with AMX" if cpu.usable() else "CPU"
+        self._info = base.EngineInfo(
             backend="llamacpp",
             description=f"llama.cpp {llama_cpp.__version__}, {device}, {threads} threads, {self._decoder.description}",
             slots=self._decoder.slots,
@@ -118,7 +104,7 @@ class LlamaCppEngine:
                 raise
 
     @property
-    def info(self) -> EngineInfo:
+    def info(self) -> base.EngineInfo:
         return self._info
 
     @property
@@ -139,7 +125,9 @@ class LlamaCppEngine:
     def count(self, prompt: Prompt) -> int:
         return len(self._prompt(prompt))
 
-    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]:
+    def generate(
+        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None
+    ) -> Iterator[base.Completion]:
         """Completions as they finish. A prompt that leaves no room for one token raises UsageError, here and at once;
         one that leaves room for fewer than `max_tokens` ends at the context with ``length``."""
         jobs = []
@@ -148,26 +136,26 @@ class LlamaCppEngine:
                 raise UsageError(f"Request {request.id} asks for no tokens.", "Set max_tokens to 1 or more.")
             tokens = self._prompt(request.prompt)
             self._check(request.id, len(tokens), len(tokens) + 1)
-            jobs.append(Job(key, tuple(tokens), len(tokens) - 1, request.sampling.max_tokens))
+            jobs.append(SequenceJob(key, tuple(tokens), len(tokens) - 1, request.sampling.max_tokens))
         return self._generate(list(requests), jobs, on_text)
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scores]:
+    def score(self, requests: Sequence[base.ScoreRequest]) -> Iterator[base.Scores]:
         """Label probabilities, each request after one prefill of its prompt and of the first tokens of long labels.
 
         Labels that part only after several tokens of their own cost one prefill for each such branch.
         """
         questions: dict[int, _Question] = {}
-        jobs: list[Job] = []
+        jobs: list[SequenceJob] = []
         for request in requests:
             question = self._question(request)
             for path in question.tree.paths:
                 tokens = (*question.prompt, *path)
                 self._check(request.id, len(question.prompt), len(tokens))
                 questions[len(jobs)] = question
-                jobs.append(Job(len(jobs), tokens, len(question.prompt) - 1))
+                jobs.append(SequenceJob(len(jobs), tokens, len(question.prompt) - 1))
         return self._score(questions, jobs)
 
-    def loglik(self, requests: Sequence[LoglikRequest]) -> Iterator[Loglik]:
+    def loglik(self, requests: Sequence[base.LoglikRequest]) -> Iterator[base.Loglik]:
         """Log-probabilities of given continuations, of which an empty one has none.
 
         An empty prompt stands for the start of a text (`Vocabulary.start`).
@@ -180,10 +168,10 @@ class LlamaCppEngine:
             if continuation:
                 texts[key] = (*prompt, *continuation)
                 self._check(request.id, len(prompt), len(texts[key]) - 1)
-                jobs.append(Job(key, texts[key][:-1], len(prompt) - 1))
+                jobs.append(SequenceJob(key, texts[key][:-1], len(prompt) - 1))
         return self._loglik(list(requests), texts, jobs)
 
-    def embed(self, requests: Sequence[EmbedRequest]) -> Iterator[Embedding]:
+    def embed(self, requests: Sequence[base.EmbedRequest]) -> Iterator[base.Embedding]:
         """Mean last-layer vectors as they finish, see `Embedder`. A text beyond the context is cut to it; an empty one
         is the start of a text (`Vocabulary.start`)."""
         texts = [self._prompt(request.text)[: self._info.context] for request in requests]
@@ -201,8 +189,8 @@ class LlamaCppEngine:
         self._decoder.close()
 
     def _generate(
-        self, requests: list[GenerateRequest], jobs: list[Job], on_text: OnText | None
-    ) -> Iterator[Completion]:
+        self, requests: list[base.GenerateRequest], jobs: list[SequenceJob], on_text: base.OnText | None
+    ) -> Iterator[base.Completion]:
         streams: dict[int, _Stream] = {}
         with self._exclusive():
             scheduler = self._scheduler(jobs)
@@ -212,13 +200,13 @@ class LlamaCppEngine:
                     if row.key not in streams:
                         request = requests[row.key]
                         sampler = Sampler(request.sampling, request.seed)
-                        streams[row.key] = _Stream(request, Reply(request.sampling.stop), sampler)
+                        streams[row.key] = _Stream(request, GrowingReply(request.sampling.stop), sampler)
                     finish = self._advance(scheduler, row.key, streams[row.key], index)
                     if on_text is not None:
                         on_text(streams[row.key].request.id, streams[row.key].news(ended=bool(finish)))
                     if finish:
                         stream = streams.pop(row.key)
-                        finished.append(Completion(stream.request.id, stream.reply.text, finish, stream.tokens))
+                        finished.append(base.Completion(stream.request.id, stream.reply.text, finish, stream.tokens))
                 yield from finished
 
     def _advance(self, scheduler: Scheduler, key: int, stream: _Stream, index: int) -> str:
@@ -233,8 +221,8 @@ class LlamaCppEngine:
             return "stop"
         return "" if scheduler.accept(key, token) else "length"
 
-    def _score(self, questions: dict[int, _Question], jobs: list[Job]) -> Iterator[Scores]:
-        def on_row(row: Row, index: int) -> None:
+    def _score(self, questions: dict[int, _Question], jobs: list[SequenceJob]) -> Iterator[base.Scores]:
+        def on_row(row: LogitRow, index: int) -> None:
             question = questions[row.key]
             path = jobs[row.key].tokens[len(question.prompt) : row.token + 1]
             children = question.tree.children[path]
@@ -245,32 +233,32 @@ class LlamaCppEngine:
             question = questions[key]
             question.missing -= 1
             if question.missing == 0:
-                yield Scores(question.request.id, question.tree.probabilities(question.read))
+                yield base.Scores(question.request.id, question.tree.probabilities(question.read))
 
     def _loglik(
-        self, requests: list[LoglikRequest], texts: dict[int, tuple[int, ...]], jobs: list[Job]
-    ) -> Iterator[Loglik]:
+        self, requests: list[base.LoglikRequest], texts: dict[int, tuple[int, ...]], jobs: list[SequenceJob]
+    ) -> Iterator[base.Loglik]:
         # By position, since a row may come again (`Scheduler.shrink`).
         logprobs: dict[int, dict[int, float]] = {key: {} for key in texts}
 
-        def on_row(row: Row, index: int) -> None:
+        def on_row(row: LogitRow, index: int) -> None:
             (logprobs[row.key][row.token],) = self._decoder.logprobs(index, [texts[row.key][row.token + 1]])
 
         for key, request in enumerate(requests):
             if key not in texts:
-                yield Loglik(request.id, ())
+                yield base.Loglik(request.id, ())
         for key in self._prefill(jobs, on_row):
             found = logprobs.pop(key)
-            yield Loglik(requests[key].id, tuple(found[token] for token in sorted(found)))
+            yield base.Loglik(requests[key].id, tuple(found[token] for token in sorted(found)))
 
-    def _embed(self, requests: list[EmbedRequest], texts: list[list[int]]) -> Iterator[Embedding]:
+    def _embed(self, requests: list[base.EmbedRequest], texts: list[list[int]]) -> Iterator[base.Embedding]:
         # Opened for each run: it takes some tens of milliseconds, and its memory is free in between.
         with self._exclusive(), closing(self._decoder.embedder()) as embedder:
             for key, vector in embedder.run(texts):
                 self._decoder.evaluated += len(texts[key])
-                yield Embedding(requests[key].id, vector)
+                yield base.Embedding(requests[key].id, vector)
 
-    def _prefill(self, jobs: list[Job], on_row: Callable[[Row, int], None]) -> Iterator[int]:
+    def _prefill(self, jobs: list[SequenceJob], on_row: Callable[[LogitRow, int], None]) -> Iterator[int]:
         """Run jobs that sample nothing; their keys, as they complete."""
         with self._exclusive():
             scheduler = self._scheduler(jobs, rearrange=True)
@@ -279,7 +267,7 @@ class LlamaCppEngine:
                     on_row(row, index)
                 yield from step.completed
 
-    def _run(self, scheduler: Scheduler, step: Step) -> Iterator[tuple[Row, int]]:
+    def _run(self, scheduler: Scheduler, step: Step) -> Iterator[tuple[LogitRow, int]]:
         """`Decoder.run`; where memory runs out, the scheduler goes on with fewer slots, and the step yields less."""
         try:
             yield from self._decoder.run(step)
@@ -295,7 +283,7 @@ class LlamaCppEngine:
                     "Lower --context, or close what else holds memory, and run the same command again.",
                 ) from None
 
-    def _scheduler(self, jobs: list[Job], *, rearrange: bool = False) -> Scheduler:
+    def _scheduler(self, jobs: list[SequenceJob], *, rearrange: bool = False) -> Scheduler:
         prefix = shared_prefix(jobs)
         ready = prefix == self._prefix
         if prefix and not ready:
@@ -325,7 +313,7 @@ class LlamaCppEngine:
     def _prompt(self, prompt: Prompt) -> list[int]:
         return self.vocabulary.encode(prompt, bos=True) or [self.vocabulary.start]
 
-    def _question(self, request: ScoreRequest) -> _Question:
+    def _question(self, request: base.ScoreRequest) -> _Question:
         prompt = self._prompt(request.prompt)
         labels = [self.vocabulary.encode((Segment(label),), bos=False, after=prompt[-1]) for label in request.labels]
         if not labels or not all(labels):
@@ -359,3 +347,33 @@ class LlamaCppEngine:
             self._scheduler_now = None
             if not self._closed:
                 self._decoder.clear()
+
+
+# How fast this machine decodes a model, by trying: for choosing a number format, not for boasting.
+SEQUENCES = 16
+PROMPT = 16
+STEPS = 6
+
+
+def decode_rate(gguf: Path, *, threads: int) -> float:
+    """Tokens a second of `SEQUENCES` sequences decoded together, in one short try. Raises what `Decoder` raises."""
+    decoder = Decoder(gguf, slots=SEQUENCES, context=256, threads=threads, gpu_layers=0)
+    try:
+        _run(decoder, 0, PROMPT)
+        begun = time.perf_counter()
+        for step in range(STEPS):
+            _run(decoder, PROMPT + step, 1)
+        return SEQUENCES * STEPS / (time.perf_counter() - begun)
+    finally:
+        decoder.close()
+
+
+def _run(decoder: Decoder, start: int, tokens: int) -> None:
+    """Compute `tokens` more tokens of every sequence, with the last one's logits; which tokens is no matter."""
+    step = Step("decode", [])
+    for sequence in range(1, SEQUENCES + 1):
+        for position in range(start, start + tokens):
+            step.add((sequence * 31 + position * 7) % decoder.vocabulary.size, position, sequence)
+        step.rows.append(LogitRow(len(step.tokens) - 1, sequence, position))
+    for _row, index in decoder.run(step):
+        decoder.logits(index)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import collections
 import ctypes
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import llama_cpp
 
-from minisheep.engines import amx
 from minisheep.errors import MinisheepError, ModelFileError, UnsupportedModelError
+from minisheep.machine import cpu
+from minisheep.rules.templates import Prompt, Segment
 
 _INFO, _WARN, _ERROR = 2, 3, 4
 _lines: collections.deque[tuple[int, str]] = collections.deque(maxlen=64)
@@ -80,7 +83,7 @@ def check_gguf(path: Path, what: str) -> None:
 
 def decode(context: Any, batch: Any) -> int:
     """llama_decode: 0, or a code that says what went wrong."""
-    amx.restore()
+    cpu.restore()
     return int(llama_cpp.llama_decode(context, batch))
 
 
@@ -96,7 +99,7 @@ def load_model(path: Path, *, gpu_layers: int = 0, vocab_only: bool = False) -> 
     params.vocab_only = vocab_only
     params.n_gpu_layers = gpu_layers
     if not vocab_only:
-        params.use_extra_bufts = amx.usable() or amx.avoid()
+        params.use_extra_bufts = cpu.usable() or cpu.avoid()
         params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP
     forget_log()
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
@@ -114,3 +117,129 @@ def _refused(path: Path, reason: str) -> MinisheepError:
         f"llama.cpp cannot load the model {path.name}: {reason}.",
         "The file may be truncated or corrupt: delete it and fetch it again.",
     )
+
+
+# Text to token ids and back, through llama.cpp's own tokenizer.
+#
+# Inference and training both use this class, so that a model is trained on the very ids that it is later run with.
+_NONE = -1
+"""LLAMA_TOKEN_NULL: the vocabulary has no such token."""
+
+
+class Vocabulary:
+    """The vocabulary of a GGUF.
+
+    Made from a file (`from_file`: only the vocabulary is loaded, a fraction of a second) or from a loaded model, which
+    then must outlive it. A context manager; `close` frees what `from_file` loaded and may be called twice. Raises
+    UnsupportedModelError for a model without a tokenizer.
+    """
+
+    def __init__(self, model: Any, *, owned: bool = False) -> None:
+        self._model = model if owned else None
+        vocab = llama_cpp.llama_model_get_vocab(model)
+        if llama_cpp.llama_vocab_type(vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+            self.close()  # llama.cpp would abort the process at the first text
+            raise UnsupportedModelError("The model has no tokenizer.", "Choose another model (minisheep models).")
+        self._vocab = vocab
+        self._pieces: dict[int, bytes] = {}
+        self.size: int = llama_cpp.llama_vocab_n_tokens(vocab)
+        self.bos: int = llama_cpp.llama_vocab_bos(vocab)
+        """The begin-of-text token, or -1."""
+        self.eos: int = llama_cpp.llama_vocab_eos(vocab)
+        """The token that ends a text or a chat turn, or -1."""
+        self.add_bos: bool = llama_cpp.llama_vocab_get_add_bos(vocab)
+        """Whether this model was trained with a BOS before every text."""
+        # SentencePiece vocabularies of the Llama 2 kind put a space before the first word of a text.
+        self._space_prefix = self.piece(self._tokenize("a", special=False)[0]).startswith(b" ")
+
+    @classmethod
+    def from_file(cls, path: Path) -> Vocabulary:
+        """The vocabulary of the GGUF at `path`, without its weights.
+
+        Raises ModelFileError and UnsupportedModelError as `native.load_model` does.
+        """
+        return cls(load_model(path, vocab_only=True), owned=True)
+
+    def close(self) -> None:
+        self._vocab = None
+        if self._model is not None:
+            llama_cpp.llama_model_free(self._model)
+            self._model = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def start(self) -> int:
+        """What stands for the beginning of a text where a prompt is empty: BOS, or EOS where there is none."""
+        return self.bos if self.bos != _NONE else self.eos
+
+    def encode(self, prompt: Prompt, *, bos: bool, after: int | None = None) -> list[int]:
+        """The token ids of a prompt: those of its segments, each tokenised by itself, one after the other.
+
+        So `encode(a + b, bos=x)` equals `(ids := encode(a, bos=x)) + encode(b, bos=False, after=ids[-1])`. Text of a
+        segment that is not `special` never becomes a control token. `bos` puts BOS first if the vocabulary asks for it
+        (`add_bos`) and the prompt does not bring it. `after` is the token that the text continues, if any. Lone
+        surrogates become "?".
+        """
+        ids: list[int] = []
+        for segment in prompt:
+            ids += self._segment(segment, ids[-1] if ids else after)
+        if bos and self.add_bos and self.bos != _NONE and ids[:1] != [self.bos]:
+            ids.insert(0, self.bos)
+        return ids
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, which need not be whole characters; control tokens have none (llama_token_to_piece)."""
+        if token not in self._pieces:
+            self._pieces[token] = self._piece(token)
+        return self._pieces[token]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of the tokens; bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a generation: EOS, EOT and the like (llama_vocab_is_eog)."""
+        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def is_control(self, token: int) -> bool:
+        """Whether the token steers the model instead of standing for text."""
+        return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
+
+    def _segment(self, segment: Segment, after: int | None) -> list[int]:
+        if not segment.text:
+            return []
+        if self._space_prefix and after is not None and not self.is_control(after):
+            # Mid-text, the tokenizer would put a space where there is none. A newline in front takes that space, and
+            # its tokens, which merge with nothing, are cut off again.
+            mark = self._tokenize("\n", special=False)
+            ids = self._tokenize("\n" + segment.text, special=segment.special)
+            if ids[: len(mark)] == mark:
+                return ids[len(mark) :]
+        return self._tokenize(segment.text, special=segment.special)
+
+    def _tokenize(self, text: str, *, special: bool) -> list[int]:
+        if self._vocab is None:
+            raise RuntimeError("the vocabulary was closed")  # llama.cpp would abort the process
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 2
+        tokens = (ctypes.c_int32 * room)()
+        n = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+        if n < 0:
+            tokens = (ctypes.c_int32 * -n)()
+            n = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, -n, False, special)
+        return list(tokens[:n])
+
+    def _piece(self, token: int) -> bytes:
+        buffer = ctypes.create_string_buffer(32)
+        n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        if n < 0:
+            buffer = ctypes.create_string_buffer(-n)
+            n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        return buffer.raw[: max(n, 0)]

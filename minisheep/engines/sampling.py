@@ -7,7 +7,9 @@ ordering tokens that can never be drawn; here they are set aside first by one co
 
 from __future__ import annotations
 
+import codecs
 import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,3 +67,88 @@ class Sampler:
 def _softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     weights = np.exp(values - values.max())
     return np.asarray(weights / weights.sum())
+
+
+# Probabilities of labels that may be several tokens long, from as few forward passes as possible.
+Path = tuple[int, ...]
+
+
+class LabelTree:
+    """The labels of one request as a tree of tokens.
+
+    A label of one token needs only the logits after the prompt. A longer one, as "10" where the tokenizer splits
+    digits, needs its first tokens fed as well (teacher forcing); `paths` are these token sequences.
+    """
+
+    def __init__(self, labels: Sequence[Sequence[int]]) -> None:
+        if not all(labels):
+            raise ValueError("a label has no tokens")
+        self._labels = [tuple(label) for label in labels]
+        self.children: dict[Path, list[int]] = {(): []}
+        """The next tokens that matter after each path that some label continues."""
+        for label in self._labels:
+            for depth, token in enumerate(label):
+                tokens = self.children.setdefault(label[:depth], [])
+                if token not in tokens:
+                    tokens.append(token)
+        self.paths: list[Path] = [
+            path
+            for path in self.children
+            if not any(len(other) > len(path) and other[: len(path)] == path for other in self.children)
+        ]
+        """What to feed: together they pass through every key of `children`."""
+
+    def probabilities(self, following: Mapping[Path, Mapping[int, float]]) -> tuple[float, ...]:
+        """The probability of each label, in order, given that of each child after each path of `children`.
+
+        A label that others continue counts only where it is not continued by them, so that labels exclude each other.
+        """
+        return tuple(self._probability(label, following) for label in self._labels)
+
+    def _probability(self, label: Path, following: Mapping[Path, Mapping[int, float]]) -> float:
+        result = 1.0
+        for depth, token in enumerate(label):
+            result *= following[label[:depth]][token]
+        if label in self.children:
+            result *= max(0.0, 1.0 - sum(following[label].values()))
+        return result
+
+
+# The text of a completion as its tokens arrive: UTF-8 that may be cut anywhere, and stop strings that span tokens.
+class GrowingReply:
+    """Collects the bytes of one completion until a stop string appears.
+
+    `text` holds all whole characters so far, without the stop string and what came after it. Bytes that can never be
+    UTF-8 become U+FFFD; a character that is cut off at the end is left out.
+    """
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self.text = ""
+        self.stopped = False
+        self._stops = [stop for stop in stops if stop]
+        self._reach = max(map(len, self._stops), default=1) - 1
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    @property
+    def settled(self) -> str:
+        """`text` as far as no stop string can take it back: what may be shown before the completion ends."""
+        begun = (
+            length
+            for stop in (() if self.stopped else self._stops)
+            for length in range(1, min(len(stop), len(self.text) + 1))
+            if self.text.endswith(stop[:length])
+        )
+        return self.text[: len(self.text) - max(begun, default=0)]
+
+    def feed(self, data: bytes) -> bool:
+        """Add the bytes of a token; True once a stop string is complete."""
+        if self.stopped:
+            return True
+        # A stop string may begin in earlier tokens, but never further back than its own length.
+        start = max(0, len(self.text) - self._reach)
+        self.text += self._decoder.decode(data)
+        found = [place for stop in self._stops if (place := self.text.find(stop, start)) >= 0]
+        if found:
+            self.text = self.text[: min(found)]
+            self.stopped = True
+        return self.stopped

@@ -20,8 +20,133 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from minisheep.engines.sharing import Job, families
-from minisheep.engines.steps import Copy, Free, Row, Step
+# Which jobs begin alike, so that what they share is computed once and copied. Pure.
+LEAST_SHARED = 16
+"""Tokens below which a shared beginning costs more to copy than to compute again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceJob:
+    """One sequence to compute.
+
+    `rows_from` is the index of the first prompt token whose logits are wanted; all later ones are wanted too.
+    `max_new` is how many tokens may be sampled after the prompt; with 0 the job is done when its prompt is.
+    """
+
+    key: int
+    tokens: tuple[int, ...]
+    rows_from: int
+    max_new: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixGroup:
+    """Neighbouring jobs whose first `common` tokens are the same; a single job shares nothing (`common` 0)."""
+
+    common: int
+    jobs: tuple[SequenceJob, ...]
+
+
+def shared_prefix(jobs: Sequence[SequenceJob], least: int = LEAST_SHARED) -> tuple[int, ...]:
+    """The longest token prefix of all jobs that ends before the first wanted row, or () if it is shorter than `least`.
+
+    A single job shares nothing.
+    """
+    if len(jobs) < 2:
+        return ()
+    # The lowest and the highest sequence share exactly what all share.
+    low, high = min(job.tokens for job in jobs), max(job.tokens for job in jobs)
+    n = _common(low, high, min(job.rows_from for job in jobs))
+    return low[:n] if n >= least else ()
+
+
+def families(jobs: Sequence[SequenceJob], known: int, least: int = LEAST_SHARED) -> list[PrefixGroup]:
+    """Split `jobs`, in their order, where neighbours stop sharing.
+
+    `known` tokens at the beginning of every job are in the cache already. A family shares at least `least` tokens more,
+    and at least half of what its first member still needs: its members wait for that one, so a small gain costs more
+    than it brings. A family ends before the first wanted row of any member.
+    """
+    found: list[PrefixGroup] = []
+    members: list[SequenceJob] = []
+    common = 0
+    for job in jobs:
+        if members:
+            first = members[0]
+            n = _common(first.tokens, job.tokens, min(common, job.rows_from))
+            if n - known >= max(least, (len(first.tokens) - known) / 2):
+                members.append(job)
+                common = n
+                continue
+            found.append(_family(members, common))
+        members, common = [job], job.rows_from
+    if members:
+        found.append(_family(members, common))
+    return found
+
+
+def arrange(jobs: Sequence[SequenceJob], known: int) -> list[SequenceJob]:
+    """Jobs that sample nothing in the order in which they are best computed: families together, the longest first, so
+    that what is computed at the same time is of like length."""
+    alike = families(sorted(jobs, key=lambda job: job.tokens), known)
+    alike.sort(key=lambda family: max(len(job.tokens) for job in family.jobs), reverse=True)
+    return [job for family in alike for job in family.jobs]
+
+
+def _family(members: list[SequenceJob], common: int) -> PrefixGroup:
+    return PrefixGroup(common if len(members) > 1 else 0, tuple(members))
+
+
+def _common(first: Sequence[int], second: Sequence[int], end: int) -> int:
+    end = min(end, len(first), len(second))
+    return next((i for i in range(end) if first[i] != second[i]), end)
+
+
+# What a scheduler asks of a decoder: operations on sequences, then one batch of tokens. Plain data.
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy the whole of sequence `source` to the empty sequence `target`."""
+
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Empty a sequence."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogitRow:
+    """A row of logits that the batch yields: at which index of the batch, for which job and which of its tokens."""
+
+    index: int
+    key: int
+    token: int
+
+
+@dataclass(slots=True)
+class Step:
+    """Operations to apply in order, then one batch: parallel lists of token, position and sequence."""
+
+    kind: str
+    """``prefix``, ``prefill`` or ``decode``."""
+    operations: list[Copy | Free]
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    sequences: list[int] = field(default_factory=list)
+    rows: list[LogitRow] = field(default_factory=list)
+    """In ascending order of index."""
+    completed: tuple[int, ...] = ()
+    """Keys of the jobs without new tokens whose last row is in this batch."""
+
+    def add(self, token: int, position: int, sequence: int) -> None:
+        self.tokens.append(token)
+        self.positions.append(position)
+        self.sequences.append(sequence)
+
 
 PREFIX_SEQUENCE = 0
 REFILL = 8
@@ -30,7 +155,7 @@ REFILL = 8
 
 @dataclass(slots=True)
 class _Live:
-    job: Job
+    job: SequenceJob
     tokens: list[int]
     """The prompt and what was sampled since."""
     past: int
@@ -55,7 +180,7 @@ class _Live:
 class _Waiting:
     """A job that is queued: for the first time, or again after `Scheduler.shrink`."""
 
-    job: Job
+    job: SequenceJob
     sampled: list[int] = field(default_factory=list)
 
 
@@ -92,7 +217,7 @@ class Scheduler:
         self._sequence_of: dict[int, int] = {}
         self._freed: list[Copy | Free] = []
         self._asked: set[int] = set()
-        self._completed: list[Job] = []
+        self._completed: list[SequenceJob] = []
 
     @property
     def prefix(self) -> tuple[int, ...]:
@@ -114,7 +239,7 @@ class Scheduler:
         """The sequence of each running job, by key."""
         return dict(self._sequence_of)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: SequenceJob) -> None:
         """Queue a job. Its key must be new. Raises ValueError where it can never run: check its size before."""
         room = self._context - (1 if job.max_new else 0)
         if not 0 <= job.rows_from < len(job.tokens) <= room:
@@ -263,7 +388,7 @@ class Scheduler:
                 if live.past >= live.rows_from:
                     if len(step.rows) == self._outputs:
                         break
-                    step.rows.append(Row(len(step.tokens), live.job.key, live.past))
+                    step.rows.append(LogitRow(len(step.tokens), live.job.key, live.past))
                 step.add(live.tokens[live.past], live.past, sequence)
                 live.past += 1
             if live.past < live.end:
@@ -284,7 +409,7 @@ class Scheduler:
         step = Step("decode", operations)
         for sequence in sorted(self._live):
             live = self._live[sequence]
-            step.rows.append(Row(len(step.tokens), live.job.key, live.past))
+            step.rows.append(LogitRow(len(step.tokens), live.job.key, live.past))
             step.add(live.tokens[live.past], live.past, sequence)
             live.past += 1
             self._asked.add(live.job.key)

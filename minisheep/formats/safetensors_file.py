@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
-from minisheep.models.weights_folder import shards
+from minisheep.models.hub import shards
 
 KINDS: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 """The number formats whose values are read, and what numpy holds them in."""

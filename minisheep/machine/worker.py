@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from minisheep.errors import DiskError, MinisheepError, Stopped, TimeUpError, WorkerError, by_name
-from minisheep.events import Emit, Event, Failed, JobDone, from_dict, to_dict
+from minisheep.run.events import Emit, Event, Failed, JobDone, from_dict, to_dict
 
 TICK_SECONDS = 0.5
 QUIT_SECONDS = 10.0

@@ -24,8 +24,9 @@ from pathlib import Path
 import platformdirs
 
 from minisheep.errors import DiskError, ModelFileError
-from minisheep.machine.files import megabytes, open_lock, try_lock, write_json
-from minisheep.models.entries import NAME
+from minisheep.models.registry import NAME
+from minisheep.rules.plain_text import megabytes
+from minisheep.run.files import open_lock, try_lock, write_json
 
 Report = Callable[[str], None]
 """Takes one plain line for the user."""
@@ -157,3 +158,15 @@ def _remember(memory: Path, identity: tuple[int, int, int], digest: str) -> None
     # Only a convenience: a full or read-only cache must not stop a run that has its model.
     with suppress(OSError, DiskError):
         write_json(memory, {"identity": identity, "sha256": digest})
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files under `folder`; files that vanish meanwhile count nothing."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_size
+            except OSError:
+                continue
+    return total

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from minisheep.errors import CorruptRunError
-from minisheep.machine.files import read_json, write_json
 from minisheep.rules.templates import Template
+from minisheep.run.files import read_json, write_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,123 @@ from typing import Any
 
 from minisheep.config import Settings
 from minisheep.engines import budget
+from minisheep.errors import UsageError
+from minisheep.machine import cpu, system
+from minisheep.machine.gpu import Gpu
 from minisheep.models.shape import Shape
-from minisheep.plan import disk, duration, memory
-from minisheep.plan.dimensions import Model
-from minisheep.plan.machine import Machine
-from minisheep.plan.memory import Inference, Part, Training
-from minisheep.plan.tried import Tried, calibrated
-from minisheep.plan.weights import Weights
-from minisheep.plan.work import Work, evaluation, round_work
-from minisheep.trainers.precision import settle
+from minisheep.plan import duration, memory_parts
+from minisheep.plan.duration import (
+    ANSWER,
+    CUT,
+    Calibration,
+    PhaseTokens,
+    calibrated,
+    evaluation,
+    kept_examples,
+    round_work,
+)
+from minisheep.plan.gpu_models import GIB, GpuModel, find_gpu_model
+from minisheep.plan.memory_parts import Inference, Part, TrainingMemory, Weights
+from minisheep.plan.room import Model
+from minisheep.trainers.base import settle
+
+# What a plan is for: a GPU of the table, the one that is here, or this machine's processor.
+DESKTOP = 350 * 2**20
+"""What a desktop and the driver hold of a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMachine:
+    """`memory` is what both phases may take, one after the other, in bytes; None where it is not known."""
+
+    title: str
+    memory: int | None
+    gpu: GpuModel | None
+    bfloat16: bool
+    """Whether it multiplies bfloat16 in hardware."""
+    threads: int = 0
+    amx: bool = False
+    """Whether llama.cpp will use the processor's AMX."""
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.gpu is not None
+
+
+def with_gpu(gpu: GpuModel) -> PlannedMachine:
+    return PlannedMachine(gpu.title, gpu.memory - DESKTOP, gpu, gpu.bfloat16)
+
+
+def this_processor(threads: int) -> PlannedMachine:
+    """This machine without a GPU: the RAM that is free now. `threads` 0 means every core that may be used."""
+    text = cpu.cpuinfo()
+    threads = threads or cpu.cores()
+    title = f"{cpu.name(text) or 'this processor'}, {threads} threads"
+    bfloat16 = cpu.multiplies_bfloat16(cpu.flags(text))
+    return PlannedMachine(title, system.free_ram(), None, bfloat16, threads, cpu.will_be_usable())
+
+
+def machine_for(name: str | None, threads: int, here: Gpu | None) -> tuple[PlannedMachine, str]:
+    """The machine to plan for, and what should be said of the choice.
+
+    `name` is the GPU that the user named; `here` is the one that a run would use. Raises `errors.UsageError` for a GPU
+    that is not known.
+    """
+    if name is not None:
+        return with_gpu(find_gpu_model(name)), ""
+    if here is None:
+        return this_processor(threads), ""
+    try:
+        model = find_gpu_model(f"{here.name} {round(here.total / GIB)}GB")
+    except UsageError:
+        told = f"{here.name} is here and not in the table of GPUs: name one like it with --gpu."
+        return this_processor(threads), told
+    return with_gpu(replace(model, memory=here.total)), f"{here.name} is here; it was not measured."
+
+
+# What a run leaves on disk: the model's files, once, and what each round adds. Pure.
+TOKEN_BYTES = 4.5
+"""Of English text."""
+INSTRUCTION_BYTES = 600
+"""Of records for an instruction: its draft, itself, and what was dropped beside it."""
+ANSWER_BYTES = 300
+"""Of records for an answer beside its text: ids, and its verdict."""
+KEPT_BYTES = 500
+"""Of the record of a kept example beside the answer's text."""
+MEASURED_BYTES = 20_000
+"""Of metrics and exams of a round."""
+MEASURED_ANSWER_BYTES = 500
+
+
+def model_parts(file: int, parameters: int, *, weights: bool, copy: float) -> list[Part]:
+    """The files of a model: its GGUF, its training weights in bfloat16 unless the user has them, and the copy for
+    inference of `copy` bytes a weight, 0 where the file itself is used."""
+    parts = [Part("GGUF", file)]
+    if weights:
+        parts.append(Part("training weights", 2 * parameters))
+    if copy:
+        parts.append(Part("copy for inference", int(copy * parameters)))
+    return parts
+
+
+def round_bytes(settings: Settings, shape: Shape) -> int:
+    """What one round adds: the adapter twice (safetensors and GGUF, float32) and its records."""
+    answers = settings.per_round * settings.answers
+    text = TOKEN_BYTES * min(ANSWER, CUT * settings.answer_max_tokens)
+    records = settings.per_round * INSTRUCTION_BYTES + answers * (ANSWER_BYTES + text)
+    records += kept_examples(settings) * (KEPT_BYTES + text)
+    measured = MEASURED_BYTES + MEASURED_ANSWER_BYTES * (settings.eval_answers + settings.eval_verifiable)
+    return adapter_bytes(settings, shape) + int(records) + measured
+
+
+def adapter_bytes(settings: Settings, shape: Shape) -> int:
+    return 2 * 4 * shape.lora_weights(settings.lora_rank)
+
+
+def checkpoint_bytes(settings: Settings, shape: Shape) -> int:
+    """While training: weights, best weights and two moments in float32, a new one beside the old."""
+    return 2 * 16 * shape.lora_weights(settings.lora_rank)
+
 
 PROMPT_ROOM, ICL_ROOM, SHOWN_ROOM = 640, 384, 192
 """Tokens that the longest prompt may take beside an answer: an instruction and input of 150 words each, and the judge's
@@ -35,7 +143,7 @@ class Plan:
 
     settings: Settings
     model: Model
-    machine: Machine
+    machine: PlannedMachine
     slots: int
     cache: str
     inference: list[Part]
@@ -52,17 +160,17 @@ class Plan:
     """Measuring the base model, once."""
 
     @property
-    def tried(self) -> Tried | None:
+    def tried(self) -> Calibration | None:
         """What a try on this machine found, by which the times are corrected."""
         return self.model.tried_on(self.machine.title)
 
     @property
     def fits_inference(self) -> bool:
-        return self.machine.memory is None or memory.total(self.inference) <= self.machine.memory
+        return self.machine.memory is None or memory_parts.total(self.inference) <= self.machine.memory
 
     @property
     def fits_training(self) -> bool:
-        return self.machine.memory is None or memory.total(self.training) <= self.machine.memory
+        return self.machine.memory is None or memory_parts.total(self.training) <= self.machine.memory
 
     @property
     def fits(self) -> bool:
@@ -70,7 +178,7 @@ class Plan:
 
     @property
     def disk(self) -> int:
-        return memory.total(self.files) + self.settings.rounds * self.round_bytes + self.checkpoint_bytes
+        return memory_parts.total(self.files) + self.settings.rounds * self.round_bytes + self.checkpoint_bytes
 
     @property
     def round_seconds(self) -> float | None:
@@ -83,35 +191,39 @@ class Plan:
         return None if took is None else self.base_seconds + self.settings.rounds * took
 
 
-def make_plan(settings: Settings, model: Model, machine: Machine, works: list[Work] | None = None) -> Plan:
+def make_plan(
+    settings: Settings, model: Model, machine: PlannedMachine, works: list[PhaseTokens] | None = None
+) -> Plan:
     """The plan for exactly these settings, whether or not it fits. `works` are those of the settings, if at hand."""
     cache = budget.cache_type(settings.kv_type, offload=machine.is_gpu, bfloat16=machine.bfloat16)
     embeds = "density" in settings.filter
     copy = _copy(model, machine)
     mapped = replace(model.weights, tensors=int(copy * model.parameters)) if copy else model.weights
     slots = _slots(settings, model.shape, mapped, machine, cache)
-    inference = memory.inference_parts(
+    inference = memory_parts.inference_parts(
         model.shape, mapped, Inference(slots, settings.context, cache, embeds), gpu=machine.is_gpu
     )
     load_in, float32 = settle(settings.load_in, cuda=machine.is_gpu, fast_bf16=machine.bfloat16)
-    how = Training(load_in, machine.is_gpu, float32, settings.lora_rank, settings.micro_batch_size, settings.max_length)
-    training = memory.training_parts(model.shape, model.architecture, how)
-    speed = _speed(model, machine, memory.token_bytes(model.shape, cache), slots)
+    how = TrainingMemory(
+        load_in, machine.is_gpu, float32, settings.lora_rank, settings.micro_batch_size, settings.max_length
+    )
+    training = memory_parts.training_parts(model.shape, model.architecture, how)
+    speed = _speed(model, machine, memory_parts.token_bytes(model.shape, cache), slots)
     works = round_work(settings) if works is None else works
     return Plan(
         settings, model, machine, slots, cache.name, inference, training, load_in,
-        files=disk.model_parts(
+        files=model_parts(
             model.weights.file, model.parameters, weights=not model.own_weights, copy=copy
         ),
-        round_bytes=disk.round_bytes(settings, model.shape),
-        checkpoint_bytes=disk.checkpoint_bytes(settings, model.shape),
+        round_bytes=round_bytes(settings, model.shape),
+        checkpoint_bytes=checkpoint_bytes(settings, model.shape),
         ram=_ram(model, machine, slots, inference, training),
         phases=None if speed is None else duration.round_seconds(works, speed),
         base_seconds=0.0 if speed is None else speed.seconds(evaluation(settings)) + speed.load_seconds(),
     )  # fmt: skip
 
 
-def recommend(settings: Settings, model: Model, machine: Machine) -> Plan | None:
+def recommend(settings: Settings, model: Model, machine: PlannedMachine) -> Plan | None:
     """The plan to follow: with the given settings if they fit and nothing is much faster, else with the fastest (or
     first) that fit; None where none do."""
     works = round_work(settings)
@@ -155,19 +267,19 @@ def _candidates(settings: Settings) -> Iterator[Settings]:
                 yield settings.model_copy(update={"kv_type": cache, "context": context, "micro_batch_size": size})
 
 
-def _slots(settings: Settings, shape: Shape, weights: Weights, machine: Machine, cache: budget.CacheType) -> int:
+def _slots(settings: Settings, shape: Shape, weights: Weights, machine: PlannedMachine, cache: budget.CacheType) -> int:
     """As the engine decides: of what is free beside the weights."""
     if settings.slots:
         return settings.slots
     wanted = budget.wanted_slots(offload=machine.is_gpu, threads=machine.threads, amx=machine.amx)
     free = machine.memory
     if free is not None:
-        free -= memory.CUDA_CONTEXT + weights.on_gpu if machine.is_gpu else weights.tensors
-    sequence = memory.sequence_bytes(shape, settings.context, cache)
+        free -= memory_parts.CUDA_CONTEXT + weights.on_gpu if machine.is_gpu else weights.tensors
+    sequence = memory_parts.sequence_bytes(shape, settings.context, cache)
     return budget.slots_within(wanted, sequence_bytes=sequence, free_bytes=free)
 
 
-def _speed(model: Model, machine: Machine, token_bytes: int, slots: int) -> duration.Speed | None:
+def _speed(model: Model, machine: PlannedMachine, token_bytes: int, slots: int) -> duration.Speed | None:
     tried = model.tried_on(machine.title)
     # Where nothing else is known of a processor, the try is the estimate.
     rate = max(model.rates.values(), default=tried.drawn if tried else 0.0)
@@ -182,7 +294,7 @@ def _speed(model: Model, machine: Machine, token_bytes: int, slots: int) -> dura
     return calibrated(tried, estimate, slots) if tried is not None else estimate(slots)
 
 
-def _copy(model: Model, machine: Machine) -> float:
+def _copy(model: Model, machine: PlannedMachine) -> float:
     """Bytes a weight of the copy that is made where a CPU has no fast kernel for a good part of the file."""
     if machine.is_gpu or model.fast_on_cpu:
         return 0.0
@@ -190,9 +302,9 @@ def _copy(model: Model, machine: Machine) -> float:
     return 2.0 if best == "bf16" else 34 / 32
 
 
-def _ram(model: Model, machine: Machine, slots: int, inference: list[Part], training: list[Part]) -> int:
+def _ram(model: Model, machine: PlannedMachine, slots: int, inference: list[Part], training: list[Part]) -> int:
     if not machine.is_gpu:
-        return max(memory.total(inference), memory.total(training))
-    asking = memory.INFERENCE_LIBRARIES + model.weights.embedding + memory.host_bytes(model.shape, slots)
+        return max(memory_parts.total(inference), memory_parts.total(training))
+    asking = memory_parts.INFERENCE_LIBRARIES + model.weights.embedding + memory_parts.host_bytes(model.shape, slots)
     # While it is loaded, one matrix of the training weights at a time is in RAM.
-    return max(asking, memory.CUDA_LIBRARIES + 2 * model.shape.head_weights)
+    return max(asking, memory_parts.CUDA_LIBRARIES + 2 * model.shape.head_weights)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from minisheep.rules.plain_text import BARS, one_line
+
 Level = Literal["plain", "good", "warning"]
 
 
@@ -17,7 +19,7 @@ class Paragraph:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ListItem:
     text: str
     level: Level = "plain"
     command: str = ""
@@ -26,7 +28,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    items: tuple[Item, ...]
+    items: tuple[ListItem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Bars:
 
 
 @dataclass(frozen=True, slots=True)
-class Histogram:
+class HistogramBlock:
     """Shares of a round's values in bins: `series` holds label and counts, len(edges) - 1 of them."""
 
     name: str
@@ -96,7 +98,7 @@ class Scatter:
     groups: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
 
 
-Plot = Histogram | Curves | Scatter
+Plot = HistogramBlock | Curves | Scatter
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +150,15 @@ class Document:
         """All figures, in order."""
         blocks = (block for section in self.sections for block in section.blocks)
         return tuple(plot for block in blocks if isinstance(block, Charts) for plot in block.plots)
+
+
+# A histogram as rows of bars made of letters: for Markdown, and for a page without pictures. Pure.
+def text_histogram(plot: HistogramBlock) -> list[str]:
+    """A line a series, from the lowest bin to the highest: ``round 1  0 |▁▅█▂ | 60``."""
+    width = max((len(one_line(label, 24)) for label, _ in plot.series), default=0)
+    lines = []
+    for label, counts in plot.series:
+        most = max(counts, default=0) or 1
+        bars = "".join(BARS[-(-8 * count // most)] for count in counts)
+        lines.append(f"{one_line(label, 24):{width}}  {plot.edges[0]:g} |{bars}| {plot.edges[-1]:g} ({sum(counts):,})")
+    return lines

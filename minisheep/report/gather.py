@@ -12,25 +12,25 @@ from typing import Any
 
 from minisheep import config, loop
 from minisheep.config import Settings
-from minisheep.data.texts import SeedTask, load_seeds, seeds_digest
 from minisheep.errors import MinisheepError, UsageError
-from minisheep.events import EngineReady, Failed, Note, PhaseFinished, TrainStep
-from minisheep.report.blocks import Item
-from minisheep.run.judged import lines
-from minisheep.run.metrics import Estimate, round_values
+from minisheep.report.blocks import ListItem
+from minisheep.rules.seed_tasks import SeedTask, load_seeds, seeds_digest
+from minisheep.run.events import EngineReady, Failed, Note, PhaseFinished, TrainStep
+from minisheep.run.folder import RoundFolder, RunFolder
+from minisheep.run.metric_catalogue import Estimate, round_values
 from minisheep.run.reading import Reader, RoundRecords, harness_results, read_round, training_steps
-from minisheep.stages.alarms import alarms
+from minisheep.run.versus_lines import lines
+from minisheep.stages.collapse import alarms
 from minisheep.stages.exam import Exam
-from minisheep.stages.judge_health import findings
-from minisheep.store import RoundFolder, RunFolder
-from minisheep.ui import words
+from minisheep.stages.judge import findings
+from minisheep.terminal import words
 
 _PHASE = re.compile(r"round-[0-9]{1,6}/[a-z]{1,20}")
 _ROUND = re.compile(r"round-(0|[1-9][0-9]{0,5})")
 
 
 @dataclass(frozen=True, slots=True)
-class Round(RoundRecords):
+class ReportRound(RoundRecords):
     """One round's files; 0 is the base model. What is not there is empty or None."""
 
     exam: Exam | None
@@ -58,12 +58,12 @@ class Gathered:
     phases: dict[str, dict[str, float]]
     state_known: bool
     """Whether the manifest says what is done."""
-    all_rounds: tuple[Round, ...]
+    all_rounds: tuple[ReportRound, ...]
     """The base (if it has a folder) and every round that was begun."""
     seeds: tuple[SeedTask, ...]
     """Those that the run began with; none where they are not to be had any more."""
     harness: dict[int, dict[str, Estimate]]
-    judged: tuple[tuple[Item, ...], ...]
+    judged: tuple[tuple[ListItem, ...], ...]
     """What outside judges decided (`minisheep versus`), in words; one group a comparison."""
     warnings: tuple[str, ...]
     failure: str
@@ -73,12 +73,12 @@ class Gathered:
     """What is missing or could not be read."""
 
     @property
-    def rounds(self) -> tuple[Round, ...]:
+    def rounds(self) -> tuple[ReportRound, ...]:
         """Without the base."""
         return tuple(r for r in self.all_rounds if r.number)
 
     @property
-    def measured(self) -> tuple[Round, ...]:
+    def measured(self) -> tuple[ReportRound, ...]:
         return tuple(r for r in self.all_rounds if r.metrics is not None)
 
     @property
@@ -135,9 +135,9 @@ def gather(path: str | Path) -> Gathered:
     )
 
 
-def _round(reader: Reader, number: int, folder: RoundFolder, steps: tuple[TrainStep, ...]) -> Round:
+def _round(reader: Reader, number: int, folder: RoundFolder, steps: tuple[TrainStep, ...]) -> ReportRound:
     records = read_round(number, folder, reader)
-    return Round(
+    return ReportRound(
         **{field.name: getattr(records, field.name) for field in fields(records)},
         exam=reader.json(folder.exam, Exam.from_dict),
         health=reader.json(folder.health, _health),
@@ -192,8 +192,8 @@ def _metrics(data: dict[str, Any], number: int) -> dict[str, Any]:
     return data
 
 
-def _judged(summary: dict[str, Any]) -> tuple[Item, ...]:
-    return tuple(Item(" ".join(line.split())) for line in lines(summary))
+def _judged(summary: dict[str, Any]) -> tuple[ListItem, ...]:
+    return tuple(ListItem(" ".join(line.split())) for line in lines(summary))
 
 
 def _failure(events: Sequence[Any]) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from minisheep.report.blocks import Curves, Histogram, Plot, Scatter
-from minisheep.ui.sanitise import one_line
+from minisheep.report.blocks import Curves, HistogramBlock, Plot, Scatter
+from minisheep.rules.plain_text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ def svg(plot: Plot) -> str:
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
         figure = Figure(figsize=MAP_SIZE if isinstance(plot, Scatter) else SIZE, layout="constrained")
         axis = figure.subplots()
-        if isinstance(plot, Histogram):
+        if isinstance(plot, HistogramBlock):
             _histogram(axis, plot)
         elif isinstance(plot, Curves):
             _curves(axis, plot)
@@ -126,7 +126,7 @@ def _local(tag: str) -> str:
     return tag.rpartition("}")[2]
 
 
-def _histogram(axis: Axes, plot: Histogram) -> None:
+def _histogram(axis: Axes, plot: HistogramBlock) -> None:
     for place, (label, counts) in enumerate(plot.series):
         total = sum(counts) or 1
         shares = [count / total for count in counts]

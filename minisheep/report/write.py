@@ -2,16 +2,180 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from minisheep import __version__
 from minisheep.errors import UsageError
-from minisheep.machine.files import disk_errors, write_atomic
-from minisheep.report import plots
-from minisheep.report.document import document
-from minisheep.report.gather import gather
-from minisheep.report.html import page
-from minisheep.report.markdown import markdown
+from minisheep.report import blocks, data_sections, distributions, findings, plots, sections
+from minisheep.report.gather import Gathered, gather
+from minisheep.rules.plain_text import one_line, sanitise
+from minisheep.run.files import disk_errors, write_atomic
+
+
+# A gathered run as a whole report: which sections, in which order. What decides comes first, what proves it later.
+def document(run: Gathered) -> blocks.Document:
+    return blocks.Document(
+        title=findings.title(run),
+        lead=findings.lead(run),
+        facts=findings.facts(run),
+        sections=(
+            findings.findings_section(run),
+            findings.advice_section(run),
+            sections.outcome_section(run),
+            data_sections.funnel_section(run),
+            distributions.spread_section(run),
+            sections.training_section(run),
+            distributions.projection_section(run),
+            data_sections.health_section(run),
+            *sections.sections(run),
+            data_sections.provenance_section(run),
+        ),
+    )
+
+
+# A report as one HTML page: everything inside, nothing fetched, no script, and all text escaped.
+#
+# The page is ``data/report.html.jinja``. What stands between its braces becomes markup in one place, the environment
+# made here: characters that could move or hide text are replaced, then all is escaped for content and attributes.
+def html_page(document: blocks.Document, drawings: Mapping[str, str]) -> str:
+    """The whole page. `drawings` holds the SVG of each figure by its name, from plots.py; those that are missing are
+    replaced by rows of bars, or left out."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("minisheep", "data"),
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else sanitise(str(value)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.tests["bars"] = lambda block: isinstance(block, blocks.Bars)
+    return environment.get_template("report.html.jinja").render(
+        document=document,
+        drawings=drawings,
+        kind=lambda value: type(value).__name__,
+        strips=blocks.text_histogram,
+        version=__version__,
+    )
+
+
+# The same report as Markdown: for terminals, reviews and tools. Figures are rows of bars, or the numbers themselves.
+#
+# Model text stands in fenced blocks whose fence is longer than any in it; everything else is escaped so that no
+# renderer takes it for markup, HTML or a link.
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|~$])")
+_AT_START = re.compile(r"^([0-9]*)([-+.)#=])")
+# What renderers turn into links by themselves.
+_LINKED = re.compile(r"(?i)(?<=\w)(:)(?=//)|(?<=www)(\.)|(@)")
+_TICKS = re.compile("`+")
+
+
+def markdown(document: blocks.Document) -> str:
+    facts = blocks.Table(("", ""), document.facts, left=2)
+    parts = [f"# {inline(document.title)}", paragraph(document.lead), *_table(facts)]
+    for section in document.sections:
+        parts += _section(section)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def inline(value: str) -> str:
+    """Any text on one line, as Markdown that shows it, for a place within a line."""
+    line = _SPECIAL.sub(r"\\\1", one_line(value).replace("&", "&amp;"))
+    return _LINKED.sub(lambda found: f"&#{ord(found[0])};", line)
+
+
+def paragraph(value: str) -> str:
+    """Any text as a paragraph or a list item that begins nothing else."""
+    return _AT_START.sub(r"\1\\\2", inline(value))
+
+
+def fenced(value: str) -> str:
+    """Any text as a block of code that it cannot end."""
+    told = sanitise(value)
+    longest = max((len(ticks) for ticks in _TICKS.findall(told)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{told}\n{fence}"
+
+
+def _section(section: blocks.Section) -> list[str]:
+    return [f"## {inline(section.title)}", *(part for block in section.blocks for part in _block(block))]
+
+
+def _block(block: blocks.Block) -> list[str]:
+    if isinstance(block, blocks.Paragraph):
+        return [paragraph(block.text)]
+    if isinstance(block, blocks.Items):
+        return ["\n".join(_item(item) for item in block.items)]
+    if isinstance(block, blocks.Table):
+        return _table(block)
+    if isinstance(block, blocks.Bars):
+        return _table(blocks.Table((block.caption, "number"), tuple((bar.label, bar.said) for bar in block.bars)))
+    if isinstance(block, blocks.Samples):
+        return [part for sample in block.samples for part in _sample(sample)]
+    return _charts(block)
+
+
+def _item(item: blocks.ListItem) -> str:
+    level = {"plain": "", "good": "Good: ", "warning": "Look: "}[item.level]
+    command = "\n\n" + "\n".join(f"  {line}" for line in fenced(item.command).split("\n")) if item.command else ""
+    return f"- {level}{inline(item.text) if level else paragraph(item.text)}{command}"
+
+
+def _table(table: blocks.Table) -> list[str]:
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    marks = ["---" if place < table.left else "---:" for place in range(len(table.columns))]
+    lines = [line(map(inline, table.columns)), line(marks), *(line(map(inline, row)) for row in table.rows)]
+    return ["\n".join(lines), paragraph(table.caption)] if table.caption else ["\n".join(lines)]
+
+
+def _charts(block: blocks.Charts) -> list[str]:
+    parts = [part for plot in block.plots for part in _plot(plot)]
+    return [*parts, paragraph(block.caption)]
+
+
+def _plot(plot: blocks.Plot) -> list[str]:
+    title = f"**{inline(plot.title)}**"
+    if isinstance(plot, blocks.HistogramBlock):
+        return [title, fenced("\n".join(blocks.text_histogram(plot)))]
+    if isinstance(plot, blocks.Curves):
+        return [title, *_curves(plot)]
+    return [f"{title} is drawn in report.html."]
+
+
+def _curves(plot: blocks.Curves) -> list[str]:
+    """The points as a table; of a long curve every tenth part."""
+    places = sorted({point.x for _, points in plot.series for point in points})
+    if len(places) > 12:
+        places = [places[i * (len(places) - 1) // 10] for i in range(11)]
+    known = [(label, {point.x: point for point in points}) for label, points in plot.series]
+    rows = []
+    for x in places:
+        cells = []
+        for _, points in known:
+            point = points.get(x)
+            told = "-" if point is None else f"{point.y:.3f}"
+            if point is not None and point.low is not None and point.high is not None:
+                told += f" ({point.low:.3f} to {point.high:.3f})"
+            cells.append(told)
+        rows.append((plot.ticks.get(int(x), f"{x:g}"), *cells))
+    first = "round" if plot.ticks else "step"
+    return _table(blocks.Table((first, *(label for label, _ in known)), tuple(rows)))
+
+
+def _sample(sample: blocks.Sample) -> list[str]:
+    parts = [f"### {inline(sample.title)}", paragraph(", ".join(sample.marks))]
+    for name, value in (("Instruction", sample.instruction), ("Input", sample.input), ("Answer", sample.output)):
+        if value:
+            parts += [f"{name}:", fenced(value)]
+    return parts
+
 
 FOLDER = "report"
 NO_PICTURES = 'matplotlib is not installed, so the report has no pictures; pip install "minisheep[plots]" brings it.'
@@ -35,7 +199,7 @@ def write(run: str | Path, out: str | Path | None = None) -> Written:
     told = document(found)
     drawable = plots.available()
     drawings = plots.drawn(told.plots) if drawable else {}
-    texts = {"report.html": page(told, drawings), "report.md": markdown(told)}
+    texts = {"report.html": html_page(told, drawings), "report.md": markdown(told)}
     try:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from minisheep.records import derive_seed
+from minisheep.rules.identity import derive_seed
 from minisheep.rules.task_list import Task
 from minisheep.rules.templates import Prompt, Segment, Template
 

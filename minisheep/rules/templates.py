@@ -64,7 +64,7 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class TemplateFamily:
     """How a kind of model writes a conversation: system, then user, answer, user, answer."""
 
     name: str
@@ -83,7 +83,7 @@ class Family:
     """Whether the system's words stand in the first user's turn."""
 
 
-_CHATML = Family(
+_CHATML = TemplateFamily(
     "ChatML",
     ("<|im_start|>system\n", "<|im_end|>\n"),
     "<|im_start|>user\n",
@@ -91,7 +91,7 @@ _CHATML = Family(
     "<|im_end|>",
     "\n",
 )
-_LLAMA_3 = Family(
+_LLAMA_3 = TemplateFamily(
     "Llama 3",
     ("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"),
     "<|start_header_id|>user<|end_header_id|>\n\n",
@@ -100,7 +100,7 @@ _LLAMA_3 = Family(
     "",
     bos="<|begin_of_text|>",
 )
-_GEMMA = Family(
+_GEMMA = TemplateFamily(
     "Gemma",
     ("", "\n\n"),
     "<start_of_turn>user\n",
@@ -109,7 +109,7 @@ _GEMMA = Family(
     "\n",
     system_in_user=True,
 )
-_PLAIN = Family("plain", ("", "\n\n"), "Instruction: ", "\nResponse: ", "", "\n")
+_PLAIN = TemplateFamily("plain", ("", "\n\n"), "Instruction: ", "\nResponse: ", "", "\n")
 FAMILIES = (_CHATML, _GEMMA, _LLAMA_3, _PLAIN)
 OURS = {"chatml": _CHATML, "llama-3": _LLAMA_3, "plain": _PLAIN}
 """The families of the templates that minisheep itself gives, by the template's name."""

@@ -7,7 +7,7 @@ prompt's. Differences are paired by task; their standard error is that of the me
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 
 from minisheep.config import GRADED, Settings
-from minisheep.data.texts import SeedTask
 from minisheep.engines.base import Completion, Engine, GenerateRequest, LoglikRequest, Sampling
-from minisheep.records import Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.metrics.stats import Accuracy, accuracy, change, describe, distinct_n, paired_difference
+from minisheep.rules.heuristics import AnsweredText, copies_instruction
+from minisheep.rules.identity import six_decimals
+from minisheep.rules.ifeval import READINGS, VerifiableItem, loose, paired, strict, verdict_rows
 from minisheep.rules.prompts import Frame, answer_prompt
-from minisheep.rules.statistics import describe, distinct_n, paired_difference, six_decimals
+from minisheep.rules.seed_tasks import SeedTask
 from minisheep.rules.templates import Template
+from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
 
 GRADE_EDGES = tuple(range(1, 12))
 """Bins of the score histogram for grades: [1, 2), ... [10, 11)."""
@@ -156,3 +159,206 @@ def _distinct(texts: Sequence[str], n: int) -> float | None:
 
 def _tidy(number: float) -> float:
     return six_decimals(number) if math.isfinite(number) else 0.0
+
+
+# How many verifiable constraints a model's greedy answers keep, and whether it ends its answers.
+#
+# The same for base and rounds: same frame, same prompts, no sampling; differences to the base are paired by item.
+#
+# Strict and loose are IFEval's readings. A model can please both by saying the instruction back: the keywords, titles
+# and placeholders that are asked for stand in it. So there is a third, strict too, in which such an answer keeps
+# nothing.
+REPEATS = "combination:repeat_prompt"
+"""The one constraint that asks for the instruction itself."""
+
+
+def chosen(items: Sequence[VerifiableItem], count: int) -> list[VerifiableItem]:
+    """`count` items spread over the file, whose neighbours are alike; all of them where there are no more."""
+    if count >= len(items):
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def answers(engine: Engine, settings: Settings, frame: Frame, items: Sequence[VerifiableItem]) -> Iterator[Completion]:
+    """The model's greedy answer to each item, as they finish; `Completion.id` is the item's.
+
+    Raises `errors.UsageError` for a prompt that cannot fit the context.
+    """
+    sampling = Sampling(temperature=0.0, max_tokens=settings.eval_verifiable_max_tokens, stop=frame.stop)
+    return engine.generate([GenerateRequest(i.id, answer_prompt(frame, i.prompt, ""), sampling) for i in items])
+
+
+def metrics(
+    items: Sequence[VerifiableItem], responses: Sequence[Completion], base: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Metrics of a model on the items that were answered. `base` is the base model's, for the paired difference.
+
+    Shares are 0 .. 1, each with its 95 % bootstrap interval (`metrics.stats`); `verifiable_by_item` holds every
+    verdict, and is what a later model is paired with. Empty without answers.
+    """
+    texts = {response.id: response for response in responses}
+    answered = [item for item in items if item.id in texts]
+    if not answered:
+        return {}
+    verdicts = {item.id: _verdict(item, texts[item.id]) for item in answered}
+    found: dict[str, Any] = {
+        "verifiable_items": len(answered),
+        "verifiable_instructions": sum(len(item.checks) for item in answered),
+        "verifiable": _summary({name: accuracy(rows) for name, rows in verdict_rows(verdicts).items()}),
+        "verifiable_by_kind": _by_kind(answered, verdicts),
+        "verifiable_by_item": verdicts,
+    }
+    if base and (pairs := paired(verdicts, base.get("verifiable_by_item", {}))):
+        found["verifiable_change"] = {
+            "items": len(pairs["strict"][0]),
+            **_summary({name: change(*rows) for name, rows in pairs.items()}),
+        }
+    return found
+
+
+def copied(item: VerifiableItem, answer: str) -> bool:
+    """Whether `answer` says the instruction back (`rules.heuristics.copies_instruction`) where that is not what is asked."""
+    if any(check.kind == REPEATS for check in item.checks):
+        return False
+    return copies_instruction(AnsweredText(item.prompt, "", answer, "end")) is not None
+
+
+def _verdict(item: VerifiableItem, response: Completion) -> dict[str, Any]:
+    kept, said_back = list(strict(item, response.text)), copied(item, response.text)
+    return {
+        "strict": kept,
+        "loose": list(loose(item, response.text)),
+        "own": [verdict and not said_back for verdict in kept],
+        "ended": response.finish != "length",
+        "copied": said_back,
+    }
+
+
+def _summary(found: Mapping[str, Accuracy]) -> dict[str, dict[str, float]]:
+    """``prompt_`` and ``instruction_`` with each reading's name; ``ended``; ``copied``."""
+    named = {
+        f"{level}_{name}" if name in READINGS else name: getattr(both, level)
+        for name, both in found.items()
+        for level in (Accuracy._fields if name in READINGS else ("prompt",))
+    }
+    return {name: interval.to_dict() for name, interval in named.items()}
+
+
+def _by_kind(items: Sequence[VerifiableItem], verdicts: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """How many constraints of each kind there were, and how many were kept."""
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: {"n": 0, **dict.fromkeys(READINGS, 0)})
+    for item in items:
+        for place, check in enumerate(item.checks):
+            counts[check.kind]["n"] += 1
+            for name in READINGS:
+                counts[check.kind][name] += verdicts[item.id][name][place]
+    return dict(sorted(counts.items()))
+
+
+# Whether a round helped, and which round is the best so far. Pure.
+#
+# A round is a gain over the best one before it if at least one of three measures is better beyond chance and none is
+# worse beyond chance: constraints kept in verifiable instructions (paired bootstrap by prompt), likelihood of held-out
+# answers (paired by task) and answers that end by themselves. An answer that says its instruction back keeps no
+# constraint, or a model that learned to echo would be a gain. Beyond chance means that the 95 % interval of the paired
+# difference lies on one side of zero. The paper's finding for small models is that rounds help, then harm: so the best
+# is kept, and the run ends when it was not beaten for `patience` measured rounds.
+NORMAL_95 = 1.96
+NAMES = {
+    "constraints": "constraints kept in its own words",
+    "likelihood": "held-out log-likelihood per token",
+    "ended": "answers that end",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A measure of one round less that of another over the same items, with its 95 % interval; above 0 is better."""
+
+    value: float
+    low: float
+    high: float
+    items: int
+
+    @property
+    def verdict(self) -> int:
+        """1 better and -1 worse beyond chance, else 0."""
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+
+def differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Difference]:
+    """Every measure that both rounds have, from the ``model`` part of their metrics."""
+    found: dict[str, Difference] = {}
+    pairs = paired(now.get("verifiable_by_item", {}), before.get("verifiable_by_item", {}))
+    if pairs:
+        # Rounds that an earlier version measured know strict alone.
+        ours, theirs = pairs["own" if "own" in pairs else "strict"]
+        found["constraints"] = Difference(*change(ours, theirs).instruction, len(ours))
+    now_nll, before_nll = now.get("nll_by_task", {}), before.get("nll_by_task", {})
+    tasks = sorted(set(now_nll) & set(before_nll))
+    if len(tasks) > 1:
+        mean, error, count = paired_difference([before_nll[t] for t in tasks], [now_nll[t] for t in tasks])
+        found["likelihood"] = Difference(mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error, count)
+    if pairs:
+        ours, theirs = pairs["ended"]
+        found["ended"] = Difference(*change(ours, theirs).prompt, len(ours))
+    return found
+
+
+def outcome(found: Mapping[str, Difference]) -> str:
+    """``gain``, ``loss``, ``mixed`` (some better, some worse) or ``none`` (nothing beyond chance)."""
+    verdicts = {difference.verdict for difference in found.values()}
+    if {1, -1} <= verdicts:
+        return "mixed"
+    return "gain" if 1 in verdicts else "loss" if -1 in verdicts else "none"
+
+
+def decide(round: int, now: Mapping[str, Any], measured: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The decision after measuring `round`, JSON-ready, for its metrics.
+
+    `measured` holds the metrics of the rounds measured before, in order; the base is 0. ``best`` is the round to use
+    from now on, ``without_gain`` how many rounds were measured since it.
+    """
+    if not measured:
+        return {"best": round, "without_gain": 0, "outcome": "first", "text": ""}
+    last = measured[max(measured)]["decision"]
+    best = int(last["best"])
+    found = differences(now, measured[best]["model"])
+    result = outcome(found)
+    gained = result == "gain"
+    return {
+        "against": best,
+        "measures": {
+            name: {
+                "value": six_decimals(d.value),
+                "low": six_decimals(d.low),
+                "high": six_decimals(d.high),
+                "items": d.items,
+            }
+            for name, d in found.items()
+        },
+        "outcome": result,
+        "best": round if gained else best,
+        "without_gain": 0 if gained else int(last["without_gain"]) + 1,
+        "text": sentence(round, best, found, result),
+    }
+
+
+def sentence(round: int, best: int, found: Mapping[str, Difference], result: str) -> str:
+    """The decision in words, with the numbers that made it."""
+    rival = "the base model" if best == 0 else f"round {best}"
+    told = "; ".join(
+        f"{NAMES[name]} {_number(name, d.value)} ({_number(name, d.low)} to {_number(name, d.high)})"
+        for name, d in found.items()
+    )
+    judged = {
+        "gain": f"Round {round} is better than {rival}",
+        "loss": f"Round {round} is worse than {rival}, which stays the best",
+        "mixed": f"Round {round} is better than {rival} in one way and worse in another, so {rival} stays the best",
+        "none": f"Round {round} is not better than {rival} beyond chance, so {rival} stays the best",
+    }[result]
+    return f"{judged}: {told}." if told else f"{judged}."
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:+.3f}" if name == "likelihood" else f"{100 * value:+.1f} points"

@@ -7,23 +7,112 @@ keeps chance, and pure likelihood keeps echoes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from minisheep.config import GRADED, MIN_EXAM, Settings
-from minisheep.data.texts import SeedTask
 from minisheep.engines.base import Engine
 from minisheep.errors import ExamError
-from minisheep.records import derive_seed
-from minisheep.rules.blend import Blend, fit
-from minisheep.rules.evidence import Likelihoods, evidence
-from minisheep.rules.marks import Mark, choose, mark, sentence
+from minisheep.metrics.stats import auc
+from minisheep.rules.corrupt import KINDS, ExamTask, corrupted
+from minisheep.rules.evidence import Blend, Likelihoods, evidence, fit
+from minisheep.rules.identity import derive_seed, six_decimals
 from minisheep.rules.prompts import Frame
-from minisheep.rules.spoil import KINDS, Task, spoiled
-from minisheep.stages.asked import Asked, Judge
-from minisheep.stages.judge import SIDES, judge, verdict_by_likelihood
-from minisheep.stages.likelihood import likelihoods
+from minisheep.rules.seed_tasks import SeedTask
+from minisheep.stages.judge import SIDES, Judge, JudgedText, judge_pairs, likelihoods, verdict_by_likelihood
+
+# What a judge made of right and spoiled answers, as marks; and which judge may grade. Pure.
+Score = float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """AUC: the probability that a right answer scores above a spoiled one, ties counting half; 0.5 is a coin."""
+
+    auc: float
+    se: float
+    """Standard error (`auc_error`)."""
+    kinds: dict[str, float]
+    """AUC against each kind of spoiled answer alone."""
+    kinds_se: dict[str, float]
+    passes: bool
+
+    @property
+    def worst(self) -> str:
+        """The kind that it sees least."""
+        return min(self.kinds, key=lambda kind: self.kinds[kind])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {name: getattr(self, name) for name in type(self).__slots__}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_dict` wrote. KeyError where something is missing."""
+        return cls(*(data[name] for name in cls.__slots__))
+
+
+def mark(
+    right: Sequence[Score], spoiled: Mapping[str, Sequence[Score]], least: float = 0.0, least_kind: float = 0.0
+) -> Mark:
+    """The mark of a judge that gave these scores; None, an answer that it could not score, counts as the lowest.
+
+    It passes with an AUC of at least `least` over all and, for every kind, of no less than `least_kind` by more than
+    one standard error: a kind that it cannot tell (0.5) is let pass whatever the luck of the draw, one that it likes
+    better than right answers is not. ValueError where there is nothing right or nothing spoiled.
+    """
+    good = _ranked(right)
+    bad = {kind: _ranked(scores) for kind, scores in spoiled.items() if scores}
+    every = [score for scores in bad.values() for score in scores]
+    whole = auc(good, every)
+    kinds = {kind: auc(good, scores) for kind, scores in bad.items()}
+    errors = {kind: auc_error(value, len(good), len(bad[kind])) for kind, value in kinds.items()}
+    return Mark(
+        six_decimals(whole),
+        six_decimals(auc_error(whole, len(good), len(every))),
+        {kind: six_decimals(value) for kind, value in kinds.items()},
+        {kind: six_decimals(error) for kind, error in errors.items()},
+        whole >= least and all(value + errors[kind] >= least_kind for kind, value in kinds.items()),
+    )
+
+
+def auc_error(value: float, positives: int, negatives: int) -> float:
+    """Standard error of an AUC (Hanley and McNeil 1982, equation 1)."""
+    if not positives or not negatives:
+        raise ValueError("AUC needs positives and negatives")
+    both_above, above_both = value / (2 - value), 2 * value**2 / (1 + value)
+    variance = (
+        value * (1 - value) + (positives - 1) * (both_above - value**2) + (negatives - 1) * (above_both - value**2)
+    ) / (positives * negatives)
+    return math.sqrt(max(0.0, variance))
+
+
+def choose_judge(marks: Mapping[str, Mark]) -> str:
+    """The judge of the highest AUC among those that pass or, if none does, among all; ties go to the first named."""
+    passed = {name: found for name, found in marks.items() if found.passes} or marks
+    return max(passed, key=lambda name: passed[name].auc)
+
+
+def sentence(marks: Mapping[str, Mark], least: float) -> str:
+    """The marks in words, those that passed first and the best first: ``blend passes with AUC 0.93 (...); ...``."""
+    ranked = sorted(marks.items(), key=lambda item: (not item[1].passes, -item[1].auc))
+    return "; ".join(_in_words(name, found, least) for name, found in ranked)
+
+
+def _in_words(name: str, found: Mark, least: float) -> str:
+    weakest = f"{found.worst} {found.kinds[found.worst]:.2f}"
+    if found.passes:
+        return f"{name} passes with AUC {found.auc:.2f} (worst kind: {weakest})"
+    if found.auc < least:
+        return f"{name} fails with AUC {found.auc:.2f}"
+    return f"{name} fails with AUC {found.auc:.2f} since it does not see every kind ({weakest})"
+
+
+def _ranked(scores: Sequence[Score]) -> list[float]:
+    return [-math.inf if score is None else score for score in scores]
+
 
 CANDIDATES = ("logits", "pmi", "backward", "blend")
 """Who sits the exam for ``--judge auto``."""
@@ -86,11 +175,11 @@ class Exam:
 class Paper:
     """The answers to one half of the tasks: the right ones, and by kind the spoiled ones."""
 
-    right: list[Asked]
-    spoiled: dict[str, list[Asked]]
+    right: list[JudgedText]
+    spoiled: dict[str, list[JudgedText]]
 
     @property
-    def items(self) -> list[Asked]:
+    def items(self) -> list[JudgedText]:
         # A task's answers are neighbours, so that the engine computes what they share once.
         return sorted((*self.right, *(item for some in self.spoiled.values() for item in some)), key=lambda i: i.id)
 
@@ -133,7 +222,7 @@ def examine(
     for name in names:
         sitting = Judge(name, settings.criteria, settings.judge_prompt, settings.seed, round, blend)
         if name in GRADED:
-            verdicts = {v.response_id: v for v in counted(judge(engine, sitting, frame, texts, marked.items))}
+            verdicts = {v.response_id: v for v in counted(judge_pairs(engine, sitting, frame, texts, marked.items))}
         else:
             verdicts = {item.id: verdict_by_likelihood(sitting, item, found[item.id]) for item in marked.items}
         scores = {kind: [verdicts[item.id].score for item in some] for kind, some in marked.spoiled.items()}
@@ -146,7 +235,7 @@ def examine(
     )
     return Exam(
         round, len(tasks), len(marked.right), counts, settings.exam_auc, settings.exam_kind,
-        marks, choose(marks), why, blend,
+        marks, choose_judge(marks), why, blend,
     )  # fmt: skip
 
 
@@ -203,19 +292,19 @@ def _tasks(settings: Settings, round: int, seeds: Sequence[SeedTask]) -> list[Se
 
 def _paper(tasks: Sequence[SeedTask], seed: int, round: int) -> Paper:
     paper = Paper([], {kind: [] for kind in KINDS})
-    known = {task.id: Task(task.instruction, task.input, task.output) for task in tasks}
+    known = {task.id: ExamTask(task.instruction, task.input, task.output) for task in tasks}
     for task in tasks:
-        paper.right.append(Asked(f"{task.id}/right", task.instruction, task.input, task.output))
+        paper.right.append(JudgedText(f"{task.id}/right", task.instruction, task.input, task.output))
         others = [other for id_, other in known.items() if id_ != task.id]
         for kind in KINDS:
-            answer = spoiled(kind, known[task.id], others, derive_seed(seed, round, "spoil", kind, task.id))
+            answer = corrupted(kind, known[task.id], others, derive_seed(seed, round, "spoil", kind, task.id))
             if answer is not None:
-                paper.spoiled[kind].append(Asked(f"{task.id}/{kind}", task.instruction, task.input, answer))
+                paper.spoiled[kind].append(JudgedText(f"{task.id}/{kind}", task.instruction, task.input, answer))
     return paper
 
 
 def _fitted(paper: Paper, found: Mapping[str, Likelihoods]) -> Blend:
-    def signs(items: Sequence[Asked]) -> list[dict[str, float]]:
+    def signs(items: Sequence[JudgedText]) -> list[dict[str, float]]:
         rows = [evidence(item.instruction, item.input, item.answer, found[item.id]) for item in items]
         return [row for row in rows if row is not None]
 

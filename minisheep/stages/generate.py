@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from minisheep.config import Settings
-from minisheep.data.texts import SeedTask
 from minisheep.engines.base import Engine, GenerateRequest, Sampling
-from minisheep.records import Draft, Instruction, Rejection, derive_seed
-from minisheep.rules.instructions import instruction_fault
+from minisheep.rules.heuristics import instruction_fault
+from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import Frame, pick_shots, task_list_prompt, task_list_stop, user_text
+from minisheep.rules.seed_tasks import SeedTask
 from minisheep.rules.similarity import NoveltyIndex
 from minisheep.rules.task_list import parse_task_list
+from minisheep.run.records import Draft, Instruction, Rejection
 
 EXPECTED_PER_DRAFT = 3.0
 """Instructions kept of one draft, until there are drafts to count; only sizes the first batch."""

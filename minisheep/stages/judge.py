@@ -2,17 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any, TypeVar
 
-from minisheep.engines.base import Completion, Engine, GenerateRequest, Sampling, ScoreRequest, Scores
-from minisheep.records import Verdict, derive_seed
-from minisheep.rules.evidence import Likelihoods, evidence
-from minisheep.rules.prompts import LABELS, Frame, judge_prompt, parse_grade
-from minisheep.rules.statistics import six_digits
-from minisheep.rules.templates import Prompt
-from minisheep.stages.asked import Asked, Judge
-from minisheep.stages.likelihood import BACKWARD, FORWARD, likelihoods
+from minisheep.config import GRADED
+from minisheep.engines.base import Completion, Engine, GenerateRequest, LoglikRequest, Sampling, ScoreRequest, Scores
+from minisheep.metrics.stats import spearman, standard_deviation
+from minisheep.rules import prompts
+from minisheep.rules.evidence import Blend, Likelihoods, evidence
+from minisheep.rules.identity import derive_seed, six_decimals, six_digits
+from minisheep.rules.templates import Prompt, Segment
+from minisheep.run.records import Instruction, Response, Verdict
+
+
+# What is judged, and by whom.
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An instruction and the answer as it would be kept (cut at its natural end)."""
+
+    instruction: Instruction
+    response: Response
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedText:
+    """One pair of texts to judge. `id` may be any text; it becomes the `response_id` of the verdict."""
+
+    id: str
+    instruction: str
+    input: str
+    answer: str
+
+    @classmethod
+    def of(cls, pair: Pair) -> JudgedText:
+        return cls(pair.response.id, pair.instruction.instruction, pair.instruction.input, pair.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Who judges, and how.
+
+    logits      reads the distribution over the grades 1 .. 10 after one prefill, and takes its mean: what a judge that
+                writes ``grade||explanation`` would say first, without the noise of sampling
+    sample      asks and parses, as the paper's code does
+    pmi         what the instruction says about the answer, nats per token: needs no grades, so it works on models too
+                small to give them; does not see whether the answer is true or complete, and loves an echo
+    backward    what the answer says about the instruction, nats per token of the instruction
+    blend       log-odds over all evidence (`rules.evidence`), weighed in an exam
+    """
+
+    name: str
+    criteria: tuple[str, ...] = prompts.CRITERIA
+    """Which grades are asked for; the score is the lowest of them."""
+    prompt: str = "combined"
+    """How a grade is asked for: one of `rules.prompts.STYLES`."""
+    seed: int = 1
+    round: int = 1
+    """With the run's seed, what a judge that samples draws by."""
+    blend: Blend | None = None
+    """The weights of ``blend``; None for the others."""
+
+
+# Asks an engine how likely pairs are, each text once however many pairs hold it.
+FORWARD, BACKWARD = ("given", "alone"), ("back", "back_alone")
+"""The fields of `rules.evidence.Likelihoods` that tell what the instruction says about the answer, and the reverse."""
+
+
+TOGETHER = 64
+"""Items that an engine is asked for at once. It reads what texts share first, so an item is complete late in its batch:
+in larger ones much would be lost by a crash, and nothing be told for minutes. Batches of this size still fill it."""
+
+Text = tuple[Prompt, Prompt]
+"""What stands before, and the text whose tokens are asked for."""
+
+
+def likelihoods(
+    engine: Engine, frame: prompts.Frame, items: Sequence[JudgedText], sides: Sequence[str]
+) -> Iterator[tuple[JudgedText, Likelihoods]]:
+    """The log-probabilities of `sides` for each item, as they are complete.
+
+    What items have in common (an instruction with several answers, an answer to several instructions) is asked once.
+    """
+    texts = [{side: _text(frame, item, side) for side in sides} for item in items]
+    uses = Counter(text for some in texts for text in some.values())
+    known: dict[Text, tuple[float, ...]] = {}
+
+    def complete(numbers: Iterable[int]) -> Iterator[tuple[JudgedText, Likelihoods]]:
+        """Those of the items of which all is known; what nothing else needs is forgotten."""
+        for number in numbers:
+            if all(text in known for text in texts[number].values()):
+                yield items[number], Likelihoods(**{side: known[text] for side, text in texts[number].items()})
+                for text in texts[number].values():
+                    uses[text] -= 1
+                    if not uses[text]:
+                        del known[text]
+
+    for start in range(0, len(items), TOGETHER):
+        batch = range(start, min(start + TOGETHER, len(items)))
+        requests: dict[str, Text] = {}
+        waiting: dict[Text, list[int]] = {}
+        whole = [number for number in batch if all(text in known for text in texts[number].values())]
+        for number in batch:
+            for side, text in texts[number].items():
+                if text not in known:
+                    if text not in waiting:
+                        requests[f"{items[number].id}/{side}"] = text
+                    waiting.setdefault(text, []).append(number)
+        yield from complete(whole)
+        for loglik in engine.loglik([LoglikRequest(name, *text) for name, text in requests.items()]):
+            text = requests[loglik.id]
+            known[text] = loglik.logprobs
+            yield from complete(waiting.pop(text))
+
+
+def _text(frame: prompts.Frame, item: JudgedText, side: str) -> Text:
+    if side in FORWARD:
+        answer = (Segment(item.answer),)
+        if side == "alone":
+            return prompts.answer_prompt(frame, "", ""), answer
+        return prompts.answer_prompt(frame, item.instruction, item.input), (*answer, *frame.ending)
+    asked = (Segment(prompts.user_text(item.instruction, item.input)),)
+    return prompts.backward_prompt(frame, item.answer if side == "back" else ""), asked
+
 
 SAMPLE_TOKENS = 60
 """Enough for a grade and a sentence."""
@@ -24,13 +139,13 @@ Grade = tuple[float | None, dict[str, Any]]
 """A grade, None where none can be read, and the raw numbers or words behind it."""
 
 
-def judge(
-    engine: Engine, judge: Judge, frame: Frame, texts: Mapping[str, str], items: Sequence[Asked]
+def judge_pairs(
+    engine: Engine, judge: Judge, frame: prompts.Frame, texts: Mapping[str, str], items: Sequence[JudgedText]
 ) -> Iterator[Verdict]:
     """A verdict for each item, as they finish. Raw numbers are kept in the verdict."""
     if judge.name == "logits":
         requests = [
-            ScoreRequest(f"{item.id}/{criterion}", _ask(judge, frame, texts, criterion, item), LABELS)
+            ScoreRequest(f"{item.id}/{criterion}", _ask(judge, frame, texts, criterion, item), prompts.LABELS)
             for item in items
             for criterion in judge.criteria
         ]
@@ -42,7 +157,7 @@ def judge(
             yield verdict_by_likelihood(judge, item, found)
 
 
-def verdict_by_likelihood(judge: Judge, item: Asked, found: Likelihoods) -> Verdict:
+def verdict_by_likelihood(judge: Judge, item: JudgedText, found: Likelihoods) -> Verdict:
     """The verdict of a judge without grades. The score is None for texts without tokens."""
     score: float | None
     if judge.name == "blend":
@@ -78,7 +193,9 @@ def _verdict(item: str, judge: Judge, found: Mapping[str, Grade]) -> Verdict:
     return Verdict(item, judge.name, grades.get("quality"), grades.get("following"), score, raw)
 
 
-def _sampled(judge: Judge, frame: Frame, texts: Mapping[str, str], items: Sequence[Asked]) -> list[GenerateRequest]:
+def _sampled(
+    judge: Judge, frame: prompts.Frame, texts: Mapping[str, str], items: Sequence[JudgedText]
+) -> list[GenerateRequest]:
     sampling = Sampling(temperature=1.0, top_p=0.95, max_tokens=SAMPLE_TOKENS, stop=("\n", *frame.stop))
     return [
         GenerateRequest(
@@ -93,9 +210,14 @@ def _sampled(judge: Judge, frame: Frame, texts: Mapping[str, str], items: Sequen
 
 
 def _ask(
-    judge: Judge, frame: Frame, texts: Mapping[str, str], criterion: str, item: Asked, explain: bool = False
+    judge: Judge,
+    frame: prompts.Frame,
+    texts: Mapping[str, str],
+    criterion: str,
+    item: JudgedText,
+    explain: bool = False,
 ) -> Prompt:
-    return judge_prompt(
+    return prompts.judge_prompt(
         frame, texts, judge.prompt, criterion, item.instruction, item.input, item.answer, explain=explain
     )
 
@@ -109,7 +231,7 @@ def _read_distribution(scores: Scores) -> Grade:
 
 
 def _read_reply(completion: Completion) -> Grade:
-    return parse_grade(completion.text), {"reply": completion.text}
+    return prompts.parse_grade(completion.text), {"reply": completion.text}
 
 
 def expected_grade(probabilities: Sequence[float]) -> float | None:
@@ -122,3 +244,122 @@ def expected_grade(probabilities: Sequence[float]) -> float | None:
 
 def _mean(values: Sequence[float]) -> float | None:
     return six_digits(sum(values) / len(values)) if values else None
+
+
+# Whether the judge of a round is fit for its work, by what it did: no right answers are needed for these signs.
+AGAIN, AGAIN_SHARE = 30, 0.1
+"""Pairs that are judged a second time: so many, but at most this share of the round, since judging takes its time."""
+LEAST_PAIRS = 10
+"""Below so many, the signs are measured but nothing is said of them."""
+TOP_GRADE = 9.5
+SATURATED, UNREADABLE, FLAT, LONGER, DISAGREES = 0.5, 0.5, 0.05, 0.6, 0.4
+"""When a sign is a finding: the share of top grades and of invalid mass above it, the spread of grades below it, the
+rank correlation with length beyond it, the one with itself below it."""
+
+LEAD_IN = "Please do the following for me."
+OTHER_STYLE = {"simple": "combined", "combined": "simple", "icl": "combined"}
+
+
+def judge_health(
+    engine: Engine,
+    judge: Judge,
+    frame: prompts.Frame,
+    texts: Mapping[str, str],
+    pairs: Sequence[Pair],
+    verdicts: Sequence[Verdict],
+) -> dict[str, Any]:
+    """The signs of a round, JSON-ready; None where one is undefined (no grades, no spread, too few pairs).
+
+    judged, scored  pairs with a verdict, and those of them with a score
+    saturation      share of scores at the top grade: a judge that gives its best grade to everything ranks nothing
+    spread          standard deviation of the scores
+    invalid         probability on no grade at all (logits) or share of unreadable replies (sample)
+    length          rank correlation of score and number of words
+    agreement       rank correlation with its own scores when asked in other words, over `agreement_pairs`
+    """
+    items = {pair.response.id: JudgedText.of(pair) for pair in pairs}
+    scores = {v.response_id: v.score for v in verdicts if v.score is not None and v.response_id in items}
+    values = list(scores.values())
+    graded = judge.name in GRADED
+    words = [float(len(items[id_].answer.split())) for id_ in scores]
+    most = min(AGAIN, int(AGAIN_SHARE * len(scores)))
+    again, count = agreement(engine, judge, frame, texts, [items[id_] for id_ in scores], scores, most)
+    return {
+        "judge": judge.name,
+        "judged": len(verdicts),
+        "scored": len(scores),
+        "saturation": six_decimals(fmean([float(v >= TOP_GRADE) for v in values])) if graded and values else None,
+        "spread": six_decimals(standard_deviation(values)) if len(values) > 1 else None,
+        "invalid": _invalid(judge, verdicts),
+        "length": rank_correlation(values, words),
+        "agreement": again,
+        "agreement_pairs": count,
+    }
+
+
+def agreement(
+    engine: Engine,
+    judge: Judge,
+    frame: prompts.Frame,
+    texts: Mapping[str, str],
+    items: Sequence[JudgedText],
+    first_scores: Mapping[str, float],
+    most: int = AGAIN,
+) -> tuple[float | None, int]:
+    """Judge `most` of the items again in other words; the rank correlation with `first_scores` (by item id), and n.
+
+    Who gives grades is asked in another of the prompt styles; for others the instruction gets a lead-in that says
+    nothing. None where it is undefined.
+    """
+    chosen = sorted(items, key=lambda item: derive_seed(judge.seed, judge.round, "again", item.id))
+    chosen = chosen[:most]
+    if judge.name in GRADED:
+        judge = replace(judge, prompt=OTHER_STYLE[judge.prompt])
+    else:
+        chosen = [replace(item, instruction=f"{LEAD_IN} {item.instruction}") for item in chosen]
+    second = {v.response_id: v.score for v in judge_pairs(engine, judge, frame, texts, chosen) if v.score is not None}
+    ids = [item.id for item in chosen if item.id in second]
+    return rank_correlation([first_scores[id_] for id_ in ids], [second[id_] for id_ in ids]), len(ids)
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's; None for fewer than three pairs or no spread on a side."""
+    try:
+        return six_decimals(spearman(first, second)) if len(first) > 2 else None
+    except ValueError:
+        return None
+
+
+def findings(health: Mapping[str, Any]) -> list[str]:
+    """What should worry, a sentence each, to be read after the judge's name; empty for a healthy judge."""
+    if health["scored"] < LEAST_PAIRS:
+        return []
+    name, signs = health["judge"], health
+    found = []
+    if (top := signs["saturation"]) is not None and top > SATURATED:
+        found.append(
+            f"{name} gives its top grade to {top:.0%} of the answers, so its scores rank little; --judge-prompt icl or"
+            " --keep top:0.3 may help in a new run."
+        )
+    if name in GRADED and (spread := signs["spread"]) is not None and spread < FLAT:
+        found.append(f"{name} gives nearly the same grade to all answers (standard deviation {spread:.3f}).")
+    if (invalid := signs["invalid"]) is not None and invalid > UNREADABLE:
+        found.append(
+            f"{name} mostly says something that is no grade ({invalid:.0%}): it does not understand the question."
+        )
+    if (length := signs["length"]) is not None and abs(length) > LONGER:
+        found.append(
+            f"{name} scores mostly by length: {'longer' if length > 0 else 'shorter'} is better ({length:+.2f})."
+        )
+    again = signs["agreement"]
+    if again is not None and signs["agreement_pairs"] >= LEAST_PAIRS and again < DISAGREES:
+        found.append(f"{name} disagrees with itself when asked in other words (rank correlation {again:.2f}).")
+    return found
+
+
+def _invalid(judge: Judge, verdicts: Sequence[Verdict]) -> float | None:
+    if judge.name not in GRADED or not verdicts:
+        return None
+    if judge.name == "sample":
+        return six_decimals(fmean([float(v.score is None) for v in verdicts]))
+    return six_decimals(fmean([1 - v.raw[criterion]["mass"] for v in verdicts for criterion in judge.criteria]))

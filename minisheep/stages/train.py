@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minisheep.config import Settings
-from minisheep.records import Example, derive_seed
+from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
 from minisheep.rules.templates import Template
+from minisheep.run.records import Example
 from minisheep.trainers.base import TrainExample, TrainJob, TrainSettings
 
 

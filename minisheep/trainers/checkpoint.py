@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from minisheep.machine.files import publish, write_atomic, write_json
+from minisheep.run.files import publish, write_atomic, write_json
 
 TENSORS = "tensors.safetensors"
 MANIFEST = "manifest.json"

@@ -10,11 +10,13 @@ The parameters stay PEFT's own, in float32.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import AttentionInterface
 
 Tensor = torch.Tensor
 
@@ -103,3 +105,176 @@ class JointLora:
         scale = float(first.scaling["default"])
         outputs = _JointLora.apply(x.reshape(-1, x.shape[-1]), scale, probability, frozen, *adapters)  # type: ignore[no-untyped-call]
         return [output.view(*x.shape[:-1], -1) for output in outputs]
+
+
+# The other parts of a block on a processor, forward and backward written out: fewer passes over memory, less kept.
+#
+# Each computes what transformers' module computes, rounding aside; frozen weights get no gradient.
+class RmsNorm(torch.autograd.Function):
+    """x / rms(x) * weight over the last dimension."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse = inverse.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        normed: Tensor = (x * inverse).to(x.dtype).mul_(weight)
+        return normed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, weight, inverse = ctx.saved_tensors
+        grad = grads[0] * weight
+        along = (grad * x).sum(dim=-1, keepdim=True, dtype=torch.float32)
+        along *= inverse.square() / -x.shape[-1]
+        return torch.addcmul(grad, x, along.to(x.dtype)).mul_(inverse.to(x.dtype)), None, None
+
+
+class GatedUnit(torch.autograd.Function):
+    """activation(gate) * up, with SiLU or the tanh form of GELU."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        ctx.gelu = gelu
+        return _activation(gate, gelu).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        gate, up = ctx.saved_tensors
+        of_up = _activation(gate, ctx.gelu).mul_(grads[0])
+        inner = grads[0] * up
+        if ctx.gelu:
+            return torch.ops.aten.gelu_backward(inner, gate, approximate="tanh"), of_up, None
+        return torch.ops.aten.silu_backward(inner, gate), of_up, None
+
+
+def _activation(gate: Tensor, gelu: bool) -> Tensor:
+    return torch.nn.functional.gelu(gate, approximate="tanh") if gelu else torch.nn.functional.silu(gate)
+
+
+class PackedAttention(torch.autograd.Function):
+    """Causal attention of sequences that lie one after the other in one row.
+
+    Each sequence is computed by itself, so that none can see another. Query heads of one key head form one product.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bounds: Sequence[int], scale: float, window: int | None
+    ) -> Tensor:
+        """`query` [heads, tokens, width], `key` and `value` [key heads, tokens, width]; out [tokens, heads, width]."""
+        heads, tokens, width = query.shape
+        groups = key.shape[0]
+        output = query.new_empty(tokens, groups, heads // groups, width)
+        probabilities = []
+        for begin, end in itertools.pairwise(bounds):
+            q = query[:, begin:end].reshape(groups, -1, width)
+            scores = torch.bmm(q, key[:, begin:end].transpose(1, 2)).mul_(scale)
+            _by_query(scores, end - begin).add_(_hidden(end - begin, window, scores))
+            p = torch.softmax(scores, dim=-1)
+            probabilities.append(p)
+            mixed = torch.bmm(p, value[:, begin:end]).view(groups, -1, end - begin, width)
+            output[begin:end] = mixed.permute(2, 0, 1, 3)
+        ctx.save_for_backward(query, key, value, *probabilities)
+        ctx.bounds, ctx.scale = bounds, scale
+        return output.view(tokens, heads, width)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        query, key, value, *probabilities = ctx.saved_tensors
+        groups, _, width = key.shape
+        of_query, of_key, of_value = (torch.empty_like(part) for part in (query, key, value))
+        grad = grads[0].transpose(0, 1)
+        for begin, end, p in zip(ctx.bounds, ctx.bounds[1:], probabilities, strict=False):
+            q = query[:, begin:end].reshape(groups, -1, width)
+            g = grad[:, begin:end].reshape(groups, -1, width)
+            of_value[:, begin:end] = torch.bmm(p.transpose(1, 2), g)
+            of_p = torch.bmm(g, value[:, begin:end].transpose(1, 2))
+            of_scores = torch._softmax_backward_data(of_p, p, -1, p.dtype).mul_(ctx.scale)
+            of_query[:, begin:end] = torch.bmm(of_scores, key[:, begin:end]).view(-1, end - begin, width)
+            of_key[:, begin:end] = torch.bmm(of_scores.transpose(1, 2), q)
+        return of_query, of_key, of_value, None, None, None
+
+
+def _by_query(scores: Tensor, length: int) -> Tensor:
+    """Scores [groups, heads of a group * length, length] as [groups, heads of a group, length, length]."""
+    return scores.view(scores.shape[0], -1, length, length)
+
+
+def _hidden(length: int, window: int | None, like: Tensor) -> Tensor:
+    """What is added to the scores [length, length]: minus infinity for what comes later or before the window."""
+    hidden = like.new_full((length, length), float("-inf")).triu_(1)
+    if window is not None and length > window:
+        hidden += like.new_full((length, length), float("-inf")).tril_(-window)
+    return hidden
+
+
+# Puts the written-out parts into a model that trains on a processor: same function, same parameters, several times
+# the speed.
+#
+# transformers' own modules stay; what is replaced is the `forward` of single modules of this one model, so that
+# nothing else in the process changes. Only dense weights and the architectures that adapters can be made for are
+# replaced.
+ATTENTION = "minisheep_packed"
+_TYPES = ("llama", "qwen2", "qwen3", "gemma3_text", "mistral")
+_ACTIVATIONS = {"silu": False, "gelu_pytorch_tanh": True}
+_SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+
+
+def can_pack(model: Any) -> bool:
+    """Whether `quicken` was done on this model, so that a row may hold several sequences."""
+    return bool(getattr(model.config, "_attn_implementation", "") == ATTENTION)
+
+
+def patch_for_cpu(model: Any) -> None:
+    """Replace what is slow in a PEFT model on a processor; does nothing to a model that it does not know whole."""
+    config = model.config
+    activation = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
+    dense = all(p.dtype.is_floating_point for p in model.parameters())
+    if model.device.type != "cpu" or config.model_type not in _TYPES or activation not in _ACTIVATIONS or not dense:
+        return
+    if getattr(config, "attn_logit_softcapping", None) or getattr(config, "use_bidirectional_attention", False):
+        return
+    AttentionInterface.register(ATTENTION, packed_attention)
+    model.get_base_model().set_attn_implementation(ATTENTION)
+    for module in list(model.modules()):
+        for names in _SHARED_INPUT:
+            if hasattr(module, names[0]) and hasattr(getattr(module, names[0]), "lora_A"):
+                JointLora([getattr(module, name) for name in names])
+        kind = type(module).__name__
+        if kind.endswith("RMSNorm"):
+            gemma = kind.startswith("Gemma")
+            weight = (module.weight.float() + 1).to(module.weight.dtype) if gemma else module.weight.detach()
+            epsilon = module.eps if gemma else module.variance_epsilon
+            module.forward = functools.partial(_norm, weight, epsilon)
+        if kind.endswith("MLP"):
+            module.forward = functools.partial(_mlp, module, _ACTIVATIONS[activation])
+
+
+def packed_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    bounds: tuple[int, ...] | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """An attention function as transformers' AttentionInterface wants it: [1, heads, tokens, width] each; out
+    [1, tokens, heads, width]. `bounds` says where sequences begin, and ends with the number of tokens."""
+    cut = bounds or (0, query.shape[2])
+    out = PackedAttention.apply(query[0], key[0], value[0], cut, scaling, sliding_window)  # type: ignore[no-untyped-call]
+    return out[None], None
+
+
+def _norm(weight: torch.Tensor, epsilon: float, x: torch.Tensor) -> torch.Tensor:
+    normed: torch.Tensor = RmsNorm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
+    return normed
+
+
+def _mlp(module: Any, gelu: bool, x: torch.Tensor) -> Any:
+    return module.down_proj(GatedUnit.apply(module.gate_proj(x), module.up_proj(x), gelu))  # type: ignore[no-untyped-call]

@@ -1,0 +1,49 @@
+"""What must be installed before a GPU can be used, as commands. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from minisheep.doctor import packages
+from minisheep.doctor.machine_facts import MachineFacts
+from minisheep.doctor.packages import RequiredPackage
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One installation: a command and what it adds to the environment."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    seconds: float = 3600.0
+    """Its time limit; llama.cpp with CUDA takes many minutes on few cores."""
+
+
+def llama(machine: MachineFacts, python: str, before: Mapping[str, str]) -> Step:
+    """llama.cpp with CUDA, from its sources or from a wheel where pip finds one. `before` is the environment."""
+    flags = f"{before.get('CMAKE_ARGS', '')} {packages.cuda_flags(machine.capability)}".strip()
+    environment = {"CMAKE_ARGS": flags}
+    if machine.nvcc == packages.NVCC:
+        environment["CUDACXX"] = packages.NVCC
+    command = [python, "-m", "pip", "install", "--no-cache-dir", "--force-reinstall", "--no-deps", packages.LLAMA]
+    return Step("llama.cpp with CUDA", command, environment)
+
+
+def unsloth(asked: Sequence[RequiredPackage], python: str) -> Step:
+    """The packages of the extra ``gpu``, in the versions that it names."""
+    wanted = [want.text for want in asked if want.extra == "gpu"]
+    return Step("Unsloth", [python, "-m", "pip", "install", *wanted])
+
+
+def pip_settings(wheels: str) -> dict[str, str]:
+    """What makes every pip below this process take a folder of wheels and no network; nothing where none is given."""
+    return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels} if wheels else {}
+
+
+def told(step: Step) -> str:
+    """The step as one would type it."""
+    given = " ".join(f"{name}={shlex.quote(value)}" for name, value in step.environment.items())
+    return f"{given} {shlex.join(step.command)}".strip()

@@ -1,0 +1,123 @@
+"""One call of ``minisheep bench``: prepare the models, run the parts one after the other, hand on rows as they come."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks import hardware, plan
+from benchmarks.measure import Comparison, Row, from_wire
+from benchmarks.plan import Job, Options
+from minisheep.errors import MinisheepError, TimeUpError
+from minisheep.machine import cpu
+from minisheep.machine.worker import WorkerProcess
+from minisheep.run.events import Event, Found, Note
+
+WORKER = "benchmarks.run:do"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A part that could not be measured, though the others go on."""
+
+    part: str
+    message: str
+
+
+def run(verb: str, options: Options, tell: Callable[[str], None]) -> Iterator[Row | Failure]:
+    """Everything that `verb` measures. `tell` hears what goes on, as plain lines.
+
+    Raises `errors.MinisheepError` where the model that the user named cannot be had.
+    """
+    began = time.monotonic()
+    # Memory of the models is fetched before the clock of --quick starts: a first download takes what it takes.
+    machine, versions = hardware.this_machine(), hardware.versions()
+    warning = hardware.busy(hardware.load(), cpu.cores())
+    if warning:
+        tell(warning)
+    with tempfile.TemporaryDirectory(prefix="minisheep-bench-") as name:
+        folders: dict[str, Path | MinisheepError] = {}
+        jobs = plan.jobs(verb, options)
+        for number, model in enumerate(dict.fromkeys(job.model for job in jobs)):
+            folders[model] = _prepared(Path(name) / str(number), model, options, tell)
+        ends = float("inf")
+        if options.quick:
+            ends = max(began, time.monotonic() - 8.0) + plan.QUICK_SECONDS
+        for job in jobs:
+            folder = folders[job.model]
+            if isinstance(folder, MinisheepError):
+                if job.model == options.model:
+                    raise folder
+                yield Failure(f"{job.part}, {job.model}", str(folder))
+                continue
+            tell(f"measuring: {job.part}{f', {job.model}' if job.model else ''}")
+            for found in _measure(replace(job, folder=str(folder)), ends, tell):
+                if isinstance(found, Comparison):
+                    note = "; ".join(part for part in (found.note, warning) if part)
+                    yield Row(replace(found, quick=options.quick, note=note), machine, versions)
+                else:
+                    yield found
+
+
+def _prepared(folder: Path, model: str, options: Options, tell: Callable[[str], None]) -> Path | MinisheepError:
+    """The folder of a model's jobs, with its ``model.json``; or why it cannot be had."""
+    folder.mkdir()
+    if not model:
+        return folder
+    from minisheep.models.registry import find_model
+
+    try:
+        find_model(model)
+        if model == plan.SECOND_MODEL != options.model:
+            _check_cached(model)
+        prepare(Job("prepare", model, {}, 1, folder=str(folder), threads=options.threads), tell)
+    except MinisheepError as error:
+        return error
+    return folder
+
+
+def prepare(job: Job, tell: Callable[[str], None]) -> None:
+    """Have a worker make the model ready as a run does, into the job's folder.
+
+    Raises `errors.MinisheepError` where it cannot be had.
+    """
+    with WorkerProcess(WORKER) as worker:
+        worker.do(
+            job.to_job(), f"Preparing {job.model}", lambda event: tell(event.text) if isinstance(event, Note) else None
+        )
+
+
+def _check_cached(model: str) -> None:
+    """A second model is not downloaded unasked. Raises `errors.MinisheepError`."""
+    from minisheep.models.fetch import fetch_gguf
+    from minisheep.models.registry import find_model
+
+    try:
+        fetch_gguf(find_model(model), lambda text: None, offline=True)
+    except MinisheepError:
+        raise MinisheepError(f"{model} is not in the cache.", f"`minisheep pull {model}` fetches it.") from None
+
+
+def _measure(job: Job, ends: float, tell: Callable[[str], None]) -> list[Comparison | Failure]:
+    left = ends - time.monotonic()
+    if left <= 0:
+        return [Failure(job.part, "no time was left for it in --quick")]
+    found: list[Comparison | Failure] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Found):
+            found.append(from_wire(event.facts))
+        elif isinstance(event, Note):
+            tell(event.text)
+
+    try:
+        with WorkerProcess(WORKER) as worker:
+            worker.do(job.to_job(), f"Measuring '{job.part}'", listen, seconds=left)
+    except TimeUpError:
+        found.append(Failure(job.part, "not finished within the time of --quick"))
+    except MinisheepError as error:
+        found.append(Failure(job.part, str(error)))
+    return found

@@ -1,0 +1,327 @@
+"""The two ways a chat goes: with a person at a terminal, and line by line through a pipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, ClassVar, Protocol
+
+from markdown_it import MarkdownIt
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.live import Live
+from rich.markdown import Markdown, MarkdownElement, TextElement
+from rich.padding import Padding
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from minisheep.api import Run, resolve_round
+from minisheep.chat import session as chat_session
+from minisheep.chat.session import ChatAnswer, Session, model_name
+from minisheep.chat.worker import Speaker
+from minisheep.errors import MinisheepError, UsageError
+from minisheep.rules.plain_text import sanitise
+
+# A model's answer as a terminal may show it: Markdown that can do nothing but be read.
+#
+# Links, images, HTML, references and entities are not interpreted, so that each is shown as it was written: nothing is
+# clickable, nothing is hidden, and no character comes out of an entity that `rules.plain_text` would have replaced. Code is
+# not highlighted: the model would choose which of some hundred lexers reads its text.
+NOT_INTERPRETED = ("link", "image", "autolink", "html_inline", "html_block", "reference", "entity")
+"""Rules of markdown-it that are switched off."""
+GAP = 3
+"""Columns between two answers side by side."""
+
+
+class _Code(TextElement):
+    """A block of code as plain text."""
+
+    style_name = "markdown.code_block"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Padding(Text(self.text.plain.rstrip("\n"), style=console.get_style("markdown.code_block")), (0, 2))
+
+
+class SafeMarkdown(Markdown):
+    """Model text as Markdown; sanitised first."""
+
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "fence": _Code, "code_block": _Code}
+
+    def __init__(self, text: str) -> None:
+        super().__init__("", hyperlinks=False)
+        self.markup = sanitise(text)
+        parser = MarkdownIt().enable(["strikethrough", "table"]).disable(list(NOT_INTERPRETED))
+        self.parsed = parser.parse(self.markup)
+
+
+class Tail:
+    """The last lines of what grows, as many as the terminal has room for."""
+
+    def __init__(self, inner: RenderableType, spare: int = 2) -> None:
+        self._inner, self._spare = inner, spare
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(self._inner, options.update(height=None), pad=False)
+        for line in lines[-max(1, console.height - self._spare) :]:
+            yield from line
+            yield Segment.line()
+
+
+def side_by_side(titles: Sequence[str], texts: Sequence[str]) -> RenderableType:
+    """Answers in columns of the same width, each under its title; one alone has none."""
+    if len(texts) == 1:
+        return SafeMarkdown(texts[0])
+    table = Table.grid(padding=(0, GAP, 0, 0), expand=True)
+    for _ in texts:
+        table.add_column(ratio=1)
+    table.add_row(*(Text(title, style="bold") for title in titles))
+    table.add_row(*(SafeMarkdown(text) for text in texts))
+    return table
+
+
+class Flow:
+    """Sanitises text that comes in parts, as if it had come in one."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, part: str) -> str:
+        """What may be shown of it now: a carriage return waits for what comes after it."""
+        text = self._held + part
+        self._held = "\r" if text.endswith("\r") else ""
+        return sanitise(text.removesuffix("\r") if self._held else text)
+
+    def rest(self) -> str:
+        held, self._held = self._held, ""
+        return sanitise(held)
+
+
+# The three ways to see answers: rendered on a terminal, plain text, JSON lines. A pipe gets answers alone.
+REFRESH = 8
+"""Times a second that a growing answer is drawn."""
+
+
+class ChatScreen(Protocol):
+    def begin(self, rounds: Sequence[int], user: str) -> None:
+        """A message was sent to the models of `rounds`."""
+
+    def part(self, round: int, text: str) -> None:
+        """More of an answer, the first time nothing; each is told to its end before the next begins."""
+
+    def end(self, answers: Sequence[ChatAnswer]) -> None:
+        """All answers to it; fewer than were asked where they were stopped."""
+
+    def note(self, text: str) -> None:
+        """A line that is no answer."""
+
+
+class TerminalScreen:
+    """Answers grow as Markdown, two of them in columns."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, markup=False, emoji=False)
+        self._texts: dict[int, str] = {}
+        self._live: Live | None = None
+
+    def begin(self, rounds: Sequence[int], user: str) -> None:
+        self._texts = dict.fromkeys(rounds, "")
+        self._live = Live(
+            console=self._console, get_renderable=lambda: Tail(self._drawn()), refresh_per_second=REFRESH,
+            transient=True, redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+        self._live.start()
+
+    def part(self, round: int, text: str) -> None:
+        self._texts[round] += text
+
+    def end(self, answers: Sequence[ChatAnswer]) -> None:
+        self._texts |= {answer.round: answer.text for answer in answers}
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self._console.print(self._drawn())
+        for text in remarks(answers):
+            self.note(text)
+        self._console.print()
+
+    def note(self, text: str) -> None:
+        self._console.print(Text(sanitise(text), style="dim"))
+
+    def _drawn(self) -> RenderableType:
+        # A copy: what grows is drawn by a thread of its own.
+        texts = dict(self._texts)
+        return side_by_side([model_name(round) for round in texts], list(texts.values()))
+
+
+class PlainScreen:
+    """Answers on stdout as they come, and nothing else there; with two models, each under its name."""
+
+    def __init__(self, out: IO[str], err: IO[str]) -> None:
+        self._out, self._err = out, err
+        self._flow = Flow()
+        self._several = False
+        self._round: int | None = None
+
+    def begin(self, rounds: Sequence[int], user: str) -> None:
+        self._several, self._round = len(rounds) > 1, None
+
+    def part(self, round: int, text: str) -> None:
+        if round != self._round:
+            self._finish()
+            self._round = round
+            self._write(f"{model_name(round)}:\n" if self._several else "")
+        self._write(self._flow.feed(text))
+
+    def end(self, answers: Sequence[ChatAnswer]) -> None:
+        self._finish()
+        for text in remarks(answers):
+            self.note(text)
+
+    def note(self, text: str) -> None:
+        print(sanitise(text), file=self._err, flush=True)
+
+    def _finish(self) -> None:
+        if self._round is not None:
+            self._write(self._flow.rest() + "\n")
+        self._round = None
+
+    def _write(self, text: str) -> None:
+        self._out.write(text)
+        self._out.flush()
+
+
+class JsonScreen:
+    """One object an answer."""
+
+    def __init__(self, out: IO[str], err: IO[str]) -> None:
+        self._out, self._err = out, err
+        self._user = ""
+
+    def begin(self, rounds: Sequence[int], user: str) -> None:
+        self._user = user
+
+    def part(self, round: int, text: str) -> None:
+        pass
+
+    def end(self, answers: Sequence[ChatAnswer]) -> None:
+        for answer in answers:
+            told = {"event": "Answer", "round": answer.round, "message": self._user, "answer": answer.text}
+            told |= {"finish": answer.finish, "tokens": answer.tokens, "left_out": answer.left_out}
+            self._out.write(json.dumps(told) + "\n")
+        self._out.flush()
+
+    def note(self, text: str) -> None:
+        print(sanitise(text), file=self._err, flush=True)
+
+
+def remarks(answers: Sequence[ChatAnswer]) -> list[str]:
+    """What a reader of the answers should know about them."""
+    said = []
+    if gone := max((answer.left_out for answer in answers), default=0):
+        turns = "the oldest turn" if gone == 1 else f"the {gone} oldest turns"
+        said.append(f"(The context is full: without {turns}.)")
+    said += [_cut(answer, len(answers) > 1) for answer in answers if answer.finish in ("length", "stopped")]
+    said += ["(An empty answer.)" for answer in answers if not answer.text.strip() and answer.finish != "stopped"]
+    return said
+
+
+def _cut(answer: ChatAnswer, several: bool) -> str:
+    who = f"{model_name(answer.round)}: " if several else ""
+    how = "stopped" if answer.finish == "stopped" else "cut at the limit of tokens, see --max-tokens"
+    return f"({who}{how})"
+
+
+def converse(
+    session: Session, speaker: Speaker, screen: ChatScreen, read: Callable[[], str], resolve: Callable[[str], int]
+) -> Session:
+    """Until `read` raises EOFError (Ctrl-D) or ``/quit``. An error is told, and the chat goes on."""
+    while True:
+        try:
+            told = chat_session.read(read())
+            if isinstance(told, str):
+                if told:
+                    with speaker.stoppable():
+                        session = ask(session, told, speaker, screen)
+            elif told.name == "quit":
+                return session
+            elif told.name == "save":
+                screen.note(save(session, told.argument))
+            else:
+                session, said = chat_session.obey(session, told, resolve)
+                screen.note(said)
+        except EOFError:
+            screen.note("")
+            return session
+        except KeyboardInterrupt:
+            screen.note("\nCtrl-D leaves.")
+        except MinisheepError as error:
+            screen.note(str(error))
+
+
+def pipe(session: Session, speaker: Speaker, screen: ChatScreen, lines: Iterable[str]) -> Session:
+    """Each line that is not blank is a message, whatever it begins with. Raises `errors.MinisheepError`."""
+    for line in lines:
+        if line.strip():
+            session = ask(session, line.strip(), speaker, screen)
+    return session
+
+
+def ask(session: Session, user: str, speaker: Speaker, screen: ChatScreen) -> Session:
+    """One message, answered by each model of the session. Raises `errors.MinisheepError`; it is then not remembered."""
+    answers: list[ChatAnswer] = []
+    screen.begin(session.rounds, user)
+    try:
+        for round in session.rounds:
+            screen.part(round, "")
+            answers.append(speaker.answer(session.job(round, user), partial(screen.part, round)))
+            if answers[-1].finish == "stopped":
+                break
+    finally:
+        screen.end(answers)
+    return session.after(user, answers)
+
+
+def save(session: Session, name: str) -> str:
+    """Write the conversation to a new file, and say so. Raises `errors.UsageError`; nothing is ever overwritten."""
+    if not name:
+        raise UsageError("/save needs the name of a file.", "For example /save talk.jsonl")
+    if not session.turns:
+        raise UsageError("There is nothing to save yet.")
+    path = Path(name).expanduser()
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(session.saved())
+    except FileExistsError:
+        raise UsageError(f"{path} exists, and nothing was written.", "Give another name.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be written: {reason}.", "Give another name.") from None
+    return f"Saved to {json.dumps(str(path), ensure_ascii=False)}."
+
+
+# Which models of a run can answer, by what its folder says at this moment.
+def sides(
+    run: Run, round: str | None, *, base: bool, compare: bool, tell: Callable[[str], None] = lambda text: None
+) -> tuple[int, ...]:
+    """Who answers: one round (0: the base), or the base and a round to compare.
+
+    `tell` hears where ``best``, which is what answers unless said, is the base. Raises `errors.UsageError`.
+    """
+    if base and (round or compare):
+        raise UsageError("--base talks to the base alone.", "Leave out --round and --compare, or --base.")
+    if base:
+        return (0,)
+    trained = run.trained
+    chosen = resolve_round(run, round or "best", trained, tell=tell)
+    if not compare:
+        return (chosen,)
+    if chosen == 0 and round is None and trained:
+        # No round was better beyond chance; what training did can be looked at all the same.
+        chosen = trained[-1]
+    if chosen == 0:
+        raise UsageError(
+            "--compare sets a round against the base, and the base against itself says nothing.", "Give --round N."
+        )
+    return (0, chosen)

@@ -1,0 +1,331 @@
+"""Inference on a server that speaks OpenAI's API, which may have many GPUs behind it.
+
+Prompts go as token ids of the run's own vocabulary, so that its template stays in charge and text from data never
+becomes a special token. The server keeps its own slots and cache; here, `slots` is how many requests are under way.
+What a sampled token depends on is the server's: most draw differently when requests run beside others, so two runs
+with one seed need not agree. Finished work is on disk all the same, and is not asked for again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from minisheep.config import Settings
+from minisheep.engines import base
+from minisheep.engines import openai_wire as reading
+from minisheep.engines.http import PAUSES, TRIES, Names, Post, ask_all
+from minisheep.engines.openai_wire import OPTIONAL, TEXT, Abilities, Tokens, probe
+from minisheep.engines.sampling import LabelTree
+from minisheep.errors import EndpointError, UsageError
+from minisheep.rules.plain_text import one_line
+from minisheep.rules.templates import Prompt, Segment
+
+# Puts a round's adapter on a server, by a program of the user's, who knows how that server takes one.
+#
+# ``--engine-hook "PROGRAM ARGUMENTS"`` is run with one more argument: the folder of the round whose adapter is wanted
+# (``adapter/`` for PEFT, ``adapter.gguf`` for llama.cpp), or the word ``base``. It returns when the server is ready,
+# and may print the name of the model to ask for from now on (its last line counts); without one, that is --engine-
+# model. So llama.cpp's server is started anew with ``--lora``, vLLM is sent ``/v1/load_lora_adapter`` and SGLang
+# ``/load_lora_adapter``, and the name that these gave is printed.
+SECONDS = 1800.0
+"""A large model may take this long to load."""
+BASE = "base"
+
+
+def check_hook(hook: str) -> list[str]:
+    """The hook as a list of words, the program first. Raises `errors.UsageError` if it cannot be run."""
+    try:
+        words = shlex.split(hook)
+    except ValueError as error:
+        raise UsageError(f"--engine-hook {hook} cannot be read: {error}.") from None
+    if not words or shutil.which(words[0]) is None:
+        raise UsageError(f"--engine-hook {hook} names no program.", "Give one that can be run, with its whole path.")
+    return words
+
+
+def run_hook(hook: str, adapter: Path | None, seconds: float = SECONDS) -> str:
+    """Have the adapter GGUF of a round (None: none) put on the server; the model's name from now on, or empty.
+
+    Raises `errors.EndpointError` if the program fails or takes longer than `seconds`.
+    """
+    words = check_hook(hook)
+    wanted = BASE if adapter is None else str(adapter.parent.absolute())
+    try:
+        done = subprocess.run(
+            [*words, wanted], stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise EndpointError(f"The hook {words[0]} {wanted} was not done after {seconds:g} s.") from None
+    except OSError as error:
+        raise EndpointError(f"The hook {words[0]} cannot be run: {error.strerror}.") from None
+    if done.returncode:
+        raise EndpointError(
+            f"The hook {words[0]} {wanted} ended with code {done.returncode}: {_last_line(done.stderr) or 'no word'}."
+        )
+    return _last_line(done.stdout)
+
+
+def _last_line(output: bytes) -> str:
+    lines = [line for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
+    return one_line(lines[-1], 200).strip() if lines else ""
+
+
+AT_ONCE = 16
+"""Requests under way where --slots says nothing."""
+GO_ON = "Give the same command to go on."
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+
+class RemoteEngine:
+    """`engines.base.Engine` on the model of a server, without embeddings.
+
+    `tokens` is the vocabulary of the run's model, which `close` frees; `model` is what the server calls it. `slots` 0
+    means `AT_ONCE`; `context` is in tokens for each sequence. With a `hook` (`remote_adapter`) adapters can be set.
+    Nothing is sent before `set_adapter`, which finds out what the server can do. Verbs raise `errors.EndpointError`
+    where it fails for good, after the results that were under way.
+    """
+
+    evaluated = 0
+    """Tokens that the server counted; those that it had in its cache count as well."""
+    running = 0
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        post: Post,
+        model: str,
+        *,
+        slots: int = 0,
+        context: int = 2048,
+        hook: str = "",
+    ) -> None:
+        self._post = post
+        self._base = self._model = model
+        self._hook = hook
+        self._counting = threading.Lock()
+        self._set: list[Path | None] = []
+        """The adapter that is on the server, once that is known."""
+        self._signs: dict[Path | None, tuple[float, ...]] = {}
+        self.abilities = Abilities(0, "")
+        self._info = base.EngineInfo("openai", f"{model} at {self._post.name}", slots or AT_ONCE, context)
+        self._tokens = tokens
+        self._ends = [token for token in range(tokens.size) if tokens.is_end(token)]
+
+    @property
+    def name(self) -> str:
+        """The server's address."""
+        return self._post.name
+
+    @property
+    def exposes_key(self) -> bool:
+        """Whether anybody on the way to another machine could read the key."""
+        return self._post.exposes_key
+
+    @property
+    def info(self) -> base.EngineInfo:
+        return self._info
+
+    def generate(self, requests: Sequence[base.GenerateRequest]) -> Iterator[base.Completion]:
+        asked = [(request, self._prompt(request.prompt)) for request in requests]
+        for request, ids in asked:
+            self._check(request.id, len(ids) + 1)
+
+        def ask(question: tuple[base.GenerateRequest, list[int]], give_up: threading.Event) -> base.Completion:
+            request, ids = question
+            room = self._info.context - len(ids)
+            return reading.completion(request, self._ask(reading.to_complete(request, ids, room, self._ends), give_up))
+
+        return self._each(ask, asked)
+
+    def score(self, requests: Sequence[base.ScoreRequest]) -> Iterator[base.Scores]:
+        """Labels that are not among the likeliest tokens are asked for by themselves, or count as 0 where the server
+        tells no likelihoods of given texts."""
+        asked = [(request, self._prompt(request.prompt), self._tree(request)) for request in requests]
+        for request, ids, tree in asked:
+            self._check(request.id, len(ids) + max(map(len, tree.paths)) + 1)
+
+        def ask(question: tuple[base.ScoreRequest, list[int], LabelTree], give_up: threading.Event) -> base.Scores:
+            request, ids, tree = question
+            following = {
+                path: self._following([*ids, *path], children, give_up) for path, children in tree.children.items()
+            }
+            return base.Scores(request.id, tree.probabilities(following))
+
+        return self._each(ask, asked)
+
+    def loglik(self, requests: Sequence[base.LoglikRequest]) -> Iterator[base.Loglik]:
+        asked = []
+        for request in requests:
+            prompt = self._prompt(request.prompt)
+            continuation = self._tokens.encode(request.continuation, bos=False, after=prompt[-1])
+            self._check(request.id, len(prompt) + len(continuation) + 1)
+            asked.append((request.id, prompt, continuation))
+        if not self.abilities.loglik:
+            raise UsageError(f"{self._post.name} tells no likelihood of a given text.", "Set --judge logits.")
+
+        def ask(question: tuple[str, list[int], list[int]], give_up: threading.Event) -> base.Loglik:
+            name, prompt, continuation = question
+            return base.Loglik(name, self._likelihood(prompt, continuation, give_up))
+
+        return self._each(ask, asked)
+
+    def embed(self, requests: Sequence[base.EmbedRequest]) -> Iterator[base.Embedding]:
+        raise UsageError("--engine openai gives no embeddings.", "Set another --filter.")
+
+    def set_adapter(self, adapter: Path | None) -> None:
+        """Raises `errors.EndpointError` for a hook that fails or changes nothing, and what `probe` raises."""
+        if self._set == [adapter]:
+            return
+        if adapter is not None and not self._hook:
+            raise UsageError("--engine openai puts an adapter on a server by --engine-hook alone.")
+        self._set = []
+        try:
+            self._put(adapter)
+        except EndpointError as error:
+            raise EndpointError(error.message, error.fix or GO_ON) from None
+        self._set = [adapter]
+
+    def close(self) -> None:
+        self._tokens.close()
+
+    def _put(self, adapter: Path | None) -> None:
+        if self._hook:
+            self._model = run_hook(self._hook, adapter) or self._base
+        never = threading.Event()
+
+        def ask(body: dict[str, Any], once: bool) -> reading.ServerChoice:
+            return self._ask(body, never, first=not (once or self._hook), tries=1 if once else TRIES)
+
+        self.abilities = probe(ask, self._post.name, self._tokens, self._info.context)
+        self._check_changed(adapter, never)
+
+    def _check_changed(self, adapter: Path | None, never: threading.Event) -> None:
+        """An adapter that is not really on the server would make every round the base."""
+        if not (self._hook and self.abilities.tops):
+            return
+        ids = self._prompt((Segment(TEXT),))
+        sign = reading.Seen(self._ask(reading.to_see(ids, self.abilities.tops), never)).values
+        same = [other for other, known in self._signs.items() if other != adapter and known == sign]
+        if same:
+            wanted, before = (path.parent.name if path else "base" for path in (adapter, same[0]))
+            raise EndpointError(
+                f"After the hook for {wanted}, {self._post.name} answers to the last digit as for {before}: the adapter"
+                " is not on it.",
+                "Let the hook end when the server is ready, and print the name of the model with the adapter.",
+            )
+        self._signs[adapter] = sign
+
+    def _following(self, ids: list[int], children: Sequence[int], give_up: threading.Event) -> dict[int, float]:
+        """The probability of each of `children` as the next token."""
+        found: dict[int, float] = {}
+        if self.abilities.tops:
+            said = self._ask(reading.to_see(ids, self.abilities.tops), give_up)
+            seen = self._read(said, reading.Seen)
+            told = {child: seen.of(child, self._tokens.piece(child)) for child in children}
+            found = {child: math.exp(value) for child, value in told.items() if value is not None}
+        for child in children:
+            if child not in found:
+                known = self.abilities.loglik
+                found[child] = math.exp(self._likelihood(ids, [child], give_up)[0]) if known else 0.0
+        return found
+
+    def _likelihood(self, prompt: list[int], continuation: list[int], give_up: threading.Event) -> tuple[float, ...]:
+        if not continuation:
+            return ()
+        whole = [*prompt, *continuation]
+        if self.abilities.loglik == "echo":
+            said = self._ask(reading.to_echo(whole), give_up)
+            return self._read(said, lambda said: reading.echoed(said, len(prompt), len(whole)))
+        found = []
+        for place, token in enumerate(continuation, len(prompt)):
+            said = self._ask(reading.to_force(whole[:place], token), give_up)
+            piece = self._tokens.piece(token)
+            found.append(self._read(said, lambda said, t=token, p=piece: reading.forced(said, t, p)))  # type: ignore[misc]
+        return tuple(found)
+
+    def _each(self, ask: Callable[[Q, threading.Event], R], asked: Sequence[Q]) -> Iterator[R]:
+        def answer(question: Q, give_up: threading.Event, _first: bool) -> R:
+            with self._counting:
+                self.running += 1
+            try:
+                return ask(question, give_up)
+            finally:
+                with self._counting:
+                    self.running -= 1
+
+        try:
+            for _, result in ask_all(answer, asked, self._info.slots, known=True):
+                yield result
+        except EndpointError as error:
+            raise EndpointError(error.message, error.fix or GO_ON) from None
+
+    def _ask(
+        self, body: dict[str, Any], give_up: threading.Event, *, first: bool = False, tries: int = TRIES
+    ) -> reading.ServerChoice:
+        reply = self._post.ask({"model": self._model, **body}, give_up, first=first, tries=tries)
+        try:
+            said = reading.read(reply.data)
+        except ValueError:
+            raise self._post.nonsense(reply, "completion") from None
+        with self._counting:
+            self.evaluated += said.computed
+        return said
+
+    def _read(self, said: reading.ServerChoice, read: Callable[[reading.ServerChoice], R]) -> R:
+        try:
+            return read(said)
+        except ValueError as error:
+            raise EndpointError(
+                f"{self._post.name} no longer answers as it did when it was asked first: {error}."
+            ) from None
+
+    def _prompt(self, prompt: Prompt) -> list[int]:
+        return self._tokens.encode(prompt, bos=True) or [self._tokens.start]
+
+    def _tree(self, request: base.ScoreRequest) -> LabelTree:
+        after = self._prompt(request.prompt)[-1]
+        labels = [self._tokens.encode((Segment(label),), bos=False, after=after) for label in request.labels]
+        if not labels or not all(labels):
+            raise UsageError(f"Request {request.id} has no labels, or an empty one.", "Give it labels to score.")
+        return LabelTree(labels)
+
+    def _check(self, name: str, needed: int) -> None:
+        if needed > self._info.context:
+            raise UsageError(
+                f"Request {name} needs {needed} tokens, and a sequence holds {self._info.context}.",
+                "Shorten it or raise --context, and the server's.",
+            )
+
+
+# The server that a run's settings name. Light, so that the parent refuses what is wrong before anything is made.
+NAMES = Names("--engine-url", "--engine-key-env VAR", "--engine-model", "The server")
+
+
+def server(settings: Settings, pauses: tuple[float, ...] = PAUSES) -> Post:
+    """Its ``/completions``. The key is read from the environment here and stored nowhere.
+
+    Raises `errors.UsageError` for an address that is none, and for a variable that holds no key.
+    """
+    variable = settings.engine_key_env
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if variable and not key:
+        raise UsageError(f"The environment variable {variable} holds no key for the server.", "Nothing was sent.")
+    return Post(settings.engine_url, "/completions", NAMES, key, settings.engine_timeout, pauses, OPTIONAL)
+
+
+def check_server(settings: Settings) -> None:
+    """Raises `errors.UsageError` for what is wrong before anything is asked; a run without a server is right."""
+    if settings.engine == "openai":
+        server(settings)
+        if settings.engine_hook:
+            check_hook(settings.engine_hook)

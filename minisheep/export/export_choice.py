@@ -1,0 +1,185 @@
+"""What the words of the command line mean: which round, which files, which folder. Nothing is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from minisheep.api import Run, load_run, resolve_round
+from minisheep.config import Settings
+from minisheep.errors import MinisheepError, UsageError
+from minisheep.formats.lora_gguf import TENSORS
+from minisheep.models.prepared import PreparedModel
+from minisheep.models.registry import HUB_ID, HubFile, HubRepo, ModelEntry, find_model, safe_name
+from minisheep.run.folder import RoundFolder, RunFolder
+
+# What is to be exported, as the command line says it and as it crosses to the worker.
+TARGETS = ("gguf", "adapter", "merged", "ollama", "lmstudio", "hub-folder")
+WITH_GGUF = frozenset({"gguf", "ollama", "lmstudio", "hub-folder"})
+WITH_WEIGHTS = frozenset({"merged", "hub-folder"})
+WITH_ADAPTER = frozenset({"adapter", "hub-folder"})
+MAKE, WEIGHTS = "export", "export weights"
+"""The two jobs of a worker."""
+DEFAULT_FORMAT = "Q4_K_M"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSpec:
+    """One call of ``minisheep export``."""
+
+    run: str
+    round: int
+    target: str
+    work: str
+    """A folder of this export alone, deleted afterwards."""
+    format: str = DEFAULT_FORMAT
+    """Of the GGUF; a key of `formats.quantise.FORMATS`."""
+    name: str = "model"
+    """Safe as a file name: the base's name and the round."""
+    title: str = "model"
+    """For people."""
+    base_id: str = ""
+    """The base on the hub, where that is known."""
+    licence: str = ""
+    """What the base's licence means for the export."""
+    prompts: int = 20
+    threads: int = 0
+
+    @property
+    def output(self) -> Path:
+        """What becomes the export."""
+        return Path(self.work) / "export"
+
+    @property
+    def needs_weights(self) -> bool:
+        return self.target in WITH_WEIGHTS
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the model's files go."""
+        if self.target == "lmstudio":
+            return self.output / "minisheep" / self.name
+        return self.output / "model" if self.target == "hub-folder" else self.output
+
+    @property
+    def adapter_folder(self) -> Path:
+        return self.model_folder / "adapter" if self.target == "hub-folder" else self.model_folder
+
+    @property
+    def gguf(self) -> Path:
+        return self.model_folder / f"{self.name}-{self.format}.gguf"
+
+    @property
+    def report(self) -> Path:
+        """What the worker found, as JSON."""
+        return Path(self.work) / "report.json"
+
+    def to_job(self, phase: str) -> dict[str, Any]:
+        """The job of `desk.do`."""
+        return {"phase": phase, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_job(cls, job: dict[str, Any]) -> Self:
+        return cls(**{f.name: job[f.name] for f in dataclasses.fields(cls)})
+
+
+MARK = "export.json"
+"""In the folder of an export: what it is. Only a folder that holds it is ever replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportChoice:
+    run: Run
+    model: PreparedModel
+    round: int
+    note: str
+    """What the user should know of the choice of the round; may be empty."""
+    base_id: str
+    """The base on the hub; empty where that is not known."""
+    notice: str
+    """What the base's licence asks to be said; may be empty."""
+
+    @property
+    def name(self) -> str:
+        """Safe as the name of a file."""
+        return f"{safe_name(self.model.name)[:60]}-round-{self.round}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.model.title}, minisheep round {self.round}"
+
+    @property
+    def licence(self) -> str:
+        """What the base's licence means for what is made from it, and the notice that it asks for."""
+        title, licence = self.model.title, self.model.licence
+        if not licence:
+            return f"The licence of {title} is not known to minisheep. It binds what is made from it: look it up."
+        told = f"{title} is under {licence}, which binds what is made from it, this too."
+        return f"{told} {self.notice}".rstrip()
+
+
+def choose_export(path: str, round: str, base_id: str = "") -> ExportChoice:
+    """The model of a run that is exported: `round` is a number, ``last`` or ``best``.
+
+    Raises `errors.UsageError`, for ``best`` too where the evaluation found the base best.
+    """
+    run = load_run(path)
+    settings = run.settings
+    if settings.engine == "fake":
+        raise UsageError(f"{path} was made by the fake engine: there is no model in it.", "Nothing was exported.")
+    if not RunFolder(run.path).model.is_file():
+        raise UsageError(f"{path} has no model yet.", f"`minisheep align --run {path}` goes on with it.")
+    trained = [r.number for r in run.rounds if is_whole(r.folder)]
+    if not trained:
+        raise UsageError(f"{path} has no trained round yet.", f"`minisheep align --run {path}` goes on with it.")
+    number = resolve_round(run, round, trained)
+    unknown = f"No best round is known yet: round {number}, the last that was trained, is exported."
+    note = unknown if round == "best" and run.best is None else ""
+    if base_id and (HUB_ID.fullmatch(base_id) is None or ":" in base_id or "@" in base_id):
+        raise UsageError(f"--base-model {base_id[:80]!r} is no id of a model on the hub.", "Give ORG/NAME.")
+    model = PreparedModel.read(RunFolder(run.path).model)
+    entry = known(settings)
+    return ExportChoice(run, model, number, note, base_id or hub_id(entry), entry.notice.strip() if entry else "")
+
+
+def is_whole(folder: RoundFolder) -> bool:
+    """Whether a round's adapter is there in both forms."""
+    files = (folder.adapter / "adapter_config.json", folder.adapter / TENSORS, folder.adapter_gguf)
+    return all(path.is_file() for path in files)
+
+
+def known(settings: Settings) -> ModelEntry | None:
+    """What is known of a run's base today; its file may be gone."""
+    try:
+        return find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
+    except MinisheepError:
+        return None
+
+
+def hub_id(entry: ModelEntry | None) -> str:
+    """The id of a base model on the hub, by its training weights, the registry, or its GGUF; empty for none."""
+    if entry is None:
+        return ""
+    if isinstance(entry.weights, HubRepo):
+        return entry.weights.repo
+    if entry.hub:
+        return entry.hub
+    return entry.gguf.repo if isinstance(entry.gguf, HubFile) else ""
+
+
+def output(choice: ExportChoice, target: str, format: str, out: str | None) -> Path:
+    """Where the export goes: what the user said, or a folder in the run."""
+    form = f"-{format}" if target in WITH_GGUF else ""
+    return Path(out) if out else choice.run.path / "export" / f"{target}-round-{choice.round}{form}"
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Raise `errors.UsageError` where something is in the way that may not be replaced."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not overwrite:
+        raise UsageError(f"{path} exists already. Nothing was exported.", "Give --overwrite, or another --out.")
+    if path.is_symlink() or not path.is_dir() or not (path / MARK).is_file():
+        raise UsageError(f"{path} is no export, so it is not overwritten.", "Give another --out.")

@@ -1,0 +1,139 @@
+"""The parent's part: a worker makes and checks, then the cards are written and the folder gets its name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from minisheep import __version__
+from minisheep.errors import WorkerError
+from minisheep.export import export_choice, model_cards
+from minisheep.export.export_choice import MAKE, MARK, WEIGHTS, ExportChoice, ExportSpec
+from minisheep.machine.worker import WorkerProcess, stoppable
+from minisheep.run.events import Emit, Note
+from minisheep.run.files import disk_errors, fsync_folder, read_json, remove_orphans, sync_tree, write_json
+from minisheep.run.folder import Lock
+
+WORKER = "minisheep.export.worker:do"
+
+
+def export(
+    choice: ExportChoice,
+    target: str,
+    format: str,
+    out: Path,
+    emit: Emit,
+    tick: Callable[[], None] = lambda: None,
+    *,
+    overwrite: bool = False,
+    threads: int = 0,
+    repo: str = "",
+) -> dict[str, Any]:
+    """Export a round to the folder `out`, which appears when every check has passed; returns its ``export.json``.
+
+    `repo` is where a folder for the hub will be pushed, for its cards.
+
+    Raises `errors.ExportError` where a check failed, `errors.UsageError` where `out` is in the way, and
+    `errors.MinisheepError`; nothing is left of a failed export.
+    """
+    export_choice.check_output(out, overwrite=overwrite)
+    begun = time.monotonic()
+    if choice.note:
+        emit(Note(choice.note, "warning"))
+    with _workplace(out) as work:
+        spec = ExportSpec(
+            run=str(choice.run.path.absolute()), round=choice.round, target=target, work=str(work.absolute()),
+            format=format, name=choice.name, title=choice.title, base_id=choice.base_id,
+            licence=choice.licence, threads=threads,
+        )  # fmt: skip
+        for phase in (MAKE, *([WEIGHTS] if spec.needs_weights else [])):
+            _work(spec, phase, out, emit, tick)
+        checks = read_json(spec.report)["checks"]
+        with disk_errors(out):
+            model_cards.write(choice, spec, checks, repo)
+            made = _description(choice, spec, checks)
+            write_json(spec.output / MARK, made)
+            sync_tree(spec.output)
+            _take_the_name(spec.output, out, work, overwrite=overwrite)
+    return {**made, "folder": str(out), "seconds": round(time.monotonic() - begun, 1)}
+
+
+def _work(spec: ExportSpec, phase: str, out: Path, emit: Emit, tick: Callable[[], None]) -> None:
+    """One job in a process of its own. Its log outlives it only where it died."""
+    log = out.with_name(f"{out.name}.log")
+    lock = Lock(Path(spec.work))
+    died = False
+    try:
+        with WorkerProcess(WORKER, log, lock.handle) as worker, stoppable("Stopped. Nothing was exported."):
+            worker.do(spec.to_job(phase), f"Round {spec.round}, {phase}", emit, tick)
+    except WorkerError:
+        died = True
+        raise
+    finally:
+        if not died:
+            log.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """A folder beside `out`, on the same disk, deleted at the end whatever happens."""
+    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        remove_orphans(out)
+        work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _take_the_name(made: Path, out: Path, work: Path, *, overwrite: bool) -> None:
+    """By one rename; an export that is replaced is kept until the new one stands in its place."""
+    export_choice.check_output(out, overwrite=overwrite)
+    before = work / "before"
+    if out.exists():
+        os.rename(out, before)
+    try:
+        os.rename(made, out)
+    except OSError:
+        if before.exists():
+            os.rename(before, out)
+        raise
+    fsync_folder(out.parent)
+
+
+def _description(choice: ExportChoice, spec: ExportSpec, checks: list[dict[str, Any]]) -> dict[str, Any]:
+    """What an export is, for programs: where it comes from, its files, and what the checks found."""
+    files = [path for path in sorted(spec.output.rglob("*")) if path.is_file()]
+    return {
+        "minisheep": __version__,
+        "target": spec.target,
+        "round": spec.round,
+        "format": spec.format if any(path.suffix == ".gguf" for path in files) else "",
+        "name": spec.name,
+        "base": {
+            "name": choice.model.name,
+            "title": choice.model.title,
+            "hub": choice.base_id,
+            "licence": choice.model.licence,
+            "gguf_sha256": choice.model.gguf_sha256,
+        },
+        "checks": checks,
+        "files": {
+            str(path.relative_to(spec.output)): {"bytes": path.stat().st_size, "sha256": _digest(path)}
+            for path in files
+        },
+    }
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,334 @@
+"""The whole conversion: read, plan, check the room, write, check the tokens, quantise, publish."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError
+from minisheep.formats.gguf_header import padded
+from minisheep.formats.gguf_to_hf import hf_names
+from minisheep.formats.hf_config import AGAIN, Design, Value
+from minisheep.formats.quantise import FORMATS
+from minisheep.formats.safetensors_file import SIZES, Stored, as_float32, from_float32, pieces, read_rows, row_count
+from minisheep.formats.tokenizer import GgufVocabulary
+from minisheep.models.cache import REPORT_EVERY, Report, disk_errors
+from minisheep.rules.plain_text import megabytes
+from minisheep.run.files import check_room, whole_file, write_in_pieces
+
+FLOATS = ("f16", "bf16", "f32")
+_RESERVE = 2**28
+"""Bytes that stay free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was written."""
+
+    path: Path
+    architecture: str
+    parameters: int
+    bytes: int
+
+
+def type_name(text: str) -> str:
+    """The number format that is meant: one of `FLOATS` or of `formats.quantise.FORMATS`. Raises UsageError listing both."""
+    if text.lower() in FLOATS:
+        return text.lower()
+    if text.upper() in FORMATS:
+        return text.upper()
+    known = [*FLOATS, *(name for name in FORMATS if name.lower() not in FLOATS)]
+    raise UsageError(f"There is no number format {text!r}.", f"Use one of {', '.join(known)}.")
+
+
+def convert(folder: Path, output: Path, type: str, title: str, report: Report) -> Converted:
+    """Write the model in `folder` as the GGUF `output`, which appears whole or not at all.
+
+    `type` is as `type_name` returns it; `report` gets plain lines. Quantised formats are made from a float GGUF in the
+    weights' own format, written beside `output` and deleted. Takes little memory for a float format; llama.cpp's
+    quantiser holds a tensor or two. Raises `errors.UnsupportedModelError`, `errors.ModelFileError`, `errors.DiskError`,
+    or `errors.UsageError` if `output` exists.
+    """
+    from minisheep.formats.gguf_header import read_header
+    from minisheep.formats.hf_config import read_design, read_source
+    from minisheep.formats.quantise import quantise_in_worker
+    from minisheep.formats.safetensors_file import list_tensors
+    from minisheep.formats.tokenizer import check_tokens, read_vocabulary
+
+    if output.exists():
+        raise UsageError(f"{output} is there already.", "Give another --out FILE.gguf, or delete it.")
+    source = read_source(folder)
+    design = read_design(source.config)
+    stored = list_tensors(folder)
+    dtype = type.upper() if type in FLOATS else _own_format([tensor.dtype for tensor in stored.values()])
+    tensors = plan(design, stored, dtype)
+    vocabulary = read_vocabulary(source, tensors[0].shape[0])
+    for note in (*design.notes, *vocabulary.notes):
+        report(note)
+    parameters = sum(prod(tensor.shape) for tensor in tensors)
+    size = sum(tensor.bytes for tensor in tensors)
+    need = size if type in FLOATS else size + int(parameters * FORMATS[type][1])
+    check_room(output, need + _RESERVE, "The conversion needs", "Make room, or give --out FILE.gguf on a larger disk.")
+    with disk_errors(f"{output} cannot be written"):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(output) as finished:
+            floats = finished if type in FLOATS else finished.with_suffix(".float.tmp")
+            try:
+                report(f"converting {folder.name} to {dtype} ({megabytes(size)})")
+                write_gguf(floats, title, design, vocabulary, source.chat_template, tensors, FILE_TYPES[dtype], report)
+                read_header(floats)
+                check_tokens(floats, folder)
+                if type not in FLOATS:
+                    report(f"quantising to {type}")
+                    quantise_in_worker(floats, finished, type)
+            finally:
+                if floats != finished:
+                    floats.unlink(missing_ok=True)
+    return Converted(output, design.architecture, parameters, output.stat().st_size)
+
+
+def _own_format(dtypes: Sequence[str]) -> str:
+    """The format in which nothing is lost on the way to the quantiser: that of most tensors."""
+    return max(sorted(set(dtypes)), key=list(dtypes).count)
+
+
+# Each tensor of a GGUF and what it is made of: its place in the safetensors, its order of rows, its number format.
+#
+# Read in pieces of a few million numbers, so that a model of any size takes little memory.
+_LEFT_OUT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+"""The part of Gemma 3 that sees images."""
+_PREFIXES = (("language_model.model.", "model."), ("model.language_model.", "model."), ("language_model.lm_", "lm_"))
+"""How the language model inside it is named, and how it is called alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor to be written."""
+
+    name: str
+    """As llama.cpp calls it."""
+    shape: tuple[int, ...]
+    """As torch counts: [out, in], or [width]."""
+    dtype: str
+    """F32, F16 or BF16, in the GGUF."""
+    source: Stored | tuple[float, ...]
+    """Where its numbers are, or the numbers themselves."""
+    heads: int = 0
+    """Where above 0, the rows of each head go from halves to pairs (`pairs`)."""
+    plus_one: bool = False
+    """Gemma's norms, to which llama.cpp adds no 1."""
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * SIZES[self.dtype]
+
+
+def plan(design: Design, stored: Mapping[str, Stored], dtype: str) -> list[Tensor]:
+    """All tensors of the GGUF, matrices as `dtype`, vectors as F32 (llama.cpp computes norms and biases in that).
+
+    Raises `errors.UnsupportedModelError` naming a tensor that has no place in the architecture,
+    `errors.ModelFileError` naming one that is missing or of a wrong shape.
+    """
+    here = {plain_name(name): tensor for name, tensor in stored.items() if not _left_out(name)}
+    names = hf_names(design.architecture, design.layers)
+    if design.tied:
+        # Tied embeddings that were stored twice: transformers goes by the first.
+        names.pop("output.weight")
+        here.pop("lm_head.weight", None)
+    unknown = sorted(here.keys() - set(names.values()))
+    if unknown:
+        raise UnsupportedModelError(
+            f"The weights hold {unknown[0]}, which has no place in a GGUF of the architecture {design.architecture}"
+            + (f" (nor have {len(unknown) - 1} more)." if len(unknown) > 1 else "."),
+            "Give the folder of the original weights, or pass a GGUF of the model with --gguf FILE.",
+        )
+    missing = sorted(set(names.values()) - here.keys())
+    if missing:
+        raise ModelFileError(f"The weights lack {missing[0]}, which config.json says there is.", AGAIN)
+    tensors = [_tensor(design, name, here[theirs], dtype) for name, theirs in names.items()]
+    _check_shapes(design, {tensor.name: tensor.shape for tensor in tensors})
+    if design.divisors:
+        tensors.append(Tensor("rope_freqs.weight", (len(design.divisors),), "F32", design.divisors))
+    return tensors
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name as that of a language model alone."""
+    for prefix, alone in _PREFIXES:
+        if name.startswith(prefix):
+            return alone + name.removeprefix(prefix)
+    return name
+
+
+def _left_out(name: str) -> bool:
+    return name.startswith(_LEFT_OUT) or name.endswith("rotary_emb.inv_freq")  # old files store what config.json says
+
+
+def _tensor(design: Design, name: str, source: Stored, dtype: str) -> Tensor:
+    part = name.split(".")[-2]
+    heads = {"attn_q": design.heads, "attn_k": design.kv_heads}.get(part, 0) if design.architecture == "llama" else 0
+    matrix = len(source.shape) > 1
+    gemma_norm = design.architecture == "gemma3" and part.endswith("norm")
+    return Tensor(name, source.shape, dtype if matrix else "F32", source, heads, gemma_norm)
+
+
+def _check_shapes(design: Design, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ModelFileError where a tensor is not of the size that config.json says."""
+
+    def fact(name: str) -> int:
+        return int(design.keys[f"{design.architecture}.{name}"])
+
+    width, inner, head = fact("embedding_length"), fact("feed_forward_length"), fact("attention.key_length")
+    query, value = design.heads * head, design.kv_heads * head
+    vocabulary = shapes["token_embd.weight"][0]
+    expected = {
+        "token_embd": (vocabulary, width), "output": (vocabulary, width), "attn_q": (query, width),
+        "attn_k": (value, width), "attn_v": (value, width), "attn_output": (width, query), "ffn_gate": (inner, width),
+        "ffn_up": (inner, width), "ffn_down": (width, inner), "attn_q_norm": (head,), "attn_k_norm": (head,),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        part = name.split(".")[-2]
+        wanted = expected.get(part, (width,))
+        if shape != (wanted[:1] if name.endswith(".bias") else wanted):
+            raise ModelFileError(f"The weights hold {name} as {shape}, and config.json says {wanted}.", AGAIN)
+
+
+def offset(tensor: Tensor, first: int) -> int:
+    """Bytes from a tensor's start in the GGUF to its row `first`."""
+    return first * (tensor.bytes // row_count(tensor.shape))
+
+
+def read_piece(tensor: Tensor, first: int, end: int) -> NDArray[Any]:
+    """Rows `first` to `end` of a tensor as its bytes in the GGUF: float32, float16, or the bits of bfloat16 (uint16).
+
+    Raises `errors.UnsupportedModelError` for numbers that float16 cannot hold.
+    """
+    if isinstance(tensor.source, tuple):
+        return np.array(tensor.source, np.float32)
+    wanted = pairs(tensor.shape[0], tensor.heads)[first:end] if tensor.heads else slice(first, end)
+    part = read_rows(tensor.source, wanted)
+    if tensor.dtype == tensor.source.dtype and not tensor.plus_one:
+        return part
+    values = as_float32(part)
+    made = from_float32(values + np.float32(1) if tensor.plus_one else values, tensor.dtype)
+    if tensor.dtype == "F16" and not np.isfinite(made).all():
+        raise UnsupportedModelError(
+            f"{tensor.name} holds numbers that float16 cannot hold.", "Convert with --type bf16 instead."
+        )
+    return made
+
+
+def pairs(rows: int, heads: int) -> NDArray[np.intp]:
+    """For each row of a q or k matrix in llama.cpp's order, where transformers keeps it.
+
+    transformers rotates the first half of a head against the second, llama.cpp neighbours (`permute` in llama.cpp's
+    conversion of LlamaModel); `formats.gguf_to_hf.halves` is the inverse.
+    """
+    return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(rows)
+
+
+# The GGUF itself: header and vocabulary by the `gguf` package, then the tensors one piece after another.
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
+"""enum llama_ftype of a file whose matrices are of that format."""
+_ALIGNMENT = 32
+_QUANTISATION_VERSION = 2  # GGML_QNT_VERSION
+
+
+def write_gguf(
+    path: Path,
+    title: str,
+    design: Design,
+    vocabulary: GgufVocabulary,
+    chat_template: str,
+    tensors: Sequence[Tensor],
+    file_type: int,
+    report: Report,
+) -> None:
+    """Write a whole model to `path`, which must not exist. The caller makes it durable and gives it its name.
+
+    Holds a few pieces of a tensor in memory and the vocabulary. Raises `errors.MinisheepError` as `read_piece` does,
+    OSError where the disk refuses.
+    """
+    keys: dict[str, Value] = {
+        "general.type": "model",
+        "general.name": title,
+        "general.file_type": file_type,
+        "general.quantization_version": _QUANTISATION_VERSION,
+        f"{design.architecture}.vocab_size": len(vocabulary.tokens),
+        **design.keys,
+        "tokenizer.ggml.model": vocabulary.model,
+        "tokenizer.ggml.pre": vocabulary.pre,
+        **{f"tokenizer.ggml.{name}_token_id": number for name, number in vocabulary.ids.items()},
+        **{f"tokenizer.ggml.{name}": flag for name, flag in vocabulary.flags.items()},
+    }
+    if chat_template:
+        keys["tokenizer.chat_template"] = chat_template
+    start = _write_header(path, design.architecture, keys, vocabulary, tensors)
+    _write_tensors(path, start, tensors, report)
+
+
+def _write_header(
+    path: Path, architecture: str, keys: Mapping[str, Value], vocabulary: GgufVocabulary, tensors: Sequence[Tensor]
+) -> int:
+    """Everything but the numbers; where these begin, in bytes."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, architecture)
+    for name, value in keys.items():
+        _add(writer, name, value)
+    writer.add_array("tokenizer.ggml.tokens", vocabulary.tokens)
+    writer.add_array("tokenizer.ggml.token_type", vocabulary.types)
+    writer.add_array("tokenizer.ggml.scores", vocabulary.scores)
+    writer.add_array("tokenizer.ggml.merges", vocabulary.merges)
+    for tensor in tensors:
+        kind = gguf.GGMLQuantizationType[tensor.dtype]
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=kind)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
+    return padded(path.stat().st_size, _ALIGNMENT)
+
+
+def _add(writer: Any, name: str, value: Value) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(name, value)
+    elif isinstance(value, int):
+        writer.add_uint32(name, value)
+    elif isinstance(value, float):
+        writer.add_float32(name, value)
+    else:
+        writer.add_string(name, value)
+
+
+def _write_tensors(path: Path, start: int, tensors: Sequence[Tensor], report: Report) -> None:
+    places = []
+    for tensor in tensors:
+        places.append(start)
+        start = padded(start + tensor.bytes, _ALIGNMENT)
+    total, done, said = sum(tensor.bytes for tensor in tensors), 0, time.monotonic()
+    os.truncate(path, start)  # the last tensor is padded too
+
+    def make(job: tuple[Tensor, int, int, int]) -> tuple[int, bytes]:
+        tensor, place, first, end = job
+        return place + offset(tensor, first), read_piece(tensor, first, end).tobytes()
+
+    jobs = (
+        (tensor, place, *piece) for tensor, place in zip(tensors, places, strict=True) for piece in pieces(tensor.shape)
+    )
+    for length in write_in_pieces(path, jobs, make):
+        done += length
+        if time.monotonic() - said > REPORT_EVERY:
+            report(f"converted {megabytes(done)} of {megabytes(total)}")
+            said = time.monotonic()

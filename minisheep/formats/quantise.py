@@ -1,0 +1,171 @@
+"""Number formats of whole GGUF files, and llama.cpp's conversion from one to another."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from minisheep.errors import MinisheepError, ModelFileError
+from minisheep.formats.gguf_header import read_header
+from minisheep.formats.model_facts import parameter_count
+from minisheep.machine import cpu
+from minisheep.machine.worker import WorkerProcess
+from minisheep.models import cache
+from minisheep.run.events import Emit
+from minisheep.run.files import check_room, whole_file, write_json
+
+FORMATS = {
+    "F16": ("LLAMA_FTYPE_MOSTLY_F16", 2.0),
+    "BF16": ("LLAMA_FTYPE_MOSTLY_BF16", 2.0),
+    "Q8_0": ("LLAMA_FTYPE_MOSTLY_Q8_0", 34 / 32),
+    "Q6_K": ("LLAMA_FTYPE_MOSTLY_Q6_K", 0.9),
+    "Q5_K_M": ("LLAMA_FTYPE_MOSTLY_Q5_K_M", 0.8),
+    "Q4_K_M": ("LLAMA_FTYPE_MOSTLY_Q4_K_M", 0.75),
+    "Q4_0": ("LLAMA_FTYPE_MOSTLY_Q4_0", 0.7),
+    "Q3_K_M": ("LLAMA_FTYPE_MOSTLY_Q3_K_M", 0.65),
+}
+"""llama.cpp's name of each format, and at most so many bytes for a weight: small models keep a large share of theirs in
+a wider format."""
+
+
+def quantise(source: Path, output: Path, format: str) -> None:
+    """Write `source` in a format of `FORMATS` to `output` (llama_model_quantize), which is checked and not yet synced.
+
+    Imports llama_cpp: call it in a worker. Raises `errors.ModelFileError` where llama.cpp refuses or the result is
+    broken; what there is of `output` is then for the caller to delete.
+    """
+    import ctypes
+
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, FORMATS[format][0])
+    params.allow_requantize = True
+    code = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(output), ctypes.byref(params))
+    if code != 0:
+        raise ModelFileError(
+            f"llama.cpp cannot convert {source} to {format} (code {code}).",
+            "Pass a GGUF in Q8_0 or Q4_K_M with --gguf.",
+        )
+    read_header(output)  # a short write by the C++ side must not become the copy
+
+
+# A copy of a model in a format that the CPU multiplies fast, made once and kept beside the original in the cache.
+#
+# Only for inference on a CPU, and never inside the loop: training and export go by the original.
+def requantise(source: Path, output: Path, format: str = "q8_0") -> None:
+    """Write `source` in a format of `formats.quantise.FORMATS`, in small letters, to `output`, which appears whole or
+    not at all.
+
+    Imports llama_cpp: call it in a worker. Raises ModelFileError if `source` cannot be converted and DiskError if
+    there is no space. About a second for 135M weights.
+    """
+    header = read_header(source)
+    weight_bytes = FORMATS[format.upper()][1]
+    needed = parameter_count(header) * weight_bytes + 2**26
+    fix = "Free some space, or set MINISHEEP_CACHE to a folder on a larger disk."
+    with cache.disk_errors("The copy for inference cannot be written"):
+        check_room(output, needed, "The copy for inference needs", fix)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(output) as temporary:
+            quantise(source, temporary, format.upper())
+
+
+# Which number format a CPU decodes a model fastest in, of those that lose next to nothing of it.
+#
+# Only for files whose own format has no fast kernel: those are copied in any case. Q8_0 is a good choice everywhere; a
+# processor that multiplies bfloat16 may be faster with that as long as the model is small, since batched decoding is
+# then bound by arithmetic and not by reading weights. No rule foretells which, so it is tried once on each machine.
+DEFAULT = "q8_0"
+BF16_PARAMETERS = 1_000_000_000
+"""Above this, reading twice the bytes costs more than any arithmetic saves."""
+TRIES = 2
+"""Of each format, in turns; the best counts, since whatever else the machine does can only make a try slower."""
+WORTH = 1.05
+"""A larger format must be faster by this factor: it takes more memory and disk."""
+
+
+def candidates(flags: frozenset[str], parameters: int) -> tuple[str, ...]:
+    """The formats to try on a CPU with these flags (`machine.cpu`), the default first."""
+    if parameters <= BF16_PARAMETERS and cpu.multiplies_bfloat16(flags):
+        return (DEFAULT, "bf16")
+    return (DEFAULT,)
+
+
+def fastest(rates: Mapping[str, float]) -> str:
+    """The format to use, by tokens a second: the default unless another is clearly faster."""
+    best = max(rates, key=lambda name: rates[name])
+    return best if rates[best] > WORTH * rates.get(DEFAULT, 0.0) else DEFAULT
+
+
+def choose(
+    formats: tuple[str, ...],
+    make: Callable[[str], Path],
+    rate: Callable[[Path], float],
+    record: Path,
+    machine: str,
+    tell: Callable[[str], None],
+) -> tuple[str, dict[str, float]]:
+    """The format to use and the measured tokens a second of each, from `record` if that was made on this `machine`.
+
+    `make` gives the copy in a format, `rate` measures it, in turns, so that a busy minute does not decide; `tell` hears
+    what came of it. Copies that lose are deleted.
+    """
+    if len(formats) == 1:
+        return formats[0], {}
+    rates = _read(record, machine)
+    if set(rates) == set(formats):
+        return fastest(rates), rates
+    copies = {name: make(name) for name in formats}
+    rates = dict.fromkeys(formats, 0.0)
+    try:
+        for _ in range(TRIES):
+            for name, copy in copies.items():
+                rates[name] = max(rates[name], rate(copy))
+    except MinisheepError as error:
+        tell(f"The formats could not be compared on this machine ({error.message}): {DEFAULT.upper()} is used.")
+        return DEFAULT, {}
+    chosen = fastest(rates)
+    told = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
+    tell(f"Tokens/s of a short try on this machine: {told}; {chosen.upper()} is used from now on.")
+    write_json(record, {"machine": machine, "tokens_per_second": {n: round(r, 1) for n, r in rates.items()}})
+    for name, copy in copies.items():
+        if name != chosen:
+            copy.unlink(missing_ok=True)
+    return chosen, rates
+
+
+def _read(record: Path, machine: str) -> dict[str, float]:
+    try:
+        data = json.loads(record.read_text(encoding="utf-8"))
+        rates = {str(name): float(rate) for name, rate in data["tokens_per_second"].items()}
+        return rates if data["machine"] == machine else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+# `formats.quantise` in a process of its own, so that a crash of native code is one line.
+def quantise_in_worker(source: Path, output: Path, format: str) -> None:
+    """Write the GGUF `source` as `output` in a format of `formats.quantise.FORMATS`; `output` is not yet durable.
+
+    Raises `errors.ModelFileError` where llama.cpp refuses or dies; nothing of `output` remains then.
+    """
+    try:
+        with WorkerProcess("minisheep.formats.quantise:do", died=ModelFileError) as worker:
+            job = {"phase": "quantise", "source": str(source), "output": str(output), "format": format}
+            worker.do(job, f"Quantising {source.name} to {format}")
+    except BaseException:
+        output.unlink(missing_ok=True)
+        raise
+
+
+def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
+    from minisheep.engines import native
+    from minisheep.formats.gguf_header import read_header
+
+    read_header(Path(job["source"]))
+    native.start()
+    quantise(Path(job["source"]), Path(job["output"]), job["format"])

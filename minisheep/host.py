@@ -1,0 +1,189 @@
+"""Where phases run: in a worker process (the rule), or in this one (tests, and notebooks on the fake engine)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minisheep.errors import Stopped
+from minisheep.loop import Phase
+from minisheep.machine.gpu import Baseline
+from minisheep.machine.worker import WorkerProcess
+from minisheep.run.events import Emit, Note
+from minisheep.run.folder import RunFolder
+
+ALONE = frozenset({"prepare", "train"})
+"""Phases that get a worker of their own: nothing else holds a model while they run, and all memory of theirs is given
+back."""
+WARM_UP = "warm up"
+"""A job that loads the libraries of the inference phases."""
+
+
+def job_for(folder: RunFolder, phase: Phase) -> dict[str, Any]:
+    return {"run": str(folder.path), "round": phase.round, "phase": phase.name}
+
+
+class RunHandler:
+    """Does jobs in this process, keeping the model loaded from one to the next. For workers and in-process hosts."""
+
+    def __init__(self) -> None:
+        self._work: Any = None
+
+    def do(self, job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
+        """``{"run": folder, "round": number, "phase": name}``. Raises what the phase raises."""
+        run = Path(job["run"])
+        if job["phase"] == WARM_UP:
+            return warm_up(run)
+        from minisheep.workspace import Workspace
+
+        if self._work is None or self._work.folder.path != run:
+            self.close()
+            self._work = Workspace(run)
+        if job["phase"] == "prepare":
+            from minisheep.prepare import prepare
+
+            prepare(self._work.settings, self._work.folder.model, emit)
+        else:
+            from minisheep.phases import do
+
+            do(self._work, job["round"], job["phase"], emit, should_stop)
+
+    def close(self) -> None:
+        if self._work is not None:
+            self._work.close()
+            self._work = None
+
+
+def warm_up(run: Path) -> None:
+    """Load what the inference phases of a run need, but no model. A failure is left to the phase to report."""
+    try:
+        import minisheep.phases
+        from minisheep.workspace import Workspace
+
+        if Workspace(run).settings.engine == "llamacpp":
+            import minisheep.engines.llamacpp  # noqa: F401
+    except Exception:
+        traceback.print_exc()
+
+
+class InlineHost:
+    """Runs phases in this process."""
+
+    def __init__(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        self._desk = RunHandler()
+        self._should_stop = should_stop
+
+    def run(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
+        self._desk.do(job_for(folder, phase), emit, self._should_stop)
+
+    def close(self) -> None:
+        self._desk.close()
+
+
+class WorkerHost:
+    """Runs phases in worker processes, one at a time.
+
+    `lock` is the handle of the run's lock: workers inherit it, so the run stays locked until the last of them is gone.
+    `tick` is called at least twice a second while a worker is busy.
+
+    While a phase of `ALONE` runs, the worker of the phases after it already starts and loads its libraries, though no
+    model: from the last training step to the next token is then a matter of the model alone.
+    """
+
+    def __init__(self, lock: int, tick: Callable[[], None] = lambda: None) -> None:
+        self._lock = lock
+        self._tick = tick
+        self._worker: WorkerProcess | None = None
+        """The one that keeps the inference engine, or that is warming up to."""
+        self._alone: WorkerProcess | None = None
+        self._stopping = False
+
+    def run(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
+        """Raises the error that the phase raised, or `errors.WorkerError` if the worker died."""
+        if self._stopping:
+            raise Stopped(f"Stopped before round {phase.round}, {phase.name}; everything made so far is safe.")
+        try:
+            if phase.name in ALONE:
+                self._run_alone(folder, phase, emit)
+            else:
+                self._worker = self._worker or self._start(folder)
+                self._do(self._worker, folder, phase, emit)
+        except BaseException:
+            # After a failure nothing is known of a worker's state; a clean stop ends it too.
+            self.kill()
+            self.close()
+            raise
+
+    def stop(self) -> None:
+        """Ask the worker to finish its record and end. Safe to call from a signal handler."""
+        self._stopping = True
+        for worker in self._workers():
+            worker.send("stop")
+
+    def kill(self) -> None:
+        """End the workers at once; what they acknowledged is safe."""
+        for worker in self._workers():
+            worker.kill()
+
+    def close(self) -> None:
+        """Let the workers end by themselves, which frees their memory."""
+        for worker in self._workers():
+            worker.close()
+        self._worker = self._alone = None
+
+    def _run_alone(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
+        self.close()
+        baseline = Baseline()
+        self._alone = self._start(folder)
+        self._worker = self._start(folder)
+        self._worker.send(json.dumps({"run": str(folder.path), "phase": WARM_UP}))
+        self._do(self._alone, folder, phase, emit)
+        self._alone.close()
+        self._alone = None
+        left = baseline.left_over(frozenset({self._worker.pid}))
+        if left:
+            emit(Note(left, "warning"))
+
+    def _do(self, worker: WorkerProcess, folder: RunFolder, phase: Phase, emit: Emit) -> None:
+        worker.do(job_for(folder, phase), f"Round {phase.round}, {phase.name}", emit, self._tick)
+
+    def _start(self, folder: RunFolder) -> WorkerProcess:
+        return WorkerProcess("minisheep.host:Desk", folder.scratch / "worker.log", self._lock)
+
+    def _workers(self) -> list[WorkerProcess]:
+        return [worker for worker in (self._alone, self._worker) if worker is not None]
+
+
+class SignalledStop:
+    """First Ctrl-C (or SIGTERM): finish the record and stop. Second: stop at once. Restores the handlers on exit."""
+
+    def __init__(self, host: WorkerHost, tell: Callable[[str], None]) -> None:
+        self._host, self._tell = host, tell
+        self.signal = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> SignalledStop:
+        # Only the main thread may set handlers; a notebook's own thread keeps what it has.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        if isinstance(error, Stopped) and self.signal:
+            error.exit_code = 128 + self.signal
+
+    def _handle(self, number: int, _frame: object) -> None:
+        if self.signal:
+            self._host.kill()
+            raise Stopped("Stopped at once. Everything acknowledged is on disk.", "Give the same command to go on.")
+        self.signal = number
+        self._tell("Stopping: finishing what is in hand. Once more stops at once.")
+        self._host.stop()

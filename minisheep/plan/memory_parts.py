@@ -1,0 +1,267 @@
+"""What lies in memory while a model is asked, and while it is trained: each part in bytes. Pure.
+
+Inference is llama.cpp's: weights, KV cache, compute buffers (`engines.budget` decides the slots, here as in the
+engine). Training is `trainers.peft_*`: a frozen base, the adapter with its gradients and AdamW's moments in float32,
+what autograd keeps, and logits a piece at a time (`trainers.lora_model.HEAD_ELEMENTS`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from minisheep.engines import budget
+from minisheep.engines.budget import CacheType
+from minisheep.formats.gguf_header import BLOCKS, Block, GgufHeader, mostly_fast_on_cpu
+from minisheep.models.shape import EMBEDDING, OUTPUT, Matrix, Shape, has_head_norms, has_post_norms
+
+
+# The weights of a GGUF as bytes, and where llama.cpp puts them. Pure.
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All sizes in bytes."""
+
+    format: str
+    file: int
+    tensors: int
+    embedding: int
+    tied: bool
+
+    @property
+    def on_gpu(self) -> int:
+        """With all layers offloaded. The embedding stays in RAM, where rows of it are looked up; a tied one is copied
+        to the GPU as the output layer (llama.cpp, load_tensors)."""
+        return self.tensors if self.tied else self.tensors - self.embedding
+
+    @property
+    def read_a_step(self) -> int:
+        """What computing one token reads of them: all but the embedding, and a tied one as the output layer."""
+        return self.on_gpu
+
+
+def weights_in(header: GgufHeader, format: str) -> Weights:
+    """The weights of a file that is here."""
+    sizes = {tensor.name: tensor.bytes for tensor in header.tensors}
+    embedding = sizes.get("token_embd.weight", 0)
+    return Weights(format, header.file_bytes, sum(sizes.values()), embedding, "output.weight" not in sizes)
+
+
+CUDA_CONTEXT = 450 * 2**20
+"""What a process holds on a GPU before its first tensor: CUDA's context, kernels and workspaces. Not measured here."""
+INFERENCE_LIBRARIES = 150 * 2**20
+"""RAM of a worker with llama.cpp and numpy, before it has a model."""
+TRAINING_LIBRARIES = 430 * 2**20
+"""RAM of a worker with torch, transformers and peft, before it has a model."""
+CUDA_LIBRARIES = 2500 * 2**20
+"""RAM of such a worker once torch has CUDA's libraries too. Not measured here."""
+
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A weight in NF4 with double quantisation: 4 bits, an 8-bit scale for 64 weights, a float32 for 256 scales."""
+LORA_BYTES = 16
+"""A weight of the adapter: itself, its gradient and AdamW's two moments, all float32."""
+HEAD_BYTES = 2**24 * 12
+"""Logits that exist at once: `HEAD_ELEMENTS` of them, in the model's precision twice and in float32 twice."""
+SLACK = 1.1
+"""What torch's allocator holds over what is asked of it, of all that comes and goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """How a model is asked. `context` is the setting, in tokens."""
+
+    slots: int
+    context: int
+    cache: CacheType
+    embeds: bool = False
+    """Whether a phase asks for embeddings, by a context of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMemory:
+    """How an adapter is trained. `tokens` are those of the longest micro-batch."""
+
+    load_in: str
+    cuda: bool
+    float32: bool
+    """Whether training computes in float32."""
+    rank: int
+    micro_batch: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        return self.micro_batch * self.length
+
+
+def total(parts: list[Part]) -> int:
+    return sum(part.bytes for part in parts)
+
+
+def token_bytes(shape: Shape, cache: CacheType) -> int:
+    """Of the KV cache, for a token of one sequence."""
+    return budget.kv_token_bytes(shape.layers, shape.kv_heads, shape.head_size, shape.head_size, cache)
+
+
+def sequence_bytes(shape: Shape, context: int, cache: CacheType) -> int:
+    """Of the KV cache, for one sequence."""
+    return budget.sequence_tokens(context, shape.context) * token_bytes(shape, cache)
+
+
+def compute_bytes(shape: Shape, slots: int, context: int) -> int:
+    """llama.cpp's buffer for a forward pass: the logits of a batch, what a layer gives the next, and the mask.
+
+    Within 3 % of what llama.cpp says for SmolLM2, Gemma 3 and Qwen2 with 1 to 63 slots.
+    """
+    logits = budget.output_rows(slots, shape.vocabulary) * shape.vocabulary * 4
+    tokens = budget.sequence_tokens(context, shape.context)
+    return logits + budget.UBATCH * 4 * (2 * shape.width + tokens)
+
+
+def inference_parts(shape: Shape, weights: Weights, how: Inference, *, gpu: bool) -> list[Part]:
+    """On a GPU, or in the RAM of a machine without one."""
+    first = Part("CUDA context", CUDA_CONTEXT) if gpu else Part("libraries", INFERENCE_LIBRARIES)
+    held = weights.on_gpu if gpu else weights.tensors
+    cells = (how.slots + 1) * sequence_bytes(shape, how.context, how.cache)
+    buffers = compute_bytes(shape, how.slots, how.context) + (0 if gpu else host_bytes(shape, how.slots))
+    if how.embeds:
+        cells += sequence_bytes(shape, how.context, how.cache)
+        buffers += compute_bytes(shape, 1, how.context)
+    return [first, Part("weights", held), Part("KV cache", cells), Part("compute buffers", buffers)]
+
+
+def host_bytes(shape: Shape, slots: int) -> int:
+    """RAM for the logits of one token of each sequence (llama.cpp, output_reserve)."""
+    return (slots + 1) * shape.vocabulary * 4
+
+
+def training_parts(shape: Shape, architecture: str, how: TrainingMemory) -> list[Part]:
+    """The most that training takes, when a micro-batch of the longest examples comes."""
+    number = 4 if how.float32 else 2
+    frozen = number * (shape.parameters(architecture) - shape.block_weights)
+    blocks = shape.block_weights * (NF4_BYTES if how.load_in == "4bit" else number)
+    kept = how.tokens * kept_bytes(shape, architecture, how)
+    passing = how.tokens * _passing_bytes(shape) + _largest_matrix(shape) * number * (how.load_in == "4bit")
+    if how.cuda:
+        between, layer = how.tokens * shape.layers * shape.width * number, kept + passing
+        first = Part("CUDA context", CUDA_CONTEXT)
+    else:
+        between, layer = shape.layers * kept, passing
+        first = Part("libraries", TRAINING_LIBRARIES)
+    return [
+        first,
+        Part("base: layers", int(blocks)),
+        Part("base: embedding, output, norms", frozen),
+        Part("adapter, gradients, AdamW", shape.lora_weights(how.rank) * LORA_BYTES),
+        Part("activations kept", int(SLACK * between)),
+        Part("one layer or the logits", int(SLACK * max(layer, HEAD_BYTES))),
+    ]
+
+
+def kept_bytes(shape: Shape, architecture: str, how: TrainingMemory) -> int:
+    """What autograd keeps of one layer for each token."""
+    written_out = not how.cuda and how.load_in != "4bit"
+    return _kept_written_out(shape, how) if written_out else _kept_by_libraries(shape, architecture, how)
+
+
+def _kept_by_libraries(shape: Shape, architecture: str, how: TrainingMemory) -> int:
+    """By the layers of transformers and peft: norms and adapters in float32, the rest in the model's format.
+
+    An adapter keeps its input after dropout, and the mask: bool on a GPU, float32 on a CPU. On a GPU, keys and values
+    are repeated for their query heads where a mask says what is padding.
+    """
+    wide, query, kv, inner = shape.width, shape.query_width, shape.kv_width, shape.feed_forward
+    number, mask = (4 if how.float32 else 2), (1 if how.cuda else 4)
+    norms = 4 * wide * (4 if has_post_norms(architecture) else 2)
+    norms += 4 * (query + kv) if has_head_norms(architecture) else 0
+    adapter = (4 + mask) * (5 * wide + query + inner) + 7 * 4 * how.rank
+    attention = number * 2 * (query + (query if how.cuda else kv)) + 4 * shape.heads
+    return norms + adapter + attention + number * 3 * inner
+
+
+def _kept_written_out(shape: Shape, how: TrainingMemory) -> int:
+    """By `trainers.cpu_*`: adapters that read the same share one mask, and attention keeps its probabilities."""
+    wide, query, kv, inner = shape.width, shape.query_width, shape.kv_width, shape.feed_forward
+    number = 4 if how.float32 else 2
+    adapter = (number + 1) * (2 * wide + query + inner) + number * 7 * how.rank
+    attention = number * (query + 2 * kv + shape.heads * how.length)
+    return adapter + number * 2 * wide + attention + number * 2 * inner
+
+
+def _passing_bytes(shape: Shape) -> int:
+    """For each token, while the widest part of a layer goes backward: float32 twice, the model's format twice."""
+    return 12 * max(shape.feed_forward, shape.query_width)
+
+
+def _largest_matrix(shape: Shape) -> int:
+    """Weights of it; one at a time is dequantised."""
+    return max(rows * columns for _, rows, columns in shape.layer_matrices)
+
+
+# How many bytes a model takes in a GGUF of a named format, matrix by matrix, before any file is here. Pure.
+#
+# A mix such as Q4_K_M is not one format: llama-quantize gives some matrices more bits, and others the nearest format
+# whose blocks divide their rows (llama.cpp, src/llama-quant.cpp: llama_tensor_get_type_impl, use_more_bits,
+# tensor_type_fallback).
+_FORMATS = {block.name: block for block in BLOCKS.values()}
+_MIXES = {"Q4_K_M": ("Q4_K", "Q6_K"), "Q5_K_M": ("Q5_K", "Q6_K")}
+"""What most matrices of a mix have, and what those with more bits have."""
+_NEAREST = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+FORMATS = (*_MIXES, "Q4_0", "Q4_1", "Q6_K", "Q8_0", "BF16", "F16", "F32")
+"""What can be foretold."""
+HEADER_BYTES_A_TOKEN = 40
+"""Of the vocabulary, its merges included: 36 and 39 in files of SmolLM2 and Qwen2."""
+
+
+def weights_as(shape: Shape, architecture: str, format: str) -> Weights:
+    """The weights in one of `FORMATS`. Raises KeyError for another."""
+    sizes = {EMBEDDING: 0, OUTPUT: 0}
+    tensors = 4 * shape.vectors(architecture)
+    for matrix in shape.matrices():
+        size = _bytes(matrix, _format(matrix, shape, format))
+        tensors += size
+        if matrix.name in sizes:
+            sizes[matrix.name] = size
+    file = tensors + HEADER_BYTES_A_TOKEN * shape.vocabulary
+    return Weights(format, file, tensors, sizes[EMBEDDING], shape.tied)
+
+
+def fast_on_cpu(shape: Shape, format: str) -> bool:
+    """Whether a processor multiplies a file in one of `FORMATS` fast. Raises KeyError for another."""
+    weights: Counter[str] = Counter()
+    for matrix in shape.matrices():
+        weights[_format(matrix, shape, format).name] += matrix.weights
+    return mostly_fast_on_cpu(weights)
+
+
+def format_in_name(file: str) -> str | None:
+    """The format that a file's name ends in, as is the custom; None where it is none of `FORMATS`."""
+    name = file.upper().removesuffix(".GGUF")
+    return next((known for known in FORMATS if name.endswith(known)), None)
+
+
+def uses_more_bits(layer: int, layers: int) -> bool:
+    """Of a mix: the first and last eighth of the layers, and every third between (use_more_bits)."""
+    eighth = layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+
+
+def _format(matrix: Matrix, shape: Shape, format: str) -> Block:
+    usual, more = _MIXES.get(format, (format, format))
+    final = matrix.name == OUTPUT or (shape.tied and matrix.name == EMBEDDING)
+    favoured = matrix.name in ("attn_v", "ffn_down") and uses_more_bits(matrix.layer, shape.layers)
+    if final and format.startswith("Q") and format != "Q8_0":
+        more = "Q6_K"  # the output layer of any quantised model
+    chosen = more if final or favoured else usual
+    if matrix.columns % _FORMATS[chosen].elements:
+        chosen = _NEAREST.get(chosen, "F16")
+    return _FORMATS[chosen]
+
+
+def _bytes(matrix: Matrix, block: Block) -> int:
+    return matrix.weights // block.elements * block.bytes

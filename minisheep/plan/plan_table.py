@@ -1,0 +1,202 @@
+"""Plans in words: rows for a table, sentences for what is to be done, and plain data for JSON. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from minisheep import config
+from minisheep.config import Settings
+from minisheep.engines import budget
+from minisheep.plan import memory_parts
+from minisheep.plan.duration import Calibration
+from minisheep.plan.fit import Plan, changes
+from minisheep.plan.memory_parts import Part
+from minisheep.plan.room import Model
+from minisheep.rules.plain_text import duration, one_line
+
+GIB = 2**30
+Row = tuple[str, list[str]]
+
+
+def size(count: float) -> str:
+    """Bytes of memory: ``4.3 GiB``, ``860 MiB``."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.0f} MiB"
+
+
+def disk_size(count: float) -> str:
+    """Bytes on disk: ``4.8 GB``, ``98 MB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def model_lines(model: Model) -> list[str]:
+    """The model's size, and what a token of its KV cache takes."""
+    shape = model.shape
+    f16 = memory_parts.token_bytes(shape, budget.F16)
+    q8 = memory_parts.token_bytes(shape, budget.Q8_0)
+    known = "read from its file" if model.here else "foretold, the file is not here"
+    billions = f"{model.parameters / 1e9:.1f} B" if model.parameters >= 1e9 else f"{model.parameters / 1e6:.0f} M"
+    return [
+        f"{one_line(model.name)}: {billions} weights, {one_line(model.weights.format)},"
+        f" {disk_size(model.weights.file)} ({known})",
+        f"  {shape.layers} layers, {shape.kv_heads} key and value heads for {shape.heads}:"
+        f" KV cache {f16 / 1024:.0f} KiB a token in f16, {q8 / 1024:.0f} in q8_0",
+    ]
+
+
+def machine_line(plan: Plan) -> str:
+    machine = plan.machine
+    kind = "VRAM" if machine.is_gpu else "RAM"
+    room = "of unknown memory" if machine.memory is None else f"{size(machine.memory)} of {kind} for a run"
+    return f"{one_line(machine.title)}: {room}"
+
+
+def rows(plans: Sequence[Plan]) -> list[Row]:
+    """A column for each plan of the same machine and model."""
+    kind = "VRAM" if plans[0].machine.is_gpu else "RAM"
+    found: list[Row] = [
+        ("sequences at once", [str(p.slots) for p in plans]),
+        ("KV cache", [f"{p.cache}, {p.settings.context} tokens each" for p in plans]),
+        (f"writing and judging, {kind}", [_total(p.inference, p.fits_inference) for p in plans]),
+        *_parts([p.inference for p in plans]),
+        (f"training, {kind}", [_total(p.training, p.fits_training) for p in plans]),
+        ("  base in, micro-batch", [f"{p.load_in}, {p.settings.micro_batch_size}" for p in plans]),
+        *_parts([p.training for p in plans]),
+    ]
+    if plans[0].machine.is_gpu:
+        found.append(("RAM", [size(p.ram) for p in plans]))
+    found += [
+        ("disk", [disk_size(p.disk) for p in plans]),
+        *((f"  {name}", cells) for name, cells in _disk(plans)),
+    ]
+    if plans[0].phases is not None:
+        found.append(("time of a round", [_time(p.round_seconds) for p in plans]))
+        for index, (phase, _) in enumerate(plans[0].phases):
+            found.append((f"  {phase}", [_time(p.phases[index][1]) if p.phases else "-" for p in plans]))
+        found.append((f"time of {plans[0].settings.rounds} rounds", [_time(p.run_seconds) for p in plans]))
+    return found
+
+
+def titles(plans: Sequence[Plan]) -> list[str]:
+    return ["as given", "recommended"][: len(plans)]
+
+
+def overview(found: Sequence[tuple[str, Plan | None, Settings]]) -> tuple[list[str], list[list[str]]]:
+    """A line for each machine: its name, the plan to follow if any fits, and the settings as given."""
+    names = ["GPU", "writing", "training", "sequences", "a round", "settings"]
+    lines = []
+    for title, plan, given in found:
+        if plan is None:
+            lines.append([title, "-", "-", "-", "-", "does not fit"])
+            continue
+        flags = flags_of(changes(given, plan.settings)) or "as given"
+        cells = [size(memory_parts.total(plan.inference)), size(memory_parts.total(plan.training)), str(plan.slots)]
+        lines.append([title, *cells, _time(plan.round_seconds), flags])
+    return names, lines
+
+
+def advice(given: Plan, recommended: Plan | None) -> list[str]:
+    """What follows from a plan, in sentences."""
+    if recommended is None:
+        return [f"It does not fit: {_missing(given)}. Take a smaller model, or a GPU with more memory."]
+    flags = flags_of(changes(given.settings, recommended.settings))
+    if not flags:
+        return ["It fits with the settings as given."]
+    if given.fits:
+        before, after = given.round_seconds, recommended.round_seconds
+        told = f", {before / after:.1f} times as fast" if before and after else ""
+        return [f"It fits with the settings as given. Better{told}: {flags}"]
+    return [f"With the settings as given it does not fit: {_missing(given)}. It fits with: {flags}"]
+
+
+def remarks(plan: Plan) -> list[str]:
+    """What the figures are worth."""
+    said = []
+    if plan.tried is not None:
+        said += _tried(plan.tried)
+    elif plan.machine.is_gpu:
+        said.append("Nothing of this was verified on a GPU yet: memory is counted, times are estimates.")
+    elif plan.phases is None:
+        said.append("Times are not known: llama.cpp has not been tried with this model on this machine.")
+    else:
+        said.append("Times follow from a short try on this machine, and change with whatever else it does.")
+    if plan.machine.is_gpu and plan.settings.trainer in ("auto", "unsloth"):
+        said.append("Training is counted as PEFT does it; Unsloth keeps activations in RAM instead.")
+    said.append(
+        f"Training's figure is for {plan.settings.micro_batch_size} examples of {plan.settings.max_length} tokens at"
+        " once; shorter ones take less."
+    )
+    return said
+
+
+def _tried(found: Calibration) -> list[str]:
+    """What the times follow from, and what of a GPU was in use."""
+    rates = f"{found.drawn:,.0f} tokens/s written by {found.slots} sequences, {found.read:,.0f} read"
+    trained = f", {found.trained:,.0f} trained by {found.trainer}" if found.trained else "; training is an estimate"
+    said = [f"Times follow from a try on this machine on {found.date}: {rates}{trained}."]
+    sizes = (("writing", found.inference_bytes), ("training", found.training_bytes))
+    taken = [f"{size(count)} while {what}" for what, count in sizes if count is not None]
+    return said + ([f"At most {' and '.join(taken)} of VRAM were in use then."] if taken else [])
+
+
+def flags_of(changed: dict[str, Any]) -> str:
+    return " ".join(f"{config.flag(name)} {value}" for name, value in changed.items())
+
+
+def to_dict(plan: Plan) -> dict[str, Any]:
+    """JSON-ready; sizes in bytes, times in seconds."""
+    return {
+        "machine": plan.machine.title,
+        "memory": plan.machine.memory,
+        "fits": plan.fits,
+        "slots": plan.slots,
+        "kv_type": plan.cache,
+        "context": plan.settings.context,
+        "micro_batch_size": plan.settings.micro_batch_size,
+        "load_in": plan.load_in,
+        "inference": _named(plan.inference),
+        "training": _named(plan.training),
+        "ram": plan.ram,
+        "disk": _named(plan.files)
+        | {"each round": plan.round_bytes, "while training": plan.checkpoint_bytes, "total": plan.disk},
+        "seconds": None if plan.phases is None else dict(plan.phases),
+        "round_seconds": plan.round_seconds,
+        "run_seconds": plan.run_seconds,
+        "tried": None if plan.tried is None else dataclasses.asdict(plan.tried),
+    }
+
+
+def _named(parts: list[Part]) -> dict[str, int]:
+    return {part.name: part.bytes for part in parts} | {"total": memory_parts.total(parts)}
+
+
+def _parts(plans: Sequence[list[Part]]) -> list[Row]:
+    return [(f"  {part.name}", [size(parts[i].bytes) for parts in plans]) for i, part in enumerate(plans[0])]
+
+
+def _disk(plans: Sequence[Plan]) -> list[Row]:
+    first = [(part.name, [disk_size(p.files[i].bytes) for p in plans]) for i, part in enumerate(plans[0].files)]
+    return [
+        *first,
+        ("each round", [disk_size(p.round_bytes) for p in plans]),
+        ("while training", [disk_size(p.checkpoint_bytes) for p in plans]),
+    ]
+
+
+def _total(parts: list[Part], fits: bool) -> str:
+    return f"{size(memory_parts.total(parts))}{'' if fits else ', too much'}"
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(seconds)
+
+
+def _missing(plan: Plan) -> str:
+    """Which phases need how much more than there is."""
+    room = plan.machine.memory or 0
+    phases = (("writing and judging", plan.inference, plan.fits_inference),
+              ("training", plan.training, plan.fits_training))  # fmt: skip
+    return " and ".join(
+        f"{name} lacks {size(memory_parts.total(parts) - room)}" for name, parts, fits in phases if not fits
+    )

@@ -1,0 +1,303 @@
+"""Makes the model of a run ready: fetch, check, choose the template, make what is missing once and cache it.
+
+Everything that would fail later is refused here, before the first token: a broken file, an architecture whose adapters
+cannot be converted, a template that cannot be used, a model that is not the one the run began with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+from minisheep.config import Settings
+from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
+from minisheep.formats.gguf_header import read_header
+from minisheep.formats.lora_gguf import check_architecture
+from minisheep.formats.model_facts import ModelFacts, model_facts, shape_of
+from minisheep.formats.same_model import check_same_model
+from minisheep.machine import system
+from minisheep.machine.gpu import gpu_without_offload
+from minisheep.models import cache
+from minisheep.models.cache import Report, cache_root, sha256_file
+from minisheep.models.fetch import FetchedFile, fetch_gguf, fetch_weights
+from minisheep.models.prepared import PreparedModel
+from minisheep.models.registry import ModelEntry, find_model
+from minisheep.plan import room
+from minisheep.rules import templates
+from minisheep.run.events import Emit, Note
+from minisheep.trainers.choose_trainer import choose_trainer, find_cuda
+
+# The GGUF of a run's model; converted once where the model has only its own weights.
+TYPE = "Q8_0"
+"""Half of f16's memory, next to none of its losses; another is the user's choice (`minisheep convert --type`)."""
+
+
+def gguf_of(entry: ModelEntry, report: Report, offline: bool = False) -> FetchedFile:
+    """The GGUF of a model: fetched, or converted from its weights where none is known. Raises as `fetch_gguf` does,
+    and as `formats.hf_to_gguf` does."""
+    if entry.gguf is not None or entry.weights is None:
+        return fetch_gguf(entry, report, offline)
+    folder = fetch_weights(entry, report, offline)
+    assert folder is not None
+    output = cache.cache_path("converted", f"{_identity(folder)}-{TYPE.lower()}.gguf")
+    if not output.exists():
+        from minisheep.formats.hf_to_gguf import convert
+
+        with cache.lock(f"convert-{output.stem}", report):
+            if not output.exists():  # another process may have made it while this one waited
+                report(f"{entry.title} has no GGUF: it is converted to one in {TYPE}, once for this model.")
+                try:
+                    convert(folder, output, TYPE, entry.title, report)
+                except MinisheepError as error:
+                    raise _explained(entry, error) from None
+    return FetchedFile(output, sha256_file(output), output.stat().st_size, f"converted from {entry.weights}")
+
+
+def _identity(folder: Path) -> str:
+    """A name for what is in a folder: its files by name, size, inode and time of change, without reading them."""
+    told = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in (".json", ".jinja", ".safetensors"):
+            found = path.stat()
+            told.append((path.name, found.st_size, found.st_ino, found.st_mtime_ns))
+    named = [os.fsencode(folder.resolve()).hex(), told]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]
+
+
+def _explained(entry: ModelEntry, error: MinisheepError) -> MinisheepError:
+    said = f"No GGUF of {entry.title} is known, and its weights cannot be converted to one: {error.message}"
+    return type(error)(said, error.fix)
+
+
+PACKAGES = (
+    *("minisheep", "torch", "transformers", "peft", "bitsandbytes", "llama-cpp-python", "gguf", "safetensors"),
+    *("unsloth", "unsloth_zoo"),
+)
+
+
+def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
+    """The model of a run, written to `stored` (``model.json``). Raises `errors.MinisheepError` for what cannot work."""
+    before = PreparedModel.read(stored) if stored.exists() else None
+    if settings.engine == "fake":
+        model = fake_model("base" if settings.kind == "base" else "instruct")
+        emit(Note("Fake engine and fake trainer: no model runs, and the records mean nothing.", "warning"))
+    else:
+        model = _prepare_real(settings, emit)
+        _check_gpu(settings, model, emit)
+        choice = choose_trainer(settings.trainer, settings.load_in, model.architecture)
+        if choice.told:
+            emit(Note(choice.told))
+        model = dataclasses.replace(model, trainer=choice.trainer)
+        if settings.engine == "openai" and before is None:
+            _try_server(settings, model, emit)
+    if before is not None and before.gguf_sha256 != model.gguf_sha256:
+        raise RunMismatchError(
+            f"The run was made with a {before.name} whose file has SHA-256 {before.gguf_sha256[:16]}..., and the file"
+            f" now has {model.gguf_sha256[:16]}....",
+            "Restore that file, or start a new run.",
+        )
+    # A run keeps the versions it began with; what has changed since is told.
+    if before is not None:
+        changed = [k for k, v in model.versions.items() if before.versions.get(k) != v]
+        if changed:
+            emit(Note(f"Versions differ from when the run began: {', '.join(sorted(changed))}.", "warning"))
+        if before.inference_gguf.exists() and before.weights.exists():
+            # Which libraries and GPU there are may have changed, and so may the setting.
+            kept = dataclasses.replace(before, trainer=model.trainer)
+            return kept if kept == before else _write(kept, stored)
+        if before.inference_gguf.name != model.inference_gguf.name:
+            gone, now = before.inference_gguf.name, model.inference_gguf.name
+            emit(Note(f"{gone}, which the run began with, is gone: it goes on with {now}.", "warning"))
+    return _write(model, stored)
+
+
+def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
+    """Refuse, or tell, where training on the GPU that is here lacks room. Raises `errors.UsageError`."""
+    cuda = find_cuda()
+    if cuda.gpu is None or cuda.build is None:
+        return  # training is on the processor
+    bfloat16 = cuda.gpu.capability is not None and cuda.gpu.capability >= (8, 0)
+    need = room.need_of(shape_of(read_header(model.gguf)), model.architecture, settings, bfloat16=bfloat16)
+    smaller = room.largest_that_fits(settings, cuda.gpu.total, bfloat16=bfloat16) if need.all > cuda.gpu.free else ""
+    told = room.check_room(model.name, need, cuda.gpu, smaller)
+    if told:
+        emit(Note(told, "warning"))
+
+
+def _try_server(settings: Settings, model: PreparedModel, emit: Emit) -> None:
+    """Ask the server for a few tokens. Raises `errors.MinisheepError` where it is not enough for the run."""
+    from minisheep.engines.openai_wire import refusal
+    from minisheep.workspace import open_server
+
+    engine = open_server(settings, model.gguf)
+    try:
+        if engine.exposes_key:
+            emit(Note(f"The key goes unencrypted to {engine.name}.", "warning"))
+        engine.set_adapter(None)
+        if (missing := refusal(settings, engine.abilities, engine.name)) is not None:
+            raise missing
+        emit(Note(f"{engine.name} was tried: {engine.abilities}."))
+    finally:
+        engine.close()
+    if not settings.engine_hook:
+        emit(
+            Note("The server has the base alone: each round is measured here, and what needs an adapter runs here too.")
+        )
+
+
+def _write(model: PreparedModel, stored: Path) -> PreparedModel:
+    model.write(stored)
+    return model
+
+
+def fake_model(kind: str = "instruct") -> PreparedModel:
+    here = Path()
+    return PreparedModel(
+        name="fake", title="no model", kind=kind, architecture="fake", licence="", gguf=here, gguf_sha256="fake",
+        source="none", inference_gguf=here, inference_note="", weights=here, weights_note="",
+        template=templates.plain("</s>"), versions=versions(), trainer="fake",
+    )  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    return {"platform": platform.platform(terse=True), **system.versions(PACKAGES)}
+
+
+def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) -> PreparedModel:
+    """A model that is only asked: everything but its training weights. Raises `errors.MinisheepError`.
+
+    `trainable` refuses an architecture whose adapters cannot be converted, before anything is made.
+    """
+
+    def report(text: str) -> None:
+        emit(Note(text))
+
+    entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
+    fetched = gguf_of(entry, report)
+    header = read_header(fetched.path)
+    facts = model_facts(header)
+    if trainable:
+        try:
+            check_architecture(header.architecture)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{entry.name}: {error.message} Nothing was generated.", error.fix) from None
+    special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
+    kind = settings.kind if settings.kind != "auto" else entry.kind
+    if kind not in ("base", "instruct"):
+        kind = "instruct" if facts.chat_template else "base"
+        otherwise = " (--kind says otherwise)" if trainable else ""
+        report(f"{entry.name} is not in the registry: taken for {kind} model, by its file{otherwise}.")
+    template = templates.choose(settings.template, entry.template, facts.chat_template, special)
+    inference, inference_note = _inference_copy(fetched.path, fetched.sha256, facts, settings.threads, report)
+    return PreparedModel(
+        name=entry.name, title=entry.title, kind=kind, architecture=header.architecture, licence=entry.licence,
+        gguf=fetched.path, gguf_sha256=fetched.sha256, source=fetched.source, inference_gguf=inference,
+        inference_note=inference_note, weights=Path(), weights_note="", template=template, versions=versions(),
+    )  # fmt: skip
+
+
+def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: str) -> PreparedModel:
+    """A run's model; of its files, those `needed` (fields of it) are fetched or made anew where the cache was emptied.
+
+    Raises `errors.RunMismatchError` where what is found is another model, and `errors.MinisheepError` for none.
+    """
+    if settings.engine == "fake" or all(getattr(model, name).exists() for name in needed):
+        return model
+    found = _prepare_real(settings, emit) if "weights" in needed else for_inference(settings, emit)
+    if found.gguf_sha256 != model.gguf_sha256:
+        raise RunMismatchError(
+            f"The run was made with a {model.name} whose file has SHA-256 {model.gguf_sha256[:16]}..., and the file"
+            f" now has {found.gguf_sha256[:16]}....",
+            "Restore that file.",
+        )
+    weights = found.weights if "weights" in needed else model.weights
+    return dataclasses.replace(model, gguf=found.gguf, inference_gguf=found.inference_gguf, weights=weights)
+
+
+def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
+    idle = gpu_without_offload(settings.gpu_layers)
+    if idle:
+        emit(Note(idle, "warning"))
+    model = for_inference(settings, emit, trainable=True)
+    entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
+    weights, note = training_weights(entry, model.gguf, model.gguf_sha256, emit)
+    return dataclasses.replace(model, weights=weights, weights_note=note)
+
+
+def _inference_copy(
+    gguf: Path, sha256: str, facts: ModelFacts, threads: int, report: Callable[[str], None]
+) -> tuple[Path, str]:
+    """The file that llama.cpp maps: a copy where the CPU has no fast kernel for a good part of it."""
+    import llama_cpp
+
+    from minisheep.engines.llamacpp import decode_rate
+    from minisheep.formats import quantise
+    from minisheep.formats.quantise import requantise
+    from minisheep.machine import cpu
+
+    if facts.fast_on_cpu or llama_cpp.llama_supports_gpu_offload():
+        return gguf, ""
+    fast = cpu.usable()
+    if cpu.present() and not fast:
+        report("This processor has AMX, which this llama.cpp was not built for; see the README for one that is faster.")
+    folder = cache_root() / "inference"
+
+    def copy_of(format: str) -> Path:
+        copy = folder / f"{sha256[:32]}-{format}.gguf"
+        if not copy.exists():
+            report(
+                f"{gguf.name}: this CPU has no fast kernels for its format; a copy in {format.upper()} is made once."
+            )
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            requantise(gguf, copy, format)
+        return copy
+
+    cpuinfo = cpu.cpuinfo()
+    threads = threads or cpu.cores()
+    chosen, rates = quantise.choose(
+        quantise.candidates(cpu.flags(cpuinfo), facts.parameters),
+        copy_of,
+        lambda copy: decode_rate(copy, threads=threads),
+        folder / f"{sha256[:32]}-speed.json",
+        f"{cpu.name(cpuinfo) or 'unknown'}{', AMX' if fast else ''}, {threads} threads,"
+        f" llama.cpp {llama_cpp.__version__}",
+        report,
+    )
+    note = f"inference uses a copy in {chosen.upper()}: this CPU has no fast kernels for the file's own format"
+    if rates:
+        told = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
+        note += f" (tokens/s of 16 sequences in a short try: {told})"
+    return copy_of(chosen), note
+
+
+def training_weights(
+    entry: ModelEntry, gguf: Path, sha256: str, emit: Emit, *, offline: bool = False
+) -> tuple[Path, str]:
+    """The folder that training loads, and what is to be told of it: the model's own safetensors, else the GGUF's
+    tensors, dequantised once for its `sha256`. Raises as `fetch_weights` does."""
+
+    def report(text: str) -> None:
+        emit(Note(text))
+
+    try:
+        own = fetch_weights(entry, report, offline)
+    except MinisheepError as error:
+        raise type(error)(f"{error.message} Training needs these weights; nothing was generated.", error.fix) from None
+    if own is not None:
+        check_same_model(gguf, own)
+        return own, ""
+    from minisheep.formats.gguf_to_hf import dequantise
+
+    folder = cache_root() / "dequantised" / sha256[:32]
+    note = "training starts from the GGUF's own tensors, dequantised to bf16"
+    if not folder.exists():
+        report(f"{gguf.name}: {note}; made once.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        dequantise(gguf, folder, emit)
+    return folder, note

@@ -1,0 +1,212 @@
+"""Right answers made wrong in known ways, so that a judge can be examined on them. Pure; chance comes from a seed.
+
+    shuffled    the answer to another task: does the judge see that answer and instruction belong together?
+    truncated   ends in the middle of a sentence, about half way: does it see that something is missing?
+    looped      says a sentence over and over
+    scrambled   its words in random order
+    copied      says the instruction and input back
+    echoed      says a good part of the instruction back, then the answer to another task
+    wrong       one number, name or telling word changed to a plausible other one (`alter`)
+
+Likelihood alone is blind to some of these and loves others, an echo above all, so an exam needs every kind.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from minisheep.rules import endings
+from minisheep.rules.prompts import user_text
+from minisheep.rules.similarity import tokens
+
+# One fact of an answer changed to a plausible other one: a number, a name, or a word that has a counterpart. Pure.
+Change = tuple[str, str]
+"""A whole word and what takes its place, wherever the word stands."""
+
+_NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?!\w)")
+_LIST_NUMBER = re.compile(r"^[ \t]*\(?(\d+)[.)](?=\s)", re.MULTILINE)
+_NAME = re.compile(r"(?<![\w'’])[A-Z][a-z]{2,}(?![\w'’])")
+_OPENERS = (":", '"', "“", "‘", "'", "(", "-", "*", "•", ")", ".")
+_COUNTERPARTS = tuple(
+    tuple(group.split())
+    for group in (
+        "two three four five six seven eight nine ten eleven twelve",
+        "twenty thirty forty fifty sixty seventy eighty ninety",
+        "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
+        "January February April June July August September October November December",
+        "red blue green yellow purple orange brown black white grey",
+        "north south east west",
+        "spring summer autumn winter",
+        "morning afternoon evening",
+        "mother father sister brother",
+        "true false",
+        "positive negative",
+        "always never",
+        "before after",
+        "more fewer",
+        "hot cold",
+        "longer shorter",
+        "larger smaller",
+        "higher lower",
+        "older younger",
+        "increase decrease",
+        "safe dangerous",
+        "easy difficult",
+        "first last",
+        "singular plural",
+    )
+)
+
+
+def change_fact(answer: str, asked: str, elsewhere: Sequence[str], chance: random.Random) -> str | None:
+    """`answer` with one number, name or telling word changed, everywhere it stands; None where it holds none.
+
+    A name is replaced by one of `asked` (the instruction and input) that the answer does not hold, or, where there is
+    none, by one from the texts `elsewhere`. List numbers are never changed.
+    """
+    ways = [list(_numbers(answer, chance)), list(_counterparts(answer, chance)), list(_names(answer, asked, elsewhere))]
+    found = [changes for changes in ways if changes]
+    if not found:
+        return None
+    old, new = chance.choice(chance.choice(found))
+    return re.sub(rf"(?<![\w.,]){re.escape(old)}(?!\w)", lambda _: new, answer)
+
+
+def _numbers(answer: str, chance: random.Random) -> Iterator[Change]:
+    listed = {match.start(1) for match in _LIST_NUMBER.finditer(answer)}
+    for match in _NUMBER.finditer(answer):
+        if match.start() not in listed:
+            yield match.group(), _other_number(match.group(), chance)
+
+
+def _other_number(number: str, chance: random.Random) -> str:
+    """As many digits, one of them another: of a long number the last but one, so that it stays of the same size."""
+    digits = [place for place, character in enumerate(number) if character.isdigit()]
+    place = digits[0] if len(digits) < 3 else digits[-2]
+    # Never a leading zero, and never 1, which changes the grammar of what follows.
+    return number[:place] + chance.choice([d for d in "23456789" if d != number[place]]) + number[place + 1 :]
+
+
+def _counterparts(answer: str, chance: random.Random) -> Iterator[Change]:
+    for group in _COUNTERPARTS:
+        for word in group:
+            for form in dict.fromkeys((word, word.capitalize())):
+                if re.search(rf"\b{form}\b", answer):
+                    other = chance.choice([w for w in group if w != word])
+                    yield form, other.capitalize() if form[0].isupper() else other
+
+
+def _names(answer: str, asked: str, elsewhere: Sequence[str]) -> Iterator[Change]:
+    own = names(answer)
+    near = [name for name in names(asked) if name not in answer]
+    far = [name for text in elsewhere for name in names(text) if name not in answer]
+    for name in own:
+        for other in near or far:
+            yield name, other
+
+
+def names(text: str) -> list[str]:
+    """Capitalised words that open no sentence, line or quotation, each once; none of a text that is mostly these."""
+    opening = {start for start, _ in endings.sentences(text)}
+    found = [
+        match.group()
+        for match in _NAME.finditer(text)
+        if match.start() not in opening and not text[: match.start()].rstrip(" ").endswith(_OPENERS)
+    ]
+    return list(dict.fromkeys(found)) if len(found) * 2 <= len(text.split()) else []
+
+
+LEAST_TO_CUT, LEAST_TO_SCRAMBLE = 8, 6
+"""Words below which half an answer, or its words in another order, may still be right."""
+LEAST_TO_ECHO = 4
+"""Words of an instruction below which a part of it is no echo."""
+NEAREST = 4
+"""A shuffled answer is drawn from so many that are nearest in length, so that length tells nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExamTask:
+    """A task with its right answer."""
+
+    instruction: str
+    input: str
+    answer: str
+
+
+def corrupted(kind: str, task: ExamTask, others: Sequence[ExamTask], seed: int) -> str | None:
+    """The answer of `task` spoiled in one way of `KINDS`; None where that would leave it unchanged or still right.
+
+    `others` are tasks whose answers may stand in and whose names may be borrowed. Equal arguments give equal texts.
+    """
+    found = _WAYS[kind](task, others, random.Random(seed))  # noqa: S311
+    return None if found is None or tokens(found) == tokens(task.answer) else found
+
+
+def _shuffled(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
+    own = tokens(task.answer)
+    foreign = [other.answer for other in others if tokens(other.answer) != own]
+    if not foreign:
+        return None
+    foreign.sort(key=lambda text: (abs(len(text.split()) - len(task.answer.split())), text))
+    return chance.choice(foreign[:NEAREST])
+
+
+def _truncated(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
+    words = list(re.finditer(r"\S+", task.answer))
+    if len(words) < LEAST_TO_CUT:
+        return None
+    for kept in sorted(range(len(words) // 3, len(words) * 2 // 3 + 1), key=lambda n: abs(2 * n - len(words))):
+        part = task.answer[: words[kept - 1].end()]
+        # A cut between sentences or lines leaves a whole, shorter answer.
+        if "\n" not in task.answer[len(part) : words[kept].start()] and not endings.ends_naturally(part):
+            return part
+    return None
+
+
+def _looped(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
+    answer = task.answer.strip()
+    start, sentence = chance.choice(list(endings.sentences(answer)) or [(0, answer)])
+    between = "\n" if "\n" in answer else " "
+    return between.join([answer[: start + len(sentence)], *[sentence] * chance.randint(2, 4)])
+
+
+def _scrambled(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
+    words = task.answer.split()
+    # In a list of single words the order says little, so it stays a right answer.
+    if len(words) < LEAST_TO_SCRAMBLE or len(re.split(r"[,;\n]+", task.answer)) * 2 > len(words):
+        return None
+    gaps = re.findall(r"\s+", task.answer.strip())
+    chance.shuffle(words)
+    return "".join(word + gap for word, gap in zip(words, [*gaps, ""], strict=True))
+
+
+def _copied(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
+    return user_text(task.instruction, task.input)
+
+
+def _echoed(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
+    words = task.instruction.split()
+    foreign = _shuffled(task, others, chance)
+    if len(words) < LEAST_TO_ECHO or foreign is None:
+        return None
+    part = " ".join(words[: chance.randint((len(words) + 1) // 2, len(words) - 1)])
+    return f"{part}\n{foreign}"
+
+
+def _wrong(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
+    return change_fact(task.answer, user_text(task.instruction, task.input), [other.answer for other in others], chance)
+
+
+_WAYS: dict[str, Callable[[ExamTask, Sequence[ExamTask], random.Random], str | None]] = {
+    "shuffled": _shuffled,
+    "truncated": _truncated,
+    "looped": _looped,
+    "scrambled": _scrambled,
+    "copied": _copied,
+    "echoed": _echoed,
+    "wrong": _wrong,
+}
+KINDS = tuple(_WAYS)

@@ -1,0 +1,44 @@
+"""Makes model text safe to show: nothing in it can move the cursor, set a title, open a link or reorder a line.
+
+rich removes only a few control characters by itself; escape sequences and the 8-bit controls would pass.
+"""
+
+from __future__ import annotations
+
+import re
+
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction marks, embeddings, overrides, isolates
+    "\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff"  # separators, byte-order mark, annotations, lone surrogates
+    "\U000e0000-\U000e007f]"  # invisible tags
+)
+
+
+def sanitise(text: str) -> str:
+    """`text` with every control, direction and invisible character replaced by the replacement character."""
+    return _UNSAFE.sub("\ufffd", text.replace("\r\n", "\n").replace("\t", "    "))
+
+
+def one_line(text: str, width: int = 0) -> str:
+    """Sanitised, on one line, cut to `width` characters if that is given."""
+    line = " ".join(sanitise(text).split())
+    return line if not width or len(line) <= width else line[: width - 3] + "..."
+
+
+def megabytes(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / 1e6:.0f} MB" if count < 10_000_000_000 else f"{count / 1e9:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """``7 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+BARS = " ▁▂▃▄▅▆▇█"

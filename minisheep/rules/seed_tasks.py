@@ -1,0 +1,246 @@
+"""Reads the words that minisheep ships or that a user puts in their place: seed tasks and prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from minisheep.errors import ConfigError, SeedFileError
+from minisheep.rules.identity import digest
+from minisheep.rules.ifeval import Constraint, VerifiableItem, resolve
+from minisheep.rules.prompts import PLACEHOLDERS
+from minisheep.rules.task_list import Task
+
+HELD_OUT_SHARE = 0.3
+"""Of foreign seed files, which do not say what to hold out; minisheep's own do."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedTask:
+    """A task with a good answer. A `held_out` one is never shown to the model and serves evaluation."""
+
+    id: str
+    kind: str
+    instruction: str
+    input: str
+    output: str
+    held_out: bool
+
+    @property
+    def task(self) -> Task:
+        return Task(self.instruction, self.input)
+
+
+def load_seeds(path: str = "") -> list[SeedTask]:
+    """Seed tasks from a file in our format, Self-Instruct's or Alpaca's; minisheep's own for an empty `path`.
+
+    JSON lines, or one JSON array. Where no task says `held_out`, every third or so is held out, chosen by its id.
+    Raises `errors.SeedFileError` naming the file and the line of the first fault, and for a file with too few tasks.
+    """
+    if path:
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise SeedFileError(f"The seed file {path} cannot be read: {error.strerror}.") from None
+    else:
+        data = resources.files("minisheep.data").joinpath("seeds.jsonl").read_bytes()
+    name = path or "minisheep's seed file"
+    seeds: list[SeedTask] = []
+    seen: set[str] = set()
+    split = False
+    for number, item in _items(name, data):
+        for seed in _seeds_of(name, number, item):
+            if seed.id in seen:
+                raise SeedFileError(
+                    f"{name}, line {number}: the id {seed.id!r} (or the same task) was there before.",
+                    "Nothing was started. Give every seed task an id of its own, or none.",
+                )
+            seen.add(seed.id)
+            seeds.append(seed)
+        split = split or "held_out" in item
+    if not seeds:
+        raise SeedFileError(f"{name} holds no seed task.", 'A line looks like {"instruction": ..., "output": ...}.')
+    if not split:
+        seeds = _hold_out(seeds)
+    if not any(s.held_out for s in seeds) or all(s.held_out for s in seeds):
+        raise SeedFileError(
+            f"{name} has {len(seeds)} seed task(s), too few both to show and to hold out for evaluation.",
+            "Give at least 6, or mark some with held_out true and some false.",
+        )
+    return seeds
+
+
+def seeds_digest(seeds: Iterable[SeedTask]) -> str:
+    """What a run remembers its seed tasks by."""
+    return digest("seeds", {"tasks": [[s.id, s.instruction, s.input, s.output, s.held_out] for s in seeds]})
+
+
+def _items(name: str, data: bytes) -> Iterable[tuple[int, dict[str, Any]]]:
+    fix = "Nothing was started. Mend that line, or give another --seeds file."
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise SeedFileError(f"{name}, line {line}: not UTF-8 text.", fix) from None
+    if text.lstrip().startswith("["):
+        try:
+            parsed = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise SeedFileError(f"{name}: not a JSON array: {error}.", fix) from None
+        pairs = list(enumerate(parsed, 1))
+        word = "item"
+    else:
+        pairs, word = [], "line"
+        for number, row in enumerate(text.split("\n"), 1):
+            if row.strip():
+                try:
+                    pairs.append((number, json.loads(row)))
+                except (ValueError, RecursionError) as error:
+                    raise SeedFileError(f"{name}, line {number}: not JSON: {error}.", fix) from None
+    for number, item in pairs:
+        if not isinstance(item, dict):
+            raise SeedFileError(f"{name}, {word} {number}: not a JSON object.", fix)
+        yield number, item
+
+
+def _seeds_of(name: str, number: int, item: dict[str, Any]) -> list[SeedTask]:
+    """One object in any of the formats. Self-Instruct's holds several instances of one instruction."""
+    fix = 'A seed task needs "instruction" and "output" (or Self-Instruct\'s "instances"), both texts.'
+    instances = item.get("instances", [item])
+    if not isinstance(instances, list) or not instances or not all(isinstance(i, dict) for i in instances):
+        raise SeedFileError(f"{name}, line {number}: no instances.", fix)
+    seeds = []
+    for instance in instances:
+        values = [item.get("instruction"), instance.get("input") or "", instance.get("output")]
+        if not all(isinstance(v, str) for v in values) or not values[0].strip() or not values[2].strip():
+            raise SeedFileError(f"{name}, line {number}: an empty or missing instruction or output.", fix)
+        held_out = item.get("held_out", False)
+        if not isinstance(held_out, bool):
+            raise SeedFileError(f"{name}, line {number}: held_out is neither true nor false.", fix)
+        instruction, input_, output = (v.strip() for v in values)
+        if input_.lower() in ("<noinput>", "(none)", "n/a"):
+            input_ = ""
+        own = item.get("id") if len(instances) == 1 else None
+        content = {"instruction": instruction, "input": input_, "output": output}
+        seeds.append(
+            SeedTask(
+                str(own or digest("seed", content)), str(item.get("kind", "")), instruction, input_, output, held_out
+            )
+        )
+    return seeds
+
+
+def _hold_out(seeds: list[SeedTask]) -> list[SeedTask]:
+    """The same tasks, `HELD_OUT_SHARE` of them held out; the choice depends on the task alone, not on the order."""
+    ranked = sorted(seeds, key=lambda s: digest("held out", {"instruction": s.instruction}))
+    chosen = {s.id for s in ranked[: int(len(seeds) * HELD_OUT_SHARE)]}
+    return [SeedTask(s.id, s.kind, s.instruction, s.input, s.output, s.id in chosen) for s in seeds]
+
+
+def load_prompts(folder: str = "") -> dict[str, str]:
+    """The prompt texts by name; a file ``NAME.txt`` in `folder` replaces minisheep's own.
+
+    Raises `errors.SeedFileError` for a folder that does not exist, an unknown file or a missing placeholder.
+    """
+    shipped = resources.files("minisheep.data").joinpath("prompts")
+    texts = {name: shipped.joinpath(f"{name}.txt").read_text(encoding="utf-8") for name in PLACEHOLDERS}
+    if not folder:
+        return texts
+    fix = f"Prompt files: {', '.join(f'{name}.txt' for name in PLACEHOLDERS)}."
+    root = Path(folder)
+    if not root.is_dir():
+        raise SeedFileError(f"The prompts folder {folder} does not exist.", fix)
+    for file in sorted(root.glob("*.txt")):
+        if file.stem not in texts:
+            raise SeedFileError(f"{file} replaces no prompt.", fix)
+        try:
+            texts[file.stem] = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SeedFileError(f"{file} cannot be read: {error}.", fix) from None
+        missing = [p for p in sorted(PLACEHOLDERS[file.stem]) if f"{{{p}}}" not in texts[file.stem]]
+        if missing:
+            raise SeedFileError(f"{file} has no place for {', '.join(f'{{{p}}}' for p in missing)}.", fix)
+    return texts
+
+
+# Reads prompts with verifiable constraints: minisheep's own, or a file in our format or IFEval's.
+_FIX = (
+    'A line looks like {"id": ..., "prompt": ..., "checks": [{"kind": "punctuation:no_comma", "arguments": {}}]}, or'
+    ' like IFEval\'s {"key": ..., "prompt": ..., "instruction_id_list": [...], "kwargs": [...]}.'
+)
+
+
+def load_items(path: str = "") -> list[VerifiableItem]:
+    """The items of a file of JSON lines, in its order; minisheep's own for an empty `path`.
+
+    Every argument is checked here, so that no verdict fails later. Raises `errors.ConfigError` naming the file and
+    the line or the item.
+    """
+    if path:
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"The evaluation file {path} cannot be read: {error.strerror}.") from None
+    else:
+        data = resources.files("minisheep.data").joinpath("verifiable.jsonl").read_bytes()
+    name = path or "minisheep's verifiable prompts"
+    items: dict[str, VerifiableItem] = {}
+    for number, row in _rows(name, data):
+        item = _item(f"{name}, line {number}", row)
+        if item.id in items:
+            raise ConfigError(f"{name}, line {number}: the id {item.id!r} was there before.")
+        for check in item.checks:
+            resolve(check, item.prompt, f"{name}, item {item.id}")
+        items[item.id] = item
+    if not items:
+        raise ConfigError(f"{name} holds no prompt.", _FIX)
+    return list(items.values())
+
+
+def _rows(name: str, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{name}, line {line}: not UTF-8 text.") from None
+    for number, line_text in enumerate(text.split("\n"), 1):
+        if not line_text.strip():
+            continue
+        try:
+            row = json.loads(line_text)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{name}, line {number}: not JSON: {error}.", _FIX) from None
+        if not isinstance(row, dict):
+            raise ConfigError(f"{name}, line {number}: not a JSON object.", _FIX)
+        yield number, row
+
+
+def _item(where: str, row: dict[str, Any]) -> VerifiableItem:
+    """One object in either format."""
+    id_ = row.get("id", row.get("key"))
+    prompt = row.get("prompt")
+    if isinstance(id_, bool) or not isinstance(id_, str | int) or id_ == "":
+        raise ConfigError(f"{where}: no id.", _FIX)
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ConfigError(f"{where}: no prompt.", _FIX)
+    checks = _ifeval_checks(where, row) if "instruction_id_list" in row else row.get("checks")
+    if not isinstance(checks, list) or not checks:
+        raise ConfigError(f"{where}: no constraints.", _FIX)
+    found = []
+    for check in checks:
+        kind, arguments = (check.get("kind"), check.get("arguments", {})) if isinstance(check, dict) else (None, None)
+        if not isinstance(kind, str) or not isinstance(arguments, dict):
+            raise ConfigError(f"{where}: a constraint needs a kind, and its arguments as an object.", _FIX)
+        found.append(Constraint(kind, arguments))
+    return VerifiableItem(str(id_), prompt, tuple(found))
+
+
+def _ifeval_checks(where: str, row: dict[str, Any]) -> list[dict[str, Any]]:
+    kinds, arguments = row["instruction_id_list"], row.get("kwargs")
+    if not isinstance(kinds, list) or not isinstance(arguments, list) or len(kinds) != len(arguments):
+        raise ConfigError(f"{where}: instruction_id_list and kwargs are not two lists of the same length.", _FIX)
+    return [{"kind": kind, "arguments": given} for kind, given in zip(kinds, arguments, strict=True)]

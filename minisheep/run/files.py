@@ -1,0 +1,182 @@
+"""Files and folders that appear whole or not at all, the kernel's locks, and room on a disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from minisheep.errors import CorruptRunError, DiskError
+from minisheep.rules.plain_text import megabytes
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """A full or failing disk as one line instead of a traceback."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+            raise DiskError(
+                f"{path} cannot be written: {error.strerror}. Everything recorded before is safe.",
+                "Make room and give the same command again.",
+            ) from None
+        raise
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename or a new file in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """The name of a temporary file beside `path`, to be written in the block; it replaces `path` when the block ends
+    well, durably, so that a reader sees the old content or the new and never a part. Raises OSError as the disk does;
+    whatever is raised, nothing of it remains."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        put_in_place(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def put_in_place(finished: Path, path: Path) -> None:
+    """Give a finished file its name on the same disk: data to disk, one rename, folder to disk."""
+    with open(finished, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(finished, path)
+    fsync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Replace `path` by `data` (whole or in parts) as `whole_file` does. Raises `errors.DiskError`."""
+    with disk_errors(path), whole_file(path) as temporary, open(temporary, "wb") as file:
+        file.writelines((data,) if isinstance(data, bytes) else data)
+
+
+def meant(name: str) -> str:
+    """The file that a process wrote when it was killed, by the name of what `write_atomic` left; else `name`."""
+    left = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
+    return left[1] if left else name
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_atomic(path, (json.dumps(data, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that minisheep wrote. Raises `errors.CorruptRunError`."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CorruptRunError(f"{path} is damaged: {error}.", "Restore it from a copy, or start a new run.") from None
+
+
+def write_in_pieces(path: Path, jobs: Iterable[T], make: Callable[[T], tuple[int, bytes]]) -> Iterator[int]:
+    """Write what `make` gives of each job (where in the file, what) into a file that is there; yields bytes written.
+
+    `make` runs in up to four threads: numpy lets go of the interpreter's lock where it computes.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with open(path, "r+b") as file, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+
+        def fill(job: T) -> int:
+            at, data = make(job)
+            left = memoryview(data)
+            while left:
+                written = os.pwrite(file.fileno(), left, at)
+                left, at = left[written:], at + written
+            return len(data)
+
+        yield from pool.map(fill, jobs)
+
+
+@contextlib.contextmanager
+def publish(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its name when the block ends well.
+
+    All files are on disk before the rename. If `target` has come into being meanwhile, that one stays. Raises
+    `errors.DiskError` where the disk is full or refuses to write; whatever is raised, nothing of the folder remains.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_orphans(target)
+        try:
+            temporary.mkdir()
+            yield temporary
+            sync_tree(temporary)
+            try:
+                os.rename(temporary, target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+            fsync_folder(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Put every file of `folder` and the folder itself on disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    fsync_folder(folder)
+
+
+def remove_orphans(target: Path) -> None:
+    """Delete what killed processes left; a live one may be writing the same cache entry and is let be."""
+    for path in target.parent.glob(f".{target.name}.*.tmp"):
+        owner = path.suffixes[-2].lstrip(".") if len(path.suffixes) > 1 else ""
+        if owner.isdecimal() and (int(owner) == os.getpid() or not Path(f"/proc/{owner}").exists()):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def open_lock(path: Path) -> int:
+    """A handle on a file that is there to be locked, made where it is missing."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def try_lock(handle: int, *, shared: bool = False) -> bool:
+    """Lock the file of a handle if nobody else holds it, and say whether that was so.
+
+    The lock is the kernel's (flock): it goes with the last process that has this handle open, however that ends.
+    """
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def nearest(path: Path) -> Path:
+    """The nearest folder at or above `path` that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def check_room(folder: Path, need: float, doing: str, fix: str) -> None:
+    """Raise `errors.DiskError` before an hour's work where `need` bytes do not fit into `folder`, which may not exist
+    yet. `doing` begins the sentence: ``The conversion needs``."""
+    folder = nearest(folder)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise DiskError(f"{doing} {megabytes(need)} in {folder}; {megabytes(free)} are free.", fix)

@@ -1,0 +1,225 @@
+"""The run folder: the only memory of a run, safe against a crash at any moment.
+
+    runs/NAME/
+      run.toml         resolved settings            manifest.json   which phases are done; replaced atomically, last
+      model.json       files, hashes, versions      events.jsonl    everything that was said
+      round-1/         *.jsonl, adapter/, adapter.gguf, metrics.json
+      .lock            held by whoever works here   scratch/        checkpoints, worker logs, what goes on now
+      pause            while it is there, the run waits
+
+A record is acknowledged when it is on disk (fsync). A torn last line, all that a crash can leave, is cut off when the
+file is opened for appending, so that the next record cannot glue itself to it. A phase is done when the manifest says
+so and not before. The lock is the kernel's (flock): it goes with the process, however that ends, and a worker inherits
+it, so nobody else can enter while an orphaned worker still writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from minisheep.errors import CorruptRunError, RunLockedError
+from minisheep.run.files import disk_errors, fsync_folder, open_lock, read_json, try_lock, write_atomic, write_json
+from minisheep.run.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def _line(data: dict[str, Any]) -> bytes:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
+
+
+class Appender:
+    """Appends JSON lines to one file, durably. One writer a file; `append` returns when the lines are on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with disk_errors(path):
+            new = not path.exists()
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if new:
+                fsync_folder(path.parent)
+            self._size = self._cut_torn_tail()
+
+    def _cut_torn_tail(self) -> int:
+        size = os.fstat(self._handle).st_size
+        keep, block = size, 1 << 16
+        while keep > 0:
+            start = max(0, keep - block)
+            found = os.pread(self._handle, keep - start, start).rfind(b"\n")
+            if found >= 0:
+                keep = start + found + 1
+                break
+            keep = start
+        if keep < size:
+            os.ftruncate(self._handle, keep)
+            os.fsync(self._handle)
+        return keep
+
+    def append(self, *items: dict[str, Any]) -> None:
+        """Write `items`, all or none. Raises `errors.DiskError`; the file then ends as before."""
+        data = b"".join(_line(item) for item in items)
+        if not data:
+            return
+        with disk_errors(self.path):
+            try:
+                written = 0
+                while written < len(data):
+                    # A short write is how a full disk or a file-size limit announces itself.
+                    written += os.pwrite(self._handle, data[written:], self._size + written)
+                os.fsync(self._handle)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._handle, self._size)
+                raise
+        self._size += len(data)
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def __enter__(self) -> Appender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_records(path: Path, kind: type[R]) -> list[R]:
+    """All acknowledged records of a file. Raises `errors.CorruptRunError` as `each_record` does."""
+    return list(each_record(path, kind))
+
+
+def each_record(path: Path, kind: type[R]) -> Iterator[R]:
+    """The acknowledged records of a file one by one, each checked against its id; a torn last line is not one of them.
+
+    Raises `errors.CorruptRunError` with the line's number where a whole line is not such a record.
+    """
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        # Binary lines end at a newline alone: model text may hold other line separators.
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = kind.from_dict(json.loads(line.decode("utf-8", "surrogatepass")))
+            except (ValueError, TypeError, AttributeError) as error:
+                raise CorruptRunError(
+                    f"{path}, line {number}, is damaged ({error}). No record after it was lost.",
+                    "Restore the file from a copy, or delete that round's folder to make the round again.",
+                ) from None
+            yield record
+
+
+class Lock:
+    """The exclusive right to work in a run folder, held as long as any process has the handle open."""
+
+    def __init__(self, folder: Path, wait_seconds: float = 3.0) -> None:
+        """Raises `errors.RunLockedError` naming the holder if the lock is not free within `wait_seconds`.
+
+        The wait covers the moment that an orphaned worker needs to notice that its parent was killed.
+        """
+        with disk_errors(folder / ".lock"):
+            self.handle = open_lock(folder / ".lock")
+        deadline = time.monotonic() + wait_seconds
+        while not try_lock(self.handle):
+            if time.monotonic() >= deadline:
+                holder = os.pread(self.handle, 200, 0).decode(errors="replace").strip() or "another process"
+                os.close(self.handle)
+                raise RunLockedError(
+                    f"{folder} is in use by {holder}.",
+                    "Wait for it to end, or stop it, and give the same command again.",
+                )
+            time.sleep(0.05)
+        # For the message above only; the lock itself is the kernel's, and holds on a full disk too.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.handle, 0)
+            os.pwrite(self.handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def release(self) -> None:
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+
+class RoundFolder:
+    """The files of one round; round 0 is the base model and holds its metrics only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.exam = path / "exam.json"
+        self.drafts = path / "drafts.jsonl"
+        self.instructions = path / "instructions.jsonl"
+        self.responses = path / "responses.jsonl"
+        self.verdicts = path / "verdicts.jsonl"
+        self.health = path / "judge.json"
+        self.diversity = path / "diversity.json"
+        self.kept = path / "kept.jsonl"
+        self.rejected = path / "rejected.jsonl"
+        self.answers = path / "answers.jsonl"
+        self.verifiable = path / "verifiable.jsonl"
+        self.adapter = path / "adapter"
+        self.adapter_gguf = path / "adapter.gguf"
+        self.training = path / "training.json"
+        self.metrics = path / "metrics.json"
+
+
+class RunFolder:
+    """A run on disk. Making one does not write; `create` does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings = path / "run.toml"
+        self.model = path / "model.json"
+        self.manifest = path / "manifest.json"
+        self.events = path / "events.jsonl"
+        self.scratch = path / "scratch"
+        self.present = self.scratch / "present.json"
+        self.pause = path / "pause"
+
+    @property
+    def exists(self) -> bool:
+        return self.manifest.exists()
+
+    def round(self, number: int) -> RoundFolder:
+        return RoundFolder(self.path / f"round-{number}")
+
+    def make_round(self, number: int) -> RoundFolder:
+        folder = self.round(number)
+        with disk_errors(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def create(self) -> None:
+        """Make the folder itself. Raises `errors.DiskError`."""
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.scratch.mkdir(exist_ok=True)
+
+    def read_manifest(self) -> dict[str, Any]:
+        """``{"phases": {"round-1/generate": {...counts}}, ...}``; empty for a new run. Raises `CorruptRunError`."""
+        if not self.exists:
+            return {"phases": {}}
+        manifest = read_json(self.manifest)
+        phases = manifest.get("phases") if isinstance(manifest, dict) else None
+        if not isinstance(phases, dict) or not all(isinstance(counts, dict) for counts in phases.values()):
+            raise CorruptRunError(
+                f"{self.manifest} is damaged: it lists no phases.", "Restore it from a copy, or start a new run."
+            )
+        return dict(manifest)
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        write_json(self.manifest, manifest)
+
+
+def replace_records(path: Path, records: Iterable[Record]) -> None:
+    """Write a whole file of records at once, atomically."""
+    write_atomic(path, (_line(record.to_dict()) for record in records))

@@ -1,0 +1,158 @@
+r"""The records that a run is made of, with content ids.
+
+A record's id is a digest of its content and of its parents' ids. So the same work is never stored twice, a flipped
+byte on disk is noticed when a record is read, and the lineage of a training example is a walk along ids. Records carry
+no clock times: a run that was killed and continued ends with the same records as one that was left alone.
+
+    Draft -> Instruction -> Response -> Verdict -> Example
+       \-> Rejection      \-> Rejection            \-> Rejection
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self, cast
+
+from minisheep.rules.identity import digest
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What all records share. `id` is computed when it is not given and checked when it is."""
+
+    KIND: ClassVar[str] = "record"
+
+    id: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        right = digest(self.KIND, self.content())
+        if self.id and self.id != right:
+            raise ValueError(f"{self.KIND} {self.id}: the content does not match its id")
+        object.__setattr__(self, "id", right)
+
+    def content(self) -> dict[str, Any]:
+        """Everything but the id."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "id"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, the id first."""
+        return {"id": self.id, **self.content()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The record that `to_dict` wrote.
+
+        Raises ValueError where a field is missing or unknown, or where the content does not match the id.
+        """
+        names = {f.name for f in dataclasses.fields(cls)}
+        if set(data) != names:
+            odd = sorted(names ^ set(data))
+            raise ValueError(f"not a {cls.KIND}: fields {', '.join(odd)}")
+        values = {k: tuple(v) if isinstance(v, list) and k in cls.TUPLES else v for k, v in data.items()}
+        return cls(**cast("dict[str, Any]", values))
+
+    TUPLES: ClassVar[frozenset[str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Draft(Record):
+    """One raw completion of a few-shot prompt, before it is split into instructions."""
+
+    KIND: ClassVar[str] = "draft"
+    TUPLES: ClassVar[frozenset[str]] = frozenset({"seeds"})
+
+    round: int
+    index: int
+    """Which few-shot prompt of the round, from 0."""
+    seeds: tuple[str, ...]
+    """Ids of the seed tasks that were shown, in order."""
+    text: str
+    finish: str
+    """``end`` (the model ended), ``stop`` (a stop string) or ``length`` (it was cut off)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction(Record):
+    """An instruction that the model wrote and that passed the rules."""
+
+    KIND: ClassVar[str] = "instruction"
+
+    round: int
+    draft: str
+    """Id of the draft that it was found in."""
+    position: int
+    """Its place within the draft, from 0."""
+    instruction: str
+    input: str
+    similarity: float
+    """Highest ROUGE-L F with any seed or earlier kept instruction, 0 .. 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response(Record):
+    """The model's own answer to an instruction."""
+
+    KIND: ClassVar[str] = "response"
+
+    instruction_id: str
+    sample: int
+    text: str
+    """The whole completion, as the model wrote it."""
+    finish: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(Record):
+    """What the judge measured for one response. All raw numbers are kept in `raw`."""
+
+    KIND: ClassVar[str] = "verdict"
+
+    response_id: str
+    judge: str
+    quality: float | None
+    """1 .. 10; None where this judge has no such criterion or its reply could not be read."""
+    following: float | None
+    score: float | None
+    """What keeping is decided by: the lower of the two criteria, or the judge's own scale (pmi: nats per token)."""
+    raw: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Example(Record):
+    """A kept pair, ready for training; `messages` opens in every trainer."""
+
+    KIND: ClassVar[str] = "example"
+    TUPLES: ClassVar[frozenset[str]] = frozenset({"parents"})
+
+    instruction: str
+    input: str
+    output: str
+    messages: list[dict[str, str]]
+    score: float | None
+    quality: float | None
+    following: float | None
+    cut: str
+    """Why the answer was shortened (the name of the rule), or empty."""
+    parents: tuple[str, ...]
+    """Ids of the instruction, the response and the verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection(Record):
+    """Something that was dropped, with the rule that dropped it."""
+
+    KIND: ClassVar[str] = "rejection"
+
+    stage: str
+    """``generate`` or ``filter``."""
+    rule: str
+    """Name of the rule, as in the tables of the report."""
+    detail: str
+    parent: str
+    """Id of the draft or response that it came from."""
+    position: int
+    instruction: str
+    input: str
+    output: str

@@ -1,0 +1,309 @@
+"""A run in a process of its own, in a session of its own: the terminal can go, and the run goes on.
+
+The process that the user started stays at the terminal and draws; the one that it forks has no terminal and does the
+run. A pipe tells the first one where the run is, and in the end how it went; nobody need read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from minisheep import api, loop
+from minisheep.errors import DiskError, MinisheepError, Stopped, WorkerError, by_name
+from minisheep.run.files import try_lock
+from minisheep.run.folder import RunFolder
+from minisheep.terminal.live_screen import LiveScreen, Terminal, Watched, Why
+from minisheep.terminal.screen_state import Key, State
+
+LOG = "loop.log"
+"""In the run's scratch folder: what the run's own process printed, which is nothing but faults."""
+
+Work = Callable[[Callable[[str], None]], None]
+"""Does the run; calls its argument with the run folder as soon as there is one. Raises `errors.MinisheepError`."""
+
+
+class DetachedRun:
+    """A run that was started apart; see `terminal.live_screen.Watched`."""
+
+    def __init__(self, process: int, pipe: int) -> None:
+        self.process, self._pipe = process, pipe
+        self._data = b""
+        self._open = True
+        self._reaped = False
+
+    @property
+    def wake(self) -> int | None:
+        return self._pipe if self._open else None
+
+    @property
+    def over(self) -> bool:
+        return not self._open
+
+    def look(self) -> bool:
+        self._read(0.0)
+        return self._open
+
+    def signalled(self, number: int) -> str:
+        """Passed on: the run's process stops as it always does, and says so in its events."""
+        if not self._reaped:
+            os.kill(self.process, number)
+        return "Stopping: finishing what is in hand. Once more stops at once." if number == signal.SIGINT else ""
+
+    def folder(self) -> str | None:
+        """The run folder, waiting until there is one; None if the run ended before."""
+        while True:
+            for told in self._told():
+                if "run" in told:
+                    return str(told["run"])
+            if not self._open:
+                return None
+            self._read(None)
+
+    def ends_within(self, seconds: float) -> bool:
+        self._read(seconds)
+        return self.over
+
+    def finish(self) -> None:
+        """Wait for the end. Raises the error that the run ended with."""
+        while self._open:
+            self._read(None)
+        _, status = os.waitpid(self.process, 0)
+        self._reaped = True
+        os.close(self._pipe)
+        told = [line for line in self._told() if "run" not in line]
+        if not told:
+            code = os.waitstatus_to_exitcode(status)
+            raise WorkerError(
+                f"The run's process ended with code {code}. Everything recorded before is safe.",
+                "Give the same command to go on.",
+            )
+        if "kind" in told[-1]:
+            error = by_name(told[-1]["kind"])(told[-1]["message"], told[-1]["fix"])
+            error.exit_code = int(told[-1]["exit_code"])
+            raise error
+
+    def _told(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._data.split(b"\n")[:-1]]
+
+    def _read(self, seconds: float | None) -> None:
+        """Take what is in the pipe, after waiting for it so long (None: as long as it takes)."""
+        if self._open and select.select([self._pipe], [], [], seconds)[0]:
+            data = os.read(self._pipe, 1 << 16)
+            self._data += data
+            self._open = bool(data)
+
+
+def start(work: Work) -> DetachedRun:
+    """Do `work` in another process. Nothing in this one may have started a thread."""
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(reading)
+        _do(work, writing)
+    os.close(writing)
+    return DetachedRun(process, reading)
+
+
+def _do(work: Work, pipe: int) -> NoReturn:
+    """The whole life of the run's process."""
+
+    def tell(**what: Any) -> None:
+        # Whoever started the run may have left.
+        with contextlib.suppress(OSError):
+            os.write(pipe, json.dumps(what).encode() + b"\n")
+
+    def started(run: str) -> None:
+        _leave_terminal(RunFolder(Path(run)).scratch / LOG)
+        tell(run=run)
+
+    def failed(error: MinisheepError) -> None:
+        tell(kind=type(error).__name__, message=error.message, fix=error.fix, exit_code=error.exit_code)
+
+    code = 1
+    try:
+        os.setsid()
+        work(started)
+        tell(done=True)
+        code = 0
+    except MinisheepError as error:
+        failed(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        failed(Stopped("Stopped before anything was begun."))
+        code = Stopped.exit_code
+    except OSError as error:
+        failed(DiskError(f"The system refused: {error}.", "Mend that and give the same command again."))
+        code = DiskError.exit_code
+    except BaseException as error:
+        traceback.print_exc()
+        failed(WorkerError(f"minisheep failed: {type(error).__name__}: {error}.", f"See scratch/{LOG} in the run."))
+    finally:
+        os._exit(code)
+
+
+def _leave_terminal(log: Path) -> None:
+    """From here on nothing that this process prints can reach the screen."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    try:
+        written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    except OSError:
+        written = nothing
+    for number, target in ((0, nothing), (1, written), (2, written)):
+        os.dup2(target, number)
+
+
+# Who works in a run folder, without disturbing him.
+_HOLDER = re.compile(r"process (\d+) on (.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds the lock of a run folder; `process` is 0 where it cannot be told, or runs on another computer."""
+
+    process: int
+    host: str
+
+    def stop(self) -> str:
+        """Ask him to stop, as Ctrl-C would; why that was not possible, or an empty text."""
+        if not self.process:
+            return f"It runs on {self.host}: stop it there."
+        try:
+            os.kill(self.process, signal.SIGINT)
+        except ProcessLookupError:
+            return "Nobody works on it any more."
+        except PermissionError:
+            return "It belongs to another user."
+        return ""
+
+
+def holder(folder: Path) -> Holder | None:
+    """Who holds the lock of `folder` (see `run.folder.Lock`); None if nobody does.
+
+    Asked with a shared lock that is dropped at once; who wants the lock at that instant tries again.
+    """
+    try:
+        handle = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if try_lock(handle, shared=True):
+            return None
+        told = _HOLDER.match(os.pread(handle, 300, 0).decode(errors="replace"))
+        if told is None:
+            return Holder(0, "another process")
+        here = told[2].strip() == socket.gethostname()
+        return Holder(int(told[1]) if here else 0, told[2].strip())
+    finally:
+        # Closing drops the lock.
+        os.close(handle)
+
+
+# Someone else's run, as a screen watches it; see `terminal.live_screen.Watched`.
+LOOK_SECONDS = 1.0
+
+
+class Attached:
+    """The run in `folder`. It is watched until the user leaves, also after its end: somebody may want to read."""
+
+    over = False
+    wake: int | None = None
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._looked, self._holder = float("-inf"), holder(folder)
+
+    def look(self) -> bool:
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._looked, self._holder = time.monotonic(), holder(self._folder)
+        return self._holder is not None
+
+    def signalled(self, number: int) -> str:
+        """Ctrl-C stops the run, as on the screen of the command that started it; SIGTERM is meant for the screen."""
+        if number == signal.SIGTERM:
+            raise SystemExit(128 + number)
+        if self._holder is None:
+            return "It is not running. q leaves."
+        return self._holder.stop() or "Stopping: finishing what is in hand. Once more stops at once."
+
+
+# The two commands at the terminal: one that starts a run apart and shows it, and one that shows another's.
+AT_ONCE = 0.5
+"""A run that is over within so many seconds gets no screen."""
+HUNG_UP = 128 + signal.SIGHUP
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    run: Path
+    left: bool
+    """Whether the user left while it went on."""
+    last_words: tuple[str, ...]
+    """What should stay on the terminal when the screen is gone: the warnings, and how it ended."""
+
+
+def show(work: Work) -> Shown:
+    """Start a run apart and show it until it ends or the user leaves. Raises what the run raises.
+
+    Where the terminal is gone this process ends, and the run goes on.
+    """
+    apart = start(work)
+    state = State()
+    with _passed_on(apart):
+        run = apart.folder()
+        if run is not None and not apart.ends_within(AT_ONCE):
+            why, state = _screen(RunFolder(Path(run)), apart)
+            if why == "left":
+                return Shown(Path(run), True, ())
+        apart.finish()
+    assert run is not None, "a run that ends well has a folder"
+    warnings = (f"WARNING: {warning.text}" for warning in state.warnings)
+    return Shown(Path(run), False, (*warnings, *([state.ended] if state.ended else [])))
+
+
+def attach(folder: RunFolder) -> None:
+    """Show the run of `folder`, whoever works on it, until the user leaves."""
+    _screen(folder, Attached(folder.path))
+
+
+def _screen(folder: RunFolder, watched: Watched) -> tuple[Why, State]:
+    screen = LiveScreen(folder, plan(folder), watched, Terminal(sys.stdin.fileno(), sys.stdout.fileno()))
+    why = screen.run()
+    if why == "gone":
+        raise SystemExit(HUNG_UP)
+    return why, screen.state
+
+
+def plan(folder: RunFolder) -> tuple[Key, ...]:
+    """The stages of the whole run; empty where its settings cannot be read."""
+    with contextlib.suppress(MinisheepError):
+        return tuple((phase.round, phase.name) for phase in loop.phases(api.stored_settings(folder)))
+    return ()
+
+
+@contextlib.contextmanager
+def _passed_on(apart: DetachedRun) -> Iterator[None]:
+    """Ctrl-C and SIGTERM are for the run, also before and after the screen is there."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda n, _: _pass(apart, n)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _pass(apart: DetachedRun, number: int) -> None:
+    apart.signalled(number)

@@ -1,0 +1,406 @@
+"""What the screen knows of a run. Plain values of checked types, so that drawing need not doubt them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from minisheep.machine.system import MachineLoad
+from minisheep.rules.plain_text import one_line
+from minisheep.run import events
+from minisheep.run.events import (
+    EngineReady,
+    Event,
+    Failed,
+    Glimpse,
+    Note,
+    Paused,
+    PhaseFinished,
+    PhaseStarted,
+    Progress,
+    RoundMeasured,
+    RunFinished,
+    RunStarted,
+    Timed,
+    TrainStep,
+)
+from minisheep.run.folder import RunFolder
+from minisheep.terminal import words
+
+ROUND = ("exam", "generate", "respond", "judge", "filter", "train", "evaluate")
+"""The stages of a round, in order."""
+
+Key = tuple[int, str]
+"""Round and name of a stage; round 0 is the base model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of one round. Times are seconds since the epoch."""
+
+    begun: float
+    unit: str = ""
+    total: int = 0
+    """0 where it is not known."""
+    done: int = 0
+    first: int = 0
+    """What was there already when it was begun."""
+    at: float = 0.0
+    """When `done` was true."""
+    paused: float = 0.0
+    """Seconds of pause since it was begun."""
+    took: float | None = None
+    """Seconds, once it is done."""
+
+    def rate(self) -> float | None:
+        """Records a second; None before anything can be said."""
+        seconds = self.took if self.took is not None else self.at - self.begun - self.paused
+        made = self.done - self.first
+        return made / seconds if made > 0 and seconds >= 1 else None
+
+    def left(self, now: float) -> float | None:
+        """Seconds until it is done, if it goes on as until now."""
+        rate = self.rate()
+        if rate is None or not self.total or self.took is not None:
+            return None
+        return max(0.0, (self.total - self.done) / rate - max(0.0, now - self.at))
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """The loss curve of one training: (step, nats per token), steps ascending."""
+
+    round: int = 0
+    total: int = 0
+    training: tuple[tuple[int, float], ...] = ()
+    validation: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Judge scores of a round: how many lie between two neighbouring edges."""
+
+    round: int
+    judge: str
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewestTexts:
+    """The newest texts, and how they were judged."""
+
+    where: Key
+    instruction: str
+    answer: str = ""
+    scores: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A warning or another line, when and where it was said, and how often."""
+
+    at: float
+    where: Key | None
+    text: str
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A run as its events tell it; `terminal.screen_state.fold` makes the next one."""
+
+    plan: tuple[Key, ...] = ()
+    """All stages of a run of full length."""
+    run: str = ""
+    model: str = ""
+    engine: str = ""
+    """Back-end, threads and quantisation, as the worker tells them."""
+    rounds: int = 0
+    begun: float = 0.0
+    """When the present start of the run was."""
+    now: Key | None = None
+    """The stage that is being worked on."""
+    stages: Mapping[Key, Stage] = field(default_factory=dict)
+    paused_at: float | None = None
+    tokens_per_second: float = 0.0
+    running: int = 0
+    slots: int = 0
+    newest: NewestTexts | None = None
+    histogram: Histogram | None = None
+    losses: Losses = field(default_factory=Losses)
+    measured: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    """By round the cells of `terminal.words.metric_rows`, by the name of their row."""
+    best: int | None = None
+    """The round to use, as the newest evaluation decided."""
+    warnings: tuple[LogLine, ...] = ()
+    """All of them, oldest first: a warning stays."""
+    said: tuple[LogLine, ...] = ()
+    """The newest other lines."""
+    ended: str = ""
+    """How the run ended, in words; empty while it goes on."""
+    outcome: str = ""
+    """``finished``, ``stopped`` or ``failed``; empty while it goes on."""
+
+    @property
+    def round(self) -> int:
+        """The round that is being worked on, or was last."""
+        return self.now[0] if self.now else max((round for round, _ in self.stages), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the screen knows beside the events."""
+
+    machine: MachineLoad = field(default_factory=MachineLoad)
+    help: bool = False
+    """Whether the explanation is shown in place of the run."""
+    pausing: bool = False
+    """Whether a pause is asked for, be it in force or not."""
+    alive: bool = True
+    """Whether a process works on the run."""
+    told: str = ""
+    """What a key led to, for a moment."""
+
+
+# Events into state: ``fold(state, event, at) -> state``. Pure.
+#
+# An event may come from another version of minisheep or from a damaged line, so that any field may hold anything: what
+# is taken over is checked for its type, and an event that makes no sense leaves the state as it is.
+SAID = 30
+"""Lines that are kept beside the warnings."""
+WARNINGS = 200
+
+
+def fold(state: State, event: Event, at: float) -> State:
+    """The state after `event`, which was said at `at` (seconds since the epoch)."""
+    step = _STEPS.get(type(event))
+    if step is None:
+        return state
+    try:
+        return step(state, event, at)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError):
+        return state
+
+
+def _run_started(state: State, event: RunStarted, at: float) -> State:
+    return replace(
+        state, run=str(event.run), model=str(event.model), rounds=_whole(event.rounds), begun=at, now=None,
+        paused_at=None, ended="", outcome="", tokens_per_second=0.0, running=0,
+    )  # fmt: skip
+
+
+def _engine_ready(state: State, event: EngineReady, at: float) -> State:
+    return replace(state, engine=str(event.description))
+
+
+def _phase_started(state: State, event: PhaseStarted, at: float) -> State:
+    first = _whole(event.done)
+    stage = Stage(at, str(event.unit), _whole(event.total), first, first, at)
+    key = _key(event)
+    return replace(
+        state, now=key, stages={**state.stages, key: stage}, paused_at=None, tokens_per_second=0.0, running=0
+    )
+
+
+def _progress(state: State, event: Progress, at: float) -> State:
+    return _advance(state, _key(event), _whole(event.done), _whole(event.total), at)
+
+
+def _advance(state: State, key: Key, done: int, total: int, at: float) -> State:
+    stage = state.stages.get(key)
+    # The present file may be older than the newest line of the log.
+    if stage is None or stage.took is not None or at < stage.begun:
+        return state
+    moved = replace(stage, done=done, total=total or stage.total, at=at)
+    return replace(state, stages={**state.stages, key: moved})
+
+
+def _glimpse(state: State, event: Glimpse, at: float) -> State:
+    key = _key(event)
+    found = state
+    if event.instruction:
+        named = (("score", event.score), ("quality", event.quality), ("following", event.following))
+        scores = tuple((name, float(value)) for name, value in named if value is not None and math.isfinite(value))
+        found = replace(found, newest=NewestTexts(key, str(event.instruction), str(event.answer), scores))
+    if event.histogram and len(event.edges) == len(event.histogram) + 1:
+        found = replace(found, histogram=_histogram(key[0], event.judge, event.edges, event.histogram))
+    # A glimpse may be left over from before the phase was begun again.
+    if state.now != key or at < state.stages[key].begun:
+        return found
+    return replace(
+        found,
+        tokens_per_second=_number(event.tokens_per_second),
+        running=_whole(event.running),
+        slots=_whole(event.slots),
+    )
+
+
+def _paused(state: State, event: Paused, at: float) -> State:
+    if event.paused:
+        return replace(state, paused_at=at, tokens_per_second=0.0)
+    stage = state.stages.get(_key(event))
+    if state.paused_at is None or stage is None:
+        return replace(state, paused_at=None)
+    waited = replace(stage, paused=stage.paused + max(0.0, at - state.paused_at), at=at)
+    return replace(state, paused_at=None, stages={**state.stages, _key(event): waited})
+
+
+def _train_step(state: State, event: TrainStep, at: float) -> State:
+    key, step = (_whole(event.round), "train"), _whole(event.step)
+    before = state.losses if state.losses.round == key[0] else Losses(key[0])
+    # A training that goes on from a checkpoint does some steps again.
+    training = tuple(point for point in before.training if point[0] < step)
+    validation = tuple(point for point in before.validation if point[0] < step)
+    if math.isfinite(event.loss):
+        training += ((step, float(event.loss)),)
+    if event.validation_loss is not None and math.isfinite(event.validation_loss):
+        validation += ((step, float(event.validation_loss)),)
+    losses = Losses(key[0], _whole(event.total), training, validation)
+    stage = state.stages.get(key)
+    if stage is not None and not stage.total:
+        # The first step's number tells what a checkpoint held.
+        state = replace(state, stages={**state.stages, key: replace(stage, first=max(0, step - 1))})
+    speed = _number(event.tokens_per_second)
+    return _advance(replace(state, losses=losses, tokens_per_second=speed), key, step, losses.total, at)
+
+
+def _phase_finished(state: State, event: PhaseFinished, at: float) -> State:
+    key = _key(event)
+    stage = state.stages.get(key, Stage(at))
+    done = replace(stage, done=max(stage.done, stage.total), at=at, took=_number(event.seconds))
+    now = None if state.now == key else state.now
+    said = _said(state, at, key, words.line(event))
+    return replace(said, now=now, stages={**state.stages, key: done}, tokens_per_second=0.0, running=0)
+
+
+def _round_measured(state: State, event: RoundMeasured, at: float) -> State:
+    number, metrics = _whole(event.round), event.metrics
+    _, rows = words.metric_rows([metrics])
+    measured = {**state.measured, number: {name.strip(): one_line(cells[0], 40) for name, cells in rows}}
+    found = replace(state, measured=dict(sorted(measured.items())))
+    best = metrics.get("decision", {}).get("best")
+    if isinstance(best, int):
+        found = replace(found, best=best)
+    scores = metrics.get("data", {}).get("scores")
+    if scores:
+        drawn = scores["histogram"]
+        found = replace(found, histogram=_histogram(number, scores["judge"], drawn["edges"], drawn["counts"]))
+    return found
+
+
+def _note(state: State, event: Note, at: float) -> State:
+    if event.level != "warning":
+        return _said(state, at, state.now, str(event.text))
+    same = [w for w in state.warnings if w.text == event.text]
+    others = tuple(w for w in state.warnings if w.text != event.text)
+    times = same[0].times + 1 if same else 1
+    return replace(state, warnings=(*others, LogLine(at, state.now, str(event.text), times))[-WARNINGS:])
+
+
+def _failed(state: State, event: Failed, at: float) -> State:
+    outcome = "stopped" if event.kind == "Stopped" else "failed"
+    return replace(state, ended=words.line(event), outcome=outcome, now=None, paused_at=None)
+
+
+def _run_finished(state: State, event: RunFinished, at: float) -> State:
+    best = event.best if isinstance(event.best, int) else state.best
+    return replace(state, ended=words.finished(event), outcome="finished", best=best, now=None, paused_at=None)
+
+
+def _said(state: State, at: float, where: Key | None, text: str) -> State:
+    return replace(state, said=(*state.said, LogLine(at, where, text))[-SAID:])
+
+
+def _histogram(round: int, judge: Any, edges: Any, counts: Any) -> Histogram:
+    return Histogram(round, str(judge), tuple(map(_number, edges)), tuple(map(_whole, counts)))
+
+
+def _key(event: Any) -> Key:
+    return _whole(event.round), one_line(str(event.phase), 20)
+
+
+def _whole(value: Any) -> int:
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    """A finite number, 0 in place of others. Raises TypeError or ValueError for what is none."""
+    found = float(value)
+    return found if math.isfinite(found) else 0.0
+
+
+_STEPS: dict[type, Callable[[State, Any, float], State]] = {
+    RunStarted: _run_started,
+    EngineReady: _engine_ready,
+    PhaseStarted: _phase_started,
+    Progress: _progress,
+    Glimpse: _glimpse,
+    Paused: _paused,
+    TrainStep: _train_step,
+    PhaseFinished: _phase_finished,
+    RoundMeasured: _round_measured,
+    Note: _note,
+    Failed: _failed,
+    RunFinished: _run_finished,
+}
+
+
+# The events of a run folder as they are written, by whichever process.
+class Follow:
+    """Reads ``events.jsonl`` from its start and then what is added, and the present file when it changes.
+
+    Only whole lines are taken; a line that is no event is passed over. Nothing is written.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._offset = 0
+        self._stamp = 0
+        self._seen: dict[str, float] = {}
+
+    def new(self) -> list[Timed]:
+        """What was said since the last call, in order."""
+        return [*self._lines(), *self._now()]
+
+    def _lines(self) -> Iterator[Timed]:
+        with contextlib.suppress(OSError), open(self._folder.events, "rb") as file:
+            if os.fstat(file.fileno()).st_size < self._offset:
+                # Another run was made in the same place.
+                self._offset = 0
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                found = _event(line)
+                if found is not None:
+                    yield found
+
+    def _now(self) -> Iterator[Timed]:
+        path: Path = self._folder.present
+        try:
+            stamp = path.stat().st_mtime_ns
+        except OSError:
+            return
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        for at, event in events.read(path):
+            kind = type(event).__name__
+            if at > self._seen.get(kind, 0.0):
+                self._seen[kind] = at
+                yield at, event
+
+
+def _event(line: bytes) -> Timed | None:
+    try:
+        return events.timed(json.loads(line))
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,216 @@
+"""The three ways to watch a run: a live terminal, plain lines, JSON lines. Each takes events and draws them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import IO, Any, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from minisheep.rules import plain_text
+from minisheep.rules.plain_text import one_line, sanitise
+from minisheep.run import events
+from minisheep.terminal import words
+
+QUIET_SECONDS = 8.0
+"""Plain output says something at least this often,"""
+LONG_SECONDS = 60.0
+"""or this often where nothing is to be expected (a pause), or where a program reads (JSON)."""
+
+
+class View(Protocol):
+    def __call__(self, event: events.Event) -> None: ...
+
+    def tick(self) -> None:
+        """Called at least twice a second while a worker is busy."""
+
+    def say(self, text: str) -> None:
+        """A line that is no event."""
+
+    def close(self) -> None: ...
+
+
+class PlainView:
+    """One line an event, no escape codes; for logs, pipes and ``--plain``."""
+
+    def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream or sys.stdout
+        self._clock = clock
+        self._said = clock()
+        self._phase_begun = clock()
+        self._latest: events.Event | None = None
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.PhaseStarted):
+            self._phase_begun = self._clock()
+        if isinstance(event, events.Progress | events.TrainStep):
+            self._latest = event
+            if isinstance(event, events.TrainStep) and event.validation_loss is not None:
+                self.say(words.line(event))
+            self.tick()
+            return
+        if isinstance(event, events.PhaseStarted | events.PhaseFinished | events.Paused):
+            self._latest = None if isinstance(event, events.PhaseFinished) else event
+        text = words.measured(event) if isinstance(event, events.RoundMeasured) else words.line(event)
+        if text:
+            self.say(text)
+
+    def tick(self) -> None:
+        paused = isinstance(self._latest, events.Paused) and self._latest.paused
+        if self._clock() - self._said >= (LONG_SECONDS if paused else QUIET_SECONDS):
+            spent = plain_text.duration(self._clock() - self._phase_begun)
+            self.say(f"{words.line(self._latest)}, {spent}" if self._latest else f"working, {spent}")
+
+    def say(self, text: str) -> None:
+        self._said = self._clock()
+        print(sanitise(text), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class JsonView:
+    """One JSON object a line, with the time, and nothing else. The newest progress is said again after a silence."""
+
+    def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream or sys.stdout
+        self._clock = clock
+        self._said = clock()
+        self._latest: events.Event = events.Note("working")
+
+    def __call__(self, event: events.Event, at: float | None = None) -> None:
+        """`at` is when it was said, in seconds since the epoch, if that is not now."""
+        if isinstance(event, events.Progress | events.Paused):
+            self._latest = event
+        elif isinstance(event, events.PhaseStarted | events.PhaseFinished):
+            self._latest = events.Note("working")
+        self._said = self._clock()
+        self._stream.write(
+            json.dumps({"time": round(time.time() if at is None else at, 3), **events.to_dict(event)}) + "\n"
+        )
+        self._stream.flush()
+
+    def tick(self) -> None:
+        if self._clock() - self._said >= LONG_SECONDS:
+            self(self._latest)
+
+    def say(self, text: str) -> None:
+        self(events.Note(text))
+
+    def close(self) -> None:
+        pass
+
+
+class LiveView:
+    """A progress bar for each phase, with counts, rate and time left; what happened scrolls above it."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}", markup=False),
+            console=self.console,
+            refresh_per_second=4,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._begun, self._first = time.monotonic(), 0
+        self._progress.start()
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.PhaseStarted):
+            self._drop_task()
+            self._begun, self._first = time.monotonic(), event.done
+            self._task = self._progress.add_task(
+                words.where(event.round, event.phase),
+                total=event.total or None,
+                completed=event.done,
+                rate="",
+                detail="",
+            )
+        elif isinstance(event, events.Progress):
+            self._update(event.done, event.total, one_line(event.detail, 40))
+        elif isinstance(event, events.TrainStep):
+            told = f"loss {event.loss:.3f}, {event.tokens_per_second:.0f} tokens/s"
+            self._update(event.step, event.total, told)
+        elif isinstance(event, events.RoundMeasured):
+            self.say(words.measured(event), "bold")
+        else:
+            if isinstance(event, events.PhaseFinished):
+                self._drop_task()
+            text = words.line(event)
+            if text:
+                self.say(text, "yellow" if isinstance(event, events.Note) and event.level == "warning" else "")
+
+    def tick(self) -> None:
+        pass
+
+    def say(self, text: str, style: str = "") -> None:
+        self._progress.console.print(Text(sanitise(text), style=style))
+
+    def close(self) -> None:
+        self._progress.stop()
+
+    def _update(self, done: int, total: int, detail: str) -> None:
+        if self._task is not None:
+            seconds = time.monotonic() - self._begun
+            rate = f"{(done - self._first) / seconds:.1f}/s" if seconds > 1 else ""
+            self._progress.update(self._task, completed=done, total=total or None, rate=rate, detail=detail)
+
+    def _drop_task(self) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+
+def choose_view(*, plain: bool, as_json: bool) -> View:
+    """JSON if asked for; progress bars on a real terminal; plain lines everywhere else (see `draws`)."""
+    if as_json:
+        return JsonView()
+    return LiveView() if draws(plain=plain) else PlainView()
+
+
+def draws(*, plain: bool) -> bool:
+    """Whether escape codes are welcome: on a real terminal, and neither ``--plain``, NO_COLOR nor TERM=dumb is said."""
+    dumb = os.environ.get("TERM") in ("dumb", "") or "NO_COLOR" in os.environ
+    return not plain and not dumb and sys.stdout.isatty()
+
+
+def metrics_table(metrics: list[dict[str, Any]]) -> Table:
+    """The table base / round 1 / round 2 ..."""
+    titles, rows = words.metric_rows(metrics)
+    table = Table(title="what each round did to the model", title_style="", header_style="")
+    table.add_column("measure")
+    for title in titles:
+        table.add_column(title, justify="right")
+    for name, cells in rows:
+        table.add_row(Text(name), *(Text(cell) for cell in cells))
+    return table
+
+
+def print_metrics(metrics: list[dict[str, Any]], *, plain: bool) -> None:
+    """The table and the score histograms on stdout; without escape codes where `plain`."""
+    console = Console(width=100, force_terminal=False, no_color=True) if plain else Console(highlight=False)
+    console.print(metrics_table(metrics))
+    for text in words.score_histogram(metrics):
+        console.print(Text(text))

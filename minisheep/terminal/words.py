@@ -1,0 +1,169 @@
+"""Events and metrics in words. Pure: no terminal is touched here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from minisheep.rules.plain_text import BARS, duration, one_line
+from minisheep.run import events
+
+_WHOLE = frozenset({"steps", "examples", "tokens"})
+
+
+def where(round: int, phase: str) -> str:
+    return f"base model, {one_line(phase)}" if round == 0 else f"round {round}, {one_line(phase)}"
+
+
+def counts(values: Mapping[str, float]) -> str:
+    """``instructions 48, rejected 12``."""
+    return ", ".join(
+        f"{one_line(name.replace('_', ' '))} {value:g}" for name, value in values.items() if name != "seconds"
+    )
+
+
+def line(event: events.Event) -> str:
+    """The event as one line, safe to show; empty for events that are only drawn."""
+    if isinstance(event, events.RunStarted):
+        verb = "Continuing" if event.resumed else "Starting"
+        return (
+            f"{verb} {one_line(event.run)}: {one_line(event.model)}, {event.rounds} round(s),"
+            f" engine {one_line(event.engine)}, trainer {one_line(event.trainer)}"
+        )
+    if isinstance(event, events.EngineReady):
+        return f"engine: {one_line(event.description)}"
+    if isinstance(event, events.Note):
+        return f"{'WARNING: ' if event.level == 'warning' else ''}{one_line(event.text)}"
+    if isinstance(event, events.PhaseStarted):
+        resumed = f", {event.done} already done" if event.done else ""
+        return f"{where(event.round, event.phase)}" + (
+            f": {event.total} {one_line(event.unit)}{resumed}" if event.total else ""
+        )
+    if isinstance(event, events.Progress):
+        of = f" of {event.total}" if event.total else ""
+        detail = f" ({one_line(event.detail, 60)})" if event.detail else ""
+        return f"{where(event.round, event.phase)}: {event.done}{of}{detail}"
+    if isinstance(event, events.Paused):
+        told = "paused; p on its screen, or removing `pause` from the run folder, lets it go on"
+        return f"{where(event.round, event.phase)}: {told if event.paused else 'going on'}"
+    if isinstance(event, events.TrainStep):
+        validation = "" if event.validation_loss is None else f", validation {event.validation_loss:.3f}"
+        return (
+            f"round {event.round}, train: step {event.step} of {event.total}, loss {event.loss:.3f}{validation},"
+            f" {event.tokens_per_second:.0f} tokens/s"
+        )
+    if isinstance(event, events.PhaseFinished):
+        told = counts(event.counts)
+        return f"{where(event.round, event.phase)} done in {duration(event.seconds)}" + (f": {told}" if told else "")
+    if isinstance(event, events.RunFinished):
+        return finished(event)
+    if isinstance(event, events.Failed):
+        return f"{one_line(event.message)} {one_line(event.fix)}".strip()
+    return ""
+
+
+def finished(event: events.RunFinished) -> str:
+    """How the run ended, and which round to use."""
+    how = "Stopped early, since the last rounds brought no gain:" if event.early else "Finished"
+    best = "" if event.best is None else f" Best: {'the base model' if event.best == 0 else f'round {event.best}'}."
+    return f"{how} {event.rounds} round(s) in {duration(event.seconds)}.{best}"
+
+
+Row = tuple[str, list[str]]
+
+
+def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Row]]:
+    """The table of rounds: column titles, and a row for each measure. `metrics` in order, the base first."""
+    titles = ["base" if m["round"] == 0 else f"round {m['round']}" for m in metrics]
+
+    def row(name: str, *path: str, form: str = "{:.3f}") -> Row:
+        return name, [_cell(m, path, form) for m in metrics]
+
+    rows = [
+        row("held-out NLL per token", "model", "held_out_nll"),
+        ("  change to base (standard error)", [_change(m) for m in metrics]),
+        row("NLL of ending after the answer", "model", "end_nll"),
+        row("greedy answers that end by themselves", "model", "ended", form="{:.0%}"),
+        row("words in a greedy answer", "model", "answer_words", form="{:.0f}"),
+        row("constraints kept, strict", "model", "verifiable", "instruction_strict", "value", form="{:.0%}"),
+        row("  in its own words", "model", "verifiable", "instruction_own", "value", form="{:.0%}"),
+        ("  points to the best before, 95 %", [_points(m, "constraints") for m in metrics]),
+        row("answers that say the instruction back", "model", "verifiable", "copied", "value", form="{:.0%}"),
+        ("verdict", [_outcome(m) for m in metrics]),
+        row("distinct-1 of greedy answers", "model", "distinct_1"),
+        row("distinct-2 of greedy answers", "model", "distinct_2"),
+        row("instructions written", "data", "instructions", form="{:.0f}"),
+        row("near-duplicate rate", "data", "near_duplicate_rate", form="{:.0%}"),
+        row("pairs kept", "data", "kept", form="{:.0f}"),
+        row("keep rate", "data", "keep_rate", form="{:.0%}"),
+        row("words in a kept answer", "data", "kept_words", form="{:.0f}"),
+        ("judge", [_judge(m) for m in metrics]),
+        ("  AUC in its exam", [_exam(m) for m in metrics]),
+        row("mean judge score", "data", "scores", "mean"),
+        row("judge score, standard deviation", "data", "scores", "sd"),
+        row("saturation at the top score", "data", "scores", "saturation", form="{:.0%}"),
+    ]
+    return titles, [(name, cells) for name, cells in rows if any(cell != "-" for cell in cells)]
+
+
+def score_histogram(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each round: its judge scores as bars from the lowest bin to the highest."""
+    lines = []
+    for m in metrics:
+        scores = m.get("data", {}).get("scores")
+        if scores:
+            edges, found = scores["histogram"]["edges"], scores["histogram"]["counts"]
+            most = max(found) or 1
+            bars = "".join(BARS[-(-8 * count // most)] for count in found)
+            judge = one_line(scores["judge"])
+            lines.append(f"scores of round {m['round']} ({judge}): {edges[0]:g} |{bars}| {edges[-1]:g}")
+    return lines
+
+
+def _cell(metrics: Mapping[str, Any], path: Sequence[str], form: str) -> str:
+    value: Any = metrics
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return form.format(value) if isinstance(value, int | float) else "-"
+
+
+def _change(metrics: Mapping[str, Any]) -> str:
+    change = metrics.get("model", {}).get("nll_change")
+    return "-" if change is None else f"{change['mean']:+.3f} ({change['standard_error']:.3f})"
+
+
+def _points(metrics: Mapping[str, Any], measure: str) -> str:
+    found = metrics.get("decision", {}).get("measures", {}).get(measure)
+    if found is None:
+        return "-"
+    value, low, high = (100 * found[name] for name in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _outcome(metrics: Mapping[str, Any]) -> str:
+    """``gain on base``, ``none on 1``: the decision and the round that this one was held against."""
+    decision = metrics.get("decision", {})
+    if "against" not in decision:
+        return "-"
+    rival = "base" if decision["against"] == 0 else f"round {decision['against']}"
+    told = {"gain": "better than", "loss": "worse than", "mixed": "mixed to", "none": "equal to"}
+    return f"{told[decision['outcome']]} {rival}"
+
+
+def _judge(metrics: Mapping[str, Any]) -> str:
+    scores = metrics.get("data", {}).get("scores")
+    return one_line(scores["judge"]) if scores else "-"
+
+
+def _exam(metrics: Mapping[str, Any]) -> str:
+    exam = metrics.get("data", {}).get("exam")
+    return "-" if exam is None else f"{exam['judges'][exam['chosen']]['auc']:.2f}"
+
+
+def measured(event: events.RoundMeasured) -> str:
+    """One line for a round's metrics."""
+    model = event.metrics["model"]
+    name = "base model" if event.round == 0 else f"round {event.round}"
+    change = _change(event.metrics)
+    ended = f", {model['ended']:.0%} of answers end by themselves" if "ended" in model else ""
+    return f"{name}: held-out NLL {model['held_out_nll']:.3f}" + (f", change {change}" if change != "-" else "") + ended

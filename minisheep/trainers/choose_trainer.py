@@ -1,0 +1,200 @@
+"""Which trainer a run has, and the adapter converter that belongs to it; only the one chosen is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from minisheep.errors import UsageError
+from minisheep.machine import system
+from minisheep.machine.gpu import Gpu, Nvml, dotted, selected
+from minisheep.run.files import read_json
+from minisheep.trainers.base import Trainer
+
+# Can Unsloth train here, and if not, why: a pure decision on what is installed and which GPU there is.
+#
+# Hardware and versions are those of Unsloth's own requirements (METADATA of unsloth and unsloth_zoo 2026.10.7), made
+# narrower where our loop asks for more.
+SUPPORTED: Mapping[str, tuple[str, str]] = {
+    "unsloth": ("2026.10.7", "2026.11"),
+    "unsloth_zoo": ("2026.10.7", "2026.11"),
+    "transformers": ("5.17", "5.17.1"),
+    "trl": ("1.10", "1.15.1"),
+    "torch": ("2.6", "2.15"),
+    "bitsandbytes": ("0.50", "0.51"),
+    "peft": ("0.21", "0.22"),
+}
+"""The first version, and the first that is too new, of what must work together; the extra `gpu` installs such a set."""
+
+CAPABILITY = (8, 0)
+"""Unsloth itself begins at 7.0, but trains in float16 where a GPU has no bfloat16; small gradients then become zero
+unless the loss is scaled, which our loop does not do."""
+
+FAST = ("llama", "qwen2", "qwen3")
+"""GGUF architectures for which Unsloth has kernels of its own; others go through code that it compiles for each."""
+
+INSTALL = "pip install 'minisheep[gpu]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Cuda:
+    """What there is for a training on a GPU."""
+
+    gpu: Gpu | None = None
+    """The one that would be used."""
+    driver: tuple[int, int] | None = None
+    """The newest CUDA that the driver can run."""
+    build: tuple[int, int] | None = None
+    """The CUDA that the installed torch was built for; None: for processors alone, or there is no torch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why Unsloth cannot train here."""
+
+    reason: str
+    """Half a sentence: ``there is no NVIDIA GPU here``."""
+    fix: str
+    """What would help; empty where nothing does."""
+
+
+def obstacle(
+    cuda: Cuda, packages: Mapping[str, str], *, load_in: str = "auto", architecture: str | None = None
+) -> Obstacle | None:
+    """The first reason against Unsloth, None if there is none. `architecture` is a GGUF's, if it is known already.
+
+    `packages` are installed versions by name.
+    """
+    gpu = cuda.gpu
+    if gpu is None:
+        return Obstacle("there is no NVIDIA GPU here", "")
+    if "unsloth" not in packages:
+        return Obstacle("it is not installed", f"Install it with {INSTALL}.")
+    for package, (first, beyond) in SUPPORTED.items():
+        found = packages.get(package)
+        if found is None:
+            return Obstacle(f"{package}, which it needs, is not installed", f"Install it with {INSTALL}.")
+        if not _numbers(first) <= _numbers(found) < _numbers(beyond):
+            wanted = f"{package} from {first} on and before {beyond}"
+            return Obstacle(f"{package} is {found}, and what works together is {wanted}", f"Run {INSTALL}.")
+    if cuda.build is None:
+        return Obstacle("the installed torch was built without CUDA", f"Run {INSTALL} in a fresh environment.")
+    if cuda.driver is not None and cuda.driver[0] < cuda.build[0]:
+        return Obstacle(
+            f"the driver runs CUDA up to {dotted(cuda.driver)}, and torch was built for {dotted(cuda.build)}",
+            f"Update the NVIDIA driver, or install a torch for CUDA {cuda.driver[0]}.",
+        )
+    if gpu.capability is not None and gpu.capability < CAPABILITY:
+        return Obstacle(
+            f"{gpu.name} has compute capability {dotted(gpu.capability)}, and training in bfloat16 needs"
+            f" {dotted(CAPABILITY)} (RTX 30 and newer)",
+            "",
+        )
+    if load_in == "fp32":
+        return Obstacle("--load-in fp32 is not what its kernels are for", "Leave out --load-in.")
+    if architecture is not None and architecture not in FAST:
+        return Obstacle(f"it has no kernels for {architecture}", "")
+    return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``5.17.0.post1+cu130`` as (5, 17): what stands before the first part that is no number, without final zeros."""
+    found: list[int] = []
+    for part in version.split("+")[0].split("."):
+        if not part.isdecimal():
+            break
+        found.append(int(part))
+    while found and found[-1] == 0:
+        found.pop()
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerChoice:
+    trainer: str
+    """``peft``, ``unsloth`` or ``fake``."""
+    told: str
+    """The choice and its reason in one line; empty where the user made it."""
+
+
+def settle(wanted: str, against: Obstacle | None, cuda: Cuda) -> TrainerChoice:
+    """What the setting `trainer` becomes where `against` speaks against Unsloth. Pure.
+
+    Raises `errors.UsageError` where the user asked for Unsloth and it cannot be had.
+    """
+    if wanted == "auto":
+        if against is None:
+            return TrainerChoice(
+                "unsloth", f"Training goes through Unsloth, on {cuda.gpu.name if cuda.gpu else 'the GPU'}."
+            )
+        form = ", in 4-bit (NF4) by bitsandbytes" if cuda.gpu is not None else ""
+        return TrainerChoice("peft", f"Training goes through PEFT{form}, not Unsloth: {against.reason}.")
+    if wanted == "unsloth" and against is not None:
+        fix = f"{against.fix} Or give --trainer auto.".strip() if against.fix else "Give --trainer auto."
+        raise UsageError(f"Unsloth cannot train here: {against.reason}. Nothing was generated.", fix)
+    return TrainerChoice(wanted, "")
+
+
+def choose_trainer(wanted: str, load_in: str, architecture: str | None = None) -> TrainerChoice:
+    """`settle` for this machine and this environment; a GGUF's `architecture` may not be known yet.
+
+    Imports nothing heavy, so it can come first. Raises `errors.UsageError`.
+    """
+    if wanted not in ("auto", "unsloth"):
+        return TrainerChoice(wanted, "")
+    cuda = find_cuda()
+    against = obstacle(cuda, system.versions(SUPPORTED), load_in=load_in, architecture=architecture)
+    return settle(wanted, against, cuda)
+
+
+def find_cuda() -> Cuda:
+    """What the driver and the installed torch say now."""
+    with Nvml() as nvml:
+        return Cuda(selected(nvml.gpus()), nvml.cuda(), torch_build())
+
+
+def torch_build() -> tuple[int, int] | None:
+    """The CUDA of the installed torch, read from its version.py: torch itself takes seconds to import."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    try:
+        return build_in(Path(found.origin).with_name("version.py").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def build_in(text: str) -> tuple[int, int] | None:
+    """The CUDA that torch's version.py names (``cuda: Optional[str] = '13.0'``)."""
+    match = re.search(r"^cuda\b[^=\n]*= *['\"](\d+)\.(\d+)", text, re.MULTILINE)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def make_trainer(name: str) -> Trainer:
+    """The trainer called `name`, one of `Choice.trainer`."""
+    if name == "fake":
+        from minisheep.trainers.fake_trainer import FakeTrainer
+
+        return FakeTrainer()
+    if name == "unsloth":
+        from minisheep.trainers.unsloth import UnslothTrainer
+
+        return UnslothTrainer()
+    from minisheep.trainers.peft import PeftTrainer
+
+    return PeftTrainer()
+
+
+def make_adapter_gguf(trainer: str, adapter: Path, base: Path, output: Path) -> None:
+    """The adapter as the engine loads it. Raises `errors.UnsupportedModelError` for what llama.cpp cannot represent."""
+    if trainer == "fake":
+        from minisheep.trainers.fake_trainer import fake_adapter_gguf
+
+        fake_adapter_gguf(output, read_json(adapter / "adapter_config.json")["examples"])
+    else:
+        from minisheep.formats.lora_gguf import convert_adapter
+
+        convert_adapter(adapter, base, output)

@@ -1,0 +1,278 @@
+"""The base model in memory, as training wants it: where, in which number format, with which layers adapted.
+
+The only module of training that imports transformers and peft, since the Hub must be taken off line before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+
+from minisheep.errors import ModelFileError
+from minisheep.formats.lora_gguf import PROJECTIONS
+from minisheep.machine import cpu
+from minisheep.rules.identity import derive_seed
+from minisheep.trainers.base import TokenPair, TrainSettings, settle
+from minisheep.trainers.checkpoint import Array
+from minisheep.trainers.cpu_lora import can_pack, patch_for_cpu
+
+# Read when the libraries are imported: training never touches the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# bitsandbytes, which peft imports, warns each time that a kernel of the Hub, which is never wanted here, is missing.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+__all__ = [
+    "PeftModel",
+    "Precision",
+    "adapter_tensors",
+    "add_lora",
+    "choose_precision",
+    "load_base",
+    "set_adapter_tensors",
+    "this_machine",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """In which format the base is held (`load_in`) and computed."""
+
+    load_in: str
+    dtype: torch.dtype
+    device: torch.device
+    note: str = ""
+    """What the user should know where it is not what they asked for."""
+
+
+def choose_precision(load_in: str, *, cuda: bool, fast_bf16: bool) -> Precision:
+    """What `TrainSettings.load_in` becomes on this machine. Raises `errors.ConfigError` for an unknown value."""
+    settled, float32 = settle(load_in, cuda=cuda, fast_bf16=fast_bf16)
+    where = "GPU" if cuda else "processor"
+    missed = not fast_bf16 and (settled == "4bit" or load_in == "bf16")
+    note = f"This {where} has no fast bfloat16: training computes in float32." if missed else ""
+    dtype = torch.float32 if float32 else torch.bfloat16
+    return Precision(settled, dtype, torch.device("cuda" if cuda else "cpu"), note)
+
+
+def this_machine(load_in: str) -> Precision:
+    """`choose_precision` for the machine that this runs on."""
+    cuda = torch.cuda.is_available()
+    if cuda:
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = cpu.multiplies_bfloat16(cpu.flags(cpu.cpuinfo()))
+    return choose_precision(load_in, cuda=cuda, fast_bf16=fast)
+
+
+def load_base(weights: Path, precision: Precision) -> Any:
+    """The frozen base model of a folder with config.json and safetensors, on its device, in training mode.
+
+    Raises `errors.ModelFileError` where the folder holds no such model.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    options: dict[str, Any] = {}
+    if precision.load_in == "4bit":
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.dtype,
+        )
+    if not (weights / "config.json").is_file():
+        raise ModelFileError(f"{weights} holds no training weights (config.json).", "Fetch the model again.")
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            weights,
+            dtype=precision.dtype,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+            device_map={"": str(precision.device)},
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelFileError(
+            f"The training weights in {weights} cannot be loaded: {error}", "Fetch the model again."
+        ) from error
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    if precision.load_in == "4bit":
+        disable_cpu_packing(model)
+    if precision.device.type == "cuda":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def disable_cpu_packing(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in place.
+
+    On processors with AVX512-BF16, `Linear4bit.forward` (bitsandbytes 0.50.2) repacks a weight at the first evaluation
+    and never back; all later training steps then compute with scrambled weights and no error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def add_lora(model: Any, settings: TrainSettings, name: str) -> PeftModel:
+    """`model` with a LoRA on all linear layers of its blocks (paper, appendix E); A random by the seed, B zero.
+
+    `name` is what the adapter's configuration calls its base: never a path of this machine.
+    """
+    sees_images = any("vision_tower" in module for module, _ in model.named_modules())
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        use_rslora=settings.rslora,
+        target_modules=list(PROJECTIONS),
+        exclude_modules=r".*vision_tower.*" if sees_images else None,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(derive_seed(settings.seed, "lora"))
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 by the old name of the property.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        adapted = get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = name
+    patch_for_cpu(adapted)
+    return adapted
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, Array]:
+    """The adapter as PEFT saves it: A [r, in] and B [out, r] of each layer, float32."""
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().float().cpu().numpy() for name, tensor in found.items()}
+
+
+def set_adapter_tensors(model: PeftModel, tensors: Mapping[str, Array]) -> None:
+    """Give the adapter the values of `tensors`, which have the names and shapes of `adapter_tensors`."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.from_numpy(tensors[name.replace(".default.", ".")]))
+
+
+# Forward passes: token pairs in, the summed loss over their supervised tokens out.
+HEAD_ELEMENTS = 2**24
+"""Logits that exist at once: 64 MB in float32. All of a batch's would be gigabytes with a vocabulary of 262k."""
+
+
+PADDING_FREE = "_minisheep_padding_free"
+"""An attribute of models whose attention keeps sequences of one row apart by `packed_seq_lengths` (Unsloth,
+unsloth/utils/packing.py) or, where it is transformers' own, by positions that begin again at 0."""
+
+
+def loss_sum(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> torch.Tensor:
+    """Summed negative log-likelihood, in nats, of the supervised tokens of one micro-batch; a scalar in float32.
+
+    On a processor, and in a model that Unsloth made, the sequences lie in one row, each seeing itself alone; elsewhere
+    they are padded on the right, where a causal model cannot see. The output layer, in a small model most of the work
+    and in any model most of the memory, runs only at positions that predict a supervised token.
+    """
+    if can_pack(model):
+        hidden = _packed(model, pairs)
+    elif getattr(model, PADDING_FREE, False):
+        hidden = _in_a_row(model, pairs, device)
+    else:
+        hidden = _padded(model, pairs, device)
+    targets = torch.tensor([token for pair in pairs for token in pair.ids[pair.first :]], device=hidden.device)
+    total: torch.Tensor = HeadLoss.apply(hidden, model.get_output_embeddings().weight, targets)  # type: ignore[no-untyped-call]
+    return total
+
+
+def _packed(model: Any, pairs: Sequence[TokenPair]) -> torch.Tensor:
+    """Hidden states [supervised tokens, width] at the positions that predict one."""
+    ids, places, kept, bounds = _one_row(pairs)
+    hidden: torch.Tensor = _body(model)(
+        input_ids=ids, position_ids=places, bounds=bounds, use_cache=False
+    ).last_hidden_state
+    return hidden[0, kept]
+
+
+def _in_a_row(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> torch.Tensor:
+    ids, places, kept, _ = _one_row(pairs)
+    lengths = torch.tensor([len(pair.ids) for pair in pairs], dtype=torch.int32)
+    hidden: torch.Tensor = _body(model)(
+        input_ids=ids.to(device),
+        position_ids=places.to(device),
+        packed_seq_lengths=lengths.to(device),
+        use_cache=False,
+    ).last_hidden_state
+    return hidden[0, kept.to(device)]
+
+
+def _one_row(pairs: Sequence[TokenPair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, ...]]:
+    """Token ids [1, tokens], their positions [1, tokens], the indices that predict a supervised token, and where
+    sequences begin, with the number of tokens at the end."""
+    bounds: list[int] = [0]
+    kept: list[int] = []
+    for pair in pairs:
+        kept += range(bounds[-1] + pair.first - 1, bounds[-1] + len(pair.ids) - 1)
+        bounds.append(bounds[-1] + len(pair.ids))
+    ids = torch.tensor([[token for pair in pairs for token in pair.ids]])
+    places = torch.cat([torch.arange(len(pair.ids)) for pair in pairs])[None]
+    return ids, places, torch.tensor(kept), tuple(bounds)
+
+
+def _padded(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> torch.Tensor:
+    width = max(len(pair.ids) for pair in pairs)
+    ids = torch.zeros(len(pairs), width, dtype=torch.long)
+    mask = torch.zeros(len(pairs), width, dtype=torch.long)
+    kept = torch.zeros(len(pairs), width, dtype=torch.bool)
+    for row, pair in enumerate(pairs):
+        length = len(pair.ids)
+        ids[row, :length] = torch.tensor(pair.ids)
+        mask[row, :length] = 1
+        kept[row, pair.first - 1 : length - 1] = True
+    hidden: torch.Tensor = _body(model)(
+        input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+    ).last_hidden_state
+    return hidden[kept.to(device)]
+
+
+def _body(model: Any) -> Any:
+    """The model without its output layer."""
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return whole.model
+
+
+class HeadLoss(torch.autograd.Function):
+    """Output layer and cross-entropy in pieces, the gradient made on the way: logits are computed once, never kept."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """`hidden` [tokens, width], `head` [vocabulary, width] (frozen), `targets` [tokens]."""
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        step = max(1, HEAD_ELEMENTS // head.shape[0])
+        for begin in range(0, len(targets), step):
+            rows, target = hidden[begin : begin + step], targets[begin : begin + step, None]
+            logits = torch.nn.functional.linear(rows.to(head.dtype), head).float()
+            high = logits.amax(dim=-1)
+            wanted = logits.gather(1, target)[:, 0]
+            p = torch.softmax(logits, dim=-1)
+            # log(sum(exp(x))) = max(x) - log(max(p)), exact where the wanted token's own p has underflowed.
+            total += (high - p.amax(dim=-1).log() - wanted).sum()
+            if gradient is not None:
+                p.scatter_add_(1, target, torch.full_like(wanted, -1)[:, None])
+                gradient[begin : begin + step] = p.to(head.dtype) @ head
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0], None, None

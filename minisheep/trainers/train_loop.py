@@ -1,0 +1,356 @@
+"""The training loop: steps, validation, checkpoints, and an exact continuation after a kill.
+
+A resumed training is the undisturbed one because nothing depends on when a step is done: batches and dropout come from
+identity (seed, epoch, step, micro-batch), and weights and AdamW moments are saved as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from minisheep.errors import MinisheepError, Stopped
+from minisheep.rules.identity import derive_seed
+from minisheep.run.events import Emit, Note, TrainStep
+from minisheep.trainers import base
+from minisheep.trainers.base import TrainJob, TrainResult
+from minisheep.trainers.checkpoint import Array, Checkpoint, newest_checkpoint, save_checkpoint
+from minisheep.trainers.lora_model import PeftModel, Precision, loss_sum
+
+# AdamW for an adapter, its moments in float32 (torch) or 8 bits (bitsandbytes), and what a checkpoint keeps of it.
+#
+# In 8 bits a moment is a byte an element and a float32 a block of 256 (Dettmers et al., arXiv 2110.02861); tensors of
+# fewer than 4,096 elements keep float32. Both forms go on exactly from what `moments` returned.
+BETAS = (0.9, 0.999)
+MOMENTS = ("exp_avg", "exp_avg_sq", "state1", "state2", "absmax1", "absmax2")
+"""The tensors of a parameter's state that change, by the names of torch's AdamW and of bitsandbytes' Optimizer2State.
+What else bitsandbytes holds there are tables of its number format."""
+
+
+def make_adamw(parameters: Iterable[torch.nn.Parameter], rate: float, *, eight_bit: bool) -> torch.optim.Optimizer:
+    """AdamW without weight decay."""
+    if eight_bit:
+        import bitsandbytes
+
+        made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
+            list(parameters), lr=rate, betas=BETAS, weight_decay=0.0
+        )
+        return made
+    return torch.optim.AdamW(list(parameters), lr=rate, betas=BETAS, weight_decay=0.0, fused=True)
+
+
+def moments(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> dict[str, NDArray[Any]]:
+    """Copies of what the optimizer remembers of a parameter that it has stepped, float32 or uint8, by name."""
+    state = optimizer.state[parameter]
+    return {name: np.array(state[name].cpu().numpy()) for name in MOMENTS if name in state}
+
+
+def restore(
+    optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter, kept: Mapping[str, NDArray[Any]], step: int
+) -> None:
+    """Make the optimizer remember `kept`, which `moments` returned after `step` steps of one of the same kind."""
+    if hasattr(optimizer, "init_state"):
+        optimizer.init_state(optimizer.param_groups[0], parameter, 0, _index(optimizer, parameter))
+        optimizer.state[parameter]["step"] = step
+        for name, values in kept.items():
+            optimizer.state[parameter][name].copy_(torch.from_numpy(values))
+    else:
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(step), device=parameter.device),
+            **{name: torch.from_numpy(values).to(parameter) for name, values in kept.items()},
+        }
+
+
+def _index(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> int:
+    return next(i for i, other in enumerate(optimizer.param_groups[0]["params"]) if other is parameter)
+
+
+# How torch says that memory is full: one class for its own allocator, texts for the libraries below it.
+_TEXTS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def is_memory_full(error: BaseException) -> bool:
+    """Whether less work at once may succeed where `error` was raised."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+    )
+
+
+CLIP = 1.0
+"""Highest norm of a step's gradient."""
+
+
+@dataclass(slots=True)
+class _State:
+    """What a checkpoint keeps beside tensors."""
+
+    step: int = 0
+    evaluated: int = 0
+    """The step of the last validation; lower than `step` at an epoch's end means that one is due."""
+    tokens: int = 0
+    seconds: float = 0.0
+    first_loss: float = math.nan
+    last_loss: float = math.nan
+    last_rate: float = 0.0
+    best_step: int = 0
+    best_loss: float | None = None
+    micro_batch_size: int = 0
+    """What fitted the memory; 0 before the first step."""
+
+
+class TrainingLoop:
+    """One training, from the newest checkpoint to its end."""
+
+    def __init__(
+        self,
+        job: TrainJob,
+        data: base.Tokenised,
+        precision: Precision,
+        model: PeftModel,
+        fingerprint: str,
+        emit: Emit,
+        should_stop: Callable[[], bool],
+        *,
+        eight_bit: bool = False,
+    ) -> None:
+        """`eight_bit` keeps AdamW's moments in 8 bits."""
+        self.job, self.settings, self.data, self.precision = job, job.settings, data, precision
+        self.model, self.fingerprint, self.emit, self.should_stop = model, fingerprint, emit, should_stop
+        self.training, self.held = base.split(len(data.pairs), self.settings.validation, self.settings.seed)
+        self.per_epoch = base.steps_per_epoch(len(self.training), self.settings.batch_size)
+        self.total = self.per_epoch * self.settings.epochs
+        self.warmup = base.usable_warmup(self.settings.warmup_steps, self.total)
+        self.micro_batch_size = self.settings.micro_batch_size
+        self.adapted = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = make_adamw(self.adapted.values(), self.settings.learning_rate, eight_bit=eight_bit)
+        self.state = _State()
+        self.validation_loss: float | None = None
+        """Of the last validation, until it was told."""
+        self.best: dict[str, Array] = {}
+        """The parameters with the lowest validation loss so far; without validation, the last."""
+        self.saved_step = 0
+        self.saved_at = self.started = time.monotonic()
+        self.plan: tuple[int, list[base.Indices]] = (-1, [])
+        """An epoch and its batches."""
+
+    def run(self) -> TrainResult:
+        if self.warmup < self.settings.warmup_steps:
+            self._note(f"Warm-up shortened to {self.warmup} of {self.total} steps: the run is short.")
+        self._resume()
+        self.model.train()
+        while True:
+            if self._evaluation_due():
+                self._validate()
+                self._say_step(0.0)
+            if self.state.step == self.total:
+                break
+            self._step()
+            if time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds:
+                self._save()
+        if not self.held:
+            self.best, self.state.best_step = self._weights(), self.total
+        return self._result()
+
+    def _step(self) -> None:
+        """One optimizer step over an effective batch."""
+        began, step = time.monotonic(), self.state.step
+        batch = self._batch(step)
+        loss = self._gradients(batch, step)
+        norm = torch.nn.utils.clip_grad_norm_(list(self.adapted.values()), CLIP).item()
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            what = f"loss became {loss}" if not math.isfinite(loss) else f"gradient became {norm}"
+            raise MinisheepError(
+                f"The {what} at step {step + 1} of {self.total}; the adapter of round {self.job.round} was not made.",
+                "Lower learning_rate, or set load_in to fp32, and continue the run.",
+            )
+        rate = base.learning_rate(step, self.total, self.warmup, self.settings.learning_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        seen = sum(len(pair.ids) for pair in batch)
+        state = self.state
+        state.first_loss = loss if step == 0 else state.first_loss
+        state.step, state.last_loss, state.last_rate, state.tokens = step + 1, loss, rate, state.tokens + seen
+        # An epoch's last step is told after its validation, together with that loss.
+        speed = seen / max(time.monotonic() - began, 1e-9)
+        if self._evaluation_due():
+            self._validate()
+        self._say_step(speed)
+
+    def _batch(self, step: int) -> list[base.TokenPair]:
+        """The pairs of a step, shortest first."""
+        epoch = step // self.per_epoch
+        if self.plan[0] != epoch:
+            lengths = [len(self.data.pairs[index].ids) for index in self.training]
+            self.plan = (epoch, base.plan_epoch(lengths, self.settings.batch_size, self.settings.seed, epoch))
+        return [self.data.pairs[self.training[index]] for index in self.plan[1][step % self.per_epoch]]
+
+    def _gradients(self, batch: Sequence[base.TokenPair], step: int) -> float:
+        """Accumulate the gradient of the mean loss per supervised token of `batch`; that mean.
+
+        Where the memory does not suffice, the micro-batch is halved and the step done again: the batch stays.
+        """
+        supervised = sum(pair.supervised for pair in batch)
+        while True:
+            try:
+                loss = self._accumulate(batch, step, supervised)
+            except RuntimeError as error:
+                if not is_memory_full(error):
+                    raise
+                self.optimizer.zero_grad()
+            else:
+                self.state.micro_batch_size = self.micro_batch_size
+                return loss
+            # Outside the handler, which would keep the failed pass's tensors alive.
+            self._halve(batch)
+
+    def _halve(self, pairs: Sequence[base.TokenPair]) -> None:
+        """Go on with half as many examples in a forward pass. Raises `errors.MinisheepError` where it is one."""
+        if self.micro_batch_size == 1:
+            raise MinisheepError(
+                f"The memory does not suffice to train on one example of {max(len(p.ids) for p in pairs)} tokens.",
+                "Lower max_length, set load_in to 4bit or take a smaller model, and continue the run.",
+            )
+        self.micro_batch_size //= 2
+        if self.precision.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._note(
+            f"Out of memory: going on with micro-batches of {self.micro_batch_size};"
+            f" {self.settings.batch_size} examples a step as before.",
+            "warning",
+        )
+
+    def _accumulate(self, batch: Sequence[base.TokenPair], step: int, supervised: int) -> float:
+        total = 0.0
+        for number, micro in enumerate(self._micro_batches(batch)):
+            # From identity, so that a resumed run drops the same units.
+            torch.manual_seed(derive_seed(self.settings.seed, "dropout", step, number))
+            loss = loss_sum(self.model, micro, self.precision.device) / supervised
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
+
+    def _micro_batches(self, batch: Sequence[base.TokenPair]) -> Iterator[list[base.TokenPair]]:
+        """Parts of `batch`, with a look at `should_stop` before each: a step may take minutes."""
+        for indices in base.cut(range(len(batch)), self.micro_batch_size):
+            if self.should_stop():
+                self._save()
+                raise Stopped(
+                    f"Training stopped after step {self.state.step} of {self.total}; all of it is safe.",
+                    "The same command goes on from there.",
+                )
+            yield [batch[index] for index in indices]
+
+    def _evaluation_due(self) -> bool:
+        step = self.state.step
+        return bool(self.held) and step > self.state.evaluated and step % self.per_epoch == 0
+
+    def _validate(self) -> None:
+        """Mean loss on the held-out pairs; the weights are kept if it is the lowest so far."""
+        pairs = sorted((self.data.pairs[index] for index in self.held), key=lambda pair: len(pair.ids))
+        self.model.eval()
+        total = self._held_out_loss(pairs)
+        self.model.train()
+        loss = total / sum(pair.supervised for pair in pairs)
+        state = self.state
+        state.evaluated, self.validation_loss = state.step, loss
+        if state.best_loss is None or loss < state.best_loss:
+            state.best_loss, state.best_step, self.best = loss, state.step, self._weights()
+
+    def _held_out_loss(self, pairs: Sequence[base.TokenPair]) -> float:
+        """Summed loss of `pairs`, with smaller micro-batches where the memory does not suffice."""
+        while True:
+            try:
+                with torch.no_grad():
+                    return sum(
+                        loss_sum(self.model, micro, self.precision.device).item()
+                        for micro in self._micro_batches(pairs)
+                    )
+            except RuntimeError as error:
+                if not is_memory_full(error):
+                    raise
+            self._halve(pairs)
+
+    def _say_step(self, speed: float) -> None:
+        state = self.state
+        self.emit(
+            TrainStep(
+                round=self.job.round,
+                step=state.step,
+                total=self.total,
+                loss=state.last_loss,
+                learning_rate=state.last_rate,
+                tokens_per_second=speed,
+                validation_loss=self.validation_loss,
+            )
+        )
+        self.validation_loss = None
+
+    def _note(self, text: str, level: str = "info") -> None:
+        self.emit(Note(text, level))
+
+    def _weights(self) -> dict[str, Array]:
+        """A copy of the adapter's parameters, by name."""
+        return {name: p.detach().float().cpu().numpy().copy() for name, p in self.adapted.items()}
+
+    def _elapsed(self) -> float:
+        return self.state.seconds + time.monotonic() - self.started
+
+    def _save(self) -> None:
+        """Write a checkpoint of the last whole step, unless that is written."""
+        self.saved_at = time.monotonic()
+        if self.saved_step == self.state.step:
+            return
+        tensors: dict[str, NDArray[Any]] = {f"weights/{name}": value for name, value in self._weights().items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        for name, parameter in self.adapted.items():
+            for moment, values in moments(self.optimizer, parameter).items():
+                tensors[f"{moment}/{name}"] = values
+        state = dataclasses.asdict(self.state) | {"seconds": self._elapsed()}
+        save_checkpoint(self.job.scratch, self.fingerprint, Checkpoint(self.state.step, state, tensors))
+        self.saved_step = self.state.step
+
+    def _resume(self) -> None:
+        """Go on from the newest whole checkpoint of this very training, if there is one."""
+        found = newest_checkpoint(self.job.scratch, self.fingerprint)
+        if found is None:
+            return
+        self.state = _State(**found.state)
+        self.saved_step = self.state.step
+        if self.state.micro_batch_size:
+            self.micro_batch_size = min(self.micro_batch_size, self.state.micro_batch_size)
+        with torch.no_grad():
+            for name, parameter in self.adapted.items():
+                parameter.copy_(torch.from_numpy(found.tensors[f"weights/{name}"]))
+                places = {moment: f"{moment}/{name}" for moment in MOMENTS}
+                kept = {moment: found.tensors[place] for moment, place in places.items() if place in found.tensors}
+                restore(self.optimizer, parameter, kept, self.state.step)
+        self.best = {name: found.tensors[f"best/{name}"] for name in self.adapted if f"best/{name}" in found.tensors}
+        self._note(f"Training goes on after step {self.state.step} of {self.total}.")
+
+    def _result(self) -> TrainResult:
+        state = self.state
+        return TrainResult(
+            steps=self.total,
+            examples=len(self.training),
+            validation_examples=len(self.held),
+            tokens=state.tokens,
+            seconds=self._elapsed(),
+            first_loss=state.first_loss,
+            last_loss=state.last_loss,
+            best_validation_loss=state.best_loss,
+            best_step=state.best_step,
+            load_in=self.precision.load_in,
+            truncated=self.data.truncated,
+            left_out=self.data.left_out,
+            micro_batch_size=self.micro_batch_size,
+        )

@@ -1,0 +1,147 @@
+"""QLoRA through Unsloth on an NVIDIA GPU: its kernels, our training loop.
+
+Unsloth makes the model; steps, checkpoints, exact continuation, validation and output are those of the `peft` trainer
+(peft_loop), which its own trainers would not give. Unsloth changes transformers and PEFT for the whole process and must
+be imported before them, so this is done only where a training begins, in the training worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minisheep.errors import MinisheepError, ModelFileError
+from minisheep.rules.identity import derive_seed
+from minisheep.run.events import Emit
+from minisheep.run.files import disk_errors, write_json
+from minisheep.trainers.base import TrainJob, TrainResult
+
+if TYPE_CHECKING:
+    from minisheep.trainers.lora_model import PeftModel, Precision
+
+STAND_IN = "unsloth-tokenizer"
+"""Unsloth wants a tokenizer beside a model; training works on ids, so it gets one that knows four words."""
+
+
+class UnslothTrainer:
+    """See `trainers.base.Trainer`."""
+
+    def train(self, job: TrainJob, emit: Emit, should_stop: Callable[[], bool]) -> TrainResult:
+        """As `trainers.peft.PeftTrainer.train`. Raises `errors.MinisheepError` where Unsloth cannot be started."""
+        unsloth = start_unsloth(job.scratch.parent / "unsloth")
+        from minisheep.trainers.peft import PeftTrainer
+
+        return PeftTrainer(UnslothMaker(unsloth)).train(job, emit, should_stop)
+
+
+def start_unsloth(cache: Path) -> Any:
+    """The module `unsloth`, imported offline and with its compiled code in `cache`, an empty or earlier folder."""
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        # Looks up a file of its own on the Hub at every load, to count them.
+        "UNSLOTH_DISABLE_STATISTICS": "1",
+        "UNSLOTH_COMPILE_LOCATION": str(cache.absolute()),
+    }
+    os.environ.update(environment)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        import unsloth
+    except Exception as error:  # what a missing GPU, driver or library makes it raise is of any kind
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise MinisheepError(
+            f"Unsloth cannot be started, so nothing was trained: {reason}",
+            "Continue the run with --trainer peft, which trains in 4-bit as well.",
+        ) from error
+    return unsloth
+
+
+class UnslothMaker:
+    """Makes models for `trainers.peft.PeftTrainer` with the module `unsloth`."""
+
+    name = "unsloth"
+    eight_bit = True
+
+    def __init__(self, unsloth: Any) -> None:
+        self._unsloth = unsloth
+
+    def make(self, job: TrainJob, precision: Precision) -> PeftModel:
+        """See `trainers.peft.Maker`. Gradient checkpointing keeps activations in RAM (Unsloth's own form of it)."""
+        from minisheep.formats.lora_gguf import PROJECTIONS
+        from minisheep.trainers.lora_model import PADDING_FREE
+
+        settings = job.settings
+        if not (job.weights / "config.json").is_file():
+            raise ModelFileError(f"{job.weights} holds no training weights (config.json).", "Fetch the model again.")
+        fast = self._unsloth.FastLanguageModel
+        tokenizer = stand_in_tokenizer(job.scratch.parent / STAND_IN)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model, _ = fast.from_pretrained(
+                    model_name=str(job.weights.absolute()),
+                    tokenizer_name=str(tokenizer),
+                    # More than the model was made for would have Unsloth stretch its rotary embedding.
+                    max_seq_length=min(settings.max_length, _longest(job.weights)),
+                    dtype=precision.dtype,
+                    load_in_4bit=precision.load_in == "4bit",
+                    load_in_16bit=precision.load_in != "4bit",
+                    device_map={"": 0} if precision.device.type == "cuda" else "cpu",
+                    use_exact_model_name=True,
+                    use_gradient_checkpointing="unsloth",
+                    fix_tokenizer=False,
+                    trust_remote_code=False,
+                    offload_embedding=False,
+                    local_files_only=True,
+                )
+                model = fast.get_peft_model(
+                    model,
+                    r=settings.lora_rank,
+                    target_modules=list(PROJECTIONS),
+                    lora_alpha=settings.lora_alpha,
+                    lora_dropout=settings.lora_dropout,
+                    bias="none",
+                    use_gradient_checkpointing="unsloth",
+                    random_state=derive_seed(settings.seed, "lora"),
+                    use_rslora=settings.rslora,
+                    init_lora_weights=True,
+                )
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelFileError(
+                f"Unsloth cannot load the training weights in {job.weights}: {error}",
+                "Fetch the model again, or continue the run with --trainer peft.",
+            ) from error
+        fast.for_training(model)
+        made: PeftModel = model
+        config: Any = made.peft_config["default"]
+        config.base_model_name_or_path = job.weights.name
+        # Names classes of this process; a plain PEFT folder has none.
+        config.auto_mapping = None
+        setattr(made, PADDING_FREE, True)
+        return made
+
+
+def _longest(weights: Path) -> int:
+    """Tokens that the model was made for. Raises KeyError or ValueError for a config.json that does not say."""
+    return int(json.loads((weights / "config.json").read_bytes())["max_position_embeddings"])
+
+
+def stand_in_tokenizer(folder: Path) -> Path:
+    """`folder`, absolute, with a tokenizer of four words in it. Raises `errors.DiskError`."""
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2, "<pad>": 3}
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    added = [
+        {"id": number, "content": word, "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for word, number in words.items()
+    ]
+    model = {"type": "WordLevel", "vocab": words, "unk_token": "<unk>"}
+    parts = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    write_json(folder / "tokenizer.json", {"version": "1.0", "added_tokens": added, "model": model, **parts})
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
+    return folder.absolute()

@@ -1,0 +1,164 @@
+"""Whose answers are compared: two models of a run on the same tasks, as the evaluation stored them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, TypeVar
+
+from minisheep.api import Run, resolve_round
+from minisheep.errors import UsageError
+from minisheep.metrics.stats import accuracy, paired_difference, standard_error
+from minisheep.rules.identity import six_decimals
+from minisheep.rules.prompts import user_text
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """One task with the answers of both models."""
+
+    task: str
+    request: str
+    """The user's turn: instruction and input."""
+    ours: str
+    theirs: str
+
+
+def model_name(round: int) -> str:
+    return f"round {round}" if round else "the base"
+
+
+def choose_rounds(
+    run: Run, round: str, against: str, tell: Callable[[str], None] = lambda text: None
+) -> tuple[int, int]:
+    """The two models by round number, 0 being the base: each a number, ``last``, ``best`` or ``base``.
+
+    `tell` hears where the best is the base. Raises `errors.UsageError` for a round that was not measured, and where
+    both are the same.
+    """
+    measured = [found.number for found in run.measured]
+    trained = [number for number in measured if number]
+    if not trained:
+        raise UsageError(
+            f"{run.path} has no trained model yet: no round has been measured.",
+            f"`minisheep align --run {run.path}` goes on.",
+        )
+    ours = resolve_round(run, round, trained, "measured", tell=tell)
+    theirs = resolve_round(run, against, trained, "measured", flag="--against", tell=tell)
+    if 0 in (ours, theirs) and 0 not in measured:
+        raise UsageError(f"The base of {run.path} has not been measured.", f"`minisheep align --run {run.path}`.")
+    if ours == theirs:
+        raise UsageError(f"--round {round} and --against {against} are the same model.", "Give --round N.")
+    return ours, theirs
+
+
+def stored_contests(run: Run, ours: int, theirs: int) -> list[Contest]:
+    """The held-out tasks that both models answered when they were measured, in the order of their ids.
+
+    Raises `errors.UsageError` where there are none, and `errors.CorruptRunError`.
+    """
+    first, second = ({row["task"]: row for row in run.round(number).answers} for number in (ours, theirs))
+    both = [task for task in sorted(first) if task in second and _request(first[task]) == _request(second[task])]
+    if not both:
+        raise UsageError(
+            f"{run.path} holds no held-out task that both {model_name(ours)} and {model_name(theirs)} answered.",
+            "Give --prompts FILE with what they should be asked.",
+        )
+    return [Contest(t, _request(first[t]), first[t]["answer"].strip(), second[t]["answer"].strip()) for t in both]
+
+
+def spread(items: Sequence[T], limit: int) -> list[T]:
+    """At most `limit` of them (0: all), spread over the list, whose neighbours are alike."""
+    if not limit or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def _request(row: Mapping[str, Any]) -> str:
+    return user_text(row["instruction"], row["input"])
+
+
+# Verdicts into numbers: a win rate that trusts no single order, or grades with their paired difference. Pure.
+Orders = tuple[str | None, str | None]
+"""What the judge said with our answer first, and with theirs first: ``A``, ``B``, ``tie`` or None (unreadable)."""
+
+
+def settled(orders: Orders) -> str | None:
+    """``ours`` or ``theirs`` where both orders say so, else ``tie``; None where either reply could not be read."""
+    if None in orders:
+        return None
+    return {("A", "B"): "ours", ("B", "A"): "theirs"}.get((str(orders[0]), str(orders[1])), "tie")
+
+
+def pair_outcome(contests: Sequence[Contest], verdicts: Mapping[str, Orders]) -> dict[str, Any]:
+    """Win rate of ours with a 95 % bootstrap interval, ties counting half; how the judge leans; lengths. JSON-ready.
+
+    `verdicts` by task. A contest whose two answers are the same text is a tie and needs no verdict. Pairs with a reply
+    that could not be read are left out of the win rate and counted; without any other pair there is no win rate.
+    """
+    same = [c for c in contests if c.ours == c.theirs]
+    asked = [c for c in contests if c.ours != c.theirs]
+    found = {c.task: settled(verdicts[c.task]) for c in asked}
+    results = [*("tie" for _ in same), *(word for word in found.values() if word is not None)]
+    read = [verdicts[task] for task, word in found.items() if word is not None]
+    decided = [c for c in asked if found[c.task] in ("ours", "theirs") and _words(c.ours) != _words(c.theirs)]
+    longer = sum((found[c.task] == "ours") == (_words(c.ours) > _words(c.theirs)) for c in decided)
+    outcome: dict[str, Any] = {
+        "pairs": len(contests),
+        "won": results.count("ours"),
+        "tied": results.count("tie"),
+        "lost": results.count("theirs"),
+        "same_answer": len(same),
+        "unreadable": sum(word is None for word in found.values()),
+        # The same place twice: the order decided, not the answers.
+        "first_place_twice": sum(orders == ("A", "A") for orders in read),
+        "second_place_twice": sum(orders == ("B", "B") for orders in read),
+        "judged_pairs": len(read),
+        "decided_of_different_length": len(decided),
+        "longer_won": longer,
+        **_lengths(contests),
+    }
+    if results:
+        # Two verdicts a row, a tie being one of each, so that their share is the win rate with ties as halves.
+        rows = {"ours": [True, True], "tie": [True, False], "theirs": [False, False]}
+        outcome["win_rate"] = accuracy([rows[word] for word in results]).instruction.to_dict()
+    return outcome
+
+
+def grade_outcome(
+    contests: Sequence[Contest], grades: Mapping[str, tuple[float | None, float | None]]
+) -> dict[str, Any]:
+    """Mean grades of both models, and their difference paired by task with its standard error. JSON-ready.
+
+    `grades` by task: ours, theirs; None where the reply could not be read. Only tasks with both grades count.
+    """
+    both = [(a, b) for c in contests if (a := grades[c.task][0]) is not None and (b := grades[c.task][1]) is not None]
+    unreadable = sum(grade is None for c in contests for grade in grades[c.task])
+    outcome: dict[str, Any] = {"tasks": len(contests), "graded": len(both), "unreadable": unreadable}
+    if both:
+        for name, values in zip(("ours", "theirs"), zip(*both, strict=True), strict=True):
+            outcome[f"{name}_grade"] = _rounded(
+                {"mean": fmean(values)} | ({"error": standard_error(values)} if len(both) > 1 else {})
+            )
+    if len(both) > 1:
+        value, error, _ = paired_difference([a for a, _ in both], [b for _, b in both])
+        outcome["difference"] = _rounded({"mean": value, "error": error})
+    return outcome | _lengths(contests)
+
+
+def _lengths(contests: Sequence[Contest]) -> dict[str, float]:
+    return {
+        "words_ours": round(fmean([_words(c.ours) for c in contests]), 3),
+        "words_theirs": round(fmean([_words(c.theirs) for c in contests]), 3),
+    }
+
+
+def _words(text: str) -> int:
+    return len(text.split())
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: six_decimals(value) for name, value in values.items()}

@@ -1,0 +1,140 @@
+"""Answers to prompts that a run did not ask when it measured, made by a worker.
+
+Both models answer greedily in the run's own template, on one engine, as the evaluation asks. Answers are kept in the
+run's folder, so that another judge or another try finds them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minisheep.errors import CorruptRunError, SeedFileError, Stopped
+from minisheep.machine.worker import WorkerProcess
+from minisheep.rules.identity import digest
+from minisheep.rules.prompts import user_text
+from minisheep.run.events import Emit
+from minisheep.run.files import disk_errors
+from minisheep.run.folder import Appender, Lock, RunFolder
+from minisheep.versus.contests import Contest
+
+PHASE = "answer"
+_FORMS = 'A line looks like {"instruction": ..., "input": ...}, {"prompt": ...} or {"turns": [...]}, all texts.'
+
+
+def read_requests(path: str) -> list[str]:
+    """The user's turns in a file of JSON lines or one JSON array (AlpacaEval's, MT-Bench's first turns), each once.
+
+    Raises `errors.SeedFileError` naming the line of the first fault.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SeedFileError(f"The prompts file {path} cannot be read: {reason}.") from None
+    parts = [text] if text.lstrip().startswith("[") else text.split("\n")
+    found: dict[str, None] = {}
+    for number, part in enumerate(parts, 1):
+        if not part.strip():
+            continue
+        try:
+            parsed = json.loads(part)
+        except (ValueError, RecursionError) as error:
+            raise SeedFileError(f"{path}, line {number}: not JSON: {error}.", _FORMS) from None
+        for item in parsed if isinstance(parsed, list) else [parsed]:
+            request = _request(item)
+            if not request:
+                raise SeedFileError(f"{path}, line {number}: no request in it.", _FORMS)
+            found[request] = None
+    if not found:
+        raise SeedFileError(f"{path} holds no prompt.", _FORMS)
+    return list(found)
+
+
+def answered_contests(run: Path, requests: Sequence[str], ours: int, theirs: int, emit: Emit) -> list[Contest]:
+    """Each request with the answers of both models, those that are missing made by a worker first.
+
+    Raises what the worker raises, and `errors.WorkerError` if it died; what was answered is kept.
+    """
+    folder = RunFolder(run)
+    tasks = {task_id(request): request for request in requests}
+    for number in (ours, theirs):
+        missing = {task: request for task, request in tasks.items() if task not in _stored(folder, number)}
+        if missing:
+            _have_answered(folder, number, missing, emit)
+    first, second = _stored(folder, ours), _stored(folder, theirs)
+    return [Contest(task, request, first[task], second[task]) for task, request in tasks.items()]
+
+
+def answers_path(folder: RunFolder, round: int) -> Path:
+    return folder.path / "judged" / f"answers-round-{round}.jsonl"
+
+
+def task_id(request: str) -> str:
+    return digest("request", {"text": request})
+
+
+def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
+    """In a worker: ``{"run": folder, "round": number, "requests": {task: text}}``; an answer is on disk when it is
+    told."""
+    from minisheep.engines.base import GenerateRequest, Sampling
+    from minisheep.rules.prompts import Frame, answer_prompt
+    from minisheep.workspace import Report, Workspace, closing
+
+    work = Workspace(Path(job["run"]))
+    requests: dict[str, str] = job["requests"]
+    report = Report(job["round"], PHASE, emit, should_stop)
+    report.start(len(requests), 0, "answers")
+    frame = Frame(work.template)
+    sampling = Sampling(temperature=0.0, max_tokens=work.settings.eval_max_tokens, stop=frame.stop)
+    engine = work.measuring_engine(job["round"], report.ready)
+    asked = [GenerateRequest(task, answer_prompt(frame, text, ""), sampling) for task, text in requests.items()]
+    with Appender(answers_path(work.folder, job["round"])) as file, closing(engine.generate(asked)) as completions:
+        for done, completion in enumerate(completions, 1):
+            file.append(
+                {"task": completion.id, "request": requests[completion.id], "answer": completion.text,
+                 "finish": completion.finish, "tokens": completion.tokens}
+            )  # fmt: skip
+            report.step(done, len(requests))
+    report.finish()
+    work.close()
+
+
+def _have_answered(folder: RunFolder, round: int, requests: Mapping[str, str], emit: Emit) -> None:
+    path = answers_path(folder, round)
+    with disk_errors(path):
+        path.parent.mkdir(exist_ok=True)
+    # The run's own lock: no training may replace the adapter while it answers.
+    lock = Lock(folder.path)
+    try:
+        with WorkerProcess("minisheep.versus.worker:do", folder.scratch / "worker.log", lock.handle) as worker:
+            job = {"run": str(folder.path), "round": round, "phase": PHASE, "requests": requests}
+            worker.do(job, f"Round {round}, {PHASE}", emit)
+    except KeyboardInterrupt:
+        raise Stopped("Stopped. Every answer so far is stored.", "Give the same command to go on.") from None
+    finally:
+        lock.release()
+
+
+def _stored(folder: RunFolder, round: int) -> dict[str, str]:
+    path = answers_path(folder, round)
+    found: dict[str, str] = {}
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
+        try:
+            row = json.loads(line)
+            found[row["task"]] = row["answer"].strip()
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CorruptRunError(f"{path} is damaged ({error}).", "Delete it: it is made again.") from None
+    return found
+
+
+def _request(item: Any) -> str:
+    if not isinstance(item, dict):
+        return ""
+    turns = item.get("turns")
+    first = turns[0] if isinstance(turns, list) and turns else ""
+    told = item.get("instruction") or item.get("prompt") or first
+    more = item.get("input") or ""
+    return user_text(told.strip(), more.strip()) if isinstance(told, str) and isinstance(more, str) else ""
