@@ -94,7 +94,7 @@ def _run(verb: str, *, as_json: bool, markdown: bool, plain: bool, repeats: int 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
-    def tell(text: str) -> None:
+    def on_progress(text: str) -> None:
         from minisheep.rules.plain_text import one_line
 
         if not as_json:
@@ -102,13 +102,13 @@ def _run(verb: str, *, as_json: bool, markdown: bool, plain: bool, repeats: int 
 
     machine, installed = this_machine(), versions()
     found: list[report.Found] = []
-    for item in session.run(verb, options, tell):
+    for item in session.run(verb, options, on_progress):
         found.append(item)
         if as_json:
             row = item.to_dict() if isinstance(item, Row) else report.failure_row(item, machine, installed)
             click.echo(json.dumps(row))
         elif isinstance(item, session.Failure):
-            tell(f"{item.part}: not measured: {item.message}")
+            on_progress(f"{item.part}: not measured: {item.message}")
     if markdown:
         from datetime import date
 

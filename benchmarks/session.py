@@ -27,8 +27,8 @@ class Failure:
     message: str
 
 
-def run(verb: str, options: Options, tell: Callable[[str], None]) -> Iterator[Row | Failure]:
-    """Everything that `verb` measures. `tell` hears what goes on, as plain lines.
+def run(verb: str, options: Options, on_progress: Callable[[str], None]) -> Iterator[Row | Failure]:
+    """Everything that `verb` measures. `on_progress` hears what goes on, as plain lines.
 
     Raises `errors.MinisheepError` where the model that the user named cannot be had.
     """
@@ -37,12 +37,12 @@ def run(verb: str, options: Options, tell: Callable[[str], None]) -> Iterator[Ro
     machine, versions = hardware.this_machine(), hardware.versions()
     warning = hardware.busy(hardware.load(), cpu.cores())
     if warning:
-        tell(warning)
+        on_progress(warning)
     with tempfile.TemporaryDirectory(prefix="minisheep-bench-") as name:
         folders: dict[str, Path | MinisheepError] = {}
         jobs = plan.jobs(verb, options)
         for number, model in enumerate(dict.fromkeys(job.model for job in jobs)):
-            folders[model] = _prepared(Path(name) / str(number), model, options, tell)
+            folders[model] = _prepared(Path(name) / str(number), model, options, on_progress)
         ends = float("inf")
         if options.quick:
             ends = max(began, time.monotonic() - 8.0) + plan.QUICK_SECONDS
@@ -53,8 +53,8 @@ def run(verb: str, options: Options, tell: Callable[[str], None]) -> Iterator[Ro
                     raise folder
                 yield Failure(f"{job.part}, {job.model}", str(folder))
                 continue
-            tell(f"measuring: {job.part}{f', {job.model}' if job.model else ''}")
-            for found in _measure(replace(job, folder=str(folder)), ends, tell):
+            on_progress(f"measuring: {job.part}{f', {job.model}' if job.model else ''}")
+            for found in _measure(replace(job, folder=str(folder)), ends, on_progress):
                 if isinstance(found, Comparison):
                     note = "; ".join(part for part in (found.note, warning) if part)
                     yield Row(replace(found, quick=options.quick, note=note), machine, versions)
@@ -62,7 +62,7 @@ def run(verb: str, options: Options, tell: Callable[[str], None]) -> Iterator[Ro
                     yield found
 
 
-def _prepared(folder: Path, model: str, options: Options, tell: Callable[[str], None]) -> Path | MinisheepError:
+def _prepared(folder: Path, model: str, options: Options, on_progress: Callable[[str], None]) -> Path | MinisheepError:
     """The folder of a model's jobs, with its ``model.json``; or why it cannot be had."""
     folder.mkdir()
     if not model:
@@ -73,20 +73,22 @@ def _prepared(folder: Path, model: str, options: Options, tell: Callable[[str], 
         find_model(model)
         if model == plan.SECOND_MODEL != options.model:
             _check_cached(model)
-        prepare(Job("prepare", model, {}, 1, folder=str(folder), threads=options.threads), tell)
+        prepare(Job("prepare", model, {}, 1, folder=str(folder), threads=options.threads), on_progress)
     except MinisheepError as error:
         return error
     return folder
 
 
-def prepare(job: Job, tell: Callable[[str], None]) -> None:
+def prepare(job: Job, on_progress: Callable[[str], None]) -> None:
     """Have a worker make the model ready as a run does, into the job's folder.
 
     Raises `errors.MinisheepError` where it cannot be had.
     """
     with WorkerProcess(WORKER) as worker:
         worker.do(
-            job.to_job(), f"Preparing {job.model}", lambda event: tell(event.text) if isinstance(event, Note) else None
+            job.to_job(),
+            f"Preparing {job.model}",
+            lambda event: on_progress(event.text) if isinstance(event, Note) else None,
         )
 
 
@@ -101,7 +103,7 @@ def _check_cached(model: str) -> None:
         raise MinisheepError(f"{model} is not in the cache.", f"`minisheep pull {model}` fetches it.") from None
 
 
-def _measure(job: Job, ends: float, tell: Callable[[str], None]) -> list[Comparison | Failure]:
+def _measure(job: Job, ends: float, on_progress: Callable[[str], None]) -> list[Comparison | Failure]:
     left = ends - time.monotonic()
     if left <= 0:
         return [Failure(job.part, "no time was left for it in --quick")]
@@ -111,7 +113,7 @@ def _measure(job: Job, ends: float, tell: Callable[[str], None]) -> list[Compari
         if isinstance(event, Found):
             found.append(from_wire(event.facts))
         elif isinstance(event, Note):
-            tell(event.text)
+            on_progress(event.text)
 
     try:
         with WorkerProcess(WORKER) as worker:

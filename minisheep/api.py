@@ -309,33 +309,33 @@ def resolve_round(
     state: str = "trained",
     *,
     flag: str = "--round",
-    tell: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> int:
     """The round that ``best``, ``last``, ``base`` or a number means wherever one is asked for; 0 is the base.
 
     there: the rounds to choose from, ascending; `state` is what they have in common, for messages.
-    tell: where the evaluation found the base best, ``best`` is the base, and `tell` hears so. None where the base is
+    tell: where the evaluation found the base best, ``best`` is the base, and `on_progress` hears so. None where the base is
         of no use: then ``best`` is refused in the same words.
 
     ``best`` is the last of `there` where nothing was measured. Raises `errors.UsageError` for what is not there.
     """
-    words = "best, last or base" if tell else "best or last"
+    words = "best, last or base" if on_progress else "best or last"
     listed = ", ".join(map(str, there))
     digits = asked.isascii() and asked.isdigit() and len(asked) < 10
     number = int(asked) if digits else 0 if asked == "base" else None
     named = f"{flag} {asked[:40]}".strip()
     if asked == "best" and run.best is not None:
         number, named = run.best, f"{named} (round {run.best})"
-        if number == 0 and (there or tell):
+        if number == 0 and (there or on_progress):
             why = f"No round of {run.path} was better than its base beyond chance, so its best model is the base."
-            if tell is None:
+            if on_progress is None:
                 raise UsageError(why, f"Give {flag} N to take a round all the same: it has {state} round {listed}.")
-            tell(why)
+            on_progress(why)
     elif asked in ("best", "last") and there:
         number = there[-1]
-    if number is not None and (number in there or (number == 0 and tell is not None)):
+    if number is not None and (number in there or (number == 0 and on_progress is not None)):
         return number
     if not there:
-        fix = f"Give {flag} base." if tell else f"`minisheep align --run {run.path}` goes on."
+        fix = f"Give {flag} base." if on_progress else f"`minisheep align --run {run.path}` goes on."
         raise UsageError(f"{named}: {run.path} has {state} no round yet.", fix)
     raise UsageError(f"{named}: {run.path} has {state} round {listed}.", f"Give one of them, {words}.")

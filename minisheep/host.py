@@ -162,8 +162,8 @@ class WorkerHost:
 class SignalledStop:
     """First Ctrl-C (or SIGTERM): finish the record and stop. Second: stop at once. Restores the handlers on exit."""
 
-    def __init__(self, host: WorkerHost, tell: Callable[[str], None]) -> None:
-        self._host, self._tell = host, tell
+    def __init__(self, host: WorkerHost, on_progress: Callable[[str], None]) -> None:
+        self._host, self._tell = host, on_progress
         self.signal = 0
         self._before: dict[int, object] = {}
 

@@ -319,12 +319,12 @@ def train(work: Workspace, round: int, report: Report) -> None:
         )  # fmt: skip
         trainer = make_trainer(name)
 
-        def tell(event: Any) -> None:
+        def on_progress(event: Any) -> None:
             events.point("train")
             report.emit(event)
             report.wait_while_paused()
 
-        result = trainer.train(job, tell, report.should_stop)
+        result = trainer.train(job, on_progress, report.should_stop)
         write_json(folder.training, {name: getattr(result, name) for name in type(result).__slots__})
     make_adapter_gguf(name, folder.adapter, work.model.gguf, folder.adapter_gguf)
     shutil.rmtree(scratch, ignore_errors=True)

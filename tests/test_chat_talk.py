@@ -80,7 +80,7 @@ def conversed(run: api.Run, lines: list[Any], session: Session) -> tuple[Session
             speaker,
             PlainScreen(out, err),
             read,
-            lambda told: resolve_round(run, told, run.trained, flag="/round", tell=err.write),
+            lambda told: resolve_round(run, told, run.trained, flag="/round", on_progress=err.write),
         )
     return session, out.getvalue(), err.getvalue()
 

@@ -85,7 +85,7 @@ def test_why_a_model_cannot_be_had_crosses_over(tmp_path: Path, worker: Callable
 def pretend(monkeypatch: pytest.MonkeyPatch, here: MachineFacts, found: dict[str, Facts]) -> None:
     """The command with a machine and facts of the test's own; folders and packages are the real ones."""
     monkeypatch.setattr(diagnosis, "look", lambda: here)
-    monkeypatch.setattr(diagnosis, "prepare", lambda place, tell: None)
+    monkeypatch.setattr(diagnosis, "prepare", lambda place, on_progress: None)
     monkeypatch.setattr(diagnosis, "ask", lambda groups, place, ends: found)
 
 

@@ -43,7 +43,7 @@ def quiet(text: str) -> None:
 
 @pytest.fixture
 def healthy_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "diagnose", lambda options, tell: iter([ok("python", "fine")]))
+    monkeypatch.setattr(doctor, "diagnose", lambda options, on_progress: iter([ok("python", "fine")]))
 
 
 # Without a GPU
@@ -78,7 +78,7 @@ def test_figures_of_a_gpu_are_not_overwritten_by_a_machine_without_one(
 
 def test_a_failure_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command, "look", no_gpu)
-    monkeypatch.setattr(doctor, "diagnose", lambda options, tell: iter([fail("free disk", "full", "rm")]))
+    monkeypatch.setattr(doctor, "diagnose", lambda options, on_progress: iter([fail("free disk", "full", "rm")]))
     assert CliRunner().invoke(command.main, ["--out", str(tmp_path)]).exit_code == 1
 
 
@@ -100,8 +100,8 @@ def test_with_a_gpu_every_part_is_done_and_named_as_without(
 ) -> None:
     monkeypatch.setattr(diagnosis, "ask", lambda groups, place, ends: {"llama": {"offload": True, "version": "0"}})
     monkeypatch.setattr(packages, "installed_version", lambda name: "1")
-    monkeypatch.setattr(parts, "prepare", lambda job, tell: None)
-    monkeypatch.setattr(parts, "bench", lambda model, tell: iter(()))
+    monkeypatch.setattr(parts, "prepare", lambda job, on_progress: None)
+    monkeypatch.setattr(parts, "bench", lambda model, on_progress: iter(()))
     monkeypatch.setattr(parts, "without_unsloth", lambda: None)
     monkeypatch.setattr(parts, "measured", measured)
     monkeypatch.setattr(parts, "align", lambda model, trainer, folder: ok(f"align with {trainer}", "done"))

@@ -86,14 +86,14 @@ def test_a_torn_last_answer_is_not_one_yet(tmp_path: Path) -> None:
 
 Ask = Callable[[Run, Callable[[str], None]], int]
 TAKES_THE_BASE: dict[str, Ask] = {
-    "chat": lambda run, tell: sides(run, "best", base=False, compare=False, tell=tell)[0],
-    "eval": lambda run, tell: rounds(str(run.path), ("best",), False, tell)[0],
-    "versus": lambda run, tell: choose_rounds(run, "best", "2", tell)[0],
+    "chat": lambda run, on_progress: sides(run, "best", base=False, compare=False, on_progress=on_progress)[0],
+    "eval": lambda run, on_progress: rounds(str(run.path), ("best",), False, on_progress)[0],
+    "versus": lambda run, on_progress: choose_rounds(run, "best", "2", on_progress)[0],
 }
 REFUSES_THE_BASE: dict[str, Ask] = {
-    "browse": lambda run, tell: _items(run, ("best",))[0].round,
-    "export": lambda run, tell: choose_export(str(run.path), "best").round,
-    "handoff": lambda run, tell: read_job(str(run.path), "best").round,
+    "browse": lambda run, on_progress: _items(run, ("best",))[0].round,
+    "export": lambda run, on_progress: choose_export(str(run.path), "best").round,
+    "handoff": lambda run, on_progress: read_job(str(run.path), "best").round,
 }
 VERBS = TAKES_THE_BASE | REFUSES_THE_BASE
 
@@ -138,10 +138,10 @@ def test_a_round_that_is_not_there_is_refused_with_those_there_are(filtered: Run
 
 
 def test_without_a_round_every_one_is_refused_but_the_base(filtered: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve_round(filtered, "base", [], tell=print) == 0
+    assert resolve_round(filtered, "base", [], on_progress=print) == 0
     for asked in ("best", "last", "1"):
         with pytest.raises(UsageError, match="trained no round yet"):
-            resolve_round(filtered, asked, [], tell=print)
+            resolve_round(filtered, asked, [], on_progress=print)
     monkeypatch.setattr(Run, "best", 0)
     with pytest.raises(UsageError, match="trained no round yet"):
         resolve_round(filtered, "best", [])

@@ -39,7 +39,7 @@ def main(out: Path, model: str, wheels: str, install: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     machine = look()
     results: list[CheckResult] = []
-    for result in session.run(session.Options(model, install), machine, tell):
+    for result in session.run(session.Options(model, install), machine, on_progress):
         results.append(result)
         click.echo(one_line(f"{result.outcome}: {result.name}: {result.found}"))
         if result.fix:
@@ -57,7 +57,7 @@ def main(out: Path, model: str, wheels: str, install: bool) -> None:
     sys.exit(1 if failed(results) else 0)
 
 
-def tell(text: str) -> None:
+def on_progress(text: str) -> None:
     click.echo(one_line(text), err=True)
 
 

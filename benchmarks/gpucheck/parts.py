@@ -34,12 +34,12 @@ class Refused(Exception):
         self.fix = fix
 
 
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
-def install(step: build.Step, log: Path, tell: Tell) -> CheckResult:
+def install(step: build.Step, log: Path, on_progress: OnProgress) -> CheckResult:
     """Do one step of the set-up; what pip said goes to `log`."""
-    tell(f"installing: {build.told(step)}")
+    on_progress(f"installing: {build.told(step)}")
     began = time.monotonic()
     environment = {**os.environ, **step.environment}
     with open(log, "ab") as file:
@@ -70,11 +70,11 @@ def without_unsloth() -> Refused | None:
     return None
 
 
-def bench(model: str, tell: Tell) -> Iterator[CheckResult]:
+def bench(model: str, on_progress: OnProgress) -> Iterator[CheckResult]:
     """The verbs of ``minisheep bench`` that use the GPU, at full size; each figure is a result."""
     for verb in BENCHED:
         try:
-            for item in session.run(verb, Options(model=model), tell):
+            for item in session.run(verb, Options(model=model), on_progress):
                 if not isinstance(item, Row):
                     yield warn(f"bench {item.part}", f"not measured: {item.message}", f"minisheep bench {verb}")
                     continue
@@ -140,10 +140,10 @@ def align(model: str, trainer: str, folder: Path) -> CheckResult:
     return ok(name, f"one round of 30 instructions in {seconds:.0f} s, last loss {loss:.3f}", seconds=round(seconds, 1))
 
 
-def prepare(job: Job, tell: Tell) -> MinisheepError | None:
+def prepare(job: Job, on_progress: OnProgress) -> MinisheepError | None:
     """Make the model ready as a run does, into the job's folder; why it cannot be had, or None."""
     try:
-        session.prepare(job, tell)
+        session.prepare(job, on_progress)
     except MinisheepError as error:
         return error
     return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.gpucheck import build, curves, jobs, parts
-from benchmarks.gpucheck.parts import Refused, Tell
+from benchmarks.gpucheck.parts import Refused, OnProgress
 from benchmarks.plan import DEFAULT_MODEL, Job
 from minisheep.doctor import diagnosis, packages
 from minisheep.doctor import diagnosis as doctor
@@ -33,34 +33,34 @@ class Options:
     """Whether what is missing may be installed into this environment."""
 
 
-def run(options: Options, machine: MachineFacts, tell: Tell) -> Iterator[CheckResult]:
+def run(options: Options, machine: MachineFacts, on_progress: OnProgress) -> Iterator[CheckResult]:
     """Every part in order. Raises nothing that a part can tell of itself."""
     with tempfile.TemporaryDirectory(prefix="minisheep-gpu-check-") as name:
         folder = Path(name)
         job = Job("prepare", options.model, {}, 1, folder=name)
         if not machine.has_gpu:
             yield from (skipped(part, NO_GPU) for part in before_doctor())
-            yield examine(options, tell)
+            yield examine(options, on_progress)
             yield from (skipped(part, NO_GPU) for part in after_doctor())
             return
-        yield from set_up(options, machine, folder, job, tell)
-        yield examine(options, tell)
-        missing = parts.prepare(job, tell)
+        yield from set_up(options, machine, folder, job, on_progress)
+        yield examine(options, on_progress)
+        missing = parts.prepare(job, on_progress)
         if missing is not None:
             reason = f"{options.model} cannot be had: {missing.message}"
             yield from (skipped(part, reason, missing.fix) for part in after_doctor())
             return
-        tell("measuring: bench")
-        yield from parts.bench(options.model, tell)
-        tell("measuring: decode")
+        on_progress("measuring: bench")
+        yield from parts.bench(options.model, on_progress)
+        on_progress("measuring: decode")
         yield from parts.decode(job)
         refusal = parts.without_unsloth()
-        yield from train(job, refusal, tell)
+        yield from train(job, refusal, on_progress)
         for trainer in TRAINERS:
             if trainer == "unsloth" and refusal is not None:
                 yield skipped(f"align with {trainer}", refusal.reason, refusal.fix)
                 continue
-            tell(f"aligning with {trainer}")
+            on_progress(f"aligning with {trainer}")
             yield parts.align(options.model, trainer, folder)
 
 
@@ -80,7 +80,9 @@ def after_doctor() -> list[str]:
     ]
 
 
-def set_up(options: Options, machine: MachineFacts, folder: Path, job: Job, tell: Tell) -> Iterator[CheckResult]:
+def set_up(
+    options: Options, machine: MachineFacts, folder: Path, job: Job, on_progress: OnProgress
+) -> Iterator[CheckResult]:
     """Install what a GPU needs and what is missing."""
     llama, unsloth = before_doctor()
     ends = time.monotonic() + PROBE_SECONDS
@@ -92,7 +94,7 @@ def set_up(options: Options, machine: MachineFacts, folder: Path, job: Job, tell
             llama, "missing, and --no-install forbids it", build.told(build.llama(machine, sys.executable, {}))
         )
     else:
-        yield parts.install(build.llama(machine, sys.executable, os.environ), folder / "llama.log", tell)
+        yield parts.install(build.llama(machine, sys.executable, os.environ), folder / "llama.log", on_progress)
     asked = packages.requirements()
     version = packages.installed_version("unsloth")
     step = build.unsloth(asked, sys.executable)
@@ -101,14 +103,14 @@ def set_up(options: Options, machine: MachineFacts, folder: Path, job: Job, tell
     elif not options.install:
         yield skipped(unsloth, "missing, and --no-install forbids it", build.told(step))
     else:
-        yield parts.install(step, folder / "unsloth.log", tell)
+        yield parts.install(step, folder / "unsloth.log", on_progress)
 
 
-def examine(options: Options, tell: Tell) -> CheckResult:
+def examine(options: Options, on_progress: OnProgress) -> CheckResult:
     """``minisheep doctor``, as one result that holds all of its own."""
-    tell("minisheep doctor")
+    on_progress("minisheep doctor")
     try:
-        found = list(doctor.diagnose(doctor.Options(model=options.model, seconds=DOCTOR_SECONDS), tell))
+        found = list(doctor.diagnose(doctor.Options(model=options.model, seconds=DOCTOR_SECONDS), on_progress))
     except MinisheepError as error:
         return fail("doctor", error.message, error.fix)
     return summed_up(found)
@@ -126,7 +128,7 @@ def summed_up(found: list[CheckResult]) -> CheckResult:
     return warn("doctor", told, wrong[0].fix, **figures) if wrong else ok("doctor", told, **figures)
 
 
-def train(job: Job, refusal: Refused | None, tell: Tell) -> Iterator[CheckResult]:
+def train(job: Job, refusal: Refused | None, on_progress: OnProgress) -> Iterator[CheckResult]:
     """Both trainers on the same data, one after the other, and the comparison."""
     done: list[curves.Training] = []
     for trainer in TRAINERS:
@@ -134,7 +136,7 @@ def train(job: Job, refusal: Refused | None, tell: Tell) -> Iterator[CheckResult
         if trainer == "unsloth" and refusal is not None:
             yield skipped(name, refusal.reason, refusal.fix)
             continue
-        tell(f"measuring: {name}")
+        on_progress(f"measuring: {name}")
         try:
             training = parts.train(job, trainer)
         except Refused as error:

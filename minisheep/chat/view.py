@@ -303,18 +303,18 @@ def save(session: Session, name: str) -> str:
 
 # Which models of a run can answer, by what its folder says at this moment.
 def sides(
-    run: Run, round: str | None, *, base: bool, compare: bool, tell: Callable[[str], None] = lambda text: None
+    run: Run, round: str | None, *, base: bool, compare: bool, on_progress: Callable[[str], None] = lambda text: None
 ) -> tuple[int, ...]:
     """Who answers: one round (0: the base), or the base and a round to compare.
 
-    `tell` hears where ``best``, which is what answers unless said, is the base. Raises `errors.UsageError`.
+    `on_progress` hears where ``best``, which is what answers unless said, is the base. Raises `errors.UsageError`.
     """
     if base and (round or compare):
         raise UsageError("--base talks to the base alone.", "Leave out --round and --compare, or --base.")
     if base:
         return (0,)
     trained = run.trained
-    chosen = resolve_round(run, round or "best", trained, tell=tell)
+    chosen = resolve_round(run, round or "best", trained, on_progress=on_progress)
     if not compare:
         return (chosen,)
     if chosen == 0 and round is None and trained:

@@ -112,7 +112,7 @@ class Talker:
         )
         told = 0
 
-        def tell(_name: str, part: str) -> None:
+        def on_progress(_name: str, part: str) -> None:
             nonlocal told
             if interrupted:
                 raise StoppedError
@@ -123,7 +123,7 @@ class Talker:
         # Turns that the template cannot show were never shown: that is said once, not for every answer.
         dropped = 0 if self._conversation.again is None else gone
         try:
-            (completion,) = self._engine.generate([request], tell)
+            (completion,) = self._engine.generate([request], on_progress)
         except StoppedError:
             emit(AnswerDone(number, "stopped", told, dropped))
         else:

@@ -51,12 +51,12 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
 
     opened = api.load_run(run)
     screen = _screen(plain=given["plain"], as_json=given["as_json"])
-    rounds = view.sides(opened, round_, base=base, compare=compare, tell=screen.note)
+    rounds = view.sides(opened, round_, base=base, compare=compare, on_progress=screen.note)
     session = _session(opened.settings, rounds, given)
     person = once is None and sys.stdin.isatty() and sys.stdout.isatty() and not given["as_json"]
 
     def resolve(told: str) -> int:
-        return resolve_round(opened, told, opened.trained, flag="/round", tell=screen.note)
+        return resolve_round(opened, told, opened.trained, flag="/round", on_progress=screen.note)
 
     with Speaker(opened.path, _Listener(screen, quiet=not person)) as speaker:
         speaker.open(session.system)

@@ -43,7 +43,7 @@ def doctor(model: str, offline: bool, seconds: float | None, as_json: bool, plai
     from minisheep.doctor.check_result import failed, verdict
     from minisheep.doctor.diagnosis import LIMIT_SECONDS, Options, diagnose
 
-    def tell(text: str) -> None:
+    def on_progress(text: str) -> None:
         if as_json:
             click.echo(json.dumps({"event": "Note", "text": text}))
         else:
@@ -51,9 +51,9 @@ def doctor(model: str, offline: bool, seconds: float | None, as_json: bool, plai
 
     quiet = plain or as_json or not sys.stdout.isatty()
     if not quiet:
-        tell("Trying the parts of a run; at most 30 s.")
+        on_progress("Trying the parts of a run; at most 30 s.")
     results: list[CheckResult] = []
-    for result in diagnose(Options(model, offline, seconds or LIMIT_SECONDS), tell):
+    for result in diagnose(Options(model, offline, seconds or LIMIT_SECONDS), on_progress):
         results.append(result)
         if as_json:
             click.echo(json.dumps(result.to_dict()))

@@ -44,12 +44,14 @@ class Probing:
         return {"phase": phase, **asdict(self)}
 
 
-def prepare(place: Probing, tell: Callable[[str], None]) -> MinisheepError | None:
+def prepare(place: Probing, on_progress: Callable[[str], None]) -> MinisheepError | None:
     """Have a worker fetch and check the model into the folder; why it cannot be had, or None."""
     try:
         with WorkerProcess(WORKER) as worker:
             doing = f"Preparing {place.model}"
-            worker.do(place.job("prepare"), doing, lambda event: tell(event.text) if isinstance(event, Note) else None)
+            worker.do(
+                place.job("prepare"), doing, lambda event: on_progress(event.text) if isinstance(event, Note) else None
+            )
     except MinisheepError as error:
         return error
     return None
@@ -128,7 +130,7 @@ class Options:
     seconds: float = LIMIT_SECONDS
 
 
-def diagnose(options: Options, tell: Callable[[str], None]) -> Iterator[CheckResult]:
+def diagnose(options: Options, on_progress: Callable[[str], None]) -> Iterator[CheckResult]:
     """All results, those of the machine at once and the rest when the probes have ended.
 
     Raises `errors.UnknownModelError` for a model that nothing answers to.
@@ -142,7 +144,7 @@ def diagnose(options: Options, tell: Callable[[str], None]) -> Iterator[CheckRes
     yield packages.check_unsloth_set(asked, packages.installed_version, place, has_gpu=machine.has_gpu)
     with tempfile.TemporaryDirectory(prefix="minisheep-doctor-") as name:
         at = Probing(options.model, name, options.offline)
-        missing = prepare(at, tell)
+        missing = prepare(at, on_progress)
         facts = ask(groups(machine, missing), at, time.monotonic() + options.seconds)
     yield from judge(machine, place, facts, missing, options.model)
 

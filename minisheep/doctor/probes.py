@@ -266,15 +266,15 @@ def prepare(name: str, output: Path, emit: Emit, *, offline: bool) -> None:
     found(name, emit, offline=offline).write(output)
 
 
-def found(name: str, tell: Emit, *, offline: bool) -> PreparedModel:
+def found(name: str, on_progress: Emit, *, offline: bool) -> PreparedModel:
     """The model, fetched or found, checked, with its training weights. Raises `errors.MinisheepError`."""
     entry = find_model(name)
-    fetched = gguf_of(entry, lambda text: tell(Note(text)), offline)
+    fetched = gguf_of(entry, lambda text: on_progress(Note(text)), offline)
     header = read_header(fetched.path)
     check_architecture(header.architecture)
     facts = model_facts(header)
     special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
-    weights, note = training_weights(entry, fetched.path, fetched.sha256, tell, offline=offline)
+    weights, note = training_weights(entry, fetched.path, fetched.sha256, on_progress, offline=offline)
     return PreparedModel(
         name=entry.name, title=entry.title, kind=entry.kind, architecture=header.architecture, licence=entry.licence,
         gguf=fetched.path, gguf_sha256=fetched.sha256, source=fetched.source, inference_gguf=fetched.path,

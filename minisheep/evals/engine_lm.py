@@ -165,7 +165,7 @@ def sampling(options: Mapping[str, Any], stop: tuple[str, ...] = (), most: int =
     )
 
 
-Tell = Callable[[int, int, str], None]
+OnProgress = Callable[[int, int, str], None]
 """Done, total, what."""
 
 LEAST = 16
@@ -199,7 +199,7 @@ class Asker:
     template: Template | None
     most: int = 0
     seed: int = 1
-    tell: Tell = lambda done, total, what: None
+    on_progress: OnProgress = lambda done, total, what: None
     stats: Stats = field(default_factory=Stats)
 
     def generate(self, asked: Sequence[tuple[str, Mapping[str, Any], tuple[object, ...]]]) -> list[str]:
@@ -223,7 +223,7 @@ class Asker:
                 self.stats.tokens += completion.tokens
                 self.stats.completions += 1
                 self.stats.ended += completion.finish != "length"
-                self.tell(done, len(requests), "answers")
+                self.on_progress(done, len(requests), "answers")
         return found
 
     def loglik(self, pairs: Sequence[tuple[str, str]], *, greedy: bool) -> list[tuple[float, bool]]:
@@ -276,7 +276,7 @@ class Asker:
         with closing(self.engine.loglik(requests)) as results:
             for one in results:
                 found[int(one.id)] = one
-                self.tell(len(found), len(requests), "likelihoods")
+                self.on_progress(len(found), len(requests), "likelihoods")
         return [found[number] for number in range(len(requests))]
 
     def _prompt(self, text: str, reserved: int) -> Prompt:

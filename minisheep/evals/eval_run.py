@@ -142,11 +142,11 @@ def target(text: str) -> tuple[str, str]:
 
 
 def rounds(
-    run: str, wanted: Sequence[str], base: bool, tell: Callable[[str], None] = lambda text: None
+    run: str, wanted: Sequence[str], base: bool, on_progress: Callable[[str], None] = lambda text: None
 ) -> tuple[int, ...]:
     """The rounds to measure, 0 being the base: all that were trained, unless some were asked for.
 
-    `tell` hears where the best is the base. Raises `errors.UsageError` for a round that was not trained, or rounds of
+    `on_progress` hears where the best is the base. Raises `errors.UsageError` for a round that was not trained, or rounds of
     a lone model.
     """
     if not run:
@@ -156,7 +156,7 @@ def rounds(
     if not Path(run, "model.json").is_file():
         raise UsageError(f"{run} has no model yet.", f"`minisheep align --run {run}` goes on with it.")
     opened = load_run(run)
-    chosen = {resolve_round(opened, one, opened.trained, tell=tell) for one in wanted}
+    chosen = {resolve_round(opened, one, opened.trained, on_progress=on_progress) for one in wanted}
     return tuple(sorted(chosen | ({0} if base else set()))) or (0, *opened.trained)
 
 

@@ -93,14 +93,14 @@ _NO_GREEDY = frozenset({"squadv2"})
 
 
 def load(
-    name: str, spec: EvalSpec, rows: Sequence[Mapping[str, Any]] | None, tell: Callable[[str], None]
+    name: str, spec: EvalSpec, rows: Sequence[Mapping[str, Any]] | None, on_progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """The tasks of a name (several for a group or a tag) by their own names, ready to be asked.
 
     Raises `errors.UsageError` for a name that there is none of, a task that runs code without leave, or rows that do
     not fit it, and `errors.DownloadError` for a dataset that is not here and cannot be fetched.
     """
-    manager = _manager(name, tell)
+    manager = _manager(name, on_progress)
     config = manager.task_index[name].cfg or {}
     if config.get("unsafe_code") and not spec.allow_code:
         raise refusal(f"The task {name}")
@@ -111,7 +111,7 @@ def load(
             raise refusal(f"The task {leaf}")
         if getattr(task, "MULTIMODAL", False):
             raise UsageError(f"The task {leaf} shows pictures or sound, and llama.cpp is given text here.")
-        _set_shots(leaf, task, spec.shots, from_file=rows is not None, tell=tell)
+        _set_shots(leaf, task, spec.shots, from_file=rows is not None, on_progress=on_progress)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return loaded
 
@@ -126,7 +126,7 @@ def asks_greedy(name: str, task: Any) -> bool:
     return {"loglikelihood": "acc", "multiple_choice": "exact_match"}.get(task.OUTPUT_TYPE, "") in metrics
 
 
-def _manager(name: str, tell: Callable[[str], None]) -> Any:
+def _manager(name: str, on_progress: Callable[[str], None]) -> Any:
     """A task manager that knows `name`; it parses all of the harness's files only for a name that has no own folder."""
     try:
         import lm_eval.tasks
@@ -142,7 +142,7 @@ def _manager(name: str, tell: Callable[[str], None]) -> Any:
                     return manager
     named, possible = read_names(root)
     if name in possible:
-        tell("Reading all of the harness's tasks.")
+        on_progress("Reading all of the harness's tasks.")
         manager = TaskManager()
         if name in manager.task_index:
             return manager
@@ -220,10 +220,10 @@ def _local(name: str, rows: Sequence[Mapping[str, Any]] | None) -> Iterator[None
         raise UsageError(f"The task {name} gets its data in a way of its own, so --data cannot replace it.")
 
 
-def _set_shots(leaf: str, task: Any, shots: int | None, *, from_file: bool, tell: Callable[[str], None]) -> None:
+def _set_shots(leaf: str, task: Any, shots: int | None, *, from_file: bool, on_progress: Callable[[str], None]) -> None:
     own = task.get_config("num_fewshot")
     if shots is not None and own == 0 and shots:
-        tell(f"{leaf} is asked without examples, whatever --shots says: its authors fixed that.")
+        on_progress(f"{leaf} is asked without examples, whatever --shots says: its authors fixed that.")
     elif shots is not None:
         task.set_config(key="num_fewshot", value=shots)
     elif own is None:

@@ -142,13 +142,13 @@ def measure(
     emit(PhaseStarted(round, leaf, unit="requests"))
     begun = time.monotonic()
 
-    def tell(done: int, total: int, what: str) -> None:
+    def on_progress(done: int, total: int, what: str) -> None:
         events.point("eval")
         if should_stop():
             raise Stopped("Stopped. What was measured before is stored.")
         emit(Progress(round, leaf, done, total, what))
 
-    asker = Asker(subject.engine(round, emit), subject.template, spec.max_tokens, subject.settings.seed, tell)
+    asker = Asker(subject.engine(round, emit), subject.template, spec.max_tokens, subject.settings.seed, on_progress)
     found = _ask(spec, plan, asker)
     entries = scores.items(found["samples"][leaf])
     settings = subject.identity(leaf, round, plan.data)
@@ -301,19 +301,19 @@ def _plans(
     """Every task is loaded before the first is asked, so that a mistake shows at once."""
     from minisheep.evals import scores, tasks
 
-    def tell(text: str) -> None:
+    def on_progress(text: str) -> None:
         emit(Note(text))
 
-    tell("Loading lm-evaluation-harness.")
+    on_progress("Loading lm-evaluation-harness.")
     scores.no_downloads()
     plans = []
     for name, left in waiting.items():
         given = tasks.read_rows(Path(spec.data[name]), name) if name in spec.data else None
         data = digests.get(name, "")
-        for leaf, task in tasks.load(name, spec, given, tell).items():
+        for leaf, task in tasks.load(name, spec, given, on_progress).items():
             decided_by = scores.choose(task) if leaf == "ifeval" else scores.THEIRS
             if leaf == "ifeval":
-                tell(f"ifeval is decided by {decided_by}.")
+                on_progress(f"ifeval is decided by {decided_by}.")
             rounds = left if leaf == name else _left(spec, subject, leaf, data, spec.rounds, emit)
             plans.append(EvalPlan(leaf, task, data, spec.data.get(name, ""), decided_by, rounds))
     return plans

@@ -173,7 +173,7 @@ TOP_K = Sampling().top_k
 """With which the run draws its answers."""
 _WORDS = 1
 
-Tell = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,16 +205,16 @@ def answers(
     users: Sequence[str],
     tokens: int,
     machine: Mapping[str, Any],
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> list[GreedyAnswer]:
-    """The run's answers of at most so many `tokens`; `tell` hears how many steps of how many are done.
+    """The run's answers of at most so many `tokens`; `on_progress` hears how many steps of how many are done.
 
     Raises what the engine raises.
     """
     engine = LlamaCppEngine(model, adapter=adapter, context=CONTEXT, **machine)
     try:
         asked = [template.prompt(user) for user in users]
-        said = _generate(engine, asked, template, tokens, tell)
+        said = _generate(engine, asked, template, tokens, on_progress)
         follow = [_continuation(template, answer) for answer in said]
         nlls = _nlls(engine, asked, follow)
         vocabulary = engine.vocabulary
@@ -244,13 +244,13 @@ def compare_texts(
     template: Template,
     tokens: int,
     machine: Mapping[str, Any],
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> list[ComparedPrompt]:
     """The export on the same prompts, each as its own template puts it and tokenised as a whole, as servers do."""
     engine = LlamaCppEngine(model, adapter=adapter, context=CONTEXT, **machine)
     try:
         asked: list[Prompt] = [(Segment(text, True),) for text in rendered]
-        said = _generate(engine, asked, template, SLACK * tokens, tell)
+        said = _generate(engine, asked, template, SLACK * tokens, on_progress)
         follow = [template.completion(answer.text) if answer.ended else (Segment(answer.text),) for answer in run]
         nlls = _nlls(engine, asked, follow)
         return [
@@ -296,14 +296,14 @@ def end_token(vocabulary: Vocabulary, template: Template) -> int:
 
 
 def _generate(
-    engine: LlamaCppEngine, prompts: Sequence[Prompt], template: Template, tokens: int, tell: Tell
+    engine: LlamaCppEngine, prompts: Sequence[Prompt], template: Template, tokens: int, on_progress: OnProgress
 ) -> list[Completion]:
     sampling = Sampling(temperature=0.0, max_tokens=tokens, stop=template.stop)
     requests = [GenerateRequest(str(place), prompt, sampling) for place, prompt in enumerate(prompts)]
     found: dict[str, Completion] = {}
     for completion in engine.generate(requests):
         found[completion.id] = completion
-        tell(len(found), len(requests))
+        on_progress(len(found), len(requests))
     return [found[request.id] for request in requests]
 
 
@@ -338,7 +338,7 @@ def prompt(tokenizer: Any, user: str) -> list[int]:
 
 
 def compare_likelihoods(
-    folder: Path, prompts: Sequence[Sequence[int]], run: Sequence[GreedyAnswer], tell: Callable[[int, int], None]
+    folder: Path, prompts: Sequence[Sequence[int]], run: Sequence[GreedyAnswer], on_progress: Callable[[int, int], None]
 ) -> list[ComparedPrompt]:
     """The merged model in `folder` on the run's answers. Ending is not tried here: its likelihood counts."""
     import torch
@@ -355,7 +355,7 @@ def compare_likelihoods(
         nll = -torch.log_softmax(logits, -1)[torch.arange(len(wanted), device=device), wanted].sum()
         same = bool(len(wanted)) and int(logits[0].argmax()) == answer.continuation[0]
         found.append(ComparedPrompt(len(wanted), answer.nll, float(nll), False, False, same))
-        tell(done, len(run))
+        on_progress(done, len(run))
     return found
 
 

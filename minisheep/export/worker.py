@@ -104,13 +104,13 @@ class ExportWork:
         """Begins a part of the work; returns what hears how much of it is done."""
         self.emit(PhaseStarted(self.spec.round, what, unit="steps"))
 
-        def tell(done: int, total: int) -> None:
+        def on_progress(done: int, total: int) -> None:
             events.point("export")
             if self._should_stop():
                 raise Stopped("Stopped. Nothing was exported.")
             self.emit(Progress(self.spec.round, what, done, total))
 
-        return tell
+        return on_progress
 
     def note(self, text: str) -> None:
         self.emit(Note(text))
@@ -222,8 +222,10 @@ def _compare(
     run: list[export_checks.GreedyAnswer],
     format: str,
 ) -> None:
-    tell = work.step(f"the {where} answers")
-    asked = export_checks.compare_texts(gguf, adapter, rendered, run, work.template, work.tokens, work.machine, tell)
+    on_progress = work.step(f"the {where} answers")
+    asked = export_checks.compare_texts(
+        gguf, adapter, rendered, run, work.template, work.tokens, work.machine, on_progress
+    )
     work.judge(where, [export_checks.agreement(asked, format), export_checks.ends(asked)])
 
 

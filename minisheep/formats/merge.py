@@ -77,11 +77,11 @@ class Lora:
 
 
 def merge_gguf(
-    base: Path, adapter: Path, output: Path, metadata: Mapping[str, str | int], tell: Callable[[int, int], None]
+    base: Path, adapter: Path, output: Path, metadata: Mapping[str, str | int], on_progress: Callable[[int, int], None]
 ) -> None:
     """Write `base` + `adapter` as a GGUF in float16 (vectors in float32); `metadata` replaces or adds keys.
 
-    Takes 2 bytes of disk a parameter, and memory for one tensor; `tell` hears how many tensors are done of how many.
+    Takes 2 bytes of disk a parameter, and memory for one tensor; `on_progress` hears how many tensors are done of how many.
     Raises `errors.ModelFileError`, `errors.UnsupportedModelError` and OSError; `output` is not synced.
     """
     import gguf
@@ -98,7 +98,7 @@ def merge_gguf(
         writer.write_ti_data_to_file()
         for done, tensor in enumerate(header.tensors, 1):
             writer.write_tensor_data(merged(base, tensor, lora))
-            tell(done, len(header.tensors))
+            on_progress(done, len(header.tensors))
     finally:
         writer.close()
 
@@ -189,7 +189,7 @@ _FIX = "Use --to gguf or --to adapter."
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
-def merge_weights(source: Path, adapter: Path, output: Path, tell: Callable[[int, int], None]) -> None:
+def merge_weights(source: Path, adapter: Path, output: Path, on_progress: Callable[[int, int], None]) -> None:
     """Write the safetensors of the folder `source` + the PEFT folder `adapter` into the folder `output`.
 
     Raises `errors.UnsupportedModelError` for an adapter or a format of weights that cannot be merged,
@@ -210,7 +210,7 @@ def merge_weights(source: Path, adapter: Path, output: Path, tell: Callable[[int
                     data = added(tensor, data, pair, scale)
                 new.write(data)
                 done += 1
-                tell(done, total)
+                on_progress(done, total)
     if left:
         raise UnsupportedModelError(f"The adapter changes {min(left)!r}, which the base's weights do not have.", _FIX)
 

@@ -107,11 +107,11 @@ def choose(
     rate: Callable[[Path], float],
     record: Path,
     machine: str,
-    tell: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> tuple[str, dict[str, float]]:
     """The format to use and the measured tokens a second of each, from `record` if that was made on this `machine`.
 
-    `make` gives the copy in a format, `rate` measures it, in turns, so that a busy minute does not decide; `tell` hears
+    `make` gives the copy in a format, `rate` measures it, in turns, so that a busy minute does not decide; `on_progress` hears
     what came of it. Copies that lose are deleted.
     """
     if len(formats) == 1:
@@ -126,11 +126,11 @@ def choose(
             for name, copy in copies.items():
                 rates[name] = max(rates[name], rate(copy))
     except MinisheepError as error:
-        tell(f"The formats could not be compared on this machine ({error.message}): {DEFAULT.upper()} is used.")
+        on_progress(f"The formats could not be compared on this machine ({error.message}): {DEFAULT.upper()} is used.")
         return DEFAULT, {}
     chosen = fastest(rates)
     told = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
-    tell(f"Tokens/s of a short try on this machine: {told}; {chosen.upper()} is used from now on.")
+    on_progress(f"Tokens/s of a short try on this machine: {told}; {chosen.upper()} is used from now on.")
     write_json(record, {"machine": machine, "tokens_per_second": {n: round(r, 1) for n, r in rates.items()}})
     for name, copy in copies.items():
         if name != chosen:

@@ -58,7 +58,7 @@ def measured(worker: str, job: dict[str, Any]) -> tuple[dict[str, Any], int | No
     return facts, peak.bytes
 
 
-def calibrate(plan: Plan, gguf: Path | None, tell: Callable[[str], None]) -> Calibration:
+def calibrate(plan: Plan, gguf: Path | None, on_progress: Callable[[str], None]) -> Calibration:
     """Try the model of `plan` with its settings, as the workers of a run would use it, and keep what was found.
 
     `gguf` is its file, None where it is not here. Nothing is fetched: without training weights at hand, training stays
@@ -71,10 +71,10 @@ def calibrate(plan: Plan, gguf: Path | None, tell: Callable[[str], None]) -> Cal
     with tempfile.TemporaryDirectory(prefix="minisheep-plan-") as folder:
         write_json(Path(folder) / "settings.json", plan.settings.model_dump())
         job = {"slots": plan.slots, "folder": folder}
-        tell(f"Trying {plan.model.name} with {plan.slots} sequences at once.")
+        on_progress(f"Trying {plan.model.name} with {plan.slots} sequences at once.")
         asked, asked_bytes = measured(WORKER, {"phase": ASK, **job})
-        tell("Trying a few steps of training.")
-        trained, trained_bytes = _train(job, tell)
+        on_progress("Trying a few steps of training.")
+        trained, trained_bytes = _train(job, on_progress)
     found = Calibration(
         machine=plan.machine.title,
         slots=asked["slots"],
@@ -94,11 +94,11 @@ def calibrate(plan: Plan, gguf: Path | None, tell: Callable[[str], None]) -> Cal
     return found
 
 
-def _train(job: dict[str, Any], tell: Callable[[str], None]) -> tuple[dict[str, Any], int | None]:
+def _train(job: dict[str, Any], on_progress: Callable[[str], None]) -> tuple[dict[str, Any], int | None]:
     try:
         return measured(WORKER, {"phase": TRAIN, **job})
     except DownloadError as error:
-        tell(f"Training was not tried: {error.message}")
+        on_progress(f"Training was not tried: {error.message}")
         return {}, None
 
 

@@ -120,23 +120,23 @@ def start(work: Work) -> DetachedRun:
 def _do(work: Work, pipe: int) -> NoReturn:
     """The whole life of the run's process."""
 
-    def tell(**what: Any) -> None:
+    def on_progress(**what: Any) -> None:
         # Whoever started the run may have left.
         with contextlib.suppress(OSError):
             os.write(pipe, json.dumps(what).encode() + b"\n")
 
     def started(run: str) -> None:
         _leave_terminal(RunFolder(Path(run)).scratch / LOG)
-        tell(run=run)
+        on_progress(run=run)
 
     def failed(error: MinisheepError) -> None:
-        tell(kind=type(error).__name__, message=error.message, fix=error.fix, exit_code=error.exit_code)
+        on_progress(kind=type(error).__name__, message=error.message, fix=error.fix, exit_code=error.exit_code)
 
     code = 1
     try:
         os.setsid()
         work(started)
-        tell(done=True)
+        on_progress(done=True)
         code = 0
     except MinisheepError as error:
         failed(error)

@@ -32,11 +32,11 @@ def model_name(round: int) -> str:
 
 
 def choose_rounds(
-    run: Run, round: str, against: str, tell: Callable[[str], None] = lambda text: None
+    run: Run, round: str, against: str, on_progress: Callable[[str], None] = lambda text: None
 ) -> tuple[int, int]:
     """The two models by round number, 0 being the base: each a number, ``last``, ``best`` or ``base``.
 
-    `tell` hears where the best is the base. Raises `errors.UsageError` for a round that was not measured, and where
+    `on_progress` hears where the best is the base. Raises `errors.UsageError` for a round that was not measured, and where
     both are the same.
     """
     measured = [found.number for found in run.measured]
@@ -46,8 +46,8 @@ def choose_rounds(
             f"{run.path} has no trained model yet: no round has been measured.",
             f"`minisheep align --run {run.path}` goes on.",
         )
-    ours = resolve_round(run, round, trained, "measured", tell=tell)
-    theirs = resolve_round(run, against, trained, "measured", flag="--against", tell=tell)
+    ours = resolve_round(run, round, trained, "measured", on_progress=on_progress)
+    theirs = resolve_round(run, against, trained, "measured", flag="--against", on_progress=on_progress)
     if 0 in (ours, theirs) and 0 not in measured:
         raise UsageError(f"The base of {run.path} has not been measured.", f"`minisheep align --run {run.path}`.")
     if ours == theirs:

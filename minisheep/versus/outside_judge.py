@@ -69,7 +69,7 @@ GO_ON = "Give the same command to go on."
 REPLY = 4000
 """Characters of a reply that are kept, from its end, where the verdict stands."""
 
-Tell = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Judgements done, and how many there will be."""
 
 
@@ -115,7 +115,9 @@ class Match:
         return self.run / "judged" / f"{'-'.join(safe_name(part) for part in parts if part)}.{ending}"
 
 
-def versus(match: Match, contests: Sequence[Contest], endpoint: Endpoint, at_once: int, tell: Tell) -> dict[str, Any]:
+def versus(
+    match: Match, contests: Sequence[Contest], endpoint: Endpoint, at_once: int, on_progress: OnProgress
+) -> dict[str, Any]:
     """Have the judge decide what it has not decided yet, and sum up all of it. The summary is written beside.
 
     Raises `errors.EndpointError` and `errors.Stopped`, which say how much is stored, `errors.RunLockedError` if
@@ -128,7 +130,7 @@ def versus(match: Match, contests: Sequence[Contest], endpoint: Endpoint, at_onc
     lock = Lock(path.parent)
     try:
         results = {found.question: found.result for found in each_record(path, Judgement)}
-        _judge(match.mode, questions, results, endpoint, path, at_once, tell)
+        _judge(match.mode, questions, results, endpoint, path, at_once, on_progress)
     finally:
         lock.release()
     summary = {
@@ -171,7 +173,7 @@ def _judge(
     endpoint: Endpoint,
     path: Path,
     at_once: int,
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> None:
     """Fills `results` and the file at `path` with what is missing."""
     read = read_verdict if mode == "pair" else read_grade
@@ -179,7 +181,7 @@ def _judge(
     # Two answers of the same text are one question.
     missing = list({question.id: question for question in questions if question.id not in results}.values())
     done = len(ids) - len(missing)
-    tell(done, len(ids))
+    on_progress(done, len(ids))
 
     def ask(question: Question, give_up: Event, first: bool) -> str:
         return endpoint.ask(question.messages, give_up, first=first)
@@ -195,7 +197,7 @@ def _judge(
                 file.append(judgement.to_dict())
                 results[question.id] = result
                 done += 1
-                tell(done, len(ids))
+                on_progress(done, len(ids))
         except EndpointError as error:
             raise EndpointError(f"{error.message} {so_far()}", error.fix or GO_ON) from None
         except KeyboardInterrupt:
