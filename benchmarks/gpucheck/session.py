@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.gpucheck import build, curves, jobs, parts
-from benchmarks.gpucheck.parts import Refused, OnProgress
+from benchmarks.gpucheck.parts import OnProgress, Refused
 from benchmarks.plan import DEFAULT_MODEL, Job
 from minisheep.doctor import diagnosis, packages
 from minisheep.doctor import diagnosis as doctor
