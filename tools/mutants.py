@@ -45,7 +45,7 @@ MUTANTS = (
     ),
     Mutant(
         "the flock is dropped",
-        "fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)",
         "pass",
         ("test_store.py",),
     ),
