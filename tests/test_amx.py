@@ -17,10 +17,11 @@ HEADER = Path(__file__).parent.parent / "native" / "amx_tile_config.h"
 ASK = """
 import json, sys
 from pathlib import Path
-from minisheep.engines import amx
+from minisheep.machine import cpu as amx
 if sys.argv[2] == "without":
     amx.usable = lambda: False
-from minisheep.engines.base import LoglikRequest, Segment
+from minisheep.engines.base import LoglikRequest
+from minisheep.rules.templates import Segment
 from minisheep.engines.llamacpp import LlamaCppEngine
 engine = LlamaCppEngine(Path(sys.argv[1]), slots=8, context=256)
 text = "Otters swim in rivers and sleep in dens. They eat fish, frogs and crayfish, and play on muddy banks."
@@ -33,7 +34,8 @@ print(json.dumps([engine.info.description, [sum(found[str(n)]) / len(found[str(n
 BESIDE_TORCH = """
 import json, sys
 from pathlib import Path
-from minisheep.engines.base import LoglikRequest, Segment
+from minisheep.engines.base import LoglikRequest
+from minisheep.rules.templates import Segment
 from minisheep.engines.llamacpp import LlamaCppEngine
 import torch
 engine = LlamaCppEngine(Path(sys.argv[1]), slots=2, context=256)

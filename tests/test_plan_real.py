@@ -31,8 +31,9 @@ ASKING = """
 import json, re, sys
 from pathlib import Path
 from minisheep.engines import native
-from minisheep.engines.base import GenerateRequest, Sampling, Segment
+from minisheep.engines.base import GenerateRequest, Sampling
 from minisheep.engines.llamacpp import LlamaCppEngine
+from minisheep.rules.templates import Segment
 
 engine = LlamaCppEngine(Path(sys.argv[1]), slots=int(sys.argv[2]), context=int(sys.argv[3]), kv_type=sys.argv[4])
 said = [line for _, line in native._lines]
