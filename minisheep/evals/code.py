@@ -50,7 +50,8 @@ class CodeEval:
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """``pass@k`` over all problems (0 .. 1), for each `k` with enough programs.
 
-        `references` holds each problem's test code, `predictions` its programs. Raises `errors.UsageError` unless code may be run.
+        `references` holds each problem's test code, `predictions` its programs. Raises `errors.UsageError` unless the
+        user allowed to run code.
         """
         if not self._allowed:
             raise refusal("This task")
