@@ -57,15 +57,11 @@ def _paired(spec: EvalSpec, files: dict[tuple[str, int], TaskMeasured]) -> list[
     results = [{**read_json(Path(event.file)), "file": event.file, "stored_before": event.stored} for event in listed]
     bases = {result["task"]: result for result in results if result["round"] == 0}
     for result in results:
-        base = bases.get(result["task"]) or _stored_base(result, Path(spec.out))
+        # If only rounds were asked for, the base may have been measured before in the same way.
+        settings = {**result["settings"], "adapter": ""}
+        base = bases.get(result["task"]) or read(path(Path(spec.out), result["task"], 0, settings), settings)
         result["change"] = changes(result, base) if base and result["round"] else {}
     return results
-
-
-def _stored_base(result: dict[str, Any], out: Path) -> dict[str, Any] | None:
-    """The base's result from before, measured in the same way, if the request names only rounds."""
-    settings = {**result["settings"], "adapter": ""}
-    return read(path(out, result["task"], 0, settings), settings)
 
 
 def changes(ours: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[str, float]]:

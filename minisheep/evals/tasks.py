@@ -178,7 +178,11 @@ def _one_line(name: str, config: Mapping[str, Any], *, from_file: bool) -> Itera
         if from_file:
             raise UsageError(f"--data does not fit the task {name}: {type(error).__name__}: {reason}.") from None
         source = f" ({config['dataset_path']})" if config.get("dataset_path") else ""
-        if _is_missing(error):
+        from datasets.exceptions import DatasetsError
+
+        # The clients raise many classes, most of them OSErrors.
+        offline = "Couldn't find cache" in str(error) or "huggingface_hub" in type(error).__module__
+        if offline or isinstance(error, OSError | DatasetsError):
             raise DownloadError(
                 f"The data of {name}{source} is not on this machine and cannot be fetched: {reason}.",
                 "Give its rows as JSON lines with --data FILE, or run the same command once with a network.",
@@ -186,14 +190,6 @@ def _one_line(name: str, config: Mapping[str, Any], *, from_file: bool) -> Itera
         raise UsageError(
             f"The task {name} cannot be loaded: {type(error).__name__}: {reason}.", "Choose another task."
         ) from None
-
-
-def _is_missing(error: Exception) -> bool:
-    """Whether a dataset is missing. The clients raise many classes, most of them OSErrors."""
-    from datasets.exceptions import DatasetsError
-
-    offline = "Couldn't find cache" in str(error)
-    return isinstance(error, OSError | DatasetsError) or offline or "huggingface_hub" in type(error).__module__
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from minisheep.errors import MinisheepError, UsageError
 from minisheep.formats.lora_gguf import TENSORS
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import HUB_ID, HubFile, HubRepo, ModelEntry, find_model, safe_name
-from minisheep.run.folder import RoundFolder, RunFolder
+from minisheep.run.folder import RunFolder
 
 TARGETS = ("gguf", "adapter", "merged", "ollama", "lmstudio", "hub-folder")
 WITH_GGUF = frozenset({"gguf", "ollama", "lmstudio", "hub-folder"})
@@ -130,7 +130,12 @@ def choose_export(path: str, round: str, base_id: str = "") -> ExportChoice:
         raise UsageError(f"{path} was made by the fake engine and holds no model.", "Nothing was exported.")
     if not RunFolder(run.path).model.is_file():
         raise UsageError(f"{path} has no model yet.", f"Continue the run with `minisheep align --run {path}`.")
-    trained = [r.number for r in run.rounds if is_whole(r.folder)]
+    trained = [
+        r.number
+        for r in run.rounds
+        if r.folder.adapter_gguf.is_file()
+        and all((r.folder.adapter / name).is_file() for name in ("adapter_config.json", TENSORS))
+    ]
     if not trained:
         raise UsageError(f"{path} has no trained round yet.", f"Continue the run with `minisheep align --run {path}`.")
     number = resolve_round(run, round, trained)
@@ -141,12 +146,6 @@ def choose_export(path: str, round: str, base_id: str = "") -> ExportChoice:
     model = PreparedModel.read(RunFolder(run.path).model)
     entry = known(settings)
     return ExportChoice(run, model, number, note, base_id or hub_id(entry), entry.notice.strip() if entry else "")
-
-
-def is_whole(folder: RoundFolder) -> bool:
-    """Whether a round has its adapter in both formats."""
-    files = (folder.adapter / "adapter_config.json", folder.adapter / TENSORS, folder.adapter_gguf)
-    return all(path.is_file() for path in files)
 
 
 def known(settings: Settings) -> ModelEntry | None:

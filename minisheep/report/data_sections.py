@@ -185,7 +185,11 @@ def provenance_section(run: Gathered) -> Section:
 
 def _provenance_blocks(run: Gathered) -> Iterator[Block]:
     if run.settings:
-        yield _settings(run.settings)
+        settings = []
+        for name in config.names():
+            value, default = getattr(run.settings, name), Settings.model_fields[name].default
+            settings.append((name, config.group_of(name), _value(value), "" if value == default else _value(default)))
+        yield Table(("setting", "group", "value", "default, if different"), tuple(settings), left=4)
     else:
         yield Paragraph("The settings could not be read.")
     if run.model:
@@ -205,15 +209,6 @@ def _provenance_blocks(run: Gathered) -> Iterator[Block]:
         yield Table(("file", "SHA-256 or digest"), tuple(hashes), left=2)
     if run.engines:
         yield Table(("engine",), tuple((engine,) for engine in run.engines))
-
-
-def _settings(settings: Settings) -> Table:
-    """Every setting, and the default beside those that differ from it."""
-    rows = []
-    for name in config.names():
-        value, default = getattr(settings, name), Settings.model_fields[name].default
-        rows.append((name, config.group_of(name), _value(value), "" if value == default else _value(default)))
-    return Table(("setting", "group", "value", "default, if different"), tuple(rows), left=4)
 
 
 def _value(value: Any) -> str:

@@ -61,7 +61,7 @@ def _spread_blocks(run: Gathered) -> Iterator[Block]:
             " instruction.",
         )
     yield Table(
-        ("what", "round", "number", "mean", "least", "10 %", "median", "90 %", "most"),
+        ("what", "round", "number", "mean", "smallest", "10 %", "median", "90 %", "largest"),
         tuple(
             (name, title, f"{len(numbers):,}", *(f"{value:.3g}" for value in _summary(numbers)))
             for name, values in groups
@@ -151,7 +151,7 @@ class Cloud:
 
 
 def projection_section(run: Gathered) -> Section:
-    return Section("map", "Where the data lies", tuple(_projection_blocks(run)))
+    return Section("map", "Map of the data", tuple(_projection_blocks(run)))
 
 
 def _projection_blocks(run: Gathered) -> Iterator[Block]:
@@ -220,7 +220,7 @@ def _spread_table(clouds: Sequence[Cloud], title: str) -> Table:
         return float(np.linalg.norm(cloud.vectors.mean(axis=0) - first.vectors.mean(axis=0)))
 
     return Table(
-        ("group", "drawn", title, "shift of the centre, same unit"),
+        ("group", "texts", title, "shift of the centre, same unit"),
         tuple(
             (
                 cloud.label,
@@ -239,13 +239,13 @@ def _by_vectors(run: Gathered) -> list[Cloud]:
     """The vectors of each round's pairs that a density filter stored."""
     clouds = []
     width = 0
-    for r in first_and_newest([r.number for r in run.rounds if r.verdicts]):
-        stored = {v.response_id: v.raw["vector"] for v in _round(run, r).verdicts if _is_vector(v.raw.get("vector"))}
+    for r in first_and_newest([r for r in run.rounds if r.verdicts]):
+        stored = {v.response_id: v.raw["vector"] for v in r.verdicts if _is_vector(v.raw.get("vector"))}
         width = width or len(next(iter(stored.values()), ()))
         same = {id_: vector for id_, vector in stored.items() if len(vector) == width}
         if len(same) >= FEWEST:
-            vectors = np.asarray([same[id_] for id_ in _drawn(same, r)], dtype=np.float64)
-            clouds.append(Cloud(f"round {r}", vectors))
+            vectors = np.asarray([same[id_] for id_ in _drawn(same, r.number)], dtype=np.float64)
+            clouds.append(Cloud(r.title, vectors))
     return clouds
 
 
@@ -258,10 +258,10 @@ def _by_words(run: Gathered) -> list[Cloud]:
     seeds = {seed.id: user_text(seed.instruction, seed.input) for seed in run.seeds}
     if len(seeds) >= FEWEST:
         texts[SEEDS] = [seeds[id_] for id_ in _drawn(seeds, 0)]
-    for r in first_and_newest([r.number for r in run.rounds if r.instructions]):
-        prompts = {i.id: user_text(i.instruction, i.input) for i in _round(run, r).instructions}
+    for r in first_and_newest([r for r in run.rounds if r.instructions]):
+        prompts = {i.id: user_text(i.instruction, i.input) for i in r.instructions}
         if len(prompts) >= FEWEST:
-            texts[f"round {r}"] = [prompts[id_] for id_ in _drawn(prompts, r)]
+            texts[r.title] = [prompts[id_] for id_ in _drawn(prompts, r.number)]
     if not set(texts) - {SEEDS}:
         return []
     every = [text for some in texts.values() for text in some]
@@ -285,10 +285,6 @@ def _by_words(run: Gathered) -> list[Cloud]:
 def _drawn(items: Mapping[str, object], round: int) -> list[str]:
     """At most `MOST` ids at random, the same ones every time."""
     return sorted(items, key=lambda id_: derive_seed("report", "map", round, id_))[:MOST]
-
-
-def _round(run: Gathered, number: int) -> Any:
-    return next(r for r in run.rounds if r.number == number)
 
 
 def _is_vector(value: object) -> bool:
