@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import config, prepare
-from minisheep.config import Settings
 from minisheep.engines.base import Engine
 from minisheep.errors import MinisheepError, ModelFileError, Stopped, UsageError
 from minisheep.evals import eval_run, scores, tasks
@@ -113,7 +112,7 @@ class ModelUnderTest:
             self._engine.close()
             self._engine = None
 
-    def _with_machine(self, settings: Settings) -> Settings:
+    def _with_machine(self, settings: config.Settings) -> config.Settings:
         """Settings with those of the request. A run's context may be too small for a task, so the larger one counts."""
         given = {
             "context": max(settings.context, self._spec.context),
@@ -241,11 +240,7 @@ def round_to(number: float) -> float | None:
 
 def _measure_all(spec: EvalSpec, subject: ModelUnderTest, emit: Emit, should_stop: Callable[[], bool]) -> None:
     digests = {task: hashlib.sha256(Path(file).read_bytes()).hexdigest() for task, file in spec.data.items()}
-    waiting = {
-        name: left
-        for name in spec.tasks
-        if (left := _left(spec, subject, name, digests.get(name, ""), spec.rounds, emit))
-    }
+    waiting = {name: left for name in spec.tasks if (left := _left(spec, subject, name, digests.get(name, ""), emit))}
     if not waiting:
         return
     if tasks.settle(offline=spec.offline or all(name in spec.data for name in waiting)):
@@ -262,12 +257,10 @@ def _measure_all(spec: EvalSpec, subject: ModelUnderTest, emit: Emit, should_sto
                     measure(spec, subject, plan, round, emit, should_stop)
 
 
-def _left(
-    spec: EvalSpec, subject: ModelUnderTest, task: str, data: str, rounds: Sequence[int], emit: Emit
-) -> list[int]:
+def _left(spec: EvalSpec, subject: ModelUnderTest, task: str, data: str, emit: Emit) -> list[int]:
     """The rounds on which a task is not measured yet; emits an event for each stored result."""
     left = []
-    for round in rounds:
+    for round in spec.rounds:
         settings = subject.identity(task, round, data)
         file = eval_run.path(Path(spec.out), task, round, settings)
         if not spec.again and eval_run.read(file, settings) is not None:
@@ -295,6 +288,6 @@ def _plans(
             decided_by = scores.choose(task) if leaf == "ifeval" else scores.THEIRS
             if leaf == "ifeval":
                 on_progress(f"ifeval is decided by {decided_by}.")
-            rounds = left if leaf == name else _left(spec, subject, leaf, data, spec.rounds, emit)
+            rounds = left if leaf == name else _left(spec, subject, leaf, data, emit)
             plans.append(EvalPlan(leaf, task, data, spec.data.get(name, ""), decided_by, rounds))
     return plans

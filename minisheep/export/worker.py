@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import config, prepare
-from minisheep.config import Settings
 from minisheep.engines.native import Vocabulary
 from minisheep.errors import ExportError, RunMismatchError, Stopped
 from minisheep.export import export_checks, ollama
@@ -26,7 +25,6 @@ from minisheep.formats.quantise import FORMATS, quantise
 from minisheep.models.cache import sha256_file
 from minisheep.models.prepared import PreparedModel
 from minisheep.run import events
-from minisheep.run.events import Emit, Note, PhaseStarted, Progress
 from minisheep.run.files import check_room, disk_errors, write_atomic, write_json
 from minisheep.run.folder import RunFolder
 
@@ -46,7 +44,7 @@ TOKENIZER = (
 )
 
 
-def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
+def do(job: dict[str, Any], emit: events.Emit, should_stop: Callable[[], bool]) -> None:
     """Do a job of `ExportSpec.to_job`. Raises `errors.ExportError` if a check fails."""
     spec = ExportSpec.from_job(job)
     work = ExportWork(spec, emit, should_stop)
@@ -60,12 +58,12 @@ def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None
 class ExportWork:
     """What both jobs use: the run, its model, its template, and the results of the checks."""
 
-    def __init__(self, spec: ExportSpec, emit: Emit, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, spec: ExportSpec, emit: events.Emit, should_stop: Callable[[], bool]) -> None:
         """Raises `errors.MinisheepError` if the model is missing or is not the run's."""
         self.spec, self.emit, self._should_stop = spec, emit, should_stop
         self.folder = RunFolder(Path(spec.run))
         self.round = self.folder.round(spec.round)
-        self.settings: Settings = config.make(config.read_toml(self.folder.settings))
+        self.settings: config.Settings = config.make(config.read_toml(self.folder.settings))
         needs = ("gguf", "inference_gguf", "weights") if spec.needs_weights else ("gguf", "inference_gguf")
         self.model = prepare.ensure_files(PreparedModel.read(self.folder.model), self.settings, emit, *needs)
         if sha256_file(self.model.gguf) != self.model.gguf_sha256:
@@ -111,13 +109,13 @@ class ExportWork:
 
     def step(self, what: str) -> Callable[[int, int], None]:
         """Announce a step of the work; returns the callback for its progress."""
-        self.emit(PhaseStarted(self.spec.round, what, unit="steps"))
+        self.emit(events.PhaseStarted(self.spec.round, what, unit="steps"))
 
         def on_progress(done: int, total: int) -> None:
             events.point("export")
             if self._should_stop():
                 raise Stopped("Stopped. Nothing was exported.")
-            self.emit(Progress(self.spec.round, what, done, total))
+            self.emit(events.Progress(self.spec.round, what, done, total))
 
         return on_progress
 
@@ -125,7 +123,7 @@ class ExportWork:
         """Emit and store the results of checks. Raises `errors.ExportError` if one failed."""
         for check in checks:
             self.checks.append(dataclasses.replace(check, name=f"{where}: {check.name}"))
-            self.emit(Note(f"{where}, {check.name}: {'ok' if check.passed else 'FAILED'}: {check.text}."))
+            self.emit(events.Note(f"{where}, {check.name}: {'ok' if check.passed else 'FAILED'}: {check.text}."))
         # The other job's checks are in the report too.
         path = self.spec.report
         before = json.loads(path.read_bytes()) if path.exists() else {"checks": []}
@@ -342,7 +340,7 @@ def _tokenizer(work: ExportWork, source: Path, folder: Path, template: str) -> A
             shutil.copyfile(source / name, folder / name)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     else:
-        work.emit(Note("The weights came without a tokenizer, so one is made from the GGUF's vocabulary."))
+        work.emit(events.Note("The weights came without a tokenizer, so one is made from the GGUF's vocabulary."))
         tokenizer = transformers.AutoTokenizer.from_pretrained(work.model.gguf.parent, gguf_file=work.model.gguf.name)
     tokenizer.chat_template = template
     tokenizer.eos_token = work.template.end

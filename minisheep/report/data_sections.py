@@ -7,7 +7,6 @@ from pathlib import PurePath
 from typing import Any
 
 from minisheep import config
-from minisheep.config import Settings
 from minisheep.report.blocks import Bar, Bars, Block, Paragraph, Section, Table
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules.heuristics import INSTRUCTION_RULES, RESPONSE_RULES
@@ -187,7 +186,7 @@ def _provenance_blocks(run: Gathered) -> Iterator[Block]:
     if run.settings:
         settings = []
         for name in config.names():
-            value, default = getattr(run.settings, name), Settings.model_fields[name].default
+            value, default = getattr(run.settings, name), config.Settings.model_fields[name].default
             settings.append((name, config.group_of(name), _value(value), "" if value == default else _value(default)))
         yield Table(("setting", "group", "value", "default, if different"), tuple(settings), left=4)
     else:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import config, loop
-from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
 from minisheep.report.blocks import ListItem
 from minisheep.rules.seed_tasks import SeedTask, load_seeds, seeds_digest
@@ -50,7 +49,7 @@ class ReportRound(RoundRecords):
 @dataclass(frozen=True, slots=True)
 class Gathered:
     path: Path
-    settings: Settings | None
+    settings: config.Settings | None
     """None where run.toml is missing, damaged or of another version."""
     model: dict[str, Any]
     inputs: dict[str, str]
@@ -149,7 +148,7 @@ def _round(reader: Reader, number: int, folder: RoundFolder, steps: tuple[TrainS
     )
 
 
-def _settings(folder: RunFolder, reader: Reader) -> Settings | None:
+def _settings(folder: RunFolder, reader: Reader) -> config.Settings | None:
     try:
         # An empty file would mean all defaults, but every run writes its settings.
         if stored := tomllib.loads(folder.settings.read_text(encoding="utf-8")):
@@ -205,7 +204,7 @@ def _failure(events: Sequence[Any]) -> str:
     return ""
 
 
-def _seeds(settings: Settings | None, inputs: Mapping[str, str], reader: Reader) -> tuple[SeedTask, ...]:
+def _seeds(settings: config.Settings | None, inputs: Mapping[str, str], reader: Reader) -> tuple[SeedTask, ...]:
     """The seed tasks, if they have not changed since the run began."""
     if settings is None:
         return ()
