@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from tiny_runs import TINY, minisheep
@@ -63,7 +64,7 @@ def data(path: Path, rows: list[dict[str, Any]]) -> str:
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """The command line in this process; no worker starts."""
-    monkeypatch.setattr(eval_run, "_work", None)
+    monkeypatch.setattr(eval_run, "WorkerProcess", None)
     monkeypatch.setattr(eval_run, "check_installed", lambda: None)
 
     def run(*args: str) -> tuple[int, str, str]:
@@ -98,7 +99,7 @@ def test_what_is_neither_run_nor_model_is_named(call: Call) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(call: Call, tmp_path: Path) -> None:
-    assert "no run" in refused(call, str(tmp_path), "--tasks", "ifeval")
+    assert "not a run" in refused(call, str(tmp_path), "--tasks", "ifeval")
 
 
 def test_tasks_must_be_named(call: Call) -> None:
@@ -108,7 +109,7 @@ def test_tasks_must_be_named(call: Call) -> None:
 
 def test_a_file_of_other_rows_is_refused(call: Call, tmp_path: Path) -> None:
     file = data(tmp_path / "rows.jsonl", [{"question": "q"}])
-    assert "no row of ifeval" in refused(call, "smollm2-135m", "--tasks", "ifeval", "--data", file)
+    assert "not a row of ifeval" in refused(call, "smollm2-135m", "--tasks", "ifeval", "--data", file)
 
 
 def test_a_round_of_a_model_is_refused(call: Call) -> None:
@@ -386,5 +387,5 @@ def test_a_small_model_answers_ifeval_end_to_end(tmp_path: Path) -> None:
 
 
 def test_measuring_leaves_no_trace_of_a_spec_without_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eval_run, "_work", lambda *_: None)
+    monkeypatch.setattr(eval_run, "WorkerProcess", MagicMock())
     assert eval_run.measure(EvalSpec(str(tmp_path / "out"), ("ifeval",), model="m"), lambda event: None) == []

@@ -293,7 +293,7 @@ def test_a_run_that_trains_on_all_rounds_says_so(made: list[ExportSpec], tmp_pat
 def test_a_round_that_was_not_measured_claims_nothing(run: Path, made: list[ExportSpec], tmp_path: Path) -> None:
     (run / "round-2" / "metrics.json").unlink()
     export(export_choice.choose_export(str(run), "2"), tmp_path / "out")
-    assert "nothing is claimed" in (tmp_path / "out" / "README.md").read_text()
+    assert "makes no claim" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_text_that_no_encoding_holds_does_not_stop_the_data(made: list[ExportSpec], tmp_path: Path) -> None:

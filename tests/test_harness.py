@@ -23,6 +23,7 @@ from minisheep.metrics.stats import accuracy, ratio_interval
 from minisheep.metrics.stats import change as verdict_change
 from minisheep.models import hub
 from minisheep.rules.templates import Template, chatml
+from minisheep.run.files import write_json
 
 
 def words(text: str) -> int:
@@ -389,7 +390,7 @@ def test_a_task_name_cannot_leave_the_folder(tmp_path: Path) -> None:
 def test_a_result_is_used_again_only_with_its_own_settings(tmp_path: Path) -> None:
     file = eval_run.path(tmp_path, "ifeval", 1, SETTINGS)
     assert eval_run.read(file, SETTINGS) is None
-    eval_run.write(file, {"settings": SETTINGS, "items": 3})
+    write_json(file, {"settings": SETTINGS, "items": 3})
     assert eval_run.read(file, SETTINGS) == {"settings": SETTINGS, "items": 3}
     assert eval_run.read(file, {**SETTINGS, "adapter": "another"}) is None
     file.write_text("{")

@@ -161,7 +161,7 @@ def test_without_matplotlib_the_report_says_that_it_has_no_pictures(
     written = write(finished, tmp_path / "out")
     html = written.html.read_text()
     assert NO_PICTURES in written.notes
-    assert "<svg" not in html and "matplotlib is not installed" in html and "█" in html
+    assert "<svg" not in html and "matplotlib is not installed" in html and 'class="scroll strip"' in html
 
 
 def test_a_page_names_nothing_outside_itself(told: Document, drawings: dict[str, str]) -> None:
@@ -308,7 +308,7 @@ def test_everything_ruined_at_once_has_a_report(finished: Path, tmp_path: Path) 
         if path.is_file():
             path.write_bytes(b"\x00{]\n")
     told = document(gather(run))
-    assert "cannot be told" in told.lead and html_page(told, {}) and markdown(told)
+    assert "cannot say" in told.lead and html_page(told, {}) and markdown(told)
 
 
 def test_seed_tasks_that_have_changed_are_not_drawn(finished: Path, tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_seed_tasks_that_have_changed_are_not_drawn(finished: Path, tmp_path: Pa
     manifest["inputs"]["seeds"] = "another"
     write_json(run / "manifest.json", manifest)
     found = gather(run)
-    assert found.seeds == () and "not those that the run began with" in found.notes[0]
+    assert found.seeds == () and "seed tasks have changed" in found.notes[0]
     assert "map" in {s.anchor for s in document(found).sections}
 
 
@@ -351,7 +351,7 @@ def test_a_collapse_is_found_and_a_healthy_run_is_called_so(read: Gathered) -> N
 
 def test_without_a_measure_nothing_is_said_about_collapse(read: Gathered) -> None:
     said = words_of(watched(read, None, None), findings.findings_section)
-    assert "nothing is said about collapse" in said and "No sign" not in said
+    assert "cannot say whether the data collapsed" in said and "No sign" not in said
 
 
 def test_a_judge_that_saturates_is_found_and_advised_about(read: Gathered) -> None:

@@ -1,14 +1,13 @@
-"""Whether programs that a model wrote pass their tests. They are run: only where the user allowed it.
+"""Runs programs that a model wrote and checks whether they pass their tests, only where the user allowed it.
 
-A program runs in a process of its own, in an empty folder, with limits on time, memory and file size. It is no sandbox:
-it has the user's rights and the network.
+Each program runs in its own process, in an empty folder, with limits on time, memory and file size. This is no sandbox:
+the program has the user's rights and the network. The file also replaces the package ``evaluate``.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import resource
 import secrets
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from minisheep.errors import UsageError
@@ -27,6 +26,17 @@ from minisheep.evals import scores
 
 SECONDS = 3
 """For one program, as in the harness's metric."""
+MEMORY, FILE = 2 << 30, 16 << 20
+"""Bytes of address space, and of a file that a program writes."""
+_LIMITED = f"""
+import os, resource, sys
+program, seconds = sys.argv[1], int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+resource.setrlimit(resource.RLIMIT_AS, ({MEMORY}, {MEMORY}))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({FILE}, {FILE}))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+os.execv(sys.executable, [sys.executable, "-I", program])
+"""
 
 
 class CodeEval:
@@ -38,9 +48,10 @@ class CodeEval:
     def compute(
         self, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1, 10, 100)
     ) -> tuple[dict[str, float], dict[str, Any]]:
-        """``pass@k`` over all problems (0 .. 1) for each `k` that there are enough programs for.
+        """``pass@k`` over all problems (0 .. 1), for each `k` with enough programs.
 
-        A problem is its test code and the programs to try. Raises `errors.UsageError` unless code may be run.
+        `references` holds each problem's test code, `predictions` its programs. Raises `errors.UsageError` unless the
+        user allowed to run code.
         """
         if not self._allowed:
             raise refusal("This task")
@@ -48,22 +59,23 @@ class CodeEval:
             [passes(f"{program}\n{test}") for program in programs]
             for test, programs in zip(references, predictions, strict=True)
         ]
-        found = {}
-        for size in k:
-            if all(len(one) >= size for one in passed):
-                found[f"pass@{size}"] = sum(pass_at_k(len(one), sum(one), size) for one in passed) / len(passed)
-        return found, {"passed": passed}
+        rates = {
+            f"pass@{size}": sum(pass_at_k(len(one), sum(one), size) for one in passed) / len(passed)
+            for size in k
+            if all(len(one) >= size for one in passed)
+        }
+        return rates, {"passed": passed}
 
 
 def refusal(what: str) -> UsageError:
     return UsageError(
         f"{what} runs programs that the model wrote, with your rights.",
-        "Give --allow-code-execution if you accept that, best in a container.",
+        "Give --allow-code-execution if you accept that; a container is safer.",
     )
 
 
 def pass_at_k(programs: int, right: int, k: int) -> float:
-    """The chance that one of `k` of the `programs` is right: 1 - C(n - c, k) / C(n, k)."""
+    """The chance that at least one of `k` drawn programs is right: 1 - C(n - c, k) / C(n, k)."""
     return 1.0 - math.comb(programs - right, k) / math.comb(programs, k)
 
 
@@ -79,7 +91,7 @@ def passes(program: str, seconds: int = SECONDS) -> bool:
             errors="replace",
         )
         process = subprocess.Popen(
-            [sys.executable, "-I", str(Path(__file__).with_name("limited.py")), str(file), str(seconds)],
+            [sys.executable, "-I", "-c", _LIMITED, str(file), str(seconds)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -88,7 +100,7 @@ def passes(program: str, seconds: int = SECONDS) -> bool:
             start_new_session=True,
         )
         deadline = time.monotonic() + seconds + 1
-        # Not reaped before its whole group is killed: until then nobody else can have its number.
+        # Reap it only after its whole group is killed: until then no other process can get its number.
         while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if time.monotonic() >= deadline:
                 break
@@ -98,59 +110,31 @@ def passes(program: str, seconds: int = SECONDS) -> bool:
         return end.is_file() and end.read_text(encoding="utf-8", errors="replace") == word
 
 
-# Runs a Python file in this process's place, with little memory and time: ``python -I limited.py FILE SECONDS``.
-MEMORY, FILE = 2 << 30, 16 << 20
-"""Bytes of address space, and of a file that is written."""
-
-
-def main() -> None:
-    program, seconds = sys.argv[1], int(sys.argv[2])
-    for limit, value in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, MEMORY),
-        (resource.RLIMIT_FSIZE, FILE),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(limit, (value, value))
-    os.execv(sys.executable, [sys.executable, "-I", program])  # noqa: S606
-
-
-# What stands in for the package ``evaluate``, by which the harness fetches metrics as programs from the hub.
-#
-# The harness uses its function ``load`` alone. The package itself is never imported: it would load torch and
-# transformers into the process that runs llama.cpp, and take seconds.
-NAME = "evaluate"
-
-
-class _Squad:
-    compute = staticmethod(scores.compute)
-
-
 @contextmanager
 def own_metrics(*, allow_code: bool) -> Iterator[None]:
-    """Metrics of minisheep's own under the names that the harness asks for; any other raises `errors.UsageError`."""
-    ours = {"squad_v2": _Squad(), "code_eval": CodeEval(allowed=allow_code)}
+    """Replaces the package ``evaluate``, through which the harness fetches metrics as programs from the hub.
+
+    The harness uses its function ``load`` alone, which here gives minisheep's own metrics and raises
+    `errors.UsageError` for any other. The package is never imported: it would load torch and transformers into the
+    process that runs llama.cpp, and take seconds.
+    """
+    ours = {"squad_v2": SimpleNamespace(compute=scores.compute), "code_eval": CodeEval(allowed=allow_code)}
 
     def load(path: str, *_: Any, **__: Any) -> Any:
         if path in ours:
             return ours[path]
         raise UsageError(
-            f"The metric {path!r} is a program from the hub, and minisheep runs none of those.", "Choose another task."
+            f"The metric {path!r} is a program from the hub, which minisheep never runs.", "Choose another task."
         )
 
-    module = ModuleType(NAME)
-    module.__spec__ = ModuleSpec(NAME, None)
+    module = ModuleType("evaluate")
+    module.__spec__ = ModuleSpec("evaluate", None)
     module.__dict__["load"] = load
-    before = sys.modules.get(NAME)
-    sys.modules[NAME] = module
+    before = sys.modules.get("evaluate")
+    sys.modules["evaluate"] = module
     try:
         yield
     finally:
-        if before is None:
-            del sys.modules[NAME]
-        else:
-            sys.modules[NAME] = before
-
-
-if __name__ == "__main__":
-    main()
+        del sys.modules["evaluate"]
+        if before is not None:
+            sys.modules["evaluate"] = before

@@ -1,4 +1,9 @@
-"""Asks an engine what the harness wants to know: completions, likelihoods of continuations and of whole texts."""
+"""The harness's interface of a model on our engine: completions, and likelihoods of continuations and whole texts.
+
+The harness hands texts around, and a template's own tokens must not be confused with words of the data. So `chat` marks
+a chat with two sequences of private characters; it passes through the harness as text, and is split again before the
+engine sees it.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +11,42 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval.api.model import LM
 
 from minisheep.engines.base import Engine, GenerateRequest, Loglik, LoglikRequest, Sampling
-from minisheep.rules.identity import derive_seed
+from minisheep.rules.identity import derive_seed, six_decimals
 from minisheep.rules.templates import Prompt, Segment, Template
 from minisheep.workspace import closing
 
-# How the harness's text becomes a prompt: as it is, or as the user's turn of a chat template.
-#
-# The harness hands texts around, and a template's own tokens must not be confused with words of the data. So a chat is
-# marked with two sequences of private characters here, passes through the harness as text, and is split again before
-# the engine sees it.
+NEW_TOKENS = 256
+"""The longest answer if a task sets no limit, as in the harness's own back-ends."""
+LEAST = 16
+"""Tokens of a prompt that are kept, however long the answer may be."""
 _USER, _START = "\ue0f4minisheep-user\ue0f5", "\ue0f4minisheep-start\ue0f5"
+_WORD = re.compile(r"\s*\S+|\s+\Z")
 
 Count = Callable[[str], int]
-"""How many tokens a text has."""
+"""The number of tokens of a text."""
+OnProgress = Callable[[int, int, str], None]
+"""Done, total, what."""
 
 
 def chat(history: Sequence[Mapping[str, str]]) -> str:
-    """A chat as one marked text: what system and users say, and the beginning of the answer if the last turn is one.
+    """A chat as one marked text: all turns, and the beginning of the answer if the last turn is the assistant's.
 
-    Templates here have a single turn, so earlier answers stand among the words of the user, as in the plain prompt.
+    Our templates have a single turn, so earlier answers are part of the user's words, as in the plain prompt.
     """
-    start = ""
     turns = list(history)
-    if turns and turns[-1]["role"] == "assistant":
-        start = turns.pop()["content"]
-    asked = "\n\n".join(turn["content"] for turn in turns if turn["content"])
-    return f"{_USER}{_clean(asked)}{_START}{_clean(start)}"
+    start = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else ""
+    user = "\n\n".join(turn["content"] for turn in turns if turn["content"])
+    return f"{_USER}{_clean(user)}{_START}{_clean(start)}"
 
 
 def prompt(text: str, template: Template | None) -> Prompt:
-    """The prompt of a text from the harness; an unmarked one is never framed."""
+    """The prompt of a text from the harness; only a marked text gets the template."""
     if template is None or not text.startswith(_USER):
         return (Segment(_clean(text)),) if text else ()
     user, start = _parts(text)
@@ -50,9 +54,9 @@ def prompt(text: str, template: Template | None) -> Prompt:
 
 
 def shorten(text: str, room: int, count: Count) -> str:
-    """`text` without so much of its beginning that it has at most `room` tokens; of a chat, the user's words lose it.
+    """The end of `text` with at most `room` tokens; a chat loses the beginning of the user's words.
 
-    The same as the harness does for its own back-ends.
+    The harness does the same for its own back-ends.
     """
     if not text.startswith(_USER):
         return last(text, room, count)
@@ -75,7 +79,7 @@ def last(text: str, room: int, count: Count) -> str:
 
 
 def move_blank(text: str, continuation: str) -> tuple[str, str]:
-    """The blanks that end a prompt begin the continuation instead, since tokens carry the blank before a word."""
+    """Move the blanks at the end of a prompt to the continuation, since tokens carry the blank before a word."""
     if text.startswith(_USER):
         return text, continuation
     bare = text.rstrip()
@@ -83,7 +87,7 @@ def move_blank(text: str, continuation: str) -> tuple[str, str]:
 
 
 def overhead(template: Template | None, count: Count) -> int:
-    """Tokens that a frame adds to a text, a BOS and what may part differently at the seams included."""
+    """Tokens that a template adds to a text, including a BOS and what may split differently where texts meet."""
     return 8 + (count(template.before) + count(template.between) if template else 0)
 
 
@@ -96,15 +100,11 @@ def _clean(text: str) -> str:
     return text.replace(_USER, "").replace(_START, "")
 
 
-# Long texts in pieces, for the likelihood of a text that the context cannot hold.
-_WORD = re.compile(r"\s*\S+|\s+\Z")
-
-
 def windows(text: str, room: int, count: Count) -> Iterator[tuple[str, str]]:
-    """``(before, piece)``: pieces that make up `text`, each with what stands before it, within `room` tokens together.
+    """The pieces of a `text`, each as ``(text before it, piece)``, for a text that the context cannot hold.
 
-    A text that fits is one piece with nothing before it. Else a piece takes up to half of the room and the text before
-    it fills the rest, so that every word is scored once and none of them without context but the first.
+    Both together have at most `room` tokens. A text that fits is one piece. Otherwise a piece takes up to half of the
+    room and the text before it fills the rest, so every word is scored once, and with context except for the first.
     """
     if count(text) <= room:
         if text:
@@ -131,7 +131,7 @@ def _pieces(text: str, room: int, count: Count) -> Iterator[str]:
 
 
 def _window_parts(word: str, room: int, count: Count) -> Iterator[str]:
-    """A word, or its halves where a script without blanks makes it too long."""
+    """A word, or its halves if it is too long, as in a script without blanks."""
     if count(word) <= room or len(word) < 2:
         yield word
         return
@@ -140,41 +140,29 @@ def _window_parts(word: str, room: int, count: Count) -> Iterator[str]:
     yield from _window_parts(word[middle:], room, count)
 
 
-# The harness's generation options as our `Sampling`.
-NEW_TOKENS = 256
-"""Where a task does not say how long an answer may be, as in the harness's own back-ends."""
-
-
 def sampling(options: Mapping[str, Any], stop: tuple[str, ...] = (), most: int = 0) -> Sampling:
-    """How a request is drawn. `stop` are the frame's own stop strings; `most` above 0 limits the new tokens.
+    """The harness's options as ours. `stop` are the template's stop strings; `most` above 0 limits the new tokens.
 
     Without ``do_sample`` a temperature above 0 means sampling; ``do_sample: false`` is greedy at any temperature.
     """
     until = options.get("until") or ()
     until = (until,) if isinstance(until, str) else tuple(until)
     temperature = options.get("temperature")
-    drawn = options.get("do_sample", bool(temperature))
-    wanted = next((options[n] for n in ("max_gen_toks", "max_new_tokens", "max_tokens") if options.get(n)), NEW_TOKENS)
-    tokens = min(int(wanted), most) if most else int(wanted)
+    sampled = options.get("do_sample", bool(temperature))
+    limits = ("max_gen_toks", "max_new_tokens", "max_tokens")
+    tokens = int(next((options[name] for name in limits if options.get(name)), NEW_TOKENS))
     return Sampling(
-        temperature=(1.0 if temperature is None else float(temperature)) if drawn else 0.0,
+        temperature=(1.0 if temperature is None else float(temperature)) if sampled else 0.0,
         top_p=float(options.get("top_p") or 1.0),
         top_k=int(options.get("top_k") or Sampling().top_k),
-        max_tokens=tokens,
+        max_tokens=min(tokens, most) if most else tokens,
         stop=tuple(dict.fromkeys(text for text in (*until, *stop) if text)),
     )
 
 
-OnProgress = Callable[[int, int, str], None]
-"""Done, total, what."""
-
-LEAST = 16
-"""Tokens of a prompt that are kept, however long the answer may be."""
-
-
 @dataclass(slots=True)
 class Stats:
-    """What was asked so far."""
+    """Counts over all requests so far."""
 
     tokens: int = 0
     """New tokens of completions."""
@@ -184,15 +172,27 @@ class Stats:
     seconds: float = 0.0
     """Time that completions took."""
     cut: int = 0
-    """Prompts that lost their beginning, since they did not fit the context."""
+    """Prompts that lost their beginning because they did not fit the context."""
+
+    def to_dict(self) -> dict[str, float]:
+        """As stored with a result; empty for a task that asks only for likelihoods."""
+        if not self.completions:
+            return {}
+        return {
+            "count": self.completions,
+            "ended": six_decimals(self.ended / self.completions),
+            "new_tokens": self.tokens,
+            "tokens_per_second": six_decimals(self.tokens / self.seconds) if self.seconds else 0.0,
+            "prompts_cut": self.cut,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """`engine` behind the harness's three questions. `template` None means plain text.
+    """Answers the harness's three kinds of request with `engine`. `template` None means plain text.
 
-    `most` above 0 limits the new tokens of every answer. What is sampled follows from `seed` and the request's
-    identity. Raises `errors.UsageError` for a continuation that cannot fit the context.
+    `most` above 0 limits the new tokens of every answer. `seed` and a request's identity decide what is sampled.
+    Raises `errors.UsageError` for a continuation that cannot fit the context.
     """
 
     engine: Engine
@@ -202,53 +202,53 @@ class Asker:
     on_progress: OnProgress = lambda done, total, what: None
     stats: Stats = field(default_factory=Stats)
 
-    def generate(self, asked: Sequence[tuple[str, Mapping[str, Any], tuple[object, ...]]]) -> list[str]:
-        """The completion of each ``(text, options, identity)``, in their order, from one batch.
+    def generate(self, items: Sequence[tuple[str, Mapping[str, Any], tuple[object, ...]]]) -> list[str]:
+        """The completion of each ``(text, options, identity)``, in order, from one batch.
 
-        The same text, options and identity may come several times; each time is drawn anew.
+        The same item may occur several times; each time it is sampled again.
         """
         requests = []
         times: Counter[tuple[object, ...]] = Counter()
         stop = self.template.stop if self.template else ()
-        for number, (text, options, identity) in enumerate(asked):
-            drawn = sampling(options, stop, self.most)
+        for number, (text, options, identity) in enumerate(items):
+            how = sampling(options, stop, self.most)
             times[identity] += 1
             seed = derive_seed(self.seed, "harness", *identity, times[identity])
-            reserved = min(drawn.max_tokens, self.engine.info.context // 2)
-            requests.append(GenerateRequest(str(number), self._prompt(text, reserved), drawn, seed))
-        found = [""] * len(requests)
-        with self._timed(), closing(self.engine.generate(requests)) as completions:
+            reserved = min(how.max_tokens, self.engine.info.context // 2)
+            requests.append(GenerateRequest(str(number), self._prompt(text, reserved), how, seed))
+        texts = [""] * len(requests)
+        begun = time.monotonic()
+        with closing(self.engine.generate(requests)) as completions:
             for done, completion in enumerate(completions, 1):
-                found[int(completion.id)] = completion.text
+                texts[int(completion.id)] = completion.text
                 self.stats.tokens += completion.tokens
                 self.stats.completions += 1
                 self.stats.ended += completion.finish != "length"
                 self.on_progress(done, len(requests), "answers")
-        return found
+        self.stats.seconds += time.monotonic() - begun
+        return texts
 
     def loglik(self, pairs: Sequence[tuple[str, str]], *, greedy: bool) -> list[tuple[float, bool]]:
-        """For each ``(text, continuation)`` the continuation's log-probability (nats) and whether it is greedy.
+        """For each ``(text, continuation)`` the continuation's log-probability (nats) and whether it is the greedy one.
 
-        The engine does not tell the most likely token. With `greedy` the text is continued greedily for as many tokens
-        and compared, unless every token has more than half of the probability; without, the answer is always False.
-        Both texts are tokenised by themselves, after the blanks between them have gone to the continuation.
+        The engine does not report the most likely token. So with `greedy` the text is continued greedily and compared,
+        unless every token has more than half of the probability; without `greedy` the second value is always False.
+        The two texts are tokenised separately, after `move_blank`.
         """
         moved = [move_blank(text, continuation) for text, continuation in pairs]
         requests = [
             LoglikRequest(str(n), self._prompt(text, self._count(follows)), (Segment(follows),))
             for n, (text, follows) in enumerate(moved)
         ]
-        found = self._logliks(requests)
-        certain = [all(logprob > -0.69 for logprob in one.logprobs) for one in found]
-        same = dict(enumerate(certain)) if greedy else {}
+        logliks = self._logliks(requests)
+        same: dict[int, bool] = {}
         if greedy:
-            same |= self._greedy(
-                [(n, requests[n], len(found[n].logprobs)) for n, sure in enumerate(certain) if not sure]
-            )
-        return [(sum(one.logprobs), same.get(n, False)) for n, one in enumerate(found)]
+            same = {n: all(logprob > -0.69 for logprob in one.logprobs) for n, one in enumerate(logliks)}
+            same |= self._greedy([(n, requests[n], len(logliks[n].logprobs)) for n, sure in same.items() if not sure])
+        return [(sum(one.logprobs), same.get(n, False)) for n, one in enumerate(logliks)]
 
     def rolling(self, texts: Sequence[str]) -> list[float]:
-        """The log-probability (nats) of each text from its start; a long one goes through `windows`."""
+        """The log-probability (nats) of each whole text; a long one goes through `windows`."""
         room = self.engine.info.context - overhead(None, self._count)
         requests: list[LoglikRequest] = []
         owners = []
@@ -262,25 +262,25 @@ class Asker:
             sums[owner] += sum(one.logprobs)
         return sums
 
-    def _greedy(self, asked: Sequence[tuple[int, LoglikRequest, int]]) -> dict[int, bool]:
+    def _greedy(self, uncertain: Sequence[tuple[int, LoglikRequest, int]]) -> dict[int, bool]:
         requests = [
             GenerateRequest(str(n), request.prompt, Sampling(temperature=0.0, max_tokens=max(1, tokens)))
-            for n, request, tokens in asked
+            for n, request, tokens in uncertain
         ]
-        wanted = {n: "".join(part.text for part in request.continuation) for n, request, _ in asked}
+        expected = {n: "".join(part.text for part in request.continuation) for n, request, _ in uncertain}
         with closing(self.engine.generate(requests)) as completions:
-            return {int(one.id): one.text == wanted[int(one.id)] for one in completions}
+            return {int(one.id): one.text == expected[int(one.id)] for one in completions}
 
     def _logliks(self, requests: Sequence[LoglikRequest]) -> list[Loglik]:
-        found: dict[int, Loglik] = {}
+        logliks: dict[int, Loglik] = {}
         with closing(self.engine.loglik(requests)) as results:
             for one in results:
-                found[int(one.id)] = one
-                self.on_progress(len(found), len(requests), "likelihoods")
-        return [found[number] for number in range(len(requests))]
+                logliks[int(one.id)] = one
+                self.on_progress(len(logliks), len(requests), "likelihoods")
+        return [logliks[number] for number in range(len(requests))]
 
     def _prompt(self, text: str, reserved: int) -> Prompt:
-        """The prompt of a text, cut so far that `reserved` tokens are left of the context."""
+        """The prompt of a text, shortened so that `reserved` tokens of the context are left."""
         room = max(LEAST, self.engine.info.context - reserved - overhead(self.template, self._count))
         fitting = shorten(text, room, self._count)
         self.stats.cut += fitting != text
@@ -290,19 +290,12 @@ class Asker:
         vocabulary = getattr(self.engine, "vocabulary", None)
         return len(text.split()) if vocabulary is None else len(vocabulary.encode((Segment(text),), bos=False))
 
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        begun = time.monotonic()
-        yield
-        self.stats.seconds += time.monotonic() - begun
 
-
-# The harness's interface of a model, on our engine.
 class EngineLM(LM):  # type: ignore[misc]
     """`lm_eval.api.model.LM` that hands whole batches to an engine.
 
-    `greedy` says that the task asks whether a continuation is the greedy one, which costs a generation each. The
-    harness's response cache (SQLite with pickled values) is never given to it.
+    `greedy` says that the task needs to know whether a continuation is the greedy one, which costs one generation for
+    each. It never gets the harness's response cache (SQLite with pickled values).
     """
 
     def __init__(self, asker: Asker, *, greedy: bool) -> None:
@@ -320,7 +313,7 @@ class EngineLM(LM):  # type: ignore[misc]
         return self._asker.rolling([r.args[0] for r in requests])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The chat as `evals.engine_lm.chat` marks it; an answer that was begun needs no generation prompt and gets none."""
+        """See `chat`; an answer that has a beginning gets no generation prompt."""
         return chat(chat_history)
 
     @property

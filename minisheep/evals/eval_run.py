@@ -1,4 +1,8 @@
-"""The parent's part: a worker measures, and what it stored is read and paired."""
+"""The parent's part of an evaluation: checks the request, starts a worker, pairs the stored results, and shows them.
+
+A result is ``<task>-round-<n>.json``. Results on a part of the items or on a file of the user's get other names, such
+as ``ifeval-round-1-data-3f9c0d12-limit-20.json``, so that a quick look never replaces what took hours.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +14,21 @@ from typing import Any
 
 from minisheep.api import load_run, resolve_round
 from minisheep.errors import CorruptRunError, UnknownModelError, UsageError
-from minisheep.evals import tasks as harness_tasks
-from minisheep.evals.tasks import EXTRA, PLAIN, EvalSpec
+from minisheep.evals.tasks import EXTRA, PLAIN, EvalSpec, read_rows
 from minisheep.machine.worker import WorkerProcess, stoppable
 from minisheep.rules.plain_text import one_line
 from minisheep.run.events import Emit, Event, TaskMeasured
-from minisheep.run.files import disk_errors, read_json, write_json
+from minisheep.run.files import disk_errors, read_json
 from minisheep.run.folder import Lock
 
 WORKER = "minisheep.evals.worker:do"
 
 
 def measure(spec: EvalSpec, emit: Emit, tick: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
-    """Measure what `spec` asks for, and return the stored results by task and round, in the order asked.
+    """Measure what `spec` asks for, and return the stored results by task and round, in the order of the request.
 
-    Each is as `evals.worker` writes it, with its ``file`` and, where the base is among them,
-    ``change``: by metric the paired difference to the base (value, low, high). Raises `errors.MinisheepError`;
-    what was measured until then is stored.
+    Each is as `evals.worker` writes it, plus its ``file`` and ``change``: by metric the paired difference to the base
+    (value, low, high) if the base is measured too. Raises `errors.MinisheepError`; results up to then are stored.
     """
     out = Path(spec.out)
     with disk_errors(out):
@@ -40,17 +42,13 @@ def measure(spec: EvalSpec, emit: Emit, tick: Callable[[], None] = lambda: None)
             emit(event)
 
     lock = Lock(out)
+    stopped = "Stopped. The results so far are stored.", "Give the same command to continue."
     try:
-        _work(spec, out, lock, listen, tick)
+        with WorkerProcess(WORKER, out / "worker.log", lock.handle) as worker, stoppable(*stopped):
+            worker.do(spec.to_job(), f"Round {spec.rounds[0]}, eval", listen, tick)
     finally:
         lock.release()
     return _paired(spec, files)
-
-
-def _work(spec: EvalSpec, out: Path, lock: Lock, emit: Emit, tick: Callable[[], None]) -> None:
-    told = "Stopped. What was measured before is stored.", "Give the same command to go on."
-    with WorkerProcess(WORKER, out / "worker.log", lock.handle) as worker, stoppable(*told):
-        worker.do(spec.to_job(), f"Round {spec.rounds[0]}, eval", emit, tick)
 
 
 def _paired(spec: EvalSpec, files: dict[tuple[str, int], TaskMeasured]) -> list[dict[str, Any]]:
@@ -59,55 +57,49 @@ def _paired(spec: EvalSpec, files: dict[tuple[str, int], TaskMeasured]) -> list[
     results = [{**read_json(Path(event.file)), "file": event.file, "stored_before": event.stored} for event in listed]
     bases = {result["task"]: result for result in results if result["round"] == 0}
     for result in results:
-        base = bases.get(result["task"]) or _stored_base(result, Path(spec.out))
+        # If only rounds were asked for, the base may have been measured before in the same way.
+        settings = {**result["settings"], "adapter": ""}
+        base = bases.get(result["task"]) or read(path(Path(spec.out), result["task"], 0, settings), settings)
         result["change"] = changes(result, base) if base and result["round"] else {}
     return results
 
 
-def _stored_base(result: dict[str, Any], out: Path) -> dict[str, Any] | None:
-    """A base that was measured before in the same way, where only rounds were asked for."""
-
-    settings = {**result["settings"], "adapter": ""}
-    return read(path(out, result["task"], 0, settings), settings)
-
-
 def changes(ours: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """By metric the paired difference of two results, with its interval, on the items that both have.
+    """By metric the paired difference of two results and its interval, on the items of both.
 
-    Empty where they were not measured alike.
+    Empty if they were not measured in the same way.
     """
     from minisheep.evals import scores
     from minisheep.metrics.stats import ratio_interval
 
     if not comparable(ours, base):
         return {}
-    found = {}
+    differences = {}
     for metric, known in ours["metrics"].items():
         first, second = (scores.pairs_of(result["by_item"], metric) for result in (ours, base))
         common = [id_ for id_ in first if id_ in second]
         if common and known["low"] is not None:
             pairs = ([parts[i] for i in common] for parts in (first, second))
-            found[metric] = ratio_interval(*pairs, whole=scores.whole(metric)).to_dict()
-    return found
+            differences[metric] = ratio_interval(*pairs, whole=scores.whole(metric)).to_dict()
+    return differences
 
 
-# What the words of the command line mean: a run or a model, its rounds, the tasks and their files.
 def check_installed() -> None:
-    """Raises `errors.UsageError` without lm-eval."""
+    """Raise `errors.UsageError` without lm-eval."""
     if importlib.util.find_spec("lm_eval") is None:
         raise UsageError("minisheep eval needs lm-evaluation-harness, which is not installed.", EXTRA)
 
 
 def task_names(text: str) -> tuple[str, ...]:
-    """The names between the commas, each once. Raises `errors.UsageError` where there is none."""
+    """The names between commas, each once. Raises `errors.UsageError` if there is none."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise UsageError("--tasks names no task.", "For example --tasks ifeval.")
+        raise UsageError("--tasks names no task.", "Give a task, for example --tasks ifeval.")
     return names
 
 
 def data_files(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
-    """By task, its file of rows, each read and checked. Raises `errors.UsageError`."""
+    """The file of rows of each task, read and checked. Raises `errors.UsageError`."""
     files: dict[str, str] = {}
     for text in given:
         task, named, file = text.partition("=")
@@ -115,23 +107,23 @@ def data_files(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
             task, file = tasks[0], text
             if len(tasks) > 1:
                 raise UsageError(
-                    f"--data {text} does not say for which of the {len(tasks)} tasks it is.",
+                    f"--data {text} does not name one of the {len(tasks)} tasks.",
                     f"Give --data {tasks[0]}={file}.",
                 )
         if task in files:
-            raise UsageError(f"--data is given twice for {task}.", "Give one file a task.")
-        harness_tasks.read_rows(Path(file), task)
+            raise UsageError(f"--data is given twice for {task}.", "Give one file for each task.")
+        read_rows(Path(file), task)
         files[task] = str(Path(file).absolute())
     return files
 
 
 def target(text: str) -> tuple[str, str]:
-    """``(run folder, "")`` or ``("", model)``. Raises `errors.UsageError` for what is neither."""
+    """``(run folder, "")`` or ``("", model)``. Raises `errors.UsageError` if `text` is neither."""
     folder = Path(text)
     if (folder / "manifest.json").is_file():
         return str(folder.absolute()), ""
     if folder.is_dir():
-        raise UsageError(f"{text} is a folder and no run.", "Give a run folder, a model's name or a GGUF file.")
+        raise UsageError(f"{text} is a folder but not a run.", "Give a run folder, a model's name or a GGUF file.")
     from minisheep.models.registry import find_model
 
     try:
@@ -142,21 +134,21 @@ def target(text: str) -> tuple[str, str]:
 
 
 def rounds(
-    run: str, wanted: Sequence[str], base: bool, on_progress: Callable[[str], None] = lambda text: None
+    run: str, given: Sequence[str], base: bool, on_progress: Callable[[str], None] = lambda text: None
 ) -> tuple[int, ...]:
-    """The rounds to measure, 0 being the base: all that were trained, unless some were asked for.
+    """The rounds to measure (0 is the base): those `given`, or all trained ones.
 
-    `on_progress` hears where the best is the base. Raises `errors.UsageError` for a round that was not trained, or rounds of
-    a lone model.
+    `on_progress` gets a message if the best round is the base. Raises `errors.UsageError` for a round that was not
+    trained, and for rounds of a lone model.
     """
     if not run:
-        if wanted:
-            raise UsageError("--round is for a run, and this is a model.", "Leave --round out.")
+        if given:
+            raise UsageError("--round is for a run, but this is a model.", "Leave --round out.")
         return (0,)
     if not Path(run, "model.json").is_file():
-        raise UsageError(f"{run} has no model yet.", f"`minisheep align --run {run}` goes on with it.")
+        raise UsageError(f"{run} has no model yet.", f"Continue the run with `minisheep align --run {run}`.")
     opened = load_run(run)
-    chosen = {resolve_round(opened, one, opened.trained, on_progress=on_progress) for one in wanted}
+    chosen = {resolve_round(opened, one, opened.trained, on_progress=on_progress) for one in given}
     return tuple(sorted(chosen | ({0} if base else set()))) or (0, *opened.trained)
 
 
@@ -167,12 +159,8 @@ def default_out(run: str, model: str) -> Path:
     return Path(run, "eval") if run else Path("eval", safe_name(Path(model).name.removesuffix(".gguf")))
 
 
-# Results on disk: ``<task>-round-<n>.json``, one for each task and round, and when one may be used again.
-#
-# What was measured on a part of the items or on a file of the user's is named apart, so that a quick look never
-# replaces what took hours: ``ifeval-round-1-data-3f9c0d12-limit-20.json``.
 def path(out: Path, task: str, round: int, settings: Mapping[str, Any]) -> Path:
-    """Where the result of a task belongs. `settings` are those of `Identity`."""
+    """The file of a task's result. `settings` are those of `ModelUnderTest.identity`."""
     parts = [
         f"data-{settings['data'][:8]}" if settings["data"] else "",
         f"limit-{settings['limit']}" if settings["limit"] else "",
@@ -180,39 +168,28 @@ def path(out: Path, task: str, round: int, settings: Mapping[str, Any]) -> Path:
         f"max-{settings['max_tokens']}" if settings["max_tokens"] else "",
         "plain" if settings["frame"] == PLAIN else "",
     ]
-    name = "-".join([_safe(task), "round", str(round), *(part for part in parts if part)])
-    return out / f"{name}.json"
+    safe = re.sub(r"[^A-Za-z0-9._+-]", "-", task).lstrip(".") or "task"
+    return out / f"{'-'.join([safe, 'round', str(round), *(part for part in parts if part)])}.json"
 
 
 def read(file: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result in `file`, if it was measured with these settings; else None, also for a damaged one."""
+    """The result in `file` if it was measured with these settings; None otherwise, and for a damaged file."""
     if not file.exists():
         return None
     try:
-        found = read_json(file)
+        result = read_json(file)
     except CorruptRunError:
         return None
-    return found if isinstance(found, dict) and found.get("settings") == dict(settings) else None
-
-
-def write(file: Path, result: Mapping[str, Any]) -> None:
-    """Atomically. Raises `errors.DiskError`."""
-    write_json(file, dict(result))
+    return result if isinstance(result, dict) and result.get("settings") == dict(settings) else None
 
 
 def comparable(ours: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
-    """Whether two results differ in the adapter alone, so that they can be paired."""
-    alone = {"adapter"}
-    return {k: v for k, v in ours["settings"].items() if k not in alone} == {
-        k: v for k, v in base["settings"].items() if k not in alone
-    } and ours.get("decided_by") == base.get("decided_by")
+    """Whether two results differ only in the adapter, so that they can be paired."""
+    first, second = ({**result["settings"], "adapter": None} for result in (ours, base))
+    return first == second and ours.get("decided_by") == base.get("decided_by")
 
 
-def _safe(task: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]", "-", task).lstrip(".") or "task"
-
-
-# Results in words: a table for a terminal, plain lines for a pipe, JSON objects. Pure but for `print_tables`.
+# Results in words: a table for a terminal, plain lines for a pipe, JSON objects.
 Result = Mapping[str, Any]
 
 
@@ -223,17 +200,17 @@ def objects(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
 
 
 def lines(results: Sequence[Result]) -> Iterator[str]:
-    """One line for each metric of each result, and one with where the result is."""
+    """One line for each result with its file, and one for each of its metrics."""
     for result in results:
         yield f"{_title(result)}, {_column(result)}: {result['file']}"
-        for metric, found in result["metrics"].items():
+        for metric, value in result["metrics"].items():
             changed = _change(result, metric)
-            told = f", change to base {changed}" if changed else ""
-            yield f"  {one_line(result['task'])} {_column(result)} {one_line(metric)} {_value(found)}{told}"
+            change = f", change to base {changed}" if changed else ""
+            yield f"  {one_line(result['task'])} {_column(result)} {one_line(metric)} {_value(value)}{change}"
 
 
 def tables(results: Sequence[Result]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """For each task its title, the column titles and the rows: a metric, and below it its change to the base."""
+    """For each task its title, column titles and rows: each metric, and below it the change to the base."""
     for task in dict.fromkeys(result["task"] for result in results):
         own = [result for result in results if result["task"] == task]
         rows = []
@@ -267,15 +244,15 @@ def print_tables(results: Sequence[Result]) -> None:
 
 
 def notes(results: Sequence[Result]) -> Iterator[str]:
-    """What the reader of the numbers must know."""
-    yield "In brackets: 95 % bootstrap intervals over items; changes are paired by item."
+    """What a reader of the numbers must know."""
+    yield "Brackets hold 95 % bootstrap intervals over items. Changes are paired by item."
     for decided_by in dict.fromkeys(r["decided_by"] for r in results if r["task"] == "ifeval"):
         yield f"ifeval is decided by {one_line(decided_by)}."
     again = [result for result in results if result["stored_before"]]
     if again:
-        yield f"{len(again)} of {len(results)} result(s) were stored before; --again measures anew."
+        yield f"{len(again)} of {len(results)} result(s) were stored before. Give --again to measure them again."
     if results:
-        yield f"Stored with every item: {one_line(str(results[0]['file']).rpartition('/')[0])}"
+        yield f"Stored, with every item, in {one_line(str(results[0]['file']).rpartition('/')[0])}"
 
 
 def _title(result: Result) -> str:
@@ -288,17 +265,16 @@ def _column(result: Result) -> str:
     return f"round {result['round']}" if result["round"] else "base"
 
 
-def _value(found: Mapping[str, Any] | None) -> str:
-    if found is None or found["value"] is None:
+def _value(metric: Mapping[str, Any] | None) -> str:
+    if metric is None or metric["value"] is None:
         return "-"
-    if found["low"] is None:
-        return f"{found['value']:.3f}"
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    interval = "" if metric["low"] is None else f" [{metric['low']:.3f}, {metric['high']:.3f}]"
+    return f"{metric['value']:.3f}{interval}"
 
 
 def _change(result: Result, metric: str) -> str:
-    found = result["change"].get(metric)
-    return f"{found['value']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]" if found else ""
+    change = result["change"].get(metric)
+    return f"{change['value']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]" if change else ""
 
 
 def _share(value: float | None) -> str:

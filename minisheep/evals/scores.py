@@ -1,7 +1,11 @@
-"""What the harness found for each item, in a form that can be drawn anew and paired. Pure.
+"""The harness's scores, item by item, in a form for bootstrap and pairing.
 
-Most of its metrics are a sum over items divided by another sum: an accuracy (the number of items), IFEval's
-instruction level (the number of constraints), a perplexity (the number of words, and then the exponential).
+Most metrics are a sum over items divided by another sum: the number of items for an accuracy, of constraints for
+IFEval's instruction level, of words for a perplexity (followed by the exponential).
+
+SQuAD 2.0 is scored here, since the harness would load its metric as a program from the hub. IFEval is decided by the
+harness's code if NLTK's Punkt model, which that code needs, is installed, else by minisheep's own. Both decide alike; a
+test compares them on IFEval's prompts.
 """
 
 from __future__ import annotations
@@ -17,16 +21,21 @@ from typing import Any
 
 from minisheep.rules.ifeval import Constraint, VerifiableItem, loose, strict
 
-# Exact match and F1 of SQuAD 2.0 (Rajpurkar et al. 2018, arXiv 1806.03822), with its treatment of questions that have
-# no answer. The harness would load the metric as a program from the hub; this one needs no network. Pure.
+Parts = tuple[float, float]
+"""Numerator and denominator that one item adds."""
+PERPLEXITIES = frozenset({"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"})
+OWN = "minisheep's checkers (the harness's need NLTK's punkt_tab, which is not installed)"
+THEIRS = "the harness's checkers"
+_IDS = ("key", "id", "task_id", "question_id", "doc_id")
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
-_MARKS = str.maketrans("", "", string.punctuation)
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def compute(predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """All scores in per cent, as the task names them; those of a kind of question that is missing are left out.
+    """Exact match and F1 of SQuAD 2.0 (Rajpurkar et al. 2018, arXiv 1806.03822), in per cent, as the task names them.
 
-    A prediction has ``id``, ``prediction_text`` and ``no_answer_probability``, a reference ``id`` and ``answers``.
+    Scores of a kind of question that does not occur (with or without an answer) are left out. A prediction has ``id``,
+    ``prediction_text`` and ``no_answer_probability``, a reference ``id`` and ``answers``.
     """
     given = {p["id"]: p for p in predictions}
     rows = [(given[r["id"]], _golds(r), bool(_answers(r))) for r in references]
@@ -35,19 +44,19 @@ def compute(predictions: Sequence[Mapping[str, Any]], references: Sequence[Mappi
         "f1": [f1(p["prediction_text"], golds) for p, golds, _ in rows],
     }
     answerable = [has for _, _, has in rows]
-    found: dict[str, float] = {}
+    results: dict[str, float] = {}
     for name, values in scores.items():
-        found[name] = _percent(values)
-        for prefix, wanted in (("HasAns", True), ("NoAns", False)):
-            some = [value for value, has in zip(values, answerable, strict=True) if has is wanted]
+        results[name] = _percent(values)
+        for prefix, kind in (("HasAns", True), ("NoAns", False)):
+            some = [value for value, has in zip(values, answerable, strict=True) if has is kind]
             if some:
-                found[f"{prefix}_{name}"] = _percent(some)
-        found[f"best_{name}"] = _best(values, answerable, [p for p, _, _ in rows])
-    return found
+                results[f"{prefix}_{name}"] = _percent(some)
+        results[f"best_{name}"] = _best(values, answerable, [p for p, _, _ in rows])
+    return results
 
 
 def item(metric: str, prediction: Mapping[str, Any], reference: Mapping[str, Any]) -> float | None:
-    """What one question adds to a metric, in per cent; None where it does not count for it or the metric is no mean."""
+    """One question's part of a metric, in per cent; None if it does not count for it, or the metric is no mean."""
     kind, _, name = metric.rpartition("_")
     if kind not in ("", "HasAns", "NoAns") or (kind and (kind == "HasAns") is not bool(_answers(reference))):
         return None
@@ -56,8 +65,8 @@ def item(metric: str, prediction: Mapping[str, Any], reference: Mapping[str, Any
 
 
 def normal(text: str) -> str:
-    """Lower case, without punctuation, articles and superfluous blanks."""
-    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_MARKS)).split())
+    """Lower case, without punctuation, articles and extra blanks."""
+    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact(text: str, golds: Sequence[str]) -> bool:
@@ -65,7 +74,7 @@ def exact(text: str, golds: Sequence[str]) -> bool:
 
 
 def f1(text: str, golds: Sequence[str]) -> float:
-    """The best F1 of the words over the right answers, 0 .. 1; without words on one side, whether both have none."""
+    """The best F1 of the words over all right answers, 0 .. 1; if one side has no words, 1 if neither has."""
     return max(_f1(normal(text).split(), normal(gold).split()) for gold in golds)
 
 
@@ -89,7 +98,7 @@ def _percent(values: Sequence[float]) -> float:
 
 
 def _best(values: Sequence[float], answerable: Sequence[bool], predictions: Sequence[Mapping[str, Any]]) -> float:
-    """The score in per cent if questions above the best threshold of ``no_answer_probability`` were left unanswered."""
+    """The score in per cent if questions above the best threshold of ``no_answer_probability`` had no answer."""
     current = best = float(answerable.count(False))
     order = sorted(range(len(values)), key=lambda n: predictions[n]["no_answer_probability"])
     for n in order:
@@ -98,35 +107,27 @@ def _best(values: Sequence[float], answerable: Sequence[bool], predictions: Sequ
     return 100.0 * best / len(values)
 
 
-Parts = tuple[float, float]
-"""Numerator and denominator that one item adds."""
-
-PERPLEXITIES = frozenset({"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"})
-_IDS = ("key", "id", "task_id", "question_id", "doc_id")
-
-
 def items(samples: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each document: ``id``, ``responses`` (as the model gave them) and ``scores`` by metric.
+    """One entry for each document: ``id``, ``responses`` (unchanged) and ``scores`` by metric.
 
-    `samples` are the harness's, one for each document and filter. A score is ``[numerator, denominator]``; metrics that
-    are no such ratio are left out.
+    `samples` are the harness's, one for each document and filter. A score is ``[numerator, denominator]``; metrics
+    that are no such ratio are left out.
     """
     listed = list(samples)
     filters = {sample["filter"] for sample in listed}
-    found: dict[int, dict[str, Any]] = {}
+    entries: dict[int, dict[str, Any]] = {}
     for sample in listed:
-        entry = found.setdefault(
-            sample["doc_id"], {"id": _id(sample), "responses": _plain(sample["resps"]), "scores": {}}
-        )
+        new = {"id": _id(sample), "responses": _plain(sample["resps"]), "scores": {}}
+        entry = entries.setdefault(sample["doc_id"], new)
         for metric in sample["metrics"]:
             parts = _parts(metric, sample[metric])
             if parts is not None:
                 entry["scores"][name(metric, sample["filter"], len(filters))] = list(parts)
-    repeated = {id_ for id_, count in Counter(entry["id"] for entry in found.values()).items() if count > 1}
-    for number, entry in found.items():
+    repeated = {id_ for id_, count in Counter(entry["id"] for entry in entries.values()).items() if count > 1}
+    for number, entry in entries.items():
         if entry["id"] in repeated:
             entry["id"] = f"{entry['id']}#{number}"
-    return list(found.values())
+    return list(entries.values())
 
 
 def name(metric: str, filter: str, filters: int) -> str:
@@ -134,7 +135,7 @@ def name(metric: str, filter: str, filters: int) -> str:
 
 
 def values(results: Mapping[str, Any]) -> dict[str, float]:
-    """The harness's own aggregates of one task, by our names."""
+    """The harness's own aggregates of one task, by our metric names."""
     pairs = [key.partition(",") for key, value in results.items() if "," in key and isinstance(value, Real)]
     filters = {filter for _, _, filter in pairs}
     return {
@@ -145,12 +146,12 @@ def values(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def pairs_of(entries: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Parts]:
-    """By item, what it adds to `metric`."""
+    """Each item's part of `metric`, by id."""
     return {e["id"]: (e["scores"][metric][0], e["scores"][metric][1]) for e in entries if metric in e["scores"]}
 
 
 def whole(metric: str) -> Callable[[Any], Any]:
-    """What turns a ratio (or an array of them) into the metric."""
+    """The function that turns a ratio (or an array of them) into the metric."""
     base = metric.partition(",")[0]
     if base not in PERPLEXITIES:
         return lambda ratio: ratio
@@ -160,7 +161,7 @@ def whole(metric: str) -> Callable[[Any], Any]:
 
 
 def agrees(metric: str, pairs: Iterable[Parts], value: float) -> bool:
-    """Whether the items' parts make up the harness's own value, so that drawing them anew means something."""
+    """Whether the items' parts give the harness's own value, so that a bootstrap over them is meaningful."""
     listed = list(pairs)
     below = sum(parts[1] for parts in listed)
     if not below:
@@ -193,16 +194,8 @@ def _plain(responses: Any) -> Any:
     return responses if isinstance(responses, str | bool | int | float) or responses is None else str(responses)
 
 
-# IFEval's verdicts: by the harness's code where its sentence tokenizer is installed, else by minisheep's own.
-#
-# Both decide alike (a test compares them on IFEval's prompts); only the harness's needs NLTK's Punkt model, which it
-# would fetch when it is imported.
-OWN = "minisheep's checkers (the harness's need NLTK's punkt_tab, which is not installed)"
-THEIRS = "the harness's checkers"
-
-
 def no_downloads() -> None:
-    """From now on NLTK fetches nothing in this process; the harness would have it do so while it is imported."""
+    """From now on NLTK downloads nothing in this process; it would when the harness is imported."""
     with contextlib.suppress(ImportError):
         import nltk
 
@@ -210,7 +203,7 @@ def no_downloads() -> None:
 
 
 def punkt_is_here() -> bool:
-    """Whether NLTK finds Punkt's tables."""
+    """Whether NLTK finds its Punkt model."""
     import nltk
 
     try:
@@ -221,11 +214,11 @@ def punkt_is_here() -> bool:
 
 
 def choose(task: Any) -> str:
-    """Put the checkers in place on the harness's task ``ifeval``, and say which."""
+    """Set the checkers of the harness's task ``ifeval``, and return their name."""
     if punkt_is_here():
         import langdetect  # type: ignore[import-untyped]
 
-        # The detector draws; fixed, so that the same answer gets the same verdict.
+        # The detector is random; with a seed, the same answer always gets the same verdict.
         langdetect.DetectorFactory.seed = 0
         return THEIRS
     task.set_config("process_results", own)
@@ -239,9 +232,9 @@ def own(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
         for kind, given in zip(doc["instruction_id_list"], doc["kwargs"], strict=True)
     )
     item = VerifiableItem(str(doc["key"]), doc["prompt"], checks)
-    found: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     for name, read in (("strict", strict), ("loose", loose)):
         verdicts = list(read(item, results[0]))
-        found[f"prompt_level_{name}_acc"] = all(verdicts)
-        found[f"inst_level_{name}_acc"] = verdicts
-    return found
+        scores[f"prompt_level_{name}_acc"] = all(verdicts)
+        scores[f"inst_level_{name}_acc"] = verdicts
+    return scores

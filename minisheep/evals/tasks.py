@@ -1,4 +1,8 @@
-"""Tasks of the harness by name, with their own dataset or with rows of a file. Imports lm_eval."""
+"""What `minisheep eval` measures: the request, the harness's tasks by name, and rows of a file in place of a dataset.
+
+Functions import lm_eval only when called. The harness needs a quarter of a minute to parse its 14,000 task files, so
+`read_names` reads names off them without parsing.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +22,37 @@ from minisheep.errors import ConfigError, DownloadError, MinisheepError, UsageEr
 from minisheep.evals.code import refusal
 from minisheep.models.hub import said_offline
 
-# The names of the harness's tasks, read off its files without parsing them: 14,000 of them take the harness a quarter
-# of a minute.
+FRAMES = ("auto", "template", "plain")
+PLAIN = "plain text"
+"""A prompt without a template, in results; a template may itself be named plain."""
+EXTRA = 'pip install "minisheep[eval]"'
+"""Installs the harness."""
+FEWSHOT_SEED = 1234
+"""The harness's own, so that the same examples are shown."""
+FIELDS: dict[str, tuple[str, ...]] = {
+    "ifeval": ("key", "prompt", "instruction_id_list", "kwargs"),
+    "triviaqa": ("question", "answer.aliases"),
+    "squadv2": ("id", "title", "context", "question", "answers.text"),
+    "humaneval": ("task_id", "prompt", "test", "entry_point"),
+    "mbpp": ("task_id", "text", "test_list"),
+}
+"""What a row must have. Other tasks fail by themselves if a row lacks something."""
+SECONDS = 6
+"""Within which the hub must answer, including a slow resolver."""
+_LEAST = {"answer.aliases": 1, "test_list": 3}
+"""Smallest number of entries in these lists."""
+_NO_GREEDY = frozenset({"squadv2"})
+"""Tasks written in Python that need likelihoods, but not whether a continuation is the greedy one."""
 _NAMED = re.compile(rb"""^[ \t]*(?:-[ \t]+)?["']?(?:task|group|tag)["']?:[ \t]*["']?([^\s"'#\[\]]+)""", re.MULTILINE)
 _LISTED = re.compile(rb"""(?:^[ \t]*-|[\[,])[ \t]*["']?([^\s"'#:\[\],]+)""", re.MULTILINE)
 
 
 def read_names(root: Path) -> tuple[set[str], set[str]]:
-    """Names that tasks, groups and tags give themselves below `root`, and all that may be one (lists of tags too)."""
+    """Names of tasks, groups and tags in the files below `root`, and all words that may be one (lists of tags too)."""
     named: set[str] = set()
     possible: set[str] = set()
     for file in root.rglob("*"):
-        # Files that others include have no suffix.
+        # Included files have no suffix.
         if file.suffix not in ("", ".yaml", ".yml") or not file.is_file():
             continue
         text = file.read_bytes()
@@ -38,17 +61,9 @@ def read_names(root: Path) -> tuple[set[str], set[str]]:
     return named, named | possible
 
 
-# What is to be measured, as the command line says it and as it crosses to the worker.
-FRAMES = ("auto", "template", "plain")
-PLAIN = "plain text"
-"""How results call a prompt without a template; one may itself be called plain."""
-EXTRA = 'pip install "minisheep[eval]"'
-"""What brings the harness."""
-
-
 @dataclass(frozen=True, slots=True)
 class EvalSpec:
-    """One call of ``minisheep eval``. Either `run` (a folder) or `model` (a name or a file) is set."""
+    """One call of ``minisheep eval``, as it crosses to the worker. Either `run` or `model` (name or file) is set."""
 
     out: str
     """Folder of the results."""
@@ -58,15 +73,15 @@ class EvalSpec:
     rounds: tuple[int, ...] = (0,)
     """0 is the base model."""
     data: dict[str, str] = field(default_factory=dict)
-    """By task, a file of JSON lines in place of its dataset."""
+    """By task, a file of JSON lines that replaces its dataset."""
     limit: int = 0
     """Items of each task; 0 means all."""
     shots: int | None = None
-    """Examples shown in each prompt; None means as the task says."""
+    """Examples shown in each prompt; None means the task's own number."""
     max_tokens: int = 0
-    """New tokens of an answer at most; 0 means as the task says."""
+    """Most new tokens of an answer; 0 means the task's own limit."""
     frame: str = "auto"
-    """auto: a run's template for all of its rounds; of a lone model, its template if it is an instruct model."""
+    """auto: the template, for a run and for an instruct model; plain text for a base model alone."""
     template: str = "auto"
     allow_code: bool = False
     offline: bool = False
@@ -76,7 +91,7 @@ class EvalSpec:
     threads: int = 0
 
     def to_job(self) -> dict[str, Any]:
-        """The job of `desk.do`."""
+        """The job of `worker.do`."""
         return {"phase": "eval", **dataclasses.asdict(self)}
 
     @classmethod
@@ -85,20 +100,13 @@ class EvalSpec:
         return cls(**{**given, "tasks": tuple(given["tasks"]), "rounds": tuple(given["rounds"])})
 
 
-FEWSHOT_SEED = 1234
-"""The harness's own, so that the same examples are shown."""
-
-_NO_GREEDY = frozenset({"squadv2"})
-"""Python tasks that ask for likelihoods and not whether they are greedy."""
-
-
 def load(
     name: str, spec: EvalSpec, rows: Sequence[Mapping[str, Any]] | None, on_progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The tasks of a name (several for a group or a tag) by their own names, ready to be asked.
+    """The tasks of a name (several for a group or a tag), by their own names, ready to use.
 
-    Raises `errors.UsageError` for a name that there is none of, a task that runs code without leave, or rows that do
-    not fit it, and `errors.DownloadError` for a dataset that is not here and cannot be fetched.
+    Raises `errors.UsageError` for an unknown name, a task that runs code if that is not allowed, and rows that do not
+    fit, and `errors.DownloadError` for a dataset that is missing and cannot be fetched.
     """
     manager = _manager(name, on_progress)
     config = manager.task_index[name].cfg or {}
@@ -110,14 +118,17 @@ def load(
         if getattr(task, "UNSAFE_CODE", False) and not spec.allow_code:
             raise refusal(f"The task {leaf}")
         if getattr(task, "MULTIMODAL", False):
-            raise UsageError(f"The task {leaf} shows pictures or sound, and llama.cpp is given text here.")
+            raise UsageError(
+                f"The task {leaf} shows pictures or sound, but minisheep gives llama.cpp only text.",
+                "Choose another task.",
+            )
         _set_shots(leaf, task, spec.shots, from_file=rows is not None, on_progress=on_progress)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return loaded
 
 
 def asks_greedy(name: str, task: Any) -> bool:
-    """Whether a task's scores depend on a continuation being the greedy one."""
+    """Whether a task's scores depend on whether a continuation is the greedy one."""
     from lm_eval.api.task import ConfigurableTask
 
     if type(task) is not ConfigurableTask:
@@ -127,7 +138,7 @@ def asks_greedy(name: str, task: Any) -> bool:
 
 
 def _manager(name: str, on_progress: Callable[[str], None]) -> Any:
-    """A task manager that knows `name`; it parses all of the harness's files only for a name that has no own folder."""
+    """A task manager that knows `name`. It parses all of the harness's files only if the name has no own folder."""
     try:
         import lm_eval.tasks
         from lm_eval.tasks import TaskManager
@@ -149,13 +160,13 @@ def _manager(name: str, on_progress: Callable[[str], None]) -> Any:
     near = ", ".join(difflib.get_close_matches(name, sorted(named), n=3))
     raise UsageError(
         f"The harness has no task {name[:100]!r}.{f' Nearest: {near}.' if near else ''}",
-        "Names are those of lm-evaluation-harness: ifeval, triviaqa, squadv2, humaneval, mbpp and others.",
+        "Use a name of lm-evaluation-harness: ifeval, triviaqa, squadv2, humaneval, mbpp and others.",
     )
 
 
 @contextmanager
 def _one_line(name: str, config: Mapping[str, Any], *, from_file: bool) -> Iterator[None]:
-    """Whatever loading a task raises, as one line."""
+    """Turns whatever loading a task raises into one line."""
     try:
         yield
     except MinisheepError:
@@ -163,33 +174,29 @@ def _one_line(name: str, config: Mapping[str, Any], *, from_file: bool) -> Itera
     except ImportError as error:
         raise UsageError(f"The task {name} needs a package that is missing: {error}.", EXTRA) from None
     except Exception as error:
-        told = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         if from_file:
-            raise UsageError(f"--data does not fit the task {name}: {type(error).__name__}: {told}.") from None
+            raise UsageError(f"--data does not fit the task {name}: {type(error).__name__}: {reason}.") from None
         source = f" ({config['dataset_path']})" if config.get("dataset_path") else ""
-        if _is_missing(error):
+        from datasets.exceptions import DatasetsError
+
+        # The clients raise many classes, most of them OSErrors.
+        offline = "Couldn't find cache" in str(error) or "huggingface_hub" in type(error).__module__
+        if offline or isinstance(error, OSError | DatasetsError):
             raise DownloadError(
-                f"The data of {name}{source} is not on this machine and cannot be fetched: {told}.",
-                "Give its rows as JSON lines with --data FILE, or the same command once where there is a network.",
+                f"The data of {name}{source} is not on this machine and cannot be fetched: {reason}.",
+                "Give its rows as JSON lines with --data FILE, or run the same command once with a network.",
             ) from None
         raise UsageError(
-            f"The task {name} cannot be loaded: {type(error).__name__}: {told}.", "Choose another task."
+            f"The task {name} cannot be loaded: {type(error).__name__}: {reason}.", "Choose another task."
         ) from None
-
-
-def _is_missing(error: Exception) -> bool:
-    """Whether a dataset could not be had: the clients raise many classes, most of them errors of the system."""
-    from datasets.exceptions import DatasetsError
-
-    offline = "Couldn't find cache" in str(error)
-    return isinstance(error, OSError | DatasetsError) or offline or "huggingface_hub" in type(error).__module__
 
 
 @contextmanager
 def _local(name: str, rows: Sequence[Mapping[str, Any]] | None) -> Iterator[None]:
-    """Every split of a task's dataset is `rows`; None leaves it alone.
+    """Make `rows` every split of a task's dataset; None changes nothing.
 
-    By the method that all tasks fetch their data with, since tasks written in Python do not look at a configuration.
+    This replaces the method by which all tasks fetch data, since tasks written in Python ignore a configuration.
     """
     if rows is None:
         yield
@@ -217,13 +224,15 @@ def _local(name: str, rows: Sequence[Mapping[str, Any]] | None) -> Iterator[None
     finally:
         ConfigurableTask.download = before
     if not used:
-        raise UsageError(f"The task {name} gets its data in a way of its own, so --data cannot replace it.")
+        raise UsageError(
+            f"The task {name} fetches its data in its own way, so --data cannot replace it.", "Leave --data out."
+        )
 
 
 def _set_shots(leaf: str, task: Any, shots: int | None, *, from_file: bool, on_progress: Callable[[str], None]) -> None:
     own = task.get_config("num_fewshot")
     if shots is not None and own == 0 and shots:
-        on_progress(f"{leaf} is asked without examples, whatever --shots says: its authors fixed that.")
+        on_progress(f"{leaf} shows no examples and ignores --shots, since its authors fixed that.")
     elif shots is not None:
         task.set_config(key="num_fewshot", value=shots)
     elif own is None:
@@ -231,41 +240,33 @@ def _set_shots(leaf: str, task: Any, shots: int | None, *, from_file: bool, on_p
     shown = task.get_config("num_fewshot")
     if from_file and shown and getattr(task.fewshot_cfg, "samples", None) is None:
         raise UsageError(
-            f"{leaf} shows {shown} examples of another split, and --data has only the rows that are asked.",
+            f"{leaf} shows {shown} examples from another split, but --data holds only the rows to ask.",
             "Give --shots 0.",
         )
 
 
-# Rows of a task from a file of JSON lines, in the format of the task's own dataset.
-FIELDS: dict[str, tuple[str, ...]] = {
-    "ifeval": ("key", "prompt", "instruction_id_list", "kwargs"),
-    "triviaqa": ("question", "answer.aliases"),
-    "squadv2": ("id", "title", "context", "question", "answers.text"),
-    "humaneval": ("task_id", "prompt", "test", "entry_point"),
-    "mbpp": ("task_id", "text", "test_list"),
-}
-"""What a row must have. Other tasks find out for themselves what a row lacks."""
-
-_LEAST = {"answer.aliases": 1, "test_list": 3}
-"""Lists that need so many entries."""
-
-
 def read_rows(path: Path, task: str) -> list[dict[str, Any]]:
-    """The rows of a file, in its order. Raises `errors.UsageError` naming the file and the line."""
+    """The rows of a file of JSON lines, in the format of the task's own dataset.
+
+    Raises `errors.UsageError` with the file and the line.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"--data {path} cannot be read: {error.strerror}.", "Give a file of JSON lines.") from None
     except UnicodeDecodeError:
         raise UsageError(f"--data {path} is not UTF-8 text.", "Give a file of JSON lines.") from None
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            rows.append(_row(f"--data {path}, line {number},", task, line))
+    lines = enumerate(text.split("\n"), 1)
+    rows = [_row(f"--data {path}, line {number},", task, line) for number, line in lines if line.strip()]
     if not rows:
-        raise UsageError(f"--data {path} holds no row.", _fix(task))
+        raise UsageError(f"--data {path} holds no rows.", _fix(task))
     if task == "ifeval":
-        _check_ifeval(path)
+        from minisheep.rules.seed_tasks import load_items
+
+        try:
+            load_items(str(path))
+        except ConfigError as error:
+            raise UsageError(f"--data {error.message}", error.fix) from None
     return rows
 
 
@@ -277,35 +278,25 @@ def _row(where: str, task: str, line: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UsageError(f"{where} is not a JSON object.", _fix(task))
     for name in FIELDS.get(task, ()):
-        found: Any = row
+        value: Any = row
         for part in name.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        if found is None or (name in _LEAST and not (isinstance(found, list) and len(found) >= _LEAST[name])):
-            raise UsageError(f"{where} is no row of {task}: {name} is missing or too short.", _fix(task))
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is None or (name in _LEAST and not (isinstance(value, list) and len(value) >= _LEAST[name])):
+            raise UsageError(f"{where} is not a row of {task}: {name} is missing or too short.", _fix(task))
     return row
-
-
-def _check_ifeval(path: Path) -> None:
-    from minisheep.rules.seed_tasks import load_items
-
-    try:
-        load_items(str(path))
-    except ConfigError as error:
-        raise UsageError(f"--data {error.message}", error.fix) from None
 
 
 def _fix(task: str) -> str:
     fields = ", ".join(FIELDS.get(task, ()))
-    return f"One JSON object a line, {f'with {fields}' if fields else f'as in the dataset of {task}'}."
-
-
-# Whether the hub may be asked, decided before any of its libraries is imported: they read their environment then.
-SECONDS = 6
-"""Within which the hub must answer, a slow resolver included."""
+    return f"Write one JSON object per line, {f'with {fields}' if fields else f'as in the dataset of {task}'}."
 
 
 def settle(*, offline: bool) -> bool:
-    """Set the environment of this process, and tell whether it is offline: asked for, as set already, or found."""
+    """Decide whether this process uses the network, set its environment accordingly, and return whether it is offline.
+
+    It is offline by request, by the environment, or because the hub gives no answer. Call this before any of the hub's
+    libraries is imported, since they read their environment then.
+    """
     for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
         os.environ.setdefault(name, "10")
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
@@ -315,14 +306,14 @@ def settle(*, offline: bool) -> bool:
             os.environ[name] = "1"
         from huggingface_hub import constants
 
-        # Should somebody have imported it already.
+        # In case it was imported already.
         constants.HF_HUB_OFFLINE = True
         return True
     return False
 
 
 def reachable(seconds: float = SECONDS) -> bool:
-    """Whether the hub gives any answer at all, through a proxy where one is set."""
+    """Whether the hub gives any answer, through a proxy if one is set."""
     from huggingface_hub.constants import ENDPOINT
 
     answered = threading.Event()
@@ -339,7 +330,7 @@ def reachable(seconds: float = SECONDS) -> bool:
             return
         answered.set()
 
-    # In a thread, since no timeout covers the look-up of the name.
+    # In a thread, since no timeout covers the DNS lookup.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(seconds)

@@ -1,4 +1,4 @@
-"""The worker's part: loads the tasks, asks the model round by round, and stores one result for each task and round."""
+"""The worker's part of an evaluation: loads tasks, asks the model, stores one result for each task and round."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import config, prepare
-from minisheep.config import Settings
 from minisheep.engines.base import Engine
 from minisheep.errors import MinisheepError, ModelFileError, Stopped, UsageError
 from minisheep.evals import eval_run, scores, tasks
-from minisheep.evals.engine_lm import Asker, Stats
+from minisheep.evals.code import own_metrics
 from minisheep.evals.tasks import PLAIN, EvalSpec
 from minisheep.machine import system
 from minisheep.models.prepared import PreparedModel
@@ -27,16 +26,30 @@ from minisheep.rules.identity import six_decimals
 from minisheep.rules.templates import Template
 from minisheep.run import events
 from minisheep.run.events import Emit, EngineReady, Note, PhaseFinished, PhaseStarted, Progress, TaskMeasured
+from minisheep.run.files import write_json
 from minisheep.run.folder import RunFolder
 from minisheep.workspace import open_engine
 
+PACKAGES = ("minisheep", "lm_eval", "datasets", "llama-cpp-python", "langdetect", "nltk")
+SEEDS = (0, 1234)
+"""Of `random` and numpy, as the harness sets them."""
 
-# What is measured: one model and the adapters of its rounds, on one engine.
+
+def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
+    """Do a job of `EvalSpec.to_job`."""
+    spec = EvalSpec.from_job(job)
+    subject = ModelUnderTest(spec, emit)
+    try:
+        _measure_all(spec, subject, emit, should_stop)
+    finally:
+        subject.close()
+
+
 class ModelUnderTest:
-    """A run's model, or a lone one, fetched and checked. The engine is loaded when it is first asked for."""
+    """A run's model with the adapters of its rounds, or a lone model. The engine is loaded on first use."""
 
     def __init__(self, spec: EvalSpec, emit: Emit) -> None:
-        """Raises `errors.MinisheepError` for a model that cannot be had."""
+        """Raises `errors.MinisheepError` if the model is missing and cannot be fetched."""
         self._spec = spec
         self._folder = RunFolder(Path(spec.run)) if spec.run else None
         self._engine: Engine | None = None
@@ -51,14 +64,14 @@ class ModelUnderTest:
 
     @property
     def template(self) -> Template | None:
-        """The frame of every round: the same for all, so that a difference is the adapter's. None for plain text."""
+        """The same for every round, so that a difference comes from the adapter; None for plain text."""
         frame = self._spec.frame
         if frame == "auto":
             frame = "template" if self._folder is not None or self.model.kind == "instruct" else "plain"
         return self.model.template if frame == "template" else None
 
     def identity(self, task: str, round: int, data: str) -> dict[str, Any]:
-        """Everything that a result depends on; `data` is the digest of a file, or empty."""
+        """Everything that a result depends on; `data` is the digest of a file of rows, or empty."""
         adapter = self.adapter(round)
         return {
             "task": task,
@@ -75,20 +88,22 @@ class ModelUnderTest:
         }
 
     def adapter(self, round: int) -> Path | None:
-        """Raises `errors.ModelFileError` where a round's adapter is gone."""
+        """Raises `errors.ModelFileError` if a round's adapter is gone."""
         if round == 0 or self._folder is None:
             return None
-        found = self._folder.round(round).adapter_gguf
-        if not found.exists():
-            raise ModelFileError(f"{found} is missing, so round {round} cannot be measured.", "Choose another --round.")
-        return found
+        path = self._folder.round(round).adapter_gguf
+        if not path.exists():
+            raise ModelFileError(f"{path} is missing, so round {round} cannot be measured.", "Choose another --round.")
+        return path
 
     def engine(self, round: int, emit: Emit) -> Engine:
         """The engine with a round's adapter hot-loaded; 0 is the bare model."""
         adapter = self.adapter(round)
         if self._engine is None:
             self._engine = open_engine(self.settings, self.model.inference_gguf)
-            emit(EngineReady(self._engine.info.backend, f"{self._engine.info.description}, {self._slots()}"))
+            info = self._engine.info
+            text = f"{info.description}, {info.slots} sequences of {info.context} tokens"
+            emit(EngineReady(info.backend, text))
         self._engine.set_adapter(adapter)
         return self._engine
 
@@ -97,12 +112,8 @@ class ModelUnderTest:
             self._engine.close()
             self._engine = None
 
-    def _slots(self) -> str:
-        assert self._engine is not None
-        return f"{self._engine.info.slots} sequences of {self._engine.info.context} tokens"
-
-    def _with_machine(self, settings: Settings) -> Settings:
-        """A run's context may be too small for a task's prompt and answer, so it counts only where it is larger."""
+    def _with_machine(self, settings: config.Settings) -> config.Settings:
+        """Settings with those of the request. A run's context may be too small for a task, so the larger one counts."""
         given = {
             "context": max(settings.context, self._spec.context),
             "slots": self._spec.slots or settings.slots,
@@ -111,22 +122,15 @@ class ModelUnderTest:
         return settings.model_copy(update=given)
 
 
-# One task on one round: the harness asks through our engine, and its samples become a stored result.
-PACKAGES = ("minisheep", "lm_eval", "datasets", "llama-cpp-python", "langdetect", "nltk")
-SEEDS = (0, 1234)
-"""Of `random` and numpy, as the harness sets them."""
-
-
 @dataclass(frozen=True, slots=True)
 class EvalPlan:
-    """A task that is loaded, and what is left of it."""
+    """A loaded task, and the rounds still to measure."""
 
     name: str
     task: Any
     data: str
-    """Digest of the rows that replace its dataset, or empty."""
+    """Digest of the file that replaces its dataset, or empty."""
     file: str
-    """Where they come from."""
     decided_by: str
     rounds: list[int]
 
@@ -134,9 +138,10 @@ class EvalPlan:
 def measure(
     spec: EvalSpec, subject: ModelUnderTest, plan: EvalPlan, round: int, emit: Emit, should_stop: Callable[[], bool]
 ) -> None:
-    """Ask one task of one round (0 is the base model) and store the result.
+    """Measure one task on one round (0 is the base model) and store the result.
 
-    Raises `errors.UsageError` for rows that do not fit the task, `errors.Stopped`, and what the engine raises.
+    The harness asks through our engine. Raises `errors.UsageError` for rows that do not fit the task, `errors.Stopped`,
+    and what the engine raises.
     """
     leaf = plan.name
     emit(PhaseStarted(round, leaf, unit="requests"))
@@ -145,12 +150,16 @@ def measure(
     def on_progress(done: int, total: int, what: str) -> None:
         events.point("eval")
         if should_stop():
-            raise Stopped("Stopped. What was measured before is stored.")
+            raise Stopped("Stopped. The results so far are stored.")
         emit(Progress(round, leaf, done, total, what))
 
+    # Imported here: it needs lm_eval, which may be missing, and which must not come before `tasks.settle`.
+    from minisheep.evals.engine_lm import Asker, EngineLM
+
     asker = Asker(subject.engine(round, emit), subject.template, spec.max_tokens, subject.settings.seed, on_progress)
-    found = _ask(spec, plan, asker)
-    entries = scores.items(found["samples"][leaf])
+    lm = EngineLM(asker, greedy=tasks.asks_greedy(plan.name, plan.task))
+    harness = _evaluate(spec, plan, lm, chat=subject.template is not None)
+    entries = scores.items(harness["samples"][leaf])
     settings = subject.identity(leaf, round, plan.data)
     result = {
         "task": leaf,
@@ -164,19 +173,19 @@ def measure(
         },
         "decided_by": plan.decided_by,
         "data_file": plan.file,
-        "task_version": str(found["versions"].get(leaf, "")),
-        "shots": found["n-shot"].get(leaf),
+        "task_version": str(harness["versions"].get(leaf, "")),
+        "shots": harness["n-shot"].get(leaf),
         "items": len(entries),
-        "metrics": _metrics(entries, scores.values(found["results"][leaf])),
-        "higher_is_better": {k: v for k, v in found["higher_is_better"].get(leaf, {}).items() if isinstance(k, str)},
-        "answers": _answers(asker.stats),
+        "metrics": _metrics(entries, scores.values(harness["results"][leaf])),
+        "higher_is_better": {k: v for k, v in harness["higher_is_better"].get(leaf, {}).items() if isinstance(k, str)},
+        "answers": asker.stats.to_dict(),
         "versions": system.versions(PACKAGES),
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round_to(time.monotonic() - begun),
         "by_item": entries,
     }
     file = eval_run.path(Path(spec.out), leaf, round, settings)
-    eval_run.write(file, result)
+    write_json(file, result)
     if asker.stats.cut:
         emit(Note(f"{leaf}: {asker.stats.cut} prompt(s) did not fit the context and lost their beginning.", "warning"))
     counts: dict[str, float] = {"items": len(entries), "new_tokens": asker.stats.tokens}
@@ -184,23 +193,20 @@ def measure(
     emit(TaskMeasured(round, leaf, str(file)))
 
 
-def _ask(spec: EvalSpec, plan: EvalPlan, asker: Asker) -> Any:
+def _evaluate(spec: EvalSpec, plan: EvalPlan, lm: Any, *, chat: bool) -> Any:
     """The harness's own results, with every sample."""
     import numpy as np
     from lm_eval.evaluator import evaluate
-
-    from minisheep.evals import tasks
-    from minisheep.evals.engine_lm import EngineLM
 
     random.seed(SEEDS[0])
     np.random.seed(SEEDS[1])
     try:
         return evaluate(
-            lm=EngineLM(asker, greedy=tasks.asks_greedy(plan.name, plan.task)),
+            lm=lm,
             task_dict={"tasks": {plan.name: plan.task}},
             limit=spec.limit or None,
             bootstrap_iters=0,
-            apply_chat_template=asker.template is not None,
+            apply_chat_template=chat,
             confirm_run_unsafe_code=spec.allow_code,
         )
     except (MinisheepError, OSError, MemoryError):
@@ -209,69 +215,40 @@ def _ask(spec: EvalSpec, plan: EvalPlan, asker: Asker) -> Any:
         if not plan.data:
             raise
         traceback.print_exc()
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UsageError(f"--data does not fit the task {plan.name}: {told}.") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UsageError(f"--data does not fit the task {plan.name}: {reason}.") from error
 
 
 def _metrics(entries: Sequence[Mapping[str, Any]], whole: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
-    """The harness's value of each metric, with an interval where its items make it up."""
+    """The harness's value of each metric, with an interval if the items give that value."""
     from minisheep.metrics.stats import ratio_interval
 
-    found: dict[str, dict[str, float | None]] = {}
+    metrics: dict[str, dict[str, float | None]] = {}
     for metric, value in whole.items():
         pairs = list(scores.pairs_of(entries, metric).values())
         low = high = None
         if scores.agrees(metric, pairs, value):
             _, low, high = (round_to(number) for number in ratio_interval(pairs, whole=scores.whole(metric)))
-        found[metric] = {"value": round_to(value), "low": low, "high": high}
-    return found
-
-
-def _answers(stats: Stats) -> dict[str, float | None]:
-    """How the answers went; empty for a task that asks for likelihoods alone."""
-    if not stats.completions:
-        return {}
-    return {
-        "count": stats.completions,
-        "ended": round_to(stats.ended / stats.completions),
-        "new_tokens": stats.tokens,
-        "tokens_per_second": round_to(stats.tokens / stats.seconds) if stats.seconds else 0.0,
-        "prompts_cut": stats.cut,
-    }
+        metrics[metric] = {"value": round_to(value), "low": low, "high": high}
+    return metrics
 
 
 def round_to(number: float) -> float | None:
-    """As it is stored; None for what is no number, such as the mean of nothing."""
+    """As stored; None for infinity and NaN, such as the mean of nothing."""
     return six_decimals(float(number)) if math.isfinite(number) else None
 
 
-def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
-    """Do the one kind of job that `Spec.to_job` makes, in a worker."""
-    spec = EvalSpec.from_job(job)
-    subject = ModelUnderTest(spec, emit)
-    try:
-        _all(spec, subject, emit, should_stop)
-    finally:
-        subject.close()
-
-
-def _all(spec: EvalSpec, subject: ModelUnderTest, emit: Emit, should_stop: Callable[[], bool]) -> None:
+def _measure_all(spec: EvalSpec, subject: ModelUnderTest, emit: Emit, should_stop: Callable[[], bool]) -> None:
     digests = {task: hashlib.sha256(Path(file).read_bytes()).hexdigest() for task, file in spec.data.items()}
-    waiting = {
-        name: left
-        for name in spec.tasks
-        if (left := _left(spec, subject, name, digests.get(name, ""), spec.rounds, emit))
-    }
+    waiting = {name: left for name in spec.tasks if (left := _left(spec, subject, name, digests.get(name, ""), emit))}
     if not waiting:
         return
     if tasks.settle(offline=spec.offline or all(name in spec.data for name in waiting)):
         local = [name for name in waiting if name not in spec.data]
         if local:
-            emit(Note(f"No network is used: {', '.join(local)} must be in the cache of the hub's client."))
-    # The harness and its libraries tell much; what matters is raised.
+            emit(Note(f"Working without the network: {', '.join(local)} must be in the cache of the hub's client."))
+    # The harness and its libraries log a lot; what matters is raised.
     logging.disable(logging.WARNING)
-    from minisheep.evals.code import own_metrics
-
     with own_metrics(allow_code=spec.allow_code):
         plans = _plans(spec, subject, waiting, digests, emit)
         for round in spec.rounds:
@@ -280,12 +257,10 @@ def _all(spec: EvalSpec, subject: ModelUnderTest, emit: Emit, should_stop: Calla
                     measure(spec, subject, plan, round, emit, should_stop)
 
 
-def _left(
-    spec: EvalSpec, subject: ModelUnderTest, task: str, data: str, rounds: Sequence[int], emit: Emit
-) -> list[int]:
-    """The rounds that a task is still to be measured on; what is stored is told."""
+def _left(spec: EvalSpec, subject: ModelUnderTest, task: str, data: str, emit: Emit) -> list[int]:
+    """The rounds on which a task is not measured yet; emits an event for each stored result."""
     left = []
-    for round in rounds:
+    for round in spec.rounds:
         settings = subject.identity(task, round, data)
         file = eval_run.path(Path(spec.out), task, round, settings)
         if not spec.again and eval_run.read(file, settings) is not None:
@@ -298,8 +273,7 @@ def _left(
 def _plans(
     spec: EvalSpec, subject: ModelUnderTest, waiting: Mapping[str, list[int]], digests: Mapping[str, str], emit: Emit
 ) -> list[EvalPlan]:
-    """Every task is loaded before the first is asked, so that a mistake shows at once."""
-    from minisheep.evals import scores, tasks
+    """Loads every task before the first is measured, so that a mistake shows at once."""
 
     def on_progress(text: str) -> None:
         emit(Note(text))
@@ -308,12 +282,12 @@ def _plans(
     scores.no_downloads()
     plans = []
     for name, left in waiting.items():
-        given = tasks.read_rows(Path(spec.data[name]), name) if name in spec.data else None
+        rows = tasks.read_rows(Path(spec.data[name]), name) if name in spec.data else None
         data = digests.get(name, "")
-        for leaf, task in tasks.load(name, spec, given, on_progress).items():
+        for leaf, task in tasks.load(name, spec, rows, on_progress).items():
             decided_by = scores.choose(task) if leaf == "ifeval" else scores.THEIRS
             if leaf == "ifeval":
                 on_progress(f"ifeval is decided by {decided_by}.")
-            rounds = left if leaf == name else _left(spec, subject, leaf, data, spec.rounds, emit)
+            rounds = left if leaf == name else _left(spec, subject, leaf, data, emit)
             plans.append(EvalPlan(leaf, task, data, spec.data.get(name, ""), decided_by, rounds))
     return plans

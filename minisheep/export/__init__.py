@@ -1,9 +1,10 @@
-"""A round of a run as something that other programs use, checked before it appears.
+"""A trained round as files that other programs use, checked before they appear.
 
-choose.py   which round, which folder          spec.py      what crosses to the worker
-session.py  the parent's part                  desk.py      the worker's: makes, then checks
-merge.py    base GGUF + adapter -> GGUF        weights.py   base safetensors + adapter -> safetensors
-families.py, modelfile.py, jinja.py            the trained frame in the words of other programs
-prompts.py, llama.py, forced.py                what run and export are asked
-check.py    what that must show; pure          cards.py, licences.py, push.py   for the hub
+export_choice.py   which round, which folder, and what crosses to the worker
+exporting.py       the parent's part: starts the worker, writes cards, names the folder
+worker.py          makes the files and checks them
+export_checks.py   what run and export are asked, and what must come out
+ollama.py          Modelfiles, and chat templates made from the trained template
+model_cards.py     cards for the hub, and the upload
+handoff_files.py   a round's training as files for Axolotl and LLaMA-Factory
 """

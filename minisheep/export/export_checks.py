@@ -1,29 +1,29 @@
-"""What an export must show before it appears; decisions on numbers alone. Pure.
+"""What an export must show before it appears: asks run and export the same prompts, and compares what they answer.
 
-Four things go wrong in exports and are not seen until somebody talks to the model: another prompt than the trained one,
-an end token that nothing ends at, an adapter that was lost, and a quantisation that spoils the model. Each has a check:
+Four faults of exports go unnoticed until somebody talks to the model: a prompt other than the trained one, an end token
+that ends nothing, a lost adapter, and a quantisation that ruins the model. Each has a check:
 
 - prompts: the exported template and tokenizer give the token ids that the run's engine was given.
-- end: the end token is one token, and the exported file calls it an end.
+- end: the end token is one token, and the exported file marks it as an end.
 - merge: the merged tensors differ from the base's by the adapter and nothing else (`formats.merge.differences`).
-- agreement: the export finds the run's own greedy answers as likely as the run did, and begins its own alike.
-- ends: of the answers that the run ended by itself, at least 95 % end in the export too, which is given twice the
-  tokens, since another rounding makes other words. Answers that the run itself did not end are not held against it: a
-  small model with a short budget leaves many. One exception is allowed where there are few.
+- agreement: the export finds the run's own greedy answers as likely as the run did, and its own answers begin alike.
+- ends: of the answers that the run ended by itself, at least 95 % end in the export too. The export may use twice the
+  tokens, since different rounding gives different words. Answers that the run did not end do not count: a small model
+  with a short budget leaves many. With few answers, one exception is allowed.
 
-Agreement is decided on likelihoods because long greedy texts part at the first rounding and never meet again; the
-limits were measured, see `LIMITS`.
+Agreement compares likelihoods because long greedy texts diverge at the first difference in rounding. The limits were
+measured, see `LIMITS`. The checks themselves are pure; what asks the models runs in a worker.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from minisheep.config import Settings
 from minisheep.engines.base import Completion, GenerateRequest, LoglikRequest, Sampling
@@ -41,10 +41,20 @@ from minisheep.stages.evaluate import held_out
 ENDS = 0.95
 """Share of the run's ended answers that must end in the export."""
 MERGE = 0.5
-"""Most of the adapter that may be missing from, or too much in, a merged tensor: rounding alone gives up to a tenth."""
-SEAMS = 2
-"""Places where a tokenizer may join a label of plain words with the user's text: before it and after it."""
-SEAM_TOKENS = 4
+"""Largest share of the adapter by which a merged tensor may be off; rounding alone gives up to a tenth."""
+BORDERS = 2
+"""A tokenizer may join a plain-text label with the user's text in two places: before it and after it."""
+BORDER_TOKENS = 4
+SLACK = 2
+"""The export may take this many times the run's tokens to end."""
+CONTEXT = 2048
+TOP_K = Sampling().top_k
+"""With which the run samples its answers."""
+MODELFILE = "Modelfile"
+CHAT_TEMPLATE = "chat_template.jinja"
+
+OnProgress = Callable[[int, int], None]
+"""Hears how many steps are done, and how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +62,15 @@ class ExportCheck:
     name: str
     passed: bool
     text: str
-    """What was found, with the numbers."""
+    """The result, with its numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
     nll: float
-    """Most nats per token that the run's own answers may be less likely, on the mean."""
+    """Nats per token by which the run's own answers may be less likely, on average."""
     begins: float
-    """Least share of answers whose first word is the run's."""
+    """Smallest share of answers that must begin with the run's first word."""
 
 
 EXACT = Limit(0.02, 0.8)
@@ -80,122 +90,112 @@ and 75 %; in a frame of plain words: +1.15 and 20 %. The other limits are set ar
 
 
 def widest(*formats: str) -> str:
-    """Of these formats the one that may lose most: where both sides are quantised, each in its own way."""
+    """The format with the widest limit, for two sides that are quantised differently."""
     known = [format if format in LIMITS else "Q3_K_M" for format in formats]
     return max(known, key=lambda format: LIMITS[format].nll)
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedPrompt:
-    """One prompt on both sides. The run's answer is greedy."""
+    """One prompt on both sides."""
 
     tokens: int
-    """Of the run's answer, its end token included where it ended."""
+    """Of the run's greedy answer, including its end token if it ended."""
     run_nll: float
-    """Summed over them, in nats; so is the next."""
+    """Summed over these tokens, in nats."""
     export_nll: float
     run_ended: bool
     export_ended: bool
     same_begin: bool
-    """Whether the first words of both greedy answers are the same."""
+    """Whether both greedy answers have the same first word."""
 
 
 def prompts(
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, words: bool, piece: Callable[[int], bytes]
 ) -> ExportCheck:
-    """Token ids of the run and of the export for each prompt. With `words` the labels are plain text: a program that
-    tokenises the rendered text as a whole joins them with the user's words, so the ids may differ at the two seams."""
+    """Compares the token ids of run and export for each prompt.
+
+    With `words` the labels are plain text. A program that tokenises the rendered text as a whole joins them with the
+    user's words, so the ids may differ at the two borders.
+    """
     same = sum(list(run) == list(export) for run, export in pairs)
-    seams = sum(list(run) != list(export) and words and _differ_at_seams(run, export, piece) for run, export in pairs)
+    joined = sum(
+        list(run) != list(export) and words and _differ_at_borders(run, export, piece) for run, export in pairs
+    )
     text = f"{same} of {len(pairs)} prompts have the run's token ids"
-    if seams:
-        text += f", {seams} the same text cut otherwise where the frame's plain words meet the user's"
-    return ExportCheck("prompts", bool(pairs) and same + seams == len(pairs), text)
+    if joined:
+        text += f", {joined} have the same text, split differently where the template's plain words meet the user's"
+    return ExportCheck("prompts", bool(pairs) and same + joined == len(pairs), text)
 
 
 def end(tokens: Sequence[int], known: bool, text: str) -> ExportCheck:
-    """The end of an answer as the export's tokenizer has it, and whether the exported file calls it an end."""
-    said = f"{text!r} is {len(tokens)} token(s), " + ("an end" if known else "no end") + " by the exported file"
-    return ExportCheck("end token", len(tokens) == 1 and known, said)
+    """Whether the end of an answer is one token, and `known` to the exported file as an end."""
+    marked = "marks it as an end" if known else "does not mark it as an end"
+    return ExportCheck(
+        "end token", len(tokens) == 1 and known, f"{text!r} is {len(tokens)} token(s), and the exported file {marked}"
+    )
 
 
 def merge(differences: Mapping[str, float]) -> ExportCheck:
-    """See `formats.merge.differences`; by tensor."""
+    """`differences` are those of `formats.merge.differences`, by tensor."""
     worst = max(differences, key=lambda name: differences[name], default="")
     if not worst:
         return ExportCheck("merge", False, "the adapter changed nothing")
-    off = f"{differences[worst]:.1%} of it"
-    text = f"{len(differences)} tensors hold base + adapter; the farthest, {worst}, is off by {off}"
+    off = f"{differences[worst]:.1%} of the adapter"
+    text = f"{len(differences)} tensors hold base + adapter; the worst, {worst}, is off by {off}"
     return ExportCheck("merge", differences[worst] <= MERGE, text)
 
 
-def agreement(asked: Sequence[ComparedPrompt], format: str) -> ExportCheck:
-    """Whether run and export agree on the run's greedy answers, within what a format of `LIMITS` loses."""
+def agreement(prompts: Sequence[ComparedPrompt], format: str) -> ExportCheck:
+    """Whether run and export agree on the run's greedy answers, within the limit of a format."""
     limit = LIMITS[format]
-    tokens = sum(a.tokens for a in asked)
+    tokens = sum(p.tokens for p in prompts)
     if not tokens:
-        return ExportCheck("agreement", False, "the run answered no prompt with a word")
-    rise = sum(a.export_nll - a.run_nll for a in asked) / tokens
-    begins = sum(a.same_begin for a in asked) / len(asked)
+        return ExportCheck("agreement", False, "the run answered every prompt with nothing")
+    rise = sum(p.export_nll - p.run_nll for p in prompts) / tokens
+    begins = sum(p.same_begin for p in prompts) / len(prompts)
     text = (
-        f"the run's {len(asked)} greedy answers are {rise:+.4f} nats a token less likely (limit {limit.nll:g}),"
+        f"the run's {len(prompts)} greedy answers are {rise:+.4f} nats per token less likely (limit {limit.nll:g}),"
         f" {begins:.0%} of answers begin alike (at least {limit.begins:.0%})"
     )
     return ExportCheck("agreement", rise <= limit.nll and begins >= limit.begins, text)
 
 
-def ends(asked: Sequence[ComparedPrompt]) -> ExportCheck:
-    """Whether the export ends where the run did."""
-    ended = [a for a in asked if a.run_ended]
-    both = sum(a.export_ended for a in ended)
+def ends(prompts: Sequence[ComparedPrompt]) -> ExportCheck:
+    """Whether the export ends its answers by itself where the run did."""
+    ended = [p for p in prompts if p.run_ended]
+    both = sum(p.export_ended for p in ended)
     allowed = max(1, int((1 - ENDS) * len(ended)))
-    text = f"{both} of the {len(ended)} answers that the run ended by itself end by themselves"
+    text = f"{both} of the {len(ended)} answers that the run ended by itself end in the export too"
     if len(ended) < 2:
-        # Nothing to count: the end token and its likelihood (agreement) are what there is to go by.
-        return ExportCheck("ends", True, f"{text}; too few to decide by")
+        # Too few to count; the end token and its likelihood (agreement) still decide.
+        return ExportCheck("ends", True, f"{text}; too few to decide")
     return ExportCheck("ends", both >= len(ended) - allowed, text)
 
 
-def _differ_at_seams(run: Sequence[int], export: Sequence[int], piece: Callable[[int], bytes]) -> bool:
+def _differ_at_borders(run: Sequence[int], export: Sequence[int], piece: Callable[[int], bytes]) -> bool:
     if b"".join(map(piece, run)) != b"".join(map(piece, export)):
         return False
-    blocks = [
-        block for block in SequenceMatcher(None, run, export, autojunk=False).get_opcodes() if block[0] != "equal"
-    ]
-    return len(blocks) <= SEAMS and all(max(b - a, d - c) <= SEAM_TOKENS for _, a, b, c, d in blocks)
+    blocks = [b for b in SequenceMatcher(None, run, export, autojunk=False).get_opcodes() if b[0] != "equal"]
+    return len(blocks) <= BORDERS and all(max(b - a, d - c) <= BORDER_TOKENS for _, a, b, c, d in blocks)
 
 
-# Both sides on llama.cpp: the run's base with its adapter hot-loaded, and an exported GGUF. For a worker.
-SLACK = 2
-"""The export may take so many times the run's tokens to end."""
-CONTEXT = 2048
-TOP_K = Sampling().top_k
-"""With which the run draws its answers."""
-_WORDS = 1
-
-OnProgress = Callable[[int, int], None]
+# What asks the two sides.
 
 
 @dataclass(frozen=True, slots=True)
 class GreedyAnswer:
-    """What the run answers to one prompt, greedily."""
+    """The run's greedy answer to one prompt."""
 
     user: str
     prompt: list[int]
     """Token ids."""
     continuation: list[int]
-    """Those of the answer, and of its end where it ended."""
+    """Those of the answer, and of its end if it ended."""
     text: str
     ended: bool
     nll: float
-    """Summed over the continuation, nats."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        return cls(**data)
+    """Summed over the continuation, in nats."""
 
 
 def answers(
@@ -207,33 +207,20 @@ def answers(
     machine: Mapping[str, Any],
     on_progress: OnProgress,
 ) -> list[GreedyAnswer]:
-    """The run's answers of at most so many `tokens`; `on_progress` hears how many steps of how many are done.
-
-    Raises what the engine raises.
-    """
-    engine = LlamaCppEngine(model, adapter=adapter, context=CONTEXT, **machine)
-    try:
-        asked = [template.prompt(user) for user in users]
-        said = _generate(engine, asked, template, tokens, on_progress)
-        follow = [_continuation(template, answer) for answer in said]
-        nlls = _nlls(engine, asked, follow)
-        vocabulary = engine.vocabulary
-        found = []
-        for user, prompt, answer, more, nll in zip(users, asked, said, follow, nlls, strict=True):
-            ids = vocabulary.encode(prompt, bos=True)
-            found.append(
-                GreedyAnswer(
-                    user,
-                    ids,
-                    vocabulary.encode(more, bos=False, after=ids[-1]),
-                    answer.text,
-                    answer.finish == "end",
-                    nll,
-                )
-            )
-        return found
-    finally:
-        engine.close()
+    """The run's answers of at most `tokens` tokens, on its base with its adapter. Raises what the engine raises."""
+    with contextlib.closing(LlamaCppEngine(model, adapter=adapter, context=CONTEXT, **machine)) as engine:
+        prompts = [template.prompt(user) for user in users]
+        completions = _generate(engine, prompts, template, tokens, on_progress)
+        continuations = [_continuation(template, c.text, ended=c.finish == "end") for c in completions]
+        nlls = _nlls(engine, prompts, continuations)
+        answers = []
+        for user, prompt, completion, continuation, nll in zip(
+            users, prompts, completions, continuations, nlls, strict=True
+        ):
+            ids = engine.vocabulary.encode(prompt, bos=True)
+            continued = engine.vocabulary.encode(continuation, bos=False, after=ids[-1])
+            answers.append(GreedyAnswer(user, ids, continued, completion.text, completion.finish == "end", nll))
+        return answers
 
 
 def compare_texts(
@@ -246,32 +233,28 @@ def compare_texts(
     machine: Mapping[str, Any],
     on_progress: OnProgress,
 ) -> list[ComparedPrompt]:
-    """The export on the same prompts, each as its own template puts it and tokenised as a whole, as servers do."""
-    engine = LlamaCppEngine(model, adapter=adapter, context=CONTEXT, **machine)
-    try:
-        asked: list[Prompt] = [(Segment(text, True),) for text in rendered]
-        said = _generate(engine, asked, template, SLACK * tokens, on_progress)
-        follow = [template.completion(answer.text) if answer.ended else (Segment(answer.text),) for answer in run]
-        nlls = _nlls(engine, asked, follow)
+    """The export on the same prompts, each rendered by its own template and tokenised as a whole, as servers do."""
+    with contextlib.closing(LlamaCppEngine(model, adapter=adapter, context=CONTEXT, **machine)) as engine:
+        prompts: list[Prompt] = [(Segment(text, True),) for text in rendered]
+        completions = _generate(engine, prompts, template, SLACK * tokens, on_progress)
+        nlls = _nlls(engine, prompts, [_continuation(template, a.text, ended=a.ended) for a in run])
         return [
             ComparedPrompt(
                 len(answer.continuation),
                 answer.nll,
                 nll,
                 answer.ended,
-                mine.finish == "end",
-                _begin(mine.text) == _begin(answer.text),
+                completion.finish == "end",
+                completion.text.split()[:1] == answer.text.split()[:1],
             )
-            for answer, mine, nll in zip(run, said, nlls, strict=True)
+            for answer, completion, nll in zip(run, completions, nlls, strict=True)
         ]
-    finally:
-        engine.close()
 
 
 def prompt_checks(
     model: Path, rendered: Sequence[str], run: Sequence[GreedyAnswer], template: Template, *, words: bool
 ) -> list[ExportCheck]:
-    """Whether a GGUF's tokenizer gives the run's ids for rendered prompts, and whether the file ends as it should."""
+    """Whether a GGUF's tokenizer gives the run's ids for rendered prompts, and whether the file knows the end token."""
     with Vocabulary.from_file(model) as vocabulary:
         pairs = [
             (answer.prompt, vocabulary.encode((Segment(text, True),), bos=True))
@@ -285,12 +268,13 @@ def prompt_checks(
 
 
 def end_token(vocabulary: Vocabulary, template: Template) -> int:
-    """The token that ends an answer. Raises `errors.ExportError` where that is not one token."""
+    """The token that ends an answer. Raises `errors.ExportError` if the end is not one token."""
     tokens = vocabulary.encode((Segment(template.end, True),), bos=False)
     if len(tokens) != 1:
         raise ExportError(
-            f"The template ends answers with {template.end!r}, which is no token of the model. Nothing was exported.",
-            "Export --to adapter, and end answers there yourself.",
+            f"The template ends answers with {template.end!r}, which is not one token of the model. Nothing was"
+            " exported.",
+            "Use --to adapter, and stop answers at that text yourself.",
         )
     return tokens[0]
 
@@ -300,36 +284,26 @@ def _generate(
 ) -> list[Completion]:
     sampling = Sampling(temperature=0.0, max_tokens=tokens, stop=template.stop)
     requests = [GenerateRequest(str(place), prompt, sampling) for place, prompt in enumerate(prompts)]
-    found: dict[str, Completion] = {}
+    completions: dict[str, Completion] = {}
     for completion in engine.generate(requests):
-        found[completion.id] = completion
-        on_progress(len(found), len(requests))
-    return [found[request.id] for request in requests]
+        completions[completion.id] = completion
+        on_progress(len(completions), len(requests))
+    return [completions[request.id] for request in requests]
 
 
-def _nlls(engine: LlamaCppEngine, prompts: Sequence[Prompt], follow: Sequence[Prompt]) -> list[float]:
-    requests = [
-        LoglikRequest(str(place), prompt, more)
-        for place, (prompt, more) in enumerate(zip(prompts, follow, strict=True))
-    ]
-    found = {loglik.id: -sum(loglik.logprobs) for loglik in engine.loglik(requests)}
-    return [found[request.id] for request in requests]
+def _nlls(engine: LlamaCppEngine, prompts: Sequence[Prompt], continuations: Sequence[Prompt]) -> list[float]:
+    pairs = zip(prompts, continuations, strict=True)
+    requests = [LoglikRequest(str(place), *pair) for place, pair in enumerate(pairs)]
+    nlls = {loglik.id: -sum(loglik.logprobs) for loglik in engine.loglik(requests)}
+    return [nlls[request.id] for request in requests]
 
 
-def _continuation(template: Template, answer: Completion) -> Prompt:
-    return template.completion(answer.text) if answer.finish == "end" else (Segment(answer.text),)
+def _continuation(template: Template, text: str, *, ended: bool) -> Prompt:
+    return template.completion(text) if ended else (Segment(text),)
 
 
-def _begin(text: str) -> list[str]:
-    return text.split()[:_WORDS]
-
-
-# Merged weights in transformers: shown the run's greedy answers, they say how likely each token is.
-#
-# One forward pass a prompt, without generating: what the run answered must be as likely, and its first token the
-# likeliest.
 def prompt(tokenizer: Any, user: str) -> list[int]:
-    """Token ids of one user's turn, as transformers chats."""
+    """Token ids of one user's turn, by the chat template of transformers."""
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": user}], add_generation_prompt=True, tokenize=True, return_dict=False,
         enable_thinking=False,
@@ -338,34 +312,33 @@ def prompt(tokenizer: Any, user: str) -> list[int]:
 
 
 def compare_likelihoods(
-    folder: Path, prompts: Sequence[Sequence[int]], run: Sequence[GreedyAnswer], on_progress: Callable[[int, int], None]
+    folder: Path, prompts: Sequence[Sequence[int]], run: Sequence[GreedyAnswer], on_progress: OnProgress
 ) -> list[ComparedPrompt]:
-    """The merged model in `folder` on the run's answers. Ending is not tried here: its likelihood counts."""
+    """The merged model in `folder`, loaded with transformers, on the run's answers.
+
+    One forward pass for each prompt and no generation: the run's answer must be as likely, and its first token the most
+    likely. Whether the model ends an answer is not tried, since the end token's likelihood counts.
+    """
     import torch
     import transformers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
-    found = []
+    compared = []
     for done, (ids, answer) in enumerate(zip(prompts, run, strict=True), 1):
         whole = torch.tensor([[*ids, *answer.continuation]], device=device)
         with torch.no_grad():
             logits = model(input_ids=whole).logits[0, len(ids) - 1 : -1].float()
-        wanted = torch.tensor(answer.continuation, device=device)
-        nll = -torch.log_softmax(logits, -1)[torch.arange(len(wanted), device=device), wanted].sum()
-        same = bool(len(wanted)) and int(logits[0].argmax()) == answer.continuation[0]
-        found.append(ComparedPrompt(len(wanted), answer.nll, float(nll), False, False, same))
+        tokens = torch.tensor(answer.continuation, device=device)
+        nll = -torch.log_softmax(logits, -1)[torch.arange(len(tokens), device=device), tokens].sum()
+        same = bool(len(tokens)) and int(logits[0].argmax()) == answer.continuation[0]
+        compared.append(ComparedPrompt(len(tokens), answer.nll, float(nll), False, False, same))
         on_progress(done, len(run))
-    return found
-
-
-# What run and export are asked: held-out seed tasks, framed as the run does and as the exported files do.
-MODELFILE = "Modelfile"
-CHAT_TEMPLATE = "chat_template.jinja"
+    return compared
 
 
 def users(settings: Settings, count: int) -> list[str]:
-    """The user's turns: held-out tasks of the run's seeds, or of minisheep's own where that file is gone."""
+    """The user's turns: held-out tasks of the run's seeds, or of the built-in seeds if that file is gone."""
     try:
         seeds = load_seeds(settings.seeds)
     except SeedFileError:
@@ -374,36 +347,36 @@ def users(settings: Settings, count: int) -> list[str]:
 
 
 def by_gguf(path: Path, users: list[str]) -> list[str]:
-    """Each user's turn as the chat template in a GGUF puts it, and what LM Studio and llama.cpp's server then do.
+    """Each user's turn by the chat template in a GGUF, as LM Studio and llama.cpp's server render it.
 
-    Raises `errors.UnsupportedModelError` where the file has none or it cannot be rendered.
+    Raises `errors.UnsupportedModelError` if the file has none, or one that cannot be rendered.
     """
     header = read_header(path)
     source = chat_template(header)
     if not source:
-        raise UnsupportedModelError("The exported GGUF holds no chat template.", "Train with --template chatml.")
+        raise UnsupportedModelError("The exported GGUF has no chat template.", "Train with --template chatml.")
     return by_jinja(source, header, users)
 
 
 def by_jinja(source: str, header: GgufHeader, users: list[str]) -> list[str]:
-    """Each user's turn as a chat template puts it; `header` names the begin and end tokens.
+    """Each user's turn by a chat template; `header` names the begin and end tokens.
 
-    Raises `errors.UnsupportedModelError` where it cannot be rendered.
+    Raises `errors.UnsupportedModelError` if it cannot be rendered.
     """
     special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
     return [render_jinja(source, special, [{"role": "user", "content": user}], answer_next=True) for user in users]
 
 
 def by_modelfile(path: Path, users: list[str]) -> list[str]:
-    """Each user's turn as Ollama puts it. Raises `errors.ModelFileError`."""
+    """Each user's turn as Ollama renders it. Raises `errors.ModelFileError`."""
     try:
-        told = ollama.parse(path.read_text(encoding="utf-8"))
-        return [ollama.render(told.template, told.system, user) for user in users]
+        modelfile = ollama.parse(path.read_text(encoding="utf-8"))
+        return [ollama.render(modelfile.template, modelfile.system, user) for user in users]
     except (ValueError, OSError) as error:
-        raise ModelFileError(f"The Modelfile does not say what it should: {error}.", "Nothing was exported.") from None
+        raise ModelFileError(f"The Modelfile cannot be read back: {error}.", "Nothing was exported.") from None
 
 
 def end_tokens(path: Path) -> list[int]:
-    """The tokens at which transformers ends an answer, by a folder's generation_config.json."""
-    found = json.loads((path / "generation_config.json").read_bytes())["eos_token_id"]
-    return found if isinstance(found, list) else [found]
+    """The tokens at which transformers ends an answer, from a folder's generation_config.json."""
+    ids = json.loads((path / "generation_config.json").read_bytes())["eos_token_id"]
+    return ids if isinstance(ids, list) else [ids]

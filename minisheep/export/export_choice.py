@@ -1,4 +1,4 @@
-"""What the words of the command line mean: which round, which files, which folder. Nothing is written."""
+"""What a call of `minisheep export` means: which round, which files, which folder. Writes nothing."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from minisheep.errors import MinisheepError, UsageError
 from minisheep.formats.lora_gguf import TENSORS
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import HUB_ID, HubFile, HubRepo, ModelEntry, find_model, safe_name
-from minisheep.run.folder import RoundFolder, RunFolder
+from minisheep.run.folder import RunFolder
 
-# What is to be exported, as the command line says it and as it crosses to the worker.
 TARGETS = ("gguf", "adapter", "merged", "ollama", "lmstudio", "hub-folder")
 WITH_GGUF = frozenset({"gguf", "ollama", "lmstudio", "hub-folder"})
 WITH_WEIGHTS = frozenset({"merged", "hub-folder"})
@@ -27,21 +26,21 @@ DEFAULT_FORMAT = "Q4_K_M"
 
 @dataclass(frozen=True, slots=True)
 class ExportSpec:
-    """One call of ``minisheep export``."""
+    """One call of ``minisheep export``, as it crosses to the worker."""
 
     run: str
     round: int
     target: str
     work: str
-    """A folder of this export alone, deleted afterwards."""
+    """A folder for this export alone, deleted afterwards."""
     format: str = DEFAULT_FORMAT
     """Of the GGUF; a key of `formats.quantise.FORMATS`."""
     name: str = "model"
-    """Safe as a file name: the base's name and the round."""
+    """The base's name and the round, safe as a file name."""
     title: str = "model"
-    """For people."""
+    """The same for people."""
     base_id: str = ""
-    """The base on the hub, where that is known."""
+    """The base on the hub; empty if not known."""
     licence: str = ""
     """What the base's licence means for the export."""
     prompts: int = 20
@@ -49,7 +48,7 @@ class ExportSpec:
 
     @property
     def output(self) -> Path:
-        """What becomes the export."""
+        """Becomes the export."""
         return Path(self.work) / "export"
 
     @property
@@ -58,7 +57,6 @@ class ExportSpec:
 
     @property
     def model_folder(self) -> Path:
-        """Where the model's files go."""
         if self.target == "lmstudio":
             return self.output / "minisheep" / self.name
         return self.output / "model" if self.target == "hub-folder" else self.output
@@ -73,11 +71,11 @@ class ExportSpec:
 
     @property
     def report(self) -> Path:
-        """What the worker found, as JSON."""
+        """Results of the worker's checks, as JSON."""
         return Path(self.work) / "report.json"
 
     def to_job(self, phase: str) -> dict[str, Any]:
-        """The job of `desk.do`."""
+        """The job of `worker.do`."""
         return {"phase": phase, **dataclasses.asdict(self)}
 
     @classmethod
@@ -86,7 +84,7 @@ class ExportSpec:
 
 
 MARK = "export.json"
-"""In the folder of an export: what it is. Only a folder that holds it is ever replaced."""
+"""Describes an export, in its folder. Only a folder with this file is ever replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +93,15 @@ class ExportChoice:
     model: PreparedModel
     round: int
     note: str
-    """What the user should know of the choice of the round; may be empty."""
+    """What the user should know about the chosen round; may be empty."""
     base_id: str
-    """The base on the hub; empty where that is not known."""
+    """The base on the hub; empty if not known."""
     notice: str
-    """What the base's licence asks to be said; may be empty."""
+    """A notice that the base's licence requires; may be empty."""
 
     @property
     def name(self) -> str:
-        """Safe as the name of a file."""
+        """Safe as a file name."""
         return f"{safe_name(self.model.name)[:60]}-round-{self.round}"
 
     @property
@@ -112,46 +110,46 @@ class ExportChoice:
 
     @property
     def licence(self) -> str:
-        """What the base's licence means for what is made from it, and the notice that it asks for."""
+        """What the base's licence means for models made from it, and the notice that it requires."""
         title, licence = self.model.title, self.model.licence
         if not licence:
-            return f"The licence of {title} is not known to minisheep. It binds what is made from it: look it up."
-        told = f"{title} is under {licence}, which binds what is made from it, this too."
-        return f"{told} {self.notice}".rstrip()
+            return f"minisheep does not know the licence of {title}. It applies to models made from it: look it up."
+        return (
+            f"{title} is under {licence}, which applies to models made from it, like this one. {self.notice}".rstrip()
+        )
 
 
 def choose_export(path: str, round: str, base_id: str = "") -> ExportChoice:
-    """The model of a run that is exported: `round` is a number, ``last`` or ``best``.
+    """What is exported of a run; `round` is a number, ``last`` or ``best``.
 
-    Raises `errors.UsageError`, for ``best`` too where the evaluation found the base best.
+    Raises `errors.UsageError`, also for ``best`` if the evaluation found the base best.
     """
     run = load_run(path)
     settings = run.settings
     if settings.engine == "fake":
-        raise UsageError(f"{path} was made by the fake engine: there is no model in it.", "Nothing was exported.")
+        raise UsageError(f"{path} was made by the fake engine and holds no model.", "Nothing was exported.")
     if not RunFolder(run.path).model.is_file():
-        raise UsageError(f"{path} has no model yet.", f"`minisheep align --run {path}` goes on with it.")
-    trained = [r.number for r in run.rounds if is_whole(r.folder)]
+        raise UsageError(f"{path} has no model yet.", f"Continue the run with `minisheep align --run {path}`.")
+    trained = [
+        r.number
+        for r in run.rounds
+        if r.folder.adapter_gguf.is_file()
+        and all((r.folder.adapter / name).is_file() for name in ("adapter_config.json", TENSORS))
+    ]
     if not trained:
-        raise UsageError(f"{path} has no trained round yet.", f"`minisheep align --run {path}` goes on with it.")
+        raise UsageError(f"{path} has no trained round yet.", f"Continue the run with `minisheep align --run {path}`.")
     number = resolve_round(run, round, trained)
-    unknown = f"No best round is known yet: round {number}, the last that was trained, is exported."
+    unknown = f"No best round is known yet, so round {number}, the last trained one, is exported."
     note = unknown if round == "best" and run.best is None else ""
     if base_id and (HUB_ID.fullmatch(base_id) is None or ":" in base_id or "@" in base_id):
-        raise UsageError(f"--base-model {base_id[:80]!r} is no id of a model on the hub.", "Give ORG/NAME.")
+        raise UsageError(f"--base-model {base_id[:80]!r} is not the id of a model on the hub.", "Give ORG/NAME.")
     model = PreparedModel.read(RunFolder(run.path).model)
     entry = known(settings)
     return ExportChoice(run, model, number, note, base_id or hub_id(entry), entry.notice.strip() if entry else "")
 
 
-def is_whole(folder: RoundFolder) -> bool:
-    """Whether a round's adapter is there in both forms."""
-    files = (folder.adapter / "adapter_config.json", folder.adapter / TENSORS, folder.adapter_gguf)
-    return all(path.is_file() for path in files)
-
-
 def known(settings: Settings) -> ModelEntry | None:
-    """What is known of a run's base today; its file may be gone."""
+    """The registry's entry of a run's base, if there is one; the model's file may be gone."""
     try:
         return find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
     except MinisheepError:
@@ -159,7 +157,7 @@ def known(settings: Settings) -> ModelEntry | None:
 
 
 def hub_id(entry: ModelEntry | None) -> str:
-    """The id of a base model on the hub, by its training weights, the registry, or its GGUF; empty for none."""
+    """The id of a base model on the hub, from its training weights, the registry or its GGUF; empty if not known."""
     if entry is None:
         return ""
     if isinstance(entry.weights, HubRepo):
@@ -170,16 +168,16 @@ def hub_id(entry: ModelEntry | None) -> str:
 
 
 def output(choice: ExportChoice, target: str, format: str, out: str | None) -> Path:
-    """Where the export goes: what the user said, or a folder in the run."""
+    """Where the export goes: `out`, or a folder in the run."""
     form = f"-{format}" if target in WITH_GGUF else ""
     return Path(out) if out else choice.run.path / "export" / f"{target}-round-{choice.round}{form}"
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raise `errors.UsageError` where something is in the way that may not be replaced."""
+    """Raise `errors.UsageError` if `path` exists and may not be replaced."""
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:
-        raise UsageError(f"{path} exists already. Nothing was exported.", "Give --overwrite, or another --out.")
+        raise UsageError(f"{path} exists already. Nothing was exported.", "Give --overwrite or another --out.")
     if path.is_symlink() or not path.is_dir() or not (path / MARK).is_file():
-        raise UsageError(f"{path} is no export, so it is not overwritten.", "Give another --out.")
+        raise UsageError(f"{path} is not an export, so it is not overwritten.", "Give another --out.")

@@ -1,4 +1,4 @@
-"""The parent's part: a worker makes and checks, then the cards are written and the folder gets its name."""
+"""The parent's part of an export: a worker makes and checks the files, then come the cards and the folder's name."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def export(
     threads: int = 0,
     repo: str = "",
 ) -> dict[str, Any]:
-    """Export a round to the folder `out`, which appears when every check has passed; returns its ``export.json``.
+    """Export a round to the folder `out`, which appears once every check has passed; returns its ``export.json``.
 
     `repo` is where a folder for the hub will be pushed, for its cards.
 
-    Raises `errors.ExportError` where a check failed, `errors.UsageError` where `out` is in the way, and
-    `errors.MinisheepError`; nothing is left of a failed export.
+    Raises `errors.ExportError` if a check fails, `errors.UsageError` if `out` exists and may not be replaced, and
+    `errors.MinisheepError`. A failed export leaves nothing behind.
     """
     export_choice.check_output(out, overwrite=overwrite)
     begun = time.monotonic()
@@ -65,7 +65,7 @@ def export(
 
 
 def _work(spec: ExportSpec, phase: str, out: Path, emit: Emit, tick: Callable[[], None]) -> None:
-    """One job in a process of its own. Its log outlives it only where it died."""
+    """One job in its own process. Its log stays only if the process died."""
     log = out.with_name(f"{out.name}.log")
     lock = Lock(Path(spec.work))
     died = False
@@ -83,7 +83,7 @@ def _work(spec: ExportSpec, phase: str, out: Path, emit: Emit, tick: Callable[[]
 
 @contextlib.contextmanager
 def _workplace(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, on the same disk, deleted at the end whatever happens."""
+    """A folder beside `out`, on the same disk, always deleted at the end."""
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def _workplace(out: Path) -> Iterator[Path]:
 
 
 def _take_the_name(made: Path, out: Path, work: Path, *, overwrite: bool) -> None:
-    """By one rename; an export that is replaced is kept until the new one stands in its place."""
+    """Rename `made` to `out`. An export that it replaces is kept until the new one is there."""
     export_choice.check_output(out, overwrite=overwrite)
     before = work / "before"
     if out.exists():
@@ -111,7 +111,7 @@ def _take_the_name(made: Path, out: Path, work: Path, *, overwrite: bool) -> Non
 
 
 def _description(choice: ExportChoice, spec: ExportSpec, checks: list[dict[str, Any]]) -> dict[str, Any]:
-    """What an export is, for programs: where it comes from, its files, and what the checks found."""
+    """An export for programs: where it comes from, its files, and the results of the checks."""
     files = [path for path in sorted(spec.output.rglob("*")) if path.is_file()]
     return {
         "minisheep": __version__,

@@ -1,4 +1,16 @@
-"""Writes a handoff folder: every file, or none."""
+"""`minisheep handoff`: a round's training as files for Axolotl or LLaMA-Factory, all of them or none.
+
+The examples and their words are those of our own training; only the framing of texts differs.
+
+Axolotl gets template-free pairs (its type ``input_output``) in the pieces in which we tokenise them. It tokenises piece
+by piece and adds nothing, so the ids are those of our own training, except for vocabularies that put a blank before
+each text. Keys are those of its schemas (axolotl.utils.schemas.config).
+
+LLaMA-Factory gets pairs with the template already applied, and its template ``empty``, which adds nothing: not even an
+end, so each answer ends with the run's own end of text. It tokenises a prompt as one text, where we tokenise its
+pieces. With templates of special tokens the ids are the same; with ``plain``, the blank before the user's words may
+join their first word. Keys are those of its hparams.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +19,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -21,11 +33,14 @@ from minisheep.run.folder import RunFolder
 from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job, train_settings
 from minisheep.trainers.base import TrainExample, TrainSettings, split, steps_per_epoch, usable_warmup
 
+AXOLOTL_CONFIG = "axolotl.yaml"
+LLAMAFACTORY_CONFIG = "llamafactory.yaml"
+TRAIN, VALIDATION = "minisheep_train", "minisheep_validation"
 
-# What a round trains on and by, read from a run folder: the same examples, in the same words, as our own training.
+
 @dataclass(frozen=True, slots=True)
 class HandoffJob:
-    """A training, ready to be written for another program."""
+    """A round's training, read from a run folder."""
 
     run: Path
     round: int
@@ -36,41 +51,40 @@ class HandoffJob:
     train: tuple[TrainExample, ...]
     validation: tuple[TrainExample, ...]
     start: Path | None
-    """PEFT folder that the training begins with, if any."""
+    """PEFT folder that the training starts from, if any."""
     left_out: int
-    """Examples whose text holds what other tokenizers would take for a special token."""
+    """Examples whose text other tokenizers would take for a special token."""
 
     @property
     def warmup(self) -> int:
-        """Steps of warm-up, fewer where the run is short."""
+        """Steps of warm-up, fewer if the training is short."""
         total = steps_per_epoch(len(self.train), self.settings.batch_size) * self.settings.epochs
         return usable_warmup(self.settings.warmup_steps, total)
 
 
 def read_job(path: str, round: str = "last", base: str = "") -> HandoffJob:
-    """The training of a round whose filter is done: a number, ``last`` or ``best``. `base` replaces the model's name.
+    """The training of a filtered round: a number, ``last`` or ``best``. `base` replaces the model's name.
 
-    Raises `errors.UsageError` where there is none, and `errors.ModelFileError` where the model's file is gone.
+    Raises `errors.UsageError` if there is no such round, and `errors.ModelFileError` if the model's file is gone.
     """
     run = load_run(path)
     settings, folder = run.settings, RunFolder(run.path)
     if settings.engine == "fake":
-        raise UsageError(f"{path} was made by the fake engine: there is nothing to train.", "Nothing was written.")
+        raise UsageError(f"{path} was made by the fake engine, so there is nothing to train.", "Nothing was written.")
     ready = [r.number for r in run.rounds if f"round-{r.number}/filter" in run.phases_done]
     if not ready:
-        raise UsageError(f"{path}: no round has kept data.", f"`minisheep filter --run {path}` ends a round's data.")
+        raise UsageError(f"{path}: no round is filtered yet.", f"Run `minisheep filter --run {path}` first.")
     number = resolve_round(run, round, ready, "filtered")
     model = PreparedModel.read(folder.model)
-    rounds = rounds_trained_on(settings.strategy, number)
-    examples = together([run.round(r).kept for r in rounds])
+    examples = together([run.round(r).kept for r in rounds_trained_on(settings.strategy, number)])
     before = starts_from(settings.strategy, number)
-    made = train_job(
+    job = train_job(
         settings, model.template, number, examples,
         gguf=model.gguf, weights=model.weights, output=Path(), scratch=Path(),
     )  # fmt: skip
-    safe = [example for example in made.examples if not looks_special(example, model.template)]
+    safe = [example for example in job.examples if not looks_special(example, model.template)]
     if not safe:
-        raise UsageError(f"{path} kept nothing in round {number} that could be handed over.", "Nothing was written.")
+        raise UsageError(f"Round {number} of {path} kept no example that can be handed over.", "Nothing was written.")
     begin = begin_text(model.gguf)
     framed = [TrainExample(begun(example.prompt, begin), example.completion) for example in safe]
     chosen = train_settings(settings, number)
@@ -84,25 +98,25 @@ def read_job(path: str, round: str = "last", base: str = "") -> HandoffJob:
         train=tuple(framed[index] for index in train),
         validation=tuple(framed[index] for index in held),
         start=folder.round(before).adapter.absolute() if before else None,
-        left_out=len(made.examples) - len(safe),
+        left_out=len(job.examples) - len(safe),
     )
 
 
 def looks_special(example: TrainExample, template: Template) -> bool:
-    """Whether text that comes from data holds a mark of the template: others would read it as that special token."""
-    marks = set(re.findall(r"<[^<>\s]+>|<\|.*?\|>", template.before + template.between + template.end))
+    """Whether text from data holds a special token of the template, which other programs would read as such."""
+    special = set(re.findall(r"<[^<>\s]+>|<\|.*?\|>", template.before + template.between + template.end))
     data = "\n".join(s.text for s in (*example.prompt, *example.completion) if not s.special)
-    return any(mark in data for mark in marks)
+    return any(token in data for token in special)
 
 
 def begun(prompt: Prompt, begin: str) -> Prompt:
-    """A prompt with the begin-of-text token that our own training puts before it, unless it brings one."""
+    """A prompt with the begin-of-text token that our own training puts before it, unless it has one."""
     text = "".join(segment.text for segment in prompt)
     return prompt if not begin or text.startswith(begin) else (Segment(begin, True), *prompt)
 
 
 def begin_text(gguf: Path) -> str:
-    """The text of the token that this model wants before every text; empty where it wants none.
+    """The text of the token that this model needs before every text; empty if it needs none.
 
     Raises `errors.ModelFileError`.
     """
@@ -111,7 +125,7 @@ def begin_text(gguf: Path) -> str:
     from minisheep.formats.model_facts import model_facts
 
     if not gguf.exists():
-        raise ModelFileError(f"{gguf} is gone, and its tokenizer is needed.", "`minisheep pull` fetches it again.")
+        raise ModelFileError(f"{gguf} is gone, but its tokenizer is needed.", "Fetch it again with `minisheep pull`.")
     facts = model_facts(read_header(gguf))
     with Vocabulary.from_file(gguf) as vocabulary:
         return facts.bos_text if vocabulary.add_bos else ""
@@ -121,19 +135,17 @@ def text_of(parts: Sequence[Segment]) -> str:
     return "".join(part.text for part in parts)
 
 
-# The numbers that other programs take in a form of their own: a batch over several GPUs, a whole alpha. Pure.
-@dataclass(frozen=True, slots=True)
-class Batches:
-    """`micro` examples in a forward pass of each GPU, `accumulate` of these in a step."""
+class Batches(NamedTuple):
+    """`micro` examples in a forward pass of each GPU, `accumulate` such passes in a step."""
 
     micro: int
     accumulate: int
 
 
 def spread(batch_size: int, micro_batch_size: int, gpus: int) -> Batches:
-    """The same batch on `gpus` GPUs, in forward passes of at most `micro_batch_size`.
+    """The same batch on `gpus` GPUs, in forward passes of at most `micro_batch_size` examples.
 
-    Raises `errors.UsageError` where the GPUs do not divide the batch: another batch would be another training.
+    Raises `errors.UsageError` if the GPUs do not divide the batch, since another batch would be another training.
     """
     each, rest = divmod(batch_size, gpus)
     if rest:
@@ -144,29 +156,19 @@ def spread(batch_size: int, micro_batch_size: int, gpus: int) -> Batches:
 
 
 def whole_alpha(alpha: float) -> int:
-    """The LoRA alpha, of which both programs take whole numbers alone. Raises `errors.UsageError`."""
+    """The LoRA alpha. Both programs accept only whole numbers. Raises `errors.UsageError`."""
     if alpha % 1:
-        raise UsageError(
-            f"A handoff needs a whole number for alpha, and the run's is {alpha:g}.", "Nothing was written."
-        )
+        raise UsageError(f"A handoff needs a whole LoRA alpha, and the run's is {alpha:g}.", "Nothing was written.")
     return int(alpha)
 
 
-# Axolotl's files: template-free pairs (its type ``input_output``), each in the pieces in which we tokenise it.
-#
-# Axolotl tokenises piece by piece and adds nothing, so the ids are those of our own training (but for vocabularies
-# that put a blank before each text). Keys are those of its schemas (axolotl.utils.schemas.config). Pure.
-AXOLOTL_CONFIG = "axolotl.yaml"
-AXOLOTL_COMMAND = f"axolotl train {AXOLOTL_CONFIG}"
-
-
 def axolotl_files(job: HandoffJob, gpus: int, projections: Sequence[str]) -> dict[str, str]:
-    """The configuration and the data, by name. Raises `errors.UsageError` for what `batches` refuses."""
-    found = {
+    """The configuration and the data, by name. Raises `errors.UsageError`, as `spread` does."""
+    sets = {"train": job.train, **({"validation": job.validation} if job.validation else {})}
+    return {
         AXOLOTL_CONFIG: yaml.safe_dump(axolotl_config(job, gpus, projections), sort_keys=False, allow_unicode=True),
-        "train.jsonl": axolotl_lines(job.train),
+        **{f"{name}.jsonl": axolotl_lines(examples) for name, examples in sets.items()},
     }
-    return {**found, "validation.jsonl": axolotl_lines(job.validation)} if job.validation else found
 
 
 def axolotl_config(job: HandoffJob, gpus: int, projections: Sequence[str]) -> dict[str, Any]:
@@ -217,7 +219,7 @@ def axolotl_lines(examples: Sequence[TrainExample]) -> str:
 
 
 def segments(example: TrainExample) -> list[dict[str, Any]]:
-    """The pieces of a pair; those with ``label`` are learned."""
+    """The pieces of a pair. The model learns those with ``label``."""
     sides = ((example.prompt, False), (example.completion, True))
     return [{"label": learned, "text": part.text} for side, learned in sides for part in side if part.text]
 
@@ -226,25 +228,16 @@ def _data(name: str) -> dict[str, str]:
     return {"path": name, "ds_type": "json", "type": "input_output"}
 
 
-# LLaMA-Factory's files: pairs whose prompt and answer are framed already, read with its template ``empty``.
-#
-# That template adds nothing, not even an end, so the run's own end of text stands at the end of each answer. A prompt
-# is tokenised as one text, where we tokenise its pieces; with templates of special tokens the ids are the same, with
-# ``plain`` the blank before the user's words may join their first word. Keys are those of its hparams. Pure.
-LLAMAFACTORY_CONFIG = "llamafactory.yaml"
-LLAMAFACTORY_COMMAND = f"llamafactory-cli train {LLAMAFACTORY_CONFIG}"
-TRAIN, VALIDATION = "minisheep_train", "minisheep_validation"
-
-
 def llamafactory_files(job: HandoffJob, gpus: int, projections: Sequence[str]) -> dict[str, str]:
-    """The configuration, the list of data sets and the data, by name. Raises `errors.UsageError` for what `batches`
-    refuses."""
+    """The configuration, the list of data sets and the data, by name. Raises `errors.UsageError`, as `spread` does."""
     sets = {TRAIN: job.train, **({VALIDATION: job.validation} if job.validation else {})}
+    columns = {"prompt": "prompt", "response": "response"}
+    datasets = {name: {"file_name": f"{name}.jsonl", "formatting": "alpaca", "columns": columns} for name in sets}
     return {
         LLAMAFACTORY_CONFIG: yaml.safe_dump(
             llamafactory_config(job, gpus, projections), sort_keys=False, allow_unicode=True
         ),
-        "dataset_info.json": json.dumps({name: dataset(name) for name in sets}, indent=2) + "\n",
+        "dataset_info.json": json.dumps(datasets, indent=2) + "\n",
         **{f"{name}.jsonl": llamafactory_lines(examples) for name, examples in sets.items()},
     }
 
@@ -295,71 +288,62 @@ def llamafactory_config(job: HandoffJob, gpus: int, projections: Sequence[str]) 
     }
 
 
-def dataset(name: str) -> dict[str, Any]:
-    """The entry of a file in ``dataset_info.json``."""
-    return {
-        "file_name": f"{name}.jsonl",
-        "formatting": "alpaca",
-        "columns": {"prompt": "prompt", "response": "response"},
-    }
-
-
 def llamafactory_lines(examples: Sequence[TrainExample]) -> str:
     pairs = ({"prompt": text_of(e.prompt), "response": text_of(e.completion)} for e in examples)
     return "".join(json.dumps(pair) + "\n" for pair in pairs)
 
 
-# What a person reads first in a handoff folder. Pure.
 def readme(job: HandoffJob, title: str, command: str, gpus: int) -> str:
+    """What a person reads first in a handoff folder."""
     settings = job.settings
     lines = [
         f"Round {job.round} of the run {job.run.name}, for {title}.",
         "",
         f"    {command}",
         "",
-        f"Give it in this folder. It trains a LoRA adapter on {job.base},",
+        f"Run this command in this folder. It trains a LoRA adapter on {job.base},",
         f"on {gpus} GPU(s): {len(job.train)} examples, {len(job.validation)} more for validation,"
-        f" {settings.batch_size} in a step, {settings.epochs} epoch(s).",
-        "The result is in adapter/.",
+        f" {settings.batch_size} per step, {settings.epochs} epoch(s).",
+        "The result will be in adapter/.",
         "",
-        "The texts are in the run's own template and end where it ends an answer: set no chat template. Whoever uses",
-        "the adapter must ask in that template too:",
+        "The texts already contain the run's template and the end of each answer, so set no chat template. To use the",
+        "adapter, write prompts in that template too:",
         "",
         f"    before the user's words: {job.template.before!r}",
         f"    after them:              {job.template.between!r}",
         f"    after the answer:        {job.template.end!r}",
         "",
-        "With another number of GPUs, minisheep handoff --gpus N keeps the batch as it is.",
+        "For another number of GPUs, use minisheep handoff --gpus N, which keeps the batch size.",
     ]
     if settings.load_in in ("auto", "4bit"):
         lines += ["", "The base is loaded in 4 bits. Sharded training (DeepSpeed ZeRO-3, FSDP) may want it in bf16."]
     if job.start:
-        lines += ["", f"It goes on with the adapter in {job.start}, which must be there."]
+        lines += ["", f"Training continues the adapter in {job.start}, so keep that folder."]
     if job.left_out:
-        lines += [
-            "",
-            f"{job.left_out} example(s) were left out: their text looks like a special token of the template.",
-        ]
+        lines += ["", f"{job.left_out} example(s) were left out: they hold what looks like a token of the template."]
     return "\n".join(lines) + "\n"
 
 
 TITLES = {"axolotl": "Axolotl", "llamafactory": "LLaMA-Factory"}
-WRITERS = {"axolotl": (axolotl_files, AXOLOTL_COMMAND), "llamafactory": (llamafactory_files, LLAMAFACTORY_COMMAND)}
-"""What writes the files of a target, and the command that trains on them."""
+WRITERS = {
+    "axolotl": (axolotl_files, f"axolotl train {AXOLOTL_CONFIG}"),
+    "llamafactory": (llamafactory_files, f"llamafactory-cli train {LLAMAFACTORY_CONFIG}"),
+}
+"""By target, what makes its files, and the command that trains on them."""
 
 
 def write(job: HandoffJob, target: str, gpus: int, folder: Path) -> str:
     """Write the files for `target` into the new `folder`; returns the command that trains.
 
-    Raises `errors.UsageError` where the folder exists, and `errors.DiskError`.
+    Raises `errors.UsageError` if the folder exists, and `errors.DiskError`.
     """
     from minisheep.formats.lora_gguf import PROJECTIONS
 
     if folder.exists() or folder.is_symlink():
-        raise UsageError(f"{folder} exists already. Nothing was written.", "Remove it, or give another --out.")
-    files, command = WRITERS[target]
-    found = files(job, gpus, PROJECTIONS)
+        raise UsageError(f"{folder} exists already. Nothing was written.", "Remove it or give another --out.")
+    make_files, command = WRITERS[target]
+    files = make_files(job, gpus, PROJECTIONS)
     with publish(folder) as unfinished:
-        for name, text in {**found, "README.txt": readme(job, TITLES[target], command, gpus)}.items():
+        for name, text in {**files, "README.txt": readme(job, TITLES[target], command, gpus)}.items():
             write_atomic(unfinished / name, text.encode("utf-8", "surrogatepass"))
     return command

@@ -1,7 +1,8 @@
-"""The model card and the data set's card, with every field filled from the run.
+"""The cards of an export for the hub (model and data set), filled from the run's files, and the upload.
 
-The YAML is written by the hub's own client (huggingface_hub, ModelCardData), which also reads it. A base that has no id
-on the hub is named in the text alone, since the hub refuses any other word as ``base_model``.
+A run may be unfinished or from an earlier version: what its files do not hold is left out, never guessed. The hub's own
+client (huggingface_hub) writes the YAML. A base without an id on the hub is named only in the text, since the hub
+accepts nothing else as ``base_model``.
 """
 
 from __future__ import annotations
@@ -24,18 +25,33 @@ from minisheep.run.files import write_atomic
 from minisheep.run.records import Example
 from minisheep.terminal import comparison_table
 
-# What a run says of itself for the cards: numbers from its files, each in words. Reads, never writes.
-#
-# A run may be of an earlier version or unfinished: what its files do not hold is left out and never guessed.
 SOURCES = (
-    "The instructions and the answers were written by the model itself, from five seed tasks at a time, and judged by"
-    " the model itself. No person read them."
+    "The model itself wrote the instructions and the answers, from five seed tasks at a time, and judged them. No"
+    " person read them."
 )
+TAGS = ("minisheep", "i-sheep", "self-alignment", "synthetic")
+TOKEN = "HF_TOKEN"  # noqa: S105
+_LIBRARY = {"adapter": "peft", "merged": "transformers", "hub-folder": "transformers"}
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_LICENCES = {
+    "apache-2.0": "apache-2.0",
+    "apache 2.0": "apache-2.0",
+    "mit": "mit",
+    "gemma": "gemma",
+    "gemma terms of use": "gemma",
+    "meta llama 3 community licence": "llama3",
+    "llama3": "llama3",
+    "llama3.1": "llama3.1",
+    "llama3.2": "llama3.2",
+}
+"""As the hub's cards name them."""
+
+Checks = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class RoundData:
-    """One round's data: how much was made and kept, and why the rest was dropped."""
+    """One round's data: how much was written and kept, and why the rest was dropped."""
 
     number: int
     instructions: int
@@ -47,26 +63,19 @@ class RoundData:
 
 def rounds(choice: ExportChoice) -> list[RoundData]:
     """The data of the rounds up to the exported one. Raises `errors.CorruptRunError`."""
-    found = []
-    for one in choice.run.rounds:
-        if one.number > choice.round or not one.folder.kept.exists():
+    listed = []
+    for r in choice.run.rounds:
+        if r.number > choice.round or not r.folder.kept.exists():
             continue
-        data = _object(one.metrics.get("data"))
+        data = _object(r.metrics.get("data"))
         dropped = {str(k): int(v) for k, v in _object(data.get("dropped_by_rule")).items()}
         judge = str(_object(data.get("scores")).get("judge") or choice.run.settings.judge)
-        found.append(RoundData(one.number, int(data.get("instructions") or 0), one.kept, dropped, judge))
-    return found
-
-
-def trained_on(choice: ExportChoice) -> tuple[int, ...]:
-    """The rounds whose data the exported adapter has seen, by the run's strategy."""
-    if choice.run.settings.strategy in ("one-base", "direct"):
-        return (choice.round,)
-    return tuple(range(1, choice.round + 1))
+        listed.append(RoundData(r.number, int(data.get("instructions") or 0), r.kept, dropped, judge))
+    return listed
 
 
 def measures(choice: ExportChoice) -> list[tuple[str, str, str]]:
-    """Each measure of base and exported round, as ``30% [14, 48]``; empty where they were not both measured."""
+    """Each measure of base and exported round, as ``30% [14, 48]``; empty unless both were measured."""
     try:
         rows = {row.measured.round: row for row in compare([str(choice.run.path)]).rows}
     except (UsageError, CorruptRunError):
@@ -74,66 +83,44 @@ def measures(choice: ExportChoice) -> list[tuple[str, str, str]]:
     if 0 not in rows or choice.round not in rows:
         return []
     base, ours = rows[0], rows[choice.round]
-    found = []
+    listed = []
     for metric in comparison_table.metrics_of([base, ours]):
         cells = [comparison_table.cell(metric, row.measured.values.get(metric.name)) for row in (base, ours)]
-        found.append((one_line(" ".join(part for part in metric.title if part)), cells[0], cells[1]))
-    return found
+        listed.append((one_line(" ".join(part for part in metric.title if part)), cells[0], cells[1]))
+    return listed
 
 
 def training(choice: ExportChoice) -> dict[str, str]:
-    """How the adapter was trained, by the settings and the round's training.json."""
+    """How the adapter was trained, from the settings and the round's training.json."""
     settings = choice.run.settings
-    told = choice.run.round(choice.round).training
-    found = {
+    recorded = choice.run.round(choice.round).training
+    rows = {
         "method": "I-SHEEP (arXiv 2408.08072), strategy " + settings.strategy,
         "adapter": f"LoRA, rank {settings.lora_rank}, alpha {settings.lora_alpha:g}, all linear layers",
         "learning rate": f"{settings.learning_rate:g}, cosine, {settings.warmup_steps} steps of warm-up",
-        "epochs": f"{settings.epochs}, {settings.batch_size} examples a step",
-        "base precision": str(told.get("load_in") or settings.load_in),
+        "epochs": f"{settings.epochs}, {settings.batch_size} examples per step",
+        "base precision": str(recorded.get("load_in") or settings.load_in),
         "seed": str(settings.seed),
     }
     for name in ("examples", "steps", "tokens"):
-        if isinstance(told.get(name), int):
-            found[name] = f"{told[name]:,}"
-    return found
+        if isinstance(recorded.get(name), int):
+            rows[name] = f"{recorded[name]:,}"
+    return rows
 
 
-def _object(found: Any) -> Mapping[str, Any]:
-    return found if isinstance(found, Mapping) else {}
-
-
-# Names of licences as the hub's cards write them. Pure.
-_KNOWN = {
-    "apache-2.0": "apache-2.0",
-    "apache 2.0": "apache-2.0",
-    "mit": "mit",
-    "gemma": "gemma",
-    "gemma terms of use": "gemma",
-    "meta llama 3 community licence": "llama3",
-    "llama3": "llama3",
-    "llama3.1": "llama3.1",
-    "llama3.2": "llama3.2",
-}
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def card_fields(licence: str) -> dict[str, Any]:
-    """``license``, and for one that the hub has no id for ``license_name`` too; ``unknown`` for none."""
-    known = _KNOWN.get(licence.strip().lower())
-    if known:
+    """``license``, and ``license_name`` for one without an id on the hub."""
+    if known := _LICENCES.get(licence.strip().lower()):
         return {"license": known}
     return {"license": "other", "license_name": safe_name(licence)} if licence.strip() else {"license": "unknown"}
 
 
-TAGS = ("minisheep", "i-sheep", "self-alignment", "synthetic")
-_LIBRARY = {"adapter": "peft", "merged": "transformers", "hub-folder": "transformers"}
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-
-Checks = Sequence[Mapping[str, Any]]
-
-
 def write(choice: ExportChoice, spec: ExportSpec, checks: Checks, repo: str = "") -> None:
-    """The cards of an export, and for a folder for the hub its data set; `repo` is where that will be pushed.
+    """Write the cards of an export, and the data set of a folder for the hub, which will be pushed to `repo`.
 
     Raises `errors.CorruptRunError` and OSError.
     """
@@ -153,9 +140,8 @@ def model_card(
     from huggingface_hub import ModelCardData
 
     relation = "adapter" if spec.target == "adapter" else "finetune"
-    licence = card_fields(choice.model.licence)
     front = ModelCardData(
-        **licence,
+        **card_fields(choice.model.licence),
         base_model=choice.base_id or None,
         base_model_relation=relation if choice.base_id else None,
         datasets=[f"{repo}-data"] if repo else None,
@@ -166,8 +152,8 @@ def model_card(
     )
     parts = [
         f"# {choice.title}",
-        f"{choice.model.title} aligned on instructions and answers that it wrote and judged itself, in {choice.round}"
-        f" round(s), with minisheep {__version__}.",
+        f"{choice.model.title}, aligned with minisheep {__version__} in {choice.round} round(s) on instructions and"
+        " answers that it wrote and judged itself.",
         "## How it was made",
         _rows(("", ""), {"base": _base(choice), **_origin(choice), **training(choice)}.items()),
         _funnel(choice, data),
@@ -175,14 +161,14 @@ def model_card(
         _measures(choice),
         "## This export",
         _export(choice, spec),
-        _rows(("check", "found"), ((str(c["name"]), str(c["text"])) for c in checks)),
+        _rows(("check", "result"), ((str(c["name"]), str(c["text"])) for c in checks)),
         "## What it is for",
-        "Looking at what self-alignment does to a model of this size: research, teaching, comparison with its base. It"
-        " is not an assistant to rely on.",
+        "Use it to study what self-alignment does to a model of this size: for research, teaching and comparison with"
+        " its base. Do not rely on it as an assistant.",
         "## Limits",
-        f"{SOURCES} It has the faults and biases of its base, and may have more of them: it was trained on its"
-        " own mistakes. It was not tested for safety. The measures above are of short tasks in one language, of one"
-        " run.",
+        f"{SOURCES} It has the faults and biases of its base and may have more, since it was trained on its own"
+        " mistakes. It was not tested for safety. The numbers above come from one run and from short tasks in one"
+        " language.",
         "## Licence",
         choice.licence,
     ]
@@ -193,9 +179,8 @@ def dataset_card(choice: ExportChoice, data: Sequence[RoundData]) -> str:
     from huggingface_hub import DatasetCardData
 
     total = sum(len(round.kept) for round in data)
-    licence = card_fields(choice.model.licence)
     front = DatasetCardData(
-        **licence,
+        **card_fields(choice.model.licence),
         language=[choice.run.settings.language],
         annotations_creators="machine-generated",
         language_creators="machine-generated",
@@ -219,8 +204,8 @@ def dataset_card(choice: ExportChoice, data: Sequence[RoundData]) -> str:
             {
                 "written by": _base(choice),
                 "seed": str(settings.seed),
-                "instructions drawn at": _drawn(settings.generate_temperature, settings.generate_top_p),
-                "answers drawn at": _drawn(settings.answer_temperature, settings.answer_top_p),
+                "instructions sampled at": _sampling(settings.generate_temperature, settings.generate_top_p),
+                "answers sampled at": _sampling(settings.answer_temperature, settings.answer_top_p),
                 "dropped as too similar": f"ROUGE-L above {settings.novelty:g} with a seed or an earlier instruction",
                 "kept": str(settings.keep),
             }.items(),
@@ -233,12 +218,12 @@ def dataset_card(choice: ExportChoice, data: Sequence[RoundData]) -> str:
                 ("id", "digest of the record"),
                 ("instruction, input, output", "the pair; `input` may be empty"),
                 ("messages", "the same as a chat"),
-                ("score", "what keeping was decided by, on the judge's own scale; null where there was no judge"),
+                ("score", "decided what was kept, on the judge's own scale; null without a judge"),
             ),
         ),
         "## Limits",
-        "Answers may be wrong, and so may instructions. The judge is the model itself: its scores tell which of its"
-        " answers it prefers, not which are true. Nothing was removed for being harmful, private or false.",
+        "Instructions and answers may be wrong. The judge is the model itself: its scores show which of its answers it"
+        " prefers, not which are true. Nothing was removed for being harmful, private or false.",
         "## Licence",
         choice.licence,
     ]
@@ -254,14 +239,17 @@ def _base(choice: ExportChoice) -> str:
 
 
 def _origin(choice: ExportChoice) -> dict[str, str]:
+    # The strategy decides which rounds' data the adapter has seen.
+    alone = choice.run.settings.strategy in ("one-base", "direct")
+    rounds = (choice.round,) if alone else range(1, choice.round + 1)
     return {
         "file of the base": f"SHA-256 {choice.model.gguf_sha256}",
         "template": f"{choice.model.template.name}, answers end with `{choice.model.template.end}`",
-        "trained on": f"the kept pairs of round {', '.join(map(str, trained_on(choice)))}",
+        "trained on": f"the kept pairs of round {', '.join(map(str, rounds))}",
     }
 
 
-def _drawn(temperature: float, top_p: float) -> str:
+def _sampling(temperature: float, top_p: float) -> str:
     return f"temperature {temperature:g}, top-p {top_p:g}"
 
 
@@ -280,20 +268,19 @@ def _funnel(choice: ExportChoice, data: Sequence[RoundData]) -> str:
 
 
 def _measures(choice: ExportChoice) -> str:
-    found = measures(choice)
-    if not found:
-        return "This round was not measured against its base, so nothing is claimed."
-    told = _rows(("measure", "base", f"round {choice.round}"), found)
-    return f"{told}\n\nBrackets are 95 % intervals, parentheses standard errors; held-out tasks were never shown to it."
+    rows = _rows(("measure", "base", f"round {choice.round}"), measures(choice))
+    if not rows:
+        return "This round was not compared with its base, so this card makes no claim."
+    return f"{rows}\n\nBrackets hold 95 % intervals, parentheses standard errors. The model never saw held-out tasks."
 
 
 def _export(choice: ExportChoice, spec: ExportSpec) -> str:
     template = choice.model.template.name
-    told = [f"It was made and checked as `--to {spec.target}`; a failed check would have left nothing."]
-    if spec.target in WITH_GGUF:
-        told.append(f"`{spec.gguf.name}` is the base's GGUF and the adapter in one file, in {spec.format}.")
-    told.append(f"Talk to it in its own chat template ({template}); it was trained in no other.")
-    return " ".join(told)
+    gguf = f" `{spec.gguf.name}` holds the base's GGUF and the adapter in one file, in {spec.format}."
+    return (
+        f"It was made with `--to {spec.target}` and passed these checks.{gguf if spec.target in WITH_GGUF else ''} Use"
+        f" it with its own chat template ({template}), the only one it was trained with."
+    )
 
 
 def _rows(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -307,7 +294,7 @@ def _rows(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _lines(round: RoundData) -> bytes:
-    """The kept pairs as JSON lines; half a surrogate pair, which the hub cannot read, becomes a question mark."""
+    """The kept pairs as JSON lines. A lone surrogate, which the hub cannot read, becomes a question mark."""
     rows = (
         {"id": e.id, "instruction": e.instruction, "input": e.input, "output": e.output, "messages": e.messages,
          "score": e.score}
@@ -316,54 +303,46 @@ def _lines(round: RoundData) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "replace")
 
 
-def folders(made: Path) -> tuple[Path, Path]:
-    """Of a folder for the hub: the model's and the data set's."""
-    return made / "model", made / "dataset"
-
-
-# Sends a folder for the hub to the hub: only when asked, private unless said otherwise, by the hub's own client.
-TOKEN = "HF_TOKEN"  # noqa: S105
-
-
 def check(repo: str, target: str) -> str:
-    """The token of the environment. Raises `errors.UsageError` before anything is made where a push cannot go."""
+    """The token from the environment. Raises `errors.UsageError` if a push cannot work, before anything is made."""
     if target != "hub-folder":
-        raise UsageError(f"--push goes with --to hub-folder, not {target}.", "Nothing was exported.")
+        raise UsageError(f"--push needs --to hub-folder, not {target}. Nothing was exported.", "Give --to hub-folder.")
     if REPO.fullmatch(repo) is None:
-        raise UsageError(f"--push {repo[:80]!r} is no OWNER/NAME.", "Nothing was exported.")
+        raise UsageError(f"--push {repo[:80]!r} is not OWNER/NAME. Nothing was exported.", "Give --push OWNER/NAME.")
     if said_offline():
-        raise UsageError("--push needs the network, and HF_HUB_OFFLINE says that there is none.", "Unset it.")
+        raise UsageError("--push needs the network, but HF_HUB_OFFLINE is set.", "Unset HF_HUB_OFFLINE.")
     token = os.environ.get(TOKEN, "").strip()
     if not token:
         raise UsageError(
-            f"--push needs a token of yours in the environment variable {TOKEN}.", "Nothing was exported or sent."
+            f"--push needs your token in the environment variable {TOKEN}. Nothing was exported.", f"Set {TOKEN}."
         )
     return token
 
 
 def push(made: Path, repo: str, token: str, *, public: bool) -> list[str]:
-    """Upload the model to `repo` and its data to ``repo-data``; their addresses.
+    """Upload the model to `repo` and its data to ``repo-data`` with the hub's own client; returns their addresses.
 
-    A repository that exists keeps its visibility. Raises `errors.ExportError`; the export itself stays where it is.
+    New repositories are private unless `public`; existing ones keep their visibility. Raises `errors.ExportError`; the
+    export itself stays where it is.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
     client: Any = huggingface_hub.HfApi(token=token)
-    model, dataset = folders(made)
+    model, dataset = made / "model", made / "dataset"
     addresses = []
     try:
         for folder, name, kind in ((dataset, f"{repo}-data", "dataset"), (model, repo, "model")):
             client.create_repo(name, private=not public, repo_type=kind, exist_ok=True)
-            told = client.upload_folder(
+            address = client.upload_folder(
                 repo_id=name, folder_path=folder, repo_type=kind, commit_message="Export of minisheep"
             )
-            addresses.append(str(told))
+            addresses.append(str(address))
     except (HfHubHTTPError, OSError, ValueError) as error:
         # The client's messages hold addresses, never the token.
         reason = " ".join(str(error).split())[:300]
         raise ExportError(
-            f"The hub did not take {repo}: {reason}. The export is whole in {made}.",
-            f"Mend that, and upload it with `hf upload {repo} {model}`.",
+            f"The hub did not accept {repo}: {reason}. The export itself is complete, in {made}.",
+            f"Fix that, then upload it with `hf upload {repo} {model}`.",
         ) from None
     return addresses

@@ -1,11 +1,12 @@
-"""The worker's part: makes the files of an export, then asks run and export the same things.
+"""The worker's part of an export: makes the files, then asks run and export the same prompts.
 
-Two jobs, each in a process of its own: `export.export_choice.MAKE` uses llama.cpp, `export.export_choice.WEIGHTS` uses transformers, which would hold a
-second copy of the model in memory.
+There are two jobs, each in its own process, so that only one copy of the model is in memory: `export_choice.MAKE` uses
+llama.cpp, `export_choice.WEIGHTS` uses transformers. The run's own answers are the measure for both.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,31 +15,37 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import config, prepare
-from minisheep.config import Settings
 from minisheep.engines.native import Vocabulary
 from minisheep.errors import ExportError, RunMismatchError, Stopped
 from minisheep.export import export_checks, ollama
-from minisheep.export.export_checks import ExportCheck, GreedyAnswer
 from minisheep.export.export_choice import MAKE, WITH_ADAPTER, WITH_GGUF, ExportSpec
-from minisheep.export.ollama import Modelfile, chat_template, take_apart
-from minisheep.formats import merge, model_facts
+from minisheep.formats import lora_gguf, merge, model_facts
 from minisheep.formats.gguf_header import read_header
-from minisheep.formats.lora_gguf import TENSORS, convert_adapter, read_config
-from minisheep.formats.model_facts import bos_text, context_length, parameter_count, quantisation
 from minisheep.formats.quantise import FORMATS, quantise
 from minisheep.models.cache import sha256_file
 from minisheep.models.prepared import PreparedModel
 from minisheep.run import events
-from minisheep.run.events import Emit, Note, PhaseStarted, Progress
 from minisheep.run.files import check_room, disk_errors, write_atomic, write_json
 from minisheep.run.folder import RunFolder
 
 TOKENS = 128
-"""Of an answer at most; the run's own budget where that is smaller."""
+"""The longest answer, unless the run's own limit is lower."""
+F16 = "F16"
+SPARE = 2**27
+"""Bytes for everything but the weights, and to stay free."""
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 
-def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
-    """Do a job that `Spec.to_job` made, in a worker."""
+def do(job: dict[str, Any], emit: events.Emit, should_stop: Callable[[], bool]) -> None:
+    """Do a job of `ExportSpec.to_job`. Raises `errors.ExportError` if a check fails."""
     spec = ExportSpec.from_job(job)
     work = ExportWork(spec, emit, should_stop)
     with disk_errors(spec.output):
@@ -49,28 +56,28 @@ def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None
 
 
 class ExportWork:
-    """What both jobs know: the run, its model, its template, and where the files go."""
+    """What both jobs use: the run, its model, its template, and the results of the checks."""
 
-    def __init__(self, spec: ExportSpec, emit: Emit, should_stop: Callable[[], bool]) -> None:
-        """Raises `errors.MinisheepError` for a model that cannot be had, or is not the run's."""
+    def __init__(self, spec: ExportSpec, emit: events.Emit, should_stop: Callable[[], bool]) -> None:
+        """Raises `errors.MinisheepError` if the model is missing or is not the run's."""
         self.spec, self.emit, self._should_stop = spec, emit, should_stop
         self.folder = RunFolder(Path(spec.run))
         self.round = self.folder.round(spec.round)
-        self.settings: Settings = config.make(config.read_toml(self.folder.settings))
+        self.settings: config.Settings = config.make(config.read_toml(self.folder.settings))
         needs = ("gguf", "inference_gguf", "weights") if spec.needs_weights else ("gguf", "inference_gguf")
         self.model = prepare.ensure_files(PreparedModel.read(self.folder.model), self.settings, emit, *needs)
         if sha256_file(self.model.gguf) != self.model.gguf_sha256:
             raise RunMismatchError(
-                f"{self.model.gguf} is not the file that the run began with.", "Restore it, and export again."
+                f"{self.model.gguf} has changed since the run began.", "Restore the file, then export again."
             )
         self.header = read_header(self.model.gguf)
         self.template = self.model.template
         self.tokens = min(TOKENS, self.settings.eval_max_tokens)
-        self.checks: list[ExportCheck] = []
+        self.checks: list[export_checks.ExportCheck] = []
 
     @property
     def machine(self) -> dict[str, int | str]:
-        """Options of an engine."""
+        """Options for an engine."""
         return {
             "threads": self.spec.threads or self.settings.threads,
             "gpu_layers": self.settings.gpu_layers,
@@ -87,69 +94,51 @@ class ExportWork:
 
     @property
     def words(self) -> bool:
-        """Whether the frame's labels are plain text."""
+        """Whether the template's labels are plain text."""
         return self.template.name == "plain"
 
     def chat_template(self, *, adds_bos: bool) -> str:
-        """In Jinja: the model's own, or that of the frame that the run was given.
+        """In Jinja: the model's own, or one made from the template that the run was given.
 
-        `adds_bos` where the vocabulary puts the begin token before every text.
+        `adds_bos` says that the vocabulary puts the begin token before every text.
         """
         if self.template.name == "model":
             return model_facts.chat_template(self.header)
-        frame = take_apart(self.template, self.bos)
-        return chat_template(frame, self.bos if adds_bos or frame.bos else "")
+        frame = ollama.take_apart(self.template, self.bos)
+        return ollama.chat_template(frame, self.bos if adds_bos or frame.bos else "")
 
     def step(self, what: str) -> Callable[[int, int], None]:
-        """Begins a part of the work; returns what hears how much of it is done."""
-        self.emit(PhaseStarted(self.spec.round, what, unit="steps"))
+        """Announce a step of the work; returns the callback for its progress."""
+        self.emit(events.PhaseStarted(self.spec.round, what, unit="steps"))
 
         def on_progress(done: int, total: int) -> None:
             events.point("export")
             if self._should_stop():
                 raise Stopped("Stopped. Nothing was exported.")
-            self.emit(Progress(self.spec.round, what, done, total))
+            self.emit(events.Progress(self.spec.round, what, done, total))
 
         return on_progress
 
-    def note(self, text: str) -> None:
-        self.emit(Note(text))
-
-    def judge(self, where: str, found: Sequence[ExportCheck]) -> None:
-        """Tell and keep what was found. Raises `errors.ExportError` where a check failed."""
-        for one in found:
-            self.checks.append(ExportCheck(f"{where}: {one.name}", one.passed, one.text))
-            self.note(f"{where}, {one.name}: {'ok' if one.passed else 'FAILED'}: {one.text}.")
-        self.report()
-        failed = [one for one in found if not one.passed]
-        if failed:
-            told = "; ".join(f"{one.name}: {one.text}" for one in failed)
-            raise ExportError(
-                f"The {where} is not what was trained ({told}). Nothing was exported.",
-                "A wider --quantise loses less; the run itself is unchanged.",
-            )
-
-    def report(self) -> None:
-        """Adds to the report what this job found."""
+    def judge(self, where: str, checks: Sequence[export_checks.ExportCheck]) -> None:
+        """Emit and store the results of checks. Raises `errors.ExportError` if one failed."""
+        for check in checks:
+            self.checks.append(dataclasses.replace(check, name=f"{where}: {check.name}"))
+            self.emit(events.Note(f"{where}, {check.name}: {'ok' if check.passed else 'FAILED'}: {check.text}."))
+        # The other job's checks are in the report too.
         path = self.spec.report
         before = json.loads(path.read_bytes()) if path.exists() else {"checks": []}
-        known = [row for row in before["checks"] if row["name"] not in {one.name for one in self.checks}]
-        rows = [{"name": one.name, "passed": one.passed, "text": one.text} for one in self.checks]
-        write_json(path, {"checks": [*known, *rows]})
-
-    def answers(self) -> list[GreedyAnswer]:
-        """What the run answers, as the first job stored it."""
-        return [GreedyAnswer.from_dict(row) for row in json.loads(self.answers_file.read_bytes())]
-
-
-# The first job of an export: whatever llama.cpp makes and runs. The run's own answers are its measure.
-F16 = "F16"
-SPARE = 2**27
-"""Bytes that are left free, and that everything but the weights may take."""
+        known = [row for row in before["checks"] if row["name"] not in {check.name for check in self.checks}]
+        write_json(path, {"checks": [*known, *map(dataclasses.asdict, self.checks)]})
+        failed = "; ".join(f"{check.name}: {check.text}" for check in checks if not check.passed)
+        if failed:
+            raise ExportError(
+                f"The {where} does not behave like the trained model ({failed}). Nothing was exported.",
+                "Try a --quantise with more bits, which loses less. The run itself has not changed.",
+            )
 
 
 def make_export(work: ExportWork) -> None:
-    """Raises `errors.ExportError` where a check fails, and what llama.cpp and the disk raise."""
+    """The first job: what llama.cpp makes and runs. Raises what llama.cpp and the disk raise."""
     spec, model = work.spec, work.model
     _check_room(work)
     spec.model_folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +152,7 @@ def make_export(work: ExportWork) -> None:
         work.machine,
         work.step("the run answers"),
     )
-    write_json(work.answers_file, [answer.to_dict() for answer in run])
+    write_json(work.answers_file, [dataclasses.asdict(answer) for answer in run])
     if spec.target in WITH_ADAPTER:
         _adapter(work, users, run)
     if spec.target in WITH_GGUF:
@@ -175,8 +164,8 @@ def _gguf(work: ExportWork, users: list[str], run: list[export_checks.GreedyAnsw
     whole = Path(spec.work) / "merged.gguf"
     metadata = _metadata(work)
     merge.merge_gguf(work.model.gguf, work.round.adapter_gguf, whole, metadata, work.step("merge"))
-    off = dict(merge.differences(work.model.gguf, work.round.adapter_gguf, whole))
-    work.judge("GGUF", [export_checks.merge(off)])
+    differences = dict(merge.differences(work.model.gguf, work.round.adapter_gguf, whole))
+    work.judge("GGUF", [export_checks.merge(differences)])
     if spec.format == F16:
         os.replace(whole, spec.gguf)
     else:
@@ -188,25 +177,25 @@ def _gguf(work: ExportWork, users: list[str], run: list[export_checks.GreedyAnsw
     if spec.target == "ollama":
         _modelfile(work)
         rendered = export_checks.by_modelfile(spec.model_folder / export_checks.MODELFILE, users)
-        found = export_checks.prompt_checks(spec.gguf, rendered, run, work.template, words=work.words)
-        work.judge("Modelfile", found[:1])
+        checks = export_checks.prompt_checks(spec.gguf, rendered, run, work.template, words=work.words)
+        work.judge("Modelfile", checks[:1])
     _compare(work, "GGUF", spec.gguf, None, rendered, run, spec.format)
 
 
 def _adapter(work: ExportWork, users: list[str], run: list[export_checks.GreedyAnswer]) -> None:
-    """A plain PEFT folder; what was copied is converted anew and must answer as the run does."""
+    """A plain PEFT folder. The copy is converted again and must answer as the run does."""
     spec = work.spec
     folder = spec.adapter_folder
     folder.mkdir(parents=True, exist_ok=True)
-    config = read_config(work.round.adapter)
+    config = lora_gguf.read_config(work.round.adapter)
     config["base_model_name_or_path"] = spec.base_id or work.model.name
     write_json(folder / "adapter_config.json", config)
-    shutil.copyfile(work.round.adapter / TENSORS, folder / TENSORS)
+    shutil.copyfile(work.round.adapter / lora_gguf.TENSORS, folder / lora_gguf.TENSORS)
     with Vocabulary.from_file(work.model.gguf) as vocabulary:
         source = work.chat_template(adds_bos=vocabulary.add_bos)
     write_atomic(folder / export_checks.CHAT_TEMPLATE, source.encode())
     converted = Path(spec.work) / "adapter.gguf"
-    convert_adapter(folder, work.model.gguf, converted)
+    lora_gguf.convert_adapter(folder, work.model.gguf, converted)
     rendered = export_checks.by_jinja(source, work.header, users)
     base = work.model.inference_gguf
     work.judge("adapter", export_checks.prompt_checks(base, rendered, run, work.template, words=work.words))
@@ -223,35 +212,35 @@ def _compare(
     format: str,
 ) -> None:
     on_progress = work.step(f"the {where} answers")
-    asked = export_checks.compare_texts(
+    compared = export_checks.compare_texts(
         gguf, adapter, rendered, run, work.template, work.tokens, work.machine, on_progress
     )
-    work.judge(where, [export_checks.agreement(asked, format), export_checks.ends(asked)])
+    work.judge(where, [export_checks.agreement(compared, format), export_checks.ends(compared)])
 
 
 def _metadata(work: ExportWork) -> dict[str, str | int]:
-    """What the merged GGUF says of itself; everything else is the base's."""
+    """Metadata of the merged GGUF that differs from the base's."""
     with Vocabulary.from_file(work.model.gguf) as vocabulary:
         source = work.chat_template(adds_bos=vocabulary.add_bos)
         end = export_checks.end_token(vocabulary, work.template)
-    found: dict[str, str | int] = {
+    metadata: dict[str, str | int] = {
         "general.name": work.spec.title,
         "general.description": "Aligned on its own instructions and answers with minisheep (I-SHEEP).",
         "general.base_model.count": 1,
         "general.base_model.0.name": work.model.title,
         "general.file_type": 1,
         "tokenizer.chat_template": source,
-        # A base model's own end token ends texts, not answers: programs that know no other would go on for ever.
+        # A base model's own end token ends texts, not answers. A program that knows no other would never stop.
         "tokenizer.ggml.eos_token_id": end,
     }
     if not isinstance(work.header.metadata.get("general.license"), str) and work.model.licence:
-        found["general.license"] = work.model.licence
-    return found
+        metadata["general.license"] = work.model.licence
+    return metadata
 
 
 def _modelfile(work: ExportWork) -> None:
     spec, settings = work.spec, work.settings
-    frame = take_apart(work.template, work.bos)
+    frame = ollama.take_apart(work.template, work.bos)
     with Vocabulary.from_file(spec.gguf) as vocabulary:
         says_bos = bool(frame.bos) and not vocabulary.add_bos
     sampling = {
@@ -259,8 +248,8 @@ def _modelfile(work: ExportWork) -> None:
         "top_p": settings.answer_top_p,
         "top_k": export_checks.TOP_K,
     }
-    trained = min(settings.context, context_length(work.header))
-    made = Modelfile(
+    trained = min(settings.context, model_facts.context_length(work.header))
+    modelfile = ollama.Modelfile(
         f"./{spec.gguf.name}",
         ollama.go_template(frame, says_bos=says_bos),
         frame.system,
@@ -268,39 +257,27 @@ def _modelfile(work: ExportWork) -> None:
         spec.licence,
         (
             f"{spec.title}, made with minisheep.",
-            f"num_ctx is what the run used; the base was made for {context_length(work.header)} tokens.",
+            f"num_ctx is the context of the run; the base supports {model_facts.context_length(work.header)} tokens.",
         ),
     )
-    write_atomic(spec.model_folder / export_checks.MODELFILE, made.text().encode())
+    write_atomic(spec.model_folder / export_checks.MODELFILE, modelfile.text().encode())
 
 
 def _check_room(work: ExportWork) -> None:
-    """Raise `errors.DiskError` before the work where its files do not fit."""
+    """Raise `errors.DiskError` if the files will not fit on the disk."""
     spec = work.spec
-    parameters = parameter_count(work.header)
+    parameters = model_facts.parameter_count(work.header)
     needed = float(SPARE)
     if spec.target in WITH_GGUF:
         needed += parameters * (2.0 + (0.0 if spec.format == F16 else FORMATS[spec.format][1]))
     if spec.needs_weights:
         needed += sum(path.stat().st_size for path in work.model.weights.glob("*.safetensors"))
-    check_room(Path(spec.work), needed, "The export needs", "Make room, or give --out on a larger disk.")
-
-
-# The second job of an export: merged safetensors with all that transformers needs, and transformers' own answer.
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
+    check_room(Path(spec.work), needed, "The export needs", "Free some space, or give --out on a larger disk.")
 
 
 def make_weights(work: ExportWork) -> None:
-    """Raises `errors.ExportError` where a check fails, and what transformers and the disk raise."""
-    import minisheep.trainers.lora_model  # noqa: F401  # takes the hub's client off line
+    """The second job: merged safetensors and all that transformers needs. Raises what it and the disk raise."""
+    import minisheep.trainers.lora_model  # noqa: F401  # keeps the hub's client from using the network
 
     spec, source = work.spec, work.model.weights
     folder = spec.model_folder
@@ -317,10 +294,10 @@ def make_weights(work: ExportWork) -> None:
     write_atomic(folder / export_checks.CHAT_TEMPLATE, template.encode())
     work.step("tokenizer")
     tokenizer = _tokenizer(work, source, folder, template)
-    run = work.answers()
-    asked = [export_checks.prompt(tokenizer, answer.user) for answer in run]
+    run = [export_checks.GreedyAnswer(**row) for row in json.loads(work.answers_file.read_bytes())]
+    prompts = [export_checks.prompt(tokenizer, answer.user) for answer in run]
     with Vocabulary.from_file(work.model.gguf) as vocabulary:
-        pairs = [(answer.prompt, ids) for answer, ids in zip(run, asked, strict=True)]
+        pairs = [(answer.prompt, ids) for answer, ids in zip(run, prompts, strict=True)]
         work.judge(
             "merged model",
             [
@@ -328,10 +305,10 @@ def make_weights(work: ExportWork) -> None:
                 export_checks.end([end], end in export_checks.end_tokens(folder), work.template.end),
             ],
         )
-    found = export_checks.compare_likelihoods(folder, asked, run, work.step("the merged model is asked"))
-    # Weights of their own were never quantised, and the run's answers are those of a GGUF that was.
-    of_gguf = "BF16" if work.model.weights_note else quantisation(work.header)
-    work.judge("merged model", [export_checks.agreement(found, export_checks.widest("BF16", of_gguf))])
+    compared = export_checks.compare_likelihoods(folder, prompts, run, work.step("the merged model is asked"))
+    # These weights were never quantised, but the GGUF that gave the run's answers may have been.
+    of_gguf = "BF16" if work.model.weights_note else model_facts.quantisation(work.header)
+    work.judge("merged model", [export_checks.agreement(compared, export_checks.widest("BF16", of_gguf))])
 
 
 def _configure(work: ExportWork, folder: Path, end: int, ends: list[int]) -> None:
@@ -340,10 +317,7 @@ def _configure(work: ExportWork, folder: Path, end: int, ends: list[int]) -> Non
     config["eos_token_id"] = end
     write_json(folder / "config.json", config)
     settings = work.settings
-    generation: dict[str, Any] = {
-        "do_sample": settings.answer_temperature > 0,
-        "eos_token_id": ends,
-    }
+    generation: dict[str, Any] = {"do_sample": settings.answer_temperature > 0, "eos_token_id": ends}
     if settings.answer_temperature > 0:
         generation |= {
             "temperature": settings.answer_temperature,
@@ -357,20 +331,20 @@ def _configure(work: ExportWork, folder: Path, end: int, ends: list[int]) -> Non
 
 
 def _tokenizer(work: ExportWork, source: Path, folder: Path, template: str) -> Any:
-    """The base's own tokenizer; one made from the GGUF's vocabulary where the weights came without."""
+    """The base's own tokenizer, or one made from the GGUF's vocabulary if the weights came without one."""
     import transformers
 
     there = [name for name in TOKENIZER if (source / name).is_file()]
     if "tokenizer_config.json" in there:
         for name in there:
             shutil.copyfile(source / name, folder / name)
-        made = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     else:
-        work.note("The weights came without a tokenizer: one is made from the GGUF's vocabulary.")
-        made = transformers.AutoTokenizer.from_pretrained(work.model.gguf.parent, gguf_file=work.model.gguf.name)
-    made.chat_template = template
-    made.eos_token = work.template.end
-    if not made.bos_token and work.bos:
-        made.bos_token = bos_text(work.header)
-    made.save_pretrained(folder)
+        work.emit(events.Note("The weights came without a tokenizer, so one is made from the GGUF's vocabulary."))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(work.model.gguf.parent, gguf_file=work.model.gguf.name)
+    tokenizer.chat_template = template
+    tokenizer.eos_token = work.template.end
+    if not tokenizer.bos_token and work.bos:
+        tokenizer.bos_token = work.bos
+    tokenizer.save_pretrained(folder)
     return transformers.AutoTokenizer.from_pretrained(folder)

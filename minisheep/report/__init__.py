@@ -1,11 +1,11 @@
-"""A run as one HTML file and its Markdown twin, from the run folder alone.
+"""A run as one HTML page and the same report in Markdown, made from the run folder alone.
 
-gather.py               what a folder holds, whole or not
-blocks.py               what a report is made of; every section is such blocks
-origins.py summary.py findings.py advice.py outcome.py funnel.py spread.py training.py landscape.py watching.py
-samples.py              one section each: decisions, no drawing
-document.py             which sections, in which order
-plots.py                figures as inline SVG (matplotlib, optional)
-html.py markdown.py     blocks in the two forms; all escaping is there
-write.py                the two files on disk
+gather.py           reads a run folder, whole or damaged
+blocks.py           the parts of a report; each section returns some of them
+findings.py         title, findings and advice
+sections.py         metrics of the rounds, training, records to read
+data_sections.py    data funnel, variety and judge, settings and hashes
+distributions.py    histograms of scores and lengths, map of the data
+plots.py            pictures as inline SVG (matplotlib, optional)
+write.py            the HTML and Markdown files; all escaping is there
 """

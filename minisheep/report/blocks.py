@@ -1,6 +1,6 @@
-"""What a report is made of. Sections say things with these; html.py and markdown.py alone know how they look.
+"""The parts of a report. Sections return them; write.py alone knows how they look.
 
-Every text here is plain text and may be a model's: it is escaped where it is drawn, and nowhere before.
+Every text here is plain text and may be a model's. write.py escapes it, and nothing before that does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ListItem:
     text: str
     level: Level = "plain"
     command: str = ""
-    """What to type, where there is something to type."""
+    """What to type next, if anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class Table:
 class Bar(NamedTuple):
     label: str
     size: int
-    said: str
-    """What stands behind the bar."""
+    text: str
+    """Stands to the right of the bar."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Counts as bars that share one scale, from 0 to the largest."""
+    """Counts as bars on one scale, from 0 to the largest."""
 
     caption: str
     bars: tuple[Bar, ...]
@@ -58,7 +58,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class HistogramBlock:
-    """Shares of a round's values in bins: `series` holds label and counts, len(edges) - 1 of them."""
+    """A round's values in bins: `series` holds pairs of a label and len(edges) - 1 counts."""
 
     name: str
     title: str
@@ -76,14 +76,14 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Lines over rounds or steps, with intervals where points have them."""
+    """Lines over rounds or steps; points may have intervals."""
 
     name: str
     title: str
     axis: str
     series: tuple[tuple[str, tuple[Point, ...]], ...]
     ticks: dict[int, str] = field(default_factory=dict)
-    """Labels of the places on the x axis; empty for an axis of numbers."""
+    """Labels by x; empty for an axis of numbers."""
     share: bool = False
     zero: bool = False
     """Whether a line marks 0."""
@@ -91,7 +91,7 @@ class Curves:
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """Points in a plane whose axes mean nothing; `groups` holds label and (x, y), what lies below first."""
+    """Points in a plane without axes; `groups` holds pairs of a label and points, drawn in this order."""
 
     name: str
     title: str
@@ -103,7 +103,7 @@ Plot = HistogramBlock | Curves | Scatter
 
 @dataclass(frozen=True, slots=True)
 class Charts:
-    """Figures that stand side by side where there is room, with what they show in words."""
+    """Figures side by side where there is room, and a caption for all of them."""
 
     plots: tuple[Plot, ...]
     caption: str
@@ -111,8 +111,6 @@ class Charts:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A record to read."""
-
     title: str
     marks: tuple[str, ...]
     """Scores, rules, what was cut."""
@@ -132,7 +130,7 @@ Block = Paragraph | Items | Table | Bars | Charts | Samples
 @dataclass(frozen=True, slots=True)
 class Section:
     anchor: str
-    """Letters and hyphens; ours, never a model's."""
+    """Letters and hyphens, never text of a model."""
     title: str
     blocks: tuple[Block, ...]
 
@@ -142,19 +140,17 @@ class Document:
     title: str
     lead: str
     facts: tuple[tuple[str, str], ...]
-    """The few numbers that stand at the top: name and value."""
+    """Name and value of the few numbers at the top."""
     sections: tuple[Section, ...]
 
     @property
     def plots(self) -> tuple[Plot, ...]:
-        """All figures, in order."""
         blocks = (block for section in self.sections for block in section.blocks)
         return tuple(plot for block in blocks if isinstance(block, Charts) for plot in block.plots)
 
 
-# A histogram as rows of bars made of letters: for Markdown, and for a page without pictures. Pure.
 def text_histogram(plot: HistogramBlock) -> list[str]:
-    """A line a series, from the lowest bin to the highest: ``round 1  0 |▁▅█▂ | 60``."""
+    """One line for each series, for Markdown and for pages without pictures: ``round 1  0 |▁▅█▂ | 60``."""
     width = max((len(one_line(label, 24)) for label, _ in plot.series), default=0)
     lines = []
     for label, counts in plot.series:

@@ -1,4 +1,9 @@
-"""How scores, lengths and similarities are distributed, round beside round. Pure."""
+"""How scores, lengths and similarities are distributed in each round, and a map of the data. Pure.
+
+The paper's map (figure 4) draws the first two principal components of mean last-layer vectors. Only a density filter
+stores such vectors, and only of the run's own pairs. So a second map places seed tasks and instructions by their words,
+with TF-IDF and a truncated SVD (latent semantic analysis); the report calls it a stand-in.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from minisheep.metrics.diversity import words
+from minisheep.metrics.diversity import unit, words
 from minisheep.metrics.stats import quantile
 from minisheep.report.blocks import Block, Charts, HistogramBlock, Paragraph, Scatter, Section, Table
 from minisheep.report.gather import Gathered, ReportRound
@@ -19,7 +24,7 @@ from minisheep.rules.prompts import user_text
 from minisheep.stages.evaluate import EDGES, PERPLEXITY_EDGES
 
 MOST_ROUNDS = 4
-"""Rounds in one picture: the first and the newest; tables have all."""
+"""Rounds in one picture; tables have all."""
 BINS = 20
 SHARES = (0.1, 0.5, 0.9)
 
@@ -33,58 +38,60 @@ def spread_section(run: Gathered) -> Section:
 
 
 def _spread_blocks(run: Gathered) -> Iterator[Block]:
-    tables: list[tuple[str, Values]] = []
+    groups: list[tuple[str, Values]] = []
     plots: list[HistogramBlock] = []
     for judge, scores in _scores(run).items():
-        tables.append((f"score by {judge}", scores))
+        groups.append((f"score by {judge}", scores))
         edges = EDGES.get(judge, PERPLEXITY_EDGES)
         plots.append(_histogram(f"scores-{len(plots)}", f"Scores by {judge}", "score", edges, scores))
     for name, title, axis, values in _others(run):
-        tables.append((title, values))
-        edges = tuple(x / 20 for x in range(21)) if name == "similarity" else length_edges(_flat(values))
+        groups.append((title, values))
+        every = [value for some in values.values() for value in some]
+        edges = tuple(x / 20 for x in range(21)) if name == "similarity" else length_edges(every)
         plots.append(_histogram(name, title, axis, edges, values))
     plots = [plot for plot in plots if any(sum(counts) for _, counts in plot.series)]
-    if not tables:
+    if not groups:
         yield Paragraph("There are no instructions yet.")
         return
     if plots:
         yield Charts(
             tuple(plots),
-            "Shares of each round. A score outside the bins of its judge's scale is not drawn; the last bin of a length"
-            " holds all longer ones. Similarity is ROUGE-L with the nearest seed task or earlier instruction.",
+            "Each curve shows shares of one round. A score outside its judge's scale is not drawn. The last bin of a"
+            " length holds all longer texts. Similarity is ROUGE-L with the most similar seed task or earlier"
+            " instruction.",
         )
     yield Table(
-        ("what", "round", "number", "mean", "least", "10 %", "half", "90 %", "most"),
+        ("what", "round", "number", "mean", "smallest", "10 %", "median", "90 %", "largest"),
         tuple(
-            (name, title, f"{len(found):,}", *(f"{value:.3g}" for value in _summary(found)))
-            for name, values in tables
-            for title, found in values.items()
-            if found
+            (name, title, f"{len(numbers):,}", *(f"{value:.3g}" for value in _summary(numbers)))
+            for name, values in groups
+            for title, numbers in values.items()
+            if numbers
         ),
         left=2,
     )
 
 
 def length_edges(values: Sequence[float], bins: int = BINS) -> tuple[float, ...]:
-    """Edges from 0 in whole steps up to about the 98th percentile: a few very long texts shall not squeeze the rest."""
+    """Edges in whole steps from 0 to about the 98th percentile, so that a few long texts do not squeeze the rest."""
     top = quantile(values, 0.98) if values else 1.0
     step = max(1, math.ceil(top / bins))
     return tuple(float(step * place) for place in range(bins + 1))
 
 
 def first_and_newest(rounds: Sequence[T]) -> list[T]:
-    """The first round and the newest ones, which one picture shows: more colours cannot be told apart."""
+    """The rounds that one picture shows: with more, colours are hard to distinguish."""
     return list(rounds) if len(rounds) <= MOST_ROUNDS else [rounds[0], *rounds[1 - MOST_ROUNDS :]]
 
 
 def _scores(run: Gathered) -> dict[str, dict[str, list[float]]]:
-    """By judge, whose scales differ; ``auto`` may choose another one in each round."""
-    found: dict[str, dict[str, list[float]]] = {}
+    """By judge, since their scales differ; ``auto`` may choose another judge in each round."""
+    scores: dict[str, dict[str, list[float]]] = {}
     for r in run.rounds:
         for verdict in r.verdicts:
             if _is_number(verdict.score):
-                found.setdefault(str(verdict.judge), {}).setdefault(r.title, []).append(float(verdict.score or 0.0))
-    return found
+                scores.setdefault(str(verdict.judge), {}).setdefault(r.title, []).append(float(verdict.score or 0.0))
+    return scores
 
 
 def _others(run: Gathered) -> Iterator[tuple[str, str, str, Values]]:
@@ -105,7 +112,6 @@ def _others(run: Gathered) -> Iterator[tuple[str, str, str, Values]]:
 
 
 def _histogram(name: str, title: str, axis: str, edges: Sequence[float], values: Values) -> HistogramBlock:
-    shown = first_and_newest(list(values))
     open_ended = axis == "words"
     return HistogramBlock(
         name,
@@ -113,8 +119,8 @@ def _histogram(name: str, title: str, axis: str, edges: Sequence[float], values:
         axis,
         tuple(float(edge) for edge in edges),
         tuple(
-            (who, tuple(np.histogram([min(v, edges[-1]) if open_ended else v for v in values[who]], edges)[0].tolist()))
-            for who in shown
+            (r, tuple(np.histogram([min(v, edges[-1]) if open_ended else v for v in values[r]], edges)[0].tolist()))
+            for r in first_and_newest(list(values))
         ),
     )
 
@@ -123,26 +129,16 @@ def _summary(values: Sequence[float]) -> list[float]:
     return [fmean(values), min(values), *(quantile(values, share) for share in SHARES), max(values)]
 
 
-def _flat(values: Values) -> list[float]:
-    return [value for some in values.values() for value in some]
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# Where a run's data lies beside its seed tasks: points in a plane, and how wide they spread.
-#
-# The paper draws the first two principal components of mean last-layer vectors (figure 4). Such vectors are on disk
-# only where a density filter measured them, and only of the run's own pairs. Seeds and pairs together can be drawn by
-# their words: TF-IDF and a truncated SVD (latent semantic analysis), which is said to be a stand-in wherever it is
-# shown.
 MOST = 250
-"""Points of a round, or of the seeds, drawn by chance where there are more."""
+"""Points of a round or of the seed tasks; of more, this many are drawn at random."""
 FEWEST = 8
-"""Texts below which a plane means nothing."""
+"""With fewer texts a map means nothing."""
 DIMENSIONS = 32
-"""Of the space of words before its first two principal components are taken; as in `metrics.diversity`."""
+"""Of the space of words, before its first two principal components are taken; as in `metrics.diversity`."""
 SEEDS = "seed tasks"
 
 
@@ -155,7 +151,7 @@ class Cloud:
 
 
 def projection_section(run: Gathered) -> Section:
-    return Section("map", "Where the data lies", tuple(_projection_blocks(run)))
+    return Section("map", "Map of the data", tuple(_projection_blocks(run)))
 
 
 def _projection_blocks(run: Gathered) -> Iterator[Block]:
@@ -164,29 +160,29 @@ def _projection_blocks(run: Gathered) -> Iterator[Block]:
         plane, explained = principal_plane(clouds)
         yield Charts(
             (Scatter("map-vectors", "Pairs by mean last-layer vector", plane),),
-            f"The first two principal components of the pairs' mean last-layer vectors ({explained:.0%} of their"
-            " variance), as the density filter measured them. Each round's are by the model that wrote it. Seed tasks"
-            " have no stored vectors, so they are in the next picture only.",
+            f"The first two principal components of the pairs' mean last-layer vectors ({explained:.0%} of the"
+            " variance), as the density filter measured them. The model that wrote a round gave that round's vectors."
+            " Seed tasks have no stored vectors, so only the next picture shows them.",
         )
-        yield _spread_table(clouds, "spread, of the first round's")
+        yield _spread_table(clouds, "spread, relative to the first round")
     else:
         yield Paragraph(
-            "No vectors of the model are stored (only the density filters measure them), so there is no picture like"
-            " the paper's figure 4."
+            "No vectors of the model are stored, because only the density filters measure them. So there is no picture"
+            " like figure 4 of the paper."
         )
     by_words = _by_words(run)
     if not by_words:
-        yield Paragraph("There are too few texts to place them by their words.")
+        yield Paragraph("There are too few texts for a map by words.")
         return
     plane, explained = principal_plane(by_words)
     seeded = by_words[0].label == SEEDS
     yield Charts(
         (Scatter("map-words", "Instructions by their words", plane),),
-        "A stand-in by words, not by the model: TF-IDF and a truncated SVD of the instructions"
-        f"{' and the seed tasks' if seeded else ''}, then two principal components ({explained:.0%} of the variance)."
-        " Texts that lie together share words; a round that has shrunk to a corner has narrowed.",
+        f"A stand-in by words, not by the model: the instructions{' and the seed tasks' if seeded else ''} by TF-IDF"
+        f" and a truncated SVD, then two principal components ({explained:.0%} of the variance). Texts close to each"
+        " other share words. A round whose points fill only a corner has become less varied.",
     )
-    yield _spread_table(by_words, f"spread, of the {SEEDS if seeded else 'first round'}'")
+    yield _spread_table(by_words, f"spread, relative to the {SEEDS if seeded else 'first round'}")
 
 
 def principal_plane(
@@ -194,10 +190,8 @@ def principal_plane(
 ) -> tuple[tuple[tuple[str, tuple[tuple[float, float], ...]], ...], float]:
     """All clouds on the first two principal components of all their vectors, and the share of variance in these.
 
-    Signs are settled (the coordinate that is farthest out is positive), so that the same vectors give the same plane.
+    The coordinate farthest from the centre is made positive, so that the same vectors give the same plane.
     """
-    import numpy as np
-
     every = np.concatenate([cloud.vectors for cloud in clouds])
     centre = every.mean(axis=0)
     _, sizes, axes = np.linalg.svd(every - centre, full_matrices=False)
@@ -215,14 +209,10 @@ def principal_plane(
 
 def spread(vectors: Any) -> float:
     """Root mean square distance of vectors (n, dimensions) from their centre."""
-    import numpy as np
-
     return float(np.sqrt(((vectors - vectors.mean(axis=0)) ** 2).sum(axis=1).mean()))
 
 
 def _spread_table(clouds: Sequence[Cloud], title: str) -> Table:
-    import numpy as np
-
     first = clouds[0]
     whole = spread(first.vectors)
 
@@ -230,7 +220,7 @@ def _spread_table(clouds: Sequence[Cloud], title: str) -> Table:
         return float(np.linalg.norm(cloud.vectors.mean(axis=0) - first.vectors.mean(axis=0)))
 
     return Table(
-        ("group", "drawn", title, "shift of the centre, in the same unit"),
+        ("group", "texts", title, "shift of the centre, same unit"),
         tuple(
             (
                 cloud.label,
@@ -240,55 +230,50 @@ def _spread_table(clouds: Sequence[Cloud], title: str) -> Table:
             )
             for cloud in clouds
         ),
-        "In all dimensions, not in the plane. Spread is the root mean square distance from the group's own centre.",
+        "Measured in all dimensions, not in the picture. Spread is the root mean square distance from the group's"
+        " centre.",
     )
 
 
 def _by_vectors(run: Gathered) -> list[Cloud]:
-    """The stored vectors of each round's pairs; none where no density filter measured any."""
-    import numpy as np
-
+    """The vectors of each round's pairs that a density filter stored."""
     clouds = []
     width = 0
-    for r in first_and_newest([r.number for r in run.rounds if r.verdicts]):
-        found = {v.response_id: v.raw["vector"] for v in _round(run, r).verdicts if _is_vector(v.raw.get("vector"))}
-        width = width or len(next(iter(found.values()), ()))
-        same = {id_: vector for id_, vector in found.items() if len(vector) == width}
+    for r in first_and_newest([r for r in run.rounds if r.verdicts]):
+        stored = {v.response_id: v.raw["vector"] for v in r.verdicts if _is_vector(v.raw.get("vector"))}
+        width = width or len(next(iter(stored.values()), ()))
+        same = {id_: vector for id_, vector in stored.items() if len(vector) == width}
         if len(same) >= FEWEST:
-            vectors = np.asarray([same[id_] for id_ in _drawn(same, r)], dtype=np.float64)
-            clouds.append(Cloud(f"round {r}", vectors))
+            vectors = np.asarray([same[id_] for id_ in _drawn(same, r.number)], dtype=np.float64)
+            clouds.append(Cloud(r.title, vectors))
     return clouds
 
 
 def _by_words(run: Gathered) -> list[Cloud]:
-    """Seed tasks (where they are known) and instructions in one space of words, rows of length 1."""
-    import numpy as np
+    """Seed tasks (if known) and instructions in one space of words, as rows of length 1."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
-
-    from minisheep.metrics.diversity import unit
 
     texts: dict[str, list[str]] = {}
     seeds = {seed.id: user_text(seed.instruction, seed.input) for seed in run.seeds}
     if len(seeds) >= FEWEST:
         texts[SEEDS] = [seeds[id_] for id_ in _drawn(seeds, 0)]
-    for r in first_and_newest([r.number for r in run.rounds if r.instructions]):
-        found = {i.id: user_text(i.instruction, i.input) for i in _round(run, r).instructions}
-        if len(found) >= FEWEST:
-            texts[f"round {r}"] = [found[id_] for id_ in _drawn(found, r)]
-    if not any(label != SEEDS for label in texts):
+    for r in first_and_newest([r for r in run.rounds if r.instructions]):
+        prompts = {i.id: user_text(i.instruction, i.input) for i in r.instructions}
+        if len(prompts) >= FEWEST:
+            texts[r.title] = [prompts[id_] for id_ in _drawn(prompts, r.number)]
+    if not set(texts) - {SEEDS}:
         return []
     every = [text for some in texts.values() for text in some]
     try:
         table = TfidfVectorizer(sublinear_tf=True, analyzer=words).fit_transform(every)
-    except ValueError:
-        # Texts without a single word.
+    except ValueError:  # No text holds a word.
         return []
     room = min(DIMENSIONS, min(table.shape) - 1)
     if room < 2:
         return []
     with np.errstate(invalid="ignore"):
-        # Texts that are all the same have no variance to explain.
+        # If all texts are the same, there is no variance to explain.
         space = unit(TruncatedSVD(room, random_state=1).fit_transform(table))
     clouds = []
     for label, some in texts.items():
@@ -298,13 +283,9 @@ def _by_words(run: Gathered) -> list[Cloud]:
 
 
 def _drawn(items: Mapping[str, object], round: int) -> list[str]:
-    """At most `MOST` names, by chance that follows from them."""
+    """At most `MOST` ids at random, the same ones every time."""
     return sorted(items, key=lambda id_: derive_seed("report", "map", round, id_))[:MOST]
 
 
-def _round(run: Gathered, number: int) -> Any:
-    return next(r for r in run.rounds if r.number == number)
-
-
-def _is_vector(found: object) -> bool:
-    return isinstance(found, list) and len(found) > 1 and all(isinstance(x, int | float) for x in found)
+def _is_vector(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(x, int | float) for x in value)

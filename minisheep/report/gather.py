@@ -1,4 +1,4 @@
-"""A run folder as plain data for the sections: what is there, checked, and what is missing, said."""
+"""Reads a run folder into plain data for the sections: checks what is there, and notes what is missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import config, loop
-from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
 from minisheep.report.blocks import ListItem
 from minisheep.rules.seed_tasks import SeedTask, load_seeds, seeds_digest
@@ -31,7 +30,7 @@ _ROUND = re.compile(r"round-(0|[1-9][0-9]{0,5})")
 
 @dataclass(frozen=True, slots=True)
 class ReportRound(RoundRecords):
-    """One round's files; 0 is the base model. What is not there is empty or None."""
+    """One round's files; 0 is the base model. What is missing is empty or None."""
 
     exam: Exam | None
     health: dict[str, Any] | None
@@ -40,7 +39,7 @@ class ReportRound(RoundRecords):
     metrics: dict[str, Any] | None
     steps: tuple[TrainStep, ...]
     hashes: dict[str, str]
-    """SHA-256 of what a user takes from a round, by file name."""
+    """SHA-256 of the files that a user takes from a round, by name."""
 
     @property
     def title(self) -> str:
@@ -50,7 +49,7 @@ class ReportRound(RoundRecords):
 @dataclass(frozen=True, slots=True)
 class Gathered:
     path: Path
-    settings: Settings | None
+    settings: config.Settings | None
     """None where run.toml is missing, damaged or of another version."""
     model: dict[str, Any]
     inputs: dict[str, str]
@@ -59,15 +58,15 @@ class Gathered:
     state_known: bool
     """Whether the manifest says what is done."""
     all_rounds: tuple[ReportRound, ...]
-    """The base (if it has a folder) and every round that was begun."""
+    """The base (if it has a folder) and every round that has started."""
     seeds: tuple[SeedTask, ...]
-    """Those that the run began with; none where they are not to be had any more."""
+    """Those that the run began with; empty if they are no longer available."""
     harness: dict[int, dict[str, Estimate]]
     judged: tuple[tuple[ListItem, ...], ...]
-    """What outside judges decided (`minisheep versus`), in words; one group a comparison."""
+    """What outside judges decided (`minisheep versus`), in words; one group for each comparison."""
     warnings: tuple[str, ...]
     failure: str
-    """Why the run stopped, where nothing was done after it."""
+    """Why the run stopped, if no phase finished after that."""
     engines: tuple[str, ...]
     notes: tuple[str, ...]
     """What is missing or could not be read."""
@@ -83,26 +82,26 @@ class Gathered:
 
     @property
     def best(self) -> int | None:
-        """The round to use, 0 for the base; None where nothing was decided (nothing measured, or an old version)."""
+        """The round to use, 0 for the base; None if no evaluation of this run compared rounds."""
         decided = any("decision" in (r.metrics or {}) for r in self.all_rounds)
         return loop.standing(self.phases).best if decided else None
 
     @property
     def next_phase(self) -> loop.Phase | None:
-        """None where the run is over, and where that is not known."""
+        """None if the run is over, or if that is not known."""
         return loop.next_phase(self.settings, self.phases) if self.settings and self.state_known else None
 
     @property
     def seconds(self) -> float:
-        """All phases that are done."""
+        """Of all finished phases."""
         return sum(counts.get("seconds", 0.0) for counts in self.phases.values())
 
 
 def gather(path: str | Path) -> Gathered:
-    """Read a run folder. Raises `errors.UsageError` if it is none."""
+    """Read a run folder. Raises `errors.UsageError` for any other folder."""
     folder = RunFolder(Path(path))
     if not (folder.manifest.is_file() or folder.settings.is_file()):
-        raise UsageError(f"{path} is not a run folder.", "`minisheep align` makes one.")
+        raise UsageError(f"{path} is not a run folder.", "Give the folder of a run; `minisheep align` makes one.")
     reader = Reader(folder.path)
     settings = _settings(folder, reader)
     manifest = reader.json(folder.manifest, _manifest)
@@ -110,7 +109,7 @@ def gather(path: str | Path) -> Gathered:
     numbers = sorted(int(m[1]) for p in folder.path.iterdir() if (m := _ROUND.fullmatch(p.name)) and p.is_dir())
     rounds = tuple(_round(reader, n, folder.round(n), training_steps(events, n)) for n in numbers)
     if rounds and not folder.manifest.exists():
-        reader.note(folder.manifest, "missing, so how far the run is cannot be told")
+        reader.note(folder.manifest, "missing, so this report cannot say how far the run got")
     state_known = manifest is not None or not (rounds or folder.manifest.exists())
     manifest = manifest or {"phases": {}, "inputs": {}}
     seeds = _seeds(settings, manifest["inputs"], reader)
@@ -127,7 +126,7 @@ def gather(path: str | Path) -> Gathered:
         all_rounds=rounds,
         seeds=seeds,
         harness=harness,
-        judged=tuple(found for found in judged if found is not None),
+        judged=tuple(items for items in judged if items is not None),
         warnings=_once(e.text for e in events if isinstance(e, Note) and e.level == "warning"),
         failure=_failure(events),
         engines=_once(e.description for e in events if isinstance(e, EngineReady)),
@@ -149,9 +148,9 @@ def _round(reader: Reader, number: int, folder: RoundFolder, steps: tuple[TrainS
     )
 
 
-def _settings(folder: RunFolder, reader: Reader) -> Settings | None:
+def _settings(folder: RunFolder, reader: Reader) -> config.Settings | None:
     try:
-        # An empty file would be a run by the defaults, which no run writes.
+        # An empty file would mean all defaults, but every run writes its settings.
         if stored := tomllib.loads(folder.settings.read_text(encoding="utf-8")):
             return config.make(stored)
     except FileNotFoundError:
@@ -178,13 +177,13 @@ def _health(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _diversity(data: dict[str, Any]) -> dict[str, Any]:
-    # Whatever the alarms can read, the tables can.
+    # What the alarms can read, the tables can show.
     alarms({1: data, 2: data})
     return data
 
 
 def _metrics(data: dict[str, Any], number: int) -> dict[str, Any]:
-    """Raises where the tables could not be made of it."""
+    """Raises if the tables cannot show it."""
     words.metric_rows([data])
     round_values(data, {}, "")
     if data["round"] != number or not isinstance(data["model"], dict):
@@ -205,17 +204,19 @@ def _failure(events: Sequence[Any]) -> str:
     return ""
 
 
-def _seeds(settings: Settings | None, inputs: Mapping[str, str], reader: Reader) -> tuple[SeedTask, ...]:
-    """The seed tasks, if they are still those that the run began with."""
+def _seeds(settings: config.Settings | None, inputs: Mapping[str, str], reader: Reader) -> tuple[SeedTask, ...]:
+    """The seed tasks, if they have not changed since the run began."""
     if settings is None:
         return ()
     try:
         seeds = load_seeds(settings.seeds)
     except MinisheepError as error:
-        reader.notes.append(f"{error.message} The map of the data is drawn without seed tasks.")
+        reader.notes.append(f"{error.message} The map of the data shows no seed tasks.")
         return ()
     if "seeds" in inputs and seeds_digest(seeds) != inputs["seeds"]:
-        reader.notes.append("The seed tasks are not those that the run began with, so the map is drawn without them.")
+        reader.notes.append(
+            "The seed tasks have changed since the run began, so the map of the data does not show them."
+        )
         return ()
     return tuple(seeds)
 

@@ -1,7 +1,7 @@
-"""Figures as SVG that stands inside the page: no colour of its own, no outside name, the same bytes every time.
+"""Figures as SVG inside the page: no outside names, and the same bytes every time.
 
-matplotlib (the extra `plots`) is imported here and nowhere else in the report. Colours are drawn as marks that become
-the page's CSS variables, so that one figure serves light, dark and paper; markers and strokes tell series apart too.
+The report imports matplotlib (the extra `plots`) only here. Figures are drawn in placeholder colours that become CSS
+variables of the page, so one figure fits light, dark and paper. Markers and strokes distinguish series as well.
 """
 
 from __future__ import annotations
@@ -10,14 +10,11 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree
 
 from minisheep.report.blocks import Curves, HistogramBlock, Plot, Scatter
 from minisheep.rules.plain_text import one_line
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 INK, FAINT = "#010101", "#020202"
 SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305")
@@ -26,11 +23,11 @@ VARIABLES = {INK: "currentColor", FAINT: "var(--faint)"} | {
 }
 MARKERS, STROKES = "osD^v", ("-", "--", "-.", ":", (0, (5, 1)))
 SIZE = (3.7, 2.7)
-"""Inches of a figure; a map is larger."""
+"""Inches."""
 MAP_SIZE = (5.6, 4.4)
 STYLE: Any = {
     "svg.hashsalt": "minisheep",
-    # Letters stay letters: smaller, searchable, and in the page's font.
+    # Text stays text: smaller, searchable, and in the page's font.
     "svg.fonttype": "none",
     "font.size": 8.5,
     "text.color": INK,
@@ -58,6 +55,11 @@ def available() -> bool:
     return True
 
 
+def drawn(plots: Sequence[Plot]) -> dict[str, str]:
+    """The SVG of each figure by its name. Needs matplotlib."""
+    return {plot.name: svg(plot) for plot in plots}
+
+
 def svg(plot: Plot) -> str:
     """The figure as an ``<svg>`` element. Needs matplotlib."""
     from matplotlib import rc_context
@@ -65,9 +67,9 @@ def svg(plot: Plot) -> str:
 
     out = io.BytesIO()
     with warnings.catch_warnings(), rc_context(STYLE):
-        # Letters that matplotlib's font lacks are drawn by the browser's; only their width is a guess.
+        # The browser's font draws letters that matplotlib's lacks; only their width is a guess.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        # Labels as wide as the figure are drawn all the same, one over the other.
+        # Labels as wide as the figure are drawn anyway, on top of each other.
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
         figure = Figure(figsize=MAP_SIZE if isinstance(plot, Scatter) else SIZE, layout="constrained")
         axis = figure.subplots()
@@ -86,8 +88,8 @@ def svg(plot: Plot) -> str:
 
 
 def inline(data: bytes, name: str) -> str:
-    """matplotlib's file as an element for a page: ids of its own, CSS colours, no metadata, no style for others."""
-    # The file is matplotlib's own, made a moment ago.
+    """matplotlib's file as an element of a page: unique ids, CSS colours, no metadata, no style sheet."""
+    # matplotlib has just made this file.
     root = ElementTree.fromstring(data)  # noqa: S314
     for parent in list(root.iter()):
         for child in list(parent):
@@ -118,7 +120,7 @@ def _attribute(key: str, value: str, name: str) -> str:
 
 
 def _label(text: str, width: int = 0) -> str:
-    """Safe to show, and without the two characters that XML forbids besides."""
+    """Safe to show, and without two more characters that XML forbids."""
     return one_line(_FORBIDDEN.sub("\ufffd", text), width)
 
 
@@ -126,14 +128,13 @@ def _local(tag: str) -> str:
     return tag.rpartition("}")[2]
 
 
-def _histogram(axis: Axes, plot: HistogramBlock) -> None:
+def _histogram(axis: Any, plot: HistogramBlock) -> None:
     for place, (label, counts) in enumerate(plot.series):
         total = sum(counts) or 1
         shares = [count / total for count in counts]
         look = _look(place)
-        axis.stairs(shares, plot.edges, label=_label(label, 24), color=look["color"], linestyle=look["linestyle"],
-                    linewidth=1.4)  # fmt: skip
-        if len(plot.series) == 1 or place == 0:
+        axis.stairs(shares, plot.edges, label=_label(label, 24), linewidth=1.4, **look)
+        if place == 0:
             axis.stairs(shares, plot.edges, color=look["color"], fill=True, alpha=0.18)
     axis.set_xlabel(_label(plot.axis))
     axis.set_ylim(bottom=0)
@@ -141,7 +142,7 @@ def _histogram(axis: Axes, plot: HistogramBlock) -> None:
     _grid(axis)
 
 
-def _curves(axis: Axes, plot: Curves) -> None:
+def _curves(axis: Any, plot: Curves) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if plot.zero:
@@ -169,9 +170,9 @@ def _curves(axis: Axes, plot: Curves) -> None:
     _grid(axis)
 
 
-def _scatter(axis: Axes, plot: Scatter) -> None:
+def _scatter(axis: Any, plot: Scatter) -> None:
     for place, (label, points) in enumerate(plot.groups):
-        # What lies below is hollow and large, so that what lies on it does not hide it.
+        # The lowest group is hollow and large, so that points on it do not hide it.
         look = {"markersize": 6.5, "fillstyle": "none", "markeredgewidth": 0.8} if place == 0 else {"markersize": 3.6}
         axis.plot(
             [x for x, _ in points], [y for _, y in points], linestyle="none", label=_label(label, 24),
@@ -186,15 +187,10 @@ def _look(place: int) -> dict[str, Any]:
     return {"color": SERIES[place % len(SERIES)], "linestyle": STROKES[place % len(STROKES)]}
 
 
-def _percent(axis: Axes) -> None:
+def _percent(axis: Any) -> None:
     axis.yaxis.set_major_formatter(lambda value, _place: f"{100 * value:.3g}%")
 
 
-def _grid(axis: Axes) -> None:
+def _grid(axis: Any) -> None:
     axis.grid(axis="y", color=FAINT, linewidth=0.6)
     axis.set_axisbelow(True)
-
-
-def drawn(plots: Sequence[Plot]) -> dict[str, str]:
-    """The SVG of each figure by its name. Needs matplotlib."""
-    return {plot.name: svg(plot) for plot in plots}

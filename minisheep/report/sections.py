@@ -1,4 +1,4 @@
-"""What the rounds did to the model: metrics with their intervals, across rounds. Pure."""
+"""Sections about the rounds: metrics with their intervals, training, and records to read. Pure."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ DRAWN = (
     ("nll_change", "Held-out NLL, minus base", "nats per token"),
     ("instruction_strict", "Constraints kept, strict", "share"),
     ("instruction_own", "Constraints kept, own words", "share"),
-    ("verifiable_copied", "Answers that say it back", "share"),
-    ("verifiable_ended", "Answers that end", "share"),
+    ("verifiable_copied", "Answers that repeat the instruction", "share"),
+    ("verifiable_ended", "Answers that end by themselves", "share"),
     ("exam_auc", "The judge's exam", "AUC"),
 )
 WITH_INTERVALS = frozenset(
@@ -39,7 +39,7 @@ WITH_INTERVALS = frozenset(
         "  AUC in its exam",
     }
 )
-"""Rows of the status table that the table with intervals has already."""
+"""Rows of the status table that the table with intervals shows already."""
 
 
 def outcome_section(run: Gathered) -> Section:
@@ -56,22 +56,22 @@ def _outcome_blocks(run: Gathered) -> Iterator[Block]:
     yield Table(
         ("measure", *titles),
         tuple((_title(m), *(cell(m, values[r.number].get(m.name)) for r in run.measured)) for m in metrics),
-        "In brackets 95 % bootstrap intervals, in parentheses standard errors. Changes are paired by item; points are"
-        " points of per cent, NLL is in nats per token.",
+        "Brackets hold 95 % bootstrap intervals, parentheses standard errors. Changes are paired by item. Points are"
+        " percentage points. NLL is the negative log-likelihood in nats per token; lower is better.",
     )
     rows = words.metric_rows([r.metrics or {} for r in run.measured])[1]
     others = tuple((name.strip(), *cells) for name, cells in rows if name not in WITH_INTERVALS)
     if others:
-        yield Table(("and more", *titles), others)
+        yield Table(("other measures", *titles), others)
     curves = tuple(c for name, title, axis in DRAWN if (c := _curve(run, values, name, title, axis)) is not None)
     if curves:
-        yield Charts(curves, "Bars are 95 % intervals: where they overlap much, chance may be all there is.")
+        yield Charts(curves, "Bars are 95 % intervals. Where they overlap a lot, chance may explain the difference.")
     for lines in run.judged:
         yield Items(lines)
 
 
 def _title(metric: Metric) -> str:
-    """In full, where a comparison of runs has to be brief."""
+    """In full; the comparison of runs has less room."""
     name = metric.name.removesuffix("_change")
     if name in READINGS:
         return NAMES[name] + (", minus base" if metric.form == "points" else "")
@@ -85,7 +85,7 @@ def _values(run: Gathered, r: ReportRound) -> dict[str, Value]:
 
 
 def _metrics(values: dict[int, dict[str, Value]]) -> list[Metric]:
-    present = {name for found in values.values() for name in found}
+    present = {name for by_name in values.values() for name in by_name}
     known = [metric for metric in CATALOGUE if metric.name in present]
     return known + [harness_metric(name) for name in sorted(present - {metric.name for metric in CATALOGUE})]
 
@@ -93,14 +93,14 @@ def _metrics(values: dict[int, dict[str, Value]]) -> list[Metric]:
 def _curve(run: Gathered, values: dict[int, dict[str, Value]], name: str, title: str, axis: str) -> Curves | None:
     points = []
     for r in run.measured:
-        found = values[r.number].get(name)
+        value = values[r.number].get(name)
         if name == "nll_change" and r.number == 0:
             points.append(Point(0, 0.0))
-        elif isinstance(found, Estimate):
-            reach = None if found.error is None else NORMAL_95 * found.error
-            low = found.low if reach is None else found.value - reach
-            high = found.high if reach is None else found.value + reach
-            points.append(Point(r.number, found.value, low, high))
+        elif isinstance(value, Estimate):
+            low, high = value.low, value.high
+            if value.error is not None:
+                low, high = value.value - NORMAL_95 * value.error, value.value + NORMAL_95 * value.error
+            points.append(Point(r.number, value.value, low, high))
     if len(points) < 2:
         return None
     ticks = {r.number: str(r.number or "base") for r in run.measured}
@@ -108,7 +108,6 @@ def _curve(run: Gathered, values: dict[int, dict[str, Value]], name: str, title:
     return Curves(name, title, axis, series, ticks, share=axis == "share", zero=name == "nll_change")
 
 
-# How the adapters were trained: loss curves and what each training saw. Pure.
 COUNTS = (
     ("steps", "steps"),
     ("examples", "examples trained on"),
@@ -138,14 +137,17 @@ def _training_blocks(run: Gathered) -> Iterator[Block]:
         yield Paragraph("Nothing has been trained yet.")
         return
     if curves:
-        yield Charts(curves, "Mean negative log-likelihood per supervised token, in nats, by optimizer step.")
+        yield Charts(
+            curves,
+            "Mean negative log-likelihood per supervised token, in nats, at each optimizer step. Lower is better.",
+        )
     else:
-        yield Paragraph("events.jsonl holds no training steps, so there are no loss curves.")
+        yield Paragraph("There are no loss curves: events.jsonl holds no training steps.")
     if trained:
         yield Table(
             ("training", *(r.title for r in trained)),
             tuple(
-                (title, *(_said(name, (r.training or {}).get(name)) for r in trained))
+                (title, *(_count(name, (r.training or {}).get(name)) for r in trained))
                 for name, title in COUNTS
                 if any((r.training or {}).get(name) is not None for r in trained)
             ),
@@ -167,7 +169,7 @@ def _thinned(points: list[Point]) -> tuple[Point, ...]:
     return tuple(points[i * (len(points) - 1) // (MOST_POINTS - 1)] for i in range(MOST_POINTS))
 
 
-def _said(name: str, value: Any) -> str:
+def _count(name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "-" if value is None else str(value)
     if name == "seconds":
@@ -175,48 +177,46 @@ def _said(name: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
-# Records to read: kept and dropped ones, drawn by chance, the same ones every time. Numbers do not replace this.
 MOST = 20
 LONGEST = 6000
-"""Characters of a field that are shown."""
+"""Characters shown of a field."""
 
 R = TypeVar("R", bound=Record)
 Numbered = list[tuple[int, R]]
 
 
 def sections(run: Gathered) -> tuple[Section, Section]:
-    kept = drawn([(r.number, example) for r in run.rounds for example in r.kept])
-    dropped = drawn([(r.number, rejection) for r in run.rounds for rejection in r.rejected])
+    """Kept and dropped records to read, since numbers do not replace reading; the same ones every time."""
+    kept = [_kept(*item) for item in drawn([(r.number, e) for r in run.rounds for e in r.kept])]
+    dropped = [_dropped(*item) for item in drawn([(r.number, x) for r in run.rounds for x in r.rejected])]
     return (
-        Section("kept", "Kept records to read", tuple(_sample_blocks("kept", [_kept(*item) for item in kept]))),
-        Section(
-            "dropped",
-            "Dropped records to read",
-            tuple(_sample_blocks("dropped", [_dropped(*item) for item in dropped])),
-        ),
+        Section("kept", "Kept records to read", tuple(_sample_blocks("kept", kept))),
+        Section("dropped", "Dropped records to read", tuple(_sample_blocks("dropped", dropped))),
     )
 
 
 def drawn(items: Sequence[tuple[int, R]], most: int = MOST) -> Numbered[R]:
-    """`most` of numbered records by chance, as many of each number as there are, in the order of the numbers."""
+    """At most `most` numbered records at random, about as many of each number, in the order of the numbers."""
     waiting: dict[int, list[R]] = {}
     for number, record in items:
         waiting.setdefault(number, []).append(record)
     for number, records in waiting.items():
         records.sort(key=lambda record, number=number: derive_seed("report", "read", number, record.id))  # type: ignore[misc]
-    found: Numbered[R] = []
+    chosen: Numbered[R] = []
     place = 0
-    while len(found) < min(most, len(items)):
-        found += [(number, records[place]) for number, records in waiting.items() if place < len(records)]
+    while len(chosen) < min(most, len(items)):
+        chosen += [(number, records[place]) for number, records in waiting.items() if place < len(records)]
         place += 1
-    return sorted(found[:most], key=lambda item: item[0])
+    return sorted(chosen[:most], key=lambda item: item[0])
 
 
 def _sample_blocks(what: str, samples: list[Sample]) -> Iterator[Block]:
     if not samples:
         yield Paragraph(f"Nothing has been {what} yet.")
         return
-    yield Paragraph(f"{len(samples)} {what} records, drawn by chance from all rounds; read them before any number.")
+    yield Paragraph(
+        f"{len(samples)} {what} records, drawn at random from all rounds. Read them before you trust any number."
+    )
     yield Samples(tuple(samples))
 
 

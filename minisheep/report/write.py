@@ -1,4 +1,9 @@
-"""A run's report on disk: report.html and report.md, each whole or not at all. Nothing else in the run is touched."""
+"""Writes a run's report as report.html and report.md, each completely or not at all. Nothing else in the run changes.
+
+The page is ``data/report.html.jinja``; the environment made in `html_page` replaces characters that could move or hide
+text, then escapes everything. In Markdown, model text stands in fenced blocks whose fence is longer than any inside;
+everything else is escaped, so that no renderer takes it for markup, HTML or a link.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +20,8 @@ from minisheep.rules.plain_text import one_line, sanitise
 from minisheep.run.files import disk_errors, write_atomic
 
 
-# A gathered run as a whole report: which sections, in which order. What decides comes first, what proves it later.
 def document(run: Gathered) -> blocks.Document:
+    """The whole report. Sections that decide come first, those that prove it later."""
     return blocks.Document(
         title=findings.title(run),
         lead=findings.lead(run),
@@ -36,13 +41,11 @@ def document(run: Gathered) -> blocks.Document:
     )
 
 
-# A report as one HTML page: everything inside, nothing fetched, no script, and all text escaped.
-#
-# The page is ``data/report.html.jinja``. What stands between its braces becomes markup in one place, the environment
-# made here: characters that could move or hide text are replaced, then all is escaped for content and attributes.
 def html_page(document: blocks.Document, drawings: Mapping[str, str]) -> str:
-    """The whole page. `drawings` holds the SVG of each figure by its name, from plots.py; those that are missing are
-    replaced by rows of bars, or left out."""
+    """The whole page, which fetches nothing and has no script.
+
+    `drawings` holds the SVG of each figure by name, from plots.py. Without one, a histogram becomes rows of bars.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -59,51 +62,44 @@ def html_page(document: blocks.Document, drawings: Mapping[str, str]) -> str:
         document=document,
         drawings=drawings,
         kind=lambda value: type(value).__name__,
-        strips=blocks.text_histogram,
+        text_histogram=blocks.text_histogram,
         version=__version__,
     )
 
 
-# The same report as Markdown: for terminals, reviews and tools. Figures are rows of bars, or the numbers themselves.
-#
-# Model text stands in fenced blocks whose fence is longer than any in it; everything else is escaped so that no
-# renderer takes it for markup, HTML or a link.
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$])")
 _AT_START = re.compile(r"^([0-9]*)([-+.)#=])")
-# What renderers turn into links by themselves.
+# Renderers turn these into links.
 _LINKED = re.compile(r"(?i)(?<=\w)(:)(?=//)|(?<=www)(\.)|(@)")
 _TICKS = re.compile("`+")
 
 
 def markdown(document: blocks.Document) -> str:
+    """The same report as Markdown. Figures become rows of bars or tables of numbers."""
     facts = blocks.Table(("", ""), document.facts, left=2)
     parts = [f"# {inline(document.title)}", paragraph(document.lead), *_table(facts)]
     for section in document.sections:
-        parts += _section(section)
+        parts += [f"## {inline(section.title)}", *(part for block in section.blocks for part in _block(block))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def inline(value: str) -> str:
-    """Any text on one line, as Markdown that shows it, for a place within a line."""
+    """Any text as Markdown that shows it, for a place within a line."""
     line = _SPECIAL.sub(r"\\\1", one_line(value).replace("&", "&amp;"))
-    return _LINKED.sub(lambda found: f"&#{ord(found[0])};", line)
+    return _LINKED.sub(lambda match: f"&#{ord(match[0])};", line)
 
 
 def paragraph(value: str) -> str:
-    """Any text as a paragraph or a list item that begins nothing else."""
+    """Any text as a paragraph or a list item, never as another block."""
     return _AT_START.sub(r"\1\\\2", inline(value))
 
 
 def fenced(value: str) -> str:
     """Any text as a block of code that it cannot end."""
-    told = sanitise(value)
-    longest = max((len(ticks) for ticks in _TICKS.findall(told)), default=0)
+    text = sanitise(value)
+    longest = max((len(ticks) for ticks in _TICKS.findall(text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{told}\n{fence}"
-
-
-def _section(section: blocks.Section) -> list[str]:
-    return [f"## {inline(section.title)}", *(part for block in section.blocks for part in _block(block))]
+    return f"{fence}text\n{text}\n{fence}"
 
 
 def _block(block: blocks.Block) -> list[str]:
@@ -114,14 +110,14 @@ def _block(block: blocks.Block) -> list[str]:
     if isinstance(block, blocks.Table):
         return _table(block)
     if isinstance(block, blocks.Bars):
-        return _table(blocks.Table((block.caption, "number"), tuple((bar.label, bar.said) for bar in block.bars)))
+        return _table(blocks.Table((block.caption, "number"), tuple((bar.label, bar.text) for bar in block.bars)))
     if isinstance(block, blocks.Samples):
         return [part for sample in block.samples for part in _sample(sample)]
-    return _charts(block)
+    return [*(part for plot in block.plots for part in _plot(plot)), paragraph(block.caption)]
 
 
 def _item(item: blocks.ListItem) -> str:
-    level = {"plain": "", "good": "Good: ", "warning": "Look: "}[item.level]
+    level = {"plain": "", "good": "Good: ", "warning": "Warning: "}[item.level]
     command = "\n\n" + "\n".join(f"  {line}" for line in fenced(item.command).split("\n")) if item.command else ""
     return f"- {level}{inline(item.text) if level else paragraph(item.text)}{command}"
 
@@ -135,22 +131,17 @@ def _table(table: blocks.Table) -> list[str]:
     return ["\n".join(lines), paragraph(table.caption)] if table.caption else ["\n".join(lines)]
 
 
-def _charts(block: blocks.Charts) -> list[str]:
-    parts = [part for plot in block.plots for part in _plot(plot)]
-    return [*parts, paragraph(block.caption)]
-
-
 def _plot(plot: blocks.Plot) -> list[str]:
     title = f"**{inline(plot.title)}**"
     if isinstance(plot, blocks.HistogramBlock):
         return [title, fenced("\n".join(blocks.text_histogram(plot)))]
     if isinstance(plot, blocks.Curves):
         return [title, *_curves(plot)]
-    return [f"{title} is drawn in report.html."]
+    return [f"{title} is only in report.html."]
 
 
 def _curves(plot: blocks.Curves) -> list[str]:
-    """The points as a table; of a long curve every tenth part."""
+    """The points as a table; of a long curve only eleven of them."""
     places = sorted({point.x for _, points in plot.series for point in points})
     if len(places) > 12:
         places = [places[i * (len(places) - 1) // 10] for i in range(11)]
@@ -160,10 +151,10 @@ def _curves(plot: blocks.Curves) -> list[str]:
         cells = []
         for _, points in known:
             point = points.get(x)
-            told = "-" if point is None else f"{point.y:.3f}"
+            cell = "-" if point is None else f"{point.y:.3f}"
             if point is not None and point.low is not None and point.high is not None:
-                told += f" ({point.low:.3f} to {point.high:.3f})"
-            cells.append(told)
+                cell += f" ({point.low:.3f} to {point.high:.3f})"
+            cells.append(cell)
         rows.append((plot.ticks.get(int(x), f"{x:g}"), *cells))
     first = "round" if plot.ticks else "step"
     return _table(blocks.Table((first, *(label for label, _ in known)), tuple(rows)))
@@ -178,7 +169,7 @@ def _sample(sample: blocks.Sample) -> list[str]:
 
 
 FOLDER = "report"
-NO_PICTURES = 'matplotlib is not installed, so the report has no pictures; pip install "minisheep[plots]" brings it.'
+NO_PICTURES = 'The report has no pictures, since matplotlib is not installed: pip install "minisheep[plots]".'
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +183,14 @@ class Written:
 def write(run: str | Path, out: str | Path | None = None) -> Written:
     """Write the report of `run` into the folder `out`, by default ``report`` in the run.
 
-    Raises `errors.UsageError` where `run` is no run or `out` cannot be written, and `errors.DiskError`.
+    Raises `errors.UsageError` if `run` is no run or `out` cannot be written, and `errors.DiskError`.
     """
-    found = gather(run)
-    folder = Path(out) if out is not None else found.path / FOLDER
-    told = document(found)
+    gathered = gather(run)
+    folder = Path(out) if out is not None else gathered.path / FOLDER
+    report = document(gathered)
     drawable = plots.available()
-    drawings = plots.drawn(told.plots) if drawable else {}
-    texts = {"report.html": html_page(told, drawings), "report.md": markdown(told)}
+    drawings = plots.drawn(report.plots) if drawable else {}
+    texts = {"report.html": html_page(report, drawings), "report.md": markdown(report)}
     try:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +198,7 @@ def write(run: str | Path, out: str | Path | None = None) -> Written:
             write_atomic(folder / name, text.encode("utf-8"))
     except OSError as error:
         raise UsageError(
-            f"{folder} cannot be written: {error.strerror}. The run itself is untouched.", "Give another --out FOLDER."
+            f"{folder} cannot be written: {error.strerror}. The run has not changed.", "Give another --out FOLDER."
         ) from None
-    notes = found.notes if drawable else (*found.notes, NO_PICTURES)
+    notes = gathered.notes if drawable else (*gathered.notes, NO_PICTURES)
     return Written(folder / "report.html", folder / "report.md", notes)
