@@ -65,9 +65,8 @@ def test_a_driver_of_the_same_major_cuda_is_new_enough() -> None:
 )
 def test_a_version_outside_the_supported_set_is_named_with_the_range(package: str, version: str) -> None:
     first, beyond = choose_trainer.SUPPORTED[package]
-    assert reason(**{package: version}) == (
-        f"{package} is {version}, and what works together is {package} from {first} on and before {beyond}"
-    )
+    text = reason(**{package: version})
+    assert all(part in text for part in (package, version, first, beyond))
 
 
 def test_what_is_not_installed_is_named() -> None:

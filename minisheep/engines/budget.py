@@ -89,7 +89,7 @@ def wanted_slots(*, offload: bool, threads: int, amx: bool) -> int:
 
 
 def slots_within(wanted: int, *, sequence_bytes: int, free_bytes: int | None, reserve: int = RESERVE) -> int:
-    """`wanted`, or as many as `free_bytes` (None: not known) holds beside the sequence of the shared prefix; at least 1."""
+    """`wanted`, or fewer where `free_bytes` (None: unknown) hold fewer beside the shared prefix; at least 1."""
     if free_bytes is None or sequence_bytes <= 0:
         return wanted
     return max(1, min(wanted, (free_bytes - reserve) // sequence_bytes - 1))

@@ -1,8 +1,8 @@
 """QLoRA through Unsloth on an NVIDIA GPU: its kernels, our training loop.
 
 Unsloth makes the model; steps, checkpoints, exact continuation, validation and output are those of the `peft` trainer
-(peft_loop), which its own trainers would not give. Unsloth changes transformers and PEFT for the whole process and must
-be imported before them, so this is done only where a training begins, in the training worker.
+(`train_loop`), which Unsloth's own trainers would not give. Unsloth changes transformers and PEFT for the whole process
+and must be imported before them, so only a training worker imports it, where the training begins.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from minisheep.trainers.lora_model import PeftModel, Precision
 
 STAND_IN = "unsloth-tokenizer"
-"""Unsloth wants a tokenizer beside a model; training works on ids, so it gets one that knows four words."""
+"""Unsloth needs a tokenizer beside a model; training works on ids, so it gets one of four words."""
 
 
 class UnslothTrainer:
@@ -42,7 +42,7 @@ def start_unsloth(cache: Path) -> Any:
     """The module `unsloth`, imported offline and with its compiled code in `cache`, an empty or earlier folder."""
     environment = {
         "HF_HUB_OFFLINE": "1",
-        # Looks up a file of its own on the Hub at every load, to count them.
+        # Without this, Unsloth looks up a file of its own on the Hub at every load, to count loads.
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "UNSLOTH_COMPILE_LOCATION": str(cache.absolute()),
     }
@@ -50,10 +50,10 @@ def start_unsloth(cache: Path) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import unsloth
-    except Exception as error:  # what a missing GPU, driver or library makes it raise is of any kind
+    except Exception as error:  # a missing GPU, driver or library makes it raise errors of any kind
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MinisheepError(
-            f"Unsloth cannot be started, so nothing was trained: {reason}",
+            f"Unsloth cannot start, so nothing was trained: {reason}",
             "Continue the run with --trainer peft, which trains in 4-bit as well.",
         ) from error
     return unsloth
@@ -75,17 +75,18 @@ class UnslothMaker:
 
         settings = job.settings
         if not (job.weights / "config.json").is_file():
-            raise ModelFileError(f"{job.weights} holds no training weights (config.json).", "Fetch the model again.")
+            raise ModelFileError(f"{job.weights} has no training weights (config.json).", "Fetch the model again.")
         fast = self._unsloth.FastLanguageModel
         tokenizer = stand_in_tokenizer(job.scratch.parent / STAND_IN)
         try:
+            longest = int(json.loads((job.weights / "config.json").read_bytes())["max_position_embeddings"])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 model, _ = fast.from_pretrained(
                     model_name=str(job.weights.absolute()),
                     tokenizer_name=str(tokenizer),
-                    # More than the model was made for would have Unsloth stretch its rotary embedding.
-                    max_seq_length=min(settings.max_length, _longest(job.weights)),
+                    # With more than the model was made for, Unsloth would stretch its rotary embedding.
+                    max_seq_length=min(settings.max_length, longest),
                     dtype=precision.dtype,
                     load_in_4bit=precision.load_in == "4bit",
                     load_in_16bit=precision.load_in != "4bit",
@@ -122,11 +123,6 @@ class UnslothMaker:
         config.auto_mapping = None
         setattr(made, PADDING_FREE, True)
         return made
-
-
-def _longest(weights: Path) -> int:
-    """Tokens that the model was made for. Raises KeyError or ValueError for a config.json that does not say."""
-    return int(json.loads((weights / "config.json").read_bytes())["max_position_embeddings"])
 
 
 def stand_in_tokenizer(folder: Path) -> Path:
