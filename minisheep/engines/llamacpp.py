@@ -75,13 +75,7 @@ class LlamaCppEngine:
         offload = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
         threads = threads or cpu.cores()
         self._decoder = Decoder(
-            gguf,
-            slots=slots,
-            context=context,
-            threads=threads,
-            gpu_layers=gpu_layers,
-            offload=offload,
-            kv_type=kv_type,
+            gguf, slots=slots, context=context, threads=threads, gpu_layers=gpu_layers, offload=offload, kv_type=kv_type
         )
         self._prefix: tuple[int, ...] = ()
         self._scheduler_now: Scheduler | None = None

@@ -101,14 +101,7 @@ class RemoteEngine:
     running = 0
 
     def __init__(
-        self,
-        tokens: Tokens,
-        post: Post,
-        model: str,
-        *,
-        slots: int = 0,
-        context: int = 2048,
-        hook: str = "",
+        self, tokens: Tokens, post: Post, model: str, *, slots: int = 0, context: int = 2048, hook: str = ""
     ) -> None:
         self.post = post
         self._base = self._model = model

@@ -222,7 +222,7 @@ class _Fault(Exception):
 
 
 class _NeedMore(Exception):
-    """The header goes on behind the bytes read so far."""
+    """The header continues behind the bytes read so far."""
 
 
 def read_header(path: Path) -> GgufHeader:

@@ -253,6 +253,9 @@ def read_design(config: Mapping[str, Any]) -> Design:
     special = _gemma(text, number, layers, width // heads, head_size) if gemma else {}
     context, notes = (context, ()) if gemma else _within_window(text, layers, context)
     rope = _rope(text, kind, head_size, number("max_position_embeddings"))
+    epsilon = text.get("rms_norm_eps", 1e-6)
+    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < 1:
+        raise ModelFileError(f"The rms_norm_eps in config.json is {epsilon!r}.", AGAIN)
     if rope.divisors and kind.gguf != "llama":
         raise UnsupportedModelError(f"llama.cpp cannot scale the architecture {kind.gguf} as Llama 3.", ANOTHER)
     keys: dict[str, Value] = {
@@ -264,7 +267,7 @@ def read_design(config: Mapping[str, Any]) -> Design:
         "attention.head_count_kv": kv_heads,
         "attention.key_length": head_size,
         "attention.value_length": head_size,
-        "attention.layer_norm_rms_epsilon": _epsilon(text),
+        "attention.layer_norm_rms_epsilon": float(epsilon),
         "rope.dimension_count": head_size,
         "rope.freq_base": rope.base,
         **{f"rope.scaling.{name}": value for name, value in rope.keys.items()},
@@ -336,10 +339,3 @@ def _reader(text: Mapping[str, Any], kind: ArchitectureKind) -> Callable[..., in
         return value
 
     return number
-
-
-def _epsilon(text: Mapping[str, Any]) -> float:
-    value = text.get("rms_norm_eps", 1e-6)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise ModelFileError(f"The rms_norm_eps in config.json is {value!r}.", AGAIN)
-    return float(value)

@@ -67,7 +67,9 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
     source = read_source(folder)
     design = read_design(source.config)
     stored = safetensors_file.list_tensors(folder)
-    dtype = type.upper() if type in FLOATS else _own_format([tensor.dtype for tensor in stored.values()])
+    dtypes = [tensor.dtype for tensor in stored.values()]
+    # Nothing is lost on the way to the quantiser in the format of most tensors.
+    dtype = type.upper() if type in FLOATS else max(sorted(set(dtypes)), key=dtypes.count)
     tensors = plan(design, stored, dtype)
     vocabulary = read_vocabulary(source, tensors[0].shape[0])
     for note in (*design.notes, *vocabulary.notes):
@@ -92,11 +94,6 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
                 if floats != finished:
                     floats.unlink(missing_ok=True)
     return Converted(output, design.architecture, parameters, output.stat().st_size)
-
-
-def _own_format(dtypes: Sequence[str]) -> str:
-    """The format of most tensors: nothing is lost in it on the way to the quantiser."""
-    return max(sorted(set(dtypes)), key=list(dtypes).count)
 
 
 _LEFT_OUT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
@@ -133,7 +130,12 @@ def plan(design: Design, stored: Mapping[str, Stored], dtype: str) -> list[Tenso
     Raises `errors.UnsupportedModelError` naming a tensor that has no place in the architecture,
     `errors.ModelFileError` naming one that is missing or of a wrong shape.
     """
-    here = {plain_name(name): tensor for name, tensor in stored.items() if not _left_out(name)}
+    here = {
+        plain_name(name): tensor
+        for name, tensor in stored.items()
+        # Old files store the frequencies that config.json gives.
+        if not name.startswith(_LEFT_OUT) and not name.endswith("rotary_emb.inv_freq")
+    }
     names = hf_names(design.architecture, design.layers)
     if design.tied:
         # Where tied embeddings are stored twice, transformers uses the first.
@@ -162,10 +164,6 @@ def plain_name(name: str) -> str:
         if name.startswith(prefix):
             return alone + name.removeprefix(prefix)
     return name
-
-
-def _left_out(name: str) -> bool:
-    return name.startswith(_LEFT_OUT) or name.endswith("rotary_emb.inv_freq")  # old files store what config.json says
 
 
 def _tensor(design: Design, name: str, source: Stored, dtype: str) -> Tensor:

@@ -85,8 +85,7 @@ def convert_adapter(peft_dir: Path, base_gguf: Path, output: Path) -> None:
     ranks = {a.shape[0] for a, _ in layers.values()}
     if ranks != {config["r"]}:
         raise UnsupportedModelError(
-            f"The adapter's matrices have rank {', '.join(map(str, sorted(ranks)))}, not {config['r']}.",
-            _HINT,
+            f"The adapter's matrices have rank {', '.join(map(str, sorted(ranks)))}, not {config['r']}.", _HINT
         )
     _write(output, base, effective_alpha(config), layers)
 

@@ -33,10 +33,7 @@ _CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPP
 _BY_REGEX, _PLAIN = ("ByteLevel", "regex"), ("ByteLevel", "")
 _LLAMA_3: Steps = (("Split", rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"), _PLAIN)
 _QWEN_2: Steps = (("Split", rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}"), _PLAIN)
-_TEKKEN: Steps = (
-    ("Split", rf"{_CASED}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
-    _PLAIN,
-)
+_TEKKEN: Steps = (("Split", rf"{_CASED}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"), _PLAIN)
 
 NAMES: dict[tuple[Steps, bool], str] = {
     ((_BY_REGEX,), False): "gpt-2",
@@ -134,7 +131,8 @@ def read_vocabulary(source: Source, size: int) -> GgufVocabulary:
         raise ModelFileError(f"The tokenizer.json of {source.folder} is damaged: {error!r}.", AGAIN) from None
     refuse_odd(model, source.tokenizer)
     left_out = sum(number >= size for number in entries)
-    byte_level = _has(source.tokenizer, "ByteLevel")
+    steps = parts(source.tokenizer.get("pre_tokenizer"), "pretokenizers")
+    byte_level = any(each.get("type") == "ByteLevel" for each in steps)
     tokens, types = _tokens(entries, added, size, model, byte_level=byte_level)
     if len(set(tokens)) != len(tokens):
         raise ModelFileError(f"The tokenizer.json of {source.folder} gives one text to two tokens.", AGAIN)
@@ -227,10 +225,6 @@ def _scores(tokens: list[str], types: list[int], merges: list[tuple[str, str]]) 
             # A token that no merge makes is a character, or is never made.
             scores.append(-float(order.get(text, last)))
     return scores
-
-
-def _has(tokenizer: Mapping[str, Any], kind: str) -> bool:
-    return any(each.get("type") == kind for each in parts(tokenizer.get("pre_tokenizer"), "pretokenizers"))
 
 
 def _prefixes_space(tokenizer: Mapping[str, Any]) -> bool:

@@ -105,8 +105,7 @@ class Trainer(Protocol):
 def another_training(output: Path) -> CorruptRunError:
     """The error for an output folder that holds the adapter of another training."""
     return CorruptRunError(
-        f"{output} exists, but was not made from these examples and settings.",
-        "Move it away, or start a new run.",
+        f"{output} exists, but was not made from these examples and settings.", "Move it away, or start a new run."
     )
 
 

@@ -26,14 +26,7 @@ from minisheep.rules.identity import digest
 from minisheep.run.events import Emit, Note
 from minisheep.run.files import publish, write_atomic, write_json
 from minisheep.trainers import lora_model
-from minisheep.trainers.base import (
-    Tokenised,
-    TrainExample,
-    TrainJob,
-    TrainResult,
-    another_training,
-    join_pairs,
-)
+from minisheep.trainers.base import Tokenised, TrainExample, TrainJob, TrainResult, another_training, join_pairs
 from minisheep.trainers.checkpoint import Array, check_fit, clear, read_start
 from minisheep.trainers.train_loop import TrainingLoop, is_memory_full
 

@@ -12,16 +12,13 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minisheep.errors import MinisheepError, ModelFileError
 from minisheep.rules.identity import derive_seed
 from minisheep.run.events import Emit
 from minisheep.run.files import disk_errors, write_json
 from minisheep.trainers.base import TrainJob, TrainResult
-
-if TYPE_CHECKING:
-    from minisheep.trainers.lora_model import PeftModel, Precision
 
 STAND_IN = "unsloth-tokenizer"
 """Unsloth needs a tokenizer beside a model; training works on ids, so it gets one of four words."""
@@ -68,7 +65,7 @@ class UnslothMaker:
     def __init__(self, unsloth: Any) -> None:
         self._unsloth = unsloth
 
-    def make(self, job: TrainJob, precision: Precision) -> PeftModel:
+    def make(self, job: TrainJob, precision: Any) -> Any:
         """See `trainers.peft.Maker`. Gradient checkpointing keeps activations in RAM (Unsloth's own form of it)."""
         from minisheep.formats.lora_gguf import PROJECTIONS
         from minisheep.trainers.lora_model import PADDING_FREE
@@ -116,13 +113,12 @@ class UnslothMaker:
                 "Fetch the model again, or continue the run with --trainer peft.",
             ) from error
         fast.for_training(model)
-        made: PeftModel = model
-        config: Any = made.peft_config["default"]
+        config = model.peft_config["default"]
         config.base_model_name_or_path = job.weights.name
         # Names classes of this process; a plain PEFT folder has none.
         config.auto_mapping = None
-        setattr(made, PADDING_FREE, True)
-        return made
+        setattr(model, PADDING_FREE, True)
+        return model
 
 
 def stand_in_tokenizer(folder: Path) -> Path:
