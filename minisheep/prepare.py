@@ -90,8 +90,8 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         model = _prepare_real(settings, emit)
         _check_gpu(settings, model, emit)
         choice = choose_trainer(settings.trainer, settings.load_in, model.architecture)
-        if choice.told:
-            emit(Note(choice.told))
+        if choice.message:
+            emit(Note(choice.message))
         model = dataclasses.replace(model, trainer=choice.trainer)
         if settings.engine == "openai" and before is None:
             _try_server(settings, model, emit)

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError
-from minisheep.formats import safetensors_file
+from minisheep.formats import safetensors_file, tokenizer
 from minisheep.formats.gguf_header import padded, read_header
 from minisheep.formats.gguf_to_hf import hf_names
 from minisheep.formats.hf_config import AGAIN, Design, Value, read_design, read_source
 from minisheep.formats.quantise import FORMATS, quantise_in_worker
 from minisheep.formats.safetensors_file import Stored, pieces, row_count
-from minisheep.formats.tokenizer import GgufVocabulary, check_tokens, read_vocabulary
+from minisheep.formats.tokenizer import GgufVocabulary
 from minisheep.models.cache import REPORT_EVERY, Report, disk_errors
 from minisheep.rules.plain_text import megabytes
 from minisheep.run.files import check_room, whole_file, write_in_pieces
@@ -71,7 +71,7 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
     # Nothing is lost on the way to the quantiser in the format of most tensors.
     dtype = type.upper() if type in FLOATS else max(sorted(set(dtypes)), key=dtypes.count)
     tensors = plan(design, stored, dtype)
-    vocabulary = read_vocabulary(source, tensors[0].shape[0])
+    vocabulary = tokenizer.read_vocabulary(source, tensors[0].shape[0])
     for note in (*design.notes, *vocabulary.notes):
         report(note)
     parameters = sum(prod(tensor.shape) for tensor in tensors)
@@ -86,7 +86,7 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
                 report(f"converting {folder.name} to {dtype} ({megabytes(size)})")
                 write_gguf(floats, title, design, vocabulary, source.chat_template, tensors, FILE_TYPES[dtype], report)
                 read_header(floats)
-                check_tokens(floats, folder)
+                tokenizer.check_tokens(floats, folder)
                 if type not in FLOATS:
                     report(f"quantising to {type}")
                     quantise_in_worker(floats, finished, type)

@@ -62,8 +62,7 @@ def difference(gguf: Path, header: GgufHeader, stored: dict[str, Stored]) -> str
         if tensor.shape[::-1][narrow] != other.shape[narrow]:
             return f"{names[name]} is {list(other.shape)}, but {list(tensor.shape[::-1])} in the GGUF"
     same = [(tensor, other) for tensor, other in pairs.values() if other is not None]
-    plus_one = header.architecture == "gemma3"
-    return _norms(gguf, same, plus_one=plus_one) or _rows(gguf, same, layers // 2)
+    return _norms(gguf, same, plus_one=header.architecture == "gemma3") or _rows(gguf, same, layers // 2)
 
 
 def _norms(gguf: Path, pairs: list[tuple[TensorInfo, Stored]], *, plus_one: bool) -> str:

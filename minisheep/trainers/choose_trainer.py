@@ -117,7 +117,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 class TrainerChoice:
     trainer: str
     """``peft``, ``unsloth`` or ``fake``."""
-    told: str
+    message: str
     """The choice and its reason in one line; empty where the user made it."""
 
 

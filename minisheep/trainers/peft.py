@@ -107,7 +107,7 @@ class Maker(Protocol):
 
 
 class LibraryMaker:
-    """The model as transformers and PEFT build it; on a processor with our own layers."""
+    """The model of transformers and PEFT; on a processor with our own layers."""
 
     name = ""
     eight_bit = False
@@ -123,7 +123,7 @@ class PeftTrainer:
         self._maker: Maker = maker or LibraryMaker()
 
     def train(self, job: TrainJob, emit: Emit, should_stop: Callable[[], bool]) -> TrainResult:
-        """Train from the base, or from `job.start` on it; `job.output` becomes a plain PEFT folder.
+        """Train from the base, or from `job.start`; `job.output` becomes a plain PEFT folder.
 
         Raises `errors.Stopped` after a checkpoint; `errors.StarvedError` where no example is left to learn from;
         `errors.ModelFileError` or `errors.UnsupportedModelError` where GGUF, weights and start are damaged, unknown or
