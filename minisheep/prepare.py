@@ -90,8 +90,8 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         model = _prepare_real(settings, emit)
         _check_gpu(settings, model, emit)
         choice = choose_trainer(settings.trainer, settings.load_in, model.architecture)
-        if choice.told:
-            emit(Note(choice.told))
+        if choice.message:
+            emit(Note(choice.message))
         model = dataclasses.replace(model, trainer=choice.trainer)
         if settings.engine == "openai" and before is None:
             _try_server(settings, model, emit)
@@ -136,12 +136,12 @@ def _try_server(settings: Settings, model: PreparedModel, emit: Emit) -> None:
 
     engine = open_server(settings, model.gguf)
     try:
-        if engine.exposes_key:
-            emit(Note(f"The key goes unencrypted to {engine.name}.", "warning"))
+        if engine.post.exposes_key:
+            emit(Note(f"The key goes unencrypted to {engine.post.name}.", "warning"))
         engine.set_adapter(None)
-        if (missing := refusal(settings, engine.abilities, engine.name)) is not None:
+        if (missing := refusal(settings, engine.abilities, engine.post.name)) is not None:
             raise missing
-        emit(Note(f"{engine.name} was tried: {engine.abilities}."))
+        emit(Note(f"{engine.post.name} was tried: {engine.abilities}."))
     finally:
         engine.close()
     if not settings.engine_hook:

@@ -400,4 +400,4 @@ def test_the_key_is_read_from_the_environment_and_stored_nowhere(monkeypatch: py
     found = config.make({**SERVER, "engine_key_env": "SERVER_KEY"})
     check_server(found)
     assert "sk-12345" not in repr(found) + found.model_dump_json()
-    assert os.environ["SERVER_KEY"] not in repr(remote("http://localhost:1/v1")._post)
+    assert os.environ["SERVER_KEY"] not in repr(remote("http://localhost:1/v1").post)

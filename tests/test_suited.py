@@ -65,9 +65,8 @@ def test_a_driver_of_the_same_major_cuda_is_new_enough() -> None:
 )
 def test_a_version_outside_the_supported_set_is_named_with_the_range(package: str, version: str) -> None:
     first, beyond = choose_trainer.SUPPORTED[package]
-    assert reason(**{package: version}) == (
-        f"{package} is {version}, and what works together is {package} from {first} on and before {beyond}"
-    )
+    text = reason(**{package: version})
+    assert all(part in text for part in (package, version, first, beyond))
 
 
 def test_what_is_not_installed_is_named() -> None:
@@ -83,15 +82,15 @@ def test_settings_and_models_that_its_kernels_are_not_for() -> None:
 
 def test_auto_takes_unsloth_where_it_can_and_says_so() -> None:
     assert choose_trainer.settle("auto", None, GOOD).trainer == "unsloth"
-    assert "RTX 4090" in choose_trainer.settle("auto", None, GOOD).told
+    assert "RTX 4090" in choose_trainer.settle("auto", None, GOOD).message
 
 
 def test_auto_falls_back_to_peft_with_the_reason_and_how() -> None:
     on_gpu = choose_trainer.settle("auto", choose_trainer.Obstacle("it is not installed", ""), GOOD)
     assert on_gpu.trainer == "peft"
-    assert "NF4" in on_gpu.told
+    assert "NF4" in on_gpu.message
     without = choose_trainer.settle("auto", choose_trainer.obstacle(Cuda(), {}), Cuda())
-    assert without.trainer == "peft" and "no NVIDIA GPU" in without.told and "NF4" not in without.told
+    assert without.trainer == "peft" and "no NVIDIA GPU" in without.message and "NF4" not in without.message
 
 
 def test_unsloth_that_was_asked_for_and_cannot_be_had_is_refused_with_the_reason() -> None:

@@ -14,7 +14,7 @@ from tiny_training import Killed, adapter, distance, job, notes, pretend_gguf, s
 from minisheep.errors import CorruptRunError, ModelFileError
 from minisheep.run.events import Event
 from minisheep.trainers.base import TrainJob
-from minisheep.trainers.peft import differences
+from minisheep.trainers.checkpoint import differences
 
 pytestmark = pytest.mark.model
 

@@ -115,11 +115,11 @@ def test_a_key_in_an_error_is_not_shown() -> None:
         (fails(400, "context too long"), "context too long"),
         (Answer(b"", 302, headers={"Location": "https://elsewhere/v1"}), "https://elsewhere/v1"),
         (Answer(b"<html><h1>Welcome", kind="text/html"), "text/html"),
-        (Answer(b'{"choices": []}'), "no chat completion"),
-        (Answer(b'{"choices": [{"text": "Verdict: A"}]}'), "no chat completion"),
-        (Answer(b"[1]"), "no chat completion"),
-        (Answer(b"\xff\x00\x1b[2J"), "no chat completion"),
-        (Answer(b"[" * 100_000), "no chat completion"),
+        (Answer(b'{"choices": []}'), "not with a chat completion"),
+        (Answer(b'{"choices": [{"text": "Verdict: A"}]}'), "not with a chat completion"),
+        (Answer(b"[1]"), "not with a chat completion"),
+        (Answer(b"\xff\x00\x1b[2J"), "not with a chat completion"),
+        (Answer(b"[" * 100_000), "not with a chat completion"),
     ],
 )
 def test_what_waiting_does_not_mend_is_asked_once(bad: Answer, told: str) -> None:

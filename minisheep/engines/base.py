@@ -33,7 +33,7 @@ class GenerateRequest:
     prompt: Prompt
     sampling: Sampling
     seed: int = 1
-    """From identity, never from order: see `rules.identity.derive_seed`."""
+    """Derived from what is asked, never from the order of requests: see `rules.identity.derive_seed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class ScoreRequest:
 class Scores:
     id: str
     probabilities: tuple[float, ...]
-    """One for each label, in order; their sum is the probability mass on valid answers (at most 1)."""
+    """One for each label, in order; their sum is the probability of any valid answer (at most 1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,10 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What is in use; shown to the user and stored in the run."""
+    """The engine in use; shown to the user and stored in the run."""
 
     backend: str
-    """``llamacpp`` or ``fake``."""
+    """``llamacpp``, ``openai`` or ``fake``."""
     description: str
     slots: int
     context: int
@@ -121,12 +121,12 @@ class Engine(Protocol):
 
     @property
     def evaluated(self) -> int:
-        """Tokens computed since the engine was made; what several requests share counts once."""
+        """Tokens computed since the engine was made; a part that several requests share counts once."""
         ...
 
     @property
     def running(self) -> int:
-        """Slots that are in use at this moment."""
+        """Slots in use now."""
         ...
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]: ...
@@ -146,15 +146,15 @@ class Engine(Protocol):
 
 
 OnText = Callable[[str, str], None]
-"""Told after every token: the id of the request, and the text that is certain since it was told last.
+"""Called after every token with the id of the request and the text that became certain since the last call.
 
-That may be nothing: bytes may not be whole characters yet, or begin a stop string. All parts of a completion together
-are its text, and all are told before it is returned. What it raises ends the run, and nothing else.
+That text may be empty: bytes may not be whole characters yet, or may begin a stop string. All parts of a completion
+together are its text, and all of them come before it is returned. An exception from the callback ends the run.
 """
 
 
 class StreamingEngine(Engine, Protocol):
-    """An engine that tells completions while they are made, for a person who waits for them."""
+    """An engine that can pass on the text of a completion while it grows, for a person who waits."""
 
     def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]: ...
 

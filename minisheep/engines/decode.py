@@ -29,7 +29,7 @@ MOST_SLOTS = 255
 BATCH = 2048
 """Tokens of one llama_decode."""
 NO_SLOT, NO_MEMORY = 1, -2
-"""What llama_decode returns where the KV cache has no room for a batch, and where memory to compute it is missing."""
+"""Codes of llama_decode: the KV cache has no room for the batch; there is no memory to compute it."""
 
 
 class OutOfRoomError(Exception):
@@ -39,9 +39,9 @@ class OutOfRoomError(Exception):
 class Decoder:
     """A model with its context.
 
+    With `slots` 0 it takes the number that `budget` gives, and halves it until the context can be made; the attribute
+    `slots` is the result. `offload` says that the cache will lie on a GPU; `kv_type` is as for `budget.cache_type`.
     Raises ModelFileError or UnsupportedModelError for the file, UsageError where the context does not fit the memory.
-    With `slots` 0 it takes what `budget` finds, and halves that until the context can be made; see `slots` for the
-    result. `offload` says that the cache will lie on a GPU; `kv_type` is `budget.cache_type`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Decoder:
     ) -> None:
         if not 0 <= slots <= MOST_SLOTS:
             raise UsageError(
-                f"{slots} slots are not possible: llama.cpp has 1 to {MOST_SLOTS}.", "Give another number of slots."
+                f"llama.cpp cannot run {slots} slots: it has 1 to {MOST_SLOTS}.", "Set another number with --slots."
             )
         self._model: Any = native.load_model(gguf, gpu_layers=gpu_layers)
         self._context: Any = None
@@ -103,7 +103,7 @@ class Decoder:
                 llama_cpp.llama_memory_seq_cp(self._memory, operation.source, operation.target, -1, -1)
 
     def clear(self, *, all_sequences: bool = False) -> None:
-        """Empty the sequences; that of the shared prefix only with `all_sequences`."""
+        """Empty the sequences; the one of the shared prefix only with `all_sequences`."""
         if all_sequences:
             llama_cpp.llama_memory_clear(self._memory, False)
         else:
@@ -112,14 +112,14 @@ class Decoder:
     def run(self, step: Step) -> Iterator[tuple[LogitRow, int]]:
         """Apply and decode a step; yield each of its rows with the index that `logits` takes.
 
-        A row is valid until the iterator is advanced past the last row of its part: read it at once. Where llama.cpp
-        finds no room for a batch, its halves are decoded one after the other. Raises OutOfRoomError where even one
-        token does not fit, or where memory for the computation is missing, and WorkerError where the decode fails.
+        Read a row at once: the next part of the batch overwrites it. Where llama.cpp finds no room for a batch, its
+        halves are decoded one after the other. Raises OutOfRoomError where even one token does not fit or memory for
+        the computation is missing, and WorkerError where the decode fails.
         """
         n = len(step.tokens)
-        # llama.cpp aborts the process on these, so they are checked before it sees them.
+        # llama.cpp would abort the process.
         if n > BATCH or len(step.rows) > self.outputs:
-            raise WorkerError(f"A batch of {n} tokens and {len(step.rows)} rows is beyond llama.cpp's limits.")
+            raise WorkerError(f"A batch of {n} tokens and {len(step.rows)} rows exceeds llama.cpp's limits.")
         self.apply(step.operations)
         self._arrays.fill(step)
         self.evaluated += n
@@ -147,10 +147,10 @@ class Decoder:
         return [float(row[token]) - log_sum for token in tokens]
 
     def set_adapter(self, path: Path | None) -> None:
-        """Put the LoRA of an adapter GGUF on the model, in place of any other, or none; empties every sequence.
+        """Put the LoRA of an adapter GGUF, or none, on the model in place of any other; empties every sequence.
 
         Raises ModelFileError for a file that is no readable GGUF and UnsupportedModelError for an adapter that does not
-        belong to the model; then no adapter is set.
+        belong to the model; no adapter is set then.
         """
         self.clear(all_sequences=True)
         self._drop_adapter()
@@ -162,7 +162,7 @@ class Decoder:
         if not adapter:
             raise UnsupportedModelError(
                 f"llama.cpp refuses the adapter {path}: {native.log_line()}.",
-                "Train it on the model that it is used with.",
+                "Use it with the model that it was trained on.",
             )
         self._adapter = adapter
         if not self._put_adapter(self._context):
@@ -170,8 +170,8 @@ class Decoder:
             raise UnsupportedModelError(f"llama.cpp cannot use the adapter {path}: {native.log_line()}.")
 
     def embedder(self) -> Embedder:
-        """A context for embeddings with the adapter that is set; close it before another is set."""
-        found = self._embedder = Embedder(
+        """A context for embeddings with the current adapter; close it before another adapter is set."""
+        embedder = self._embedder = Embedder(
             self._model,
             context=self.context,
             batch=min(budget.UBATCH, budget.rows_within(self.vocabulary.size)),
@@ -179,11 +179,11 @@ class Decoder:
             cache_type=self._cache_type.number,
         )
         if self._adapter is not None:
-            self._put_adapter(found.context)
-        return found
+            self._put_adapter(embedder.context)
+        return embedder
 
     def close(self) -> None:
-        """Free contexts, adapter and model, in this order. May be called twice; nothing else may follow."""
+        """Free contexts, adapter and model, in this order. May be called twice; call nothing else after it."""
         if self._embedder is not None:
             self._embedder.close()
         if self._context is not None:
@@ -207,19 +207,19 @@ class Decoder:
             self._adapter = None
 
     def _fitting(self, slots: int, per_sequence: int, *, offload: bool, threads: int) -> int:
-        """The slots to make: those that were asked for, if their memory is free, or as many as are of use and fit."""
+        """The slots to make: `slots` if their memory is free, with 0 as many as are of use and fit."""
         sequence_bytes = per_sequence * budget.token_bytes(self._model, self._cache_type)
         free = budget.free_bytes(offload=offload)
         if free is not None and not offload:
-            # Mapped pages count as available, but every step reads them all.
+            # Mapped pages count as available, but every step reads all of them.
             free = max(0, free - llama_cpp.llama_model_size(self._model))
         wanted = slots or budget.wanted_slots(offload=offload, threads=threads, amx=cpu.usable())
         fitting = budget.slots_within(wanted, sequence_bytes=sequence_bytes, free_bytes=free)
         if slots > fitting:
             raise UsageError(
-                f"{slots} slots of {per_sequence} tokens need {(slots + 1) * sequence_bytes / 2**30:.1f} GiB, and "
+                f"{slots} slots of {per_sequence} tokens need {(slots + 1) * sequence_bytes / 2**30:.1f} GiB, but only "
                 f"{(free or 0) / 2**30:.1f} GiB are free beside the model.",
-                f"Use --slots {fitting} at most, or a smaller --context.",
+                f"Set --slots {fitting} or fewer, or a smaller --context.",
             )
         return fitting
 
@@ -238,7 +238,7 @@ class Decoder:
             params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO
             params.kv_unified = False
             params.type_k = params.type_v = self._cache_type.number
-            # A cache that holds only the window of sliding-window layers (Gemma) cannot be copied or go back.
+            # A cache of the window alone (Gemma's sliding-window layers) cannot be copied or go back.
             params.swa_full = True
             params.no_perf = True
             native.forget_log()
@@ -250,7 +250,7 @@ class Decoder:
             if not shrink or slots == 1:
                 raise UsageError(
                     f"llama.cpp cannot make {slots} slots of {per_sequence} tokens: {native.log_line()}.",
-                    "Lower the number of slots or the context.",
+                    "Lower --slots or --context.",
                 )
             slots //= 2
 
@@ -268,5 +268,5 @@ class Decoder:
         else:
             raise WorkerError(
                 f"llama.cpp could not decode a batch of {stop - start} tokens (code {code}): {native.log_line()}.",
-                "Run the same command again to go on from the last finished result.",
+                "Run the same command again: it continues after the last finished result.",
             )

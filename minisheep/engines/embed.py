@@ -1,8 +1,8 @@
 """The mean last-layer vector of texts: a second llama.cpp context on a decoder's model.
 
 Its cache is unified, so one forward pass takes texts of any lengths, each attending to itself alone. llama.cpp gives a
-vector for each token (LLAMA_POOLING_TYPE_NONE) and the mean is taken here: its own mean is that of one forward pass, so
-a text of several passes would be left with its last part.
+vector for each token (LLAMA_POOLING_TYPE_NONE) and the mean is taken here: llama.cpp's own mean covers one forward pass
+only, so it would drop all but the last part of a text of several passes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from minisheep.engines.scheduler import Step
 from minisheep.errors import WorkerError
 
 
-# The arrays behind a llama_batch, owned by numpy.
 class BatchArrays:
-    """Room for `size` tokens: filled at once, and any slice of it is a batch too."""
+    """The arrays behind a llama_batch of at most `size` tokens, owned by numpy; any slice of them is a batch too."""
 
     def __init__(self, size: int) -> None:
         self.token = np.zeros(size, dtype=np.int32)
@@ -36,7 +35,7 @@ class BatchArrays:
         self._batch = llama_cpp.llama_batch()
 
     def fill(self, step: Step, *, all_rows: bool = False) -> None:
-        """Take over the tokens of a step; output is asked for at its rows, or at every token with `all_rows`."""
+        """Copy the tokens of a step; its rows get output, with `all_rows` every token."""
         n = len(step.tokens)
         self.token[:n] = step.tokens
         self.pos[:n] = step.positions
@@ -55,7 +54,6 @@ class BatchArrays:
         return batch
 
 
-# How texts of any length are laid into batches of one size. Pure.
 @dataclass(frozen=True, slots=True)
 class Piece:
     """The tokens `start` .. `stop` of the text `key`."""
@@ -66,9 +64,9 @@ class Piece:
 
 
 def pack(lengths: Sequence[int], *, batch: int, cells: int, texts: int) -> Iterator[list[Piece]]:
-    """Batches that hold every token of the texts once, in order; `lengths` are in tokens.
+    """Batches that hold every token of the texts once, in order; `lengths` are in tokens. Pure.
 
-    A batch has at most `batch` tokens and pieces of at most `texts` texts. A text that does not end in it goes on at
+    A batch has at most `batch` tokens and pieces of at most `texts` texts. A text that does not end in it continues at
     the beginning of the next, where its earlier tokens still take room in the cache: together at most `cells`. Raises
     ValueError for a text that is empty or longer than that.
     """
@@ -91,15 +89,15 @@ def pack(lengths: Sequence[int], *, batch: int, cells: int, texts: int) -> Itera
 
 
 TEXTS = 64
-"""Texts in one forward pass, so also the fewest tokens that it must have room for."""
+"""Texts in one forward pass, which must have room for at least one token of each."""
 
 
 class Embedder:
     """A context for embeddings on a loaded model, which must outlive it.
 
-    `context` is in tokens: the longest text, and all that the cache holds. `batch` is the most tokens of a forward pass
-    that llama.cpp has room to write logits for, which it computes for every token and nobody reads. Raises WorkerError
-    where the context does not fit the memory.
+    `context` is in tokens: the longest text, and all that the cache holds. `batch` limits the tokens of a forward pass:
+    llama.cpp computes logits for each of them, unread, and must have room for these. Raises WorkerError where the
+    context does not fit the memory.
     """
 
     def __init__(self, model: Any, *, context: int, batch: int, threads: int, cache_type: int) -> None:
@@ -130,14 +128,14 @@ class Embedder:
         self._arrays = BatchArrays(self._batch)
 
     def run(self, texts: Sequence[Sequence[int]]) -> Iterator[tuple[int, tuple[float, ...]]]:
-        """The place of each text and its mean vector (after the final norm, not normalised), as they finish.
+        """The index of each text and its mean vector (after the final norm, not normalised), as they finish.
 
         A text is 1 .. `context` token ids. Raises WorkerError where llama.cpp fails.
         """
         total = np.zeros(self._width)
         for pieces in pack([len(text) for text in texts], batch=self._batch, cells=self._cells, texts=TEXTS):
             rows = self._decode(pieces, texts)
-            found = []
+            finished = []
             begin = 0
             for piece in pieces:
                 if piece.start == 0:
@@ -147,8 +145,8 @@ class Embedder:
                 begin = end
                 if piece.stop == len(texts[piece.key]):
                     llama_cpp.llama_memory_seq_rm(self._memory, _sequence(piece), -1, -1)
-                    found.append((piece.key, tuple((total / piece.stop).tolist())))
-            yield from found
+                    finished.append((piece.key, tuple((total / piece.stop).tolist())))
+            yield from finished
 
     def close(self) -> None:
         """Free the context. May be called twice."""
@@ -177,5 +175,5 @@ class Embedder:
 
 
 def _sequence(piece: Piece) -> int:
-    # The texts of a batch follow each other, so no two of them get the same one.
+    # The texts of a batch follow each other, so no two of them get the same sequence.
     return piece.key % TEXTS

@@ -1,7 +1,11 @@
 """An engine without a model: plausible text and numbers from hashes, for tests, demonstrations and screens.
 
-Nothing that it says means anything, and it says so in its `info`. Every result is a function of the request and of the
-adapter's name, the same on every machine.
+Its results mean nothing, and its `info` says so. Each is a function of the request and of the adapter's name, the same
+on every machine.
+
+Its likelihoods depend on overlap, repetition and word order, so that a judge has something to see. It knows minisheep's
+own seed tasks by heart: with one side of a task in the prompt, the words of the other side are likely. So a judge by
+likelihood passes its exam, as on a real model. Its embeddings put texts that share words near each other.
 """
 
 from __future__ import annotations
@@ -24,13 +28,9 @@ from minisheep.rules.prompts import user_text
 from minisheep.rules.seed_tasks import load_seeds
 from minisheep.rules.templates import Prompt
 
-# How likely the fake engine finds a text: by overlap, repetition and order, so that a judge has something to see.
-#
-# It knows minisheep's own seed tasks by heart: with one side of a task in the prompt, the words of the other side are
-# expected. So a judge by likelihood passes its exam, as it does on a real model.
 KNOWN, REPEATED, MISPLACED = 0.5, 0.3, 1.7
-"""What a word's cost is multiplied by if the prompt holds it, if it and the word before stood together already, and if
-it is capitalised where no sentence begins or not where one does."""
+"""Factors on a word's cost: the prompt holds it; it has followed the same word before; it is capitalised where no
+sentence begins, or not where one does."""
 ENDED, BROKEN_OFF = 0.4, 4.0
 """The cost of ending after a closed sentence, and elsewhere."""
 
@@ -41,9 +41,9 @@ def costs(prompt: str, continuation: Prompt) -> list[float]:
     """Negative log-probabilities, one for each word of the continuation and each segment of markup or blanks; at least
     one. Words cost 0.6 to 3 nats by their spelling alone."""
     known = _bare_words(prompt)
-    for told, expected in _by_heart():
-        if told in prompt:
-            known = known | expected
+    for side, other_words in _by_heart():
+        if side in prompt:
+            known = known | other_words
     found: list[float] = []
     text = ""
     for segment in continuation:
@@ -56,18 +56,18 @@ def costs(prompt: str, continuation: Prompt) -> list[float]:
 
 
 def _words(words: list[str], known: frozenset[str]) -> Iterator[float]:
-    said: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str]] = set()
     before = "."
     for word in words:
         bare = _bare(word)
         cost = 0.6 + 2.4 * zlib.crc32(bare.encode("utf-8", "replace")) / 2**32
         if bare in known:
             cost *= KNOWN
-        if (_bare(before), bare) in said:
+        if (_bare(before), bare) in seen:
             cost *= REPEATED
         if word[:1].isalpha() and word[0].isupper() != before.endswith((".", "!", "?", ":")):
             cost *= MISPLACED
-        said.add((_bare(before), bare))
+        seen.add((_bare(before), bare))
         before = word
         yield cost
 
@@ -75,12 +75,12 @@ def _words(words: list[str], known: frozenset[str]) -> Iterator[float]:
 @cache
 def _by_heart() -> list[tuple[str, frozenset[str]]]:
     """Each side of each seed task, with the words of the other side."""
-    found = []
+    pairs = []
     for seed in load_seeds():
-        asked = user_text(seed.instruction, seed.input)
-        found += [(asked, _bare_words(seed.output)), (seed.output, _bare_words(asked))]
-    # Short answers stand in many prompts by chance.
-    return [(told, expected) for told, expected in found if len(told.split()) > 3]
+        task = user_text(seed.instruction, seed.input)
+        pairs += [(task, _bare_words(seed.output)), (seed.output, _bare_words(task))]
+    # Short answers occur in many prompts by chance.
+    return [(side, other_words) for side, other_words in pairs if len(side.split()) > 3]
 
 
 def _bare_words(text: str) -> frozenset[str]:
@@ -91,18 +91,15 @@ def _bare(word: str) -> str:
     return _PLAIN.sub("", word).casefold()
 
 
-# The fake engine's embeddings: texts that share words lie near each other.
 WIDTH = 32
+"""Numbers of an embedding."""
 TURN = 0.3
 """How far an adapter moves the vector of a word, where 1 is the length of that vector."""
 
 
 def mean_vector(text: str, adapter: str) -> tuple[float, ...]:
-    """`WIDTH` numbers: the mean of a vector for each word of the text.
-
-    That is a digest of the word, in lower case and without punctuation at its ends, and a little of one of the word and
-    the adapter's name where there is an adapter.
-    """
+    """The mean of a vector for each word of the text: a digest of the word, in lower case and without punctuation at
+    its ends, plus a little of a digest of the word and the adapter's name where there is an adapter."""
     words = [word.strip(".,;:!?\"'()").lower() for word in text.split()] or [""]
     total = [0.0] * WIDTH
     for word in words:
@@ -115,13 +112,13 @@ def mean_vector(text: str, adapter: str) -> tuple[float, ...]:
 
 
 def _signs(word: str) -> list[float]:
-    """A vector of length 1 whose numbers differ in sign alone."""
+    """A vector of length 1 whose numbers differ only in sign."""
     bits = int.from_bytes(hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest()[: WIDTH // 8], "big")
     return [(1 if bits >> i & 1 else -1) / math.sqrt(WIDTH) for i in range(WIDTH)]
 
 
 MASS = 0.97
-"""Probability on valid labels, about."""
+"""Probability of all valid labels together, about."""
 
 _TASK_LIST = re.compile(r"(\d+)\.\s*(Instruction:)?\s*\Z")
 _GRADE = re.compile(r"\b(?:grade|score|rating)\s*:\s*\Z", re.IGNORECASE)
@@ -131,14 +128,12 @@ _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 class FakeEngine:
     """`engines.base.Engine` that runs no model; results come in the order of the requests.
 
-    `delay` is in seconds for each completion. `reply` writes the completions in place of the built-in texts: a numbered
-    list of tasks where the prompt ends in a list number, a grade where it asks for one, else an answer. What it returns
-    ends with ``end``, or with ``stop`` where it holds a stop string of the request.
+    `delay` is in seconds for each completion. `reply` writes the completions in place of the built-in texts (a numbered
+    list of tasks where the prompt ends in a list number, a grade where it asks for one, else an answer); they finish
+    with ``end``, or with ``stop`` where they hold a stop string of the request.
     """
 
-    evaluated = 0
-    """It computes no tokens."""
-    running = 0
+    evaluated = running = 0
 
     def __init__(self, *, delay: float = 0.0, reply: Callable[[base.GenerateRequest], str] | None = None) -> None:
         self._delay = delay
@@ -151,7 +146,6 @@ class FakeEngine:
         return base.EngineInfo("fake", "fake engine: no model runs, all text and numbers are made up", 1, 2048)
 
     def count(self, prompt: Prompt) -> int:
-        """Words."""
         return len(text_of(prompt).split())
 
     def generate(
@@ -161,9 +155,9 @@ class FakeEngine:
             if self._delay:
                 time.sleep(self._delay)
             text, finish = (self._reply(request), "end") if self._reply else self._write(request)
-            found = GrowingReply(request.sampling.stop)
-            found.feed(text.encode("utf-8", "replace"))
-            text, finish = found.text, "stop" if found.stopped else finish
+            growing = GrowingReply(request.sampling.stop)
+            growing.feed(text.encode("utf-8", "replace"))
+            text, finish = growing.text, "stop" if growing.stopped else finish
             if len(words := re.findall(r"\s*\S+", text)) > request.sampling.max_tokens:
                 text, finish = "".join(words[: request.sampling.max_tokens]), "length"
             if on_text is not None:
@@ -172,7 +166,7 @@ class FakeEngine:
             yield base.Completion(request.id, text, finish, len(text.split()))
 
     def score(self, requests: Sequence[base.ScoreRequest]) -> Iterator[base.Scores]:
-        """The peak is at a high label of eight in ten requests, anywhere in the others."""
+        """In eight of ten requests the peak is at a high label, in the others anywhere."""
         for request in requests:
             draw = self._random("score", request.id, text_of(request.prompt), *request.labels)
             n = len(request.labels)
@@ -183,8 +177,7 @@ class FakeEngine:
             yield base.Scores(request.id, tuple(mass * weight / sum(weights) for weight in weights))
 
     def loglik(self, requests: Sequence[base.LoglikRequest]) -> Iterator[base.Loglik]:
-        """One number for each word and each special segment, at least one (`fake_likelihood`); higher after a prompt,
-        and a little higher with the adapter of each later round."""
+        """As `costs` says; higher after a prompt, and a little higher with the adapter of each later round."""
         for request in requests:
             prompt = text_of(request.prompt)
             luck = self._random("loglik", text_of(request.continuation)).uniform(0.85, 1.15)
@@ -192,7 +185,6 @@ class FakeEngine:
             yield base.Loglik(request.id, tuple(-level * cost for cost in costs(prompt, request.continuation)))
 
     def embed(self, requests: Sequence[base.EmbedRequest]) -> Iterator[base.Embedding]:
-        """The mean of the words' vectors; see `fake_vector`."""
         for request in requests:
             yield base.Embedding(request.id, mean_vector(text_of(request.text), self._adapter_name()))
 
@@ -220,7 +212,7 @@ class FakeEngine:
     def _round(self) -> int:
         if self.adapter is None:
             return 0
-        number = _NUMBER.search(f"{self.adapter.parent.name}/{self.adapter.name}")
+        number = _NUMBER.search(self._adapter_name())
         return int(number[1]) if number else 1
 
 

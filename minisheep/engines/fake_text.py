@@ -1,7 +1,7 @@
 """The texts that the fake engine writes: numbered lists of tasks, answers and grades, from word lists and names.
 
-As in a real model's text, a few words stand in most tasks and most words in few. So one may ask for a hundred thousand
-tasks and find most of them new, where word lists alone are exhausted after some hundred.
+As in a real model's text, a few words occur in most tasks and most words in few. So most of a hundred thousand tasks
+are new, where word lists alone would be exhausted after a few hundred.
 """
 
 from __future__ import annotations
@@ -9,44 +9,16 @@ from __future__ import annotations
 from random import Random
 
 _PEOPLE = (
-    "a new neighbour",
-    "a school class",
-    "my grandmother",
-    "a busy colleague",
-    "first-time travellers",
-    "a curious child",
-    "the village council",
-    "an apprentice baker",
-    "a football team",
-    "night-shift nurses",
-    "a retired teacher",
-    "weekend gardeners",
+    *("a new neighbour", "a school class", "my grandmother", "a busy colleague", "first-time travellers"),
+    *("a curious child", "the village council", "an apprentice baker", "a football team", "night-shift nurses"),
+    *("a retired teacher", "weekend gardeners"),
 )
 _THINGS = (
-    "a leaking kitchen tap",
-    "sourdough bread",
-    "winter tyres",
-    "a rooftop garden",
-    "the tides",
-    "public libraries",
-    "a second-hand bicycle",
-    "compound interest",
-    "honey bees",
-    "a long train journey",
-    "stage fright",
-    "solar panels",
-    "mountain weather",
-    "handwritten letters",
-    "chess openings",
-    "a noisy flat",
-    "old photographs",
-    "tomato plants",
-    "a broken promise",
-    "cycling to work",
-    "street markets",
-    "wool jumpers",
-    "lighthouse keepers",
-    "a shared kitchen",
+    *("a leaking kitchen tap", "sourdough bread", "winter tyres", "a rooftop garden", "the tides"),
+    *("public libraries", "a second-hand bicycle", "compound interest", "honey bees", "a long train journey"),
+    *("stage fright", "solar panels", "mountain weather", "handwritten letters", "chess openings"),
+    *("a noisy flat", "old photographs", "tomato plants", "a broken promise", "cycling to work"),
+    *("street markets", "wool jumpers", "lighthouse keepers", "a shared kitchen"),
 )
 _MOODS = ("cheerful", "formal", "brief", "patient", "humorous", "plain", "persuasive", "calm", "vivid", "modest")
 _PLACES = ("Lisbon", "a small island", "Nairobi", "the Alps", "a river town", "Osaka", "a desert camp", "Glasgow")
@@ -54,11 +26,13 @@ _NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight")
 _QUALITIES = ("cost", "safety", "comfort", "fairness", "speed", "beauty", "noise", "patience", "waste", "trust")
 
 _OBJECTS = (
-    *("bridge", "recipe", "orchard", "timetable", "harbour", "festival", "ferry", "bakery", "museum", "choir", "diary"),
-    *("kettle", "vineyard", "workshop", "contract", "telescope", "hedge", "radio", "well", "theatre", "tram", "canal"),
+    *("bridge", "recipe", "orchard", "timetable", "harbour", "festival", "ferry", "bakery", "museum", "choir"),
+    *("diary", "kettle", "vineyard", "workshop", "contract", "telescope", "hedge", "radio", "well", "theatre"),
+    *("tram", "canal"),
 )
 _ROLES = (
-    *("Mayor", "Nurse", "Captain", "Aunt", "Uncle", "Doctor", "Judge", "Sergeant", "Pastor", "Chef", "Coach", "Gran"),
+    *("Mayor", "Nurse", "Captain", "Aunt", "Uncle", "Doctor", "Judge", "Sergeant", "Pastor", "Chef", "Coach"),
+    "Gran",
 )
 _CLAUSES = (
     "Mention {a}, {b}, {c} {d}, {e} {f} and {g} {h}.",
@@ -73,7 +47,7 @@ _CLAUSES = (
 _ONSETS = ("b", "br", "d", "dr", "f", "g", "gr", "h", "k", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "z")
 _VOWELS = ("a", "e", "i", "o", "u", "ae", "ei", "ou")
 ORDINARY = 0.15
-"""Share of slots that are filled from the short lists of everyday words; the others get a name."""
+"""Share of slots that the short lists of everyday words fill; the others get a name."""
 PLAIN = 0.03
 """Share of tasks without a clause of names."""
 
@@ -130,8 +104,8 @@ _MIDDLES = (
 
 
 def task_list(draw: Random, first: int, *, labelled: bool) -> str:
-    """Three to six tasks that continue a list at number `first`, whose own number is in the prompt; the last is cut
-    off. `labelled` lists read ``7. Instruction: ...`` with an input for every task, others have ``Input:`` at times."""
+    """Three to six tasks that continue a list at number `first`, which ends the prompt; the last is cut off. `labelled`
+    lists read ``7. Instruction: ...`` with an input for every task; others have an ``Input:`` now and then."""
     items = []
     earlier = ""
     for _ in range(draw.randint(3, 6)):

@@ -1,7 +1,7 @@
-"""POST to a server that speaks OpenAI's API: one JSON body, one reply within a deadline, tried again where that helps.
+"""POST to a server that speaks OpenAI's API: one JSON body, one reply within a deadline; and many at once (`ask_all`).
 
-What can be mended by waiting (429, 5xx, a dropped connection) is tried again with growing pauses; what cannot is one
-clear error. The key goes into a header and nowhere else: not to another host, not into a record or a message.
+Faults that pass with time (429, 5xx, a dropped connection) are retried with growing pauses; any other is one clear
+error. The key goes into a header and nowhere else: not to another host, not into a record or a message.
 """
 
 from __future__ import annotations
@@ -24,30 +24,27 @@ from minisheep.rules.plain_text import one_line
 
 TRIES = 5
 PAUSES = (1.0, 2.0, 4.0, 8.0)
-"""Seconds before each further try; a server that says Retry-After is believed up to `LONGEST_PAUSE`."""
+"""Seconds before each further try; a server's Retry-After replaces them, up to `LONGEST_PAUSE`."""
 LONGEST_PAUSE = 60.0
 TIMEOUTS = 2
-"""Tries that may end without any answer in time: each of them is long."""
+"""Tries that may time out: each of them is long."""
 MOST_BYTES = 4 << 20
-"""A reply is a few hundred words, or the numbers of one prompt; whatever is larger is none."""
+"""A reply is a few hundred words, or the numbers of one prompt; anything larger is a fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """How messages call what the user gave."""
+    """Words for messages: the flags with the address, the key's variable and the model's name, and the `owner` of the
+    address, as in "The judge's key"."""
 
     url: str
-    """The flag with the address."""
     key: str
-    """The flag with the variable that holds the key."""
     model: str
-    """The flag with the model's name."""
     owner: str
-    """Whose address it is, as in "The judge's key"."""
 
 
 class RefusedError(EndpointError):
-    """The server was reached and refused what it was asked (a 4xx that is neither access nor address)."""
+    """The server refused the request (a 4xx that is about neither access nor address)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ class HttpReply:
 
 
 class _Retry(Exception):
-    """Worth another try, after `wait` seconds if the server named them."""
+    """Worth another try, after `wait` seconds if the server gave a number."""
 
     def __init__(
         self, reason: str, *, answered: bool = False, wait: float | None = None, timeout: bool = False
@@ -71,49 +68,46 @@ class _Retry(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """Questions to one API. Raises `errors.UsageError` for an address or a key that cannot be used."""
+    """Requests to one API. Raises `errors.UsageError` for an address or a key that cannot be used."""
 
     url: str
     """As the user gave it: the API's base (``http://localhost:8080/v1``) or the whole address."""
     path: str
-    """What follows the base, such as ``/chat/completions``."""
+    """The part after the base, such as ``/chat/completions``."""
     names: Names
     key: str = field(default="", repr=False)
     timeout: float = 120.0
-    """Seconds for one question, from connecting to the last byte."""
+    """Seconds for one request, from connecting to the last byte."""
     pauses: tuple[float, ...] = PAUSES
     optional: tuple[str, ...] = ()
-    """Parameters that are left out for servers that refuse them by name."""
+    """Parameters to leave out once the server refuses them by name (`_refused`)."""
     _refused: set[str] = field(default_factory=set, repr=False)
-    """Those of `optional` that the server turned out to refuse."""
 
     def __post_init__(self) -> None:
         self._parts()
         if self.key and not re.fullmatch(r"[\x21-\x7e]+", self.key):
             raise UsageError(
-                f"{self.names.owner}'s key holds blanks or characters that no key has.", "Nothing was sent."
+                f"{self.names.owner}'s key contains blanks or characters that no key has. Nothing was sent.",
+                f"Check the variable that you name with {self.names.key.split()[0]}.",
             )
 
     @property
     def name(self) -> str:
-        """The address without a query, which may hold what is nobody's business."""
+        """The address without its query, which may be private."""
         parts = self._parts()
         return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
     @property
     def exposes_key(self) -> bool:
-        """Whether anybody on the way to another machine could read the key."""
+        """Whether the key goes to another machine unencrypted."""
         parts = self._parts()
         return bool(self.key) and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
 
     def ask(
         self, body: Mapping[str, Any], give_up: threading.Event, *, first: bool = False, tries: int = TRIES
     ) -> HttpReply:
-        """What the server replies. `give_up` ends a pause early; a `first` question waits for no server that is not
-        there; `tries` is how often at most it is asked.
-
-        Raises `errors.EndpointError`, which says what the server did, `RefusedError` among them.
-        """
+        """The server's reply after at most `tries`. `give_up` ends a pause early; a `first` request does not wait for
+        a server that cannot be reached. Raises `errors.EndpointError`, `RefusedError` among them."""
         timeouts = 0
         for attempt in range(tries):
             try:
@@ -128,11 +122,11 @@ class Post:
         raise AssertionError("the last try returns or raises")
 
     def nonsense(self, reply: HttpReply, expected: str) -> EndpointError:
-        """The error for a reply that is not what was asked for; `expected` is what that is."""
+        """The error for a reply that is not the `expected` thing."""
         shown = self.safe(one_line(reply.data[:400].decode("utf-8", "replace"), 80))
         return EndpointError(
-            f"{self.name} answers with no {expected} ({reply.kind}): {shown!r}.",
-            f"{self.names.url} is the API's base, such as http://localhost:8080/v1.",
+            f"{self.name} replied, but not with a {expected} ({reply.kind}): {shown!r}.",
+            f"Give the API's base with {self.names.url}, such as http://localhost:8080/v1.",
         )
 
     def safe(self, text: str) -> str:
@@ -143,18 +137,15 @@ class Post:
         while True:
             sent = {k: v for k, v in body.items() if k not in self._refused}
             status, headers, data = self._send(sent)
-            if status == 400 and (named := self._refused_in(sent, data)):
-                self._refused.add(named)
-                continue
-            return self._read(status, headers, data)
-
-    def _refused_in(self, sent: Mapping[str, Any], data: bytes) -> str:
-        """Which optional parameter of what was sent a 400 names. Some servers know only their own defaults."""
-        told = _message(data)
-        return next((name for name in self.optional if name in sent and name in told), "")
+            # Some servers know only their own defaults: their 400 names the parameter.
+            message = _message(data) if status == 400 else ""
+            refused = next((name for name in self.optional if name in sent and name in message), "")
+            if not refused:
+                return self._read(status, headers, data)
+            self._refused.add(refused)
 
     def _send(self, body: dict[str, Any]) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """Status, headers, body. Raises `_Retry` where no answer came."""
+        """Status, headers, body. Raises `_Retry` where no whole reply came."""
         parts = self._parts()
         path = parts.path.rstrip("/")
         path = path if path.endswith(self.path) else f"{path}{self.path}"
@@ -180,61 +171,55 @@ class Post:
             raise _Retry(f"broke off: {_reason(error)}") from None
 
     def _read(self, status: int, headers: http.client.HTTPMessage, data: bytes) -> HttpReply:
-        """The reply in a response. Raises `_Retry` or `errors.EndpointError`."""
-        told = self.safe(_message(data))
-        says = f": {told}" if told else ""
+        """Raises `_Retry` or `errors.EndpointError` for any status but 200."""
+        message = self.safe(_message(data))
+        says = f": {message}" if message else ""
         if status == 429 or status >= 500:
-            raise _Retry(f"answers {status}{says}", answered=True, wait=_retry_after(headers))
+            raise _Retry(f"replied with status {status}{says}", answered=True, wait=_retry_after(headers))
         if status in (401, 403):
             raise EndpointError(
                 f"{self.name} refuses access ({status}){says}.",
-                f"Name the variable that holds {self.names.owner.lower()}'s key: {self.names.key}."
-                if not self.key
-                else "",
+                "" if self.key else f"Name the variable with {self.names.owner.lower()}'s key: {self.names.key}.",
             )
         if status == 404:
             raise EndpointError(
                 f"{self.name} knows no such address or model (404){says}.",
-                f"{self.names.url} is the API's base, often ending in /v1; {self.names.model} is as the server"
-                " calls it.",
+                f"Give the API's base with {self.names.url}, often ending in /v1, and with {self.names.model} the name"
+                " that the server uses.",
             )
         if 300 <= status < 400:
             raise EndpointError(
-                f"{self.name} has moved to {one_line(headers.get('Location', '?'), 200)}.", "Give that."
+                f"{self.name} has moved to {one_line(headers.get('Location', '?'), 200)}.",
+                f"Give that address with {self.names.url}.",
             )
         if status != 200:
-            raise RefusedError(f"{self.name} refuses the question ({status}){says}.")
+            raise RefusedError(f"{self.name} refuses the request ({status}){says}.")
         return HttpReply(data, headers.get_content_type())
 
     def _parts(self) -> SplitResult:
-        fix, flag = "It looks like http://localhost:8080/v1.", self.names.url
+        fix, flag = "Give one such as http://localhost:8080/v1.", self.names.url
         try:
             parts = urlsplit(self.url)
             host, _ = parts.hostname, parts.port
         except ValueError as error:
-            raise UsageError(f"{flag} {self.url} is no address: {error}.", fix) from None
+            raise UsageError(f"{flag} {self.url} is not an address: {error}.", fix) from None
         if parts.scheme not in ("http", "https") or not host or re.search(r"[\x00-\x20\x7f]|[^\x00-\x7f]", self.url):
-            raise UsageError(f"{flag} {self.url} is no http or https address.", fix)
+            raise UsageError(f"{flag} {self.url} is not an http or https address.", fix)
         if parts.username is not None or parts.password is not None:
-            raise UsageError(f"{flag} holds a user name or password.", f"Give a key by {self.names.key} alone.")
+            raise UsageError(f"{flag} contains a user name or password.", f"Give a key only by {self.names.key}.")
         return parts
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """HTTP and HTTPS alone: no files, and no redirect, which would carry the question elsewhere."""
+    """HTTP and HTTPS only: no files, and no redirect, which would carry the request elsewhere."""
     opener = urllib.request.OpenerDirector()
-    for kind in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.UnknownHandler,
-    ):
-        opener.add_handler(kind())
+    for kind in ("ProxyHandler", "HTTPHandler", "HTTPSHandler", "UnknownHandler"):
+        opener.add_handler(getattr(urllib.request, kind)())
     return opener
 
 
 def _read_all(response: http.client.HTTPResponse, deadline: float) -> bytes:
-    """The body, whole. Raises TimeoutError for one that only trickles, and HTTPException for one cut short."""
+    """The whole body. Raises TimeoutError for one that trickles, and HTTPException for one cut short or too large."""
     data = b""
     while chunk := response.read1(1 << 16):
         data += chunk
@@ -248,85 +233,83 @@ def _read_all(response: http.client.HTTPResponse, deadline: float) -> bytes:
 
 
 def _message(data: bytes) -> str:
-    """What an error's body says, in the forms that servers use; empty where it is something else."""
+    """The message in an error's body, in the forms that servers use; empty for any other body."""
     try:
-        found = json.loads(data)
+        body = json.loads(data)
     except (ValueError, RecursionError):
         return ""
-    error = found.get("error", found) if isinstance(found, dict) else {}
-    told = error.get("message") or error.get("detail") or "" if isinstance(error, dict) else error
-    return one_line(told, 200).rstrip(".") if isinstance(told, str) else ""
+    error = body.get("error", body) if isinstance(body, dict) else {}
+    message = error.get("message") or error.get("detail") or "" if isinstance(error, dict) else error
+    return one_line(message, 200).rstrip(".") if isinstance(message, str) else ""
 
 
 def _retry_after(headers: http.client.HTTPMessage) -> float | None:
-    """Seconds that the server asks for, if it does; the form with a date is not read."""
-    told = headers.get("Retry-After", "")
-    return float(told) if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", told) else None
+    """Seconds that the server asks for, if any; the form with a date is not read."""
+    value = headers.get("Retry-After", "")
+    return float(value) if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", value) else None
 
 
 def _reason(error: object) -> str:
     return one_line(str(getattr(error, "strerror", None) or error) or type(error).__name__, 120)
 
 
-# Many questions at once to one server; replies come as they finish.
 Q = TypeVar("Q")
 R = TypeVar("R")
 
 Ask = Callable[[Q, threading.Event, bool], R]
-"""A question, an event that ends waiting, and whether it is the first one."""
+"""Takes a request, an event that ends waiting, and whether the request is the first one; returns its result."""
 
 
-def ask_all(ask: Ask[Q, R], questions: Sequence[Q], at_once: int, *, known: bool = False) -> Iterator[tuple[Q, R]]:
-    """Each question with its reply, at most `at_once` of them under way.
+def ask_all(ask: Ask[Q, R], requests: Sequence[Q], at_once: int, *, known: bool = False) -> Iterator[tuple[Q, R]]:
+    """Each request with its result, as they finish, at most `at_once` under way.
 
-    The first one goes alone, so that a wrong address or key costs one question, unless the server is `known`. When one
-    fails, what is under way is still waited for and given, and then its error is raised. Closing the iterator asks
-    nothing further.
+    The first one goes alone, so that a wrong address or key costs one request, unless the server is `known`. When one
+    fails, those under way still finish and are given; then its error is raised. Closing the iterator sends no more.
     """
-    if not questions:
+    if not requests:
         return
     stop = threading.Event()
     try:
         if not known:
-            yield questions[0], ask(questions[0], stop, True)
-            questions = questions[1:]
-        yield from _together(ask, questions, at_once, stop)
+            yield requests[0], ask(requests[0], stop, True)
+            requests = requests[1:]
+        yield from _together(ask, requests, at_once, stop)
     finally:
         stop.set()
 
 
-def _together(ask: Ask[Q, R], questions: Sequence[Q], at_once: int, stop: threading.Event) -> Iterator[tuple[Q, R]]:
+def _together(ask: Ask[Q, R], requests: Sequence[Q], at_once: int, stop: threading.Event) -> Iterator[tuple[Q, R]]:
     waiting: queue.SimpleQueue[Q] = queue.SimpleQueue()
-    for question in questions:
-        waiting.put(question)
+    for request in requests:
+        waiting.put(request)
     done: queue.SimpleQueue[tuple[Q, R] | Exception | None] = queue.SimpleQueue()
 
     def work() -> None:
         while not stop.is_set():
             try:
-                question = waiting.get_nowait()
+                request = waiting.get_nowait()
             except queue.Empty:
                 break
             try:
-                done.put((question, ask(question, stop, False)))
+                done.put((request, ask(request, stop, False)))
             except Exception as error:
                 stop.set()
                 done.put(error)
         done.put(None)
 
-    # Daemons, since a reply that hangs must not keep the program from ending.
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(at_once, len(questions)))]
+    # Daemons: a reply that hangs must not keep the program from ending.
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(at_once, len(requests)))]
     for thread in threads:
         thread.start()
     failure: Exception | None = None
     working = len(threads)
     while working:
-        found = done.get()
-        if found is None:
+        result = done.get()
+        if result is None:
             working -= 1
-        elif isinstance(found, Exception):
-            failure = failure or found
+        elif isinstance(result, Exception):
+            failure = failure or result
         else:
-            yield found
+            yield result
     if failure is not None:
         raise failure

@@ -24,25 +24,23 @@ from minisheep.rules.templates import Prompt, Segment
 
 @dataclass(slots=True)
 class _Stream:
-    """A completion under way."""
-
     request: base.GenerateRequest
     reply: GrowingReply
     sampler: Sampler
     tokens: int = 0
-    told: int = 0
-    """Characters that `OnText` was given."""
+    passed_on: int = 0
+    """Characters that `OnText` has had."""
 
-    def news(self, *, ended: bool) -> str:
-        """The text that is certain since this was asked last; all that is left where the completion has `ended`."""
+    def new_text(self, *, ended: bool) -> str:
+        """The text that became certain since the last call; the whole rest where the completion has `ended`."""
         text = self.reply.text if ended else self.reply.settled
-        new, self.told = text[self.told :], len(text)
+        new, self.passed_on = text[self.passed_on :], len(text)
         return new
 
 
 @dataclass(slots=True)
-class _Question:
-    """A score request: its labels as a tree, and what has been read so far."""
+class _LabelScore:
+    """A score request: its labels as a tree, and the probabilities read so far."""
 
     request: base.ScoreRequest
     prompt: list[int]
@@ -55,12 +53,12 @@ class LlamaCppEngine:
     """`engines.base.Engine` on one GGUF that stays mapped, with at most one adapter GGUF on top.
 
     `slots` 0 means as many as keep the machine busy and fit its free memory (`budget`); `context` is in tokens for each
-    slot, at most what the model was trained on; `threads` 0 means every core that this process may use; `gpu_layers`
+    slot, at most the model's trained context; `threads` 0 means every core that this process may use; `gpu_layers`
     below 0 means all; `kv_type` is the format of the KV cache (`budget.cache_type`). Raises ModelFileError,
     UnsupportedModelError and UsageError.
 
     One run at a time: a verb raises RuntimeError while the iterator of another is neither exhausted nor closed. A
-    sampled token depends on the seed and the logits only, and these on rounding alone where the batch differs.
+    sampled token depends only on the seed and the logits; where the batch differs, these differ only by rounding.
     """
 
     def __init__(
@@ -77,13 +75,7 @@ class LlamaCppEngine:
         offload = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
         threads = threads or cpu.cores()
         self._decoder = Decoder(
-            gguf,
-            slots=slots,
-            context=context,
-            threads=threads,
-            gpu_layers=gpu_layers,
-            offload=offload,
-            kv_type=kv_type,
+            gguf, slots=slots, context=context, threads=threads, gpu_layers=gpu_layers, offload=offload, kv_type=kv_type
         )
         self._prefix: tuple[int, ...] = ()
         self._scheduler_now: Scheduler | None = None
@@ -109,12 +101,10 @@ class LlamaCppEngine:
 
     @property
     def evaluated(self) -> int:
-        """Tokens computed since the engine was made: prompts and new ones, what was shared only once."""
         return self._decoder.evaluated
 
     @property
     def running(self) -> int:
-        """Sequences of the present run that have begun and are not done; 0 between runs."""
         return 0 if self._scheduler_now is None else len(self._scheduler_now.running)
 
     @property
@@ -128,8 +118,8 @@ class LlamaCppEngine:
     def generate(
         self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None
     ) -> Iterator[base.Completion]:
-        """Completions as they finish. A prompt that leaves no room for one token raises UsageError, here and at once;
-        one that leaves room for fewer than `max_tokens` ends at the context with ``length``."""
+        """Completions as they finish. A prompt that leaves no room for one token raises UsageError at once; one that
+        leaves room for fewer than `max_tokens` ends at the context with ``length``."""
         jobs = []
         for key, request in enumerate(requests):
             if request.sampling.max_tokens < 1:
@@ -142,24 +132,21 @@ class LlamaCppEngine:
     def score(self, requests: Sequence[base.ScoreRequest]) -> Iterator[base.Scores]:
         """Label probabilities, each request after one prefill of its prompt and of the first tokens of long labels.
 
-        Labels that part only after several tokens of their own cost one prefill for each such branch.
+        Labels that differ only after several tokens cost one prefill for each such branch.
         """
-        questions: dict[int, _Question] = {}
+        pending: dict[int, _LabelScore] = {}
         jobs: list[SequenceJob] = []
         for request in requests:
-            question = self._question(request)
-            for path in question.tree.paths:
-                tokens = (*question.prompt, *path)
-                self._check(request.id, len(question.prompt), len(tokens))
-                questions[len(jobs)] = question
-                jobs.append(SequenceJob(len(jobs), tokens, len(question.prompt) - 1))
-        return self._score(questions, jobs)
+            score = self._label_score(request)
+            for path in score.tree.paths:
+                tokens = (*score.prompt, *path)
+                self._check(request.id, len(score.prompt), len(tokens))
+                pending[len(jobs)] = score
+                jobs.append(SequenceJob(len(jobs), tokens, len(score.prompt) - 1))
+        return self._score(pending, jobs)
 
     def loglik(self, requests: Sequence[base.LoglikRequest]) -> Iterator[base.Loglik]:
-        """Log-probabilities of given continuations, of which an empty one has none.
-
-        An empty prompt stands for the start of a text (`Vocabulary.start`).
-        """
+        """An empty continuation has no log-probabilities; an empty prompt is the start of a text."""
         jobs = []
         texts: dict[int, tuple[int, ...]] = {}
         for key, request in enumerate(requests):
@@ -178,13 +165,13 @@ class LlamaCppEngine:
         return self._embed(list(requests), texts)
 
     def set_adapter(self, adapter: Path | None) -> None:
-        """Hot-load an adapter GGUF, or return to the base; see `Decoder.set_adapter` for what it raises."""
+        """Hot-load an adapter GGUF, or return to the base; raises as `Decoder.set_adapter` does."""
         self._check_free()
         self._prefix = ()
         self._decoder.set_adapter(adapter)
 
     def close(self) -> None:
-        """Free everything native. May be called twice; an iterator that is still open must not be advanced after it."""
+        """Free everything native. May be called twice; do not advance an open iterator after it."""
         self._closed = True
         self._decoder.close()
 
@@ -203,14 +190,14 @@ class LlamaCppEngine:
                         streams[row.key] = _Stream(request, GrowingReply(request.sampling.stop), sampler)
                     finish = self._advance(scheduler, row.key, streams[row.key], index)
                     if on_text is not None:
-                        on_text(streams[row.key].request.id, streams[row.key].news(ended=bool(finish)))
+                        on_text(streams[row.key].request.id, streams[row.key].new_text(ended=bool(finish)))
                     if finish:
                         stream = streams.pop(row.key)
                         finished.append(base.Completion(stream.request.id, stream.reply.text, finish, stream.tokens))
                 yield from finished
 
     def _advance(self, scheduler: Scheduler, key: int, stream: _Stream, index: int) -> str:
-        """Draw the next token of a completion and report it; the reason to finish, or ""."""
+        """Draw the next token of a completion and report it to the scheduler; the reason to finish, or ""."""
         token = stream.sampler.sample(self._decoder.logits(index))
         if self.vocabulary.is_end(token):
             scheduler.finish(key)
@@ -221,19 +208,19 @@ class LlamaCppEngine:
             return "stop"
         return "" if scheduler.accept(key, token) else "length"
 
-    def _score(self, questions: dict[int, _Question], jobs: list[SequenceJob]) -> Iterator[base.Scores]:
+    def _score(self, pending: dict[int, _LabelScore], jobs: list[SequenceJob]) -> Iterator[base.Scores]:
         def on_row(row: LogitRow, index: int) -> None:
-            question = questions[row.key]
-            path = jobs[row.key].tokens[len(question.prompt) : row.token + 1]
-            children = question.tree.children[path]
+            score = pending[row.key]
+            path = jobs[row.key].tokens[len(score.prompt) : row.token + 1]
+            children = score.tree.children[path]
             logprobs = self._decoder.logprobs(index, children)
-            question.read[path] = {token: math.exp(logprob) for token, logprob in zip(children, logprobs, strict=True)}
+            score.read[path] = {token: math.exp(logprob) for token, logprob in zip(children, logprobs, strict=True)}
 
         for key in self._prefill(jobs, on_row):
-            question = questions[key]
-            question.missing -= 1
-            if question.missing == 0:
-                yield base.Scores(question.request.id, question.tree.probabilities(question.read))
+            score = pending[key]
+            score.missing -= 1
+            if score.missing == 0:
+                yield base.Scores(score.request.id, score.tree.probabilities(score.read))
 
     def _loglik(
         self, requests: list[base.LoglikRequest], texts: dict[int, tuple[int, ...]], jobs: list[SequenceJob]
@@ -248,18 +235,18 @@ class LlamaCppEngine:
             if key not in texts:
                 yield base.Loglik(request.id, ())
         for key in self._prefill(jobs, on_row):
-            found = logprobs.pop(key)
-            yield base.Loglik(requests[key].id, tuple(found[token] for token in sorted(found)))
+            rows = logprobs.pop(key)
+            yield base.Loglik(requests[key].id, tuple(rows[token] for token in sorted(rows)))
 
     def _embed(self, requests: list[base.EmbedRequest], texts: list[list[int]]) -> Iterator[base.Embedding]:
-        # Opened for each run: it takes some tens of milliseconds, and its memory is free in between.
+        # Opened for each run: that takes some tens of milliseconds, and its memory is free in between.
         with self._exclusive(), closing(self._decoder.embedder()) as embedder:
             for key, vector in embedder.run(texts):
                 self._decoder.evaluated += len(texts[key])
                 yield base.Embedding(requests[key].id, vector)
 
     def _prefill(self, jobs: list[SequenceJob], on_row: Callable[[LogitRow, int], None]) -> Iterator[int]:
-        """Run jobs that sample nothing; their keys, as they complete."""
+        """Run jobs that sample nothing; their keys as they complete."""
         with self._exclusive():
             scheduler = self._scheduler(jobs, rearrange=True)
             while (step := self._next(scheduler)) is not None:
@@ -268,7 +255,7 @@ class LlamaCppEngine:
                 yield from step.completed
 
     def _run(self, scheduler: Scheduler, step: Step) -> Iterator[tuple[LogitRow, int]]:
-        """`Decoder.run`; where memory runs out, the scheduler goes on with fewer slots, and the step yields less."""
+        """`Decoder.run`; where memory runs out, the scheduler continues with fewer slots, and the step yields less."""
         try:
             yield from self._decoder.run(step)
         except OutOfRoomError as error:
@@ -280,7 +267,7 @@ class LlamaCppEngine:
             else:
                 raise WorkerError(
                     f"llama.cpp has no memory for a single sequence: {error}.",
-                    "Lower --context, or close what else holds memory, and run the same command again.",
+                    "Lower --context, or close other programs, and run the same command again.",
                 ) from None
 
     def _scheduler(self, jobs: list[SequenceJob], *, rearrange: bool = False) -> Scheduler:
@@ -306,27 +293,27 @@ class LlamaCppEngine:
             raise RuntimeError("the engine was closed")
         step = scheduler.next()
         if step is not None and step.kind != "prefix" and scheduler.prefix:
-            # Every step of the prefix has been decoded by now: the next run may use it again.
+            # Every step of the prefix has been decoded by now: the next run may use it.
             self._prefix = scheduler.prefix
         return step
 
     def _prompt(self, prompt: Prompt) -> list[int]:
         return self.vocabulary.encode(prompt, bos=True) or [self.vocabulary.start]
 
-    def _question(self, request: base.ScoreRequest) -> _Question:
+    def _label_score(self, request: base.ScoreRequest) -> _LabelScore:
         prompt = self._prompt(request.prompt)
         labels = [self.vocabulary.encode((Segment(label),), bos=False, after=prompt[-1]) for label in request.labels]
         if not labels or not all(labels):
             raise UsageError(f"Request {request.id} has no labels, or an empty one.", "Give it labels to score.")
         tree = LabelTree(labels)
-        return _Question(request, prompt, tree, missing=len(tree.paths))
+        return _LabelScore(request, prompt, tree, missing=len(tree.paths))
 
     def _check(self, name: str, prompt: int, needed: int) -> None:
         if needed > self._info.context:
             raise UsageError(
                 f"Request {name} needs {needed} tokens (its prompt alone has {prompt}), "
-                f"and a sequence holds {self._info.context}.",
-                "Shorten it or raise the context.",
+                f"but a sequence holds {self._info.context}.",
+                "Shorten it, or raise --context.",
             )
 
     def _check_free(self) -> None:
@@ -349,14 +336,14 @@ class LlamaCppEngine:
                 self._decoder.clear()
 
 
-# How fast this machine decodes a model, by trying: for choosing a number format, not for boasting.
 SEQUENCES = 16
 PROMPT = 16
 STEPS = 6
 
 
 def decode_rate(gguf: Path, *, threads: int) -> float:
-    """Tokens a second of `SEQUENCES` sequences decoded together, in one short try. Raises what `Decoder` raises."""
+    """Tokens a second of `SEQUENCES` sequences decoded together, from one short try: enough to choose a number format
+    by. Raises what `Decoder` raises."""
     decoder = Decoder(gguf, slots=SEQUENCES, context=256, threads=threads, gpu_layers=0)
     try:
         _run(decoder, 0, PROMPT)
@@ -369,7 +356,7 @@ def decode_rate(gguf: Path, *, threads: int) -> float:
 
 
 def _run(decoder: Decoder, start: int, tokens: int) -> None:
-    """Compute `tokens` more tokens of every sequence, with the last one's logits; which tokens is no matter."""
+    """Compute `tokens` more tokens of every sequence, whichever, with the last one's logits."""
     step = Step("decode", [])
     for sequence in range(1, SEQUENCES + 1):
         for position in range(start, start + tokens):

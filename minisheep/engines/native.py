@@ -1,6 +1,7 @@
-"""What every use of llama.cpp needs first: a quiet log whose last lines can be quoted, and a loaded model.
+"""What every use of llama.cpp needs first: a quiet log that can be quoted, a loaded model, and its vocabulary.
 
-Only workers import this module, since it loads the native library.
+Only workers import this module, since it loads the native library. Inference and training both tokenise by
+`Vocabulary`, so that a model is trained on the very ids that it later runs with.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Self
 
 import llama_cpp
 
-from minisheep.errors import MinisheepError, ModelFileError, UnsupportedModelError
+from minisheep.errors import ModelFileError, UnsupportedModelError
 from minisheep.machine import cpu
 from minisheep.rules.templates import Prompt, Segment
 
@@ -30,14 +31,13 @@ def _collect(level: int, text: bytes, _user_data: object) -> None:
         _lines.append((level, line))
 
 
-# llama.cpp keeps a bare pointer to the callback: without a reference for the whole life of the process it would call
-# freed memory.
+# llama.cpp keeps a bare pointer: without a reference for the life of the process it would call freed memory.
 _CALLBACK = llama_cpp.llama_log_callback(_collect)
 _started = False
 
 
 def start() -> None:
-    """Initialise llama.cpp once for this process and take over its log, which stays silent."""
+    """Initialise llama.cpp once for this process and collect its log, which it would print."""
     global _started
     llama_cpp.llama_log_set(_CALLBACK, ctypes.c_void_p(0))
     if not _started:
@@ -46,17 +46,17 @@ def start() -> None:
 
 
 def forget_log() -> None:
-    """Drop the collected lines, so that `log_line` speaks of what is called next."""
+    """Drop the collected lines, so that `log_line` is about the next call."""
     _lines.clear()
 
 
 def log_lines() -> list[str]:
-    """The newest lines of llama.cpp's log, from its information on, oldest first."""
+    """The newest lines of llama.cpp's log (information and above), oldest first."""
     return [line for _, line in _lines]
 
 
 def log_line() -> str:
-    """What llama.cpp said last about a failure: its first error line, else its last warning, else its last line."""
+    """Llama.cpp's reason for a failure: its first error line, else its last warning, else its last line."""
     errors = [line for level, line in _lines if level == _ERROR]
     if errors:
         return errors[0]
@@ -73,16 +73,16 @@ def check_gguf(path: Path, what: str) -> None:
             magic = file.read(4)
     except OSError as error:
         raise ModelFileError(
-            f"The {what} {path} cannot be read: {error.strerror}.", "Check the path and the permissions."
+            f"The {what} {path} cannot be read: {error.strerror}.", "Check its path and permissions."
         ) from error
     if magic != b"GGUF":
         raise ModelFileError(
-            f"{path} is not a GGUF file, so it cannot be used as a {what}.", "Delete it and fetch or make it again."
+            f"{path} is not a GGUF file, so it cannot serve as a {what}.", "Delete it, and fetch or make it again."
         )
 
 
 def decode(context: Any, batch: Any) -> int:
-    """llama_decode: 0, or a code that says what went wrong."""
+    """llama_decode: 0, or the code of a failure."""
     cpu.restore()
     return int(llama_cpp.llama_decode(context, batch))
 
@@ -103,31 +103,25 @@ def load_model(path: Path, *, gpu_layers: int = 0, vocab_only: bool = False) -> 
         params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP
     forget_log()
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
-    if not model:
-        raise _refused(path, log_line())
-    return model
-
-
-def _refused(path: Path, reason: str) -> MinisheepError:
+    if model:
+        return model
+    reason = log_line()
     if "unknown model architecture" in reason or "unknown pre-tokenizer" in reason:
-        return UnsupportedModelError(
+        raise UnsupportedModelError(
             f"llama.cpp cannot run the model {path.name}: {reason}.", "Choose another model (minisheep models)."
         )
-    return ModelFileError(
+    raise ModelFileError(
         f"llama.cpp cannot load the model {path.name}: {reason}.",
-        "The file may be truncated or corrupt: delete it and fetch it again.",
+        "The file may be truncated or corrupt: delete it, and fetch it again.",
     )
 
 
-# Text to token ids and back, through llama.cpp's own tokenizer.
-#
-# Inference and training both use this class, so that a model is trained on the very ids that it is later run with.
 _NONE = -1
 """LLAMA_TOKEN_NULL: the vocabulary has no such token."""
 
 
 class Vocabulary:
-    """The vocabulary of a GGUF.
+    """The vocabulary of a GGUF: text to token ids and back, through llama.cpp's own tokenizer.
 
     Made from a file (`from_file`: only the vocabulary is loaded, a fraction of a second) or from a loaded model, which
     then must outlive it. A context manager; `close` frees what `from_file` loaded and may be called twice. Raises
@@ -154,10 +148,7 @@ class Vocabulary:
 
     @classmethod
     def from_file(cls, path: Path) -> Vocabulary:
-        """The vocabulary of the GGUF at `path`, without its weights.
-
-        Raises ModelFileError and UnsupportedModelError as `native.load_model` does.
-        """
+        """The vocabulary of the GGUF at `path`. Raises as `load_model` does."""
         return cls(load_model(path, vocab_only=True), owned=True)
 
     def close(self) -> None:
@@ -176,7 +167,7 @@ class Vocabulary:
 
     @property
     def start(self) -> int:
-        """What stands for the beginning of a text where a prompt is empty: BOS, or EOS where there is none."""
+        """The token in place of an empty prompt: BOS, or EOS where there is none."""
         return self.bos if self.bos != _NONE else self.eos
 
     def encode(self, prompt: Prompt, *, bos: bool, after: int | None = None) -> list[int]:
@@ -184,8 +175,8 @@ class Vocabulary:
 
         So `encode(a + b, bos=x)` equals `(ids := encode(a, bos=x)) + encode(b, bos=False, after=ids[-1])`. Text of a
         segment that is not `special` never becomes a control token. `bos` puts BOS first if the vocabulary asks for it
-        (`add_bos`) and the prompt does not bring it. `after` is the token that the text continues, if any. Lone
-        surrogates become "?".
+        (`add_bos`) and the prompt does not begin with it. `after` is the token before the text, if any. Lone surrogates
+        become "?".
         """
         ids: list[int] = []
         for segment in prompt:
@@ -197,7 +188,12 @@ class Vocabulary:
     def piece(self, token: int) -> bytes:
         """The bytes of a token, which need not be whole characters; control tokens have none (llama_token_to_piece)."""
         if token not in self._pieces:
-            self._pieces[token] = self._piece(token)
+            buffer = ctypes.create_string_buffer(32)
+            n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            if n < 0:
+                buffer = ctypes.create_string_buffer(-n)
+                n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            self._pieces[token] = buffer.raw[: max(n, 0)]
         return self._pieces[token]
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -216,8 +212,8 @@ class Vocabulary:
         if not segment.text:
             return []
         if self._space_prefix and after is not None and not self.is_control(after):
-            # Mid-text, the tokenizer would put a space where there is none. A newline in front takes that space, and
-            # its tokens, which merge with nothing, are cut off again.
+            # Mid-text, the tokenizer would add a space. A newline in front takes that space; its tokens, which merge
+            # with nothing, are cut off again.
             mark = self._tokenize("\n", special=False)
             ids = self._tokenize("\n" + segment.text, special=segment.special)
             if ids[: len(mark)] == mark:
@@ -235,11 +231,3 @@ class Vocabulary:
             tokens = (ctypes.c_int32 * -n)()
             n = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, -n, False, special)
         return list(tokens[:n])
-
-    def _piece(self, token: int) -> bytes:
-        buffer = ctypes.create_string_buffer(32)
-        n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
-        if n < 0:
-            buffer = ctypes.create_string_buffer(-n)
-            n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
-        return buffer.raw[: max(n, 0)]

@@ -2,8 +2,15 @@
 
 Prompts go as token ids of the run's own vocabulary, so that its template stays in charge and text from data never
 becomes a special token. The server keeps its own slots and cache; here, `slots` is how many requests are under way.
-What a sampled token depends on is the server's: most draw differently when requests run beside others, so two runs
-with one seed need not agree. Finished work is on disk all the same, and is not asked for again.
+Sampled tokens depend on the server: most draw differently when requests run beside others, so two runs with one seed
+need not agree. Finished work is on disk all the same, and is not requested again.
+
+A round's adapter gets onto a server by a program of the user's, the hook, which knows how that server takes one.
+``--engine-hook "PROGRAM ARGUMENTS"`` runs with one more argument: the folder of the round with the adapter
+(``adapter/`` for PEFT, ``adapter.gguf`` for llama.cpp), or the word ``base``. It returns when the server is ready, and
+may print the name of the model to use from now on (the last line counts); without one, that is --engine-model. So a
+hook restarts llama.cpp's server with ``--lora``, sends ``/v1/load_lora_adapter`` to vLLM or ``/load_lora_adapter`` to
+SGLang, and prints the name that it gave the adapter.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,16 +36,8 @@ from minisheep.errors import EndpointError, UsageError
 from minisheep.rules.plain_text import one_line
 from minisheep.rules.templates import Prompt, Segment
 
-# Puts a round's adapter on a server, by a program of the user's, who knows how that server takes one.
-#
-# ``--engine-hook "PROGRAM ARGUMENTS"`` is run with one more argument: the folder of the round whose adapter is wanted
-# (``adapter/`` for PEFT, ``adapter.gguf`` for llama.cpp), or the word ``base``. It returns when the server is ready,
-# and may print the name of the model to ask for from now on (its last line counts); without one, that is --engine-
-# model. So llama.cpp's server is started anew with ``--lora``, vLLM is sent ``/v1/load_lora_adapter`` and SGLang
-# ``/load_lora_adapter``, and the name that these gave is printed.
 SECONDS = 1800.0
 """A large model may take this long to load."""
-BASE = "base"
 
 
 def check_hook(hook: str) -> list[str]:
@@ -47,28 +47,29 @@ def check_hook(hook: str) -> list[str]:
     except ValueError as error:
         raise UsageError(f"--engine-hook {hook} cannot be read: {error}.") from None
     if not words or shutil.which(words[0]) is None:
-        raise UsageError(f"--engine-hook {hook} names no program.", "Give one that can be run, with its whole path.")
+        raise UsageError(f"--engine-hook {hook} names no program that can run.", "Give the program's whole path.")
     return words
 
 
 def run_hook(hook: str, adapter: Path | None, seconds: float = SECONDS) -> str:
-    """Have the adapter GGUF of a round (None: none) put on the server; the model's name from now on, or empty.
+    """Put the adapter GGUF of a round (None: none) on the server; returns the model's name from now on, or nothing.
 
     Raises `errors.EndpointError` if the program fails or takes longer than `seconds`.
     """
     words = check_hook(hook)
-    wanted = BASE if adapter is None else str(adapter.parent.absolute())
+    folder = "base" if adapter is None else str(adapter.parent.absolute())
     try:
         done = subprocess.run(
-            [*words, wanted], stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
+            [*words, folder], stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
-        raise EndpointError(f"The hook {words[0]} {wanted} was not done after {seconds:g} s.") from None
+        raise EndpointError(f"The hook {words[0]} {folder} had not ended after {seconds:g} s.") from None
     except OSError as error:
-        raise EndpointError(f"The hook {words[0]} cannot be run: {error.strerror}.") from None
+        raise EndpointError(f"The hook {words[0]} cannot run: {error.strerror}.") from None
     if done.returncode:
         raise EndpointError(
-            f"The hook {words[0]} {wanted} ended with code {done.returncode}: {_last_line(done.stderr) or 'no word'}."
+            f"The hook {words[0]} {folder} ended with code {done.returncode}:"
+            f" {_last_line(done.stderr) or 'no message'}."
         )
     return _last_line(done.stdout)
 
@@ -80,7 +81,7 @@ def _last_line(output: bytes) -> str:
 
 AT_ONCE = 16
 """Requests under way where --slots says nothing."""
-GO_ON = "Give the same command to go on."
+CONTINUE = "Run the same command again: it continues where the run stopped."
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -89,110 +90,91 @@ R = TypeVar("R")
 class RemoteEngine:
     """`engines.base.Engine` on the model of a server, without embeddings.
 
-    `tokens` is the vocabulary of the run's model, which `close` frees; `model` is what the server calls it. `slots` 0
-    means `AT_ONCE`; `context` is in tokens for each sequence. With a `hook` (`remote_adapter`) adapters can be set.
-    Nothing is sent before `set_adapter`, which finds out what the server can do. Verbs raise `errors.EndpointError`
-    where it fails for good, after the results that were under way.
+    `tokens` is the vocabulary of the run's model, which `close` frees; `model` is the server's name for it. `slots` 0
+    means `AT_ONCE`; `context` is in tokens for each sequence. With a `hook` adapters can be set. Nothing is sent before
+    `set_adapter`, which finds out what the server can do. Verbs raise `errors.EndpointError` where the server fails for
+    good, after the results that were under way.
     """
 
     evaluated = 0
-    """Tokens that the server counted; those that it had in its cache count as well."""
+    """Tokens that the server counted, those in its cache included."""
     running = 0
 
     def __init__(
-        self,
-        tokens: Tokens,
-        post: Post,
-        model: str,
-        *,
-        slots: int = 0,
-        context: int = 2048,
-        hook: str = "",
+        self, tokens: Tokens, post: Post, model: str, *, slots: int = 0, context: int = 2048, hook: str = ""
     ) -> None:
-        self._post = post
+        self.post = post
         self._base = self._model = model
         self._hook = hook
         self._counting = threading.Lock()
         self._set: list[Path | None] = []
-        """The adapter that is on the server, once that is known."""
+        """The adapter on the server, once that is known."""
         self._signs: dict[Path | None, tuple[float, ...]] = {}
         self.abilities = Abilities(0, "")
-        self._info = base.EngineInfo("openai", f"{model} at {self._post.name}", slots or AT_ONCE, context)
+        self._info = base.EngineInfo("openai", f"{model} at {self.post.name}", slots or AT_ONCE, context)
         self._tokens = tokens
         self._ends = [token for token in range(tokens.size) if tokens.is_end(token)]
-
-    @property
-    def name(self) -> str:
-        """The server's address."""
-        return self._post.name
-
-    @property
-    def exposes_key(self) -> bool:
-        """Whether anybody on the way to another machine could read the key."""
-        return self._post.exposes_key
 
     @property
     def info(self) -> base.EngineInfo:
         return self._info
 
     def generate(self, requests: Sequence[base.GenerateRequest]) -> Iterator[base.Completion]:
-        asked = [(request, self._prompt(request.prompt)) for request in requests]
-        for request, ids in asked:
+        prepared = [(request, self._prompt(request.prompt)) for request in requests]
+        for request, ids in prepared:
             self._check(request.id, len(ids) + 1)
 
-        def ask(question: tuple[base.GenerateRequest, list[int]], give_up: threading.Event) -> base.Completion:
-            request, ids = question
+        def ask(parts: tuple[base.GenerateRequest, list[int]], give_up: threading.Event) -> base.Completion:
+            request, ids = parts
             room = self._info.context - len(ids)
             return reading.completion(request, self._ask(reading.to_complete(request, ids, room, self._ends), give_up))
 
-        return self._each(ask, asked)
+        return self._each(ask, prepared)
 
     def score(self, requests: Sequence[base.ScoreRequest]) -> Iterator[base.Scores]:
-        """Labels that are not among the likeliest tokens are asked for by themselves, or count as 0 where the server
-        tells no likelihoods of given texts."""
-        asked = [(request, self._prompt(request.prompt), self._tree(request)) for request in requests]
-        for request, ids, tree in asked:
+        """A label that is not among the likeliest tokens gets a request of its own, or counts as 0 where the server
+        gives no likelihoods of given texts."""
+        prepared = [(request, self._prompt(request.prompt), self._tree(request)) for request in requests]
+        for request, ids, tree in prepared:
             self._check(request.id, len(ids) + max(map(len, tree.paths)) + 1)
 
-        def ask(question: tuple[base.ScoreRequest, list[int], LabelTree], give_up: threading.Event) -> base.Scores:
-            request, ids, tree = question
+        def ask(parts: tuple[base.ScoreRequest, list[int], LabelTree], give_up: threading.Event) -> base.Scores:
+            request, ids, tree = parts
             following = {
                 path: self._following([*ids, *path], children, give_up) for path, children in tree.children.items()
             }
             return base.Scores(request.id, tree.probabilities(following))
 
-        return self._each(ask, asked)
+        return self._each(ask, prepared)
 
     def loglik(self, requests: Sequence[base.LoglikRequest]) -> Iterator[base.Loglik]:
-        asked = []
+        prepared = []
         for request in requests:
             prompt = self._prompt(request.prompt)
             continuation = self._tokens.encode(request.continuation, bos=False, after=prompt[-1])
             self._check(request.id, len(prompt) + len(continuation) + 1)
-            asked.append((request.id, prompt, continuation))
+            prepared.append((request.id, prompt, continuation))
         if not self.abilities.loglik:
-            raise UsageError(f"{self._post.name} tells no likelihood of a given text.", "Set --judge logits.")
+            raise UsageError(f"{self.post.name} gives no likelihood of a given text.", "Set --judge logits.")
 
-        def ask(question: tuple[str, list[int], list[int]], give_up: threading.Event) -> base.Loglik:
-            name, prompt, continuation = question
+        def ask(parts: tuple[str, list[int], list[int]], give_up: threading.Event) -> base.Loglik:
+            name, prompt, continuation = parts
             return base.Loglik(name, self._likelihood(prompt, continuation, give_up))
 
-        return self._each(ask, asked)
+        return self._each(ask, prepared)
 
     def embed(self, requests: Sequence[base.EmbedRequest]) -> Iterator[base.Embedding]:
         raise UsageError("--engine openai gives no embeddings.", "Set another --filter.")
 
     def set_adapter(self, adapter: Path | None) -> None:
-        """Raises `errors.EndpointError` for a hook that fails or changes nothing, and what `probe` raises."""
+        """Raises `errors.EndpointError` for a hook that fails or changes nothing, and the errors of `probe`."""
         if self._set == [adapter]:
             return
         if adapter is not None and not self._hook:
-            raise UsageError("--engine openai puts an adapter on a server by --engine-hook alone.")
+            raise UsageError("--engine openai can put an adapter on a server only with --engine-hook.")
         self._set = []
-        try:
+        with _says_how_to_continue():
             self._put(adapter)
-        except EndpointError as error:
-            raise EndpointError(error.message, error.fix or GO_ON) from None
         self._set = [adapter]
 
     def close(self) -> None:
@@ -206,21 +188,21 @@ class RemoteEngine:
         def ask(body: dict[str, Any], once: bool) -> reading.ServerChoice:
             return self._ask(body, never, first=not (once or self._hook), tries=1 if once else TRIES)
 
-        self.abilities = probe(ask, self._post.name, self._tokens, self._info.context)
+        self.abilities = probe(ask, self.post.name, self._tokens, self._info.context)
         self._check_changed(adapter, never)
 
     def _check_changed(self, adapter: Path | None, never: threading.Event) -> None:
-        """An adapter that is not really on the server would make every round the base."""
+        """Refuse a server without the adapter: on it every round would be the base."""
         if not (self._hook and self.abilities.tops):
             return
         ids = self._prompt((Segment(TEXT),))
         sign = reading.Seen(self._ask(reading.to_see(ids, self.abilities.tops), never)).values
         same = [other for other, known in self._signs.items() if other != adapter and known == sign]
         if same:
-            wanted, before = (path.parent.name if path else "base" for path in (adapter, same[0]))
+            now, before = (path.parent.name if path else "base" for path in (adapter, same[0]))
             raise EndpointError(
-                f"After the hook for {wanted}, {self._post.name} answers to the last digit as for {before}: the adapter"
-                " is not on it.",
+                f"After the hook for {now}, {self.post.name} gives the same numbers to the last digit as for {before}:"
+                " the adapter is not on it.",
                 "Let the hook end when the server is ready, and print the name of the model with the adapter.",
             )
         self._signs[adapter] = sign
@@ -229,10 +211,9 @@ class RemoteEngine:
         """The probability of each of `children` as the next token."""
         found: dict[int, float] = {}
         if self.abilities.tops:
-            said = self._ask(reading.to_see(ids, self.abilities.tops), give_up)
-            seen = self._read(said, reading.Seen)
-            told = {child: seen.of(child, self._tokens.piece(child)) for child in children}
-            found = {child: math.exp(value) for child, value in told.items() if value is not None}
+            seen = self._read(self._ask(reading.to_see(ids, self.abilities.tops), give_up), reading.Seen)
+            logprobs = {child: seen.of(child, self._tokens.piece(child)) for child in children}
+            found = {child: math.exp(value) for child, value in logprobs.items() if value is not None}
         for child in children:
             if child not in found:
                 known = self.abilities.loglik
@@ -244,50 +225,46 @@ class RemoteEngine:
             return ()
         whole = [*prompt, *continuation]
         if self.abilities.loglik == "echo":
-            said = self._ask(reading.to_echo(whole), give_up)
-            return self._read(said, lambda said: reading.echoed(said, len(prompt), len(whole)))
-        found = []
+            reply = self._ask(reading.to_echo(whole), give_up)
+            return self._read(reply, lambda reply: reading.echoed(reply, len(prompt), len(whole)))
+        logprobs = []
         for place, token in enumerate(continuation, len(prompt)):
-            said = self._ask(reading.to_force(whole[:place], token), give_up)
+            reply = self._ask(reading.to_force(whole[:place], token), give_up)
             piece = self._tokens.piece(token)
-            found.append(self._read(said, lambda said, t=token, p=piece: reading.forced(said, t, p)))  # type: ignore[misc]
-        return tuple(found)
+            logprobs.append(self._read(reply, lambda reply, t=token, p=piece: reading.forced(reply, t, p)))  # type: ignore[misc]
+        return tuple(logprobs)
 
-    def _each(self, ask: Callable[[Q, threading.Event], R], asked: Sequence[Q]) -> Iterator[R]:
-        def answer(question: Q, give_up: threading.Event, _first: bool) -> R:
+    def _each(self, ask: Callable[[Q, threading.Event], R], prepared: Sequence[Q]) -> Iterator[R]:
+        def counted(request: Q, give_up: threading.Event, _first: bool) -> R:
             with self._counting:
                 self.running += 1
             try:
-                return ask(question, give_up)
+                return ask(request, give_up)
             finally:
                 with self._counting:
                     self.running -= 1
 
-        try:
-            for _, result in ask_all(answer, asked, self._info.slots, known=True):
+        with _says_how_to_continue():
+            for _, result in ask_all(counted, prepared, self._info.slots, known=True):
                 yield result
-        except EndpointError as error:
-            raise EndpointError(error.message, error.fix or GO_ON) from None
 
     def _ask(
         self, body: dict[str, Any], give_up: threading.Event, *, first: bool = False, tries: int = TRIES
     ) -> reading.ServerChoice:
-        reply = self._post.ask({"model": self._model, **body}, give_up, first=first, tries=tries)
+        reply = self.post.ask({"model": self._model, **body}, give_up, first=first, tries=tries)
         try:
-            said = reading.read(reply.data)
+            choice = reading.read(reply.data)
         except ValueError:
-            raise self._post.nonsense(reply, "completion") from None
+            raise self.post.nonsense(reply, "completion") from None
         with self._counting:
-            self.evaluated += said.computed
-        return said
+            self.evaluated += choice.computed
+        return choice
 
-    def _read(self, said: reading.ServerChoice, read: Callable[[reading.ServerChoice], R]) -> R:
+    def _read(self, reply: reading.ServerChoice, read: Callable[[reading.ServerChoice], R]) -> R:
         try:
-            return read(said)
+            return read(reply)
         except ValueError as error:
-            raise EndpointError(
-                f"{self._post.name} no longer answers as it did when it was asked first: {error}."
-            ) from None
+            raise EndpointError(f"{self.post.name} no longer replies as it did at first: {error}.") from None
 
     def _prompt(self, prompt: Prompt) -> list[int]:
         return self._tokens.encode(prompt, bos=True) or [self._tokens.start]
@@ -307,24 +284,34 @@ class RemoteEngine:
             )
 
 
-# The server that a run's settings name. Light, so that the parent refuses what is wrong before anything is made.
+@contextmanager
+def _says_how_to_continue() -> Iterator[None]:
+    try:
+        yield
+    except EndpointError as error:
+        raise EndpointError(error.message, error.fix or CONTINUE) from None
+
+
 NAMES = Names("--engine-url", "--engine-key-env VAR", "--engine-model", "The server")
 
 
 def server(settings: Settings, pauses: tuple[float, ...] = PAUSES) -> Post:
-    """Its ``/completions``. The key is read from the environment here and stored nowhere.
+    """``/completions`` of the server in the settings. The key comes from the environment and is stored nowhere.
 
     Raises `errors.UsageError` for an address that is none, and for a variable that holds no key.
     """
     variable = settings.engine_key_env
     key = os.environ.get(variable, "").strip() if variable else ""
     if variable and not key:
-        raise UsageError(f"The environment variable {variable} holds no key for the server.", "Nothing was sent.")
+        raise UsageError(
+            f"The environment variable {variable} holds no key for the server. Nothing was sent.",
+            "Set it, or name another with --engine-key-env.",
+        )
     return Post(settings.engine_url, "/completions", NAMES, key, settings.engine_timeout, pauses, OPTIONAL)
 
 
 def check_server(settings: Settings) -> None:
-    """Raises `errors.UsageError` for what is wrong before anything is asked; a run without a server is right."""
+    """Raise `errors.UsageError` for settings of a server that cannot work. Sends nothing: the parent calls it first."""
     if settings.engine == "openai":
         server(settings)
         if settings.engine_hook:

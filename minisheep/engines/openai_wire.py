@@ -1,8 +1,14 @@
-"""What is sent to ``/completions`` of a server, and how its replies are read. Pure.
+"""Bodies for ``/completions`` of a server, its replies read, and a probe of what the server can do. Does no I/O itself.
 
 Two forms of log-probabilities are understood: OpenAI's lists beside ``tokens`` (vLLM, SGLang), and llama.cpp's list of
 tokens with ids under ``content`` (server_task_result_cmpl_final::to_json_oaicompat). Functions that read raise
-ValueError for what is neither.
+ValueError for anything else.
+
+The probe sends a few tokens before anything long begins. A server needs ``/completions`` with token ids; it may give
+log-probabilities of the next token as vLLM, SGLang and llama.cpp's server do. Those of a given text come by ``echo``
+(vLLM, SGLang), or where a server has no echo (llama.cpp's), by forcing its tokens one after another with a logit bias:
+one request a token, with the prompt in the server's cache. A server that reports log-probabilities after the bias only
+has neither.
 """
 
 from __future__ import annotations
@@ -20,22 +26,23 @@ from minisheep.engines.sampling import GrowingReply
 from minisheep.errors import EndpointError, UsageError
 from minisheep.rules.templates import Segment
 
-OPTIONAL = (
-    "samplers", "stop_token_ids", "return_tokens_as_token_ids", "repetition_penalty", "top_k", "min_p", "seed",
-)  # fmt: skip
-"""Parameters beyond OpenAI's own that keep a server from drawing tokens in a way of its own; one that refuses a name
-does without."""
+OPTIONAL = ("samplers", "stop_token_ids", "return_tokens_as_token_ids", "repetition_penalty", "top_k", "min_p", "seed")
+"""Parameters beyond OpenAI's own that keep a server from sampling in its own way; left out where it refuses them."""
 LOWEST = -104.0
-"""Log-probabilities end here: below, llama.cpp's 32-bit probabilities are zero, and others have marks of their own."""
+"""Log-probabilities end here: below, llama.cpp's 32-bit probabilities are zero, and others use special values."""
 FORCED = 10_000.0
 """A logit bias that leaves greedy sampling one choice."""
+TEXT = "Water is wet and fire is"
+"""Plain words, which every tokenizer gives back unchanged."""
+TOPS = (20, 5)
+"""How many of the likeliest tokens a server reports: vLLM's limit, and OpenAI's."""
 
 Ids = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerChoice:
-    """The one choice of a reply, and what was counted."""
+    """The one choice of a reply, and the server's token counts."""
 
     choice: Mapping[str, Any]
     prompt_tokens: int | None
@@ -81,9 +88,9 @@ def to_force(ids: Ids, token: int) -> dict[str, Any]:
 
 def read(data: bytes) -> ServerChoice:
     try:
-        found = json.loads(data)
-        choice = found["choices"][0]
-        usage = found.get("usage")
+        body = json.loads(data)
+        choice = body["choices"][0]
+        usage = body.get("usage")
     except (RecursionError, LookupError, TypeError, AttributeError) as error:
         raise ValueError("no completion") from error
     if not isinstance(choice, dict) or not isinstance(choice.get("text") or "", str):
@@ -92,22 +99,22 @@ def read(data: bytes) -> ServerChoice:
     return ServerChoice(choice, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
 
 
-def completion(request: GenerateRequest, said: ServerChoice) -> Completion:
-    """Where the server does not tell a stop string from an end token, both count as ``end``."""
+def completion(request: GenerateRequest, reply: ServerChoice) -> Completion:
+    """Where the server does not distinguish a stop string from an end token, both count as ``end``."""
     text = GrowingReply(request.sampling.stop)
-    text.feed((said.choice.get("text") or "").encode("utf-8", "replace"))
-    finish = "length" if said.choice.get("finish_reason") == "length" else "end"
-    if text.stopped or isinstance(said.choice.get("stop_reason"), str):
+    text.feed((reply.choice.get("text") or "").encode("utf-8", "replace"))
+    finish = "length" if reply.choice.get("finish_reason") == "length" else "end"
+    if text.stopped or isinstance(reply.choice.get("stop_reason"), str):
         finish = "stop"
-    tokens = said.new_tokens or 0
+    tokens = reply.new_tokens or 0
     return Completion(request.id, text.text, finish, max(0, tokens - 1) if finish == "end" else tokens)
 
 
 class Seen:
     """Log-probabilities of the likeliest next tokens."""
 
-    def __init__(self, said: ServerChoice) -> None:
-        logprobs = said.choice.get("logprobs")
+    def __init__(self, reply: ServerChoice) -> None:
+        logprobs = reply.choice.get("logprobs")
         try:
             assert isinstance(logprobs, dict)
             if "content" in logprobs:
@@ -122,7 +129,7 @@ class Seen:
             raise ValueError("no log-probabilities")
 
     def of(self, token: int, piece: bytes) -> float | None:
-        """That of a token whose bytes are `piece`; None if it is not among them."""
+        """The log-probability of a token whose bytes are `piece`; None if it is not among them."""
         text = piece.decode("utf-8", "replace")
         named = self._by_text.get(f"token_id:{token}", self._by_text.get(text))
         return self._by_id.get(token, named)
@@ -133,10 +140,10 @@ class Seen:
         return tuple(sorted((*self._by_id.values(), *self._by_text.values()), reverse=True))
 
 
-def echoed(said: ServerChoice, start: int, end: int) -> tuple[float, ...]:
+def echoed(reply: ServerChoice, start: int, end: int) -> tuple[float, ...]:
     """The log-probabilities of the tokens `start` .. `end` of the text that was echoed; `start` is not 0."""
     try:
-        found = said.choice["logprobs"]["token_logprobs"][start:end]
+        found = reply.choice["logprobs"]["token_logprobs"][start:end]
     except (LookupError, TypeError) as error:
         raise ValueError("no echo") from error
     if len(found) != end - start:
@@ -144,21 +151,21 @@ def echoed(said: ServerChoice, start: int, end: int) -> tuple[float, ...]:
     return tuple(map(_logprob, found))
 
 
-def forced(said: ServerChoice, token: int, piece: bytes) -> float:
+def forced(reply: ServerChoice, token: int, piece: bytes) -> float:
     """The log-probability of a token that was forced."""
-    logprobs = said.choice.get("logprobs")
+    logprobs = reply.choice.get("logprobs")
     try:
         assert isinstance(logprobs, dict)
         if "content" in logprobs:
-            told = logprobs["content"][0]
-            right, value = told["id"] == token, told["logprob"]
+            first = logprobs["content"][0]
+            right, value = first["id"] == token, first["logprob"]
         else:
             named, value = logprobs["tokens"][0], logprobs["token_logprobs"][0]
             right = named in (f"token_id:{token}", piece.decode("utf-8", "replace"))
     except (AssertionError, LookupError, TypeError) as error:
         raise ValueError("no log-probabilities") from error
     if not right:
-        raise ValueError("another token than the one that was forced")
+        raise ValueError("another token than the forced one")
     return _logprob(value)
 
 
@@ -168,7 +175,7 @@ def _greedy(ids: Ids) -> dict[str, Any]:
 
 def _logprob(value: Any) -> float:
     if not isinstance(value, int | float) or math.isnan(value) or value > 0.01:
-        raise ValueError(f"{value!r} is no log-probability")
+        raise ValueError(f"{value!r} is not a log-probability")
     return min(0.0, max(LOWEST, float(value)))
 
 
@@ -176,23 +183,12 @@ def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and value >= 0 else None
 
 
-# What a server can do, found out by asking it for a few tokens before anything long begins.
-#
-# All that is needed is ``/completions`` with token ids. Log-probabilities of the next token are asked for as vLLM,
-# SGLang and llama.cpp's server give them. Those of a given text come by ``echo`` (vLLM, SGLang), or where a server has
-# no echo (llama.cpp's), by forcing its tokens one after another with a logit bias: one request a token, of which the
-# prompt is in the server's cache. A server that gives log-probabilities only after the bias has neither.
-TEXT = "Water is wet and fire is"
-"""Plain words, which every tokenizer gives back as they are."""
-TOPS = (20, 5)
-"""How many of the likeliest tokens a server tells: vLLM's limit, and OpenAI's."""
-
 Ask = Callable[[dict[str, Any], bool], ServerChoice]
-"""A body, and whether to try once only. Raises `errors.EndpointError`, also for a reply that is none."""
+"""Takes a body, and whether to try only once. Raises `errors.EndpointError`, also for a reply that is none."""
 
 
 class Tokens(Protocol):
-    """What is needed of `engines.native.Vocabulary`, so that this module needs no llama.cpp."""
+    """The part of `engines.native.Vocabulary` that is used here, so that this module needs no llama.cpp."""
 
     size: int
 
@@ -210,56 +206,56 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """`tops` is how many of the likeliest next tokens the server tells (0: none); `loglik` how it tells the likelihood
-    of a given text."""
+    """`tops` is how many of the likeliest next tokens the server reports (0: none); `loglik` how it gives the
+    likelihood of a given text."""
 
     tops: int
     loglik: Literal["echo", "forced", ""]
 
     def __str__(self) -> str:
-        likelihoods = {"echo": "by echo", "forced": "token by token", "": "not told"}[self.loglik]
-        return f"the {self.tops or 'no'} likeliest tokens are told, likelihoods of given texts {likelihoods}"
+        likelihoods = {"echo": "by echo", "forced": "token by token", "": "not at all"}[self.loglik]
+        return f"it reports the {self.tops or 'no'} likeliest tokens, and likelihoods of given texts {likelihoods}"
 
 
 def probe(ask: Ask, name: str, tokens: Tokens, context: int) -> Abilities:
-    """Raises `errors.EndpointError` for a server that does not answer, and `errors.UsageError` for one that cannot be
-    used: other token ids, too short a context. `name` is its address."""
+    """What the server at the address `name` can do. Raises `errors.EndpointError` for one that does not reply, and
+    `errors.UsageError` for one that cannot be used: other token ids, too short a context."""
     ids = tokens.encode((Segment(TEXT),), bos=True)
     try:
-        said = ask({"prompt": ids, "max_tokens": 1, "temperature": 0}, False)
+        reply = ask({"prompt": ids, "max_tokens": 1, "temperature": 0}, False)
     except RefusedError as error:
         raise UsageError(
-            f"{error.message} It was asked to continue {len(ids)} token ids.",
-            "--engine openai needs /completions with token ids, as vLLM, SGLang and llama.cpp's server have it.",
+            f"{error.message} The request was to continue {len(ids)} token ids.",
+            "--engine openai needs /completions with token ids; vLLM, SGLang and llama.cpp's server have it.",
         ) from None
-    if said.prompt_tokens not in (None, len(ids)):
-        raise _another_model(name, f"it counts {said.prompt_tokens} tokens where {len(ids)} were sent")
-    found = Abilities(_tops(ask, ids), _loglik(ask, name, tokens, ids))
+    if reply.prompt_tokens not in (None, len(ids)):
+        raise _another_model(name, f"it counts {reply.prompt_tokens} tokens where {len(ids)} were sent")
+    abilities = Abilities(_tops(ask, ids), _loglik(ask, name, tokens, ids))
     long = (ids * (context // len(ids) + 1))[: context - 1]
     try:
         ask({"prompt": long, "max_tokens": 1, "temperature": 0}, False)
     except RefusedError as error:
         raise UsageError(
-            f"{error.message} It was asked to read {len(long)} tokens, as --context {context} promises.",
+            f"{error.message} The request had {len(long)} tokens, as --context {context} allows.",
             "Give the server a longer context for each sequence, or set a smaller --context.",
         ) from None
-    return found
+    return abilities
 
 
-def refusal(settings: Settings, found: Abilities, name: str) -> UsageError | None:
-    """Why a server is not enough for a run, if it is not, and what to set instead."""
+def refusal(settings: Settings, abilities: Abilities, name: str) -> UsageError | None:
+    """The error for a server that can do less than the run needs, with what to set instead; else None."""
     judge = f"--judge {settings.judge}"
     measured = settings.filter in ("ppl", "density+ppl")
     likelihoods = measured or (settings.judges and settings.judge in ("auto", "pmi")) or bool(settings.engine_hook)
-    if likelihoods and not found.loglik:
-        wanted = f"--filter {settings.filter}" if measured else judge
+    if likelihoods and not abilities.loglik:
+        user = f"--filter {settings.filter}" if measured else judge
         if not measured and settings.judge not in ("auto", "pmi"):
-            wanted = "measuring each round on it (--engine-hook)"
-        instead = "--judge logits" if found.tops else "--judge sample"
+            user = "measuring each round on it (--engine-hook)"
+        instead = "--judge logits" if abilities.tops else "--judge sample"
         fix = "Leave out --engine-hook: rounds are then measured here." if settings.engine_hook else f"Set {instead}."
-        return UsageError(f"{name} tells no likelihood of a given text, which {wanted} needs.", fix)
-    if settings.judges and settings.judge in ("auto", "logits") and not found.tops and not found.loglik:
-        return UsageError(f"{name} tells no probabilities, which {judge} reads.", "Set --judge sample.")
+        return UsageError(f"{name} gives no likelihood of a given text, which {user} needs.", fix)
+    if settings.judges and settings.judge in ("auto", "logits") and not abilities.tops and not abilities.loglik:
+        return UsageError(f"{name} gives no probabilities, which {judge} reads.", "Set --judge sample.")
     return None
 
 
@@ -275,12 +271,12 @@ def _tops(ask: Ask, ids: Ids) -> int:
 
 def _loglik(ask: Ask, name: str, tokens: Tokens, ids: list[int]) -> Literal["echo", "forced", ""]:
     try:
-        said = ask(to_echo(ids), True)
-        echoed(said, 1, len(ids))
+        reply = ask(to_echo(ids), True)
+        echoed(reply, 1, len(ids))
     except (EndpointError, ValueError):
         pass
     else:
-        if TEXT not in (said.choice.get("text") or ""):
+        if TEXT not in (reply.choice.get("text") or ""):
             raise _another_model(name, "it reads other words in them")
         return "echo"
     try:
@@ -293,6 +289,6 @@ def _loglik(ask: Ask, name: str, tokens: Tokens, ids: list[int]) -> Literal["ech
 
 def _another_model(name: str, why: str) -> UsageError:
     return UsageError(
-        f"{name} runs another model than this run's, or reads token ids in a way of its own: {why}.",
-        "Serve the model that --model names, without anything before its prompts.",
+        f"{name} runs another model than this run's, or changes the token ids: {why}.",
+        "Serve the model that --model names, with nothing added before its prompts.",
     )

@@ -1,8 +1,8 @@
-"""Drawing the next token from a row of logits: top-k, top-p, temperature, a draw. Pure, on numpy.
+"""From logits to results: the next token, probabilities of labels, and the text of a completion. Pure, on numpy.
 
-The same steps in the same order as llama.cpp's sampler chain (llama_sampler_init_top_k, _top_p, _temp, _dist), which
-takes 0.8 ms for a vocabulary of 49k, a tenth of all time when 32 sequences decode together. Most of that goes into
-ordering tokens that can never be drawn; here they are set aside first by one comparison, and it takes a fifth.
+Sampling takes the same steps in the same order as llama.cpp's sampler chain (llama_sampler_init_top_k, _top_p, _temp,
+_dist), which takes 0.8 ms for a vocabulary of 49k, a tenth of all time when 32 sequences decode together. Most of that
+orders tokens that can never be drawn; one comparison sets these aside here first, so it takes a fifth.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from minisheep.engines.base import Sampling
 NEGLIGIBLE = 16.0
 """Nats below the best token at temperature 1 from which a token is set aside: each is then at most 1.1e-7 as likely."""
 NEAR = 8.0
-"""Where more than top_k tokens lie within so many nats, no other is looked at: a flat row has half its vocabulary
+"""Where at least top_k tokens lie within this many nats, the others are ignored: a flat row has half its vocabulary
 within 16 nats, and ordering those takes most of the time."""
 
 
@@ -36,7 +36,7 @@ def candidates(logits: npt.NDArray[Any], sampling: Sampling) -> tuple[npt.NDArra
     values = logits[tokens]
     if 0 < sampling.top_k < len(tokens):
         best = np.argpartition(values, -sampling.top_k)[-sampling.top_k :]
-        best.sort()  # argpartition's own order is no rule to rely on
+        best.sort()  # argpartition's own order is not defined
         tokens, values = tokens[best], values[best]
     values = values.astype(np.float64)
     order = np.argsort(-values, kind="stable")
@@ -60,8 +60,8 @@ class Sampler:
         if self._sampling.temperature <= 0:
             return int(logits.argmax())
         tokens, probabilities = candidates(logits, self._sampling)
-        at = np.searchsorted(np.cumsum(probabilities), self._random.random(), side="right")
-        return int(tokens[min(int(at), len(tokens) - 1)])
+        drawn = np.searchsorted(np.cumsum(probabilities), self._random.random(), side="right")
+        return int(tokens[min(int(drawn), len(tokens) - 1)])
 
 
 def _softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -69,12 +69,11 @@ def _softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(weights / weights.sum())
 
 
-# Probabilities of labels that may be several tokens long, from as few forward passes as possible.
 Path = tuple[int, ...]
 
 
 class LabelTree:
-    """The labels of one request as a tree of tokens.
+    """The labels of one request as a tree of tokens, so that they need as few forward passes as possible.
 
     A label of one token needs only the logits after the prompt. A longer one, as "10" where the tokenizer splits
     digits, needs its first tokens fed as well (teacher forcing); `paths` are these token sequences.
@@ -114,12 +113,11 @@ class LabelTree:
         return result
 
 
-# The text of a completion as its tokens arrive: UTF-8 that may be cut anywhere, and stop strings that span tokens.
 class GrowingReply:
-    """Collects the bytes of one completion until a stop string appears.
+    """Collects the bytes of one completion until a stop string appears, which may span tokens.
 
-    `text` holds all whole characters so far, without the stop string and what came after it. Bytes that can never be
-    UTF-8 become U+FFFD; a character that is cut off at the end is left out.
+    `text` holds all whole characters so far, up to the stop string. Bytes that can never be UTF-8 become U+FFFD; a
+    character that is cut off at the end is left out.
     """
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
@@ -131,7 +129,7 @@ class GrowingReply:
 
     @property
     def settled(self) -> str:
-        """`text` as far as no stop string can take it back: what may be shown before the completion ends."""
+        """The part of `text` that no stop string can take back: safe to show before the completion ends."""
         begun = (
             length
             for stop in (() if self.stopped else self._stops)
@@ -144,11 +142,11 @@ class GrowingReply:
         """Add the bytes of a token; True once a stop string is complete."""
         if self.stopped:
             return True
-        # A stop string may begin in earlier tokens, but never further back than its own length.
+        # A stop string may begin in earlier tokens, but no further back than its own length.
         start = max(0, len(self.text) - self._reach)
         self.text += self._decoder.decode(data)
-        found = [place for stop in self._stops if (place := self.text.find(stop, start)) >= 0]
-        if found:
-            self.text = self.text[: min(found)]
+        stops = [place for stop in self._stops if (place := self.text.find(stop, start)) >= 0]
+        if stops:
+            self.text = self.text[: min(stops)]
             self.stopped = True
         return self.stopped

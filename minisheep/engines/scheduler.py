@@ -1,7 +1,7 @@
-"""Continuous batching as pure decisions: which tokens are computed next, in which sequence, and who is done.
+"""Continuous batching as pure decisions: which tokens are computed next, in which sequence, and which jobs are done.
 
-Nothing here talks to llama.cpp. `Scheduler.next` says what to do (operations on sequences, then one batch), its caller
-does it and reports the sampled tokens with `accept` or `finish`. The rules come from llama.cpp's split KV cache
+Nothing here calls llama.cpp. `Scheduler.next` returns a `Step` (operations on sequences, then one batch); its caller
+executes it and reports the sampled tokens with `accept` or `finish`. The rules come from llama.cpp's split KV cache
 (``kv_unified=False``: every sequence has a stream of its own, `llama_batch_allocr::split_equal`):
 
 - A batch costs one forward pass only where its sequence ids are consecutive, so the running ids are kept dense: before
@@ -9,8 +9,8 @@ does it and reports the sampled tokens with `accept` or `finish`. The rules come
 - Sequences of one prefill batch advance in step, so those admitted together are ordered by length.
 - Prompts are computed in batches of their own: a decode step keeps one shape, and llama.cpp reuses its graph.
 - Sequence 0 is reserved for the prefix that all prompts share. It is computed once and copied, as a whole stream, to
-  each sequence that is admitted. Jobs that share more (samples of one prompt, one answer under two criteria) are a
-  family: its first member computes what they share, the others wait and are copied from it.
+  each sequence that is admitted. Jobs that share more (samples of one prompt, one response under two criteria) are a
+  family: its first member computes the shared part, the others wait and get a copy.
 - A batch with too many tokens or output rows aborts the process, so both limits are kept here.
 """
 
@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-# Which jobs begin alike, so that what they share is computed once and copied. Pure.
 LEAST_SHARED = 16
 """Tokens below which a shared beginning costs more to copy than to compute again."""
 
@@ -48,10 +47,8 @@ class PrefixGroup:
 
 
 def shared_prefix(jobs: Sequence[SequenceJob], least: int = LEAST_SHARED) -> tuple[int, ...]:
-    """The longest token prefix of all jobs that ends before the first wanted row, or () if it is shorter than `least`.
-
-    A single job shares nothing.
-    """
+    """The longest token prefix of all jobs that ends before the first wanted row; () if it is shorter than `least` or
+    there is a single job."""
     if len(jobs) < 2:
         return ()
     # The lowest and the highest sequence share exactly what all share.
@@ -64,10 +61,10 @@ def families(jobs: Sequence[SequenceJob], known: int, least: int = LEAST_SHARED)
     """Split `jobs`, in their order, where neighbours stop sharing.
 
     `known` tokens at the beginning of every job are in the cache already. A family shares at least `least` tokens more,
-    and at least half of what its first member still needs: its members wait for that one, so a small gain costs more
-    than it brings. A family ends before the first wanted row of any member.
+    and at least half of those that its first member still needs: the others wait for it, so a small gain costs more
+    than it brings. The shared part ends before the first wanted row of any member.
     """
-    found: list[PrefixGroup] = []
+    groups: list[PrefixGroup] = []
     members: list[SequenceJob] = []
     common = 0
     for job in jobs:
@@ -78,16 +75,16 @@ def families(jobs: Sequence[SequenceJob], known: int, least: int = LEAST_SHARED)
                 members.append(job)
                 common = n
                 continue
-            found.append(_family(members, common))
+            groups.append(_family(members, common))
         members, common = [job], job.rows_from
     if members:
-        found.append(_family(members, common))
-    return found
+        groups.append(_family(members, common))
+    return groups
 
 
 def arrange(jobs: Sequence[SequenceJob], known: int) -> list[SequenceJob]:
-    """Jobs that sample nothing in the order in which they are best computed: families together, the longest first, so
-    that what is computed at the same time is of like length."""
+    """Jobs that sample nothing in the best order to compute: families together, the longest first, so that a batch has
+    texts of like length."""
     alike = families(sorted(jobs, key=lambda job: job.tokens), known)
     alike.sort(key=lambda family: max(len(job.tokens) for job in family.jobs), reverse=True)
     return [job for family in alike for job in family.jobs]
@@ -102,7 +99,6 @@ def _common(first: Sequence[int], second: Sequence[int], end: int) -> int:
     return next((i for i in range(end) if first[i] != second[i]), end)
 
 
-# What a scheduler asks of a decoder: operations on sequences, then one batch of tokens. Plain data.
 @dataclass(frozen=True, slots=True)
 class Copy:
     """Copy the whole of sequence `source` to the empty sequence `target`."""
@@ -120,7 +116,7 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class LogitRow:
-    """A row of logits that the batch yields: at which index of the batch, for which job and which of its tokens."""
+    """A row of logits that the batch yields: its index in the batch, its job, and its token of that job."""
 
     index: int
     key: int
@@ -150,20 +146,20 @@ class Step:
 
 PREFIX_SEQUENCE = 0
 REFILL = 8
-"""Free slots are refilled when one in this many is free, so that prefills interrupt decoding rarely."""
+"""Slots are refilled when one in this many is free, so that prefills rarely interrupt decoding."""
 
 
 @dataclass(slots=True)
 class _Live:
     job: SequenceJob
     tokens: list[int]
-    """The prompt and what was sampled since."""
+    """The prompt and the tokens sampled since."""
     past: int
     """Tokens in the KV cache."""
     rows_from: int
     """Index of the next token whose logits are wanted."""
     filling: bool = True
-    """Whether it is still computing what was known when it was admitted; then it decodes, token by token."""
+    """Whether it is still computing the tokens it was admitted with; after that it decodes, token by token."""
     followers: list[int] = field(default_factory=list)
     """Sequences that wait for this one to reach `common`, to be copied from it."""
     common: int = 0
@@ -172,13 +168,13 @@ class _Live:
 
     @property
     def end(self) -> int:
-        """Up to where it may be computed now."""
+        """Where computing must stop for now."""
         return self.common if self.followers else len(self.tokens)
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A job that is queued: for the first time, or again after `Scheduler.shrink`."""
+    """A queued job, new or put back by `Scheduler.shrink`."""
 
     job: SequenceJob
     sampled: list[int] = field(default_factory=list)
@@ -187,9 +183,8 @@ class _Waiting:
 class Scheduler:
     """Runs jobs through `slots` sequences of `context` tokens each, sequence ids 1 .. slots.
 
-    `batch` and `outputs` bound the tokens and the logits rows of one batch. `prefix` is what all jobs that will be
-    submitted begin with; `prefix_ready` says that sequence 0 holds it already. Raises ValueError for limits that cannot
-    work, which is a fault of the caller.
+    `batch` and `outputs` bound the tokens and the logits rows of one batch. All jobs to be submitted begin with
+    `prefix`; `prefix_ready` says that sequence 0 holds it already. Raises ValueError for limits that cannot work.
     """
 
     def __init__(
@@ -216,12 +211,12 @@ class Scheduler:
         self._live: dict[int, _Live] = {}
         self._sequence_of: dict[int, int] = {}
         self._freed: list[Copy | Free] = []
-        self._asked: set[int] = set()
+        self._sampling: set[int] = set()
         self._completed: list[SequenceJob] = []
 
     @property
     def prefix(self) -> tuple[int, ...]:
-        """The shared prefix; in sequence 0 once the first step of another kind than ``prefix`` is given out."""
+        """The shared prefix; sequence 0 holds it once `next` has returned a step of another kind than ``prefix``."""
         return self._prefix
 
     @property
@@ -231,7 +226,6 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
         return not self._waiting and not self._live
 
     @property
@@ -240,7 +234,7 @@ class Scheduler:
         return dict(self._sequence_of)
 
     def submit(self, job: SequenceJob) -> None:
-        """Queue a job. Its key must be new. Raises ValueError where it can never run: check its size before."""
+        """Queue a job with a new key. Raises ValueError where it can never run: check its size before."""
         room = self._context - (1 if job.max_new else 0)
         if not 0 <= job.rows_from < len(job.tokens) <= room:
             raise ValueError(f"job {job.key}: {len(job.tokens)} tokens do not fit {self._context}")
@@ -251,8 +245,8 @@ class Scheduler:
         self._waiting.append(_Waiting(job))
 
     def accept(self, key: int, token: int) -> bool:
-        """Report the sampled token of a job. False if it was the last that fits: then the job is done (``length``)."""
-        sequence = self._answered(key)
+        """Report the sampled token of a job. False if it was the last that fits: the job is then done (``length``)."""
+        sequence = self._reported(key)
         live = self._live[sequence]
         live.tokens.append(token)
         prompt = len(live.job.tokens)
@@ -263,15 +257,15 @@ class Scheduler:
 
     def finish(self, key: int) -> None:
         """End a job whose row was just read (end token or stop string)."""
-        self._release(self._answered(key))
+        self._release(self._reported(key))
 
     def next(self) -> Step | None:
-        """What to do now, or None when nothing waits and nothing runs.
+        """The step to execute now, or None when nothing waits and nothing runs.
 
-        Every row of a job with new tokens must have been answered by `accept` or `finish` before the next call.
+        Report every row of a job with new tokens by `accept` or `finish` before the next call.
         """
-        if self._asked:
-            raise RuntimeError(f"jobs {sorted(self._asked)} have rows that were not answered")
+        if self._sampling:
+            raise RuntimeError(f"jobs {sorted(self._sampling)} have rows without a reported token")
         self._completed = []
         if self.idle:
             return None
@@ -288,10 +282,9 @@ class Scheduler:
         return self._prefill_step(operations, filling) if filling else self._decode_step(operations)
 
     def shrink(self) -> bool:
-        """The last step could not be computed: halve the slots and begin again what was running; False if one is left.
-
-        All sequences, the prefix too, must be emptied by the caller. Tokens that were accepted stay accepted, so
-        nothing is sampled twice; a job that samples nothing yields all its rows again.
+        """After a step that could not be computed, halve the slots and restart the running jobs; False if one slot is
+        left. The caller must empty all sequences, the prefix too. Accepted tokens stay accepted, so nothing is sampled
+        twice; a job that samples nothing yields all its rows again.
         """
         if self._slots == 1:
             return False
@@ -302,12 +295,12 @@ class Scheduler:
         self._waiting.extendleft(reversed(again))
         self._live.clear()
         self._sequence_of.clear()
-        self._asked.clear()
+        self._sampling.clear()
         self._completed, self._freed, self._prefix_done = [], [], 0
         return True
 
-    def _answered(self, key: int) -> int:
-        self._asked.remove(key)
+    def _reported(self, key: int) -> int:
+        self._sampling.remove(key)
         return self._sequence_of[key]
 
     def _release(self, sequence: int) -> None:
@@ -359,7 +352,7 @@ class Scheduler:
         return live
 
     def _follow(self) -> Iterator[Copy | Free]:
-        """Copy what a family shares to its waiting members."""
+        """Copy the shared part of a family to its waiting members."""
         for sequence, live in sorted(self._live.items()):
             if live.followers and live.past == live.common:
                 for follower in live.followers:
@@ -369,7 +362,7 @@ class Scheduler:
                 live.followers = []
 
     def _prefix_step(self) -> Step:
-        # What a sequence 0 of an earlier run holds goes first.
+        # An earlier run may have left something in sequence 0.
         step = Step("prefix", [] if self._prefix_done else [Free(PREFIX_SEQUENCE)])
         end = min(len(self._prefix), self._prefix_done + self._batch)
         for position in range(self._prefix_done, end):
@@ -397,7 +390,7 @@ class Scheduler:
                 continue
             live.filling = False
             if live.job.max_new:
-                self._asked.add(live.job.key)
+                self._sampling.add(live.job.key)
             else:
                 completed.append(live.job.key)
                 self._completed.append(live.job)
@@ -412,5 +405,5 @@ class Scheduler:
             step.rows.append(LogitRow(len(step.tokens), live.job.key, live.past))
             step.add(live.tokens[live.past], live.past, sequence)
             live.past += 1
-            self._asked.add(live.job.key)
+            self._sampling.add(live.job.key)
         return step

@@ -1,12 +1,13 @@
 """A strict reader of the GGUF header: everything of a model file but the numbers of its tensors.
 
-llama.cpp parses model files in C++ and trusts them more than a downloaded file deserves (facts of its advisories:
+llama.cpp parses model files in C++ and trusts them more than a downloaded file deserves (its advisories list
 overflowing tensor sizes, zero dimensions, a wrong-typed alignment, offsets behind the end). So every file is read here
-first, in pure Python, and anything that the format (ggml/docs/gguf.md, ggml/src/gguf.cpp) does not allow is refused:
-any fault is a `ModelFileError`, never another exception.
+first, in pure Python, and anything that the format (ggml/docs/gguf.md, ggml/src/gguf.cpp) does not allow is refused.
+Any fault is a `ModelFileError`, never another exception.
 
 The header is copied out of the file, at most `MAX_HEADER` bytes, so nothing breaks when the file is replaced later.
-Arrays stay packed and are decoded when an element is asked for: a vocabulary of 262k tokens costs about 0.1 s.
+Arrays stay packed, and elements are decoded on access: a vocabulary has a quarter of a million strings and few are ever
+used, so 262k tokens cost about 0.1 s.
 """
 
 from __future__ import annotations
@@ -23,16 +24,15 @@ from typing import Any, NamedTuple, overload
 
 from minisheep.errors import ModelFileError
 
-# Arrays of GGUF metadata, kept packed: a vocabulary has a quarter of a million strings and few are ever asked for.
 CODES = {code: struct.Struct("<" + code) for code in "BbHhIifQqd"}
 """The scalar types of GGUF by their codes in `struct`; all are little-endian."""
 
 
 class GgufArray(Sequence[Any]):
-    """One array, decoded one element at a time; what is not UTF-8 in a string becomes U+FFFD.
+    """One array, decoded one element at a time; bytes of a string that are not UTF-8 become U+FFFD.
 
-    `code` is a key of `CODES`, ``?`` for truth values or ``s`` for strings. `starts` holds where in `data` the array
-    begins, for strings where each one's 8 bytes of length begin.
+    `code` is a key of `CODES`, ``?`` for truth values or ``s`` for strings. `starts` holds the place in `data` where
+    the array begins, for strings those where the 8 bytes of each length begin.
     """
 
     __slots__ = ("_code", "_count", "_data", "_starts")
@@ -68,11 +68,9 @@ class GgufArray(Sequence[Any]):
         return f"<{self._count} x {self._code}>"
 
 
-# The number formats of ggml: how many weights a block holds and how many bytes it takes (ggml.c, type_traits).
-#
-# Also which of them the CPU back-end multiplies fast: it repacks those into interleaved int8 kernels
-# (ggml/src/ggml-cpu/repack.cpp); the others fall to about half the speed or less.
 class Block(NamedTuple):
+    """A number format of ggml: the weights that a block holds, and its bytes (ggml.c, type_traits)."""
+
     name: str
     elements: int
     bytes: int
@@ -114,18 +112,17 @@ BLOCKS: dict[int, Block] = {
 }
 """By the number in the file. Q8_1 and Q8_K are left out: they are for intermediate results, never for files."""
 
-FAST_ON_CPU = frozenset(
-    {"Q4_0", "Q8_0", "Q2_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4", "F32", "F16", "BF16"},
-)
-
+FAST_ON_CPU = frozenset({"Q4_0", "Q8_0", "Q2_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4", "F32", "F16", "BF16"})
+"""The formats that the CPU back-end multiplies fast: it repacks them into interleaved int8 kernels
+(ggml/src/ggml-cpu/repack.cpp). The others run at half the speed or less."""
 SLOW_SHARE = 0.1
-"""Of a file's weights, in formats without a fast kernel: those take two to three times as long, so a copy pays."""
+"""Share of a file's weights in slow formats from which a copy pays: they take two to three times as long."""
 
 
 def mostly_fast_on_cpu(weights: Mapping[str, int]) -> bool:
-    """Whether a file with so many weights in each format is multiplied by fast CPU kernels, but for a small part.
+    """Whether fast CPU kernels multiply nearly all of a file's `weights`, given as counts by format.
 
-    The name of a mix does not tell. Where a matrix's rows do not divide into blocks of 256, llama-quantize gives it
+    The name of a mix does not show it. Where a matrix's rows do not divide into blocks of 256, llama-quantize gives it
     Q5_0 in place of Q4_K: two thirds of the layers of gemma-3-270m's Q4_K_M, which decodes at 0.4 of Q8_0's speed.
     """
     slow = sum(count for format, count in weights.items() if format not in FAST_ON_CPU)
@@ -221,15 +218,15 @@ _AGAIN = "Delete it and run the same command again, or pass another file with --
 
 
 class _Fault(Exception):
-    """What is wrong with the file, in words."""
+    """The fault of a file, in words."""
 
 
 class _NeedMore(Exception):
-    """The header goes on behind the bytes read so far."""
+    """The header continues behind the bytes read so far."""
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Read and check the header of a GGUF of version 2 or 3. Raises ModelFileError naming what is wrong."""
+    """Read and check the header of a GGUF of version 2 or 3. Raises ModelFileError naming the fault."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device would block or never end
             raise _Fault("it is not a regular file")
@@ -247,7 +244,7 @@ def read_header(path: Path) -> GgufHeader:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ModelFileError(
-            f"The model file {path} cannot be read: {reason}.", "Check the path and its rights."
+            f"The model file {path} cannot be read: {reason}.", "Check the path and its permissions."
         ) from None
     except _Fault as fault:
         raise ModelFileError(f"The model file {path} cannot be used: {fault}.", _AGAIN) from None
@@ -264,11 +261,11 @@ class _Cursor:
         """Step over `count` bytes and return where they start."""
         start = self.at
         if start + count > len(self.data):
-            self._past(start + count)
+            self._fail_past(start + count)
         self.at = start + count
         return start
 
-    def _past(self, end: int) -> None:
+    def _fail_past(self, end: int) -> None:
         if end > self.file_bytes:
             raise _Fault(f"truncated or corrupt, its header reaches past the end of the file ({self.file_bytes} bytes)")
         raise _NeedMore
@@ -292,17 +289,17 @@ class _Cursor:
         self.strings += count
         if self.strings > MAX_STRINGS:
             raise _Fault(f"corrupt, arrays with over {MAX_STRINGS} strings")
-        if self.at + 8 * count > self.file_bytes:  # said at once, not after reading what there is
-            self._past(self.at + 8 * count)
+        if self.at + 8 * count > self.file_bytes:  # before reading the strings that are there
+            self._fail_past(self.at + 8 * count)
         starts = array("Q")
         unpack, data, at, end = CODES["Q"].unpack_from, self.data, self.at, len(self.data)
         for _ in range(count):
             if at + 8 > end:
-                self._past(at + 8)
+                self._fail_past(at + 8)
             starts.append(at)
             at += 8 + unpack(data, at)[0]
             if at > end:
-                self._past(at)
+                self._fail_past(at)
         self.at = at
         return starts
 

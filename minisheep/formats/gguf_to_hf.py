@@ -1,8 +1,12 @@
 """Training weights for a model that exists only as a GGUF: its tensors, dequantised once and kept as bfloat16.
 
-They are exactly what the GGUF holds, quantisation error included, so the adapter is trained on the very model that it
-is later loaded onto. Written from header and tensors alone: transformers' own reader of GGUF files decodes the
-vocabulary token by token, which training never needs and which took ten times as long as the tensors.
+They equal the GGUF's own values, quantisation error included, so the adapter is trained on the very model that it is
+later loaded onto. Only header and tensors are read, in pieces of a few million weights, so that a model of any size
+takes little memory: transformers' own reader of GGUF files decodes the vocabulary token by token, which training never
+needs and which took ten times as long as the tensors.
+
+The keys of config.json are those of transformers' LlamaConfig, Qwen2Config, Qwen3Config and Gemma3TextConfig; a key
+that is missing has its default there. Facts that a GGUF does not state are those of llama.cpp's graphs (src/models).
 """
 
 from __future__ import annotations
@@ -25,10 +29,6 @@ from minisheep.formats.safetensors_file import head, pieces, row_count, to_bfloa
 from minisheep.run.events import Emit, Note
 from minisheep.run.files import check_room, publish, write_in_pieces, write_json
 
-# The config.json that a GGUF amounts to: what transformers must know to compute as llama.cpp does with that file.
-#
-# Pure. Keys are those of transformers' LlamaConfig, Qwen2Config, Qwen3Config and Gemma3TextConfig; what is left out
-# has its default there. Facts that a GGUF does not state are those that llama.cpp builds into its graphs (src/models).
 FIX = "Give a folder with the model's original config.json and safetensors as its training weights."
 
 _TYPES = {
@@ -40,7 +40,7 @@ _TYPES = {
 GEMMA3_PERIOD = 6
 """Every sixth layer of Gemma 3 sees everything, the others a window (llama.cpp, src/models/gemma3.cpp)."""
 GEMMA3_27B_LAYERS = 62
-"""A Gemma 3 of so many layers scales its queries in a way of its own."""
+"""A Gemma 3 of this many layers scales its queries by the width per head."""
 
 
 def gemma3_layer_types(layers: int) -> list[str]:
@@ -49,16 +49,16 @@ def gemma3_layer_types(layers: int) -> list[str]:
 
 
 def config_json(header: GgufHeader) -> dict[str, Any]:
-    """The content of config.json for the model in a GGUF of a known architecture, weights in bfloat16.
+    """The content of config.json for the model in a GGUF of a known architecture, weights in bfloat16. Pure.
 
-    Raises `errors.UnsupportedModelError` for what transformers would compute differently, `errors.ModelFileError` for
-    facts that are missing.
+    Raises `errors.UnsupportedModelError` where transformers would compute something else, `errors.ModelFileError` where
+    facts are missing.
     """
     model_type, model_class = _TYPES[header.architecture]
     heads, width = head_count(header), embedding_length(header)
     head_dim = _integer(header, "attention.key_length", width // heads)
     if _integer(header, "attention.value_length", head_dim) != head_dim:
-        raise UnsupportedModelError("This GGUF has values of another width than keys.", FIX)
+        raise UnsupportedModelError("The values in this GGUF have another width than the keys.", FIX)
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     if "token_embd.weight" not in shapes:
         raise ModelFileError("The model file has no token embeddings.", "Pass another file with --gguf.")
@@ -94,7 +94,7 @@ def _gemma3(header: GgufHeader, head_dim: int) -> dict[str, Any]:
         "sliding_window": _integer(header, "attention.sliding_window", None),
         "layer_types": gemma3_layer_types(layers),
         "query_pre_attn_scalar": embedding_length(header) // head_count(header) if large else head_dim,
-        # Its windowed layers rotate by a base of their own and unscaled.
+        # Its windowed layers rotate by another base and unscaled.
         "rope_parameters": {
             "full_attention": _rope(header),
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
@@ -103,11 +103,11 @@ def _gemma3(header: GgufHeader, head_dim: int) -> dict[str, Any]:
 
 
 def _rope(header: GgufHeader) -> dict[str, Any]:
-    """Rotary embedding. Linear scaling is what both sides know alike; any other kind is refused."""
+    """Rotary embedding. Both sides know linear scaling alike; any other kind is refused."""
     theta = _number(header, "rope.freq_base", 1_000_000.0 if header.architecture == "gemma3" else 10_000.0)
-    rotated = _integer(header, "rope.dimension_count", None, optional=True)
     head_dim = _integer(header, "attention.key_length", embedding_length(header) // head_count(header))
-    if rotated is not None and rotated != head_dim:
+    rotated = _integer(header, "rope.dimension_count", head_dim)
+    if rotated != head_dim:
         raise UnsupportedModelError(f"This GGUF rotates {rotated} of {head_dim} dimensions of a head.", FIX)
     kind = header.metadata.get(f"{header.architecture}.rope.scaling.type", "none")
     factor = _number(header, "rope.scaling.factor", 1.0)
@@ -121,27 +121,22 @@ def _rope(header: GgufHeader) -> dict[str, Any]:
 
 
 def _number(header: GgufHeader, key: str, default: float | None) -> float:
-    full = f"{header.architecture}.{key}"
-    value = header.metadata.get(full, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
-        raise ModelFileError(f"The model file's {full} is {value!r}.", "Pass another file with --gguf.")
-    return float(value)
+    return float(_checked(header, key, default, int | float, 1e12))
 
 
-def _integer(header: GgufHeader, key: str, default: int | None, *, optional: bool = False) -> Any:
+def _integer(header: GgufHeader, key: str, default: int | None) -> int:
+    value: int = _checked(header, key, default, int, 2**31)
+    return value
+
+
+def _checked(header: GgufHeader, key: str, default: float | None, kind: Any, beyond: float) -> Any:
     full = f"{header.architecture}.{key}"
     value = header.metadata.get(full, default)
-    if value is None and optional:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+    if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < beyond:
         raise ModelFileError(f"The model file's {full} is {value!r}.", "Pass another file with --gguf.")
     return value
 
 
-# The tensors of a GGUF under the names and in the order of rows that transformers gives them, as bfloat16.
-#
-# Read in pieces of a few million weights straight from the mapped file, so that a model of any size takes little
-# memory.
 _PROJECTIONS = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -242,7 +237,7 @@ def read_piece(path: Path, weight: Weight, first: int, end: int) -> NDArray[np.u
 def read_rows(path: Path, source: TensorInfo, wanted: slice | NDArray[np.intp]) -> NDArray[np.float32]:
     """Some rows of a GGUF's tensor, in its own order, as float32 [rows, in]; a vector is one row.
 
-    Raises `errors.ModelFileError` for a number format that cannot be dequantised.
+    Raises as `read_piece` does.
     """
     import gguf
 
@@ -250,19 +245,17 @@ def read_rows(path: Path, source: TensorInfo, wanted: slice | NDArray[np.intp]) 
     raw: Any = np.memmap(path, np.uint8, "r", source.offset, (rows, source.bytes // rows))
     try:
         kind = gguf.GGMLQuantizationType[source.type]
-        values: NDArray[Any] = gguf.dequantize(_typed(raw[wanted], source.type), kind)
+        part = raw[wanted]
+        # `gguf.dequantize` takes unquantised formats as numbers.
+        part = part.view({"F32": np.float32, "F16": np.float16}.get(source.type, np.uint8))
+        values: NDArray[Any] = gguf.dequantize(part, kind)
     except (KeyError, ValueError, NotImplementedError) as error:
         raise ModelFileError(f"{path.name} cannot be dequantised: {error}", FIX) from error
     return values.astype(np.float32, copy=False)
 
 
-def _typed(part: NDArray[np.uint8], kind: str) -> NDArray[Any]:
-    """Unquantised formats as numbers, which is how `gguf.dequantize` wants them."""
-    return part.view({"F32": np.float32, "F16": np.float16}[kind]) if kind in ("F32", "F16") else part
-
-
 def halves(rows: int, heads: int) -> NDArray[np.intp]:
-    """For each row of a q or k matrix in transformers' order, where llama.cpp keeps it: the inverse of its `permute`.
+    """For each row of a q or k matrix in transformers' order, its row in llama.cpp: the inverse of its `permute`.
 
     transformers rotates the first half of a head against the second, llama.cpp neighbours.
     """
@@ -281,7 +274,7 @@ def dequantise(gguf: Path, output: Path, emit: Emit) -> None:
     base = read_base(gguf)
     refuse_lossy(base)
     need = 2 * sum(map(prod, base.shapes.values())) + 2**28
-    check_room(output, need, "Training weights need", "Make room and give the same command again.")
+    check_room(output, need, "Training weights need", "Free some space and run the same command again.")
     started = time.monotonic()
     emit(Note(f"Making training weights from {gguf.name} (once for this model)."))
     header = read_header(gguf)
@@ -309,8 +302,8 @@ def _write_safetensors(path: Path, gguf: Path, weights: Sequence[Weight]) -> Non
 
 
 def refuse_lossy(base: BaseFacts) -> None:
-    """Raise `errors.UnsupportedModelError` for what the conversion is known to lose: Llama 3's scaled rotary embedding,
-    which a GGUF keeps as a tensor and transformers' reader ignores."""
+    """Raise `errors.UnsupportedModelError` for a known loss of the conversion: Llama 3's scaled rotary embedding, which
+    a GGUF keeps as a tensor."""
     if "rope_freqs.weight" in base.shapes:
         raise UnsupportedModelError(
             "This GGUF scales its rotary embedding (rope_freqs), which training weights made from it would lose.", FIX

@@ -1,6 +1,9 @@
-"""What config.json means for a GGUF: which architecture, and the keys that llama.cpp reads for it.
+"""A model's folder read for conversion: its JSON files, and what config.json means in the keys of a GGUF.
 
-Pure. The other way round is `formats.gguf_to_hf`; names of tensors are those of `formats.gguf_to_hf.hf_names`.
+Nothing in the files is trusted. The reverse is `formats.gguf_to_hf`; tensors have the names of its `hf_names`.
+
+Of rotary embeddings, linear scaling and YaRN are two keys that llama.cpp knows; Llama 3's frequencies become a tensor
+of divisors (``rope_freqs.weight``). Any other kind is refused, and so is any parameter that one side would ignore.
 """
 
 from __future__ import annotations
@@ -16,15 +19,18 @@ from minisheep.errors import ModelFileError, UnsupportedModelError
 from minisheep.formats.gguf_to_hf import GEMMA3_27B_LAYERS, GEMMA3_PERIOD, gemma3_layer_types
 from minisheep.models.hub import what_is_missing
 
-# What a model's folder says, apart from its weights: plain JSON, read once, nothing of it trusted.
 AGAIN = "Fetch the model's files again, or pass a GGUF of it with --gguf FILE."
 _MAX_JSON = 256 * 2**20
 """Bytes; the largest known tokenizer.json (Gemma 3) has 33 MB."""
+ANOTHER = "Pass a GGUF of this model with --gguf FILE, or choose another model."
+_YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+_KNOWN = {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "partial_rotary_factor"}
+_LLAMA_3 = {"low_freq_factor", "high_freq_factor"}
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The files of a folder that speak of a model. Where a file is missing, its mapping is empty."""
+    """The JSON files of a model's folder; the mapping of a missing file is empty."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -47,7 +53,7 @@ def read_source(folder: Path) -> Source:
     if not (folder / "tokenizer.json").is_file():
         raise ModelFileError(
             f"{folder} cannot be converted: it has no tokenizer.json.",
-            "Fetch that file too; where the makers give none, transformers' AutoTokenizer.from_pretrained(FOLDER)"
+            "Fetch that file too; if the model has none, transformers' AutoTokenizer.from_pretrained(FOLDER)"
             ".save_pretrained(FOLDER) makes it.",
         )
     special = _read(folder / "tokenizer_config.json")
@@ -84,51 +90,41 @@ def _chat_template(folder: Path, special: Mapping[str, Any]) -> str:
             return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}.", AGAIN) from None
-    told = special.get("chat_template")
-    if isinstance(told, list):
-        named = {each.get("name"): each.get("template") for each in told if isinstance(each, dict)}
-        told = named.get("default")
-    return told if isinstance(told, str) else ""
-
-
-# The scaling of a rotary embedding, from transformers' words to those of a GGUF.
-#
-# Linear scaling and YaRN are two keys that llama.cpp knows; Llama 3's frequencies travel as a tensor of divisors
-# (``rope_freqs.weight``). Any other kind is refused, and so are parameters that one side would not see.
-ANOTHER = "Pass a GGUF of this model with --gguf FILE, or choose another model."
-_YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
-_KNOWN = {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "partial_rotary_factor"}
-_LLAMA_3 = {"low_freq_factor", "high_freq_factor"}
+    template = special.get("chat_template")
+    if isinstance(template, list):
+        named = {each.get("name"): each.get("template") for each in template if isinstance(each, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """A rotary embedding as a GGUF says it."""
+    """A rotary embedding as a GGUF states it."""
 
     base: float
     keys: Mapping[str, str | float | int]
-    """What stands behind ``ARCHITECTURE.rope.scaling.``; floats and ints keep their types."""
+    """By the part after ``ARCHITECTURE.rope.scaling.``; floats and ints keep their types."""
     divisors: tuple[float, ...] = ()
-    """What each frequency of a head is divided by (half a head of them); empty where all are 1."""
+    """The divisor of each frequency of a head (half a head of them); empty where all are 1."""
 
 
-def read_rope(told: Mapping[str, Any], default_base: float, head_size: int, context: int) -> Rope:
-    """The embedding that `told` describes, which is ``rope_parameters`` or, in older files, ``rope_scaling`` with
-    ``rope_theta`` beside it. Raises `errors.UnsupportedModelError` for a kind that llama.cpp does not compute alike."""
-    base = _number(told, "rope_theta", default_base)
-    kind = told.get("rope_type") or told.get("type") or "default"
-    if _number(told, "partial_rotary_factor", 1.0) != 1.0:
-        raise UnsupportedModelError("This model rotates a part of each head only.", ANOTHER)
+def read_rope(rope: Mapping[str, Any], default_base: float, head_size: int, context: int) -> Rope:
+    """The embedding in `rope`, which is ``rope_parameters`` or, in older files, ``rope_scaling`` with ``rope_theta``
+    beside it. Raises `errors.UnsupportedModelError` for a kind that llama.cpp computes differently."""
+    base = _number(rope, "rope_theta", default_base)
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if _number(rope, "partial_rotary_factor", 1.0) != 1.0:
+        raise UnsupportedModelError("This model rotates only a part of each head.", ANOTHER)
     if kind == "default":
         return Rope(base, {})
-    _refuse_unknown(told, kind)
-    factor = _number(told, "factor", None)
+    _refuse_unknown(rope, kind)
+    factor = _number(rope, "factor", None)
     if kind == "linear":
         return Rope(base, {"type": "linear", "factor": factor})
-    trained = int(_number(told, "original_max_position_embeddings", float(context)))
+    trained = int(_number(rope, "original_max_position_embeddings", float(context)))
     if kind == "yarn":
         return Rope(base, {"type": "yarn", "factor": factor, "original_context_length": trained})
-    low, high = _number(told, "low_freq_factor", None), _number(told, "high_freq_factor", None)
+    low, high = _number(rope, "low_freq_factor", None), _number(rope, "high_freq_factor", None)
     return Rope(base, {}, llama_3_divisors(base, head_size, factor, low, high, trained))
 
 
@@ -153,12 +149,12 @@ def llama_3_divisors(
     return tuple(divisors)
 
 
-def _refuse_unknown(told: Mapping[str, Any], kind: object) -> None:
-    """Refuse a kind that is not known, and any parameter of a known one that llama.cpp would compute without."""
+def _refuse_unknown(rope: Mapping[str, Any], kind: object) -> None:
+    """Refuse an unknown kind, and any parameter of a known one that llama.cpp would ignore."""
     if kind not in ("linear", "yarn", "llama3"):
         raise UnsupportedModelError(f"This model scales its rotary embedding by {kind!r}.", ANOTHER)
     allowed = _KNOWN | (_LLAMA_3 if kind == "llama3" else set())
-    for name, value in told.items():
+    for name, value in rope.items():
         usual = kind == "yarn" and name in _YARN_DEFAULTS and value == _YARN_DEFAULTS[name]
         if name not in allowed and value is not None and not usual:
             raise UnsupportedModelError(
@@ -166,8 +162,8 @@ def _refuse_unknown(told: Mapping[str, Any], kind: object) -> None:
             )
 
 
-def _number(told: Mapping[str, Any], name: str, default: float | None) -> float:
-    value = told.get(name)
+def _number(rope: Mapping[str, Any], name: str, default: float | None) -> float:
+    value = rope.get(name)
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
         raise UnsupportedModelError(f"config.json gives the rotary embedding a {name} of {value!r}.", ANOTHER)
@@ -179,7 +175,7 @@ Value = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class ArchitectureKind:
-    """One ``model_type`` of transformers: its architecture in llama.cpp and what its config.json may leave out."""
+    """One ``model_type`` of transformers: its architecture in llama.cpp and the keys that config.json may omit."""
 
     gguf: str
     activation: str = "silu"
@@ -213,7 +209,7 @@ KINDS: dict[str, ArchitectureKind] = {
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """A model's shape as a GGUF says it."""
+    """A model's shape as a GGUF states it."""
 
     architecture: str
     """Of llama.cpp: ``llama``, ``qwen2``, ``qwen3`` or ``gemma3``."""
@@ -227,21 +223,21 @@ class Design:
     divisors: tuple[float, ...] = ()
     """Of the rotary frequencies (`formats.hf_config.Rope`)."""
     notes: tuple[str, ...] = ()
-    """What the user should know, in plain lines."""
+    """Lines for the user."""
 
 
 def read_design(config: Mapping[str, Any]) -> Design:
-    """What a config.json means. Raises `errors.UnsupportedModelError` for what llama.cpp would compute otherwise,
-    `errors.ModelFileError` for facts that are missing or senseless."""
-    told = config.get("model_type")
-    kind = KINDS.get(told) if isinstance(told, str) else None
+    """The design in a config.json. Raises `errors.UnsupportedModelError` where llama.cpp would compute something else,
+    `errors.ModelFileError` where facts are missing or senseless."""
+    model_type = config.get("model_type")
+    kind = KINDS.get(model_type) if isinstance(model_type, str) else None
     if kind is None:
         raise UnsupportedModelError(
-            f"Models of the type {told!r} cannot be converted; {', '.join(KINDS)} can.", ANOTHER
+            f"Models of the type {model_type!r} cannot be converted; {', '.join(KINDS)} can.", ANOTHER
         )
     if "quantization_config" in config:
         raise UnsupportedModelError("These weights are quantised already.", "Give the folder of the original weights.")
-    text = config.get("text_config") if told == "gemma3" else config
+    text = config.get("text_config") if model_type == "gemma3" else config
     if not isinstance(text, Mapping):
         raise ModelFileError("config.json has no usable text_config.", AGAIN)
     number = _reader(text, kind)
@@ -257,8 +253,11 @@ def read_design(config: Mapping[str, Any]) -> Design:
     special = _gemma(text, number, layers, width // heads, head_size) if gemma else {}
     context, notes = (context, ()) if gemma else _within_window(text, layers, context)
     rope = _rope(text, kind, head_size, number("max_position_embeddings"))
+    epsilon = text.get("rms_norm_eps", 1e-6)
+    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < 1:
+        raise ModelFileError(f"The rms_norm_eps in config.json is {epsilon!r}.", AGAIN)
     if rope.divisors and kind.gguf != "llama":
-        raise UnsupportedModelError(f"llama.cpp scales no {kind.gguf} as Llama 3 is scaled.", ANOTHER)
+        raise UnsupportedModelError(f"llama.cpp cannot scale the architecture {kind.gguf} as Llama 3.", ANOTHER)
     keys: dict[str, Value] = {
         "block_count": layers,
         "context_length": context,
@@ -268,7 +267,7 @@ def read_design(config: Mapping[str, Any]) -> Design:
         "attention.head_count_kv": kv_heads,
         "attention.key_length": head_size,
         "attention.value_length": head_size,
-        "attention.layer_norm_rms_epsilon": _epsilon(text),
+        "attention.layer_norm_rms_epsilon": float(epsilon),
         "rope.dimension_count": head_size,
         "rope.freq_base": rope.base,
         **{f"rope.scaling.{name}": value for name, value in rope.keys.items()},
@@ -280,18 +279,18 @@ def read_design(config: Mapping[str, Any]) -> Design:
 
 
 def _rope(text: Mapping[str, Any], kind: ArchitectureKind, head_size: int, context: int) -> Rope:
-    """The rotary embedding of the layers that see everything; transformers 5 writes one mapping, older ones two."""
-    told = text.get("rope_parameters") or {}
-    if isinstance(told, Mapping) and isinstance(told.get("full_attention"), Mapping):
-        told = told["full_attention"]
+    """The rotary embedding of the layers with full attention; transformers 5 writes one mapping, older ones two."""
+    rope = text.get("rope_parameters") or {}
+    if isinstance(rope, Mapping) and isinstance(rope.get("full_attention"), Mapping):
+        rope = rope["full_attention"]
     scaling = text.get("rope_scaling") or {}
-    if not isinstance(told, Mapping) or not isinstance(scaling, Mapping):
-        raise ModelFileError("config.json describes no rotary embedding that can be read.", AGAIN)
-    return read_rope({"rope_theta": text.get("rope_theta"), **scaling, **told}, kind.rope_base, head_size, context)
+    if not isinstance(rope, Mapping) or not isinstance(scaling, Mapping):
+        raise ModelFileError("The rotary embedding in config.json cannot be read.", AGAIN)
+    return read_rope({"rope_theta": text.get("rope_theta"), **scaling, **rope}, kind.rope_base, head_size, context)
 
 
 def _within_window(text: Mapping[str, Any], layers: int, context: int) -> tuple[int, tuple[str, ...]]:
-    """The context in which a model with windowed attention is one without: llama.cpp knows no window for these."""
+    """The context within which windowed attention makes no difference: llama.cpp knows no window for these models."""
     mistral = text.get("model_type") == "mistral"
     window = text.get("sliding_window", 4096 if mistral else None)
     types = text.get("layer_types")
@@ -303,27 +302,27 @@ def _within_window(text: Mapping[str, Any], layers: int, context: int) -> tuple[
         windowed = windowed and isinstance(first, int) and first < layers
     if not windowed or not isinstance(window, int) or not 0 < window < context:
         return context, ()
-    return window, (f"Its attention sees {window} tokens back: the GGUF says {window} tokens of context.",)
+    return window, (f"Its attention reaches {window} tokens back, so the GGUF gets a context of {window} tokens.",)
 
 
 def _gemma(
     text: Mapping[str, Any], number: Callable[..., int], layers: int, per_head: int, head_size: int
 ) -> dict[str, Value]:
-    """What is Gemma 3's own. Raises UnsupportedModelError where it differs from what llama.cpp builds in."""
+    """The keys of Gemma 3 alone. Raises UnsupportedModelError where llama.cpp has something else built in."""
     for name in ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
         if text.get(name):
             raise UnsupportedModelError(f"This model has {name} = {text[name]!r}.", ANOTHER)
     expected = gemma3_layer_types(layers)
     period = text.get("sliding_window_pattern", text.get("_sliding_window_pattern", GEMMA3_PERIOD))
     if text.get("layer_types", expected) != expected or period != GEMMA3_PERIOD:
-        raise UnsupportedModelError("Not every sixth layer of this Gemma 3 sees everything.", ANOTHER)
+        raise UnsupportedModelError("In this Gemma 3, not every sixth layer has full attention.", ANOTHER)
     scale = per_head if layers == GEMMA3_27B_LAYERS else head_size
     if number("query_pre_attn_scalar") != scale:
         raise UnsupportedModelError(
             f"This Gemma 3 scales its queries by {text.get('query_pre_attn_scalar')}, llama.cpp by {scale}.", ANOTHER
         )
-    told = text.get("rope_parameters")
-    local = told.get("sliding_attention") if isinstance(told, Mapping) else None
+    parameters = text.get("rope_parameters")
+    local = parameters.get("sliding_attention") if isinstance(parameters, Mapping) else None
     windowed = local if isinstance(local, Mapping) else {}
     rope = read_rope({"rope_theta": text.get("rope_local_base_freq"), **windowed}, 10_000.0, head_size, 1)
     if rope.keys or rope.divisors:
@@ -340,10 +339,3 @@ def _reader(text: Mapping[str, Any], kind: ArchitectureKind) -> Callable[..., in
         return value
 
     return number
-
-
-def _epsilon(text: Mapping[str, Any]) -> float:
-    value = text.get("rms_norm_eps", 1e-6)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise ModelFileError(f"The rms_norm_eps in config.json is {value!r}.", AGAIN)
-    return float(value)

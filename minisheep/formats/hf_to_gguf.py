@@ -1,4 +1,8 @@
-"""The whole conversion: read, plan, check the room, write, check the tokens, quantise, publish."""
+"""A folder of weights converted to a GGUF: read, plan, check the room, write, check the tokens, quantise, publish.
+
+Tensors are read in pieces of a few million numbers, so that a model of any size takes little memory; the `gguf` package
+writes the header and the vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError
-from minisheep.formats.gguf_header import padded
+from minisheep.formats import safetensors_file, tokenizer
+from minisheep.formats.gguf_header import padded, read_header
 from minisheep.formats.gguf_to_hf import hf_names
-from minisheep.formats.hf_config import AGAIN, Design, Value
-from minisheep.formats.quantise import FORMATS
-from minisheep.formats.safetensors_file import SIZES, Stored, as_float32, from_float32, pieces, read_rows, row_count
+from minisheep.formats.hf_config import AGAIN, Design, Value, read_design, read_source
+from minisheep.formats.quantise import FORMATS, quantise_in_worker
+from minisheep.formats.safetensors_file import Stored, pieces, row_count
 from minisheep.formats.tokenizer import GgufVocabulary
 from minisheep.models.cache import REPORT_EVERY, Report, disk_errors
 from minisheep.rules.plain_text import megabytes
@@ -40,7 +45,7 @@ class Converted:
 
 
 def type_name(text: str) -> str:
-    """The number format that is meant: one of `FLOATS` or of `formats.quantise.FORMATS`. Raises UsageError listing both."""
+    """The number format that `text` names, of `FLOATS` or `formats.quantise.FORMATS`. Raises UsageError with both."""
     if text.lower() in FLOATS:
         return text.lower()
     if text.upper() in FORMATS:
@@ -57,20 +62,16 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
     quantiser holds a tensor or two. Raises `errors.UnsupportedModelError`, `errors.ModelFileError`, `errors.DiskError`,
     or `errors.UsageError` if `output` exists.
     """
-    from minisheep.formats.gguf_header import read_header
-    from minisheep.formats.hf_config import read_design, read_source
-    from minisheep.formats.quantise import quantise_in_worker
-    from minisheep.formats.safetensors_file import list_tensors
-    from minisheep.formats.tokenizer import check_tokens, read_vocabulary
-
     if output.exists():
-        raise UsageError(f"{output} is there already.", "Give another --out FILE.gguf, or delete it.")
+        raise UsageError(f"{output} exists already.", "Give another --out FILE.gguf, or delete it.")
     source = read_source(folder)
     design = read_design(source.config)
-    stored = list_tensors(folder)
-    dtype = type.upper() if type in FLOATS else _own_format([tensor.dtype for tensor in stored.values()])
+    stored = safetensors_file.list_tensors(folder)
+    dtypes = [tensor.dtype for tensor in stored.values()]
+    # Nothing is lost on the way to the quantiser in the format of most tensors.
+    dtype = type.upper() if type in FLOATS else max(sorted(set(dtypes)), key=dtypes.count)
     tensors = plan(design, stored, dtype)
-    vocabulary = read_vocabulary(source, tensors[0].shape[0])
+    vocabulary = tokenizer.read_vocabulary(source, tensors[0].shape[0])
     for note in (*design.notes, *vocabulary.notes):
         report(note)
     parameters = sum(prod(tensor.shape) for tensor in tensors)
@@ -85,7 +86,7 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
                 report(f"converting {folder.name} to {dtype} ({megabytes(size)})")
                 write_gguf(floats, title, design, vocabulary, source.chat_template, tensors, FILE_TYPES[dtype], report)
                 read_header(floats)
-                check_tokens(floats, folder)
+                tokenizer.check_tokens(floats, folder)
                 if type not in FLOATS:
                     report(f"quantising to {type}")
                     quantise_in_worker(floats, finished, type)
@@ -95,18 +96,10 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
     return Converted(output, design.architecture, parameters, output.stat().st_size)
 
 
-def _own_format(dtypes: Sequence[str]) -> str:
-    """The format in which nothing is lost on the way to the quantiser: that of most tensors."""
-    return max(sorted(set(dtypes)), key=list(dtypes).count)
-
-
-# Each tensor of a GGUF and what it is made of: its place in the safetensors, its order of rows, its number format.
-#
-# Read in pieces of a few million numbers, so that a model of any size takes little memory.
 _LEFT_OUT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 """The part of Gemma 3 that sees images."""
 _PREFIXES = (("language_model.model.", "model."), ("model.language_model.", "model."), ("language_model.lm_", "lm_"))
-"""How the language model inside it is named, and how it is called alone."""
+"""The names of the language model inside it, and those of one alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +113,15 @@ class Tensor:
     dtype: str
     """F32, F16 or BF16, in the GGUF."""
     source: Stored | tuple[float, ...]
-    """Where its numbers are, or the numbers themselves."""
+    """The place of its numbers, or the numbers themselves."""
     heads: int = 0
     """Where above 0, the rows of each head go from halves to pairs (`pairs`)."""
     plus_one: bool = False
-    """Gemma's norms, to which llama.cpp adds no 1."""
+    """For Gemma's norms, to which llama.cpp adds no 1."""
 
     @property
     def bytes(self) -> int:
-        return prod(self.shape) * SIZES[self.dtype]
+        return prod(self.shape) * safetensors_file.SIZES[self.dtype]
 
 
 def plan(design: Design, stored: Mapping[str, Stored], dtype: str) -> list[Tensor]:
@@ -137,10 +130,15 @@ def plan(design: Design, stored: Mapping[str, Stored], dtype: str) -> list[Tenso
     Raises `errors.UnsupportedModelError` naming a tensor that has no place in the architecture,
     `errors.ModelFileError` naming one that is missing or of a wrong shape.
     """
-    here = {plain_name(name): tensor for name, tensor in stored.items() if not _left_out(name)}
+    here = {
+        plain_name(name): tensor
+        for name, tensor in stored.items()
+        # Old files store the frequencies that config.json gives.
+        if not name.startswith(_LEFT_OUT) and not name.endswith("rotary_emb.inv_freq")
+    }
     names = hf_names(design.architecture, design.layers)
     if design.tied:
-        # Tied embeddings that were stored twice: transformers goes by the first.
+        # Where tied embeddings are stored twice, transformers uses the first.
         names.pop("output.weight")
         here.pop("lm_head.weight", None)
     unknown = sorted(here.keys() - set(names.values()))
@@ -152,7 +150,7 @@ def plan(design: Design, stored: Mapping[str, Stored], dtype: str) -> list[Tenso
         )
     missing = sorted(set(names.values()) - here.keys())
     if missing:
-        raise ModelFileError(f"The weights lack {missing[0]}, which config.json says there is.", AGAIN)
+        raise ModelFileError(f"The weights lack {missing[0]}, which config.json requires.", AGAIN)
     tensors = [_tensor(design, name, here[theirs], dtype) for name, theirs in names.items()]
     _check_shapes(design, {tensor.name: tensor.shape for tensor in tensors})
     if design.divisors:
@@ -168,10 +166,6 @@ def plain_name(name: str) -> str:
     return name
 
 
-def _left_out(name: str) -> bool:
-    return name.startswith(_LEFT_OUT) or name.endswith("rotary_emb.inv_freq")  # old files store what config.json says
-
-
 def _tensor(design: Design, name: str, source: Stored, dtype: str) -> Tensor:
     part = name.split(".")[-2]
     heads = {"attn_q": design.heads, "attn_k": design.kv_heads}.get(part, 0) if design.architecture == "llama" else 0
@@ -181,7 +175,7 @@ def _tensor(design: Design, name: str, source: Stored, dtype: str) -> Tensor:
 
 
 def _check_shapes(design: Design, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ModelFileError where a tensor is not of the size that config.json says."""
+    """Raise ModelFileError where a tensor's shape is not that of config.json."""
 
     def fact(name: str) -> int:
         return int(design.keys[f"{design.architecture}.{name}"])
@@ -198,7 +192,7 @@ def _check_shapes(design: Design, shapes: Mapping[str, tuple[int, ...]]) -> None
         part = name.split(".")[-2]
         wanted = expected.get(part, (width,))
         if shape != (wanted[:1] if name.endswith(".bias") else wanted):
-            raise ModelFileError(f"The weights hold {name} as {shape}, and config.json says {wanted}.", AGAIN)
+            raise ModelFileError(f"The weights hold {name} as {shape}, but config.json says {wanted}.", AGAIN)
 
 
 def offset(tensor: Tensor, first: int) -> int:
@@ -214,20 +208,20 @@ def read_piece(tensor: Tensor, first: int, end: int) -> NDArray[Any]:
     if isinstance(tensor.source, tuple):
         return np.array(tensor.source, np.float32)
     wanted = pairs(tensor.shape[0], tensor.heads)[first:end] if tensor.heads else slice(first, end)
-    part = read_rows(tensor.source, wanted)
+    part = safetensors_file.read_rows(tensor.source, wanted)
     if tensor.dtype == tensor.source.dtype and not tensor.plus_one:
         return part
-    values = as_float32(part)
-    made = from_float32(values + np.float32(1) if tensor.plus_one else values, tensor.dtype)
+    values = safetensors_file.as_float32(part)
+    made = safetensors_file.from_float32(values + np.float32(1) if tensor.plus_one else values, tensor.dtype)
     if tensor.dtype == "F16" and not np.isfinite(made).all():
         raise UnsupportedModelError(
-            f"{tensor.name} holds numbers that float16 cannot hold.", "Convert with --type bf16 instead."
+            f"{tensor.name} has numbers that float16 cannot hold.", "Convert with --type bf16 instead."
         )
     return made
 
 
 def pairs(rows: int, heads: int) -> NDArray[np.intp]:
-    """For each row of a q or k matrix in llama.cpp's order, where transformers keeps it.
+    """For each row of a q or k matrix in llama.cpp's order, its row in transformers.
 
     transformers rotates the first half of a head against the second, llama.cpp neighbours (`permute` in llama.cpp's
     conversion of LlamaModel); `formats.gguf_to_hf.halves` is the inverse.
@@ -235,7 +229,6 @@ def pairs(rows: int, heads: int) -> NDArray[np.intp]:
     return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(rows)
 
 
-# The GGUF itself: header and vocabulary by the `gguf` package, then the tensors one piece after another.
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 """enum llama_ftype of a file whose matrices are of that format."""
 _ALIGNMENT = 32
@@ -252,10 +245,9 @@ def write_gguf(
     file_type: int,
     report: Report,
 ) -> None:
-    """Write a whole model to `path`, which must not exist. The caller makes it durable and gives it its name.
+    """Write a whole model to `path`, which must not exist; the caller makes it durable and gives it its name.
 
-    Holds a few pieces of a tensor in memory and the vocabulary. Raises `errors.MinisheepError` as `read_piece` does,
-    OSError where the disk refuses.
+    Raises `errors.MinisheepError` as `read_piece` does, OSError where the disk refuses.
     """
     keys: dict[str, Value] = {
         "general.type": "model",
@@ -278,9 +270,8 @@ def write_gguf(
 def _write_header(
     path: Path, architecture: str, keys: Mapping[str, Value], vocabulary: GgufVocabulary, tensors: Sequence[Tensor]
 ) -> int:
-    """Everything but the numbers; where these begin, in bytes."""
+    """Write everything but the numbers; returns where these begin, in bytes."""
     import gguf
-    import numpy as np
 
     writer = gguf.GGUFWriter(path, architecture)
     for name, value in keys.items():
@@ -317,7 +308,7 @@ def _write_tensors(path: Path, start: int, tensors: Sequence[Tensor], report: Re
     for tensor in tensors:
         places.append(start)
         start = padded(start + tensor.bytes, _ALIGNMENT)
-    total, done, said = sum(tensor.bytes for tensor in tensors), 0, time.monotonic()
+    total, done, reported = sum(tensor.bytes for tensor in tensors), 0, time.monotonic()
     os.truncate(path, start)  # the last tensor is padded too
 
     def make(job: tuple[Tensor, int, int, int]) -> tuple[int, bytes]:
@@ -329,6 +320,6 @@ def _write_tensors(path: Path, start: int, tensors: Sequence[Tensor], report: Re
     )
     for length in write_in_pieces(path, jobs, make):
         done += length
-        if time.monotonic() - said > REPORT_EVERY:
+        if time.monotonic() - reported > REPORT_EVERY:
             report(f"converted {megabytes(done)} of {megabytes(total)}")
-            said = time.monotonic()
+            reported = time.monotonic()

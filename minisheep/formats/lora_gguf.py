@@ -2,11 +2,10 @@
 
 What is written is what `llama_adapter_lora_init` reads (llama.cpp, src/llama-adapter.cpp): general.type, adapter.type,
 general.architecture, adapter.lora.alpha, and for each linear layer ``NAME.weight.lora_a`` [r, in] and ``.lora_b``
-[out, r]. llama.cpp scales by alpha / r. Whatever cannot be said in that format is refused by name: an adapter that
-loads and computes something else than what was trained would be worse than none.
+[out, r]. llama.cpp scales by alpha / r. Anything that the format cannot express is refused by name: an adapter that
+loads and computes something else than was trained would be worse than none.
 
-Needs `gguf`, `safetensors` and numpy only; they are imported where a file is touched, so that `check_architecture` is
-free.
+Needs `gguf`, `safetensors` and numpy only, imported where a file is touched, so that `check_architecture` is free.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _HINT = "Train a plain LoRA on the linear layers only."
 
 @dataclass(frozen=True, slots=True)
 class BaseFacts:
-    """What the converter must know of the base GGUF."""
+    """The facts about the base GGUF that the converter needs."""
 
     architecture: str
     layers: int
@@ -63,11 +62,11 @@ class BaseFacts:
 def check_architecture(architecture: str) -> None:
     """Raise `errors.UnsupportedModelError` where adapters for this GGUF architecture cannot be made.
 
-    Pure; to be asked before the first generation, not after the first training.
+    Pure; call it before the first generation, not after the first training.
     """
     if architecture not in ARCHITECTURES:
         raise UnsupportedModelError(
-            f"Adapters for the architecture {architecture!r} cannot be made, so this model cannot be aligned.",
+            f"minisheep cannot make adapters for the architecture {architecture!r}, so it cannot align this model.",
             f"Choose a model of one of these architectures: {', '.join(ARCHITECTURES)}.",
         )
 
@@ -86,8 +85,7 @@ def convert_adapter(peft_dir: Path, base_gguf: Path, output: Path) -> None:
     ranks = {a.shape[0] for a, _ in layers.values()}
     if ranks != {config["r"]}:
         raise UnsupportedModelError(
-            f"The adapter's matrices have rank {', '.join(map(str, sorted(ranks)))}, not {config['r']}.",
-            _HINT,
+            f"The adapter's matrices have rank {', '.join(map(str, sorted(ranks)))}, not {config['r']}.", _HINT
         )
     _write(output, base, effective_alpha(config), layers)
 
@@ -99,7 +97,7 @@ def effective_alpha(config: Mapping[str, Any]) -> float:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Raise `errors.UnsupportedModelError` naming what in a PEFT configuration an adapter GGUF cannot represent."""
+    """Raise `errors.UnsupportedModelError` naming the part of a PEFT configuration that an adapter GGUF cannot have."""
     if config.get("peft_type") != "LORA":
         raise UnsupportedModelError(f"The adapter is of type {config.get('peft_type')!r}, not LORA.", _HINT)
     for key, what in (
@@ -121,7 +119,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise UnsupportedModelError(f"The adapter trains biases (bias={config['bias']!r}).", _HINT)
     if config.get("init_lora_weights", True) not in _PLAIN_INITS:
         raise UnsupportedModelError(
-            f"The adapter was initialised by {config['init_lora_weights']!r}, which also changes the base weights.",
+            f"The adapter was initialised by {config['init_lora_weights']!r}, which changes the base weights too.",
             _HINT,
         )
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
@@ -131,8 +129,8 @@ def check_config(config: Mapping[str, Any]) -> None:
             or alphas.get(module, config["lora_alpha"]) != config["lora_alpha"]
         ):
             raise UnsupportedModelError(
-                f"The adapter gives {module!r} a rank or alpha of its own (rank_pattern, alpha_pattern); "
-                "an adapter GGUF has one scale for all.",
+                f"The adapter gives {module!r} another rank or alpha (rank_pattern, alpha_pattern), "
+                "but an adapter GGUF has one scale for all.",
                 _HINT,
             )
 
@@ -191,7 +189,7 @@ def _fitted(name: str, projection: str, pair: Pair, base: BaseFacts) -> Pair:
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != shape:
         raise UnsupportedModelError(
             f"The adapter's {name!r} is B {b.shape} x A {a.shape}, but the base GGUF has {shape}: "
-            "the weights that were trained are not those of this GGUF.",
+            "the adapter was trained on other weights than this GGUF's.",
             "Give training weights and a GGUF of the same model.",
         )
     heads = {"q_proj": base.heads, "k_proj": base.kv_heads}.get(projection)

@@ -1,9 +1,12 @@
-"""The base GGUF with a round's adapter added into its tensors: one file that needs no adapter.
+"""A base with a round's adapter added into its tensors, as a GGUF or as safetensors: weights that need no adapter.
 
-Each adapted tensor W becomes W + alpha / r * B A (the sum that llama.cpp computes with the adapter hot-loaded,
+In a GGUF, each adapted tensor W becomes W + alpha / r * B A (as llama.cpp computes it with the adapter hot-loaded:
 llama-graph.cpp, build_lora_mm), in float32 from the dequantised base, and is then rounded to float16. The matrices are
 those of the run's adapter.gguf, so names and the order of rows are those that the run was measured with. Tokenizer and
-metadata are the base's own, but for what an export must say of itself. Tensors are made and written one by one.
+metadata are the base's own, but for the keys that an export sets.
+
+The safetensors have the same files, tensors and number format as the base's: an adapted weight is computed in float32
+and rounded to the format it had, everything else is copied byte by byte. Either way, one tensor is held at a time.
 """
 
 from __future__ import annotations
@@ -24,16 +27,18 @@ from minisheep.formats.lora_gguf import check_config, effective_alpha, pairs_of,
 from minisheep.formats.safetensors_file import KINDS, Stored, as_float32, from_float32, pieces, row_count, tensors_of
 
 SEED = 1
-"""Of the vectors that a merge is tried with."""
+"""For the vectors that a merge is tested with."""
 _DROPPED = frozenset({"general.architecture", "general.alignment", "general.quantization_version"})
-"""Metadata that the writer or the quantiser says itself."""
+"""Metadata that the writer or the quantiser adds itself."""
+_FIX = "Use --to gguf or --to adapter."
 
 Float32s = NDArray[np.float32]
+Pair = tuple[Float32s, Float32s]
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """The matrices of an adapter GGUF by the name of the base's tensor, read when they are asked for."""
+    """The matrices of an adapter GGUF by the name of the base's tensor, read on access."""
 
     path: Path
     header: GgufHeader
@@ -47,7 +52,7 @@ class Lora:
         alpha = header.metadata.get("adapter.lora.alpha")
         ranks = {t.shape[1] for t in header.tensors if t.name.endswith(".lora_a") and len(t.shape) == 2}
         if header.metadata.get("adapter.type") != "lora" or not isinstance(alpha, float) or len(ranks) != 1:
-            raise ModelFileError(f"{path} is no LoRA adapter of one rank.", "Train the round again.")
+            raise ModelFileError(f"{path} is not a LoRA adapter of one rank.", "Train the round again.")
         lora = cls(path, header, alpha / ranks.pop())
         shapes = {tensor.name: tensor.shape for tensor in base.tensors}
         for name, (a, b) in lora.pairs().items():
@@ -60,11 +65,11 @@ class Lora:
 
     def pairs(self) -> dict[str, tuple[TensorInfo, TensorInfo]]:
         """A (in, r) and B (r, out), shapes in ggml's order, by the tensor that they change."""
-        found = {tensor.name: tensor for tensor in self.header.tensors}
+        tensors = {tensor.name: tensor for tensor in self.header.tensors}
         return {
-            name.removesuffix(".lora_a"): (tensor, found[name.removesuffix("a") + "b"])
-            for name, tensor in found.items()
-            if name.endswith(".lora_a") and name.removesuffix("a") + "b" in found
+            name.removesuffix(".lora_a"): (tensor, tensors[name.removesuffix("a") + "b"])
+            for name, tensor in tensors.items()
+            if name.endswith(".lora_a") and name.removesuffix("a") + "b" in tensors
         }
 
     def matrices(self, name: str) -> tuple[Float32s, Float32s] | None:
@@ -81,7 +86,7 @@ def merge_gguf(
 ) -> None:
     """Write `base` + `adapter` as a GGUF in float16 (vectors in float32); `metadata` replaces or adds keys.
 
-    Takes 2 bytes of disk a parameter, and memory for one tensor; `on_progress` hears how many tensors are done of how many.
+    Takes 2 bytes of disk a parameter; `on_progress` gets the number of finished tensors and that of all.
     Raises `errors.ModelFileError`, `errors.UnsupportedModelError` and OSError; `output` is not synced.
     """
     import gguf
@@ -92,7 +97,8 @@ def merge_gguf(
     try:
         _write_metadata(writer, base, metadata)
         for tensor in header.tensors:
-            writer.add_tensor_info(tensor.name, tensor.shape[::-1], _dtype(tensor), _bytes(tensor))
+            shape, kind = tensor.shape[::-1], _dtype(tensor)
+            writer.add_tensor_info(tensor.name, shape, kind, row_count(shape) * tensor.shape[0] * kind.itemsize)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -120,19 +126,19 @@ def merged(base: Path, tensor: TensorInfo, lora: Lora) -> NDArray[Any]:
             made[slice(first, end) if len(shape) > 1 else slice(None)] = rows.reshape(-1, *shape[1:])
     if not np.isfinite(made).all():
         raise ModelFileError(
-            f"The merged {tensor.name} holds numbers that are not finite in {made.dtype}.", "Export another --round."
+            f"The merged {tensor.name} has numbers that are not finite in {made.dtype}.", "Export another --round."
         )
     return made
 
 
 def differences(base: Path, adapter: Path, result: Path) -> Iterator[tuple[str, float]]:
-    """For each adapted tensor how much of the adapter is not in `result`, as a share: 0 if it is there once and whole.
+    """For each adapted tensor the share of the adapter that is not in `result`: 0 if it is there once and whole.
 
     Both are applied to one random vector x: (W' - W) x against alpha / r * B (A x), and the first is projected on the
     second, which averages the rounding of W' over all rows; a short training changes W by little more than that. An
-    adapter that was lost, doubled or put to other rows gives about 1.
+    adapter that was lost, doubled or added to other rows gives about 1.
     """
-    header, there = read_header(base), {tensor.name: tensor for tensor in read_header(result).tensors}
+    header, merged_tensors = read_header(base), {tensor.name: tensor for tensor in read_header(result).tensors}
     lora = Lora.open(adapter, header)
     chance = np.random.default_rng(SEED)
     for tensor in header.tensors:
@@ -142,24 +148,20 @@ def differences(base: Path, adapter: Path, result: Path) -> Iterator[tuple[str, 
         a, b = pair
         # Along what A reads, or the rounding in all other directions would drown it.
         x = a.T @ chance.standard_normal(len(a)).astype(np.float32)
-        wanted = lora.scale * (b @ (a @ x))
-        found = np.concatenate(
+        expected = lora.scale * (b @ (a @ x))
+        other = merged_tensors[tensor.name]
+        change = np.concatenate(
             [
-                (read_rows(result, there[tensor.name], slice(*rows)) - read_rows(base, tensor, slice(*rows))) @ x
+                (read_rows(result, other, slice(*rows)) - read_rows(base, tensor, slice(*rows))) @ x
                 for rows in pieces(tensor.shape[::-1])
             ]
         )
-        size = float(wanted @ wanted)
-        yield tensor.name, abs(1 - float(found @ wanted) / size) if size else 0.0
+        size = float(expected @ expected)
+        yield tensor.name, abs(1 - float(change @ expected) / size) if size else 0.0
 
 
 def _dtype(tensor: TensorInfo) -> Any:
     return np.dtype(np.float16 if len(tensor.shape) > 1 else np.float32)
-
-
-def _bytes(tensor: TensorInfo) -> int:
-    count = row_count(tensor.shape[::-1]) * tensor.shape[0]
-    return int(count * _dtype(tensor).itemsize)
 
 
 def _write_metadata(writer: Any, base: Path, replaced: Mapping[str, str | int]) -> None:
@@ -170,7 +172,7 @@ def _write_metadata(writer: Any, base: Path, replaced: Mapping[str, str | int]) 
         if name in _DROPPED or name.startswith("GGUF.") or name in replaced:
             continue
         kind, content = field.types[0], field.contents()
-        # The writer knows no empty arrays, and one that is missing says the same.
+        # The writer cannot write empty arrays; a missing one means the same.
         if kind != gguf.GGUFValueType.ARRAY:
             writer.add_key_value(name, content, kind)
         elif len(content):
@@ -178,15 +180,6 @@ def _write_metadata(writer: Any, base: Path, replaced: Mapping[str, str | int]) 
     for name, value in replaced.items():
         kind = gguf.GGUFValueType.STRING if isinstance(value, str) else gguf.GGUFValueType.UINT32
         writer.add_key_value(name, value, kind)
-
-
-# The base's safetensors with a round's adapter added in: the same files, tensors and number format as the base's.
-#
-# Everything that is not adapted is copied byte by byte; an adapted weight W becomes W + scale * B A, computed in
-# float32 and rounded to the format it had. One tensor is held at a time.
-_FIX = "Use --to gguf or --to adapter."
-
-Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def merge_weights(source: Path, adapter: Path, output: Path, on_progress: Callable[[int, int], None]) -> None:
@@ -216,7 +209,7 @@ def merge_weights(source: Path, adapter: Path, output: Path, on_progress: Callab
 
 
 def read_pairs(adapter: Path) -> tuple[dict[str, Pair], float]:
-    """A [r, in] and B [out, r] by the weight's plain name, and the scale. Raises as `merge` does."""
+    """A [r, in] and B [out, r] by the weight's plain name, and the scale. Raises as `merge_weights` does."""
     config = read_config(adapter)
     check_config(config)
     pairs = {f"model.{module}.weight": pair for module, pair in pairs_of(read_tensors(adapter)).items()}
@@ -232,10 +225,10 @@ def added(tensor: Stored, data: bytes, pair: Pair, scale: float) -> bytes:
         )
     if tensor.dtype not in KINDS:
         raise UnsupportedModelError(
-            f"The base's weights are stored as {tensor.dtype}, which an adapter cannot be merged into.", _FIX
+            f"The base's weights are stored as {tensor.dtype}; no adapter can be merged into these.", _FIX
         )
     values = as_float32(np.frombuffer(data, KINDS[tensor.dtype])).reshape(tensor.shape)
     whole = values + np.float32(scale) * (b @ a)
     if not np.isfinite(whole).all():
-        raise ModelFileError(f"The merged {tensor.name} holds numbers that are not finite.", "Export another --round.")
+        raise ModelFileError(f"The merged {tensor.name} has numbers that are not finite.", "Export another --round.")
     return from_float32(whole, tensor.dtype).tobytes()

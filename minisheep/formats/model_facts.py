@@ -1,4 +1,4 @@
-"""What a GGUF header says about its model, as plain values. Pure; every number from the file is checked for sense."""
+"""Facts about a model from its GGUF header, as plain values. Pure; every number from the file is range-checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_LAYERS = 512
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """The shape of a model, as the memory plan and the adapter writer need it."""
+    """All facts about a model."""
 
     architecture: str
     name: str
@@ -39,12 +39,13 @@ class ModelFacts:
 
 
 def model_facts(header: GgufHeader) -> ModelFacts:
-    """All facts at once. Raises ModelFileError if the file is no language model or says something senseless."""
+    """All facts at once. Raises ModelFileError if the file is no language model or a number is senseless."""
     if header.metadata.get("general.type", "model") != "model" or not header.tensors:
         raise ModelFileError(
-            "The GGUF holds no model (it may be an adapter or a vocabulary).", "Pass a model's file with --gguf."
+            "The GGUF has no model in it (it may be an adapter or a vocabulary).", "Pass a model's file with --gguf."
         )
     heads, width = head_count(header), embedding_length(header)
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
     return ModelFacts(
         architecture=header.architecture,
         name=_text(header, "general.name"),
@@ -54,7 +55,7 @@ def model_facts(header: GgufHeader) -> ModelFacts:
         heads=heads,
         kv_heads=kv_head_count(header),
         head_size=_count(header, "attention.key_length", 2**16, width // heads or 1),
-        vocabulary=vocabulary_size(header),
+        vocabulary=len(tokens) if isinstance(tokens, GgufArray) else 0,
         context=context_length(header),
         quantisation=quantisation(header),
         file_bytes=header.file_bytes,
@@ -112,11 +113,6 @@ def parameter_count(header: GgufHeader) -> int:
     return sum(prod(tensor.shape) for tensor in header.tensors)
 
 
-def vocabulary_size(header: GgufHeader) -> int:
-    tokens = header.metadata.get("tokenizer.ggml.tokens")
-    return len(tokens) if isinstance(tokens, GgufArray) else 0
-
-
 def chat_template(header: GgufHeader) -> str:
     """The Jinja source of the file's own chat template; empty if there is none. Text from outside: never trusted."""
     return _text(header, "tokenizer.chat_template")
@@ -133,8 +129,7 @@ def eos_text(header: GgufHeader) -> str:
 
 def quantisation(header: GgufHeader) -> str:
     """``Q4_K_M`` and the like: by general.file_type, else the tensor type that holds most bytes."""
-    named = FILE_TYPES.get(header.metadata.get("general.file_type", -1))
-    return named or main_tensor_type(header)
+    return FILE_TYPES.get(header.metadata.get("general.file_type", -1)) or main_tensor_type(header)
 
 
 def main_tensor_type(header: GgufHeader) -> str:
@@ -160,7 +155,7 @@ def _count(header: GgufHeader, key: str, most: int, default: int | None = None) 
         value = max((item for item in value if isinstance(item, int)), default=None)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise ModelFileError(
-            f"The model file is no usable language model: {full} is {value!r}.", "Pass another file with --gguf."
+            f"The model file is not a usable language model: {full} is {value!r}.", "Pass another file with --gguf."
         )
     return value
 

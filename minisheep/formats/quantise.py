@@ -1,4 +1,11 @@
-"""Number formats of whole GGUF files, and llama.cpp's conversion from one to another."""
+"""Number formats of whole GGUF files: llama.cpp's conversion, the copy for a CPU, and the choice of its format.
+
+A model in a format without a fast kernel gets a copy in one that the CPU multiplies fast, made once, kept beside the
+original in the cache, and used for inference on a CPU only: training and export use the original. Q8_0 is a good choice
+everywhere and loses next to nothing; a processor that multiplies bfloat16 may be faster with that as long as the model
+is small, since batched decoding is then bound by arithmetic and not by reading weights. No rule predicts which, so each
+machine tries once.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +34,15 @@ FORMATS = {
     "Q4_0": ("LLAMA_FTYPE_MOSTLY_Q4_0", 0.7),
     "Q3_K_M": ("LLAMA_FTYPE_MOSTLY_Q3_K_M", 0.65),
 }
-"""llama.cpp's name of each format, and at most so many bytes for a weight: small models keep a large share of theirs in
-a wider format."""
+"""llama.cpp's name of each format, and the most bytes for a weight: small models keep a large share in a wider
+format."""
 
 
 def quantise(source: Path, output: Path, format: str) -> None:
     """Write `source` in a format of `FORMATS` to `output` (llama_model_quantize), which is checked and not yet synced.
 
     Imports llama_cpp: call it in a worker. Raises `errors.ModelFileError` where llama.cpp refuses or the result is
-    broken; what there is of `output` is then for the caller to delete.
+    broken; the caller then deletes `output`.
     """
     import ctypes
 
@@ -53,15 +60,12 @@ def quantise(source: Path, output: Path, format: str) -> None:
     read_header(output)  # a short write by the C++ side must not become the copy
 
 
-# A copy of a model in a format that the CPU multiplies fast, made once and kept beside the original in the cache.
-#
-# Only for inference on a CPU, and never inside the loop: training and export go by the original.
 def requantise(source: Path, output: Path, format: str = "q8_0") -> None:
     """Write `source` in a format of `formats.quantise.FORMATS`, in small letters, to `output`, which appears whole or
     not at all.
 
     Imports llama_cpp: call it in a worker. Raises ModelFileError if `source` cannot be converted and DiskError if
-    there is no space. About a second for 135M weights.
+    there is no space. Takes about a second for 135M weights.
     """
     header = read_header(source)
     weight_bytes = FORMATS[format.upper()][1]
@@ -74,16 +78,11 @@ def requantise(source: Path, output: Path, format: str = "q8_0") -> None:
             quantise(source, temporary, format.upper())
 
 
-# Which number format a CPU decodes a model fastest in, of those that lose next to nothing of it.
-#
-# Only for files whose own format has no fast kernel: those are copied in any case. Q8_0 is a good choice everywhere; a
-# processor that multiplies bfloat16 may be faster with that as long as the model is small, since batched decoding is
-# then bound by arithmetic and not by reading weights. No rule foretells which, so it is tried once on each machine.
 DEFAULT = "q8_0"
 BF16_PARAMETERS = 1_000_000_000
 """Above this, reading twice the bytes costs more than any arithmetic saves."""
 TRIES = 2
-"""Of each format, in turns; the best counts, since whatever else the machine does can only make a try slower."""
+"""Of each format, in turns; the best counts, since other work on the machine can only make a try slower."""
 WORTH = 1.05
 """A larger format must be faster by this factor: it takes more memory and disk."""
 
@@ -111,8 +110,8 @@ def choose(
 ) -> tuple[str, dict[str, float]]:
     """The format to use and the measured tokens a second of each, from `record` if that was made on this `machine`.
 
-    `make` gives the copy in a format, `rate` measures it, in turns, so that a busy minute does not decide; `on_progress` hears
-    what came of it. Copies that lose are deleted.
+    `make` gives the copy in a format, `rate` measures it, in turns, so that a busy minute does not decide;
+    `on_progress` gets the result. Slower copies are deleted.
     """
     if len(formats) == 1:
         return formats[0], {}
@@ -126,11 +125,11 @@ def choose(
             for name, copy in copies.items():
                 rates[name] = max(rates[name], rate(copy))
     except MinisheepError as error:
-        on_progress(f"The formats could not be compared on this machine ({error.message}): {DEFAULT.upper()} is used.")
+        on_progress(f"This machine could not compare the formats ({error.message}), so {DEFAULT.upper()} is used.")
         return DEFAULT, {}
     chosen = fastest(rates)
-    told = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
-    on_progress(f"Tokens/s of a short try on this machine: {told}; {chosen.upper()} is used from now on.")
+    speeds = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
+    on_progress(f"Tokens/s of a short try on this machine: {speeds}; {chosen.upper()} is used from now on.")
     write_json(record, {"machine": machine, "tokens_per_second": {n: round(r, 1) for n, r in rates.items()}})
     for name, copy in copies.items():
         if name != chosen:
@@ -147,9 +146,8 @@ def _read(record: Path, machine: str) -> dict[str, float]:
         return {}
 
 
-# `formats.quantise` in a process of its own, so that a crash of native code is one line.
 def quantise_in_worker(source: Path, output: Path, format: str) -> None:
-    """Write the GGUF `source` as `output` in a format of `formats.quantise.FORMATS`; `output` is not yet durable.
+    """`quantise` in a process of its own, so that a crash of native code is one line.
 
     Raises `errors.ModelFileError` where llama.cpp refuses or dies; nothing of `output` remains then.
     """
@@ -164,7 +162,6 @@ def quantise_in_worker(source: Path, output: Path, format: str) -> None:
 
 def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
     from minisheep.engines import native
-    from minisheep.formats.gguf_header import read_header
 
     read_header(Path(job["source"]))
     native.start()

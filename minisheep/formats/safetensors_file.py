@@ -1,7 +1,7 @@
 """Files of safetensors: where each tensor is, its numbers in pieces, and the head of a new file.
 
 The format is 8 bytes of length, a JSON object with dtype, shape and offsets of each tensor, then the numbers. numpy has
-no bfloat16, so the `safetensors` package could load and save these only with torch; it does check a file's head.
+no bfloat16, so the `safetensors` package, which checks a file's head here, could load and save it only with torch.
 Bfloat16 is held as its bits, in uint16.
 """
 
@@ -26,7 +26,7 @@ KINDS: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16
 SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 """Bytes of a number in each."""
 PIECE = 2**21
-"""Numbers that are converted at once: some tens of megabytes with what is made of them, few calls."""
+"""Numbers that are converted at once: some tens of megabytes with the results, and few calls."""
 _AGAIN = "Fetch the model's files again, or pass others with --gguf or --weights."
 
 
@@ -64,24 +64,25 @@ def list_tensors(folder: Path) -> dict[str, Stored]:
 
 
 def tensors_of(path: Path) -> list[Stored]:
-    """What one file holds, in its order, which leaves no holes. Reads the head only; raises `errors.ModelFileError`."""
+    """The tensors of one file, in its order, which leaves no holes. Reads the head only; raises
+    `errors.ModelFileError`."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "numpy"):  # holds the head against the file: sizes, shapes, no holes, nothing left over
+        with safe_open(path, "numpy"):  # checks the head against the file: sizes, shapes, no holes, nothing left over
             pass
         with open(path, "rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(start - 8))
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelFileError(f"{path} is no whole safetensors file: {error}.", _AGAIN) from None
+        raise ModelFileError(f"{path} is not a whole safetensors file: {error}.", _AGAIN) from None
     header.pop("__metadata__", None)
-    found = [
-        Stored(path, name, told["dtype"], tuple(told["shape"]), start + begin, end - begin)
-        for name, told in header.items()
-        for begin, end in (told["data_offsets"],)
+    tensors = [
+        Stored(path, name, entry["dtype"], tuple(entry["shape"]), start + begin, end - begin)
+        for name, entry in header.items()
+        for begin, end in (entry["data_offsets"],)
     ]
-    return sorted(found, key=lambda tensor: tensor.offset)
+    return sorted(tensors, key=lambda tensor: tensor.offset)
 
 
 def row_count(shape: tuple[int, ...]) -> int:

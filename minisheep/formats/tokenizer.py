@@ -2,6 +2,10 @@
 
 Two families: byte-level BPE (``gpt2`` in llama.cpp: merges in order) and BPE over characters that falls back on bytes,
 as SentencePiece makes it (``llama``: a score for each token, here the order in which the merges first make it).
+
+llama.cpp has its ways to cut a text into words built in under names (llama-vocab.cpp, llm_tokenizer_bpe), and its own
+conversion chooses by the tokens of one long text. Here the steps themselves are compared, and a tokenizer that is not
+the same step by step is refused. A worker then checks that the converted file gives the same token ids.
 """
 
 from __future__ import annotations
@@ -18,11 +22,6 @@ from minisheep.formats.hf_config import AGAIN, ANOTHER, Source
 from minisheep.machine.worker import WorkerProcess
 from minisheep.run.events import Emit
 
-# Which of llama.cpp's ways to cut a text into words is that of a tokenizer.json.
-#
-# llama.cpp has these built in under names (llama-vocab.cpp, llm_tokenizer_bpe) and its own conversion goes by what a
-# tokenizer makes of one long text. Here the steps themselves are compared: what is not the same step by step is
-# refused.
 Steps = tuple[tuple[str, str], ...]
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -34,10 +33,7 @@ _CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPP
 _BY_REGEX, _PLAIN = ("ByteLevel", "regex"), ("ByteLevel", "")
 _LLAMA_3: Steps = (("Split", rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"), _PLAIN)
 _QWEN_2: Steps = (("Split", rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}"), _PLAIN)
-_TEKKEN: Steps = (
-    ("Split", rf"{_CASED}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
-    _PLAIN,
-)
+_TEKKEN: Steps = (("Split", rf"{_CASED}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"), _PLAIN)
 
 NAMES: dict[tuple[Steps, bool], str] = {
     ((_BY_REGEX,), False): "gpt-2",
@@ -59,31 +55,31 @@ def pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str:
     whole = bool(tokenizer["model"].get("ignore_merges"))
     name = NAMES.get((steps, whole))
     if name is None:
-        told = " and ".join(kind for kind, _ in steps) or "nothing"
+        kinds = " and ".join(kind for kind, _ in steps) or "nothing"
         raise UnsupportedModelError(
-            f"Its tokenizer cuts words by {told} in a way that is not known to be one of llama.cpp's.", ANOTHER
+            f"Its tokenizer cuts words by {kinds} in a way that is not known to be one of llama.cpp's.", ANOTHER
         )
     return name
 
 
-def parts(told: object, inner: str) -> list[Mapping[str, Any]]:
+def parts(step: object, inner: str) -> list[Mapping[str, Any]]:
     """A step of a tokenizer.json as the steps that it consists of; none for null."""
-    if not isinstance(told, Mapping):
+    if not isinstance(step, Mapping):
         return []
-    if told.get("type") == "Sequence" and isinstance(told.get(inner), list):
-        return [step for each in told[inner] for step in parts(each, inner)]
-    return [told]
+    if step.get("type") == "Sequence" and isinstance(step.get(inner), list):
+        return [part for each in step[inner] for part in parts(each, inner)]
+    return [step]
 
 
-def _step(told: Mapping[str, Any]) -> tuple[str, str]:
-    kind = str(told.get("type"))
-    if kind == "ByteLevel" and not told.get("add_prefix_space"):
-        return _BY_REGEX if told.get("use_regex", True) else _PLAIN
-    if kind == "Digits" and told.get("individual_digits"):
+def _step(step: Mapping[str, Any]) -> tuple[str, str]:
+    kind = str(step.get("type"))
+    if kind == "ByteLevel" and not step.get("add_prefix_space"):
+        return _BY_REGEX if step.get("use_regex", True) else _PLAIN
+    if kind == "Digits" and step.get("individual_digits"):
         return ("Digits", "each")
-    pattern = told.get("pattern")
+    pattern = step.get("pattern")
     regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
-    if kind == "Split" and isinstance(regex, str) and told.get("behavior") == "Isolated" and not told.get("invert"):
+    if kind == "Split" and isinstance(regex, str) and step.get("behavior") == "Isolated" and not step.get("invert"):
         return ("Split", regex)
     return (kind, "unknown")
 
@@ -93,12 +89,13 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _SPACE = "\u2581"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _ADDED_SCORE = -1000.0
-"""What llama.cpp's own conversion gives to added tokens; they are found before any merging."""
+"""As in llama.cpp's own conversion; added tokens are found before any merging."""
+_NORMALIZERS = "normalizers"
 
 
 @dataclass(frozen=True, slots=True)
 class GgufVocabulary:
-    """What a GGUF says of a tokenizer."""
+    """A tokenizer as a GGUF states it."""
 
     model: str
     """``gpt2`` or ``llama``."""
@@ -110,7 +107,7 @@ class GgufVocabulary:
     merges: list[str]
     """``LEFT RIGHT`` in order; empty for ``llama``."""
     ids: dict[str, int]
-    """``bos``, ``eos``, ``eot``, ``unknown``, ``padding``: those that the model has."""
+    """Of ``bos``, ``eos``, ``eot``, ``unknown`` and ``padding`` those that the model has."""
     flags: dict[str, bool]
     """``add_bos_token`` and the like."""
     notes: tuple[str, ...]
@@ -134,7 +131,8 @@ def read_vocabulary(source: Source, size: int) -> GgufVocabulary:
         raise ModelFileError(f"The tokenizer.json of {source.folder} is damaged: {error!r}.", AGAIN) from None
     refuse_odd(model, source.tokenizer)
     left_out = sum(number >= size for number in entries)
-    byte_level = _has(source.tokenizer, "ByteLevel")
+    steps = parts(source.tokenizer.get("pre_tokenizer"), "pretokenizers")
+    byte_level = any(each.get("type") == "ByteLevel" for each in steps)
     tokens, types = _tokens(entries, added, size, model, byte_level=byte_level)
     if len(set(tokens)) != len(tokens):
         raise ModelFileError(f"The tokenizer.json of {source.folder} gives one text to two tokens.", AGAIN)
@@ -160,9 +158,6 @@ def read_vocabulary(source: Source, size: int) -> GgufVocabulary:
     )
 
 
-_NORMALIZERS = "normalizers"
-
-
 def refuse_odd(model: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> None:
     """Raise UnsupportedModelError for settings of a BPE that llama.cpp does not have."""
     for name in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
@@ -174,23 +169,23 @@ def refuse_odd(model: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> None:
             raise UnsupportedModelError(f"Its tokenizer finds {added['content']!r} with {trims[0]}.", ANOTHER)
 
 
-def _entries(model: Mapping[str, Any], told: list[Mapping[str, Any]]) -> tuple[dict[int, str], dict[int, bool]]:
+def _entries(model: Mapping[str, Any], added_tokens: list[Mapping[str, Any]]) -> tuple[dict[int, str], dict[int, bool]]:
     """Texts by id, and for each added token whether it is special."""
     entries = {number: text for text, number in model["vocab"].items()}
-    added = {each["id"]: bool(each.get("special")) for each in told}
-    entries |= {each["id"]: each["content"] for each in told}
+    added = {each["id"]: bool(each.get("special")) for each in added_tokens}
+    entries |= {each["id"]: each["content"] for each in added_tokens}
     if not all(type(n) is int and n >= 0 and isinstance(text, str) and text for n, text in entries.items()):
         raise ValueError("a token without a number or a text")
     return entries, added
 
 
-def _merges(told: list[Any]) -> list[tuple[str, str]]:
+def _merges(merges: list[Any]) -> list[tuple[str, str]]:
     """Pairs in order; older files join them by a space."""
-    found = [tuple(each.split(" ")) if isinstance(each, str) else tuple(each) for each in told]
-    for each in found:
+    pairs = [tuple(each.split(" ")) if isinstance(each, str) else tuple(each) for each in merges]
+    for each in pairs:
         if len(each) != 2 or not all(isinstance(part, str) and part for part in each):
             raise ValueError("a merge of other than two texts")
-    return [(left, right) for left, right in found]
+    return [(left, right) for left, right in pairs]
 
 
 def _tokens(
@@ -215,7 +210,7 @@ def _tokens(
 
 
 def _scores(tokens: list[str], types: list[int], merges: list[tuple[str, str]]) -> list[float]:
-    """What llama.cpp merges first has the highest score: the order in which the merges first make each token."""
+    """The first merge has the highest score: the order in which the merges first make each token."""
     order: dict[str, int] = {}
     for left, right in merges:
         order.setdefault(left + right, len(order))
@@ -232,10 +227,6 @@ def _scores(tokens: list[str], types: list[int], merges: list[tuple[str, str]]) 
     return scores
 
 
-def _has(tokenizer: Mapping[str, Any], kind: str) -> bool:
-    return any(each.get("type") == kind for each in parts(tokenizer.get("pre_tokenizer"), "pretokenizers"))
-
-
 def _prefixes_space(tokenizer: Mapping[str, Any]) -> bool:
     """Whether a text gets a space in front, as in Llama 2."""
     if any(each.get("type") == "Prepend" for each in parts(tokenizer.get("normalizer"), _NORMALIZERS)):
@@ -245,28 +236,29 @@ def _prefixes_space(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def _check_spaces(tokenizer: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """Raise UnsupportedModelError unless this is a BPE over characters whose one change of a text is that of spaces."""
+    """Raise UnsupportedModelError unless this is a BPE over characters that changes only the spaces of a text."""
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     normalizers = parts(tokenizer.get("normalizer"), _NORMALIZERS)
     steps = parts(tokenizer.get("pre_tokenizer"), "pretokenizers")
     spaces = replace in normalizers or any(each.get("type") == "Metaspace" for each in steps)
     others = [each for each in normalizers if each != replace and each != {"type": "Prepend", "prepend": _SPACE}]
-    cuts = [each for each in steps if each.get("type") != "Metaspace" and not _cuts_nothing(each)]
+    # Gemma's Split cuts at spaces when none are left, so it cuts nothing.
+    cuts = [
+        each
+        for each in steps
+        if each.get("type") != "Metaspace"
+        and not (each.get("type") == "Split" and each.get("pattern") == {"String": " "})
+    ]
     if not model.get("byte_fallback") or not spaces or others or cuts:
         raise UnsupportedModelError("Its tokenizer is neither byte-level BPE nor SentencePiece's.", ANOTHER)
-
-
-def _cuts_nothing(step: Mapping[str, Any]) -> bool:
-    """Gemma's: it splits at spaces when none are left."""
-    return step.get("type") == "Split" and step.get("pattern") == {"String": " "}
 
 
 def _adds(source: Source, which: str) -> bool:
     """Whether a text begins (bos) or ends (eos) with that token: as tokenizer_config.json says, else as the template
     of tokenizer.json does."""
-    told = source.special.get(f"add_{which}_token")
-    if isinstance(told, bool):
-        return told
+    setting = source.special.get(f"add_{which}_token")
+    if isinstance(setting, bool):
+        return setting
     for each in parts(source.tokenizer.get("post_processor"), "processors"):
         single = each.get("single") if each.get("type") == "TemplateProcessing" else None
         if isinstance(single, list) and single:
@@ -279,28 +271,26 @@ def _special_ids(source: Source, by_text: Mapping[str, int]) -> dict[str, int]:
     """Tokens with a part to play: by their text in tokenizer_config.json, else by their number in config.json."""
     ids: dict[str, int] = {}
     for name, theirs in (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")):
-        told = source.special.get(f"{theirs}_token")
-        text = told.get("content") if isinstance(told, Mapping) else told
+        token = source.special.get(f"{theirs}_token")
+        text = token.get("content") if isinstance(token, Mapping) else token
         number = by_text.get(text) if isinstance(text, str) else _first(source.config.get(f"{theirs}_token_id"))
         if number is not None and 0 <= number < max(by_text.values(), default=-1) + 1:
             ids[name] = number
     # Chat models list all tokens that end an answer; llama.cpp has a place for one besides eos.
-    told = source.generation.get("eos_token_id")
-    others = [n for n in told if type(n) is int and n != ids.get("eos")] if isinstance(told, list) else []
+    ends = source.generation.get("eos_token_id")
+    others = [n for n in ends if type(n) is int and n != ids.get("eos")] if isinstance(ends, list) else []
     if others and others[0] in by_text.values():
         ids["eot"] = others[0]
     return ids
 
 
-def _first(told: object) -> int | None:
-    number = told[0] if isinstance(told, list) and told else told
+def _first(value: object) -> int | None:
+    number = value[0] if isinstance(value, list) and value else value
     return number if type(number) is int else None
 
 
-# Whether llama.cpp makes the same token ids with a converted file as the model's own tokenizer.json does.
-#
-# Done by a worker: it loads llama.cpp. The texts touch what tokenizers differ in: how words,
-# numbers, spaces and line ends are cut, scripts, marks, emoji, code, and bytes that no token stands for.
+# The texts cover differences between tokenizers: how words, numbers, spaces and line ends are cut, scripts, marks,
+# emoji, code, and bytes without a token.
 TEXTS = (
     "The shepherd counted 48 sheep, then 1,234,567 more; she'd lost none.",
     "I'm sure THEY'LL say it's fine, won't they? WE'VE heard that before!",
@@ -324,7 +314,8 @@ TEXTS = (
 
 
 def check_tokens(gguf: Path, folder: Path) -> None:
-    """Raise `errors.UnsupportedModelError` with the first text of `TEXTS` that the two tokenizers see differently."""
+    """Raise `errors.UnsupportedModelError` with the first text of `TEXTS` that the GGUF tokenises differently from the
+    model's own tokenizer.json; in a worker, since this loads llama.cpp."""
     with WorkerProcess("minisheep.formats.tokenizer:compare", died=ModelFileError) as worker:
         job = {"phase": "check", "gguf": str(gguf), "folder": str(folder)}
         worker.do(job, f"Checking the tokenizer of {gguf.name}")
@@ -341,7 +332,7 @@ def compare(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) ->
     theirs.no_truncation()
     with Vocabulary.from_file(Path(job["gguf"])) as ours:
         for text in TEXTS:
-            # llama.cpp composes no characters: a tokenizer that does is held to what is composed already.
+            # llama.cpp composes no characters: a tokenizer that does is compared on composed text.
             composed = unicodedata.normalize("NFC", text)
             expected = theirs.encode(composed, add_special_tokens=False).ids
             found = ours.encode((Segment(composed),), bos=False)
@@ -349,5 +340,5 @@ def compare(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) ->
                 raise UnsupportedModelError(
                     f"llama.cpp does not tokenise as this model's tokenizer does: {composed[:40]!r} becomes"
                     f" {found[:8]}, not {expected[:8]}.",
-                    "Pass a GGUF of this model with --gguf FILE, or choose another model.",
+                    ANOTHER,
                 )

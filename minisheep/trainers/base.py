@@ -1,4 +1,9 @@
-"""What a trainer is: one job in, events out, a PEFT folder and its loss curve as the result."""
+"""What a trainer is (one job in, events out, a PEFT folder as the result), and the decisions that need no tensors.
+
+These say which examples are learned from, in which order, how fast and in which number format. Every choice comes from
+a seed and an identity through `rules.identity.derive_seed`, never from a stream of random numbers: a killed run
+continues with the same batches without a saved generator state. No torch here, so that a plan can use it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from minisheep.errors import ConfigError, CorruptRunError
+from minisheep.errors import ConfigError, CorruptRunError, ModelFileError
+from minisheep.formats.lora_gguf import read_config
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.templates import Prompt
 from minisheep.run.events import Emit
+
+START_FIX = "Move it away and train that round again, or start a new run with --strategy one-base."
+"""For an adapter that a training cannot begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +48,7 @@ class TrainSettings:
     max_length: int = 1024
     """Tokens of a pair; a longer completion is cut, a pair whose prompt alone is longer is left out."""
     validation: float = 0.1
-    """Share of the examples that is held back to choose the best checkpoint by."""
+    """Share of the examples that is held back to choose the best checkpoint."""
     load_in: str = "auto"
     """``4bit`` (NF4), ``bf16``, ``fp32``; auto: 4bit on CUDA, else bf16 where the processor has it, else fp32."""
     checkpoint_seconds: float = 60.0
@@ -58,7 +67,7 @@ class TrainJob:
     output: Path
     """Where the PEFT folder goes; it appears whole or not at all."""
     scratch: Path
-    """Checkpoints live here; a killed job goes on from the newest whole one."""
+    """Checkpoints live here; a killed job continues from the newest whole one."""
     settings: TrainSettings = field(default_factory=TrainSettings)
     start: Path | None = None
     """PEFT folder whose weights the adapter begins with (the paper's one_last); None: a fresh adapter on the base."""
@@ -77,11 +86,11 @@ class TrainResult:
     best_validation_loss: float | None
     best_step: int
     load_in: str
-    """What was really used."""
+    """The format that was used."""
     truncated: int
     left_out: int
     micro_batch_size: int = 0
-    """Examples of a forward pass at the end: fewer than were set where the memory did not suffice. 0: not known."""
+    """Examples of a forward pass at the end: fewer than set where the memory did not suffice. 0: not known."""
 
 
 class Trainer(Protocol):
@@ -94,17 +103,29 @@ class Trainer(Protocol):
 
 
 def another_training(output: Path) -> CorruptRunError:
-    """The error for an adapter that was made by another training than the one whose output it would be."""
+    """The error for an output folder that holds the adapter of another training."""
     return CorruptRunError(
-        f"{output} is there already, but was not made from these examples and settings.",
-        "Move it away, or start a new run.",
+        f"{output} exists, but was not made from these examples and settings.", "Move it away, or start a new run."
     )
 
 
-# The decisions of training that need no tensors: what is learned from, in which order, and how fast.
-#
-# Every choice comes from a seed and an identity through `rules.identity.derive_seed`, never from a stream of random numbers:
-# a run that was killed continues with the same batches without a saved generator state.
+def read_scale(folder: Path, settings: TrainSettings) -> dict[str, Any]:
+    """The folder's PEFT configuration, where its rank and scale are those of `settings`.
+
+    With another scale the same tensors are another adapter. Raises `errors.ModelFileError`.
+    """
+    config = read_config(folder)
+    stored = _scale(config["r"], float(config["lora_alpha"]), bool(config.get("use_rslora")))
+    expected = _scale(settings.lora_rank, settings.lora_alpha, settings.rslora)
+    if stored != expected:
+        raise ModelFileError(f"The adapter in {folder} has {stored}, but this training has {expected}.", START_FIX)
+    return config
+
+
+def _scale(rank: int, alpha: float, stabilised: bool) -> str:
+    return f"rank {rank} and {'rank-stabilised ' if stabilised else ''}alpha {alpha:g}"
+
+
 SHORT_RUN = 200
 """Optimizer steps; below it, a warm-up of more than a tenth of the run is shortened."""
 
@@ -114,7 +135,7 @@ Indices = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """A training pair as token ids: `ids` is prompt and completion, `prompt` how many of them are the prompt."""
+    """A training pair as token ids: `ids` is prompt and completion, `prompt` the length of the prompt."""
 
     ids: tuple[int, ...]
     prompt: int
@@ -126,7 +147,7 @@ class TokenPair:
 
     @property
     def supervised(self) -> int:
-        """How many tokens carry a loss."""
+        """Tokens that carry a loss."""
         return len(self.ids) - self.first
 
 
@@ -201,12 +222,11 @@ def learning_rate(step: int, total: int, warmup: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-# In which number format a frozen base is held and computed. Pure and without torch, so that a plan can ask it.
 def settle(load_in: str, *, cuda: bool, fast_bf16: bool) -> tuple[str, bool]:
-    """What the setting `load_in` becomes (``4bit``, ``bf16`` or ``fp32``), and whether training computes in float32.
+    """The base's number format for a setting (``4bit``, ``bf16``, ``fp32``), and whether training computes in float32.
+    Without fast bfloat16 it does, and holds a base that is not 4-bit in float32 too.
 
-    Where there is no fast bfloat16, it does, and holds a base that is not 4-bit in it too. Raises `errors.ConfigError`
-    for an unknown value.
+    Raises `errors.ConfigError` for an unknown value.
     """
     if load_in not in ("auto", "4bit", "bf16", "fp32"):
         raise ConfigError(f"load_in cannot be {load_in!r}.", "Use auto, 4bit, bf16 or fp32.")

@@ -1,4 +1,6 @@
-"""Checkpoints of a training run: written whole, verified before use, torn ones deleted.
+"""Where a training continues from: its own checkpoints, and the adapter of an earlier round (strategy one_last).
+
+Checkpoints are written whole, verified before use, and deleted if torn:
 
     scratch/step-00000012/tensors.safetensors     adapter weights, AdamW moments, best weights so far
     scratch/step-00000012/manifest.json           step, state, size and SHA-256 of the tensors, digest of itself
@@ -22,7 +24,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from minisheep.errors import ModelFileError
+from minisheep.formats import lora_gguf
 from minisheep.run.files import publish, write_atomic, write_json
+from minisheep.trainers.base import START_FIX, TrainSettings, read_scale
 
 TENSORS = "tensors.safetensors"
 MANIFEST = "manifest.json"
@@ -40,9 +45,9 @@ class Checkpoint:
 
 
 def save_checkpoint(scratch: Path, fingerprint: str, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint, then delete the older ones. Raises `errors.DiskError`; the older ones then remain.
+    """Write a checkpoint, then delete the older ones, which remain where it raises `errors.DiskError`.
 
-    `fingerprint` says what is being trained (data, settings, base): only the same training may go on from it.
+    `fingerprint` stands for data, settings and base: only the same training may continue from the checkpoint.
     """
     target = scratch / f"step-{checkpoint.step:08d}"
     shutil.rmtree(target, ignore_errors=True)
@@ -76,7 +81,7 @@ def newest_checkpoint(scratch: Path, fingerprint: str) -> Checkpoint | None:
 
 
 def clear(scratch: Path) -> None:
-    """Delete all checkpoints: the training has ended and its output is on disk."""
+    """Delete all checkpoints, once the output of the training is on disk."""
     for folder in _folders(scratch):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -90,7 +95,7 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _read(folder: Path, fingerprint: str) -> Checkpoint | None:
-    """The checkpoint in `folder`, or None where anything about it is not as it was written."""
+    """The checkpoint in `folder`, or None where anything in it has changed since it was written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         digest = manifest.pop("digest")
@@ -102,3 +107,51 @@ def _read(folder: Path, fingerprint: str) -> Checkpoint | None:
         return Checkpoint(int(manifest["step"]), manifest["state"], load(data))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The adapter that a training begins with."""
+
+    folder: Path
+    tensors: dict[str, Array]
+    """A [r, in] and B [out, r] of each layer by PEFT's names, float32."""
+    digest: str
+    """SHA-256 of the tensors' file: trainings with different starts are different trainings."""
+
+
+def read_start(folder: Path, settings: TrainSettings) -> Start:
+    """The adapter in a PEFT folder, for a training with `settings`.
+
+    Raises `errors.ModelFileError` where it cannot be read, has another rank or scale, or holds infinity or NaN.
+    """
+    read_scale(folder, settings)
+    tensors = lora_gguf.read_tensors(folder)
+    broken = next((name for name, tensor in tensors.items() if not np.isfinite(tensor).all()), None)
+    if broken is not None:
+        raise ModelFileError(
+            f"Training cannot begin with the adapter in {folder}: {broken} has infinity or NaN.", START_FIX
+        )
+    with open(folder / lora_gguf.TENSORS, "rb") as file:
+        return Start(folder, tensors, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def check_fit(start: Start, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise `errors.ModelFileError` saying what differs unless names and shapes are exactly those of `wanted`."""
+    faults = differences({name: tensor.shape for name, tensor in start.tensors.items()}, wanted)
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise ModelFileError(f"The adapter in {start.folder} does not fit this model: {faults[0]}{more}.", START_FIX)
+
+
+def differences(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What is missing, not known or of another shape in `found`, one phrase a tensor."""
+    return [
+        *(f"{name} is missing" for name in wanted if name not in found),
+        *(f"{name} is not in the model" for name in found if name not in wanted),
+        *(
+            f"{name} is {list(shape)}, not {list(wanted[name])}"
+            for name, shape in found.items()
+            if wanted.get(name, shape) != shape
+        ),
+    ]

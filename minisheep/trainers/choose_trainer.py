@@ -1,7 +1,13 @@
-"""Which trainer a run has, and the adapter converter that belongs to it; only the one chosen is imported."""
+"""Which trainer a run has, why not Unsloth, and the adapter converter that belongs to the trainer.
+
+The choice depends on the installed packages and the GPU; it imports nothing heavy, and later the chosen trainer only.
+Supported hardware and versions are Unsloth's own requirements (METADATA of unsloth and unsloth_zoo 2026.10.7), narrower
+where our loop needs more.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -14,10 +20,6 @@ from minisheep.machine.gpu import Gpu, Nvml, dotted, selected
 from minisheep.run.files import read_json
 from minisheep.trainers.base import Trainer
 
-# Can Unsloth train here, and if not, why: a pure decision on what is installed and which GPU there is.
-#
-# Hardware and versions are those of Unsloth's own requirements (METADATA of unsloth and unsloth_zoo 2026.10.7), made
-# narrower where our loop asks for more.
 SUPPORTED: Mapping[str, tuple[str, str]] = {
     "unsloth": ("2026.10.7", "2026.11"),
     "unsloth_zoo": ("2026.10.7", "2026.11"),
@@ -27,28 +29,28 @@ SUPPORTED: Mapping[str, tuple[str, str]] = {
     "bitsandbytes": ("0.50", "0.51"),
     "peft": ("0.21", "0.22"),
 }
-"""The first version, and the first that is too new, of what must work together; the extra `gpu` installs such a set."""
+"""The first version, and the first that is too new, of the packages that must work together; the extra `gpu` installs
+such a set."""
 
 CAPABILITY = (8, 0)
-"""Unsloth itself begins at 7.0, but trains in float16 where a GPU has no bfloat16; small gradients then become zero
-unless the loss is scaled, which our loop does not do."""
+"""Unsloth itself begins at 7.0, but trains in float16 where a GPU has no bfloat16; small gradients then become zero,
+since our loop does not scale the loss."""
 
 FAST = ("llama", "qwen2", "qwen3")
-"""GGUF architectures for which Unsloth has kernels of its own; others go through code that it compiles for each."""
+"""GGUF architectures for which Unsloth has kernels; it compiles code for each of the others."""
 
 INSTALL = "pip install 'minisheep[gpu]'"
 
 
 @dataclass(frozen=True, slots=True)
 class Cuda:
-    """What there is for a training on a GPU."""
+    """The GPU that training would use, and the CUDA versions around it."""
 
     gpu: Gpu | None = None
-    """The one that would be used."""
     driver: tuple[int, int] | None = None
     """The newest CUDA that the driver can run."""
     build: tuple[int, int] | None = None
-    """The CUDA that the installed torch was built for; None: for processors alone, or there is no torch."""
+    """The CUDA that the installed torch was built for; None: torch for processors only, or no torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +60,27 @@ class Obstacle:
     reason: str
     """Half a sentence: ``there is no NVIDIA GPU here``."""
     fix: str
-    """What would help; empty where nothing does."""
+    """What to do about it; empty where nothing helps."""
 
 
 def obstacle(
     cuda: Cuda, packages: Mapping[str, str], *, load_in: str = "auto", architecture: str | None = None
 ) -> Obstacle | None:
-    """The first reason against Unsloth, None if there is none. `architecture` is a GGUF's, if it is known already.
-
-    `packages` are installed versions by name.
-    """
+    """The first reason against Unsloth, if any. `packages` are installed versions by name; `architecture` is the
+    GGUF's, if known already. Pure."""
     gpu = cuda.gpu
     if gpu is None:
         return Obstacle("there is no NVIDIA GPU here", "")
     if "unsloth" not in packages:
         return Obstacle("it is not installed", f"Install it with {INSTALL}.")
     for package, (first, beyond) in SUPPORTED.items():
-        found = packages.get(package)
-        if found is None:
+        version = packages.get(package)
+        if version is None:
             return Obstacle(f"{package}, which it needs, is not installed", f"Install it with {INSTALL}.")
-        if not _numbers(first) <= _numbers(found) < _numbers(beyond):
-            wanted = f"{package} from {first} on and before {beyond}"
-            return Obstacle(f"{package} is {found}, and what works together is {wanted}", f"Run {INSTALL}.")
+        if not _numbers(first) <= _numbers(version) < _numbers(beyond):
+            return Obstacle(
+                f"{package} is {version}, but must be {first} or newer and older than {beyond}", f"Run {INSTALL}."
+            )
     if cuda.build is None:
         return Obstacle("the installed torch was built without CUDA", f"Run {INSTALL} in a fresh environment.")
     if cuda.driver is not None and cuda.driver[0] < cuda.build[0]:
@@ -94,36 +95,36 @@ def obstacle(
             "",
         )
     if load_in == "fp32":
-        return Obstacle("--load-in fp32 is not what its kernels are for", "Leave out --load-in.")
+        return Obstacle("it has no kernels for --load-in fp32", "Leave out --load-in.")
     if architecture is not None and architecture not in FAST:
         return Obstacle(f"it has no kernels for {architecture}", "")
     return None
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """``5.17.0.post1+cu130`` as (5, 17): what stands before the first part that is no number, without final zeros."""
-    found: list[int] = []
+    """``5.17.0.post1+cu130`` as (5, 17): the parts before the first that is no number, without final zeros."""
+    numbers: list[int] = []
     for part in version.split("+")[0].split("."):
         if not part.isdecimal():
             break
-        found.append(int(part))
-    while found and found[-1] == 0:
-        found.pop()
-    return tuple(found)
+        numbers.append(int(part))
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainerChoice:
     trainer: str
     """``peft``, ``unsloth`` or ``fake``."""
-    told: str
+    message: str
     """The choice and its reason in one line; empty where the user made it."""
 
 
 def settle(wanted: str, against: Obstacle | None, cuda: Cuda) -> TrainerChoice:
-    """What the setting `trainer` becomes where `against` speaks against Unsloth. Pure.
+    """The trainer for the setting `trainer`, given the reason `against` Unsloth, if any. Pure.
 
-    Raises `errors.UsageError` where the user asked for Unsloth and it cannot be had.
+    Raises `errors.UsageError` where the user set Unsloth and it cannot train here.
     """
     if wanted == "auto":
         if against is None:
@@ -133,16 +134,14 @@ def settle(wanted: str, against: Obstacle | None, cuda: Cuda) -> TrainerChoice:
         form = ", in 4-bit (NF4) by bitsandbytes" if cuda.gpu is not None else ""
         return TrainerChoice("peft", f"Training goes through PEFT{form}, not Unsloth: {against.reason}.")
     if wanted == "unsloth" and against is not None:
-        fix = f"{against.fix} Or give --trainer auto.".strip() if against.fix else "Give --trainer auto."
+        fix = f"{against.fix} Or set --trainer auto." if against.fix else "Set --trainer auto."
         raise UsageError(f"Unsloth cannot train here: {against.reason}. Nothing was generated.", fix)
     return TrainerChoice(wanted, "")
 
 
 def choose_trainer(wanted: str, load_in: str, architecture: str | None = None) -> TrainerChoice:
-    """`settle` for this machine and this environment; a GGUF's `architecture` may not be known yet.
-
-    Imports nothing heavy, so it can come first. Raises `errors.UsageError`.
-    """
+    """`settle` for this machine and environment; a GGUF's `architecture` may not be known yet. Raises
+    `errors.UsageError`."""
     if wanted not in ("auto", "unsloth"):
         return TrainerChoice(wanted, "")
     cuda = find_cuda()
@@ -151,20 +150,14 @@ def choose_trainer(wanted: str, load_in: str, architecture: str | None = None) -
 
 
 def find_cuda() -> Cuda:
-    """What the driver and the installed torch say now."""
+    """From the driver and from the installed torch's version.py, since torch itself takes seconds to import."""
+    spec = importlib.util.find_spec("torch")
+    build = None
+    if spec is not None and spec.origin is not None:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            build = build_in(Path(spec.origin).with_name("version.py").read_text(encoding="utf-8"))
     with Nvml() as nvml:
-        return Cuda(selected(nvml.gpus()), nvml.cuda(), torch_build())
-
-
-def torch_build() -> tuple[int, int] | None:
-    """The CUDA of the installed torch, read from its version.py: torch itself takes seconds to import."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
-        return None
-    try:
-        return build_in(Path(found.origin).with_name("version.py").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return None
+        return Cuda(selected(nvml.gpus()), nvml.cuda(), build)
 
 
 def build_in(text: str) -> tuple[int, int] | None:
@@ -174,7 +167,7 @@ def build_in(text: str) -> tuple[int, int] | None:
 
 
 def make_trainer(name: str) -> Trainer:
-    """The trainer called `name`, one of `Choice.trainer`."""
+    """The trainer called `name`, as in `TrainerChoice.trainer`."""
     if name == "fake":
         from minisheep.trainers.fake_trainer import FakeTrainer
 

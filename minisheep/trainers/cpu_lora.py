@@ -1,4 +1,7 @@
-"""Linear layers with LoRA on a processor, forward and backward written out.
+"""The blocks of a model that trains on a processor, with LoRA, forward and backward written out: several times as fast.
+
+`patch_for_cpu` replaces the `forward` of single modules of one model, so that nothing else in the process changes; each
+part computes what the module of transformers and PEFT computes, rounding aside. Frozen weights get no gradient.
 
 PEFT computes each adapted layer by itself and its small matrices in float32: every input is copied to float32, dropped
 and multiplied for each of seven layers of a block, which costs more than the frozen weights' own products. Here the
@@ -22,9 +25,9 @@ Tensor = torch.Tensor
 
 
 def draw_dropped(shape: Sequence[int], probability: float) -> tuple[Tensor | None, float]:
-    """Which values are dropped (bool, None for none), and the probability that was really used: in 256ths.
+    """Which values are dropped (bool, None for none), and the probability that was used: in 256ths.
 
-    One byte a value, from a generator that torch's own seeds: torch itself draws a mask a variable at a time, which was
+    One byte a value, from a generator that torch's own seeds: torch itself draws a mask a number at a time, which took
     half of a small model's forward pass.
     """
     dropped = round(probability * 256)
@@ -107,9 +110,6 @@ class JointLora:
         return [output.view(*x.shape[:-1], -1) for output in outputs]
 
 
-# The other parts of a block on a processor, forward and backward written out: fewer passes over memory, less kept.
-#
-# Each computes what transformers' module computes, rounding aside; frozen weights get no gradient.
 class RmsNorm(torch.autograd.Function):
     """x / rms(x) * weight over the last dimension."""
 
@@ -203,19 +203,13 @@ def _by_query(scores: Tensor, length: int) -> Tensor:
 
 
 def _hidden(length: int, window: int | None, like: Tensor) -> Tensor:
-    """What is added to the scores [length, length]: minus infinity for what comes later or before the window."""
+    """Added to the scores [length, length]: minus infinity for later tokens and those before the window."""
     hidden = like.new_full((length, length), float("-inf")).triu_(1)
     if window is not None and length > window:
         hidden += like.new_full((length, length), float("-inf")).tril_(-window)
     return hidden
 
 
-# Puts the written-out parts into a model that trains on a processor: same function, same parameters, several times
-# the speed.
-#
-# transformers' own modules stay; what is replaced is the `forward` of single modules of this one model, so that
-# nothing else in the process changes. Only dense weights and the architectures that adapters can be made for are
-# replaced.
 ATTENTION = "minisheep_packed"
 _TYPES = ("llama", "qwen2", "qwen3", "gemma3_text", "mistral")
 _ACTIVATIONS = {"silu": False, "gelu_pytorch_tanh": True}
@@ -223,12 +217,13 @@ _SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_
 
 
 def can_pack(model: Any) -> bool:
-    """Whether `quicken` was done on this model, so that a row may hold several sequences."""
+    """Whether `patch_for_cpu` changed this model, so that a row may hold several sequences."""
     return bool(getattr(model.config, "_attn_implementation", "") == ATTENTION)
 
 
 def patch_for_cpu(model: Any) -> None:
-    """Replace what is slow in a PEFT model on a processor; does nothing to a model that it does not know whole."""
+    """Replace the slow parts of a PEFT model on a processor. Leaves alone any model with weights that are not dense or
+    an architecture or setting that it does not know."""
     config = model.config
     activation = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
     dense = all(p.dtype.is_floating_point for p in model.parameters())

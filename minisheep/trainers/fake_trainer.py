@@ -1,6 +1,6 @@
 """A trainer that trains nothing, for tests, screens and examples: it has a loss curve, checkpoints and an output.
 
-Its output says that it is fake, in every file, and no engine but the fake one accepts it.
+Every file of its output says that it is fake, and only the fake engine accepts it.
 """
 
 from __future__ import annotations
@@ -18,29 +18,26 @@ from minisheep.rules.identity import digest
 from minisheep.run.events import Emit, TrainStep
 from minisheep.run.files import publish, write_atomic, write_json
 from minisheep.trainers import base
-from minisheep.trainers.peft import read_scale
 
 LABEL = "FAKE"
 CHECKPOINT = "fake-checkpoint.json"
 
 
-def examples_digest(examples: tuple[base.TrainExample, ...]) -> str:
-    """Sixteen hexadecimal digits over the texts, so that other data gives another adapter."""
-    texts = [[[s.text for s in e.prompt], [s.text for s in e.completion]] for e in examples]
-    return digest("fake-examples", {"texts": texts})
-
-
 def fake_fingerprint(job: base.TrainJob) -> str:
-    """`examples_digest`, mixed with that of `job.start` where there is one. Raises `errors.ModelFileError`."""
-    examples = examples_digest(job.examples)
+    """A digest of the texts, and of the adapter `job.start` if there is one, so that other data gives another adapter.
+
+    Raises `errors.ModelFileError`.
+    """
+    texts = [[[s.text for s in e.prompt], [s.text for s in e.completion]] for e in job.examples]
+    examples = digest("fake-examples", {"texts": texts})
     if job.start is None:
         return examples
-    start = read_scale(job.start, job.settings)
+    start = base.read_scale(job.start, job.settings)
     return digest("fake-start", {"examples": examples, "start": start.get("examples")})
 
 
 def fake_adapter_gguf(path: Path, digest: str) -> None:
-    """Write what the fake engine takes as an adapter: a line that llama.cpp refuses. Raises `errors.DiskError`."""
+    """Write an adapter for the fake engine: a line that llama.cpp refuses. Raises `errors.DiskError`."""
     write_atomic(path, f"{LABEL} adapter {digest}\n".encode())
 
 
@@ -66,8 +63,8 @@ class FakeTrainer:
         for step in range(done, total):
             if should_stop():
                 raise Stopped(
-                    f"Training stopped after step {step} of {total}; all of it is safe.",
-                    "The same command goes on from there.",
+                    f"Training stopped after step {step} of {total}; all finished steps are saved.",
+                    "Run the same command again to continue from there.",
                 )
             time.sleep(self.delay)
             job.scratch.mkdir(parents=True, exist_ok=True)
@@ -127,7 +124,7 @@ def _words(example: base.TrainExample) -> int:
 
 
 def _read_step(path: Path, fingerprint: str, total: int) -> int:
-    """How many steps are done already; 0 where the checkpoint is missing, damaged or of other data."""
+    """Steps that are done; 0 where the checkpoint is missing, damaged or of other data."""
     try:
         data = json.loads(path.read_bytes())
         step = int(data["step"]) if data["fingerprint"] == fingerprint else 0

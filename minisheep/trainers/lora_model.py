@@ -1,6 +1,6 @@
-"""The base model in memory, as training wants it: where, in which number format, with which layers adapted.
+"""The base model in memory, as training needs it: device, number format, adapted layers, and its loss.
 
-The only module of training that imports transformers and peft, since the Hub must be taken off line before.
+The only module of training that imports transformers and peft, since the Hub must be off line before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import PeftModel as PeftModel
 
 from minisheep.errors import ModelFileError
 from minisheep.formats.lora_gguf import PROJECTIONS
@@ -28,19 +29,8 @@ from minisheep.trainers.cpu_lora import can_pack, patch_for_cpu
 # Read when the libraries are imported: training never touches the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# bitsandbytes, which peft imports, warns each time that a kernel of the Hub, which is never wanted here, is missing.
+# bitsandbytes, which peft imports, warns each time that a kernel of the Hub is missing, which is never used here.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
-__all__ = [
-    "PeftModel",
-    "Precision",
-    "adapter_tensors",
-    "add_lora",
-    "choose_precision",
-    "load_base",
-    "set_adapter_tensors",
-    "this_machine",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +41,11 @@ class Precision:
     dtype: torch.dtype
     device: torch.device
     note: str = ""
-    """What the user should know where it is not what they asked for."""
+    """For the user, where it is not the setting."""
 
 
 def choose_precision(load_in: str, *, cuda: bool, fast_bf16: bool) -> Precision:
-    """What `TrainSettings.load_in` becomes on this machine. Raises `errors.ConfigError` for an unknown value."""
+    """The precision for `TrainSettings.load_in`. Raises `errors.ConfigError` for an unknown value."""
     settled, float32 = settle(load_in, cuda=cuda, fast_bf16=fast_bf16)
     where = "GPU" if cuda else "processor"
     missed = not fast_bf16 and (settled == "4bit" or load_in == "bf16")
@@ -65,7 +55,7 @@ def choose_precision(load_in: str, *, cuda: bool, fast_bf16: bool) -> Precision:
 
 
 def this_machine(load_in: str) -> Precision:
-    """`choose_precision` for the machine that this runs on."""
+    """`choose_precision` for this machine."""
     cuda = torch.cuda.is_available()
     if cuda:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -90,7 +80,7 @@ def load_base(weights: Path, precision: Precision) -> Any:
             bnb_4bit_compute_dtype=precision.dtype,
         )
     if not (weights / "config.json").is_file():
-        raise ModelFileError(f"{weights} holds no training weights (config.json).", "Fetch the model again.")
+        raise ModelFileError(f"{weights} has no training weights (config.json).", "Fetch the model again.")
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             weights,
@@ -128,7 +118,7 @@ def disable_cpu_packing(model: Any) -> None:
 def add_lora(model: Any, settings: TrainSettings, name: str) -> PeftModel:
     """`model` with a LoRA on all linear layers of its blocks (paper, appendix E); A random by the seed, B zero.
 
-    `name` is what the adapter's configuration calls its base: never a path of this machine.
+    The adapter's configuration calls its base `name`: never a path of this machine.
     """
     sees_images = any("vision_tower" in module for module, _ in model.named_modules())
     config = LoraConfig(
@@ -143,7 +133,7 @@ def add_lora(model: Any, settings: TrainSettings, name: str) -> PeftModel:
     )
     torch.manual_seed(derive_seed(settings.seed, "lora"))
     with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.23 by the old name of the property.
+        # peft 0.21 uses the old name of the property in transformers 5.23.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         adapted = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = name
@@ -165,11 +155,8 @@ def set_adapter_tensors(model: PeftModel, tensors: Mapping[str, Array]) -> None:
                 parameter.copy_(torch.from_numpy(tensors[name.replace(".default.", ".")]))
 
 
-# Forward passes: token pairs in, the summed loss over their supervised tokens out.
 HEAD_ELEMENTS = 2**24
-"""Logits that exist at once: 64 MB in float32. All of a batch's would be gigabytes with a vocabulary of 262k."""
-
-
+"""Logits that exist at once: 64 MB in float32. Those of a whole batch would be gigabytes with a vocabulary of 262k."""
 PADDING_FREE = "_minisheep_padding_free"
 """An attribute of models whose attention keeps sequences of one row apart by `packed_seq_lengths` (Unsloth,
 unsloth/utils/packing.py) or, where it is transformers' own, by positions that begin again at 0."""
@@ -182,49 +169,32 @@ def loss_sum(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> to
     they are padded on the right, where a causal model cannot see. The output layer, in a small model most of the work
     and in any model most of the memory, runs only at positions that predict a supervised token.
     """
-    if can_pack(model):
-        hidden = _packed(model, pairs)
-    elif getattr(model, PADDING_FREE, False):
-        hidden = _in_a_row(model, pairs, device)
-    else:
-        hidden = _padded(model, pairs, device)
+    in_a_row = can_pack(model) or getattr(model, PADDING_FREE, False)
+    hidden = (_in_a_row if in_a_row else _padded)(model, pairs, device)
     targets = torch.tensor([token for pair in pairs for token in pair.ids[pair.first :]], device=hidden.device)
     total: torch.Tensor = HeadLoss.apply(hidden, model.get_output_embeddings().weight, targets)  # type: ignore[no-untyped-call]
     return total
 
 
-def _packed(model: Any, pairs: Sequence[TokenPair]) -> torch.Tensor:
-    """Hidden states [supervised tokens, width] at the positions that predict one."""
-    ids, places, kept, bounds = _one_row(pairs)
-    hidden: torch.Tensor = _body(model)(
-        input_ids=ids, position_ids=places, bounds=bounds, use_cache=False
-    ).last_hidden_state
-    return hidden[0, kept]
-
-
 def _in_a_row(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> torch.Tensor:
-    ids, places, kept, _ = _one_row(pairs)
-    lengths = torch.tensor([len(pair.ids) for pair in pairs], dtype=torch.int32)
-    hidden: torch.Tensor = _body(model)(
-        input_ids=ids.to(device),
-        position_ids=places.to(device),
-        packed_seq_lengths=lengths.to(device),
-        use_cache=False,
-    ).last_hidden_state
-    return hidden[0, kept.to(device)]
-
-
-def _one_row(pairs: Sequence[TokenPair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, ...]]:
-    """Token ids [1, tokens], their positions [1, tokens], the indices that predict a supervised token, and where
-    sequences begin, with the number of tokens at the end."""
+    """Hidden states [supervised tokens, width] at the positions that predict one; likewise `_padded`."""
     bounds: list[int] = [0]
+    """Where sequences begin, with the number of tokens at the end."""
     kept: list[int] = []
     for pair in pairs:
         kept += range(bounds[-1] + pair.first - 1, bounds[-1] + len(pair.ids) - 1)
         bounds.append(bounds[-1] + len(pair.ids))
-    ids = torch.tensor([[token for pair in pairs for token in pair.ids]])
-    places = torch.cat([torch.arange(len(pair.ids)) for pair in pairs])[None]
-    return ids, places, torch.tensor(kept), tuple(bounds)
+    borders: dict[str, Any] = {"bounds": tuple(bounds)}
+    if not can_pack(model):
+        lengths = torch.tensor([len(pair.ids) for pair in pairs], dtype=torch.int32)
+        borders = {"packed_seq_lengths": lengths.to(device)}
+    hidden: torch.Tensor = _body(model)(
+        input_ids=torch.tensor([[token for pair in pairs for token in pair.ids]]).to(device),
+        position_ids=torch.cat([torch.arange(len(pair.ids)) for pair in pairs])[None].to(device),
+        use_cache=False,
+        **borders,
+    ).last_hidden_state
+    return hidden[0, torch.tensor(kept).to(device)]
 
 
 def _padded(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """QLoRA and LoRA training in plain torch, transformers and PEFT, on a GPU or without one.
 
-Its own loop (peft_loop), so that three things hold that usual trainers do not promise: a killed run continues to the
+Its own loop (`train_loop`), so that three things hold that usual trainers do not promise: a killed run continues to the
 very same adapter, a checkpoint is whole or absent, and a loss that is no number ends the run with advice. The settings
-are the paper's (appendix E): LoRA on all linear layers, AdamW, a cosine schedule with warm-up, loss on the answer only,
-the best checkpoint by held-out loss.
+are the paper's (appendix E): LoRA on all linear layers, AdamW, a cosine schedule with warm-up, loss on the response
+only, the best checkpoint by held-out loss. The adapter may begin as that of the round before (strategy one_last).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,28 +21,25 @@ from safetensors.numpy import save
 from minisheep.engines.native import Vocabulary
 from minisheep.errors import MinisheepError, ModelFileError, StarvedError
 from minisheep.formats import lora_gguf
-from minisheep.formats.lora_gguf import TENSORS, read_config, read_tensors
+from minisheep.formats.lora_gguf import TENSORS
 from minisheep.rules.identity import digest
 from minisheep.run.events import Emit, Note
 from minisheep.run.files import publish, write_atomic, write_json
-from minisheep.trainers import base as trainer_base
 from minisheep.trainers import lora_model
-from minisheep.trainers.base import Tokenised, TrainExample, TrainJob, TrainResult, TrainSettings, another_training
-from minisheep.trainers.checkpoint import Array, clear
+from minisheep.trainers.base import Tokenised, TrainExample, TrainJob, TrainResult, another_training, join_pairs
+from minisheep.trainers.checkpoint import Array, check_fit, clear, read_start
 from minisheep.trainers.train_loop import TrainingLoop, is_memory_full
 
-# What a training leaves: a plain PEFT folder that appears whole, and a record of what was trained.
 RESULT = "training_result.json"
-"""In the PEFT folder: the TrainResult and what was trained, so that a repeated job finds it done."""
+"""In the PEFT folder: the TrainResult and the training's fingerprint, so that a repeated job finds it done."""
 
 
 def training_fingerprint(
     job: TrainJob, data: Tokenised, precision: lora_model.Precision, *, start: str | None, maker: str = ""
 ) -> str:
-    """What is trained, from where, and by which libraries: `start` is the digest of the adapter that it begins with,
-    `maker` is `trainers.peft.Maker.name`.
+    """The identity of a training: its data, start and libraries, without settings that change only speed and saving.
 
-    Settings that change only speed and saving are left out.
+    `start` is the digest of the adapter that it begins with, `maker` is `Maker.name`.
     """
     settings = dataclasses.asdict(job.settings)
     for name in ("micro_batch_size", "checkpoint_seconds", "load_in"):
@@ -64,16 +60,14 @@ def training_fingerprint(
 
 
 def finished(output: Path, fingerprint: str) -> TrainResult | None:
-    """The result in an output folder that is already there, or None where there is none.
-
-    Raises `errors.CorruptRunError` where the folder holds another training: nothing is overwritten.
-    """
+    """The result in an output folder, or None where there is no folder. Raises `errors.CorruptRunError` where it holds
+    another training: nothing is overwritten."""
     if not output.exists():
         return None
     try:
-        found = json.loads((output / RESULT).read_bytes())
-        if found.pop("fingerprint") == fingerprint:
-            return TrainResult(**found)
+        result = json.loads((output / RESULT).read_bytes())
+        if result.pop("fingerprint") == fingerprint:
+            return TrainResult(**result)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise another_training(output)
@@ -96,80 +90,11 @@ def write_output(
         write_json(folder / RESULT, dataclasses.asdict(result) | {"fingerprint": fingerprint})
 
 
-# The adapter that a training goes on from (the paper's strategy one_last): read, checked and identified.
-#
-# Light until tensors are read, so that the fake trainer checks by the same rules.
-_FIX = "Move it away and train that round again, or start a new run with --strategy one-base."
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    folder: Path
-    tensors: dict[str, Array]
-    """A [r, in] and B [out, r] of each layer by PEFT's names, float32."""
-    digest: str
-    """SHA-256 of the tensors' file: trainings with different starts are different trainings."""
-
-
-def read_start(folder: Path, settings: TrainSettings) -> Start:
-    """The PEFT folder `folder`, to begin a training with `settings` from.
-
-    Raises `errors.ModelFileError` where it cannot be read, has another rank or scale, or holds what is no number.
-    """
-    import numpy as np
-
-    read_scale(folder, settings)
-    tensors = read_tensors(folder)
-    spoilt = next((name for name, tensor in tensors.items() if not np.isfinite(tensor).all()), None)
-    if spoilt is not None:
-        raise ModelFileError(f"The adapter in {folder} cannot be gone on from: {spoilt} holds infinity or NaN.", _FIX)
-    with open(folder / TENSORS, "rb") as file:
-        return Start(folder, tensors, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def read_scale(folder: Path, settings: TrainSettings) -> dict[str, Any]:
-    """The folder's PEFT configuration, where its rank and scale are those of `settings`.
-
-    With another scale the same tensors are another adapter. Raises `errors.ModelFileError`.
-    """
-    config = read_config(folder)
-    found = _scale(config["r"], float(config["lora_alpha"]), bool(config.get("use_rslora")))
-    wanted = _scale(settings.lora_rank, settings.lora_alpha, settings.rslora)
-    if found != wanted:
-        raise ModelFileError(f"The adapter in {folder} has {found}, but this training {wanted}.", _FIX)
-    return config
-
-
-def check_fit(start: Start, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise `errors.ModelFileError` saying what differs unless names and shapes are exactly those of `wanted`."""
-    faults = differences({name: tensor.shape for name, tensor in start.tensors.items()}, wanted)
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise ModelFileError(f"The adapter in {start.folder} does not fit this model: {faults[0]}{more}.", _FIX)
-
-
-def differences(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """What is missing, not known or of another shape in `found`, one phrase a tensor."""
-    return [
-        *(f"{name} is missing" for name in wanted if name not in found),
-        *(f"{name} is not in the model" for name in found if name not in wanted),
-        *(
-            f"{name} is {list(shape)}, not {list(wanted[name])}"
-            for name, shape in found.items()
-            if wanted.get(name, shape) != shape
-        ),
-    ]
-
-
-def _scale(rank: int, alpha: float, stabilised: bool) -> str:
-    return f"rank {rank} and {'rank-stabilised ' if stabilised else ''}alpha {alpha:g}"
-
-
 class Maker(Protocol):
     """Makes the model that a `PeftTrainer` trains."""
 
     name: str
-    """Goes into the identity of a training: one that was begun by another maker begins anew. Empty: `LibraryMaker`."""
+    """Part of a training's identity: under another maker it begins anew. Empty: `LibraryMaker`."""
     eight_bit: bool
     """Whether AdamW keeps its moments in 8 bits."""
 
@@ -182,7 +107,7 @@ class Maker(Protocol):
 
 
 class LibraryMaker:
-    """The model as transformers and PEFT build it; on a processor with our own layers."""
+    """The model of transformers and PEFT; on a processor with our own layers."""
 
     name = ""
     eight_bit = False
@@ -198,7 +123,7 @@ class PeftTrainer:
         self._maker: Maker = maker or LibraryMaker()
 
     def train(self, job: TrainJob, emit: Emit, should_stop: Callable[[], bool]) -> TrainResult:
-        """Train from the base, or from `job.start` on it; `job.output` becomes a plain PEFT folder.
+        """Train from the base, or from `job.start`; `job.output` becomes a plain PEFT folder.
 
         Raises `errors.Stopped` after a checkpoint; `errors.StarvedError` where no example is left to learn from;
         `errors.ModelFileError` or `errors.UnsupportedModelError` where GGUF, weights and start are damaged, unknown or
@@ -208,7 +133,8 @@ class PeftTrainer:
         data = tokenise(job.gguf, job.examples, job.settings.max_length)
         if not data.pairs:
             raise StarvedError(
-                f"No example of round {job.round} fits into {job.settings.max_length} tokens: nothing can be trained.",
+                f"No example of round {job.round} fits into {job.settings.max_length} tokens, so there is nothing to"
+                " train on.",
                 "Raise max_length and continue the run.",
             )
         precision = lora_model.this_machine(job.settings.load_in)
@@ -219,7 +145,7 @@ class PeftTrainer:
         done = finished(job.output, fingerprint)
         if done is not None:
             return done
-        _say_what_is_used(job, data, precision, self._maker.name, emit)
+        _emit_setup(job, data, precision, self._maker.name, emit)
         model = _made(self._maker, job, precision)
         _check_pair(model, base, data, job.weights)
         if start is not None:
@@ -246,24 +172,22 @@ def _made(maker: Maker, job: TrainJob, precision: lora_model.Precision) -> lora_
     raise MinisheepError(
         f"The memory of this {where} does not hold {job.weights.name} for training; the adapter of round {job.round}"
         " was not made.",
-        "Close what else uses it, or take a smaller model (`minisheep plan`), and continue the run.",
+        "Close other programs that use it, or choose a smaller model (`minisheep plan`), and continue the run.",
     )
 
 
-def tokenise(gguf: Path, examples: Sequence[TrainExample], max_length: int) -> trainer_base.Tokenised:
-    """The examples as the ids that inference uses: the vocabulary of the base GGUF."""
+def tokenise(gguf: Path, examples: Sequence[TrainExample], max_length: int) -> Tokenised:
+    """The examples as the ids that inference uses: by the vocabulary of the base GGUF."""
     with Vocabulary.from_file(gguf) as vocabulary:
         pairs = []
         for example in examples:
             prompt = vocabulary.encode(example.prompt, bos=True)
             after = prompt[-1] if prompt else None
             pairs.append((prompt, vocabulary.encode(example.completion, bos=False, after=after)))
-    return trainer_base.join_pairs(pairs, max_length)
+    return join_pairs(pairs, max_length)
 
 
-def _say_what_is_used(
-    job: TrainJob, data: trainer_base.Tokenised, precision: lora_model.Precision, maker: str, emit: Emit
-) -> None:
+def _emit_setup(job: TrainJob, data: Tokenised, precision: lora_model.Precision, maker: str, emit: Emit) -> None:
     if precision.note:
         emit(Note(precision.note, "warning"))
     form = {"4bit": "4-bit NF4", "bf16": "bfloat16", "fp32": "float32"}[precision.load_in]
@@ -275,10 +199,8 @@ def _say_what_is_used(
         emit(Note(f"{data.truncated} answers cut at {job.settings.max_length} tokens."))
 
 
-def _check_pair(
-    model: lora_model.PeftModel, base: lora_gguf.BaseFacts, data: trainer_base.Tokenised, weights: Path
-) -> None:
-    """Refuse weights that are not those of the GGUF before, not after, they are trained."""
+def _check_pair(model: lora_model.PeftModel, base: lora_gguf.BaseFacts, data: Tokenised, weights: Path) -> None:
+    """Refuse weights that are not those of the GGUF before they are trained, not after."""
     lora_gguf.map_layers(lora_model.adapter_tensors(model), base)
     known = model.get_input_embeddings().weight.shape[0]
     highest = max(max(pair.ids) for pair in data.pairs)

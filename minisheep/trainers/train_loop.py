@@ -1,7 +1,11 @@
 """The training loop: steps, validation, checkpoints, and an exact continuation after a kill.
 
-A resumed training is the undisturbed one because nothing depends on when a step is done: batches and dropout come from
-identity (seed, epoch, step, micro-batch), and weights and AdamW moments are saved as they are.
+A resumed training equals an uninterrupted one because nothing depends on when a step is done: batches and dropout come
+from identity (seed, epoch, step, micro-batch), and weights and AdamW moments are saved unchanged.
+
+AdamW keeps its moments in float32 (torch) or in 8 bits (bitsandbytes): then a moment is a byte an element and a float32
+a block of 256 (Dettmers et al., arXiv 2110.02861), and tensors of fewer than 4,096 elements keep float32. Both forms
+continue exactly from what `moments` returned.
 """
 
 from __future__ import annotations
@@ -25,14 +29,14 @@ from minisheep.trainers.base import TrainJob, TrainResult
 from minisheep.trainers.checkpoint import Array, Checkpoint, newest_checkpoint, save_checkpoint
 from minisheep.trainers.lora_model import PeftModel, Precision, loss_sum
 
-# AdamW for an adapter, its moments in float32 (torch) or 8 bits (bitsandbytes), and what a checkpoint keeps of it.
-#
-# In 8 bits a moment is a byte an element and a float32 a block of 256 (Dettmers et al., arXiv 2110.02861); tensors of
-# fewer than 4,096 elements keep float32. Both forms go on exactly from what `moments` returned.
 BETAS = (0.9, 0.999)
 MOMENTS = ("exp_avg", "exp_avg_sq", "state1", "state2", "absmax1", "absmax2")
 """The tensors of a parameter's state that change, by the names of torch's AdamW and of bitsandbytes' Optimizer2State.
-What else bitsandbytes holds there are tables of its number format."""
+The rest of bitsandbytes' state are tables of its number format."""
+_TEXTS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""Messages of libraries below torch's own allocator, which has a class for its error."""
+CLIP = 1.0
+"""Highest norm of a step's gradient."""
 
 
 def make_adamw(parameters: Iterable[torch.nn.Parameter], rate: float, *, eight_bit: bool) -> torch.optim.Optimizer:
@@ -48,7 +52,7 @@ def make_adamw(parameters: Iterable[torch.nn.Parameter], rate: float, *, eight_b
 
 
 def moments(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> dict[str, NDArray[Any]]:
-    """Copies of what the optimizer remembers of a parameter that it has stepped, float32 or uint8, by name."""
+    """Copies of the optimizer's moments of a parameter that it has stepped, float32 or uint8, by name."""
     state = optimizer.state[parameter]
     return {name: np.array(state[name].cpu().numpy()) for name in MOMENTS if name in state}
 
@@ -56,9 +60,10 @@ def moments(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> 
 def restore(
     optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter, kept: Mapping[str, NDArray[Any]], step: int
 ) -> None:
-    """Make the optimizer remember `kept`, which `moments` returned after `step` steps of one of the same kind."""
+    """Give the optimizer the moments `kept`, which `moments` returned after `step` steps of one of the same kind."""
     if hasattr(optimizer, "init_state"):
-        optimizer.init_state(optimizer.param_groups[0], parameter, 0, _index(optimizer, parameter))
+        index = next(i for i, other in enumerate(optimizer.param_groups[0]["params"]) if other is parameter)
+        optimizer.init_state(optimizer.param_groups[0], parameter, 0, index)
         optimizer.state[parameter]["step"] = step
         for name, values in kept.items():
             optimizer.state[parameter][name].copy_(torch.from_numpy(values))
@@ -69,32 +74,20 @@ def restore(
         }
 
 
-def _index(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> int:
-    return next(i for i, other in enumerate(optimizer.param_groups[0]["params"]) if other is parameter)
-
-
-# How torch says that memory is full: one class for its own allocator, texts for the libraries below it.
-_TEXTS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-
-
 def is_memory_full(error: BaseException) -> bool:
-    """Whether less work at once may succeed where `error` was raised."""
+    """Whether `error` says that memory is full, so that less work at once may succeed."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
     )
 
 
-CLIP = 1.0
-"""Highest norm of a step's gradient."""
-
-
 @dataclass(slots=True)
 class _State:
-    """What a checkpoint keeps beside tensors."""
+    """The part of a checkpoint that is no tensor."""
 
     step: int = 0
     evaluated: int = 0
-    """The step of the last validation; lower than `step` at an epoch's end means that one is due."""
+    """The step of the last validation; one is due if it is lower than `step` at an epoch's end."""
     tokens: int = 0
     seconds: float = 0.0
     first_loss: float = math.nan
@@ -103,7 +96,7 @@ class _State:
     best_step: int = 0
     best_loss: float | None = None
     micro_batch_size: int = 0
-    """What fitted the memory; 0 before the first step."""
+    """The size that fitted the memory; 0 before the first step."""
 
 
 class TrainingLoop:
@@ -121,7 +114,6 @@ class TrainingLoop:
         *,
         eight_bit: bool = False,
     ) -> None:
-        """`eight_bit` keeps AdamW's moments in 8 bits."""
         self.job, self.settings, self.data, self.precision = job, job.settings, data, precision
         self.model, self.fingerprint, self.emit, self.should_stop = model, fingerprint, emit, should_stop
         self.training, self.held = base.split(len(data.pairs), self.settings.validation, self.settings.seed)
@@ -133,7 +125,7 @@ class TrainingLoop:
         self.optimizer = make_adamw(self.adapted.values(), self.settings.learning_rate, eight_bit=eight_bit)
         self.state = _State()
         self.validation_loss: float | None = None
-        """Of the last validation, until it was told."""
+        """Of the last validation, until it is emitted."""
         self.best: dict[str, Array] = {}
         """The parameters with the lowest validation loss so far; without validation, the last."""
         self.saved_step = 0
@@ -143,13 +135,13 @@ class TrainingLoop:
 
     def run(self) -> TrainResult:
         if self.warmup < self.settings.warmup_steps:
-            self._note(f"Warm-up shortened to {self.warmup} of {self.total} steps: the run is short.")
+            self.emit(Note(f"Warm-up shortened to {self.warmup} of {self.total} steps: the run is short."))
         self._resume()
         self.model.train()
         while True:
             if self._evaluation_due():
                 self._validate()
-                self._say_step(0.0)
+                self._emit_step(0.0)
             if self.state.step == self.total:
                 break
             self._step()
@@ -180,11 +172,11 @@ class TrainingLoop:
         state = self.state
         state.first_loss = loss if step == 0 else state.first_loss
         state.step, state.last_loss, state.last_rate, state.tokens = step + 1, loss, rate, state.tokens + seen
-        # An epoch's last step is told after its validation, together with that loss.
+        # An epoch's last step is emitted after its validation, together with that loss.
         speed = seen / max(time.monotonic() - began, 1e-9)
         if self._evaluation_due():
             self._validate()
-        self._say_step(speed)
+        self._emit_step(speed)
 
     def _batch(self, step: int) -> list[base.TokenPair]:
         """The pairs of a step, shortest first."""
@@ -195,9 +187,9 @@ class TrainingLoop:
         return [self.data.pairs[self.training[index]] for index in self.plan[1][step % self.per_epoch]]
 
     def _gradients(self, batch: Sequence[base.TokenPair], step: int) -> float:
-        """Accumulate the gradient of the mean loss per supervised token of `batch`; that mean.
+        """Accumulate the gradient of the mean loss per supervised token of `batch`; returns that mean.
 
-        Where the memory does not suffice, the micro-batch is halved and the step done again: the batch stays.
+        Where the memory does not suffice, the step is repeated with half the micro-batch: the batch stays.
         """
         supervised = sum(pair.supervised for pair in batch)
         while True:
@@ -214,7 +206,7 @@ class TrainingLoop:
             self._halve(batch)
 
     def _halve(self, pairs: Sequence[base.TokenPair]) -> None:
-        """Go on with half as many examples in a forward pass. Raises `errors.MinisheepError` where it is one."""
+        """Halve the examples of a forward pass. Raises `errors.MinisheepError` where it is one already."""
         if self.micro_batch_size == 1:
             raise MinisheepError(
                 f"The memory does not suffice to train on one example of {max(len(p.ids) for p in pairs)} tokens.",
@@ -223,11 +215,8 @@ class TrainingLoop:
         self.micro_batch_size //= 2
         if self.precision.device.type == "cuda":
             torch.cuda.empty_cache()
-        self._note(
-            f"Out of memory: going on with micro-batches of {self.micro_batch_size};"
-            f" {self.settings.batch_size} examples a step as before.",
-            "warning",
-        )
+        text = f"Out of memory: training continues with micro-batches of {self.micro_batch_size}; a step still has"
+        self.emit(Note(f"{text} {self.settings.batch_size} examples.", "warning"))
 
     def _accumulate(self, batch: Sequence[base.TokenPair], step: int, supervised: int) -> float:
         total = 0.0
@@ -240,13 +229,13 @@ class TrainingLoop:
         return total
 
     def _micro_batches(self, batch: Sequence[base.TokenPair]) -> Iterator[list[base.TokenPair]]:
-        """Parts of `batch`, with a look at `should_stop` before each: a step may take minutes."""
+        """Parts of `batch`; checks `should_stop` before each, since a step may take minutes."""
         for indices in base.cut(range(len(batch)), self.micro_batch_size):
             if self.should_stop():
                 self._save()
                 raise Stopped(
-                    f"Training stopped after step {self.state.step} of {self.total}; all of it is safe.",
-                    "The same command goes on from there.",
+                    f"Training stopped after step {self.state.step} of {self.total}; all finished steps are saved.",
+                    "Run the same command again to continue from there.",
                 )
             yield [batch[index] for index in indices]
 
@@ -255,7 +244,7 @@ class TrainingLoop:
         return bool(self.held) and step > self.state.evaluated and step % self.per_epoch == 0
 
     def _validate(self) -> None:
-        """Mean loss on the held-out pairs; the weights are kept if it is the lowest so far."""
+        """Mean loss on the held-out pairs; keeps the weights if it is the lowest so far."""
         pairs = sorted((self.data.pairs[index] for index in self.held), key=lambda pair: len(pair.ids))
         self.model.eval()
         total = self._held_out_loss(pairs)
@@ -280,7 +269,7 @@ class TrainingLoop:
                     raise
             self._halve(pairs)
 
-    def _say_step(self, speed: float) -> None:
+    def _emit_step(self, speed: float) -> None:
         state = self.state
         self.emit(
             TrainStep(
@@ -295,9 +284,6 @@ class TrainingLoop:
         )
         self.validation_loss = None
 
-    def _note(self, text: str, level: str = "info") -> None:
-        self.emit(Note(text, level))
-
     def _weights(self) -> dict[str, Array]:
         """A copy of the adapter's parameters, by name."""
         return {name: p.detach().float().cpu().numpy().copy() for name, p in self.adapted.items()}
@@ -306,7 +292,7 @@ class TrainingLoop:
         return self.state.seconds + time.monotonic() - self.started
 
     def _save(self) -> None:
-        """Write a checkpoint of the last whole step, unless that is written."""
+        """Write a checkpoint of the last whole step, unless it is written already."""
         self.saved_at = time.monotonic()
         if self.saved_step == self.state.step:
             return
@@ -320,22 +306,22 @@ class TrainingLoop:
         self.saved_step = self.state.step
 
     def _resume(self) -> None:
-        """Go on from the newest whole checkpoint of this very training, if there is one."""
-        found = newest_checkpoint(self.job.scratch, self.fingerprint)
-        if found is None:
+        """Continue from the newest whole checkpoint of this very training, if there is one."""
+        checkpoint = newest_checkpoint(self.job.scratch, self.fingerprint)
+        if checkpoint is None:
             return
-        self.state = _State(**found.state)
+        tensors = checkpoint.tensors
+        self.state = _State(**checkpoint.state)
         self.saved_step = self.state.step
         if self.state.micro_batch_size:
             self.micro_batch_size = min(self.micro_batch_size, self.state.micro_batch_size)
         with torch.no_grad():
             for name, parameter in self.adapted.items():
-                parameter.copy_(torch.from_numpy(found.tensors[f"weights/{name}"]))
-                places = {moment: f"{moment}/{name}" for moment in MOMENTS}
-                kept = {moment: found.tensors[place] for moment, place in places.items() if place in found.tensors}
+                parameter.copy_(torch.from_numpy(tensors[f"weights/{name}"]))
+                kept = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS if f"{moment}/{name}" in tensors}
                 restore(self.optimizer, parameter, kept, self.state.step)
-        self.best = {name: found.tensors[f"best/{name}"] for name in self.adapted if f"best/{name}" in found.tensors}
-        self._note(f"Training goes on after step {self.state.step} of {self.total}.")
+        self.best = {name: tensors[f"best/{name}"] for name in self.adapted if f"best/{name}" in tensors}
+        self.emit(Note(f"Training continues after step {self.state.step} of {self.total}."))
 
     def _result(self) -> TrainResult:
         state = self.state

@@ -1,8 +1,8 @@
 """QLoRA through Unsloth on an NVIDIA GPU: its kernels, our training loop.
 
 Unsloth makes the model; steps, checkpoints, exact continuation, validation and output are those of the `peft` trainer
-(peft_loop), which its own trainers would not give. Unsloth changes transformers and PEFT for the whole process and must
-be imported before them, so this is done only where a training begins, in the training worker.
+(`train_loop`), which Unsloth's own trainers would not give. Unsloth changes transformers and PEFT for the whole process
+and must be imported before them, so only a training worker imports it, where the training begins.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minisheep.errors import MinisheepError, ModelFileError
 from minisheep.rules.identity import derive_seed
@@ -20,11 +20,8 @@ from minisheep.run.events import Emit
 from minisheep.run.files import disk_errors, write_json
 from minisheep.trainers.base import TrainJob, TrainResult
 
-if TYPE_CHECKING:
-    from minisheep.trainers.lora_model import PeftModel, Precision
-
 STAND_IN = "unsloth-tokenizer"
-"""Unsloth wants a tokenizer beside a model; training works on ids, so it gets one that knows four words."""
+"""Unsloth needs a tokenizer beside a model; training works on ids, so it gets one of four words."""
 
 
 class UnslothTrainer:
@@ -42,7 +39,7 @@ def start_unsloth(cache: Path) -> Any:
     """The module `unsloth`, imported offline and with its compiled code in `cache`, an empty or earlier folder."""
     environment = {
         "HF_HUB_OFFLINE": "1",
-        # Looks up a file of its own on the Hub at every load, to count them.
+        # Without this, Unsloth looks up a file of its own on the Hub at every load, to count loads.
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "UNSLOTH_COMPILE_LOCATION": str(cache.absolute()),
     }
@@ -50,10 +47,10 @@ def start_unsloth(cache: Path) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import unsloth
-    except Exception as error:  # what a missing GPU, driver or library makes it raise is of any kind
+    except Exception as error:  # a missing GPU, driver or library makes it raise errors of any kind
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MinisheepError(
-            f"Unsloth cannot be started, so nothing was trained: {reason}",
+            f"Unsloth cannot start, so nothing was trained: {reason}",
             "Continue the run with --trainer peft, which trains in 4-bit as well.",
         ) from error
     return unsloth
@@ -68,24 +65,25 @@ class UnslothMaker:
     def __init__(self, unsloth: Any) -> None:
         self._unsloth = unsloth
 
-    def make(self, job: TrainJob, precision: Precision) -> PeftModel:
+    def make(self, job: TrainJob, precision: Any) -> Any:
         """See `trainers.peft.Maker`. Gradient checkpointing keeps activations in RAM (Unsloth's own form of it)."""
         from minisheep.formats.lora_gguf import PROJECTIONS
         from minisheep.trainers.lora_model import PADDING_FREE
 
         settings = job.settings
         if not (job.weights / "config.json").is_file():
-            raise ModelFileError(f"{job.weights} holds no training weights (config.json).", "Fetch the model again.")
+            raise ModelFileError(f"{job.weights} has no training weights (config.json).", "Fetch the model again.")
         fast = self._unsloth.FastLanguageModel
         tokenizer = stand_in_tokenizer(job.scratch.parent / STAND_IN)
         try:
+            longest = int(json.loads((job.weights / "config.json").read_bytes())["max_position_embeddings"])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 model, _ = fast.from_pretrained(
                     model_name=str(job.weights.absolute()),
                     tokenizer_name=str(tokenizer),
-                    # More than the model was made for would have Unsloth stretch its rotary embedding.
-                    max_seq_length=min(settings.max_length, _longest(job.weights)),
+                    # With more than the model was made for, Unsloth would stretch its rotary embedding.
+                    max_seq_length=min(settings.max_length, longest),
                     dtype=precision.dtype,
                     load_in_4bit=precision.load_in == "4bit",
                     load_in_16bit=precision.load_in != "4bit",
@@ -115,18 +113,12 @@ class UnslothMaker:
                 "Fetch the model again, or continue the run with --trainer peft.",
             ) from error
         fast.for_training(model)
-        made: PeftModel = model
-        config: Any = made.peft_config["default"]
+        config = model.peft_config["default"]
         config.base_model_name_or_path = job.weights.name
         # Names classes of this process; a plain PEFT folder has none.
         config.auto_mapping = None
-        setattr(made, PADDING_FREE, True)
-        return made
-
-
-def _longest(weights: Path) -> int:
-    """Tokens that the model was made for. Raises KeyError or ValueError for a config.json that does not say."""
-    return int(json.loads((weights / "config.json").read_bytes())["max_position_embeddings"])
+        setattr(model, PADDING_FREE, True)
+        return model
 
 
 def stand_in_tokenizer(folder: Path) -> Path:
