@@ -1,5 +1,5 @@
 # make demo    set up, then two rounds of a tiny model     make test    set up, then the tests
-# make check   format, lint, types                          make fix     format and mend what can be mended
+# make check   format, lint, types, directions                        make fix     format and mend what can be mended
 # make docs    the command reference, from the code         make coverage    how much of the code the tests run
 # make test-all    the slow tests too                       make house   files, lines, circles, repeated names
 # make mutants     breaks twelve promises, one at a time, and sees whether the tests notice
@@ -69,6 +69,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .

@@ -488,16 +488,16 @@ DRIVER = """
 import json, sys, time
 time.sleep = lambda seconds: None  # the client waits longer and longer between its tries
 from minisheep.errors import MinisheepError
-from minisheep.models import hub, registry, sources
+from minisheep.models import fetch, hub, registry
 hub.REPORT_EVERY = 0.05
 what, name, offline = sys.argv[1], sys.argv[2], sys.argv[3] == "offline"
 entry, lines = registry.find_model(name), []
 try:
     if what == "gguf":
-        found = sources.fetch_gguf(entry, lines.append, offline)
+        found = fetch.fetch_gguf(entry, lines.append, offline)
         said = {"path": str(found.path), "sha256": found.sha256, "source": found.source}
     else:
-        said = {"path": str(sources.fetch_weights(entry, lines.append, offline))}
+        said = {"path": str(fetch.fetch_weights(entry, lines.append, offline))}
 except MinisheepError as error:
     said = {"error": type(error).__name__, "message": error.message, "fix": error.fix}
 print(json.dumps({**said, "lines": lines}))

@@ -144,9 +144,9 @@ def test_every_kind_can_spoil_most_seed_tasks() -> None:
 
 def test_another_process_spoils_alike() -> None:
     code = (
-        "from minisheep.rules.corrupt import altered; import random\n"
+        "from minisheep.rules.corrupt import change_fact; import random\n"
         "text = 'On Monday the red van came, before noon, at 10.'\n"
-        "print([altered(text, '', [], random.Random(n)) for n in range(9)])"
+        "print([change_fact(text, '', [], random.Random(n)) for n in range(9)])"
     )
     runs = {
         subprocess.run(

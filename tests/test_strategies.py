@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from tiny_runs import TINY, flags, minisheep, outcome, tiny_run
 
 from minisheep import config, loop
+from minisheep.engines.fake_engine import FakeEngine
 from minisheep.errors import ConfigError, StarvedError
 from minisheep.run.events import Note, RunFinished
 from minisheep.run.files import read_json
 from minisheep.run.records import Example
 from minisheep.stages.train import rounds_trained_on, starts_from, together
+from minisheep.workspace import Workspace
 
 
 def example(name: str) -> Example:
@@ -213,3 +215,11 @@ def test_auto_runs_its_exam_before_every_round_and_judges_by_what_passed(tmp_pat
         assert {v.judge for v in folder.verdicts} == {exam["chosen"]}
         assert folder.metrics["data"]["exam"]["chosen"] == exam["chosen"]
     assert any(isinstance(e, Note) and "AUC" in e.text for e in said)
+
+
+def test_every_round_is_asked_with_its_own_adapter(tmp_path: Path) -> None:
+    run, _ = tiny_run(tmp_path / "run", per_round=4, rounds=2, eval_tasks=2, eval_answers=1)
+    work = Workspace(run.path)
+    for number, expected in ((1, run.rounds[0].adapter_gguf), (2, run.rounds[1].adapter_gguf), (0, None)):
+        engine = work.engine(number, lambda info: None)
+        assert isinstance(engine, FakeEngine) and engine.adapter == expected

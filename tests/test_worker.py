@@ -22,6 +22,7 @@ from minisheep.run.events import Event, Found
 
 JOB = {"phase": "try"}
 ROOT = Path(minisheep.__file__).parent
+BENCHMARKS = ROOT.parent / "benchmarks"
 
 
 def told(monkeypatch: pytest.MonkeyPatch, source: str, **given: Any) -> tuple[dict[str, Any], list[Event]]:
@@ -43,8 +44,8 @@ def gone(pid: int) -> bool:
 
 
 def test_every_handler_and_every_verb_that_is_named_by_a_text_exists() -> None:
-    texts = [file.read_text(encoding="utf-8") for file in ROOT.rglob("*.py")]
-    handlers = {name for text in texts for name in re.findall(r'"(minisheep(?:\.\w+)+:\w+)"', text)}
+    texts = [file.read_text(encoding="utf-8") for room in (ROOT, BENCHMARKS) for file in room.rglob("*.py")]
+    handlers = {name for text in texts for name in re.findall(r'"((?:minisheep|benchmarks)(?:\.\w+)+:\w+)"', text)}
     assert len(handlers) >= 10
     for handler in handlers:
         assert all(map(callable, load(handler))), handler

@@ -18,6 +18,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "minisheep"
 MOST = {"files": 170, "lines": 34_000, "longest": 450, "classes": 0, "circles": 0, "imports": 6.0}
 SMALL = 40
+TYPES = "TYPE_CHECKING"
 SHARED_NAMES = {"__init__", "base", "worker"}
 """File names that a room may have whatever other rooms have."""
 
@@ -45,7 +46,7 @@ class File:
     def imported(self, known: set[str]) -> set[str]:
         """The other `known` modules that it imports, early or late: of ``from a import b``, ``a.b`` if it is one."""
         found: set[str] = set()
-        for node in self._imports():
+        for node in set(self._imports()) - self._for_types_alone():
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif node.module:
@@ -55,6 +56,11 @@ class File:
 
     def _imports(self) -> list[ast.Import | ast.ImportFrom]:
         return [node for node in ast.walk(self.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+    def _for_types_alone(self) -> set[ast.AST]:
+        """What stands under ``if TYPE_CHECKING``: nothing is loaded by it."""
+        guards = [node for node in ast.walk(self.tree) if isinstance(node, ast.If) and ast.unparse(node.test) == TYPES]
+        return {inner for guard in guards for statement in guard.body for inner in ast.walk(statement)}
 
     @property
     def is_small(self) -> bool:
