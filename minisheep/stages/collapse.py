@@ -18,7 +18,6 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from minisheep.metrics import diversity
-from minisheep.metrics.stats import quantile
 from minisheep.rules.prompts import user_text
 from minisheep.rules.seed_tasks import SeedTask
 from minisheep.run.records import Example, Instruction, Rejection, Response
@@ -126,6 +125,8 @@ def _topics(texts: Clusters[str], seeds: Sequence[SeedTask]) -> Metrics | None:
 
 def _similarity(similarities: Clusters[float]) -> Metrics:
     """ROUGE-L with the nearest seed or earlier instruction, which the novelty rule limits."""
+    from minisheep.metrics.stats import quantile  # loads numpy, which reading alarms shall not
+
     every = _flat(similarities)
     return {"mean": _estimate(similarities, fmean), "p90": _tidy(quantile(every, 0.9)) if every else None}
 
@@ -333,7 +334,7 @@ def _of_lengths(before: RoundMetrics | None, now: RoundMetrics | None, first: in
             yield Alarm(
                 name,
                 f"Round {last}'s kept answers typically have {now['value']:.0f} words, {before['value']:.0f} in round"
-                f" {first}: check whether the judge prefers {kind} ones. If so, start a new run with another --judge.",
+                f" {first}: if the judge prefers {kind} ones, start a new run with another --judge.",
             )
 
 
