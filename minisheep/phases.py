@@ -26,7 +26,7 @@ from minisheep.stages import evaluate as evaluation
 from minisheep.stages.collapse import alarms, echo, rambling
 from minisheep.stages.evaluate import decide
 from minisheep.stages.exam import Exam, exam_error, examine, failed_warning
-from minisheep.stages.filter import by_rules, keep_examples, measure, told_rules
+from minisheep.stages.filter import by_rules, keep_examples, measure, rule_counts
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import JudgedText, Pair, findings, judge_health, judge_pairs
 from minisheep.stages.respond import respond as answer
@@ -392,7 +392,7 @@ def _rounded(number: float) -> float:
 def _tell_shortfall(harvest: Harvest, report: Report) -> None:
     message = (
         f"{harvest.drafts} drafts held only {len(harvest.kept)} of {harvest.settings.per_round} new instructions"
-        f" (dropped: {told_rules(harvest.rejected, 5) or 'none'})."
+        f" (dropped: {rule_counts(harvest.rejected, 5) or 'none'})."
     )
     if not harvest.kept:
         raise StarvedError(message, "Start a new run with a higher --generate-temperature or another --model.")

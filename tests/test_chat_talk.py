@@ -283,7 +283,7 @@ def test_a_crash_of_native_code_is_told_and_the_next_message_answered(run: api.R
     session, _, err = conversed(run, lines, Session((1,), 0.7, 50))
     assert "SIGSEGV" in err and "Traceback" not in err
     assert [turn.user for turn in session.turns] == ["Hi", "Ho"]
-    log = Path(err.split("What it said last is in ")[1].splitlines()[0].rstrip("."))
+    log = Path(err.split("Its last words are in ")[1].splitlines()[0].rstrip("."))
     assert log.exists()
     log.unlink()
 

@@ -25,7 +25,7 @@ def _topics_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def found(texts: list[str]) -> Topics:
         return _topics(tuple(texts))
 
-    monkeypatch.setattr(collapse, "Topics", found)
+    monkeypatch.setattr(diversity, "Topics", found)
 
 
 @functools.cache
@@ -133,7 +133,7 @@ def test_a_round_without_anything_is_measured_as_nothing() -> None:
 
 
 def test_few_seeds_have_no_topics_and_everything_else_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collapse, "Topics", Topics)
+    monkeypatch.setattr(diversity, "Topics", Topics)
     found = watch(*records(1, 60, HEALTHY), SEEDS[:5], [])
     assert found["instructions"]["topics"] is None
     other = watch(*records(1, 60, COLLAPSED["openings"], 2), SEEDS[:5], [])

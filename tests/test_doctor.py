@@ -180,12 +180,12 @@ def test_a_python_in_a_folder_with_a_space_can_be_typed() -> None:
 
 
 def test_a_run_that_would_leave_the_gpu_idle_is_told_in_one_line() -> None:
-    told = gpu.told_of(GPU, offload=False)
+    told = gpu.offload_warning(GPU, offload=False)
     assert "RTX 3060" in told and "minisheep doctor" in told and "\n" not in told
 
 
 def test_a_run_that_uses_its_gpu_or_has_none_is_told_nothing() -> None:
-    assert gpu.told_of(GPU, offload=True) == gpu.told_of(None, offload=False) == ""
+    assert gpu.offload_warning(GPU, offload=True) == gpu.offload_warning(None, offload=False) == ""
 
 
 @pytest.mark.parametrize(("layers", "offload", "told"), [(-1, False, True), (-1, True, False), (0, False, False)])

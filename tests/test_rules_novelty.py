@@ -14,7 +14,7 @@ from rouge_score import rouge_scorer
 
 from minisheep.engines.fake_text import _task
 from minisheep.rules import similarity
-from minisheep.rules.similarity import NoveltyIndex, OverlapIndex, rouge_l, symbols, tokens
+from minisheep.rules.similarity import NoveltyIndex, OverlapIndex, Search, rouge_l, symbols, tokens
 
 LATIN = ["a", "b", "c", "the", "sea", "of", "7"]
 OTHER = ["海", "письмо", "ñ", "ſ", "", "—"]
@@ -122,7 +122,7 @@ def test_no_text_shares_more_than_the_bound_says(texts: list[str], query: list[s
         for code in learnt:
             index.add(symbols(code))
         wanted = symbols(codes.look_up(query))
-        search = index.search(wanted)
+        search = Search(index, wanted)
         for prefix in range(1, len(search.sizes) + 1):
             numbers, bounds = search.candidates(prefix)
             shared = [len(set(wanted) & set(symbols(learnt[number]))) for number in numbers.tolist()]

@@ -1,4 +1,19 @@
-"""What this processor can do, by the text of /proc/cpuinfo; on other systems nothing is known of it."""
+"""What this processor can do, by /proc/cpuinfo, and llama.cpp's use of its matrix unit. Other systems show nothing.
+
+AMX, the matrix unit of server Xeons, is used where llama.cpp was built for it and kept off where it would crash.
+
+GCC before 15 sees only the first 8 of the 64 bytes that `_tile_loadconfig` reads, so it may drop the stores that fill
+the rest; the llama.cpp built with it then dies of SIGSEGV at `ldtilecfg` in its first matrix product (seen with GCC 12
+and llama-cpp-python 0.3.36). The library does not say which compiler made it, and llama.cpp has no switch for AMX.
+Built with ``native/amx_tile_config.h`` (the README says how), it carries a mark, and reads prompts and decodes about
+three times as fast.
+
+A Linux process must ask for AMX, and the kernel refuses while some thread has an alternate signal stack that is too
+small for the registers (Documentation/arch/x86/xstate.rst). After a refusal llama.cpp uses its AVX-512 kernels.
+
+llama.cpp configures the tiles of a thread once and for all. PyTorch in the same process releases them after its own
+products, so they are restored before each decode.
+"""
 
 from __future__ import annotations
 
@@ -32,29 +47,15 @@ def name(text: str) -> str:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def multiplies_bfloat16(found: frozenset[str]) -> bool:
-    """In hardware; elsewhere it is emulated, and slower than float32."""
-    return bool(found & {"avx512_bf16", "amx_bf16"})
+def multiplies_bfloat16(features: frozenset[str]) -> bool:
+    """Whether in hardware. Elsewhere bfloat16 is emulated, and slower than float32."""
+    return bool(features & {"avx512_bf16", "amx_bf16"})
 
 
-# AMX, the matrix unit of server Xeons: used where llama.cpp was built for it, kept off where it would crash.
-#
-# GCC before 15 sees only the first 8 of the 64 bytes that `_tile_loadconfig` reads, so it may drop the stores that
-# fill the rest; the llama.cpp built with it then dies of SIGSEGV at `ldtilecfg` in its first matrix product (seen with
-# GCC 12 and llama-cpp-python 0.3.36). Which compiler made the library cannot be asked, and llama.cpp has no switch for
-# it. Built with ``native/amx_tile_config.h`` (the README says how) it carries a mark, and reads prompts and decodes
-# about three times as fast.
-#
-# A Linux process must ask for AMX, and the kernel refuses while some thread has an alternate signal stack that is too
-# small for the registers (Documentation/arch/x86/xstate.rst). llama.cpp takes a refusal well: it uses its AVX-512
-# kernels.
-#
-# llama.cpp configures the tiles of a thread once and for all. PyTorch in the same process releases them after its own
-# products, so they are restored before each decode.
 MARK = b"minisheep_amx_restore"
 """The function that ``native/amx_tile_config.h`` leaves in the library."""
 
@@ -77,10 +78,7 @@ _stack = ctypes.create_string_buffer(_STACK_BYTES)
 
 def present() -> bool:
     """Whether the processor has AMX."""
-    try:
-        return " amx_tile" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
+    return " amx_tile" in cpuinfo()
 
 
 def usable() -> bool:
@@ -90,20 +88,18 @@ def usable() -> bool:
 
 
 def will_be_usable() -> bool:
-    """`usable`, told by the library that is installed; llama.cpp is not loaded for it."""
-    return present() and marked(_installed())
-
-
-def _installed() -> Path:
-    """Where llama_cpp finds the library; a path that does not exist where it is not installed."""
+    """`usable`, by the library that is installed and without loading llama.cpp."""
+    if not present():
+        return False
+    # As llama_cpp finds the library; a path that does not exist where it is not installed.
     own = os.environ.get("LLAMA_CPP_LIB_PATH")
     spec = importlib.util.find_spec("llama_cpp")
     folder = Path(own) if own else Path(spec.origin).parent / "lib" if spec and spec.origin else Path()
-    return folder / "libggml-cpu.so"
+    return marked(folder / "libggml-cpu.so")
 
 
 def restore() -> None:
-    """Have this thread's tiles as llama.cpp left them; call it before each decode. Costs a microsecond at most."""
+    """Put this thread's tiles back as llama.cpp left them. Call it before each decode; it takes a microsecond."""
     _restorer()()
 
 
@@ -112,8 +108,8 @@ def _restorer() -> Callable[[], None]:
     library = _loaded("libggml-cpu")
     if library is None or not usable():
         return lambda: None
-    found: Callable[[], None] = ctypes.CDLL(str(library))[MARK.decode()]
-    return found
+    function: Callable[[], None] = ctypes.CDLL(str(library))[MARK.decode()]
+    return function
 
 
 def marked(library: Path) -> bool:

@@ -1,8 +1,8 @@
-"""The NVIDIA GPUs (graphics cards) of this machine as their driver tells of them, asked without CUDA or torch.
+"""The NVIDIA GPUs of this machine as their driver reports them, without CUDA or torch.
 
-What is asked here: which GPU a run will use, the most that it held meanwhile, whether a worker that ended gave its
-memory back, and whether llama.cpp can use it at all. No driver and no GPU are no error, and neither is a driver that
-falls silent.
+Answers which GPU a run will use, the most memory that it held meanwhile, whether a worker that ended gave its memory
+back, and whether llama.cpp can use it at all. A machine without driver or GPU is no error, nor is a driver that stops
+answering.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 SLACK = 200 * 2**20
-"""Bytes that a desktop takes and gives meanwhile."""
+"""Bytes by which a desktop's own use goes up and down."""
 WAIT_SECONDS = 5.0
-"""The driver cleans up after a process has ended."""
+"""How long the driver may take to clean up after a process has ended."""
 PEAK_SECONDS = 0.05
 """How often `Peak` looks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU at one moment; what it does not tell is None. Bytes, percent, degrees Celsius, watts."""
+    """One GPU at one moment, in bytes, percent, degrees Celsius and watts. None where the driver gives no figure."""
 
     name: str
     capability: tuple[int, int] | None
@@ -33,7 +33,7 @@ class Gpu:
     total: int
     free: int
     holders: Mapping[int, int] = field(default_factory=dict)
-    """Bytes by PID of the processes that use it; 0 where the driver does not tell."""
+    """Bytes by PID of the processes that use it; 0 where the driver gives no figure."""
     busy: int | None = None
     temperature: int | None = None
     watts: float | None = None
@@ -60,8 +60,8 @@ class Nvml:
         except pynvml.NVMLError:
             return
         self._nvml = pynvml
-        found = [self._ask("nvmlDeviceGetHandleByIndex", i) for i in range(self._ask("nvmlDeviceGetCount") or 0)]
-        self._handles = [handle for handle in found if handle is not None]
+        handles = [self._ask("nvmlDeviceGetHandleByIndex", i) for i in range(self._ask("nvmlDeviceGetCount") or 0)]
+        self._handles = [handle for handle in handles if handle is not None]
 
     def __enter__(self) -> Nvml:
         return self
@@ -76,13 +76,13 @@ class Nvml:
             self._nvml, self._handles = None, []
 
     def gpus(self) -> list[Gpu]:
-        """Those that tell at least their memory, in the driver's order; CUDA_VISIBLE_DEVICES hides none of them."""
+        """All whose memory can be read, in the driver's order. CUDA_VISIBLE_DEVICES hides none of them."""
         return [gpu for handle in self._handles if (gpu := self._gpu(handle)) is not None]
 
     def used(self) -> list[int]:
-        """Bytes in use on each GPU of `gpus`, and nothing else: quick."""
-        told = [self._ask("nvmlDeviceGetMemoryInfo", handle) for handle in self._handles]
-        return [int(memory.total - memory.free) for memory in told if memory is not None]
+        """Bytes in use on each GPU of `gpus`. Quicker than `gpus`."""
+        readings = [self._ask("nvmlDeviceGetMemoryInfo", handle) for handle in self._handles]
+        return [int(memory.total - memory.free) for memory in readings if memory is not None]
 
     def driver(self) -> str:
         """The driver's version (``580.95``), empty where none answers."""
@@ -113,16 +113,16 @@ class Nvml:
         )
 
     def _holders(self, handle: Any) -> dict[int, int]:
-        """Graphics as well as compute."""
-        found: dict[int, int] = {}
+        """Bytes by PID, of graphics as well as compute."""
+        holders: dict[int, int] = {}
         for kind in ("Compute", "Graphics"):
             # The version is named since without it a driver that is too old raises what is no NVMLError.
             for process in self._ask(f"nvmlDeviceGet{kind}RunningProcesses_v3", handle) or ():
-                found[process.pid] = process.usedGpuMemory or 0
-        return found
+                holders[process.pid] = process.usedGpuMemory or 0
+        return holders
 
     def _ask(self, function: str, *arguments: Any) -> Any:
-        """The function's answer, None where there is none."""
+        """The function's result, None where it gives none."""
         if self._nvml is None:
             return None
         try:
@@ -150,18 +150,18 @@ def selected(gpus: Sequence[Gpu]) -> Gpu | None:
 
 def visible(gpus: Sequence[Gpu], wanted: str | None) -> list[Gpu]:
     """The GPUs that `wanted`, CUDA_VISIBLE_DEVICES, leaves, in its order: as CUDA has it, the first number that is none
-    of them ends the list. A name (UUID) leaves all, since which it means is not known here."""
+    of them ends the list. A name (UUID) leaves all, since nothing here knows which GPU it means."""
     if wanted is None:
         return list(gpus)
-    found = []
+    shown = []
     for word in wanted.split(","):
         word = word.strip()
         if word.startswith(("GPU-", "MIG-")):
             return list(gpus)
         if not word.isdecimal() or int(word) >= len(gpus):
             break
-        found.append(gpus[int(word)])
-    return found
+        shown.append(gpus[int(word)])
+    return shown
 
 
 def dotted(version: tuple[int, int] | None) -> str:
@@ -176,7 +176,7 @@ def in_words(holders: Mapping[int, int], own: frozenset[int] = frozenset()) -> s
 
 
 def _program(pid: int) -> str:
-    """The program of a process as ` (name)`, or nothing: another user's is not told everywhere."""
+    """The program of a process as ` (name)`, or nothing: some systems hide another user's."""
     try:
         name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -185,38 +185,38 @@ def _program(pid: int) -> str:
 
 
 class Baseline:
-    """The GPU's use before a worker starts, to tell what is not given back; nothing on a machine without a GPU."""
+    """The GPU's use before a worker starts, to see what is not given back. Does nothing on a machine without a GPU."""
 
     def __init__(self, read: Callable[[], Gpu | None] = find_gpu, wait: float = WAIT_SECONDS) -> None:
         self._read, self._wait = read, wait
         self._before = read()
 
     def left_over(self, own: frozenset[int]) -> str:
-        """What should be said after the worker has ended; empty if all is back. `own` are PIDs of our other workers.
+        """A warning after the worker has ended; empty if all is back. Waits a few seconds for what is not.
 
-        Waits a few seconds where not all is back.
+        own: PIDs of our other workers.
         """
         if self._before is None:
             return ""
         end = time.monotonic() + self._wait
         while (after := self._read()) is not None:
-            told = difference(self._before, after, own)
-            if not told or time.monotonic() >= end:
-                return told
+            warning = difference(self._before, after, own)
+            if not warning or time.monotonic() >= end:
+                return warning
             time.sleep(min(0.2, self._wait))
         return ""
 
 
 def difference(before: Gpu, after: Gpu, own: frozenset[int]) -> str:
-    """In words how much more of a GPU is in use than before, and by whom; empty where it is little."""
+    """In words: how much more of a GPU is in use than before, and by whom. Empty where it is little."""
     more = _used_by_others(after, own) - _used_by_others(before, own)
     if more <= SLACK:
         return ""
     held = in_words(after.holders, own)
-    who = f"It is held by {held}" if held else "The driver does not tell by whom"
+    who = f"{held} holds it" if held else "The driver does not say who holds it"
     return (
-        f"After the worker has ended, {more / 1e9:.1f} GB more of {after.name} are in use than before. {who}; what"
-        " comes next has so much less, and may take fewer slots."
+        f"The worker has ended, but {more / 1e9:.1f} GB more of {after.name} are in use than before it began. {who}."
+        " The next phase has that much less, and may take fewer slots."
     )
 
 
@@ -227,7 +227,7 @@ def _used_by_others(gpu: Gpu, own: frozenset[int]) -> int:
 class Peak:
     """The most that a GPU holds while something runs, CUDA's own context included.
 
-    A context manager; `bytes` afterwards is the largest growth of any one GPU, None where no driver tells.
+    A context manager. Afterwards `bytes` is the largest growth of any one GPU, None where no driver answers.
     """
 
     def __init__(self, read: Callable[[], list[int]] | None = None) -> None:
@@ -256,29 +256,29 @@ class Peak:
     def _watch(self) -> None:
         while not self._done.wait(PEAK_SECONDS):
             now = self._read()
-            # A GPU that falls silent for a moment is left as it was.
+            # A GPU that gives no figure for a moment is left as it was.
             if len(now) == len(self._most):
                 self._most = [max(pair) for pair in zip(self._most, now, strict=True)]
 
 
 def gpu_without_offload(gpu_layers: int) -> str:
-    """One line for a run that is about to leave this machine's GPU idle; empty where it will not, or is meant to.
+    """A warning for a run that is about to leave this machine's GPU idle; empty where it will not, or is meant to.
 
-    `gpu_layers` is the setting: 0 asks for the processor. Loads llama.cpp, so only workers call it.
+    gpu_layers: the setting; 0 asks for the processor. Loads llama.cpp, so only workers call it.
     """
     if gpu_layers == 0:
         return ""
     import llama_cpp
 
-    return told_of(find_gpu(), offload=bool(llama_cpp.llama_supports_gpu_offload()))
+    return offload_warning(find_gpu(), offload=bool(llama_cpp.llama_supports_gpu_offload()))
 
 
-def told_of(gpu: Gpu | None, *, offload: bool) -> str:
-    """The line itself. Pure."""
+def offload_warning(gpu: Gpu | None, *, offload: bool) -> str:
+    """The text of `gpu_without_offload`. Pure."""
     if offload or gpu is None:
         return ""
     return (
-        f"{gpu.name} is here, but this llama.cpp was built for processors only, so writing and judging will leave the"
-        " GPU idle and take many times as long. `minisheep doctor` has the command that builds it for the GPU;"
-        " --gpu-layers 0 says that you mean it."
+        f"{gpu.name} is here, but this llama.cpp was built for processors only. Writing and judging will leave the GPU"
+        " idle and take many times as long. `minisheep doctor` has the command that builds llama.cpp for the GPU;"
+        " --gpu-layers 0 turns this warning off."
     )

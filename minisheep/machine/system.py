@@ -1,4 +1,4 @@
-"""Memory of the computer and of its GPUs, with what the driver tells of them."""
+"""Memory of the computer and of its GPUs, and the versions of installed packages."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pathlib import Path
 from minisheep.machine.gpu import Gpu, Nvml
 
 READ_SECONDS = 2.0
-"""How often it is read."""
+"""How often a `Gauge` reads the machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class MachineLoad:
     ram_used: int | None = None
-    """Bytes that are in use, by whatever; None where the system does not tell."""
+    """Bytes in use by anything; None where the system gives no figure."""
     ram_total: int | None = None
     """Bytes, within the limit of the container if there is one."""
     gpus: tuple[Gpu, ...] = ()
 
 
 class Gauge:
-    """Reads the machine at most once in `READ_SECONDS`. `close` lets go of the driver."""
+    """Reads the machine at most once in `READ_SECONDS`. `close` releases the driver."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._nvml = Nvml()
         self._read = float("-inf")
-        self._found = MachineLoad()
+        self._load = MachineLoad()
 
     def read(self) -> MachineLoad:
         now = self._clock()
@@ -39,15 +39,15 @@ class Gauge:
             self._read = now
             total, free = total_ram(), free_ram()
             used = None if total is None or free is None else max(0, total - free)
-            self._found = MachineLoad(used, total, tuple(self._nvml.gpus()))
-        return self._found
+            self._load = MachineLoad(used, total, tuple(self._nvml.gpus()))
+        return self._load
 
     def close(self) -> None:
         self._nvml.close()
 
 
 def total_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of RAM that there are, within the limit of the container if there is one."""
+    """Bytes of RAM, within the limit of the container if there is one."""
     try:
         line = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
         total = int(line.split()[1]) * 1024
@@ -59,20 +59,8 @@ def total_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"))
         return total
 
 
-# Versions of what a result depends on, by the installed packages' metadata: nothing is imported for it.
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """That of Python, and of those `packages` that are installed."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def free_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """RAM that can be had without swapping: what the system says, within the limit of the container if there is one."""
+    """Bytes of RAM that can be had without swapping, within the limit of the container if there is one."""
     try:
         lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if ":" in line)
         free = int(lines["MemAvailable"].split()[0]) * 1024
@@ -84,3 +72,14 @@ def free_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) 
     except (OSError, ValueError):  # no container, or one without a limit ("max")
         return free
     return max(0, min(free, limit - used))
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of Python and of those `packages` that are installed, by their metadata: nothing is imported for it."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

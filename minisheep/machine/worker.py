@@ -44,9 +44,9 @@ Do = Callable[[dict[str, Any], Emit, Callable[[], bool]], Facts | None]
 class WorkerProcess:
     """A started worker as its parent sees it; it inherits `lock`, the handle of a lock, if it is given one.
 
-    What it prints goes to `log`, which then belongs to a run that can go on; without one it is forgotten with the
-    worker, but for the last line where that explains its death. `died` is what is raised then. As a context manager, it
-    is ended on the way out: at once after an error.
+    What it prints goes to `log`, the file of a run that can go on; its folder is made where it is missing, since a
+    copied run may lack it. Without a log only the last line counts, where it explains the worker's death. `died` is the
+    error that a death raises. As a context manager, it ends the worker on the way out: at once after an error.
     """
 
     def __init__(
@@ -57,11 +57,13 @@ class WorkerProcess:
         died: type[MinisheepError] = WorkerError,
     ) -> None:
         self._died = died
-        self._way_on = "Give the same command again, or report it."
-        if log is not None:
-            self._way_on = "Everything recorded before is safe: give the same command to go on."
-            self._way_on += f" What it said last is in {log}."
         self._kept = log is not None
+        self._fix = "Give the same command again, or report it."
+        if log is not None:
+            self._fix = (
+                f"Everything recorded before is safe: give the same command to go on. Its last words are in {log}."
+            )
+            log.parent.mkdir(parents=True, exist_ok=True)
         self._log = open(log, "ab") if log is not None else tempfile.TemporaryFile("a+b")  # noqa: SIM115  # see close
         self._process = subprocess.Popen(
             [sys.executable, "-m", "minisheep.machine.worker", handler],
@@ -93,12 +95,10 @@ class WorkerProcess:
         tick: Callable[[], None] = lambda: None,
         seconds: float = float("inf"),
     ) -> Facts:
-        """Have a job done, telling its events; the facts that the handler returned.
+        """Have a job done and `emit` its events. Returns the facts that the handler returned.
 
-        `doing` begins the sentence about a death. `tick` is called at least twice a second.
-
-        Raises the error that the job raised, `errors.TimeUpError` after `seconds`, or `errors.WorkerError` (or what
-        stands for it) if the worker died or failed.
+        `doing` begins the sentence about a death. `tick` is called at least twice a second. Raises the error that the
+        job raised, `errors.TimeUpError` after `seconds`, or the error of a death if the worker died or failed.
         """
         self.send(json.dumps(job))
         ends = time.monotonic() + seconds
@@ -116,17 +116,17 @@ class WorkerProcess:
                     continue
                 data = os.read(handle, 1 << 16)
                 if not data:
-                    raise self._died(f"{doing} failed: its process {self._death()}.", self._way_on)
+                    raise self._died(f"{doing} failed: its process {self._death()}.", self._fix)
                 *lines, pending = (pending + data).split(b"\n")
                 for line in lines:
                     event = from_dict(json.loads(line))
                     if isinstance(event, Failed):
                         if event.kind == WorkerError.__name__:
-                            raise self._died(event.message, self._way_on)
+                            raise self._died(event.message, self._fix)
                         raise by_name(event.kind)(event.message, event.fix)
                     if not isinstance(event, JobDone):
                         emit(event)
-                    elif event.job == job["phase"]:  # and not one that nobody waited for
+                    elif event.job == job["phase"]:  # and not a warm-up that nobody waited for
                         return event.facts
 
     def send(self, line: str) -> None:
@@ -160,16 +160,16 @@ class WorkerProcess:
     def _death(self) -> str:
         """How it ended, for a sentence."""
         code = self._process.wait()
-        told = f"ended with code {code}"
+        death = f"ended with code {code}"
         if code < 0:
             with contextlib.suppress(ValueError):
-                told = f"was ended by {signal.Signals(-code).name}"
+                death = f"was ended by {signal.Signals(-code).name}"
         if -code == signal.SIGKILL:
-            told += " (often: the system ran out of memory)"
+            death += " (often: the system ran out of memory)"
         if self._kept:
-            return told
+            return death
         self._log.seek(0)
-        return f"{told}: {last_line(self._log.read())}"
+        return f"{death}: {last_line(self._log.read())}"
 
 
 @contextlib.contextmanager
@@ -192,20 +192,20 @@ def stoppable(message: str, fix: str = "") -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def last_line(said: bytes) -> str:
-    """What a process said last, for the message that tells of its end."""
-    lines = said.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it said nothing"
+def last_line(output: bytes) -> str:
+    """What a process printed last, for the message about its end."""
+    lines = output.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it printed nothing"
 
 
 def load(handler: str) -> tuple[Do, Callable[[], None]]:
     """The `do` and `close` of the handler called ``module:name``."""
     module, _, name = handler.partition(":")
-    found = getattr(importlib.import_module(module), name)
-    if not isinstance(found, type):
-        return found, lambda: None
-    made: Any = found()
-    return made.do, made.close
+    function_or_class = getattr(importlib.import_module(module), name)
+    if not isinstance(function_or_class, type):
+        return function_or_class, lambda: None
+    worker: Any = function_or_class()
+    return worker.do, worker.close
 
 
 def main(handler: str) -> NoReturn:
@@ -217,11 +217,11 @@ def main(handler: str) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stopping = threading.Event()
     jobs: queue.Queue[bytes] = queue.Queue()
-    telling = threading.Lock()
+    writing = threading.Lock()
 
     def emit(event: Event) -> None:
         line = json.dumps(to_dict(event), separators=(",", ":")).encode() + b"\n"
-        with telling:
+        with writing:
             while line:
                 line = line[os.write(events, line) :]
 
@@ -248,16 +248,16 @@ def main(handler: str) -> NoReturn:
 
 
 def outcome(do: Do, job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> Failed | JobDone:
-    """Do a job; the event that ends it."""
+    """Do a job. Returns the event that ends it."""
     try:
         return JobDone(job["phase"], do(job, emit, should_stop) or {})
     except MinisheepError as error:
         return Failed(type(error).__name__, error.message, error.fix)
     except OSError as error:
         traceback.print_exc()
-        return Failed(DiskError.__name__, f"The system refused: {error}.", "Mend that and give the same command again.")
+        return Failed(DiskError.__name__, f"The system refused: {error}.", "Mend this and give the same command again.")
     except Exception as error:
-        # A fault of minisheep or of a library: its traceback is in the worker's log, the run stays whole.
+        # A fault of minisheep or of a library. Its traceback is in the worker's log, and the run stays whole.
         traceback.print_exc()
         return Failed(WorkerError.__name__, f"{job['phase']} failed: {type(error).__name__}: {error}.")
 

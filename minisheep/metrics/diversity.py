@@ -4,6 +4,12 @@ A share of distinct n-grams falls with every text that is added, so rounds of di
 it. Here it is what a random choice of texts with a fixed number of words would show, computed exactly from all of them
 (rarefaction: Hurlbert 1971; by whole texts as in Gotelli and Colwell 2001). Texts that come from one draft are alike,
 so errors are from a jackknife that leaves out whole drafts (with unequal groups: Busing et al. 1999).
+
+Topics say what instructions are about: TF-IDF, latent semantic analysis (Deerwester et al. 1990) and k-means on the
+seed tasks, found once, by which every round is then read. Clusters of round 1 would fit round 1 best, and every later
+round would look narrower for that alone. The paper's filter by density clusters pairs by their last-layer vectors.
+
+Pure. The functions that need numpy and scikit-learn import them.
 """
 
 from __future__ import annotations
@@ -22,13 +28,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-
 GROUPS = 20
-"""Drafts are joined to so many groups at most: enough for an error, and each is one more computation."""
+"""Groups that drafts are joined to, at most: enough for an error, and each is one more computation."""
 FEWEST_GROUPS = 6
 """An error from fewer groups is itself a guess, so there is none."""
 LONGEST = 100
-"""Words of a text that are looked at where n-grams are compared: a few long texts shall not be most of what is seen."""
+"""Words of a text that count where n-grams are compared, so that a few long texts do not outweigh the rest."""
 
 # Scripts without spaces are counted by the character.
 _CHARACTER = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -51,7 +56,7 @@ class GroupedEstimate(NamedTuple):
     error: float | None
     """Standard error; None where there are too few groups to tell."""
     groups: int
-    """What the error is from; so few are worth Student's t and not the normal distribution."""
+    """Groups behind the error; with so few it follows Student's t, not the normal distribution."""
 
 
 def words(text: str) -> list[str]:
@@ -61,10 +66,10 @@ def words(text: str) -> list[str]:
 
 def read(text: str, n: int) -> Text:
     """The length of a text, and the n-grams of its first `LONGEST` words."""
-    found = words(text)
-    seen = found[:LONGEST]
+    every = words(text)
+    first = every[:LONGEST]
     # 64 bits: two different n-grams practically never meet.
-    return Text(len(found), [hash(tuple(seen[i : i + n])) for i in range(len(seen) - n + 1)])
+    return Text(len(every), [hash(tuple(first[i : i + n])) for i in range(len(first) - n + 1)])
 
 
 def distinct_at(texts: Sequence[Text], size: int) -> float | None:
@@ -76,8 +81,8 @@ def distinct_at(texts: Sequence[Text], size: int) -> float | None:
     if chosen is None or not total:
         return None
     holders = Counter(_holders(texts).values())
-    found = math.fsum(kinds * (1 - _all_missed(len(texts), held, chosen)) for held, kinds in holders.items())
-    return min(1.0, found / (total * chosen / len(texts)))
+    distinct = math.fsum(kinds * (1 - _all_missed(len(texts), held, chosen)) for held, kinds in holders.items())
+    return min(1.0, distinct / (total * chosen / len(texts)))
 
 
 def self_overlap(texts: Sequence[Text], size: int) -> float | None:
@@ -172,16 +177,16 @@ def estimate(
 def estimate_share(clusters: Iterable[Sequence[bool]]) -> GroupedEstimate | None:
     """`estimate` of the share that is true. None for no items.
 
-    Its error is not below that of so many independent items with two of each added (Agresti and Coull 1998): where few
-    or nearly all are true, what was drawn does not show how far it could be off.
+    Its error is at least that of as many independent items with two of each added (Agresti and Coull 1998): where few
+    or nearly all are true, the drawn items do not show how far the share could be off.
     """
     clusters = list(clusters)
-    found = estimate(clusters, lambda some: sum(some) / len(some) if some else None)
-    if found is None or found.error is None:
-        return found
+    plain = estimate(clusters, lambda some: sum(some) / len(some) if some else None)
+    if plain is None or plain.error is None:
+        return plain
     count = sum(map(len, clusters)) + 4
     share = (sum(map(sum, clusters)) + 2) / count
-    return found._replace(error=max(found.error, math.sqrt(share * (1 - share) / count)))
+    return plain._replace(error=max(plain.error, math.sqrt(share * (1 - share) / count)))
 
 
 def _jackknife_error(
@@ -231,30 +236,21 @@ def _all_missed(count: int, holders: int, chosen: float) -> float:
     left = count - holders - chosen
     if left <= -1:
         return 0.0
-    logarithm = (
-        math.lgamma(count - holders + 1)
-        + math.lgamma(count - chosen + 1)
-        - math.lgamma(left + 1)
-        - math.lgamma(count + 1)
-    )
-    return math.exp(logarithm)
+    above = math.lgamma(count - holders + 1) + math.lgamma(count - chosen + 1)
+    return math.exp(above - math.lgamma(left + 1) - math.lgamma(count + 1))
 
 
-# What instructions are about: topics of the seed tasks, found once, by which every round is then read.
-#
-# TF-IDF, latent semantic analysis (Deerwester et al. 1990) and k-means. Fitted on the seeds and not on a round:
-# clusters of round 1 would fit round 1 best, and every later round would look narrower for that alone.
 OUTSIDE = -1
 """The topic of a text that has no word of the seeds."""
 TEXTS_A_TOPIC, MOST = 12, 24
-"""One topic for so many seeds, and so many topics at most: with more, 30 instructions could not fill them."""
+"""Seeds for one topic, and topics at most: with more, 30 instructions could not fill them."""
 DIMENSIONS = 32
-"""Of the space in which texts are near each other."""
+"""Of the space in which texts are compared."""
 SEED = 1
 
 
 class Topics:
-    """Topics of `texts`; the same texts give the same topics. Needs scikit-learn, which is imported here."""
+    """Topics of `texts`; the same texts give the same topics."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         """Raises ValueError where there are fewer than `2 * TEXTS_A_TOPIC` different texts, or no words in them."""
@@ -290,9 +286,6 @@ def unit(vectors: Any) -> Any:
     return vectors / np.where(length, length, 1)
 
 
-# Clusters of pairs by their last-layer vectors, for the paper's filter by density. Pure.
-#
-# numpy and scikit-learn are imported by the functions that need them.
 PROJECTED_DIMENSIONS = 128
 """Numbers of a vector that is stored."""
 MOST_SHARE = 0.3
@@ -302,12 +295,12 @@ ITERATIONS = 50
 
 
 def clusters_for(count: int, wanted: int) -> int:
-    """How many clusters `count` pairs are put in: `wanted`, at most three tenths of them, at least 1."""
+    """Clusters for `count` pairs: `wanted`, at most three tenths of the pairs, at least 1."""
     return max(1, min(wanted, int(count * MOST_SHARE + 0.5)))
 
 
 def project(vector: Sequence[float]) -> list[float]:
-    """The vector in `DIMENSIONS` numbers of six digits; one that has no more is only rounded.
+    """The vector in `PROJECTED_DIMENSIONS` numbers of six digits; one that has no more is only rounded.
 
     Multiplies by a fixed matrix of random signs (Achlioptas 2003): distances are kept within some six per cent
     (Johnson-Lindenstrauss), and clusters are made of distances alone.
@@ -347,7 +340,7 @@ def assign(vectors: Sequence[Sequence[float]], clusters: int, seed: int) -> list
 
 @functools.lru_cache(maxsize=2)
 def _signs(width: int) -> npt.NDArray[np.float64]:
-    """The matrix of `project`, (DIMENSIONS, width) of 1 and -1, from raw bits of PCG64, the same in every numpy."""
+    """The matrix of `project`, 1 and -1, [PROJECTED_DIMENSIONS, width]. The bits of PCG64 are the same everywhere."""
     import numpy as np
 
     count = PROJECTED_DIMENSIONS * width

@@ -1,8 +1,11 @@
-"""The statistics that reports need, where no library gives the same digits; ranks are SciPy's, means the standard
-library's `fmean`.
+"""Statistics of scores and verdicts, and the only bootstrap, where no library gives the same digits. Pure.
 
 Every function raises ValueError where its value is undefined (nothing to average, one value for a standard error,
 no spread for a correlation), so that a report says "not measured" rather than showing a made-up number.
+
+The bootstrap gives intervals of ratios over items, and of the paired difference of two models; they are percentiles. An
+accuracy is a ratio too: constraints of one prompt are answered together, so each draw takes whole prompts with all
+their verdicts (a cluster bootstrap; Efron and Tibshirani 1993, chapters 8 and 13).
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def standard_error(values: Sequence[float]) -> float:
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, int]:
     """Mean of first - second over the same items, its standard error, and n.
 
-    Pairing takes out the spread between items, which is mostly far larger than the difference of two models.
+    Pairing removes the spread between items, which is mostly far larger than the difference of two models.
     ValueError where the lengths differ or there are fewer than two pairs.
     """
     differences = [a - b for a, b in _paired(first, second)]
@@ -106,14 +109,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 def describe(values: Sequence[float]) -> Summary:
     """Number, extremes, centre and spread. ValueError for no values."""
     spread = standard_deviation(values) if len(values) > 1 else 0.0
-    return Summary(
-        n=len(values),
-        median=quantile(values, 0.5),
-        min=min(values),
-        mean=fmean(values),
-        max=max(values),
-        sd=spread,
-    )
+    return Summary(len(values), min(values), quantile(values, 0.5), fmean(values), max(values), spread)
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
@@ -142,10 +138,6 @@ def _paired(first: Sequence[float], second: Sequence[float]) -> list[tuple[float
     return list(zip(first, second, strict=True))
 
 
-# Bootstrap intervals of ratios over items, and of the paired difference of two models: the only bootstrap there is.
-#
-# An accuracy is a ratio too: constraints of one prompt are answered together, so a prompt with all its verdicts is
-# what is drawn anew (a cluster bootstrap; Efron and Tibshirani 1993, chapters 8 and 13). Intervals are percentiles.
 DRAWS = 10_000
 SEED = 1
 LEVEL = 0.95
@@ -190,7 +182,7 @@ def change(
 ) -> Accuracy:
     """`verdicts` minus `base` with 95 % intervals, the rows of both being the same prompts in the same order.
 
-    Each draw takes the same prompts of both, which takes out the spread between prompts. ValueError as for
+    Each draw takes the same prompts of both, which removes the spread between prompts. ValueError as for
     `accuracy`, and where the two differ in their shape.
     """
     if [len(row) for row in verdicts] != [len(row) for row in base]:
@@ -227,15 +219,14 @@ def _intervals(
     tables: Sequence[Floats], draws: int, seed: int, whole: Callable[[Any], Any] = lambda ratio: ratio
 ) -> list[Interval]:
     """Of each ratio of the first table, less those of the second if there is one."""
-    found = []
+    intervals = []
     known, drawn = [_ratios(table.sum(axis=0)) for table in tables], _redrawn(tables, draws, seed)
     for place in range(len(known[0])):
         value = reduce(sub, [float(whole(ratios[place])) for ratios in known])
-        low, high = np.nanquantile(
-            reduce(sub, [whole(ratios[:, place]) for ratios in drawn]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-        )
-        found.append(Interval(value, float(low), float(high)))
-    return found
+        differences = reduce(sub, [whole(ratios[:, place]) for ratios in drawn])
+        low, high = np.nanquantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        intervals.append(Interval(value, float(low), float(high)))
+    return intervals
 
 
 def _redrawn(tables: Sequence[Floats], draws: int, seed: int) -> list[Floats]:
@@ -245,15 +236,15 @@ def _redrawn(tables: Sequence[Floats], draws: int, seed: int) -> list[Floats]:
     count = len(tables[0])
     even = np.full(count, 1 / count)
     block = max(1, _CELLS // count)
-    found: list[list[Floats]] = [[] for _ in tables]
+    drawn: list[list[Floats]] = [[] for _ in tables]
     for start in range(0, draws, block):
         weights = chance.multinomial(count, even, size=min(block, draws - start)).astype(np.float64)
-        for blocks, table in zip(found, tables, strict=True):
+        for blocks, table in zip(drawn, tables, strict=True):
             blocks.append(_ratios(weights @ table))
-    return [np.concatenate(blocks) for blocks in found]
+    return [np.concatenate(blocks) for blocks in drawn]
 
 
 def _ratios(sums: Floats) -> Floats:
-    """Of columns numerator, denominator, numerator, ...; what is divided by nothing is no number."""
+    """Of columns numerator, denominator, numerator, ...; NaN where a denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.divide(sums[..., 0::2], sums[..., 1::2])

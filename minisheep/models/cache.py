@@ -2,8 +2,8 @@
 
     CACHE/gguf/MODEL/FILE.gguf   whole, checked files; a file appears here by one rename
     CACHE/partial/               downloads in progress, each in a folder of its own; may be deleted at any time
-    CACHE/hashes/                what sha256_file found, so that a file of 5 GB is read once
-    CACHE/locks/                 one empty file for each thing that two processes must not fetch at once
+    CACHE/hashes/                SHA-256 sums, so that a file of 5 GB is read once
+    CACHE/locks/                 one empty file for each model that two processes must not fetch at once
 
 CACHE is $MINISHEEP_CACHE or the user's cache folder.
 """
@@ -33,7 +33,6 @@ Report = Callable[[str], None]
 
 REPORT_EVERY = 3.0
 """Seconds between two lines about something long."""
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def cache_root() -> Path:
@@ -43,7 +42,7 @@ def cache_root() -> Path:
 
 
 def cache_path(*parts: str) -> Path:
-    """The path of `parts` in the cache, its folder made. Each part must obey the grammar of a name, in any case.
+    """The path of `parts` in the cache; makes its folder. Each part must obey the grammar of a name, in any case.
 
     Raises ValueError for a part that does not: nothing may lead out of the cache.
     """
@@ -59,15 +58,15 @@ def cache_path(*parts: str) -> Path:
 
 @contextmanager
 def disk_errors(doing: str) -> Iterator[None]:
-    """Turn a refusal of the disk into a DiskError that begins with `doing`."""
+    """Turn an error of the disk into a DiskError that begins with `doing`."""
     try:
         yield
     except OSError as error:
-        space = error.errno in _FULL
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         fix = "Free some space, or set MINISHEEP_CACHE to a folder on a larger disk, and run the same command again."
         raise DiskError(
             f"{doing}: {error.strerror or error}.",
-            fix if space else "Check the folder's rights, or set MINISHEEP_CACHE to a folder that you may write to.",
+            fix if full else "Check the folder's rights, or set MINISHEEP_CACHE to a folder that you may write to.",
         ) from error
 
 
@@ -75,7 +74,7 @@ def disk_errors(doing: str) -> Iterator[None]:
 def working_folder(name: str) -> Iterator[Path]:
     """A fresh folder for a download of `name`, deleted afterwards; leftovers of killed processes go first.
 
-    Call it under `lock(name)`: that is what makes older folders of the same name leftovers.
+    Call it under `lock(name)`: the lock is what proves older folders of the same name to be leftovers.
     """
     partial = cache_path("partial", name).parent
     for leftover in partial.glob(f"{name}.*.tmp"):
@@ -95,11 +94,11 @@ def lock(name: str, report: Report) -> Iterator[None]:
     with disk_errors("The model cache cannot be locked"):
         handle = open_lock(path)
     try:
-        said = 0.0
+        reported = 0.0
         while not try_lock(handle):
-            if time.monotonic() - said > 30:
+            if time.monotonic() - reported > 30:
                 report(f"waiting for another process that is fetching {name}")
-                said = time.monotonic()
+                reported = time.monotonic()
             time.sleep(0.2)
         yield
     finally:
@@ -107,7 +106,7 @@ def lock(name: str, report: Report) -> Iterator[None]:
 
 
 def sha256_file(path: Path, report: Report | None = None) -> str:
-    """The SHA-256 of a file in hex; remembered by path, size, inode and time of change, so it is computed once.
+    """The SHA-256 of a file in hex, computed once and kept by path, size, inode and time of change.
 
     Raises ModelFileError if the file cannot be read.
     """
@@ -118,14 +117,14 @@ def sha256_file(path: Path, report: Report | None = None) -> str:
         if known is not None:
             return known
         digest = hashlib.sha256()
-        done, said = 0, time.monotonic()
+        done, reported = 0, time.monotonic()
         with path.open("rb", buffering=0) as file:
             while chunk := file.read(2**22):
                 digest.update(chunk)
                 done += len(chunk)
-                if report and time.monotonic() - said > REPORT_EVERY:
+                if report and time.monotonic() - reported > REPORT_EVERY:
                     report(f"checking {path.name}: {megabytes(done)} of {megabytes(identity[0])}")
-                    said = time.monotonic()
+                    reported = time.monotonic()
         if _identity(path) == identity:
             _remember(memory, identity, digest.hexdigest())
     except OSError as error:
@@ -136,8 +135,8 @@ def sha256_file(path: Path, report: Report | None = None) -> str:
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _memory(path: Path) -> Path:
@@ -147,21 +146,21 @@ def _memory(path: Path) -> Path:
 
 def _recall(memory: Path, identity: tuple[int, int, int]) -> str | None:
     try:
-        told = json.loads(memory.read_text(encoding="utf-8"))
-        known = told["sha256"] if [*identity] == told["identity"] else None
+        stored = json.loads(memory.read_text(encoding="utf-8"))
+        known = stored["sha256"] if [*identity] == stored["identity"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return known if isinstance(known, str) and len(known) == 64 else None
 
 
 def _remember(memory: Path, identity: tuple[int, int, int], digest: str) -> None:
-    # Only a convenience: a full or read-only cache must not stop a run that has its model.
+    # A full or read-only cache must not stop a run that has its model.
     with suppress(OSError, DiskError):
         write_json(memory, {"identity": identity, "sha256": digest})
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files under `folder`; files that vanish meanwhile count nothing."""
+    """Bytes of all files under `folder`, without those that vanish meanwhile."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:

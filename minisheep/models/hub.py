@@ -1,11 +1,13 @@
 """The edge to the Hugging Face hub: its own client and its own cache, so that files are shared with other tools.
 
-huggingface_hub is imported inside the functions: it reads its environment when it is imported, and costs a third of a
-second. Whatever it raises becomes a DownloadError that says what to type.
+huggingface_hub is imported inside the functions: it reads its environment when it is imported, and takes a third of a
+second. Its errors become a DownloadError that says what to type. A folder of weights fit for training has a config.json
+and whole safetensors, never a pickle.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -23,13 +25,12 @@ from minisheep.models.cache import REPORT_EVERY, Report, folder_bytes
 from minisheep.models.registry import HubFile, HubRepo
 from minisheep.rules.plain_text import megabytes
 
-# Is a folder of weights fit for training: a config.json and whole safetensors, never a pickle.
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
 def what_is_missing(folder: Path) -> str:
-    """In words what keeps `folder` from being loaded; empty if nothing does. Never raises for a bad folder."""
+    """Why `folder` cannot be loaded, in words; empty if it can. Never raises for a bad folder."""
     if not folder.is_dir():
         return "it is no folder"
     if not (folder / "config.json").is_file():
@@ -97,7 +98,7 @@ def cached_file(source: HubFile) -> Path | None:
 
 
 def fetch_file(source: HubFile, report: Report) -> Path:
-    """Download one file. Raises DownloadError. A download that broke off is continued or begun again by the client."""
+    """Download one file. Raises DownloadError. The client continues or restarts a download that broke off."""
     from huggingface_hub import hf_hub_download
 
     report(f"downloading {source} from the Hugging Face hub")
@@ -163,7 +164,7 @@ def _errors(repo: str, revision: str, file: str, option: str) -> Iterator[None]:
 
 
 def explain(error: Exception, repo: str, revision: str, file: str, option: str) -> MinisheepError:
-    """What the user should know and type when the hub's client raised `error`."""
+    """The message for the user when the hub's client raised `error`."""
     from huggingface_hub import errors
 
     mine = f"or pass files that you already have with {option} PATH."
@@ -181,11 +182,8 @@ def explain(error: Exception, repo: str, revision: str, file: str, option: str) 
         )
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return DownloadError(f"{repo} has no file {file}.", f"Look on the repository's page for its file names, {mine}")
-    number = getattr(error, "errno", None)
-    if number in (28, 122):  # ENOSPC, EDQUOT
-        return DiskError(
-            f"The disk is full while downloading {repo}.", "Free some space and run the same command again."
-        )
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return DiskError(f"The disk filled up with {repo}.", "Free some space and run the same command again.")
     reason = " ".join(str(error).split())[:300]
     return DownloadError(
         f"{repo} cannot be fetched: {type(error).__name__}: {reason}",
@@ -195,7 +193,7 @@ def explain(error: Exception, repo: str, revision: str, file: str, option: str) 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no chatter on stderr: progress goes through `report`."""
+    """No progress bars and logs on stderr: progress goes through `report`."""
     from huggingface_hub import utils
     from huggingface_hub.utils import logging as hub_logging
 

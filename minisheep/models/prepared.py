@@ -1,4 +1,4 @@
-"""The model of a run, as found and checked once: which files, which hashes, which template. Kept in ``model.json``."""
+"""The model of a run, found and checked once: its files, hashes and template. Kept in ``model.json``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class PreparedModel:
     name: str
     title: str
     kind: str
-    """``base`` (asked in plain text before its first training) or ``instruct``."""
+    """``base`` (prompted in plain text before its first training) or ``instruct``."""
     architecture: str
     licence: str
     gguf: Path
     gguf_sha256: str
     source: str
     inference_gguf: Path
-    """What llama.cpp maps: the same file, or a copy re-quantised once for this processor."""
+    """The file that llama.cpp maps: the same, or a copy re-quantised once for this processor."""
     inference_note: str
     weights: Path
     """Folder with the training weights."""
@@ -32,7 +32,7 @@ class PreparedModel:
     template: Template
     versions: dict[str, str]
     trainer: str = ""
-    """What trains the adapters, as settled when the run was begun or continued last; empty in runs of old."""
+    """The trainer, as settled when the run was begun or continued last; empty in old runs."""
 
     @classmethod
     def read(cls, path: Path) -> Self:

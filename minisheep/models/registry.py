@@ -1,6 +1,9 @@
 """Which model a name means: the shipped registry, a local GGUF or a hub repository.
 
 Nothing here touches the network; only `find_model` looks whether a given path is a file.
+
+Names, hub ids and file names obey a strict grammar, since they become paths in the cache and arguments of other
+programs: every part starts with a letter or a digit, so no part is ``..``, absolute, hidden or an option.
 """
 
 from __future__ import annotations
@@ -16,10 +19,6 @@ from typing import Any
 from minisheep.errors import UnknownModelError
 from minisheep.models.shape import Shape
 
-# What is known of a model, and the TOML that holds it.
-#
-# Names, hub ids and file names obey a strict grammar, since they become paths in the cache and arguments of other
-# programs: every part starts with a letter or a digit, so no part is ``..``, absolute, hidden or an option.
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 """A model's name; also a folder in the cache."""
 PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -92,7 +91,7 @@ class ModelEntry:
     """What is known of a model before any of its files is here. Fields: see the top of ``data/models.toml``.
 
     A model outside the registry has an empty `architecture` and `licence`, 0 `parameters` and the kind ``unknown``;
-    the GGUF's header tells more once it is here (`formats.model_facts`).
+    the GGUF's header says more once it is here (`formats.model_facts`).
     """
 
     name: str
@@ -111,7 +110,7 @@ class ModelEntry:
     shape: Shape | None = None
     """Only of models in the registry."""
     hub: str = ""
-    """The model's id on the hub where its files come from elsewhere; for what names the base of an export."""
+    """The model's id on the hub where its files come from elsewhere; exports name their base by it."""
 
 
 def parse_registry(text: str) -> dict[str, ModelEntry]:
@@ -162,7 +161,7 @@ def _gguf_source(table: dict[str, Any]) -> GgufSource:
 
 
 def _check(entry: ModelEntry) -> None:
-    """Everything that becomes a path or an argument is checked here, so that no later code must."""
+    """Check everything that becomes a path or an argument, so that no later code must."""
 
     def require(condition: object, what: str) -> None:
         if not condition:
@@ -191,7 +190,7 @@ def _check(entry: ModelEntry) -> None:
 
 
 _HUB_FILE = re.compile(rf"{REPO.pattern}(?:@[^:/]*)?:")
-"""How a hub id with a file begins, right or wrong behind the colon."""
+"""How a hub id with a file begins, whatever stands after the colon."""
 
 
 @cache

@@ -13,7 +13,7 @@ EMBEDDING, OUTPUT = "token_embd", "output"
 
 
 class Matrix(NamedTuple):
-    """A weight with two dimensions; a row is what one output is computed from, and what blocks of a format divide."""
+    """A weight with two dimensions. One output is computed from one row, and the blocks of a format divide a row."""
 
     name: str
     layer: int
@@ -28,7 +28,7 @@ class Matrix(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the memory of a model follows from. Widths in numbers, `context` in tokens that it was trained to see."""
+    """The dimensions that decide a model's memory. `context` is the tokens of a text in its training."""
 
     layers: int
     width: int
@@ -52,7 +52,7 @@ class Shape:
 
     @property
     def layer_matrices(self) -> tuple[tuple[str, int, int], ...]:
-        """Name, rows and columns of what every layer has, which is also what the adapter is put on."""
+        """Name, rows and columns of every layer's matrices; the adapter is put on the same ones."""
         wide, query, kv, inner = self.width, self.query_width, self.kv_width, self.feed_forward
         return (
             ("attn_q", query, wide),
@@ -65,7 +65,7 @@ class Shape:
         )
 
     def matrices(self) -> Iterator[Matrix]:
-        """All of the model's, the embedding once where it is tied."""
+        """All matrices of the model, the embedding once where it is tied."""
         yield Matrix(EMBEDDING, -1, self.vocabulary, self.width)
         for layer in range(self.layers):
             for name, rows, columns in self.layer_matrices:

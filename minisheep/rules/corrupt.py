@@ -2,11 +2,11 @@
 
     shuffled    the answer to another task: does the judge see that answer and instruction belong together?
     truncated   ends in the middle of a sentence, about half way: does it see that something is missing?
-    looped      says a sentence over and over
+    looped      repeats a sentence over and over
     scrambled   its words in random order
-    copied      says the instruction and input back
-    echoed      says a good part of the instruction back, then the answer to another task
-    wrong       one number, name or telling word changed to a plausible other one (`alter`)
+    copied      repeats the instruction and input
+    echoed      repeats a good part of the instruction, then the answer to another task
+    wrong       one number, name or word with a counterpart changed to a plausible other one (`change_fact`)
 
 Likelihood alone is blind to some of these and loves others, an echo above all, so an exam needs every kind.
 """
@@ -22,7 +22,6 @@ from minisheep.rules import endings
 from minisheep.rules.prompts import user_text
 from minisheep.rules.similarity import tokens
 
-# One fact of an answer changed to a plausible other one: a number, a name, or a word that has a counterpart. Pure.
 Change = tuple[str, str]
 """A whole word and what takes its place, wherever the word stands."""
 
@@ -61,17 +60,21 @@ _COUNTERPARTS = tuple(
 )
 
 
-def change_fact(answer: str, asked: str, elsewhere: Sequence[str], chance: random.Random) -> str | None:
-    """`answer` with one number, name or telling word changed, everywhere it stands; None where it holds none.
+def change_fact(answer: str, question: str, elsewhere: Sequence[str], chance: random.Random) -> str | None:
+    """`answer` with one number, name or word with a counterpart changed, everywhere it stands; None where it has none.
 
-    A name is replaced by one of `asked` (the instruction and input) that the answer does not hold, or, where there is
-    none, by one from the texts `elsewhere`. List numbers are never changed.
+    A name is replaced by one of `question` (the instruction and input) that the answer does not hold, or, where there
+    is none, by one from the texts `elsewhere`. List numbers are never changed.
     """
-    ways = [list(_numbers(answer, chance)), list(_counterparts(answer, chance)), list(_names(answer, asked, elsewhere))]
-    found = [changes for changes in ways if changes]
-    if not found:
+    ways = [
+        list(_numbers(answer, chance)),
+        list(_counterparts(answer, chance)),
+        list(_names(answer, question, elsewhere)),
+    ]
+    possible = [changes for changes in ways if changes]
+    if not possible:
         return None
-    old, new = chance.choice(chance.choice(found))
+    old, new = chance.choice(chance.choice(possible))
     return re.sub(rf"(?<![\w.,]){re.escape(old)}(?!\w)", lambda _: new, answer)
 
 
@@ -99,11 +102,10 @@ def _counterparts(answer: str, chance: random.Random) -> Iterator[Change]:
                     yield form, other.capitalize() if form[0].isupper() else other
 
 
-def _names(answer: str, asked: str, elsewhere: Sequence[str]) -> Iterator[Change]:
-    own = names(answer)
-    near = [name for name in names(asked) if name not in answer]
+def _names(answer: str, question: str, elsewhere: Sequence[str]) -> Iterator[Change]:
+    near = [name for name in names(question) if name not in answer]
     far = [name for text in elsewhere for name in names(text) if name not in answer]
-    for name in own:
+    for name in names(answer):
         for other in near or far:
             yield name, other
 
@@ -124,7 +126,7 @@ LEAST_TO_CUT, LEAST_TO_SCRAMBLE = 8, 6
 LEAST_TO_ECHO = 4
 """Words of an instruction below which a part of it is no echo."""
 NEAREST = 4
-"""A shuffled answer is drawn from so many that are nearest in length, so that length tells nothing."""
+"""A shuffled answer is drawn from the ones nearest in length, so that length gives nothing away."""
 
 
 @dataclass(frozen=True, slots=True)

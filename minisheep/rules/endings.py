@@ -1,8 +1,8 @@
-"""Where an answer should have ended.
+"""Where an answer should have ended. Pure.
 
 A base model has not learnt to stop: it answers, then invents the next question, repeats itself, or runs into the
-token limit. What comes before that is often a good answer, so it is cut rather than dropped. Fenced code is never cut
-inside, and nothing that stands in a closed fence counts as a label, a sentence or a repetition.
+token limit. The text before that is often a good answer, so it is cut rather than dropped. Fenced code is never cut
+inside, and nothing in a closed fence counts as a label, a sentence or a repetition.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def cut_answer(text: str, finish: str) -> tuple[str, str]:
     """The answer without what a rambling model put after it, and why it was cut; the reason is empty if it was not.
 
     finish: ``end``, ``stop`` or ``length``, as in `engines.base.Completion`.
-    Reasons, in the order in which they are looked for; the last that applied is given:
+    Reasons, in the order of the checks; the last that applied is given:
     ``new_turn``: cut at the first label of a speaker or a few-shot field at a line start (not at the very start);
-    ``repeated_sentence``: cut at the first sentence of four words or more that was said before;
+    ``repeated_sentence``: cut at the first sentence of four words or more that stood there before;
     ``last_sentence``: only for ``length`` where nothing else was cut, back to the last whole sentence, list line or
     closed code fence. Where there is none the text stays, and the rule ``never_ends`` drops it.
     """
@@ -62,9 +62,10 @@ def cut_answer(text: str, finish: str) -> tuple[str, str]:
 def ends_naturally(text: str) -> bool:
     """Whether the text ends in sentence punctuation (closing quotes and brackets allowed) or with a closed fence."""
     text = text.rstrip()
-    if not text or _open_fence(text) is not None:
+    closed, opened = _fences(text)
+    if not text or opened is not None:
         return False
-    return _last_sentence_end(text) == len(text) or any(end == len(text) for _, end in closed_fences(text))
+    return max(_sentence_ends(text), default=0) == len(text) or any(end == len(text) for _, end in closed)
 
 
 def ends_with_list_line(text: str) -> bool:
@@ -114,10 +115,6 @@ def _fences(text: str) -> tuple[list[tuple[int, int]], int | None]:
     return closed, opened.start() if opened else None
 
 
-def _open_fence(text: str) -> int | None:
-    return _fences(text)[1]
-
-
 def _masked(text: str) -> str:
     """The same text, same length, with blanks where closed fences are."""
     for start, end in closed_fences(text):
@@ -145,16 +142,12 @@ def _sentence_ends(text: str) -> Iterator[int]:
             yield match.end()
 
 
-def _last_sentence_end(text: str) -> int:
-    return max(_sentence_ends(text), default=0)
-
-
 def _last_end(text: str) -> int:
     """Where the last whole sentence, list line or closed fence ends; 0 where there is none."""
-    opened = _open_fence(text)
+    opened = _fences(text)[1]
     if opened is not None:
         text = text[:opened].rstrip()
-    ends = [_last_sentence_end(_masked(text)), *(end for _, end in closed_fences(text))]
+    ends = [0, *_sentence_ends(_masked(text)), *(end for _, end in closed_fences(text))]
     position = 0
     # The very last line may be cut off, unless a fence began below it.
     lines = text.split("\n") if opened is not None else text.split("\n")[:-1]

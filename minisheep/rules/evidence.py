@@ -1,8 +1,8 @@
-"""What a pair shows without being graded: how likely its tokens are, and how its words lie. Pure.
+"""What a pair shows without a grade, and a judge made of these signs. Pure.
 
-No single number tells a right answer from every kind of wrong one (see `rules.corrupt`): likelihood that the answer
-belongs to the instruction loves an echo and does not see that half is missing. Together, weighed by `rules.evidence`,
-they do.
+How likely the tokens of a pair are, and how its words lie: no single number tells a right answer from every kind of
+wrong one (see `rules.corrupt`). Likelihood that the answer belongs to the instruction loves an echo and does not see
+that half is missing. Together the numbers do: a `Blend`, a logistic regression kept as plain numbers, weighs them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REPEATED_NGRAM = 3
 
 @dataclass(frozen=True, slots=True)
 class Likelihoods:
-    """Natural log-probabilities of a pair's tokens, one a token; empty where they were not asked for."""
+    """Natural log-probabilities of a pair's tokens, one a token; empty where none were computed."""
 
     given: tuple[float, ...] = ()
     """The answer after the instruction, then its ending (`rules.prompts.Frame.ending`)."""
@@ -111,9 +111,8 @@ def _gain(given: Sequence[float], alone: Sequence[float]) -> float | None:
     return fmean(given) - fmean(alone) if given and alone else None
 
 
-# A judge made of weak signs: logistic regression over `rules.evidence`, kept as plain numbers. Pure.
 STRENGTH = 0.5
-"""scikit-learn's C. Below 1, since a dozen signs are weighed on some hundred answers."""
+"""scikit-learn's C. Below 1, since it weighs a dozen signs on some hundred answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +151,8 @@ class Blend:
 def fit(right: Sequence[Mapping[str, float]], spoiled: Mapping[str, Sequence[Mapping[str, float]]]) -> Blend:
     """The weights that tell `right` evidence from `spoiled` evidence (by kind).
 
-    Right and spoiled count alike as a whole, and so do the kinds: a kind that few answers can be spoiled in would
-    otherwise hardly count. ValueError where one side is empty.
+    Right and spoiled have the same weight as a whole, and so have the kinds: a kind that fits few answers would hardly
+    count otherwise. ValueError where one side is empty.
     """
     from sklearn.linear_model import LogisticRegression
 

@@ -1,8 +1,11 @@
-"""Rules that an instruction must pass before it is answered.
+"""Rules that an instruction must pass before it is answered, and an answer before it is judged. Pure.
 
-After Self-Instruct (Wang et al. 2023) and the heuristic filter of I-SHEEP. Similarity to earlier instructions is not
-here, since it needs them: see `similarity.NoveltyIndex`. Every rule takes the instruction and its input and returns
-what it found, or None.
+After Self-Instruct (Wang et al. 2023) and the heuristic filter of I-SHEEP. Two rules for answers are new: a judge by
+likelihood loves an answer that repeats the instruction or that loops, so those must be gone before it scores.
+Similarity to earlier instructions needs an index of them: see `similarity.NoveltyIndex`.
+
+A rule takes an instruction and its input, or an `AnsweredText`, and returns what it found, or None. Closed code fences
+are not searched for speaker turns and loops.
 """
 
 from __future__ import annotations
@@ -98,7 +101,7 @@ INSTRUCTION_RULES: tuple[tuple[str, InstructionRule, str], ...] = (
     ("has_url", has_url, "holds a web address"),
     ("input_repeated", input_repeated, "already holds its input inside the instruction"),
 )
-"""Name, function, and what an instruction does that is dropped by it; in the order in which they are asked."""
+"""Name, function, and what a dropped instruction does; in the order of the checks."""
 
 
 def instruction_fault(instruction: str, input: str) -> tuple[str, str] | None:
@@ -108,11 +111,8 @@ def instruction_fault(instruction: str, input: str) -> tuple[str, str] | None:
 
 
 def _found(pattern: re.Pattern[str], *texts: str) -> str | None:
-    for text in texts:
-        match = pattern.search(text)
-        if match:
-            return shortened(match.group().strip())
-    return None
+    match = next(filter(None, map(pattern.search, texts)), None)
+    return shortened(match.group().strip()) if match else None
 
 
 def _plain(text: str) -> str:
@@ -125,11 +125,7 @@ def shortened(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-# Rules that an answer must pass before it is judged.
-#
-# After the heuristic filter of I-SHEEP, with two more: a judge of likelihood loves an answer that says the instruction
-# back or that loops, so those must be gone before it scores. Every rule takes a `Pair` and returns what it found, or
-# None. Code in closed fences is not looked at for speaker turns and loops.
+# Rules for answers.
 LOOP_NGRAM, LOOP_SHARE, LOOP_WORDS = 4, 0.3, 24
 """An answer of at least 24 words loops where more than 0.3 of its 4-grams were there before."""
 LOOP_LINES, LOOP_SENTENCES, LOOP_RUN = 3, 2, 5
@@ -225,19 +221,18 @@ def loops(pair: AnsweredText) -> str | None:
     lines = [line for line in map(endings.normalised, text.split("\n")) if len(line.split()) >= 2]
     if line := _repeated(lines, LOOP_LINES):
         return f"a line {LOOP_LINES} times: {shortened(line)}"
-    said = [sentence for _, part in endings.sentences(text) if len((sentence := endings.normalised(part)).split()) >= 5]
-    if sentence := _repeated(said, LOOP_SENTENCES):
+    sentences = [endings.normalised(part) for _, part in endings.sentences(text)]
+    if sentence := _repeated([some for some in sentences if len(some.split()) >= 5], LOOP_SENTENCES):
         return f"a sentence twice: {shortened(sentence)}"
     share = repeated_share(words, LOOP_NGRAM)
-    return (
-        f"{share:.2f} of the {LOOP_NGRAM}-grams repeated" if len(words) >= LOOP_WORDS and share > LOOP_SHARE else None
-    )
+    looping = len(words) >= LOOP_WORDS and share > LOOP_SHARE
+    return f"{share:.2f} of the {LOOP_NGRAM}-grams repeated" if looping else None
 
 
 def copies_instruction(pair: AnsweredText) -> str | None:
-    """The answer is the instruction or input said back, in whole or for the most part, or begins by saying it back.
+    """The answer repeats the instruction or input, in whole or for the most part, or begins with it.
 
-    An answer of fewer than three words that equals the input passes: it may be the word that was asked for.
+    An answer of fewer than three words that equals the input passes: it may be the right word.
     """
     answer, asked, given = (similarity.tokens(text) for text in (pair.output, pair.instruction, pair.input))
     if not answer or not asked:
@@ -272,10 +267,10 @@ RESPONSE_RULES: tuple[tuple[str, ResponseRule, str], ...] = (
     ("asks_back", asks_back, "asks a question back after a blank line"),
     ("chinese", chinese, "holds Chinese characters in an English run"),
     ("loops", loops, "repeats itself"),
-    ("copies_instruction", copies_instruction, "says the instruction or input back"),
+    ("copies_instruction", copies_instruction, "repeats the instruction or input"),
     ("never_ends", never_ends, "was cut off at the token limit without a natural end"),
 )
-"""Name, function, and what an answer does that is dropped by it; in the order in which they are asked."""
+"""Name, function, and what a dropped answer does; in the order of the checks."""
 
 
 def response_fault(

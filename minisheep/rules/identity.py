@@ -1,4 +1,12 @@
-"""?"""
+"""Where ids and randomness come from: what a thing is, never when it was made.
+
+A run may be interrupted, and an engine finishes its requests in any order. So nothing is drawn from one stream of
+random numbers: each draw has a seed of its own, made of the run's seed, the round, the purpose and the item. A run that
+was continued then draws what an unbroken one draws. For the same reason a record's id is a digest of its content.
+
+Stored figures are rounded to six digits. Beyond them stand differences of processors, threads and batch sizes, which
+would make two equal runs differ in their last bits, and change every digest that holds such a figure.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +22,7 @@ def digest(kind: str, content: dict[str, Any]) -> str:
 
 
 def derive_seed(*identity: object) -> int:
-    """A sampler seed from identity (run seed, round, what for, which), in 1 .. 2**32 - 2, the same on every machine.
+    """A sampler seed from identity (run seed, round, purpose, item), in 1 .. 2**32 - 2, the same on every machine.
 
     Zero and the highest value mean "random" to llama.cpp, so they are left out.
     """
@@ -23,10 +31,10 @@ def derive_seed(*identity: object) -> int:
 
 
 def six_decimals(number: float) -> float:
-    """As figures are stored: more is noise."""
+    """For figures of a known scale, such as shares and nats."""
     return round(number, 6)
 
 
 def six_digits(number: float) -> float:
-    """Six significant digits: more is noise, and would make equal runs differ in their last bit."""
+    """For raw measurements of any scale: six significant digits."""
     return float(f"{number:.6g}")

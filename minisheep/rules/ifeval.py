@@ -1,4 +1,11 @@
-"""Verdicts: one constraint, all constraints of an item, the lenient reading of an answer, two models' side by side."""
+"""IFEval's constraints on answers: what decides each kind, and verdicts on a constraint, an item or two models. Pure.
+
+A function decides each kind. It has the kind's name, and its keywords are the kind's arguments, already read. The
+docstrings say where the decision is looser or stricter than a reader would expect.
+
+IFEval's own code draws an argument at random where one is missing, zero or out of range. A verdict that depends on a
+draw measures nothing, so here such an argument is refused, or taken literally where it has a literal meaning.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +13,19 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from minisheep.errors import ConfigError
 from minisheep.rules.ifeval_text import count_sentences, is_language, words
 
 # Constraints on the form of an answer: lists, sections, titles, JSON, beginnings and endings.
-#
-# As in `content`: one function for each of IFEval's kinds, under its name and with its arguments.
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-
 TICKS = ("```json", "```Json", "```JSON", "```")
 
 
 def number_placeholders(response: str, *, num_placeholders: int) -> bool:
-    """At least so many ``[...]``; an empty pair counts, one over two lines does not."""
+    """At least that many ``[...]``; an empty pair counts, one over two lines does not."""
     return len(re.findall(r"\[.*?\]", response)) >= num_placeholders
 
 
@@ -32,7 +36,7 @@ def postscript(response: str, *, postscript_marker: str) -> bool:
 
 
 def number_bullet_lists(response: str, *, num_bullets: int) -> bool:
-    """Exactly so many lines that begin with ``*`` (one, and something after it) or ``-`` (any, rules included)."""
+    """Exactly that many lines that begin with ``*`` (one, and something after it) or ``-`` (any, rules included)."""
     stars = re.findall(r"^\s*\*[^\*].*$", response, re.MULTILINE)
     dashes = re.findall(r"^\s*-.*$", response, re.MULTILINE)
     return len(stars) + len(dashes) == num_bullets
@@ -44,14 +48,14 @@ def constrained_response(response: str) -> bool:
 
 
 def number_highlighted_sections(response: str, *, num_highlights: int) -> bool:
-    """At least so many ``*...*`` on one line; ``**...**`` counts too, one of several beside each other mostly once."""
+    """At least that many ``*...*`` on one line; ``**...**`` counts too, several beside each other mostly once."""
     single = [found.strip("*") for found in re.findall(r"\*[^\n\*]*\*", response)]
     double = [found[2:-2] for found in re.findall(r"\*\*[^\n\*]*\*\*", response)]
     return sum(bool(found.strip()) for found in single + double) >= num_highlights
 
 
 def multiple_sections(response: str, *, section_spliter: str, num_sections: int) -> bool:
-    """At least so many times the word and a number, in the word's own case."""
+    """At least that many times the word and a number, in the word's own case."""
     return len(re.split(rf"\s?{section_spliter}\s?\d+\s?", response)) - 1 >= num_sections
 
 
@@ -98,19 +102,15 @@ def no_comma(response: str) -> bool:
 
 
 # What the arguments of a constraint may be. Each reader returns the value as it is used, or raises ValueError.
-#
-# IFEval's own code draws an argument at random where one is missing, zero or out of range; a verdict that depends on a
-# draw measures nothing, so here such an argument is refused, or taken literally where it has a literal meaning.
 Reader = Callable[[Any], Any]
 
 LESS_THAN, AT_LEAST = "less than", "at least"
-
 _LANGUAGES = """
 af ar bg bn ca cs cy da de el en es et fa fi fr gu he hi hr hu id it ja kn ko lt lv mk ml mr ne nl no pa pl pt
 ro ru sk sl so sq sv sw ta te th tl tr uk ur vi zh-cn zh-tw
 """
 LANGUAGES = frozenset(_LANGUAGES.split())
-"""The codes that the detector can answer with."""
+"""The codes that the detector can return."""
 
 
 def count(value: Any) -> int:
@@ -145,20 +145,20 @@ def text(value: Any) -> str:
 
 def letter(value: Any) -> str:
     """One character, in lower case. IFEval's data asks for ``#`` and ``!`` too."""
-    found = text(value).lower()
-    if len(found) != 1:
+    character = text(value).lower()
+    if len(character) != 1:
         raise ValueError("must be a single character")
-    return found
+    return character
 
 
 def pattern(value: Any) -> str:
     """A word, which IFEval uses as a regular expression."""
-    found = text(value)
+    word = text(value)
     try:
-        re.compile(found)
+        re.compile(word)
     except re.error as error:
         raise ValueError(f"is not a regular expression: {error}") from None
-    return found
+    return word
 
 
 def patterns(value: Any) -> tuple[str, ...]:
@@ -178,9 +178,6 @@ def language(value: Any) -> str:
 
 
 # Constraints on words, letters, lengths and the language of an answer.
-#
-# Each function decides one of IFEval's kinds; its name is the kind's, its keywords are the kind's arguments, already
-# read by `arguments`. The docstrings say where the decision is looser or stricter than a reader would expect.
 def holds(number: int, relation: str, limit: int) -> bool:
     return number < limit if relation == LESS_THAN else number >= limit
 
@@ -218,13 +215,13 @@ def number_words(response: str, *, num_words: int, relation: str) -> bool:
 
 
 def number_paragraphs(response: str, *, num_paragraphs: int) -> bool:
-    """Exactly so many parts between dividers ``***``, none empty but before the first or after the last divider."""
+    """Exactly that many parts between dividers ``***``, none empty but before the first or after the last divider."""
     parts = [bool(part.strip()) for part in re.split(r"\s?\*\*\*\s?", response)]
     return all(parts[1:-1]) and sum(parts) == num_paragraphs
 
 
 def nth_paragraph_first_word(response: str, *, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
-    """Exactly so many paragraphs between empty lines, the n-th beginning with the word, in any case.
+    """Exactly that many paragraphs between empty lines, the n-th beginning with the word, in any case.
 
     Places are counted with empty paragraphs, their number without. A word ends at ``. , ? ! ' "``.
     """
@@ -252,63 +249,49 @@ def english_lowercase(response: str) -> bool:
     return response.islower() and is_language(response, "en")
 
 
-# IFEval's 25 kinds of instruction: the arguments that each takes, and what decides it.
-@dataclass(frozen=True, slots=True)
-class ConstraintKind:
-    """`decide` is called with the answer and the arguments, as their readers returned them."""
-
-    decide: Callable[..., bool]
-    arguments: Mapping[str, Reader] = field(default_factory=dict)
-    defaults_to_prompt: str = ""
-    """An argument that is the whole prompt where it is not given."""
-
-
-KINDS: dict[str, ConstraintKind] = {
-    "keywords:existence": ConstraintKind(existence, {"keywords": patterns}),
-    "keywords:frequency": ConstraintKind(frequency, {"keyword": pattern, "frequency": count, "relation": relation}),
-    "keywords:forbidden_words": ConstraintKind(forbidden_words, {"forbidden_words": patterns}),
-    "keywords:letter_frequency": ConstraintKind(
+Decision = tuple[Callable[..., bool], Mapping[str, Reader]]
+KINDS: dict[str, Decision] = {
+    "keywords:existence": (existence, {"keywords": patterns}),
+    "keywords:frequency": (frequency, {"keyword": pattern, "frequency": count, "relation": relation}),
+    "keywords:forbidden_words": (forbidden_words, {"forbidden_words": patterns}),
+    "keywords:letter_frequency": (
         letter_frequency,
         {"letter": letter, "let_frequency": count, "let_relation": relation},
     ),
-    "language:response_language": ConstraintKind(response_language, {"language": language}),
-    "length_constraints:number_sentences": ConstraintKind(
-        number_sentences, {"num_sentences": count, "relation": relation}
-    ),
-    "length_constraints:number_paragraphs": ConstraintKind(number_paragraphs, {"num_paragraphs": place}),
-    "length_constraints:number_words": ConstraintKind(number_words, {"num_words": count, "relation": relation}),
-    "length_constraints:nth_paragraph_first_word": ConstraintKind(
+    "language:response_language": (response_language, {"language": language}),
+    "length_constraints:number_sentences": (number_sentences, {"num_sentences": count, "relation": relation}),
+    "length_constraints:number_paragraphs": (number_paragraphs, {"num_paragraphs": place}),
+    "length_constraints:number_words": (number_words, {"num_words": count, "relation": relation}),
+    "length_constraints:nth_paragraph_first_word": (
         nth_paragraph_first_word,
         {"num_paragraphs": place, "nth_paragraph": place, "first_word": text},
     ),
-    "detectable_content:number_placeholders": ConstraintKind(number_placeholders, {"num_placeholders": count}),
-    "detectable_content:postscript": ConstraintKind(postscript, {"postscript_marker": pattern}),
-    "detectable_format:number_bullet_lists": ConstraintKind(number_bullet_lists, {"num_bullets": count}),
-    "detectable_format:constrained_response": ConstraintKind(constrained_response),
-    "detectable_format:number_highlighted_sections": ConstraintKind(
-        number_highlighted_sections, {"num_highlights": count}
+    "detectable_content:number_placeholders": (number_placeholders, {"num_placeholders": count}),
+    "detectable_content:postscript": (postscript, {"postscript_marker": pattern}),
+    "detectable_format:number_bullet_lists": (number_bullet_lists, {"num_bullets": count}),
+    "detectable_format:constrained_response": (constrained_response, {}),
+    "detectable_format:number_highlighted_sections": (number_highlighted_sections, {"num_highlights": count}),
+    "detectable_format:multiple_sections": (multiple_sections, {"section_spliter": pattern, "num_sections": count}),
+    "detectable_format:json_format": (json_format, {}),
+    "detectable_format:title": (title, {}),
+    "combination:two_responses": (two_responses, {}),
+    "combination:repeat_prompt": (repeat_prompt, {"prompt_to_repeat": text}),
+    "startend:end_checker": (end_checker, {"end_phrase": text}),
+    "startend:quotation": (quotation, {}),
+    "change_case:capital_word_frequency": (
+        capital_word_frequency,
+        {"capital_frequency": count, "capital_relation": relation},
     ),
-    "detectable_format:multiple_sections": ConstraintKind(
-        multiple_sections, {"section_spliter": pattern, "num_sections": count}
-    ),
-    "detectable_format:json_format": ConstraintKind(json_format),
-    "detectable_format:title": ConstraintKind(title),
-    "combination:two_responses": ConstraintKind(two_responses),
-    "combination:repeat_prompt": ConstraintKind(
-        repeat_prompt, {"prompt_to_repeat": text}, defaults_to_prompt="prompt_to_repeat"
-    ),
-    "startend:end_checker": ConstraintKind(end_checker, {"end_phrase": text}),
-    "startend:quotation": ConstraintKind(quotation),
-    "change_case:capital_word_frequency": ConstraintKind(
-        capital_word_frequency, {"capital_frequency": count, "capital_relation": relation}
-    ),
-    "change_case:english_capital": ConstraintKind(english_capital),
-    "change_case:english_lowercase": ConstraintKind(english_lowercase),
-    "punctuation:no_comma": ConstraintKind(no_comma),
+    "change_case:english_capital": (english_capital, {}),
+    "change_case:english_lowercase": (english_lowercase, {}),
+    "punctuation:no_comma": (no_comma, {}),
 }
+"""IFEval's 25 kinds of instruction: what decides each, and a reader for each argument. The decision gets the answer and
+the arguments as their readers returned them."""
+REPEATS = "combination:repeat_prompt"
+"""The one kind that asks for the instruction itself; its argument is the whole prompt where it is not given."""
 
 
-# What is verified: a prompt and the constraints that it states.
 @dataclass(frozen=True, slots=True)
 class Constraint:
     """One constraint. `kind` is IFEval's instruction id, ``length_constraints:number_words`` for example."""
@@ -326,7 +309,7 @@ class VerifiableItem:
 
 Rows = list[list[bool]]
 READINGS = ("strict", "loose", "own")
-"""How an answer is read: as it is, leniently, and as it is but where it says its instruction back."""
+"""How an answer is read: as it is, leniently, and as it is unless it repeats its instruction."""
 
 
 def verify(kind: str, arguments: Mapping[str, Any], prompt: str, response: str) -> bool:
@@ -335,8 +318,8 @@ def verify(kind: str, arguments: Mapping[str, Any], prompt: str, response: str) 
     `prompt` is what ``combination:repeat_prompt`` wants repeated where its arguments do not say. Raises
     `errors.ConfigError` for an unknown kind or malformed arguments.
     """
-    found = resolve(Constraint(kind, arguments), prompt, "A constraint")
-    return bool(response.strip()) and KINDS[kind].decide(response, **found)
+    read = resolve(Constraint(kind, arguments), prompt, "A constraint")
+    return bool(response.strip()) and KINDS[kind][0](response, **read)
 
 
 def strict(item: VerifiableItem, response: str) -> tuple[bool, ...]:
@@ -383,7 +366,7 @@ def variants(response: str) -> tuple[str, ...]:
 
 
 def resolve(check: Constraint, prompt: str, name: str) -> dict[str, Any]:
-    """The arguments of a constraint as its decision takes them; an argument that is None counts as not given.
+    """The arguments of a constraint as its decision takes them; None counts as not given.
 
     Raises `errors.ConfigError` that begins with `name`.
     """
@@ -393,30 +376,30 @@ def resolve(check: Constraint, prompt: str, name: str) -> dict[str, Any]:
             f"{name}: there is no constraint {check.kind!r}{f' (nearest: {near[0]})' if near else ''}.",
             f"There are {', '.join(KINDS)}.",
         )
-    kind = KINDS[check.kind]
+    readers = KINDS[check.kind][1]
     given = {key: value for key, value in check.arguments.items() if value is not None}
-    if kind.defaults_to_prompt:
-        given.setdefault(kind.defaults_to_prompt, prompt)
-    fix = f"{check.kind} takes {', '.join(kind.arguments) or 'no arguments'}."
-    for wrong in [f"has no argument {key!r}" for key in given if key not in kind.arguments] + [
-        f"needs the argument {key!r}" for key in kind.arguments if key not in given
-    ]:
-        raise ConfigError(f"{name}: {check.kind} {wrong}.", fix)
-    found = {}
-    for key, reader in kind.arguments.items():
+    if check.kind == REPEATS:
+        given.setdefault("prompt_to_repeat", prompt)
+    fix = f"{check.kind} takes {', '.join(readers) or 'no arguments'}."
+    wrong = [f"has no argument {key!r}" for key in given if key not in readers]
+    wrong += [f"needs the argument {key!r}" for key in readers if key not in given]
+    if wrong:
+        raise ConfigError(f"{name}: {check.kind} {wrong[0]}.", fix)
+    read = {}
+    for key, reader in readers.items():
         try:
-            found[key] = reader(given[key])
+            read[key] = reader(given[key])
         except ValueError as error:
             raise ConfigError(f"{name}: {check.kind}: {key} {given[key]!r} {error}.", fix) from None
-    if found.get("nth_paragraph", 0) > found.get("num_paragraphs", 0):
+    if read.get("nth_paragraph", 0) > read.get("num_paragraphs", 0):
         raise ConfigError(f"{name}: {check.kind}: nth_paragraph lies beyond num_paragraphs.", fix)
-    return found
+    return read
 
 
 def _verdicts(item: VerifiableItem, responses: tuple[str, ...]) -> tuple[bool, ...]:
-    found = []
+    verdicts = []
     for check in item.checks:
         arguments = resolve(check, item.prompt, f"Item {item.id}")
-        decide = KINDS[check.kind].decide
-        found.append(any(text.strip() and decide(text, **arguments) for text in responses))
-    return tuple(found)
+        decide = KINDS[check.kind][0]
+        verdicts.append(any(text.strip() and decide(text, **arguments) for text in responses))
+    return tuple(verdicts)

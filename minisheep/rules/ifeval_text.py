@@ -1,11 +1,14 @@
-"""Counts sentences as Punkt does (Kiss and Strunk 2006), without its trained tables.
+"""Sentences, words and languages of a text as IFEval's tools see them, without their downloads. Pure.
 
-IFEval counts with NLTK's Punkt tokenizer for English. Where a sentence could end, and what kind of word stands before
-and after, is decided here by the same rules. Punkt then looks words up in tables that were trained on newspapers, which
-must be downloaded; in their place stand two short lists: abbreviations that those tables know too (and not those that
-they do not: after "e.g." and "etc." Punkt sees an end, so does this), and words that mostly begin a sentence when
-they are capitalised. Counts can therefore differ after rare abbreviations, after initials, and after an ellipsis that a
-rare word follows.
+IFEval counts sentences with NLTK's Punkt tokenizer for English (Kiss and Strunk 2006). The same rules decide here where
+a sentence could end, and what kind of word stands before and after. Punkt then looks words up in tables that were
+trained on newspapers and must be downloaded. Two short lists stand in their place: abbreviations that those tables
+know (after "e.g." and "etc." Punkt sees an end, so does this), and words that mostly begin a sentence when they are
+capitalised. So counts can differ after rare abbreviations, after initials, and after an ellipsis before a rare word.
+
+IFEval counts words in capitals among the tokens of ``nltk.word_tokenize``, which follows the Penn Treebank: a
+contraction is two words. Words are split here as far as that changes which of them are in capitals; punctuation without
+letters may stay on a word.
 """
 
 from __future__ import annotations
@@ -147,11 +150,7 @@ def _starts(token: str) -> bool | None:
     return None
 
 
-# Splits a text into words where NLTK's word tokenizer does, as far as that changes which words are in capitals.
-#
-# IFEval counts words in capitals among the tokens of ``nltk.word_tokenize``, which follows the Penn Treebank: a
-# contraction is two words. Where it only parts punctuation without letters from a word, this does not.
-_APART = (
+_ALONE = (
     # Marks that stand alone wherever they are; commas and colons not before a digit ("1,000", "7:30").
     re.compile("[;@#$%&?!*\\[\\](){}<>«»“”‘’„`\"\u2012-\u2015]|''|--|\\.{2,}|[:,](?!\\d)"),
     # An apostrophe that opens a word, unless the rest is the end of a contraction.
@@ -181,7 +180,7 @@ def words(text: str) -> list[str]:
 
 
 def _words(sentence: str) -> list[str]:
-    for pattern in (*_APART, _FULL_STOP):
+    for pattern in (*_ALONE, _FULL_STOP):
         sentence = pattern.sub(" ", sentence)
     sentence = " ".join(["", *sentence.split(), ""])
     for pattern in _ENDINGS:
@@ -191,10 +190,9 @@ def _words(sentence: str) -> list[str]:
     return sentence.split()
 
 
-# Which language a text is in, by langdetect: the detector whose answers IFEval is defined by.
 @cache
 def _detectors() -> Any:
-    """A factory of our own: the library's global one draws at random unless the whole process sets its seed."""
+    """langdetect, by whose results IFEval is defined; not its global factory, which draws without a seed."""
     try:
         from langdetect import PROFILES_DIRECTORY, DetectorFactory  # type: ignore[import-untyped]
     except ImportError:

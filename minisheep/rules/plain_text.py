@@ -1,5 +1,6 @@
-"""Makes model text safe to show: nothing in it can move the cursor, set a title, open a link or reorder a line.
+"""Texts for people: model text that is safe to show, sizes and times in words. Pure.
 
+Nothing in sanitised text can move the cursor, set a title, open a link or reorder a line.
 rich removes only a few control characters by itself; escape sequences and the 8-bit controls would pass.
 """
 

@@ -13,7 +13,7 @@ from minisheep.rules.task_list import Task
 from minisheep.rules.templates import Prompt, Segment, Template
 
 CRITERIA = ("quality", "following")
-"""What a judge that gives grades is asked for (the paper's two criteria)."""
+"""The criteria of a judge that gives grades (the paper's two)."""
 STYLES = ("simple", "combined", "icl")
 """How it is asked: one plain question; both criteria explained and one asked; three scored examples as well."""
 
@@ -31,7 +31,7 @@ PLACEHOLDERS: dict[str, frozenset[str]] = {
         for criterion in CRITERIA
     },
 }
-"""The prompt files, and what each must have a place for."""
+"""The prompt files, and the placeholders that each must have."""
 
 LABELS = tuple(str(number) for number in range(1, 11))
 """The scores, as the judge would write them."""
@@ -40,7 +40,7 @@ NO_INPUT = "(none)"
 SCORE_ONLY = "Reply with the grade alone."
 SCORE_AND_WHY = "Reply with the grade, then ||, then one sentence that explains it."
 SCORE_START = "Grade: "
-"""Begins the judge's reply, so that the next token is the grade; the trailing blank keeps the digits bare tokens."""
+"""The beginning of the judge's reply, so that the next token is the grade. After its blank, digits are bare tokens."""
 
 BACKWARD_QUESTION = "Which instruction does this text answer?"
 """Asks for the instruction that an answer belongs to."""
@@ -55,7 +55,7 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def user_text(instruction: str, input: str) -> str:
-    """The user's turn, as it is asked, judged and trained."""
+    """The user's turn, for answering, judging and training alike."""
     return f"{instruction}\n{input}" if input else instruction
 
 
@@ -77,7 +77,7 @@ class Frame:
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Strings that show that the model has begun another turn by itself."""
+        """Strings with which the model begins another turn by itself."""
         if self.template is None:
             return ("\nInstruction:", "\nInput:", "\nQuestion:", "\nUser:")
         return self.template.stop
@@ -94,12 +94,10 @@ def pick_shots(seeds: Sequence[tuple[str, Shot]], shots: int, *identity: object)
 
 def task_list_prompt(frame: Frame, texts: Mapping[str, str], shots: Sequence[Task]) -> Prompt:
     """The few-shot prompt (the paper's meta-prompt): the model continues a numbered list of tasks."""
-    lines = [
-        f"{number}. Instruction: {task.instruction}\nInput: {task.input or NO_INPUT}"
-        for number, task in enumerate(shots, 1)
+    tasks = [
+        f"{n}. Instruction: {shot.instruction}\nInput: {shot.input or NO_INPUT}" for n, shot in enumerate(shots, 1)
     ]
-    following = len(shots) + 1
-    begun = "\n\n".join([*lines, f"{following}. Instruction:"])
+    begun = "\n\n".join([*tasks, f"{len(shots) + 1}. Instruction:"])
     # By template the seed tasks stand as the beginning of the model's own list: tiny models that find them in the
     # user's turn tend to answer them.
     return frame.ask(f"{texts['instructions'].strip()}\n", begun)
@@ -118,11 +116,11 @@ def shown_answer_prompt(solved: Sequence[tuple[Task, str]], instruction: str, in
     """After solved tasks, in plain text; `Frame.stop` ends the answer where the model goes on with another task."""
     tasks = [*((user_text(task.instruction, task.input), f" {answer}") for task, answer in solved)]
     tasks.append((user_text(instruction, input), ""))
-    return (Segment("\n\n".join(f"Instruction: {asked}\nAnswer:{answer}" for asked, answer in tasks)),)
+    return (Segment("\n\n".join(f"Instruction: {question}\nAnswer:{answer}" for question, answer in tasks)),)
 
 
 def backward_prompt(frame: Frame, answer: str) -> Prompt:
-    """Asks which instruction `answer` was written for; without an answer, for any instruction."""
+    """Asks for the instruction that `answer` was written for; without an answer, for any instruction."""
     return frame.ask(f"{answer}\n\n{BACKWARD_QUESTION}".lstrip("\n"))
 
 

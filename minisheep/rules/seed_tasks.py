@@ -1,22 +1,23 @@
-"""Reads the words that minisheep ships or that a user puts in their place: seed tasks and prompts."""
+"""Reads seed tasks, prompts and verifiable prompts: those that minisheep ships, or a user's in their place."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from minisheep.errors import ConfigError, SeedFileError
+from minisheep.errors import ConfigError, SeedFileError, UsageError
 from minisheep.rules.identity import digest
 from minisheep.rules.ifeval import Constraint, VerifiableItem, resolve
 from minisheep.rules.prompts import PLACEHOLDERS
 from minisheep.rules.task_list import Task
 
+_SEED_FIX = "Nothing was started. Mend this line, or give another --seeds file."
 HELD_OUT_SHARE = 0.3
-"""Of foreign seed files, which do not say what to hold out; minisheep's own do."""
+"""Of seed files that do not say what to hold out; minisheep's own does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +42,15 @@ def load_seeds(path: str = "") -> list[SeedTask]:
     JSON lines, or one JSON array. Where no task says `held_out`, every third or so is held out, chosen by its id.
     Raises `errors.SeedFileError` naming the file and the line of the first fault, and for a file with too few tasks.
     """
-    if path:
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise SeedFileError(f"The seed file {path} cannot be read: {error.strerror}.") from None
-    else:
-        data = resources.files("minisheep.data").joinpath("seeds.jsonl").read_bytes()
-    name = path or "minisheep's seed file"
+    text, name = _read(path, "seeds.jsonl", "seed file", SeedFileError, _SEED_FIX)
     seeds: list[SeedTask] = []
     seen: set[str] = set()
     split = False
-    for number, item in _items(name, data):
+    for number, item in _items(name, text):
         for seed in _seeds_of(name, number, item):
             if seed.id in seen:
                 raise SeedFileError(
-                    f"{name}, line {number}: the id {seed.id!r} (or the same task) was there before.",
+                    f"{name}, line {number}: the id {seed.id!r} (or the same task) stands twice.",
                     "Nothing was started. Give every seed task an id of its own, or none.",
                 )
             seen.add(seed.id)
@@ -75,36 +69,51 @@ def load_seeds(path: str = "") -> list[SeedTask]:
 
 
 def seeds_digest(seeds: Iterable[SeedTask]) -> str:
-    """What a run remembers its seed tasks by."""
+    """By which a run knows its seed tasks again."""
     return digest("seeds", {"tasks": [[s.id, s.instruction, s.input, s.output, s.held_out] for s in seeds]})
 
 
-def _items(name: str, data: bytes) -> Iterable[tuple[int, dict[str, Any]]]:
-    fix = "Nothing was started. Mend that line, or give another --seeds file."
+def _items(name: str, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
+    """Numbered objects of JSON lines or of one JSON array."""
+    if not text.lstrip().startswith("["):
+        yield from _rows(name, text, SeedFileError, _SEED_FIX)
+        return
     try:
-        text = data.decode("utf-8-sig")
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SeedFileError(f"{name}: not a JSON array: {error}.", _SEED_FIX) from None
+    for number, item in enumerate(parsed, 1):
+        if not isinstance(item, dict):
+            raise SeedFileError(f"{name}, item {number}: not a JSON object.", _SEED_FIX)
+        yield number, item
+
+
+def _read(path: str, shipped: str, what: str, refused: type[UsageError], fix: str) -> tuple[str, str]:
+    """The text of a user's file, or of the shipped one for an empty `path`, and its name for messages."""
+    try:
+        data = Path(path).read_bytes() if path else resources.files("minisheep.data").joinpath(shipped).read_bytes()
+    except OSError as error:
+        raise refused(f"The {what} {path} cannot be read: {error.strerror}.") from None
+    name = path or f"minisheep's {what}"
+    try:
+        return data.decode("utf-8-sig"), name
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise SeedFileError(f"{name}, line {line}: not UTF-8 text.", fix) from None
-    if text.lstrip().startswith("["):
+        raise refused(f"{name}, line {line}: not UTF-8 text.", fix) from None
+
+
+def _rows(name: str, text: str, refused: type[UsageError], fix: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSON lines, by line number."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
         try:
-            parsed = json.loads(text)
+            row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise SeedFileError(f"{name}: not a JSON array: {error}.", fix) from None
-        pairs = list(enumerate(parsed, 1))
-        word = "item"
-    else:
-        pairs, word = [], "line"
-        for number, row in enumerate(text.split("\n"), 1):
-            if row.strip():
-                try:
-                    pairs.append((number, json.loads(row)))
-                except (ValueError, RecursionError) as error:
-                    raise SeedFileError(f"{name}, line {number}: not JSON: {error}.", fix) from None
-    for number, item in pairs:
-        if not isinstance(item, dict):
-            raise SeedFileError(f"{name}, {word} {number}: not a JSON object.", fix)
-        yield number, item
+            raise refused(f"{name}, line {number}: not JSON: {error}.", fix) from None
+        if not isinstance(row, dict):
+            raise refused(f"{name}, line {number}: not a JSON object.", fix)
+        yield number, row
 
 
 def _seeds_of(name: str, number: int, item: dict[str, Any]) -> list[SeedTask]:
@@ -126,11 +135,8 @@ def _seeds_of(name: str, number: int, item: dict[str, Any]) -> list[SeedTask]:
             input_ = ""
         own = item.get("id") if len(instances) == 1 else None
         content = {"instruction": instruction, "input": input_, "output": output}
-        seeds.append(
-            SeedTask(
-                str(own or digest("seed", content)), str(item.get("kind", "")), instruction, input_, output, held_out
-            )
-        )
+        id_, kind = str(own or digest("seed", content)), str(item.get("kind", ""))
+        seeds.append(SeedTask(id_, kind, instruction, input_, output, held_out))
     return seeds
 
 
@@ -138,7 +144,7 @@ def _hold_out(seeds: list[SeedTask]) -> list[SeedTask]:
     """The same tasks, `HELD_OUT_SHARE` of them held out; the choice depends on the task alone, not on the order."""
     ranked = sorted(seeds, key=lambda s: digest("held out", {"instruction": s.instruction}))
     chosen = {s.id for s in ranked[: int(len(seeds) * HELD_OUT_SHARE)]}
-    return [SeedTask(s.id, s.kind, s.instruction, s.input, s.output, s.id in chosen) for s in seeds]
+    return [replace(seed, held_out=seed.id in chosen) for seed in seeds]
 
 
 def load_prompts(folder: str = "") -> dict[str, str]:
@@ -167,8 +173,7 @@ def load_prompts(folder: str = "") -> dict[str, str]:
     return texts
 
 
-# Reads prompts with verifiable constraints: minisheep's own, or a file in our format or IFEval's.
-_FIX = (
+_ITEM_FIX = (
     'A line looks like {"id": ..., "prompt": ..., "checks": [{"kind": "punctuation:no_comma", "arguments": {}}]}, or'
     ' like IFEval\'s {"key": ..., "prompt": ..., "instruction_id_list": [...], "kwargs": [...]}.'
 )
@@ -180,43 +185,18 @@ def load_items(path: str = "") -> list[VerifiableItem]:
     Every argument is checked here, so that no verdict fails later. Raises `errors.ConfigError` naming the file and
     the line or the item.
     """
-    if path:
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"The evaluation file {path} cannot be read: {error.strerror}.") from None
-    else:
-        data = resources.files("minisheep.data").joinpath("verifiable.jsonl").read_bytes()
-    name = path or "minisheep's verifiable prompts"
+    text, name = _read(path, "verifiable.jsonl", "evaluation file", ConfigError, _ITEM_FIX)
     items: dict[str, VerifiableItem] = {}
-    for number, row in _rows(name, data):
+    for number, row in _rows(name, text, ConfigError, _ITEM_FIX):
         item = _item(f"{name}, line {number}", row)
         if item.id in items:
-            raise ConfigError(f"{name}, line {number}: the id {item.id!r} was there before.")
+            raise ConfigError(f"{name}, line {number}: the id {item.id!r} stands twice.")
         for check in item.checks:
             resolve(check, item.prompt, f"{name}, item {item.id}")
         items[item.id] = item
     if not items:
-        raise ConfigError(f"{name} holds no prompt.", _FIX)
+        raise ConfigError(f"{name} holds no prompt.", _ITEM_FIX)
     return list(items.values())
-
-
-def _rows(name: str, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{name}, line {line}: not UTF-8 text.") from None
-    for number, line_text in enumerate(text.split("\n"), 1):
-        if not line_text.strip():
-            continue
-        try:
-            row = json.loads(line_text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{name}, line {number}: not JSON: {error}.", _FIX) from None
-        if not isinstance(row, dict):
-            raise ConfigError(f"{name}, line {number}: not a JSON object.", _FIX)
-        yield number, row
 
 
 def _item(where: str, row: dict[str, Any]) -> VerifiableItem:
@@ -224,23 +204,23 @@ def _item(where: str, row: dict[str, Any]) -> VerifiableItem:
     id_ = row.get("id", row.get("key"))
     prompt = row.get("prompt")
     if isinstance(id_, bool) or not isinstance(id_, str | int) or id_ == "":
-        raise ConfigError(f"{where}: no id.", _FIX)
+        raise ConfigError(f"{where}: no id.", _ITEM_FIX)
     if not isinstance(prompt, str) or not prompt.strip():
-        raise ConfigError(f"{where}: no prompt.", _FIX)
+        raise ConfigError(f"{where}: no prompt.", _ITEM_FIX)
     checks = _ifeval_checks(where, row) if "instruction_id_list" in row else row.get("checks")
     if not isinstance(checks, list) or not checks:
-        raise ConfigError(f"{where}: no constraints.", _FIX)
-    found = []
+        raise ConfigError(f"{where}: no constraints.", _ITEM_FIX)
+    constraints = []
     for check in checks:
         kind, arguments = (check.get("kind"), check.get("arguments", {})) if isinstance(check, dict) else (None, None)
         if not isinstance(kind, str) or not isinstance(arguments, dict):
-            raise ConfigError(f"{where}: a constraint needs a kind, and its arguments as an object.", _FIX)
-        found.append(Constraint(kind, arguments))
-    return VerifiableItem(str(id_), prompt, tuple(found))
+            raise ConfigError(f"{where}: a constraint needs a kind, and its arguments as an object.", _ITEM_FIX)
+        constraints.append(Constraint(kind, arguments))
+    return VerifiableItem(str(id_), prompt, tuple(constraints))
 
 
 def _ifeval_checks(where: str, row: dict[str, Any]) -> list[dict[str, Any]]:
     kinds, arguments = row["instruction_id_list"], row.get("kwargs")
     if not isinstance(kinds, list) or not isinstance(arguments, list) or len(kinds) != len(arguments):
-        raise ConfigError(f"{where}: instruction_id_list and kwargs are not two lists of the same length.", _FIX)
+        raise ConfigError(f"{where}: instruction_id_list and kwargs are not two lists of the same length.", _ITEM_FIX)
     return [{"kind": kind, "arguments": given} for kind, given in zip(kinds, arguments, strict=True)]

@@ -6,6 +6,12 @@ decided by that same arithmetic (for 7 and 13 tokens with L = 7 it gives 0.70000
 
 One knowing difference: `rouge_score` sees no tokens in a text without a-z or 0-9, so in other scripts even exact
 duplicates score 0. Such a text is compared by its characters here, and only with other texts of that kind.
+
+The search for the nearest rests on an inverted index over multisets of tokens. The number of shared tokens, repetitions
+counted, is never below the longest common subsequence, so it shows which texts need no comparison. As in prefix
+filtering for set-similarity joins (PPJoin, Xiao et al. 2008), a text that shares n of a query's k tokens shares one of
+any k - n + 1 of them, so the rarest are looked up, and the frequent ones, whose lists are long, are not. One bit for
+each frequent token and each text says what those add.
 """
 
 from __future__ import annotations
@@ -21,13 +27,6 @@ from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
-# An inverted index over multisets of tokens: which texts share many tokens with a query, at most how many.
-#
-# The number of shared tokens, repetitions counted, is never below the longest common subsequence, so it tells which
-# texts a search for the nearest need not compare at all. The idea is that of prefix filtering for set-similarity joins
-# (PPJoin, Xiao et al. 2008): a text that shares n of a query's k tokens shares one of any k - n + 1 of them, so the
-# rarest are looked up, and the frequent ones, whose lists are long, are not. What the frequent tokens add is read from
-# one bit for each of them and each text.
 Numbers = NDArray[np.int64]
 
 WORDS = 2
@@ -36,7 +35,6 @@ FREQUENT_SHARE, FREQUENT_LEAST = 1 / 100, 32
 """A token becomes frequent when this share of the texts, and this many, hold it (while there are bits)."""
 DENSE_SHARE = 2
 """With postings for this many times the texts, counting into a table is faster than sorting."""
-
 
 Symbol: TypeAlias = int | str
 """A token's code point, for its first occurrence in a text; for the second and later ones it, repeated."""
@@ -104,10 +102,6 @@ class OverlapIndex:
                 # Bits that were given just now are there already.
                 self._words[word][number] |= np.uint64(mask)
 
-    def search(self, found: Sequence[Symbol]) -> Search:
-        """Begin a search for texts that overlap with a query, given its `symbols`."""
-        return Search(self, found)
-
     def _set(self, symbol: Symbol, posting: Posting) -> None:
         if isinstance(symbol, str):
             self._later[symbol] = posting
@@ -122,7 +116,7 @@ class OverlapIndex:
 
 
 class Search:
-    """One query's symbols, rarest first, and the texts that hold any of the first so many. Valid until the next add."""
+    """One query's symbols, rarest first, and the texts that hold any of the first of them. Valid until the next add."""
 
     def __init__(self, index: OverlapIndex, found: Sequence[Symbol]) -> None:
         self._index = index
@@ -186,7 +180,7 @@ UNSEEN = "\0"
 PROBES = 32
 """Texts that are compared at once at first."""
 FIRST_POSTINGS, GROWTH = 8000, 8
-"""A search looks up symbols with this many postings at first, and then with so many times more."""
+"""A search looks up symbols with this many postings at first, and then with that many times more."""
 ROUNDING = 1e-9
 """More than any rounding error of an F, less than any difference of two."""
 
@@ -228,7 +222,7 @@ class NoveltyIndex:
     """Texts added one by one, and for a new text the most similar of them.
 
     No pair is compared twice, and few are compared at all: the tokens that two texts share bound F from above, so
-    `rules.similarity.OverlapIndex` names the texts that may be the nearest, most promising first, and only their longest common
+    an `OverlapIndex` names the texts that may be the nearest, most promising first, and only their longest common
     subsequences are computed. The result is that of comparing with every text, to the last bit. (rapidfuzz's
     `Indel.normalized_similarity` is the same measure, but release 3.14.6 mostly returns 0 for texts that score 1e-9
     above its `score_cutoff`; `LCSseq.similarity` is exact.)
@@ -265,7 +259,7 @@ class NoveltyIndex:
         F is in the arithmetic of `rouge_score`, so of two equal fractions the one that it rounds up is the higher.
         """
         query = self._codes.look_up(tokens(text))
-        search = self._overlap.search(symbols(query))
+        search = Search(self._overlap, symbols(query))
         best, nearest = 0.0, -1
         prefix, known = 0, len(search.sizes)
         enough = known

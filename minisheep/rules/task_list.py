@@ -1,7 +1,7 @@
-"""Splitting what a model wrote under a numbered task list into tasks.
+"""Splits what a model wrote under a numbered task list into tasks. Pure.
 
 The prompt ends with ``6. Instruction:``, so a completion starts inside task 6 and, when all goes well, reads on as
-``7. Instruction: ...``. Models stray from that form in many ways; the ones that were seen are rows of the test table.
+``7. Instruction: ...``. Models stray from that form in many ways; the test table has a row for each one seen.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 WIDEST_GAP = 9
-"""A bare number that is further above the last one is a figure ("42. "), not the number of a task."""
+"""A bare number that lies further above the last one is a figure ("42. "), not the number of a task."""
 
 # "7." "7)" "(7)" "7:" "**7.**" "### 7." "Task 7:" "Task 7" "**Instruction 7:**"
 _NUMBER = re.compile(
@@ -56,7 +56,7 @@ class _Item:
     input: list[str] = field(default_factory=list)
     section: str = "instruction"
     labelled: bool = False
-    """Its instruction stands behind a label, so nothing above that can be its title."""
+    """Whether its instruction stands behind a label, so that nothing above it can be its title."""
 
     def append(self, line: str) -> None:
         if self.section != "output":

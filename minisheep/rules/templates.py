@@ -1,13 +1,13 @@
 """The one place where prompts get their chat template, for inference and for training alike.
 
 A template is reduced to the text before and after the user's words. The chat template of a GGUF is jinja code from a
-stranger: it is rendered once, in a sandbox, with a sentinel where the user's text goes, and never sees model text. What
-the template adds is `special` (it may become special tokens); what comes from data never is.
+stranger: it is rendered once, in a sandbox, with a sentinel where the user's text goes, and never sees model text. Text
+of the template is `special` (it may become special tokens); text of data never is.
 
-Training and the loop know single turns only. For several, in chat, what a stored template does not say (what stands
-between an answer and the next question, and where a system message goes) is read off the model's own chat template,
-rendered with sentinels. It counts only where it frames a single turn exactly as the run does; else every message is
-asked by itself.
+Training and the loop use single turns only. Chat also needs what stands between an answer and the next question, and
+where a system message goes. A stored template does not hold that, so it is read off the model's own chat template,
+rendered with sentinels. It counts only where it frames a single turn exactly as the run does; else the model sees each
+message by itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Prompt = tuple[Segment, ...]
 class Template:
     """A single-turn frame: ``before`` + user + ``between`` + answer + ``end``.
 
-    Base models are prompted without one (the paper's round 0), see `plain_answer_prompt`.
+    Base models are prompted without one in the paper's round 0, see `rules.prompts.Frame`.
     """
 
     name: str
@@ -78,7 +78,7 @@ class TemplateFamily:
     after: str
     """From the end token to the next user."""
     bos: str = ""
-    """What a text begins with where the template must say it."""
+    """The beginning of a text where the template must write it."""
     system_in_user: bool = False
     """Whether the system's words stand in the first user's turn."""
 
@@ -141,17 +141,17 @@ def from_jinja(source: str, special: dict[str, str]) -> Template:
     Raises `errors.UnsupportedModelError` where the template cannot be rendered or does not keep the user's text whole.
     """
     messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
-    asked = render_jinja(source, special, messages[:1], answer_next=True)
+    question = render_jinja(source, special, messages[:1], answer_next=True)
     answered = render_jinja(source, special, messages, answer_next=False)
-    if asked.count(_USER) != 1 or answered.count(_ANSWER) != 1:
+    if question.count(_USER) != 1 or answered.count(_ANSWER) != 1:
         raise UnsupportedModelError("The model's own chat template does not keep the user's text whole.", _FIX)
-    before, between = asked.split(_USER)
+    before, between = question.split(_USER)
     end = _first_token(answered.split(_ANSWER)[1]) or special.get("eos_token", "")
     return Template("model", before, between, end)
 
 
-def render_jinja(source: str, special: dict[str, str], messages: list[dict[str, str]], *, answer_next: bool) -> str:
-    """What a chat template makes of a conversation, rendered in a sandbox as transformers and llama.cpp do.
+def render_jinja(source: str, special: dict[str, str], messages: list[Message], *, answer_next: bool) -> str:
+    """A conversation in a chat template, as transformers and llama.cpp render it, but in a sandbox.
 
     Raises `errors.UnsupportedModelError`.
     """
@@ -162,8 +162,8 @@ def render_jinja(source: str, special: dict[str, str], messages: list[dict[str, 
         raise UnsupportedModelError(f"The model's own chat template cannot be used: {error}.", _FIX) from None
 
 
-def renderer(source: str, special: dict[str, str]) -> Callable[[list[dict[str, str]], bool], str]:
-    """A chat template as a function of messages and of whether an answer is to follow, in a sandbox.
+def renderer(source: str, special: dict[str, str]) -> Callable[[list[Message], bool], str]:
+    """A chat template as a function of messages and of whether an answer follows, in a sandbox.
 
     Making it and calling it may raise anything: it is a stranger's program.
     """
@@ -182,8 +182,8 @@ def renderer(source: str, special: dict[str, str]) -> Callable[[list[dict[str, s
     compiled = environment.from_string(source)
     options: dict[str, Any] = {**special, "tools": None, "enable_thinking": False}
 
-    def render(messages: list[dict[str, str]], asks: bool) -> str:
-        return compiled.render(messages=messages, add_generation_prompt=asks, **options)
+    def render(messages: list[Message], answer_next: bool) -> str:
+        return compiled.render(messages=messages, add_generation_prompt=answer_next, **options)
 
     return render
 
@@ -208,9 +208,7 @@ def choose(wanted: str, registered: str, own: str, special: dict[str, str]) -> T
         return llama_3()
     if name == "model":
         if not own:
-            raise UnsupportedModelError(
-                "The model file holds no chat template.", "Give --template chatml, llama-3 or plain."
-            )
+            raise UnsupportedModelError("The model file holds no chat template.", _FIX)
         return from_jinja(own, special)
     return plain(special.get("eos_token") or "</s>")
 
@@ -248,13 +246,10 @@ class Conversation:
 
 def conversation(template: Template, source: str, special: dict[str, str]) -> Conversation:
     """What `template` can frame; `source` is the chat template of the model's file, `special` as for `from_jinja`."""
-    if template.name == "chatml":
-        user = "<|im_end|>\n<|im_start|>user\n"
-        return Conversation(template, template.between, user, ("<|im_start|>system\n", user))
-    if template.name == "llama-3":
-        user = "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
-        system = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
-        return Conversation(template, template.between, user, (system, user))
+    if template.name in ("chatml", "llama-3"):
+        family = OURS[template.name]
+        user = family.end + family.after + family.user
+        return Conversation(template, template.between, user, (family.bos + family.system[0], user))
     if template.name == "plain":
         # Without the end token: to a base model, what comes after it is another text.
         user = f"\n\n{template.before}"
@@ -277,8 +272,8 @@ def _several_turns(render: Callable[[list[Message], bool], str], template: Templ
 
 
 def _system(render: Callable[[list[Message], bool], str], template: Template) -> tuple[str, str] | None:
-    found = _pieces(render, _TURNS[:1], system=True)
-    return (found[0], found[1]) if len(found) == 3 and found[2] == template.between else None
+    pieces = _pieces(render, _TURNS[:1], system=True)
+    return (pieces[0], pieces[1]) if len(pieces) == 3 and pieces[2] == template.between else None
 
 
 def _pieces(render: Callable[[list[Message], bool], str], turns: Sequence[str], *, system: bool = False) -> list[str]:

@@ -1,7 +1,11 @@
-"""What a worker can say while it works: small typed messages, one JSON object a line.
+"""What a worker reports while it works: small typed messages, one JSON object a line.
 
 The parent draws them, keeps them in ``events.jsonl`` and decides nothing by them except that a job ended: the run
 folder is the truth. An event never carries a whole record, only what a person watching wants to see.
+
+Progress and glimpses matter only while they are new, so `Present` keeps the newest of each kind in
+``scratch/present.json``, for screens in other processes. Nothing depends on that file: a full disk leaves it as it was,
+and a reader takes no file, or half of one, as nothing to show.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ class PhaseStarted:
     round: int
     phase: str
     total: int = 0
-    """How many things the phase will make; 0 where that is not known."""
+    """How many items the phase will make; 0 where that is not known."""
     done: int = 0
     """How many were already there from before an interruption."""
     unit: str = "records"
@@ -63,14 +67,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Glimpse:
-    """What is going on at this moment, at most once a second, for whoever watches: only the newest is ever kept."""
+    """What goes on at this moment, at most once a second, for people who watch. Only the newest is kept."""
 
     round: int
     phase: str
     tokens_per_second: float = 0.0
     """Tokens that the engine computed, prompts included, since the last glimpse."""
     running: int = 0
-    """Sequences that are being decoded, of `slots`."""
+    """Sequences in decoding, of `slots`."""
     slots: int = 0
     instruction: str = ""
     """The newest texts, cut short; model text, so they are sanitised where shown."""
@@ -124,7 +128,7 @@ class RoundMeasured:
 
 @dataclass(frozen=True, slots=True)
 class TaskMeasured:
-    """What a round (0 is the base model) scored on a task of the harness is stored in `file`, now or from before."""
+    """The score of a round (0 is the base model) on a task of the harness is in `file`, now or from before."""
 
     round: int
     task: str
@@ -173,7 +177,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a probe or a measurement found, before its job ended."""
+    """A result of a probe or a measurement, before its job ended."""
 
     what: str
     facts: dict[str, Any]
@@ -196,7 +200,7 @@ class RunFinished:
     best: int | None = None
     """The round to use; 0 for the base model."""
     early: bool = False
-    """Whether rounds were left: none of the last ones was a gain."""
+    """Whether the run ended before its last round, since none of the last ones was a gain."""
 
 
 Event = (
@@ -244,37 +248,32 @@ def from_dict(data: dict[str, Any]) -> Event:
     return event
 
 
-# What a run is doing at this moment, in one small file that is replaced: for screens in other processes.
-#
-# ``events.jsonl`` keeps what happened. Progress and glimpses are only of interest while they are new, so the newest of
-# each kind lies in ``scratch/present.json``. Nothing depends on the file: a full disk leaves it as it was, and a
-# reader takes no file, or half of one, for nothing to see.
 LATEST = 1e11
 """No clock shows a later time, in seconds since the epoch."""
 Timed = tuple[float, Event]
-"""An event, and when it was said (seconds since the epoch)."""
+"""An event and its time, in seconds since the epoch."""
 
 
 class Present:
-    """The writer's side; one a run."""
+    """Writes ``scratch/present.json``; one a run."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._said: dict[str, dict[str, Any]] = {}
+        self._newest: dict[str, dict[str, Any]] = {}
 
     def __call__(self, event: Progress | Glimpse) -> None:
-        self._said[type(event).__name__] = {"time": round(time.time(), 3), **to_dict(event)}
+        self._newest[type(event).__name__] = {"time": round(time.time(), 3), **to_dict(event)}
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        # Not synced: after a crash there is no present.
+        # Not synced: after a crash nothing goes on.
         with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(list(self._said.values())), encoding="utf-8")
+            temporary.write_text(json.dumps(list(self._newest.values())), encoding="utf-8")
             os.replace(temporary, self._path)
 
 
 def read(path: Path) -> list[Timed]:
     """The newest event of each kind, oldest first."""
     try:
-        return sorted((timed(line) for line in json.loads(path.read_bytes())), key=lambda found: found[0])
+        return sorted((timed(line) for line in json.loads(path.read_bytes())), key=lambda event: event[0])
     except (OSError, ValueError, TypeError):
         return []
 
@@ -282,25 +281,25 @@ def read(path: Path) -> list[Timed]:
 def timed(line: Any) -> Timed:
     """An event and its time from a line of ``events.jsonl``. Raises ValueError or TypeError if it is none."""
     fields = dict(line)
-    at = float(fields.pop("time", 0.0))
-    if not 0 <= at < LATEST:
-        raise ValueError(f"not a time: {at}")
-    return at, from_dict(fields)
+    seconds = float(fields.pop("time", 0.0))
+    if not 0 <= seconds < LATEST:
+        raise ValueError(f"not a time: {seconds}")
+    return seconds, from_dict(fields)
 
 
-# Faults on demand, so that tests can prove what happens when a worker dies. Off unless MINISHEEP_FAULT says otherwise.
-#
-# ``MINISHEEP_FAULT=abort:respond:3`` aborts the process (as a failed assertion in native code would) at the third
-# record of the phase; ``full:respond:3`` raises the error of a full disk there.
 _seen: dict[str, int] = {}
 
 
 def point(phase: str) -> None:
-    """Called wherever a phase has acknowledged something."""
-    wanted = os.environ.get("MINISHEEP_FAULT")
-    if not wanted:
+    """A phase calls this after each record on disk. Causes a fault on demand, so that tests can show what happens then.
+
+    ``MINISHEEP_FAULT=abort:respond:3`` aborts the process (as a failed assertion in native code would) at the third
+    record of the phase; ``full:respond:3`` raises the error of a full disk there.
+    """
+    fault = os.environ.get("MINISHEEP_FAULT")
+    if not fault:
         return
-    kind, name, count = wanted.split(":")
+    kind, name, count = fault.split(":")
     if name != phase:
         return
     _seen[name] = _seen.get(name, 0) + 1

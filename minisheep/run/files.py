@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """A full or failing disk as one line instead of a traceback."""
+    """Turn a full or failing disk into `errors.DiskError`, one line instead of a traceback."""
     try:
         yield
     except OSError as error:
@@ -71,7 +71,7 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 
 def meant(name: str) -> str:
-    """The file that a process wrote when it was killed, by the name of what `write_atomic` left; else `name`."""
+    """The file that a killed process was about to write, by the name that `write_atomic` left; else `name` itself."""
     left = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
     return left[1] if left else name
 
@@ -89,20 +89,20 @@ def read_json(path: Path) -> Any:
 
 
 def write_in_pieces(path: Path, jobs: Iterable[T], make: Callable[[T], tuple[int, bytes]]) -> Iterator[int]:
-    """Write what `make` gives of each job (where in the file, what) into a file that is there; yields bytes written.
+    """Write what `make` gives for each job, an offset and bytes, into an existing file. Yields bytes written.
 
-    `make` runs in up to four threads: numpy lets go of the interpreter's lock where it computes.
+    `make` runs in up to four threads: numpy releases the interpreter's lock where it computes.
     """
     from concurrent.futures import ThreadPoolExecutor
 
     with open(path, "r+b") as file, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
 
         def fill(job: T) -> int:
-            at, data = make(job)
+            offset, data = make(job)
             left = memoryview(data)
             while left:
-                written = os.pwrite(file.fileno(), left, at)
-                left, at = left[written:], at + written
+                written = os.pwrite(file.fileno(), left, offset)
+                left, offset = left[written:], offset + written
             return len(data)
 
         yield from pool.map(fill, jobs)
@@ -112,8 +112,8 @@ def write_in_pieces(path: Path, jobs: Iterable[T], make: Callable[[T], tuple[int
 def publish(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its name when the block ends well.
 
-    All files are on disk before the rename. If `target` has come into being meanwhile, that one stays. Raises
-    `errors.DiskError` where the disk is full or refuses to write; whatever is raised, nothing of the folder remains.
+    All files are on disk before the rename. If `target` exists by then, that one stays. Raises `errors.DiskError` where
+    the disk is full or refuses to write; whatever is raised, nothing of the temporary folder remains.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with disk_errors(target):
@@ -143,7 +143,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def remove_orphans(target: Path) -> None:
-    """Delete what killed processes left; a live one may be writing the same cache entry and is let be."""
+    """Delete what killed processes left, but not the folder of a live one, which may write the same cache entry."""
     for path in target.parent.glob(f".{target.name}.*.tmp"):
         owner = path.suffixes[-2].lstrip(".") if len(path.suffixes) > 1 else ""
         if owner.isdecimal() and (int(owner) == os.getpid() or not Path(f"/proc/{owner}").exists()):
@@ -151,12 +151,12 @@ def remove_orphans(target: Path) -> None:
 
 
 def open_lock(path: Path) -> int:
-    """A handle on a file that is there to be locked, made where it is missing."""
+    """A handle on a lock file, which is made where it is missing."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
 def try_lock(handle: int, *, shared: bool = False) -> bool:
-    """Lock the file of a handle if nobody else holds it, and say whether that was so.
+    """Lock the file of a handle if nobody else holds it. Returns whether it is locked now.
 
     The lock is the kernel's (flock): it goes with the last process that has this handle open, however that ends.
     """
@@ -174,7 +174,7 @@ def nearest(path: Path) -> Path:
 
 
 def check_room(folder: Path, need: float, doing: str, fix: str) -> None:
-    """Raise `errors.DiskError` before an hour's work where `need` bytes do not fit into `folder`, which may not exist
+    """Raise `errors.DiskError` where `need` bytes do not fit into `folder`, before an hour's work. It may not exist
     yet. `doing` begins the sentence: ``The conversion needs``."""
     folder = nearest(folder)
     free = shutil.disk_usage(folder).free

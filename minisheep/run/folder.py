@@ -2,15 +2,15 @@
 
     runs/NAME/
       run.toml         resolved settings            manifest.json   which phases are done; replaced atomically, last
-      model.json       files, hashes, versions      events.jsonl    everything that was said
+      model.json       files, hashes, versions      events.jsonl    every event, in order
       round-1/         *.jsonl, adapter/, adapter.gguf, metrics.json
-      .lock            held by whoever works here   scratch/        checkpoints, worker logs, what goes on now
+      .lock            held while a process works   scratch/        checkpoints, worker logs, the present; may be lost
       pause            while it is there, the run waits
 
-A record is acknowledged when it is on disk (fsync). A torn last line, all that a crash can leave, is cut off when the
-file is opened for appending, so that the next record cannot glue itself to it. A phase is done when the manifest says
-so and not before. The lock is the kernel's (flock): it goes with the process, however that ends, and a worker inherits
-it, so nobody else can enter while an orphaned worker still writes.
+A record is acknowledged when it is on disk (fsync). A crash can leave no more than a torn last line. It is cut off when
+the file is opened for appending, so that the next record does not stick to it. A phase is done when the manifest says
+so, not before. The lock is the kernel's (flock): it goes with the process, however that ends, and a worker inherits
+it, so no other process enters while an orphaned worker still writes.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Appender:
         keep, block = size, 1 << 16
         while keep > 0:
             start = max(0, keep - block)
-            found = os.pread(self._handle, keep - start, start).rfind(b"\n")
-            if found >= 0:
-                keep = start + found + 1
+            newline = os.pread(self._handle, keep - start, start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
                 break
             keep = start
         if keep < size:
@@ -71,7 +71,7 @@ class Appender:
             try:
                 written = 0
                 while written < len(data):
-                    # A short write is how a full disk or a file-size limit announces itself.
+                    # A full disk or a file-size limit shows as a short write.
                     written += os.pwrite(self._handle, data[written:], self._size + written)
                 os.fsync(self._handle)
             except OSError:
@@ -93,7 +93,7 @@ class Appender:
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:
-    """All acknowledged records of a file. Raises `errors.CorruptRunError` as `each_record` does."""
+    """All acknowledged records of a file; raises as `each_record` does."""
     return list(each_record(path, kind))
 
 

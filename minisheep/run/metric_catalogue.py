@@ -1,4 +1,4 @@
-"""Which numbers decide, and where a round's files hold them. Pure: dictionaries in, estimates out.
+"""The numbers that decide, and where a round's files hold them. Pure: dictionaries in, estimates out.
 
 A number that a file does not hold is left out, never guessed: runs may be of different versions, unfinished, or
 measured without one of the parts.
@@ -77,7 +77,7 @@ def round_values(metrics: Mapping[str, Any], exam: Mapping[str, Any], judge: str
 
     metrics: a round's metrics.json.
     exam: its exam.json; empty where there was none.
-    judge: what the settings say, for a round whose files name no judge.
+    judge: the judge of the settings, for a round whose files name none.
     """
     model, data = _mapping(metrics.get("model")), _mapping(metrics.get("data"))
     shares, changes = _mapping(model.get("verifiable")), _mapping(model.get("verifiable_change"))
@@ -96,13 +96,13 @@ def round_values(metrics: Mapping[str, Any], exam: Mapping[str, Any], judge: str
     }
     if data:
         chosen = exam.get("chosen") or _mapping(data.get("scores")).get("judge") or judge
-        sat = _mapping(_mapping(exam.get("judges")).get(str(chosen)))
-        found |= {"judge_used": str(chosen), "exam_auc": estimate({"value": sat.get("auc"), "error": sat.get("se")})}
+        mark = _mapping(_mapping(exam.get("judges")).get(str(chosen)))
+        found |= {"judge_used": str(chosen), "exam_auc": estimate({"value": mark.get("auc"), "error": mark.get("se")})}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def harness_values(report: Mapping[str, Any], variant: str = "") -> dict[str, Estimate]:
-    """``TASK.METRIC`` of one result of the evaluation harness; what is no number is left out.
+    """``TASK.METRIC`` of one result of the evaluation harness, numbers only.
 
     A `variant` (fewer items, other shots) is named behind the task, since its numbers are not those of the whole.
     """
@@ -112,7 +112,7 @@ def harness_values(report: Mapping[str, Any], variant: str = "") -> dict[str, Es
 
 
 def harness_metric(name: str) -> Metric:
-    """How a harness value is shown: the harness has shares but for perplexities and other open scales."""
+    """How to show a harness value: a share, except for perplexities and other open scales."""
     task, _, metric = name.partition(".")
     lower = any(word in metric for word in ("perplexity", "bits_per_byte"))
     return Metric(name, (task, metric), "number", "lower" if lower else "higher")

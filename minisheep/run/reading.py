@@ -1,7 +1,7 @@
-"""A run as its folder tells it: the one place where those who did not make a round open its records and metrics.
+"""Reads a run's folder: the one place that opens records and metrics for all that did not make them. Changes nothing.
 
-Nothing is changed. `Run` and `Round` are strict: what is damaged is an error. `Reader` and `read_round` take what is
-whole of files that may be unfinished, torn, damaged or of another version, and say once a file what is left out.
+`Round` is strict: a damaged file is an error. `Reader` and `read_round` take what is whole of files that may be
+unfinished, torn, damaged or of another version, and note once for each file what they leave out.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
 UNREADABLE = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError, OverflowError)
-"""What data of another shape than expected does to the code that reads it."""
+"""The errors that data of an unexpected shape causes in the code that reads it."""
 SCORES = frozenset({"no_score", "not_best", "low_score", "high_perplexity", "crowded", "not_lowest"})
 """Rules of the filter that need a verdict; the others look at the text."""
 
 
 class Reader:
-    """Reads files below `root`; `notes` collects what could not be read, a sentence each. Nothing here raises for what
-    a file holds."""
+    """Reads files below `root`. `notes` collects what could not be read, a sentence each; no content raises."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -53,7 +52,7 @@ class Reader:
         return found
 
     def events(self, path: Path) -> list[Any]:
-        """Whole events; what is none is left out silently (events tell, they prove nothing)."""
+        """Whole events. Leaves out other lines without a note, since nothing depends on events."""
         found: list[Any] = []
         for line in self.lines(path):
             try:
@@ -150,7 +149,7 @@ def read_round(number: int, folder: RoundFolder, reader: Reader) -> RoundRecords
 
 
 def training_steps(events: Iterable[Any], number: int) -> tuple[TrainStep, ...]:
-    """The training steps of a round as its last training told them; a resumed one goes on behind its checkpoint."""
+    """The training steps of a round's last training; a resumed one goes on after its checkpoint."""
     steps: dict[int, TrainStep] = {}
     for event in events:
         if isinstance(event, TrainStep) and event.round == number and _plain(event):
@@ -162,13 +161,13 @@ def training_steps(events: Iterable[Any], number: int) -> tuple[TrainStep, ...]:
 
 
 def harness_results(run: Path, notes: list[str]) -> dict[int, dict[str, Estimate]]:
-    """Values of the evaluation harness by round; the base's may say 0 or null. A file that is none becomes a note."""
+    """Values of the evaluation harness by round; the base is 0 or null in the files. Other files become a note."""
     found: dict[int, dict[str, Estimate]] = {}
     for path in sorted((run / "eval").glob("*.json")):
         try:
             report = json.loads(path.read_bytes())
             number = int(report.get("round") or 0)
-            # Behind the round the file's name says what was measured otherwise: "ifeval-round-1-limit-20".
+            # After the round the file's name says what differs from the whole task: "ifeval-round-1-limit-20".
             variant = path.stem.partition(f"-round-{number}")[2]
             found.setdefault(number, {}).update(harness_values(report, variant))
         except (OSError, *UNREADABLE):
@@ -178,10 +177,8 @@ def harness_results(run: Path, notes: list[str]) -> dict[int, dict[str, Estimate
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round's results; 0 is the base model. Every property reads the folder anew, and what is not there is empty.
-
-    Records and JSON files raise `errors.CorruptRunError` where they are damaged.
-    """
+    """One round's results; 0 is the base model. Every property reads the folder anew. A missing file is empty, a
+    damaged one raises `errors.CorruptRunError`."""
 
     number: int
     folder: RoundFolder
@@ -261,16 +258,15 @@ class Round:
         return self.folder.adapter_gguf
 
     def whole(self, reader: Reader) -> RoundRecords:
-        """The records as far as they are whole; `reader` hears what is not."""
+        """The records as far as they are whole; `reader` notes the rest."""
         return read_round(self.number, self.folder, reader)
 
     def ids_with(self, prefix: str) -> Iterator[str]:
         """The ids of records that begin with `prefix`, by the beginnings of lines alone."""
         start, folder = b'{"id":"', self.folder
         wanted = start + prefix.encode("utf-8", "replace")
-        for path in (
-            folder.kept, folder.rejected, folder.verdicts, folder.responses, folder.instructions, folder.drafts
-        ):  # fmt: skip
+        outputs = (folder.kept, folder.rejected, folder.verdicts)
+        for path in (*outputs, folder.responses, folder.instructions, folder.drafts):
             for line in self._reader().lines(path):
                 if line.startswith(wanted):
                     yield line[len(start) :].partition(b'"')[0].decode("utf-8", "replace")
@@ -290,7 +286,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _answers(path: Path) -> Iterator[dict[str, Any]]:
-    """Without ids of their own in the file, the fields are checked here. A torn last line is no answer yet."""
+    """Checks the fields, since these lines have no ids. A torn last line is no answer yet."""
     for number, line in enumerate(Reader(path.parent).lines(path), 1):
         try:
             row = json.loads(line.decode("utf-8", "surrogatepass"))

@@ -80,7 +80,7 @@ class Instruction(Record):
 
     round: int
     draft: str
-    """Id of the draft that it was found in."""
+    """Id of the draft that holds it."""
     position: int
     """Its place within the draft, from 0."""
     instruction: str
@@ -141,7 +141,7 @@ class Example(Record):
 
 @dataclass(frozen=True, slots=True)
 class Rejection(Record):
-    """Something that was dropped, with the rule that dropped it."""
+    """A dropped task or answer, with the rule that dropped it."""
 
     KIND: ClassVar[str] = "rejection"
 

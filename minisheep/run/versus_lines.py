@@ -1,4 +1,4 @@
-"""What RUN/judged holds in words: the outcome of a comparison by `minisheep versus`. Pure."""
+"""The outcome of a comparison by `minisheep versus`, in words. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MUCH_ORDER = 0.3
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
-    """What was compared, the result, how far the judge can be trusted, and where it is kept."""
+    """What was compared, the result, how far to trust the judge, and where the judgements are."""
     body = _pair(summary) if summary["mode"] == "pair" else _grade(summary)
     width = max(len(name) for name, _ in body)
     return [
@@ -21,25 +21,25 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
             f"{summary['run']}, {summary['ours']} against {summary['theirs']}, on {summary['prompts']},"
             f" judged by {summary['judge']} at {summary['judge_url']}"
         ),
-        *(f"  {name:{width}}  {told}" for name, told in body),
+        *(f"  {name:{width}}  {value}" for name, value in body),
         *warnings(summary),
         one_line(f"Every judgement: {summary['judgements']}"),
     ]
 
 
 def warnings(summary: Mapping[str, Any]) -> list[str]:
-    found = []
+    texts = []
     asked = summary["pairs"] - summary["same_answer"] if summary["mode"] == "pair" else 2 * summary["tasks"]
     if asked and summary["unreadable"] / asked > MANY_UNREADABLE:
-        found.append(
-            f"WARNING: {summary['unreadable']} of {asked} could not be read, so this says little. A judge that reasons"
-            " at length needs a higher --judge-max-tokens; its replies are in the file below."
+        texts.append(
+            f"WARNING: {summary['unreadable']} of {asked} could not be read, so this result means little. A judge that"
+            " reasons at length needs a higher --judge-max-tokens; its replies are in the file below."
         )
     if summary.get("judged_pairs") and _by_order(summary) / summary["judged_pairs"] > MUCH_ORDER:
-        found.append(
-            "WARNING: for many pairs the order of the answers decided; those count as ties. Try a better judge."
+        texts.append(
+            "WARNING: for many pairs the order of the answers decided; they count as ties. Try a better judge."
         )
-    return found
+    return texts
 
 
 def _pair(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """Whether the loop feeds on itself: how varied a round's data is, and what to say when it narrows.
 
 A model that is trained on its own texts loses what is rare first, and variety in the end (Shumailov et al. 2024). So
-each round is measured in numbers that its size does not change, each with a standard error, and compared with the first
-round. An alarm needs a change that matters and that chance does not explain: with thirty instructions a tenth is noise.
+`watch` measures each round in numbers that its size does not change, each with a standard error, and `alarms` compares
+the newest with the first. An alarm needs a change that matters and that chance does not explain: with thirty
+instructions a tenth is noise. Pure.
 """
 
 from __future__ import annotations
@@ -14,11 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from minisheep.metrics import diversity
-from minisheep.metrics.diversity import GroupedEstimate, Topics
-from minisheep.metrics.stats import quantile
 from minisheep.rules.prompts import user_text
 from minisheep.rules.seed_tasks import SeedTask
 from minisheep.run.records import Example, Instruction, Rejection, Response
@@ -26,9 +25,9 @@ from minisheep.run.records import Example, Instruction, Rejection, Response
 SIZES = (200, 2000, 20_000)
 """Words by which variety is compared, rounds by the largest that both have. Thirty instructions have 300."""
 SAMPLE_WORDS = 30_000
-"""At most so many words of a round's instructions, and of its answers, are looked at: the same ones every time."""
+"""Words of a round's instructions, and of its answers, that are looked at, at most: the same ones every time."""
 PAIRS, PHRASES = 2, 4
-"""n of the n-grams: pairs of words for variety, as in distinct-2, and phrases of four for what is said again."""
+"""n of the n-grams: pairs of words for variety, as in distinct-2, and phrases of four for what comes again."""
 
 Metrics = dict[str, Any]
 T = TypeVar("T")
@@ -44,12 +43,11 @@ def watch(
     seeds: Sequence[SeedTask],
     earlier_outputs: Iterable[str],
 ) -> Metrics:
-    """A round's variety, JSON-ready; `stages.collapse.alarms` compares rounds by it.
+    """A round's variety, JSON-ready, for `alarms`. Needs scikit-learn, for the topics of the seeds.
 
     earlier_outputs: the kept answers of all rounds before; none in the first round.
-    What is compared is a `metrics.diversity.GroupedEstimate` as a dictionary: value, standard error (None where there are too few
-    drafts for one) and the number of groups that it is from. What is undefined is None. Needs scikit-learn, for the
-    topics of the seeds.
+    What `alarms` compares is a `GroupedEstimate` as a dictionary: value, standard error (None where there are too few
+    drafts for one) and the number of groups behind it. What is undefined is None.
     """
     draft_of = {instruction.id: instruction.draft for instruction in instructions}
     near = [rejection.parent for rejection in rejected if rejection.rule == "too_similar"]
@@ -79,7 +77,7 @@ def watch(
 
 
 def _variety(texts: Clusters[str]) -> Metrics:
-    """Length, and by number of words: distinct pairs and phrases that come again."""
+    """Length and, by number of words, distinct pairs and phrases that come again."""
     pairs = _each(texts, lambda text: diversity.read(text, PAIRS))
     phrases = [diversity.read(text, PHRASES) for text in _flat(texts)]
     overlaps = {size: diversity.self_overlap(phrases, size) for size in SIZES}
@@ -91,20 +89,20 @@ def _variety(texts: Clusters[str]) -> Metrics:
 
 
 def _openings(openings: Clusters[str]) -> Metrics:
-    found = _flat(openings)
-    common = max(sorted(Counter(found).items()), key=lambda item: item[1], default=None)
+    every = _flat(openings)
+    common = max(sorted(Counter(every).items()), key=lambda item: item[1], default=None)
     return {
-        "different": len(set(found)),
+        "different": len(set(every)),
         "commonest": common[0] if common else None,
-        "share": _tidy(common[1] / len(found)) if common else None,
+        "share": _tidy(common[1] / len(every)) if common else None,
         "crowding": _estimate(openings, diversity.crowding),
     }
 
 
 @functools.lru_cache(maxsize=1)
-def _topics_of(texts: tuple[str, ...]) -> Topics:
-    """The seeds of a run are the same in every round. Raises ValueError as `Topics` does."""
-    return Topics(texts)
+def _topics_of(texts: tuple[str, ...]) -> diversity.Topics:
+    """Kept, since the seeds of a run are the same in every round. Raises ValueError as `Topics` does."""
+    return diversity.Topics(texts)
 
 
 def _topics(texts: Clusters[str], seeds: Sequence[SeedTask]) -> Metrics | None:
@@ -113,9 +111,9 @@ def _topics(texts: Clusters[str], seeds: Sequence[SeedTask]) -> Metrics | None:
         topics = _topics_of(tuple(user_text(seed.instruction, seed.input) for seed in seeds))
     except ValueError:
         return None
-    found = _flat(texts)
-    topic_of = dict(zip(found, topics.of(found), strict=True))
-    labels = [topic_of[text] for text in found]
+    every = _flat(texts)
+    topic_of = dict(zip(every, topics.of(every), strict=True))
+    labels = [topic_of[text] for text in every]
     return {
         "of": topics.count,
         "hit": len({label for label in labels if label >= 0}),
@@ -127,13 +125,15 @@ def _topics(texts: Clusters[str], seeds: Sequence[SeedTask]) -> Metrics | None:
 
 def _similarity(similarities: Clusters[float]) -> Metrics:
     """ROUGE-L with the nearest seed or earlier instruction, which the novelty rule limits."""
-    found = _flat(similarities)
-    return {"mean": _estimate(similarities, fmean), "p90": _tidy(quantile(found, 0.9)) if found else None}
+    from minisheep.metrics.stats import quantile  # loads numpy, which reading alarms shall not
+
+    every = _flat(similarities)
+    return {"mean": _estimate(similarities, fmean), "p90": _tidy(quantile(every, 0.9)) if every else None}
 
 
 def _seen_before(texts: Clusters[str], earlier: Iterable[str]) -> Metrics | None:
-    """Phrases of kept answers that stand in a sample of earlier rounds' kept answers; None in the first round."""
-    # By a digest, so that the sample is of all rounds, and of good and less good answers.
+    """The share of phrases that stand in a sample of earlier rounds' kept answers; None in the first round."""
+    # In the order of a digest, so that the sample is of all rounds, and of good and less good answers.
     by_chance = _by((hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), text) for text in earlier)
     seen = {gram for text in _flat(_sample(by_chance, str)) for gram in diversity.read(text, PHRASES).grams}
     phrases = _each(texts, lambda text: diversity.read(text, PHRASES))
@@ -160,16 +160,16 @@ def _sample(clusters: Clusters[T], text: Callable[[T], str]) -> dict[str, Sequen
 
 
 def _by_size(measure: Callable[[int], Any]) -> Metrics:
-    """`measure` of each size that the texts suffice for. Keys are text, as they are in JSON."""
-    return {str(size): found for size in SIZES if (found := measure(size)) is not None}
+    """`measure` of each size for which there are enough texts. Keys are text, as in JSON."""
+    return {str(size): value for size in SIZES if (value := measure(size)) is not None}
 
 
 def _estimate(clusters: Clusters[Any], statistic: Callable[[Sequence[Any]], float | None]) -> Metrics | None:
-    return _told(diversity.estimate(_in_order(clusters), lambda some: statistic(some) if some else None))
+    return _as_dict(diversity.estimate(_in_order(clusters), lambda some: statistic(some) if some else None))
 
 
 def _share(clusters: Clusters[bool]) -> Metrics | None:
-    return _told(diversity.estimate_share(_in_order(clusters)))
+    return _as_dict(diversity.estimate_share(_in_order(clusters)))
 
 
 def _in_order(clusters: Clusters[T]) -> list[Sequence[T]]:
@@ -177,39 +177,37 @@ def _in_order(clusters: Clusters[T]) -> list[Sequence[T]]:
     return [clusters[name] for name in sorted(clusters)]
 
 
-def _told(found: GroupedEstimate | None) -> Metrics | None:
-    if found is None:
+def _as_dict(estimate: diversity.GroupedEstimate | None) -> Metrics | None:
+    if estimate is None:
         return None
-    return {"value": _tidy(found.value), "error": _tidy(found.error), "groups": found.groups}
+    return {"value": _tidy(estimate.value), "error": _tidy(estimate.error), "groups": estimate.groups}
 
 
 def _tidy(number: float | None) -> float | None:
     return None if number is None else round(number, 5)
 
 
-# When a round's variety (`stages.collapse.watch`) has fallen so far that the user should know. Pure.
+# Limits of the alarms.
 BEYOND_CHANCE = 3.29
-"""Normal deviate that a change must have, one in two thousand by chance: ten measures are looked at after every round
-of many healthy runs. With the usual 1.96 every third look would be an alarm for nothing."""
+"""Normal deviate that a change must have, one in two thousand by chance, since ten measures are compared after every
+round. With the usual 1.96 every third comparison of a healthy run would be an alarm for nothing."""
 LESS_VARIED = 0.2
 """Fall of distinct pairs of words, as a share of the first round's. An aligned model loses some; a fifth is much."""
 MORE_ALIKE = 0.2
-"""Rise of the share that one opening, or one topic, has or might as well have (`metrics.diversity.crowding`)."""
+"""Rise of the crowding of openings or of topics (`metrics.diversity.crowding`)."""
 NEAR_DUPLICATES, MORE_DUPLICATES = 0.3, 0.15
-"""Share of new instructions that are too near to earlier ones, and its rise; some of that comes by itself, since there
-are ever more earlier ones."""
+"""Share of new instructions that are too near to earlier ones, and its rise. Some rise is normal, since there are ever
+more earlier ones."""
 MORE_COPIES = 0.1
 """Rise of the share of kept answers that are copies of another."""
 SEEN_BEFORE = 0.3
-"""Share of phrases of four words that earlier rounds' answers hold. In healthy rounds it is a few in a hundred."""
+"""Share of phrases of four words that earlier rounds' answers hold; a few in a hundred in healthy rounds."""
 SHORTER, LONGER = 1 / 3, 0.5
 """Change of an answer's typical length, as a share of the first round's."""
 FEWER_END = 0.2
 """Fall of the share of answers that end by themselves."""
-
 SAID_BACK = 0.1
-"""Share of the verifiable instructions that are answered by saying them back, if it has risen beyond chance."""
-
+"""Share of the verifiable instructions that the model answers by repeating them, if it has risen beyond chance."""
 RAMBLING = 0.5
 """Share of a first round's answers that are cut off at the limit."""
 
@@ -222,14 +220,11 @@ RoundMetrics = Mapping[str, Any]
 class Alarm:
     name: str
     text: str
-    """One sentence: what was seen, and what to do."""
+    """What was seen, and what to do."""
 
 
 def alarms(rounds: Mapping[int, RoundMetrics]) -> list[Alarm]:
-    """What is wrong with the newest round's data beside the first one's; nothing for a single round.
-
-    rounds: by number, what `stages.collapse.watch` found.
-    """
+    """What is worse in the newest round's data than in the first one's. rounds: by number, what `watch` found."""
     if len(rounds) < 2:
         return []
     first, last = min(rounds), max(rounds)
@@ -243,81 +238,82 @@ def alarms(rounds: Mapping[int, RoundMetrics]) -> list[Alarm]:
 def rambling(answers: int, cut: int, limit: int) -> Alarm | None:
     """Whether a base model that was shown no answers (`Settings.answer_shots`) knows where one ends.
 
-    cut: how many of its answers ran into the limit of so many tokens.
+    cut: how many of its answers ran into the `limit`, in tokens.
     """
     if cut <= RAMBLING * answers:
         return None
     return Alarm(
         "rambling",
         f"{cut} of {answers} answers ran into the limit of {limit} tokens: nothing has shown this base model where an"
-        " answer ends, and from such answers it learns to ramble and to say instructions back. Better stop here, and"
-        " begin a new run with --answer-shots 3.",
+        " answer ends. From such answers it learns to ramble and to repeat instructions. Stop here, and start a new run"
+        " with --answer-shots 3.",
     )
 
 
 def echo(round: int, model: RoundMetrics) -> Alarm | None:
-    """Whether a round's model learned to say instructions back. `model`: what `stages.evaluate.metrics` found."""
+    """Whether a round's model learned to repeat instructions. model: what `stages.evaluate.metrics` found."""
     share = model.get("verifiable", {}).get("copied")
     change = model.get("verifiable_change", {}).get("copied")
     if not share or not change or change["low"] <= 0 or share["value"] <= SAID_BACK:
         return None
     return Alarm(
         "echo",
-        f"Round {round}'s model answers {share['value']:.0%} of the instructions with constraints by saying them back,"
-        f" the base {share['value'] - change['value']:.0%}, and such an answer keeps many without understanding any:"
-        " go by those kept in its own words; with a base model, --answer-shots 3 in a new run means fewer echoes.",
+        f"Round {round}'s model repeats {share['value']:.0%} of the instructions with constraints instead of answering"
+        f" them, the base {share['value'] - change['value']:.0%}. A repetition keeps many constraints without"
+        " understanding any, so go by those kept in its own words. With a base model, start a new run with"
+        " --answer-shots 3 for fewer repetitions.",
     )
 
 
 def _of_instructions(before: RoundMetrics, now: RoundMetrics, first: int, last: int) -> Iterator[Alarm]:
-    if found := _fallen(before["distinct"], now["distinct"]):
+    if fall := _fallen(before["distinct"], now["distinct"]):
         yield Alarm(
             "instructions_less_varied",
-            f"Round {last}'s instructions are less varied ({found}, in round {first} {found.before}): {_WIDEN}.",
+            f"Round {last}'s instructions are less varied ({fall} in round {first}): {_WIDEN}.",
         )
     was, is_ = before["openings"], now["openings"]
     if _risen(was["crowding"], is_["crowding"], MORE_ALIKE):
         yield Alarm(
             "openings",
-            f'{is_["share"]:.0%} of round {last}\'s instructions begin with "{is_["commonest"]}", and at most'
-            f" {was['share']:.0%} of round {first}'s began alike: {_WIDEN}.",
+            f'{is_["share"]:.0%} of round {last}\'s instructions begin with "{is_["commonest"]}"; in round {first} at'
+            f" most {was['share']:.0%} began alike: {_WIDEN}.",
         )
     was, is_ = before["topics"], now["topics"]
     if was and is_ and _risen(was["crowding"], is_["crowding"], MORE_ALIKE):
         yield Alarm(
             "topics",
-            f"{is_['largest']:.0%} of round {last}'s instructions are on one topic, where none had more than"
-            f" {was['largest']:.0%} in round {first}: {_WIDEN}.",
+            f"{is_['largest']:.0%} of round {last}'s instructions are on one topic; in round {first} the"
+            f" largest had {was['largest']:.0%}: {_WIDEN}.",
         )
     was, is_ = before["near_duplicates"], now["near_duplicates"]
     if _risen(was, is_, MORE_DUPLICATES) and is_["value"] > NEAR_DUPLICATES:
         yield Alarm(
             "near_duplicates",
-            f"{is_['value']:.0%} of what round {last} wrote was too near to earlier instructions, {was['value']:.0%} in"
-            f" round {first}: the model has little new to ask, so stop here, or {_WIDEN}.",
+            f"{is_['value']:.0%} of round {last}'s new instructions were too near to earlier ones, {was['value']:.0%}"
+            f" in round {first}: the model has few new ideas, so stop here, or {_WIDEN}.",
         )
 
 
 def _of_answers(before: RoundMetrics, now: RoundMetrics, first: int, last: int) -> Iterator[Alarm]:
     back = f"round {first}'s model may be the better one, and a higher --answer-temperature in a new run may help"
-    if found := _fallen(before["distinct"], now["distinct"]):
+    if fall := _fallen(before["distinct"], now["distinct"]):
         yield Alarm(
             "answers_less_varied",
-            f"Round {last}'s kept answers are less varied ({found}, in round {first} {found.before}): {back}.",
+            f"Round {last}'s kept answers are less varied ({fall} in round {first}): {back}.",
         )
     was, is_ = before["duplicates"], now["duplicates"]
     if _risen(was, is_, MORE_COPIES):
         yield Alarm(
             "copies",
-            f"{is_['value']:.0%} of round {last}'s kept answers say what another says word for word,"
-            f" {was['value']:.0%} in round {first}: {back}.",
+            f"{is_['value']:.0%} of round {last}'s kept answers repeat another word for word, {was['value']:.0%} in"
+            f" round {first}: {back}.",
         )
     seen = now["seen_before"]
     if seen and seen["error"] is not None and seen["value"] > SEEN_BEFORE:
         yield Alarm(
             "seen_before",
             f"{seen['value']:.0%} of the phrases in round {last}'s kept answers stand in earlier rounds' answers: the"
-            f" model learns what it said before, so stop here, or {_WIDEN}.",
+            f" model learns its own old answers, so stop here, or {_WIDEN}.",
         )
     yield from _of_lengths(before["words"], now["words"], first, last)
     was, is_ = before["ended"], now["ended"]
@@ -338,35 +334,23 @@ def _of_lengths(before: RoundMetrics | None, now: RoundMetrics | None, first: in
             yield Alarm(
                 name,
                 f"Round {last}'s kept answers typically have {now['value']:.0f} words, {before['value']:.0f} in round"
-                f" {first}: look whether the judge prefers {kind} ones, and start a new run with another --judge if it"
-                " does.",
+                f" {first}: if the judge prefers {kind} ones, start a new run with another --judge.",
             )
 
 
-class _Fall(NamedTuple):
-    """Distinct pairs of words at a number of words; in words, that of the newest round."""
-
-    size: str
-    before: str
-    now: str
-
-    def __str__(self) -> str:
-        return f"{self.now} of the pairs in {self.size} words are different"
-
-
-def _fallen(before: RoundMetrics, now: RoundMetrics) -> _Fall | None:
-    """Whether distinct pairs fell at the largest number of words for which both rounds have an error."""
+def _fallen(before: RoundMetrics, now: RoundMetrics) -> str:
+    """How distinct pairs fell at the largest number of words for which both rounds have an error; empty if not."""
     common = [size for size in now if size in before and None not in (before[size]["error"], now[size]["error"])]
     size = max(common, key=int, default=None)
     if size is None or not _risen(now[size], before[size], LESS_VARIED * before[size]["value"]):
-        return None
-    return _Fall(size, f"{before[size]['value']:.0%}", f"{now[size]['value']:.0%}")
+        return ""
+    return f"{now[size]['value']:.0%} of the pairs in {size} words are different, {before[size]['value']:.0%}"
 
 
 def _risen(low: RoundMetrics | None, high: RoundMetrics | None, by: float) -> bool:
     """Whether `high` is above `low` by more than `by` and by more than chance explains.
 
-    False where one is not known or has no error: then nothing can be told from chance.
+    False where one is not known or has no error: then nothing can be told apart from chance.
     """
     if low is None or high is None or low["error"] is None or high["error"] is None:
         return False

@@ -1,7 +1,18 @@
-"""What a round did to the model, measured cheaply and honestly on seed tasks that the model was never shown.
+"""What a round did to the model, measured on tasks that the model was never shown, and whether it was a gain. Pure.
 
-Base and rounds are asked in the same frame (the trained template), so that a difference is the adapter's and not the
-prompt's. Differences are paired by task; their standard error is that of the mean of paired differences.
+Base and rounds get the same prompts in the same frame (the trained template), without sampling, so that a difference is
+the adapter's and not the prompt's. Differences are paired by task; their standard error is that of the mean of paired
+differences.
+
+A round is a gain over the best one before it if at least one of three measures is better beyond chance and none is
+worse beyond chance: constraints kept in verifiable instructions (paired bootstrap by prompt), likelihood of held-out
+answers (paired by task) and answers that end by themselves. Beyond chance means that the 95 % interval of the paired
+difference lies on one side of zero. The paper's finding for small models is that rounds help, then harm: so the best
+is kept, and the run ends when it was not beaten for `patience` measured rounds.
+
+Constraints have IFEval's two readings, strict and loose. A model can please both by repeating the instruction: the
+keywords, titles and placeholders that are asked for stand in it. So there is a third, strict too, in which such an
+answer keeps nothing, or a model that learned to echo would be a gain.
 """
 
 from __future__ import annotations
@@ -11,7 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,11 +31,13 @@ from minisheep.engines.base import Completion, Engine, GenerateRequest, LoglikRe
 from minisheep.metrics.stats import Accuracy, accuracy, change, describe, distinct_n, paired_difference
 from minisheep.rules.heuristics import AnsweredText, copies_instruction
 from minisheep.rules.identity import six_decimals
-from minisheep.rules.ifeval import READINGS, VerifiableItem, loose, paired, strict, verdict_rows
+from minisheep.rules.ifeval import READINGS, REPEATS, VerifiableItem, loose, paired, strict, verdict_rows
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.seed_tasks import SeedTask
 from minisheep.rules.templates import Template
 from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
+
+T = TypeVar("T")
 
 GRADE_EDGES = tuple(range(1, 12))
 """Bins of the score histogram for grades: [1, 2), ... [10, 11)."""
@@ -33,7 +46,7 @@ PMI_EDGES = tuple(x / 4 for x in range(-4, 17))
 BLEND_EDGES = tuple(range(-8, 9))
 """For log-odds."""
 PERPLEXITY_EDGES = tuple(range(-100, 1, 5))
-"""For perplexities, whose scores are negative."""
+"""For perplexities; the score is minus the perplexity."""
 EDGES = {"pmi": PMI_EDGES, "backward": PMI_EDGES, "blend": BLEND_EDGES, **dict.fromkeys(GRADED, GRADE_EDGES)}
 
 
@@ -48,11 +61,15 @@ class TaskLikelihood:
 
 
 def held_out(seeds: Sequence[SeedTask], count: int) -> list[SeedTask]:
-    """The first `count` held-out tasks, spread over the kinds as they stand in the file."""
-    tasks = [seed for seed in seeds if seed.held_out]
-    if count >= len(tasks):
-        return tasks
-    return [tasks[i * len(tasks) // count] for i in range(count)]
+    """`count` held-out tasks, spread over the kinds as they stand in the file."""
+    return chosen([seed for seed in seeds if seed.held_out], count)
+
+
+def chosen(items: Sequence[T], count: int) -> list[T]:
+    """`count` items spread over the file, whose neighbours are alike; all of them where there are no more."""
+    if count >= len(items):
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def likelihoods(engine: Engine, template: Template, tasks: Sequence[SeedTask]) -> Iterator[TaskLikelihood]:
@@ -62,9 +79,9 @@ def likelihoods(engine: Engine, template: Template, tasks: Sequence[SeedTask]) -
         LoglikRequest(task.id, answer_prompt(frame, task.instruction, task.input), template.completion(task.output))
         for task in tasks
     ]
-    for found in engine.loglik(requests):
-        *answer, end = found.logprobs
-        yield TaskLikelihood(found.id, -sum(answer) / len(answer) if answer else 0.0, len(answer), -end)
+    for result in engine.loglik(requests):
+        *answer, end = result.logprobs
+        yield TaskLikelihood(result.id, -sum(answer) / len(answer) if answer else 0.0, len(answer), -end)
 
 
 def greedy_answers(
@@ -161,24 +178,6 @@ def _tidy(number: float) -> float:
     return six_decimals(number) if math.isfinite(number) else 0.0
 
 
-# How many verifiable constraints a model's greedy answers keep, and whether it ends its answers.
-#
-# The same for base and rounds: same frame, same prompts, no sampling; differences to the base are paired by item.
-#
-# Strict and loose are IFEval's readings. A model can please both by saying the instruction back: the keywords, titles
-# and placeholders that are asked for stand in it. So there is a third, strict too, in which such an answer keeps
-# nothing.
-REPEATS = "combination:repeat_prompt"
-"""The one constraint that asks for the instruction itself."""
-
-
-def chosen(items: Sequence[VerifiableItem], count: int) -> list[VerifiableItem]:
-    """`count` items spread over the file, whose neighbours are alike; all of them where there are no more."""
-    if count >= len(items):
-        return list(items)
-    return [items[i * len(items) // count] for i in range(count)]
-
-
 def answers(engine: Engine, settings: Settings, frame: Frame, items: Sequence[VerifiableItem]) -> Iterator[Completion]:
     """The model's greedy answer to each item, as they finish; `Completion.id` is the item's.
 
@@ -201,7 +200,7 @@ def metrics(
     if not answered:
         return {}
     verdicts = {item.id: _verdict(item, texts[item.id]) for item in answered}
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "verifiable_items": len(answered),
         "verifiable_instructions": sum(len(item.checks) for item in answered),
         "verifiable": _summary({name: accuracy(rows) for name, rows in verdict_rows(verdicts).items()}),
@@ -209,28 +208,28 @@ def metrics(
         "verifiable_by_item": verdicts,
     }
     if base and (pairs := paired(verdicts, base.get("verifiable_by_item", {}))):
-        found["verifiable_change"] = {
+        result["verifiable_change"] = {
             "items": len(pairs["strict"][0]),
             **_summary({name: change(*rows) for name, rows in pairs.items()}),
         }
-    return found
+    return result
 
 
 def copied(item: VerifiableItem, answer: str) -> bool:
-    """Whether `answer` says the instruction back (`rules.heuristics.copies_instruction`) where that is not what is asked."""
+    """Whether `answer` repeats its instruction (`rules.heuristics.copies_instruction`) without being told to."""
     if any(check.kind == REPEATS for check in item.checks):
         return False
     return copies_instruction(AnsweredText(item.prompt, "", answer, "end")) is not None
 
 
 def _verdict(item: VerifiableItem, response: Completion) -> dict[str, Any]:
-    kept, said_back = list(strict(item, response.text)), copied(item, response.text)
+    kept, repeats = list(strict(item, response.text)), copied(item, response.text)
     return {
         "strict": kept,
         "loose": list(loose(item, response.text)),
-        "own": [verdict and not said_back for verdict in kept],
+        "own": [verdict and not repeats for verdict in kept],
         "ended": response.finish != "length",
-        "copied": said_back,
+        "copied": repeats,
     }
 
 
@@ -255,14 +254,6 @@ def _by_kind(items: Sequence[VerifiableItem], verdicts: Mapping[str, Any]) -> di
     return dict(sorted(counts.items()))
 
 
-# Whether a round helped, and which round is the best so far. Pure.
-#
-# A round is a gain over the best one before it if at least one of three measures is better beyond chance and none is
-# worse beyond chance: constraints kept in verifiable instructions (paired bootstrap by prompt), likelihood of held-out
-# answers (paired by task) and answers that end by themselves. An answer that says its instruction back keeps no
-# constraint, or a model that learned to echo would be a gain. Beyond chance means that the 95 % interval of the paired
-# difference lies on one side of zero. The paper's finding for small models is that rounds help, then harm: so the best
-# is kept, and the run ends when it was not beaten for `patience` measured rounds.
 NORMAL_95 = 1.96
 NAMES = {
     "constraints": "constraints kept in its own words",
@@ -288,21 +279,21 @@ class Difference:
 
 def differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Difference]:
     """Every measure that both rounds have, from the ``model`` part of their metrics."""
-    found: dict[str, Difference] = {}
+    by_measure: dict[str, Difference] = {}
     pairs = paired(now.get("verifiable_by_item", {}), before.get("verifiable_by_item", {}))
     if pairs:
-        # Rounds that an earlier version measured know strict alone.
+        # Rounds that an earlier version measured have strict alone.
         ours, theirs = pairs["own" if "own" in pairs else "strict"]
-        found["constraints"] = Difference(*change(ours, theirs).instruction, len(ours))
+        by_measure["constraints"] = Difference(*change(ours, theirs).instruction, len(ours))
     now_nll, before_nll = now.get("nll_by_task", {}), before.get("nll_by_task", {})
     tasks = sorted(set(now_nll) & set(before_nll))
     if len(tasks) > 1:
         mean, error, count = paired_difference([before_nll[t] for t in tasks], [now_nll[t] for t in tasks])
-        found["likelihood"] = Difference(mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error, count)
+        by_measure["likelihood"] = Difference(mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error, count)
     if pairs:
         ours, theirs = pairs["ended"]
-        found["ended"] = Difference(*change(ours, theirs).prompt, len(ours))
-    return found
+        by_measure["ended"] = Difference(*change(ours, theirs).prompt, len(ours))
+    return by_measure
 
 
 def outcome(found: Mapping[str, Difference]) -> str:
@@ -329,12 +320,7 @@ def decide(round: int, now: Mapping[str, Any], measured: Mapping[int, Mapping[st
     return {
         "against": best,
         "measures": {
-            name: {
-                "value": six_decimals(d.value),
-                "low": six_decimals(d.low),
-                "high": six_decimals(d.high),
-                "items": d.items,
-            }
+            name: {key: six_decimals(getattr(d, key)) for key in ("value", "low", "high")} | {"items": d.items}
             for name, d in found.items()
         },
         "outcome": result,
@@ -347,17 +333,17 @@ def decide(round: int, now: Mapping[str, Any], measured: Mapping[int, Mapping[st
 def sentence(round: int, best: int, found: Mapping[str, Difference], result: str) -> str:
     """The decision in words, with the numbers that made it."""
     rival = "the base model" if best == 0 else f"round {best}"
-    told = "; ".join(
+    numbers = "; ".join(
         f"{NAMES[name]} {_number(name, d.value)} ({_number(name, d.low)} to {_number(name, d.high)})"
         for name, d in found.items()
     )
-    judged = {
+    verdict = {
         "gain": f"Round {round} is better than {rival}",
         "loss": f"Round {round} is worse than {rival}, which stays the best",
         "mixed": f"Round {round} is better than {rival} in one way and worse in another, so {rival} stays the best",
         "none": f"Round {round} is not better than {rival} beyond chance, so {rival} stays the best",
     }[result]
-    return f"{judged}: {told}." if told else f"{judged}."
+    return f"{verdict}: {numbers}." if numbers else f"{verdict}."
 
 
 def _number(name: str, value: float) -> str:

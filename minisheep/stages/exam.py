@@ -1,8 +1,8 @@
-"""The judge sits an exam before it grades: can it tell right answers of seed tasks from the same answers spoiled?
+"""The judge's exam before a round: can it tell right answers of seed tasks from the same answers spoiled?
 
-Seed tasks that are not held out are drawn by identity and split in two halves. The blend is fitted on one; every judge
-is marked on the other, which nothing was fitted on. Without such an exam a threshold on the grades of a small model
-keeps chance, and pure likelihood keeps echoes.
+Seed tasks that are not held out are drawn by identity and split in two halves. The blend is fitted on one half; every
+judge is examined on the other, which nothing was fitted on. Without such an exam a threshold on the grades of a small
+model keeps chance, and pure likelihood keeps echoes. The best judge that passes grades the round.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from minisheep.rules.prompts import Frame
 from minisheep.rules.seed_tasks import SeedTask
 from minisheep.stages.judge import SIDES, Judge, JudgedText, judge_pairs, likelihoods, verdict_by_likelihood
 
-# What a judge made of right and spoiled answers, as marks; and which judge may grade. Pure.
 Score = float | None
 
 
@@ -41,7 +40,7 @@ class Mark:
 
     @property
     def worst(self) -> str:
-        """The kind that it sees least."""
+        """The kind that the judge sees least."""
         return min(self.kinds, key=lambda kind: self.kinds[kind])
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,11 +56,11 @@ class Mark:
 def mark(
     right: Sequence[Score], spoiled: Mapping[str, Sequence[Score]], least: float = 0.0, least_kind: float = 0.0
 ) -> Mark:
-    """The mark of a judge that gave these scores; None, an answer that it could not score, counts as the lowest.
+    """The mark of a judge that gave these scores. None, an answer that it could not score, counts as the lowest.
 
-    It passes with an AUC of at least `least` over all and, for every kind, of no less than `least_kind` by more than
-    one standard error: a kind that it cannot tell (0.5) is let pass whatever the luck of the draw, one that it likes
-    better than right answers is not. ValueError where there is nothing right or nothing spoiled.
+    The judge passes with an AUC of at least `least` over all and, for every kind, one of at least `least_kind` within
+    one standard error. So a kind that it cannot see (0.5) does not fail it by bad luck, one that it likes better than
+    right answers does. ValueError where there is nothing right or nothing spoiled.
     """
     good = _ranked(right)
     bad = {kind: _ranked(scores) for kind, scores in spoiled.items() if scores}
@@ -91,23 +90,22 @@ def auc_error(value: float, positives: int, negatives: int) -> float:
 
 def choose_judge(marks: Mapping[str, Mark]) -> str:
     """The judge of the highest AUC among those that pass or, if none does, among all; ties go to the first named."""
-    passed = {name: found for name, found in marks.items() if found.passes} or marks
+    passed = {name: mark for name, mark in marks.items() if mark.passes} or marks
     return max(passed, key=lambda name: passed[name].auc)
 
 
 def sentence(marks: Mapping[str, Mark], least: float) -> str:
     """The marks in words, those that passed first and the best first: ``blend passes with AUC 0.93 (...); ...``."""
     ranked = sorted(marks.items(), key=lambda item: (not item[1].passes, -item[1].auc))
-    return "; ".join(_in_words(name, found, least) for name, found in ranked)
+    return "; ".join(_in_words(name, mark, least) for name, mark in ranked)
 
 
-def _in_words(name: str, found: Mark, least: float) -> str:
-    weakest = f"{found.worst} {found.kinds[found.worst]:.2f}"
-    if found.passes:
-        return f"{name} passes with AUC {found.auc:.2f} (worst kind: {weakest})"
-    if found.auc < least:
-        return f"{name} fails with AUC {found.auc:.2f}"
-    return f"{name} fails with AUC {found.auc:.2f} since it does not see every kind ({weakest})"
+def _in_words(name: str, mark: Mark, least: float) -> str:
+    weakest = f"{mark.worst} {mark.kinds[mark.worst]:.2f}"
+    if mark.passes:
+        return f"{name} passes with AUC {mark.auc:.2f} (worst kind: {weakest})"
+    why = "" if mark.auc < least else f" since it does not see every kind ({weakest})"
+    return f"{name} fails with AUC {mark.auc:.2f}{why}"
 
 
 def _ranked(scores: Sequence[Score]) -> list[float]:
@@ -115,16 +113,14 @@ def _ranked(scores: Sequence[Score]) -> list[float]:
 
 
 CANDIDATES = ("logits", "pmi", "backward", "blend")
-"""Who sits the exam for ``--judge auto``."""
+"""The judges that take the exam for ``--judge auto``."""
 LONGEST = 1200
-"""Characters of instruction, input and answer together; longer tasks cost much and say no more."""
-
-Told = Callable[[int, int], None]
+"""Characters of instruction, input and answer together; longer tasks take time and show no more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """What an exam found; ``round-N/exam.json``."""
+    """The result of an exam; ``round-N/exam.json``."""
 
     round: int
     tasks: int
@@ -142,7 +138,7 @@ class Exam:
     why: str
     """The marks in one sentence."""
     blend: Blend | None
-    """The weights of the blend that was marked; None where it did not sit."""
+    """The weights of the blend that was examined; None where it was not."""
 
     @property
     def passed(self) -> bool:
@@ -157,7 +153,7 @@ class Exam:
         """JSON-ready."""
         plain = {name: getattr(self, name) for name in type(self).__slots__}
         return plain | {
-            "judges": {name: found.to_dict() for name, found in self.judges.items()},
+            "judges": {name: mark.to_dict() for name, mark in self.judges.items()},
             "passed": self.passed,
             "blend": self.blend.to_dict() if self.blend else None,
         }
@@ -166,7 +162,7 @@ class Exam:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """What `to_dict` wrote. KeyError where something is missing."""
         values = {name: data[name] for name in cls.__slots__}
-        values["judges"] = {name: Mark.from_dict(found) for name, found in data["judges"].items()}
+        values["judges"] = {name: Mark.from_dict(mark) for name, mark in data["judges"].items()}
         values["blend"] = Blend.from_dict(data["blend"]) if data["blend"] else None
         return cls(**values)
 
@@ -191,12 +187,12 @@ def examine(
     texts: Mapping[str, str],
     round: int,
     seeds: Sequence[SeedTask],
-    told: Told = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Exam:
-    """Let the judge of the settings sit the exam of a round, or all `CANDIDATES` for ``auto``.
+    """The exam of the judge of the settings, or of all `CANDIDATES` for ``auto``.
 
-    `told` is called with the number of answers read so far and in all. Raises `errors.ExamError` where there are too
-    few seed tasks to examine by.
+    `on_progress` is called with the number of answers read so far and in all. Raises `errors.ExamError` where there
+    are too few seed tasks.
     """
     names = CANDIDATES if settings.judge == "auto" else (settings.judge,)
     tasks = _tasks(settings, round, seeds)
@@ -204,7 +200,7 @@ def examine(
     by_likelihood = [name for name in names if name not in GRADED]
     by_grade = [name for name in names if name in GRADED]
     read = (fitting.items if "blend" in names else []) + marked.items if by_likelihood else []
-    # Answers to one task stand together, so that what they share is asked once.
+    # Answers to one task stand together, so that the engine computes what they share once.
     read = sorted(read, key=lambda item: (item.instruction, item.input))
     done, total = 0, len(read) + len(by_grade) * len(marked.items)
 
@@ -212,7 +208,7 @@ def examine(
         nonlocal done
         for result in results:
             done += 1
-            told(done, total)
+            on_progress(done, total)
             yield result
 
     sides = tuple(dict.fromkeys(side for name in by_likelihood for side in SIDES[name]))
@@ -220,11 +216,11 @@ def examine(
     blend = _fitted(fitting, found) if "blend" in names else None
     marks: dict[str, Mark] = {}
     for name in names:
-        sitting = Judge(name, settings.criteria, settings.judge_prompt, settings.seed, round, blend)
+        judge = Judge(name, settings.criteria, settings.judge_prompt, settings.seed, round, blend)
         if name in GRADED:
-            verdicts = {v.response_id: v for v in counted(judge_pairs(engine, sitting, frame, texts, marked.items))}
+            verdicts = {v.response_id: v for v in counted(judge_pairs(engine, judge, frame, texts, marked.items))}
         else:
-            verdicts = {item.id: verdict_by_likelihood(sitting, item, found[item.id]) for item in marked.items}
+            verdicts = {item.id: verdict_by_likelihood(judge, item, found[item.id]) for item in marked.items}
         scores = {kind: [verdicts[item.id].score for item in some] for kind, some in marked.spoiled.items()}
         right = [verdicts[item.id].score for item in marked.right]
         marks[name] = mark(right, scores, settings.exam_auc, settings.exam_kind)
@@ -233,33 +229,31 @@ def examine(
         f"The judge's exam, {len(marked.right)} right and {sum(counts.values())} spoiled answers:"
         f" {sentence(marks, settings.exam_auc)}."
     )
-    return Exam(
-        round, len(tasks), len(marked.right), counts, settings.exam_auc, settings.exam_kind,
-        marks, choose_judge(marks), why, blend,
-    )  # fmt: skip
+    limits = settings.exam_auc, settings.exam_kind
+    return Exam(round, len(tasks), len(marked.right), counts, *limits, marks, choose_judge(marks), why, blend)
 
 
 def judge_for(settings: Settings, round: int, exam: Exam | None) -> Judge:
-    """The judge that grades in a round: the exam's choice, or the one that the settings name where there was none."""
+    """The judge of a round: the exam's choice or, without an exam, the one that the settings name."""
     name = exam.chosen if exam else settings.judge
     blend = exam.blend if exam and name == "blend" else None
     return Judge(name, settings.criteria, settings.judge_prompt, settings.seed, round, blend)
 
 
 def exam_error(exam: Exam) -> ExamError:
-    """Why a round does not begin: no judge passed, and none was asked for by name."""
+    """Why a round does not begin: no judge passed, and the settings name none."""
     return ExamError(
-        f"No judge passed the exam of round {exam.round}, so what it kept could be chance. {exam.why} {_needs(exam)}"
-        " What was done before is safe.",
-        f"Add --force to go on here with {exam.chosen}. In a new run a larger --model judges better, --judge NAME lets"
-        " one judge with a mere warning, and --answers 4 lets answers to the same instruction compete.",
+        f"No judge passed the exam of round {exam.round}, so it would keep pairs by chance. {exam.why} {_needs(exam)}"
+        " Everything before this round is safe.",
+        f"Add --force to go on here with {exam.chosen}. In a new run, a larger --model judges better, --judge NAME only"
+        " warns about that judge, and --answers 4 lets answers to the same instruction compete.",
     )
 
 
 def failed_warning(exam: Exam) -> str:
-    """What a run that goes on with a judge that failed should know."""
+    """For a run that goes on with a judge that failed."""
     return (
-        f"The judge {exam.chosen} failed its exam, so what it keeps may be no better than chance. {exam.why}"
+        f"The judge {exam.chosen} failed its exam, so its choice may be no better than chance. {exam.why}"
         f" {_needs(exam)}"
     )
 
@@ -273,19 +267,19 @@ def _needs(exam: Exam) -> str:
 
 def _tasks(settings: Settings, round: int, seeds: Sequence[SeedTask]) -> list[SeedTask]:
     """The tasks of a round's exam, chosen by identity and not by the order of `seeds`."""
-    fit_for_it = [
+    suitable = [
         seed
         for seed in seeds
         if not seed.held_out and len(seed.instruction) + len(seed.input) + len(seed.output) <= LONGEST
     ]
-    tasks = sorted(fit_for_it, key=lambda seed: derive_seed(settings.seed, round, "exam", seed.id))
+    tasks = sorted(suitable, key=lambda seed: derive_seed(settings.seed, round, "exam", seed.id))
     tasks = tasks[: settings.exam_tasks]
     needed = MIN_EXAM if settings.judge == "auto" else 4
     if len(tasks) < needed:
         raise ExamError(
-            f"Only {len(tasks)} of the seed tasks can be used to examine the judge (not held out, at most {LONGEST}"
-            f" characters), and {needed} are needed. Nothing of round {round} was made.",
-            "In a new run, give more --seeds, or --judge NAME --exam-tasks 0 to go without an exam.",
+            f"The judge's exam needs {needed} seed tasks, and only {len(tasks)} will do (not held out, at most"
+            f" {LONGEST} characters). Nothing of round {round} was made.",
+            "In a new run, give more --seeds, or --judge NAME --exam-tasks 0 for no exam.",
         )
     return tasks
 
@@ -303,9 +297,9 @@ def _paper(tasks: Sequence[SeedTask], seed: int, round: int) -> Paper:
     return paper
 
 
-def _fitted(paper: Paper, found: Mapping[str, Likelihoods]) -> Blend:
+def _fitted(paper: Paper, logs: Mapping[str, Likelihoods]) -> Blend:
     def signs(items: Sequence[JudgedText]) -> list[dict[str, float]]:
-        rows = [evidence(item.instruction, item.input, item.answer, found[item.id]) for item in items]
+        rows = [evidence(item.instruction, item.input, item.answer, logs[item.id]) for item in items]
         return [row for row in rows if row is not None]
 
     return fit(signs(paper.right), {kind: signs(items) for kind, items in paper.spoiled.items()})

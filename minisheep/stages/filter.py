@@ -1,4 +1,11 @@
-"""Which pairs are kept: rules first, then scores. Wholly pure; kept + dropped = made."""
+"""Which pairs are kept: rules first, then the judge's scores or one of the paper's filters that ask no judge. Pure.
+
+ppl           drops answers that the model itself finds unlikely: a perplexity above the limit
+density       puts pairs into clusters by their mean last-layer vector and draws one from each, for variety
+density+ppl   takes from each cluster the pair with the lowest perplexity, without a limit
+
+Nothing is lost: kept + dropped = made. Only `measure` calls an engine.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +28,8 @@ from minisheep.rules.templates import Prompt, Segment
 from minisheep.run.records import Example, Instruction, Rejection, Response, Verdict
 from minisheep.stages.judge import Pair
 
-# The paper's filters that ask no judge: what they measure of a pair, and which pairs they keep. Choosing is pure.
-#
-# ppl           drops answers that the model itself finds unlikely: a perplexity above the limit.
-# density       puts pairs into clusters by their mean last-layer vector and draws one from each, for variety.
-# density+ppl   takes from each cluster the pair with the lowest perplexity, without a limit.
 PART = 128
-"""Pairs that are measured in both ways before the next, since a perplexity alone is not on disk yet."""
+"""Pairs that are measured in both ways before the next ones, since a perplexity alone is not stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +37,17 @@ class FilterChoice:
     """What a filter keeps, and why not the rest. Ids are those of responses."""
 
     kept: list[str] = field(default_factory=list)
-    """In the order in which they are to be trained on: best first."""
+    """In the order of training: best first."""
     dropped: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """For each, the name of the rule and the detail."""
+    """The name of the rule and the detail, by id."""
 
 
 def measure(engine: Engine, settings: Settings, frame: Frame, pairs: Sequence[Pair]) -> Iterator[Verdict]:
     """A verdict for each pair, as they finish; none for the filter ``score``, which measures nothing.
 
-    Raw are ``perplexity`` (of the answer given the instruction) and ``vector`` (see `metrics.diversity.project`), as the filter
-    needs them; the score is minus the perplexity, so that higher is better, or None.
+    Its raw numbers are ``perplexity`` (of the answer given the instruction) and ``vector`` (see
+    `metrics.diversity.project`), as the filter needs them. Its score is minus the perplexity, so that higher is better,
+    or None.
     """
     if settings.filter == "ppl":
         for response, perplexity in _perplexities(engine, frame, pairs):
@@ -64,7 +67,7 @@ def measure(engine: Engine, settings: Settings, frame: Frame, pairs: Sequence[Pa
 def choose(settings: Settings, round: int, verdicts: Mapping[str, Verdict]) -> FilterChoice:
     """What a `settings.filter` other than ``score`` keeps of the verdicts of `measure`, by response id.
 
-    The raw numbers must be there. Raises `errors.StarvedError` where a limit drops everything.
+    Raises `errors.StarvedError` where a limit drops everything.
     """
     return _by_limit(settings, verdicts) if settings.filter == "ppl" else _by_cluster(settings, round, verdicts)
 
@@ -119,8 +122,8 @@ def _order(verdicts: Mapping[str, Verdict], response: str) -> tuple[float, str]:
 
 
 def _perplexities(engine: Engine, frame: Frame, pairs: Sequence[Pair]) -> Iterator[tuple[str, float]]:
-    """exp of minus the mean log-probability per token, of each answer after its instruction."""
-    requests = [LoglikRequest(pair.response.id, _asked(frame, pair), (Segment(pair.answer),)) for pair in pairs]
+    """exp of minus the mean log-probability per token, for each answer after its instruction."""
+    requests = [LoglikRequest(pair.response.id, _question(frame, pair), (Segment(pair.answer),)) for pair in pairs]
     for loglik in engine.loglik(requests):
         perplexity = math.exp(-sum(loglik.logprobs) / len(loglik.logprobs))
         yield loglik.id, float(f"{perplexity:.6g}")
@@ -128,18 +131,18 @@ def _perplexities(engine: Engine, frame: Frame, pairs: Sequence[Pair]) -> Iterat
 
 def _vectors(engine: Engine, frame: Frame, pairs: Sequence[Pair]) -> Iterator[tuple[str, list[float]]]:
     """The projected vector of each instruction with its answer."""
-    requests = [EmbedRequest(pair.response.id, (*_asked(frame, pair), Segment(pair.answer))) for pair in pairs]
-    for found in engine.embed(requests):
-        yield found.id, project(found.vector)
+    requests = [EmbedRequest(pair.response.id, (*_question(frame, pair), Segment(pair.answer))) for pair in pairs]
+    for embedding in engine.embed(requests):
+        yield embedding.id, project(embedding.vector)
 
 
-def _asked(frame: Frame, pair: Pair) -> Prompt:
+def _question(frame: Frame, pair: Pair) -> Prompt:
     return answer_prompt(frame, pair.instruction.instruction, pair.instruction.input)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Pairs that passed the rules, with the answer as it would be kept and why it was cut; and those that did not."""
+    """Pairs that passed the rules, and rejections of those that did not. cuts: by response, why its answer was cut."""
 
     pairs: list[Pair]
     cuts: dict[str, str]
@@ -154,20 +157,18 @@ def by_rules(
     answers: dict[str, list[Response]] = {}
     for response in responses:
         answers.setdefault(response.instruction_id, []).append(response)
-    found = Candidates([], {}, [])
+    candidates = Candidates([], {}, [])
     for instruction in instructions:
         for response in sorted(answers.get(instruction.id, ()), key=lambda r: r.sample):
             answer, cut = cut_answer(response.text, response.finish)
-            fault = response_fault(
-                instruction.instruction, instruction.input, answer, "stop" if cut else response.finish,
-                language=language,
-            )  # fmt: skip
+            finish = "stop" if cut else response.finish
+            fault = response_fault(instruction.instruction, instruction.input, answer, finish, language=language)
             if fault is None or not (rules or fault[0] == "empty"):
-                found.pairs.append(Pair(instruction, response, answer))
-                found.cuts[response.id] = cut
+                candidates.pairs.append(Pair(instruction, response, answer))
+                candidates.cuts[response.id] = cut
             else:
-                found.rejected.append(_rejection(fault, instruction, response, response.text))
-    return found
+                candidates.rejected.append(_rejection(fault, instruction, response, response.text))
+    return candidates
 
 
 def by_score(
@@ -175,9 +176,9 @@ def by_score(
 ) -> tuple[list[Example], list[Rejection]]:
     """Examples for training, best first, and what was dropped.
 
-    Of the answers to one instruction only the best judged can be kept. ``threshold`` keeps a pair when its score (the
-    lower of the criteria) is above the value, as the paper does; ``top`` keeps the best fraction, at least one. A pair
-    without a readable score is dropped. Raises `errors.StarvedError` when nothing is left.
+    Of the answers to one instruction only the best can be kept. ``threshold`` keeps a pair when its score (the lower of
+    the criteria) is above the value, as the paper does; ``top`` keeps the best fraction, at least one. A pair without a
+    readable score is dropped. Raises `errors.StarvedError` when nothing is left.
     """
     scored, rejected = [], list(candidates.rejected)
     for pair in candidates.pairs:
@@ -213,21 +214,21 @@ def by_score(
 def by_measures(
     candidates: Candidates, verdicts: Mapping[str, Verdict], settings: Settings, round: int
 ) -> tuple[list[Example], list[Rejection]]:
-    """What a model-only filter keeps (perplexity, density): see `stages.filter`. Raises `errors.StarvedError`."""
-    choice = choose(settings, round, {pair.response.id: verdicts[pair.response.id] for pair in candidates.pairs})
+    """What a filter that asks no judge keeps. Raises `errors.StarvedError`."""
     pairs = {pair.response.id: pair for pair in candidates.pairs}
+    choice = choose(settings, round, {id_: verdicts[id_] for id_ in pairs})
     dropped = [_rejection(fault, *_whole(pairs[id_])) for id_, fault in choice.dropped.items()]
     rejected = [*candidates.rejected, *dropped]
     if not choice.kept:
         raise StarvedError(
-            f"--filter {settings.filter} kept none of {len(pairs)} pairs ({told_rules(rejected)}).",
+            f"--filter {settings.filter} kept none of {len(pairs)} pairs ({rule_counts(rejected)}).",
             "Start a new run with a higher --max-perplexity or a lower --answer-temperature.",
         )
     return [_example(pairs[id_], verdicts[id_], candidates.cuts[id_]) for id_ in choice.kept], rejected
 
 
 def keep_all(candidates: Candidates) -> tuple[list[Example], list[Rejection]]:
-    """Every pair that passed the rules (no assessment: the self-instruct baseline). Raises `errors.StarvedError`."""
+    """Every pair that passed the rules (no judge: the self-instruct baseline). Raises `errors.StarvedError`."""
     if not candidates.pairs:
         raise StarvedError(starved_message(Keep("auto"), [], candidates.rejected), _starved_fix(Keep("auto"), []))
     return [_example(pair, None, candidates.cuts[pair.response.id]) for pair in candidates.pairs], candidates.rejected
@@ -242,12 +243,12 @@ def keep_examples(
 ) -> tuple[list[Example], list[Rejection]]:
     """The whole filter: `by_rules`, then by what the settings say."""
     candidates = by_rules(instructions, responses, settings.language, settings.rules == "on")
-    found = {v.response_id: v for v in verdicts}
+    by_response = {v.response_id: v for v in verdicts}
     if settings.filter != "score":
-        return by_measures(candidates, found, settings, round)
+        return by_measures(candidates, by_response, settings, round)
     if settings.assess == "none":
         return keep_all(candidates)
-    return by_score(candidates, found, settings.keep)
+    return by_score(candidates, by_response, settings.keep)
 
 
 def starved_message(keep: Keep, scores: Sequence[float], rejected: Sequence[Rejection]) -> str:
@@ -259,20 +260,20 @@ def starved_message(keep: Keep, scores: Sequence[float], rejected: Sequence[Reje
             f" {d.max:.3g} (median {d.median:.3g}, mean {d.mean:.3g})."
         )
     return (
-        f"No pair was left to keep: all {len(rejected)} were dropped before their scores counted"
-        f" ({told_rules(rejected)})."
+        f"No pair was left to keep: rules dropped all {len(rejected)} before any score counted"
+        f" ({rule_counts(rejected)})."
     )
 
 
-def told_rules(rejected: Sequence[Rejection], most: int | None = None) -> str:
-    """How many each rule dropped, the most first; at most so many rules."""
+def rule_counts(rejected: Sequence[Rejection], most: int | None = None) -> str:
+    """How many each rule dropped, the most first; `most` rules at most."""
     rules = Counter(rejection.rule for rejection in rejected)
     return ", ".join(f"{rule} {count}" for rule, count in rules.most_common(most))
 
 
 def _starved_fix(keep: Keep, scored: Sequence[object]) -> str:
     if scored:
-        return "The run is safe: give the same command with --keep top:0.5, or a lower threshold, and it goes on here."
+        return "The run is safe: give the same command with --keep top:0.5 or a lower threshold to go on here."
     return "Start a new run with a lower --answer-temperature, more --answer-max-tokens or another --model."
 
 

@@ -1,8 +1,8 @@
 """The model writes its own instructions (the paper's generate_prompts), five seed tasks in context.
 
 Few-shot prompts are numbered 0, 1, 2, ... and everything about one follows from its number. Their completions (drafts)
-come back in any order but are read in order, so what is kept does not depend on which finished first, nor on whether
-the run was interrupted in between.
+come back in any order but are read in order, so what is kept depends neither on which finished first nor on whether the
+run was interrupted in between.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from minisheep.run.records import Draft, Instruction, Rejection
 EXPECTED_PER_DRAFT = 3.0
 """Instructions kept of one draft, until there are drafts to count; only sizes the first batch."""
 FRUITLESS_DRAFTS = 60
-"""After this many drafts more than expected, without enough instructions, the model is taken to have no more to say."""
+"""Drafts more than expected after which a round without enough instructions gives up."""
 
 
 @dataclass
 class Harvest:
-    """Reads drafts in order and decides about every task in them. Deterministic in the order of the drafts."""
+    """Reads drafts in order and decides about every task in them."""
 
     settings: Settings
     novelty: NoveltyIndex
@@ -43,7 +43,7 @@ class Harvest:
         return len(self.kept) >= self.settings.per_round
 
     def add(self, draft: Draft) -> tuple[list[Instruction], list[Rejection]]:
-        """Decide about the tasks of the next draft; what comes after the round is full is not looked at."""
+        """Decide about the tasks of the next draft, as long as the round is not full."""
         self.drafts += 1
         kept: list[Instruction] = []
         rejected: list[Rejection] = []
@@ -74,7 +74,7 @@ class Harvest:
         return kept, rejected
 
     def wanted_drafts(self) -> int:
-        """How many more drafts will about fill the round, judging by those that were read."""
+        """About how many more drafts will fill the round, by the yield of those read so far."""
         rate = len(self.kept) / self.drafts if self.drafts >= 4 else EXPECTED_PER_DRAFT
         missing = self.settings.per_round - len(self.kept)
         return max(1, math.ceil(missing / max(rate, 0.25)))
@@ -88,8 +88,8 @@ class Harvest:
 def novelty_index(
     seeds: Sequence[SeedTask], earlier: Iterable[Instruction], reserved: Iterable[str] = ()
 ) -> NoveltyIndex:
-    """The index of all that a new instruction must differ from. Held-out seeds too, and what else the evaluation asks
-    (`reserved`): a copy would leak it."""
+    """The index of all that a new instruction must differ from. It holds the held-out seeds and the evaluation's other
+    prompts (`reserved`) too, since a copy would leak them."""
     index = NoveltyIndex(reserved)
     for seed in seeds:
         index.add(user_text(seed.instruction, seed.input))
@@ -105,7 +105,6 @@ def draft_request(
 
     `samples_per_prompt` neighbours show the same tasks, so that the engine computes their prompt once.
     """
-    identity = (settings.seed, round, "generate", index)
     number = index // settings.samples_per_prompt
     shown = [(s.id, s.task) for s in seeds if not s.held_out]
     shots = pick_shots(shown, settings.shots, settings.seed, round, "shots", number)
@@ -118,7 +117,7 @@ def draft_request(
             max_tokens=settings.generate_max_tokens,
             stop=task_list_stop(len(shots)),
         ),
-        seed=derive_seed(*identity),
+        seed=derive_seed(settings.seed, round, "generate", index),
     )
     return request, tuple(id_ for id_, _ in shots)
 

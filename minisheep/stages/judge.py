@@ -1,4 +1,5 @@
-"""The model judges pairs (the paper's self-assessment): by grades that it says, or by how likely it finds the texts."""
+"""The model judges pairs (the paper's self-assessment), by the grades it gives or by how likely it finds the texts; and
+signs of whether it is fit for that, by what it did: they need no right answers."""
 
 from __future__ import annotations
 
@@ -18,7 +19,6 @@ from minisheep.rules.templates import Prompt, Segment
 from minisheep.run.records import Instruction, Response, Verdict
 
 
-# What is judged, and by whom.
 @dataclass(frozen=True, slots=True)
 class Pair:
     """An instruction and the answer as it would be kept (cut at its natural end)."""
@@ -47,8 +47,8 @@ class Judge:
     """Who judges, and how.
 
     logits      reads the distribution over the grades 1 .. 10 after one prefill, and takes its mean: what a judge that
-                writes ``grade||explanation`` would say first, without the noise of sampling
-    sample      asks and parses, as the paper's code does
+                writes ``grade||explanation`` would write first, without the noise of sampling
+    sample      generates a reply and parses it, as the paper's code does
     pmi         what the instruction says about the answer, nats per token: needs no grades, so it works on models too
                 small to give them; does not see whether the answer is true or complete, and loves an echo
     backward    what the answer says about the instruction, nats per token of the instruction
@@ -57,27 +57,24 @@ class Judge:
 
     name: str
     criteria: tuple[str, ...] = prompts.CRITERIA
-    """Which grades are asked for; the score is the lowest of them."""
+    """The grades to ask for; the score is the lowest of them."""
     prompt: str = "combined"
-    """How a grade is asked for: one of `rules.prompts.STYLES`."""
+    """How to ask for a grade: one of `rules.prompts.STYLES`."""
     seed: int = 1
     round: int = 1
-    """With the run's seed, what a judge that samples draws by."""
+    """With `seed`, what a judge that samples draws by."""
     blend: Blend | None = None
     """The weights of ``blend``; None for the others."""
 
 
-# Asks an engine how likely pairs are, each text once however many pairs hold it.
 FORWARD, BACKWARD = ("given", "alone"), ("back", "back_alone")
 """The fields of `rules.evidence.Likelihoods` that tell what the instruction says about the answer, and the reverse."""
-
-
 TOGETHER = 64
-"""Items that an engine is asked for at once. It reads what texts share first, so an item is complete late in its batch:
-in larger ones much would be lost by a crash, and nothing be told for minutes. Batches of this size still fill it."""
+"""Items in one request to the engine. It reads what texts share first, so an item is complete late in its batch: larger
+batches would lose much in a crash and show no progress for minutes. This size still fills the engine."""
 
 Text = tuple[Prompt, Prompt]
-"""What stands before, and the text whose tokens are asked for."""
+"""What stands before, and the text whose tokens are scored."""
 
 
 def likelihoods(
@@ -85,14 +82,14 @@ def likelihoods(
 ) -> Iterator[tuple[JudgedText, Likelihoods]]:
     """The log-probabilities of `sides` for each item, as they are complete.
 
-    What items have in common (an instruction with several answers, an answer to several instructions) is asked once.
+    A text that items share (an instruction with several answers, an answer to several instructions) is scored once.
     """
     texts = [{side: _text(frame, item, side) for side in sides} for item in items]
     uses = Counter(text for some in texts for text in some.values())
     known: dict[Text, tuple[float, ...]] = {}
 
     def complete(numbers: Iterable[int]) -> Iterator[tuple[JudgedText, Likelihoods]]:
-        """Those of the items of which all is known; what nothing else needs is forgotten."""
+        """The items whose texts are all known. Forgets a text when its last item is complete."""
         for number in numbers:
             if all(text in known for text in texts[number].values()):
                 yield items[number], Likelihoods(**{side: known[text] for side, text in texts[number].items()})
@@ -125,8 +122,8 @@ def _text(frame: prompts.Frame, item: JudgedText, side: str) -> Text:
         if side == "alone":
             return prompts.answer_prompt(frame, "", ""), answer
         return prompts.answer_prompt(frame, item.instruction, item.input), (*answer, *frame.ending)
-    asked = (Segment(prompts.user_text(item.instruction, item.input)),)
-    return prompts.backward_prompt(frame, item.answer if side == "back" else ""), asked
+    question = (Segment(prompts.user_text(item.instruction, item.input)),)
+    return prompts.backward_prompt(frame, item.answer if side == "back" else ""), question
 
 
 SAMPLE_TOKENS = 60
@@ -142,10 +139,10 @@ Grade = tuple[float | None, dict[str, Any]]
 def judge_pairs(
     engine: Engine, judge: Judge, frame: prompts.Frame, texts: Mapping[str, str], items: Sequence[JudgedText]
 ) -> Iterator[Verdict]:
-    """A verdict for each item, as they finish. Raw numbers are kept in the verdict."""
+    """A verdict for each item, as they finish."""
     if judge.name == "logits":
         requests = [
-            ScoreRequest(f"{item.id}/{criterion}", _ask(judge, frame, texts, criterion, item), prompts.LABELS)
+            ScoreRequest(f"{item.id}/{criterion}", _prompt(judge, frame, texts, criterion, item), prompts.LABELS)
             for item in items
             for criterion in judge.criteria
         ]
@@ -174,7 +171,7 @@ def verdict_by_likelihood(judge: Judge, item: JudgedText, found: Likelihoods) ->
 
 
 def _graded(judge: Judge, results: Iterator[Result], read: Callable[[Result], Grade]) -> Iterator[Verdict]:
-    """Verdicts from results whose ids end in a criterion, each when all of its criteria are there."""
+    """Verdicts from results whose ids end in a criterion, each as soon as all of its criteria are there."""
     waiting: dict[str, dict[str, Grade]] = {}
     for result in results:
         item, _, criterion = result.id.rpartition("/")
@@ -200,7 +197,7 @@ def _sampled(
     return [
         GenerateRequest(
             f"{item.id}/{criterion}",
-            _ask(judge, frame, texts, criterion, item, explain=True),
+            _prompt(judge, frame, texts, criterion, item, explain=True),
             sampling,
             derive_seed(judge.seed, judge.round, "judge", item.id, criterion),
         )
@@ -209,7 +206,7 @@ def _sampled(
     ]
 
 
-def _ask(
+def _prompt(
     judge: Judge,
     frame: prompts.Frame,
     texts: Mapping[str, str],
@@ -217,17 +214,14 @@ def _ask(
     item: JudgedText,
     explain: bool = False,
 ) -> Prompt:
-    return prompts.judge_prompt(
-        frame, texts, judge.prompt, criterion, item.instruction, item.input, item.answer, explain=explain
-    )
+    pair = item.instruction, item.input, item.answer
+    return prompts.judge_prompt(frame, texts, judge.prompt, criterion, *pair, explain=explain)
 
 
 def _read_distribution(scores: Scores) -> Grade:
-    raw = {
-        "probabilities": [six_digits(p) for p in scores.probabilities],
-        "mass": six_digits(sum(scores.probabilities)),
-    }
-    return expected_grade(scores.probabilities), raw
+    probabilities = [six_digits(p) for p in scores.probabilities]
+    mass = six_digits(sum(scores.probabilities))
+    return expected_grade(scores.probabilities), {"probabilities": probabilities, "mass": mass}
 
 
 def _read_reply(completion: Completion) -> Grade:
@@ -235,7 +229,7 @@ def _read_reply(completion: Completion) -> Grade:
 
 
 def expected_grade(probabilities: Sequence[float]) -> float | None:
-    """The mean grade over the labels 1 .. 10, given that one of them is said; None without any mass on them."""
+    """The mean grade over the labels 1 .. 10, given that the reply is one of them; None without any mass on them."""
     mass = sum(probabilities)
     if mass <= 0:
         return None
@@ -246,11 +240,11 @@ def _mean(values: Sequence[float]) -> float | None:
     return six_digits(sum(values) / len(values)) if values else None
 
 
-# Whether the judge of a round is fit for its work, by what it did: no right answers are needed for these signs.
+# Whether the judge of a round is fit for its work.
 AGAIN, AGAIN_SHARE = 30, 0.1
-"""Pairs that are judged a second time: so many, but at most this share of the round, since judging takes its time."""
+"""Pairs that are judged a second time, and the share of the round that they are at most, since judging takes time."""
 LEAST_PAIRS = 10
-"""Below so many, the signs are measured but nothing is said of them."""
+"""With fewer pairs the signs are measured but no finding is made of them."""
 TOP_GRADE = 9.5
 SATURATED, UNREADABLE, FLAT, LONGER, DISAGREES = 0.5, 0.5, 0.05, 0.6, 0.4
 """When a sign is a finding: the share of top grades and of invalid mass above it, the spread of grades below it, the
@@ -271,7 +265,7 @@ def judge_health(
     """The signs of a round, JSON-ready; None where one is undefined (no grades, no spread, too few pairs).
 
     judged, scored  pairs with a verdict, and those of them with a score
-    saturation      share of scores at the top grade: a judge that gives its best grade to everything ranks nothing
+    saturation      share of scores at the top grade: a judge that gives its top grade to everything ranks nothing
     spread          standard deviation of the scores
     invalid         probability on no grade at all (logits) or share of unreadable replies (sample)
     length          rank correlation of score and number of words
@@ -306,13 +300,12 @@ def agreement(
     first_scores: Mapping[str, float],
     most: int = AGAIN,
 ) -> tuple[float | None, int]:
-    """Judge `most` of the items again in other words; the rank correlation with `first_scores` (by item id), and n.
+    """Judge `most` of the items again in other words. Returns the rank correlation with `first_scores`, and n.
 
-    Who gives grades is asked in another of the prompt styles; for others the instruction gets a lead-in that says
-    nothing. None where it is undefined.
+    A judge of grades gets another prompt style; for others the instruction gets a lead-in without meaning. None where
+    the correlation is undefined.
     """
-    chosen = sorted(items, key=lambda item: derive_seed(judge.seed, judge.round, "again", item.id))
-    chosen = chosen[:most]
+    chosen = sorted(items, key=lambda item: derive_seed(judge.seed, judge.round, "again", item.id))[:most]
     if judge.name in GRADED:
         judge = replace(judge, prompt=OTHER_STYLE[judge.prompt])
     else:
@@ -331,30 +324,27 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
 
 
 def findings(health: Mapping[str, Any]) -> list[str]:
-    """What should worry, a sentence each, to be read after the judge's name; empty for a healthy judge."""
+    """What is wrong with a judge, a sentence each; empty for a healthy one."""
     if health["scored"] < LEAST_PAIRS:
         return []
-    name, signs = health["judge"], health
-    found = []
-    if (top := signs["saturation"]) is not None and top > SATURATED:
-        found.append(
+    name = health["judge"]
+    sentences = []
+    if (top := health["saturation"]) is not None and top > SATURATED:
+        sentences.append(
             f"{name} gives its top grade to {top:.0%} of the answers, so its scores rank little; --judge-prompt icl or"
             " --keep top:0.3 may help in a new run."
         )
-    if name in GRADED and (spread := signs["spread"]) is not None and spread < FLAT:
-        found.append(f"{name} gives nearly the same grade to all answers (standard deviation {spread:.3f}).")
-    if (invalid := signs["invalid"]) is not None and invalid > UNREADABLE:
-        found.append(
-            f"{name} mostly says something that is no grade ({invalid:.0%}): it does not understand the question."
-        )
-    if (length := signs["length"]) is not None and abs(length) > LONGER:
-        found.append(
-            f"{name} scores mostly by length: {'longer' if length > 0 else 'shorter'} is better ({length:+.2f})."
-        )
-    again = signs["agreement"]
-    if again is not None and signs["agreement_pairs"] >= LEAST_PAIRS and again < DISAGREES:
-        found.append(f"{name} disagrees with itself when asked in other words (rank correlation {again:.2f}).")
-    return found
+    if name in GRADED and (spread := health["spread"]) is not None and spread < FLAT:
+        sentences.append(f"{name} gives nearly the same grade to all answers (standard deviation {spread:.3f}).")
+    if (invalid := health["invalid"]) is not None and invalid > UNREADABLE:
+        sentences.append(f"{name} mostly replies without a grade ({invalid:.0%}): it does not understand the question.")
+    if (length := health["length"]) is not None and abs(length) > LONGER:
+        better = "longer" if length > 0 else "shorter"
+        sentences.append(f"{name} scores mostly by length: {better} is better ({length:+.2f}).")
+    again = health["agreement"]
+    if again is not None and health["agreement_pairs"] >= LEAST_PAIRS and again < DISAGREES:
+        sentences.append(f"{name} disagrees with itself when asked in other words (rank correlation {again:.2f}).")
+    return sentences
 
 
 def _invalid(judge: Judge, verdicts: Sequence[Verdict]) -> float | None:

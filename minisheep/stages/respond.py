@@ -1,4 +1,4 @@
-"""The model answers its own instructions: zero-shot (the paper's generate_responses), or shown how."""
+"""The model answers its own instructions: zero-shot (the paper's generate_responses), or after solved tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from minisheep.run.records import Instruction, Response
 Wanted = tuple[Instruction, int]
 """An instruction, and which of its answers (from 0)."""
 LONGEST_SHOWN = 600
-"""Characters of a solved task that may be shown: an answer is better shown short, and the context is small."""
+"""Characters that a solved task may have to be shown: short answers teach best, and the context is small."""
 
 
 def showable(seeds: Sequence[SeedTask]) -> list[SeedTask]:
@@ -36,9 +36,8 @@ def solved_shots(seeds: Sequence[SeedTask], settings: Settings, round: int) -> l
 def respond(
     engine: Engine, settings: Settings, frame: Frame, round: int, wanted: Sequence[Wanted], seeds: Sequence[SeedTask]
 ) -> Iterator[Response]:
-    """Answers as they finish. The seed follows from the instruction and the answer's number, not from its place; the
-    answers to one instruction stand side by side, so that the engine reads their prompt once. A base model, which is
-    addressed in plain text, is first shown `Settings.answer_shots` of the `seeds` with their answers."""
+    """Answers as they finish. The answers to one instruction stand side by side, so that the engine reads their prompt
+    once. A base model, which reads plain text, is first shown `Settings.answer_shots` of the `seeds` with answers."""
     solved = solved_shots(seeds, settings, round) if frame.template is None else []
     sampling = Sampling(
         temperature=settings.answer_temperature,

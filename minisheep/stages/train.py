@@ -1,4 +1,4 @@
-"""Kept examples become a training job: the same template that inference uses, from the same place."""
+"""Kept examples become a training job, in the template that inference uses too."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def train_job(
 
 
 def rounds_trained_on(strategy: str, round: int) -> range:
-    """Whose kept data a round trains on: its own, or all so far (the paper's total_base)."""
+    """The rounds whose kept data a round trains on: its own, or all so far (the paper's total_base)."""
     return range(1, round + 1) if strategy == "total-base" else range(round, round + 1)
 
 
 def starts_from(strategy: str, round: int) -> int:
-    """Whose adapter the training begins with: 0 for a fresh one, else the last round's (the paper's one_last)."""
+    """The round whose adapter the training begins with: 0 for a fresh one, else the last (the paper's one_last)."""
     return round - 1 if strategy == "one-last" else 0
 
 
