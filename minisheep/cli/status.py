@@ -68,7 +68,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
                 if counts is None
                 else f"done in {plain_text.duration(counts.get('seconds', 0))}"
             )
-            told = f": {words.counts(counts)}" if counts else ""
+            told = f": {words.counted(phase.name, counts)}" if counts else ""
             click.echo(f"  {words.where(phase.round, phase.name):26} {state}{told}")
         if found.metrics:
             print_metrics(found.metrics, plain=plain or not sys.stdout.isatty())
