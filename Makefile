@@ -21,7 +21,7 @@ export PIP_NO_INDEX := 1
 export PIP_FIND_LINKS := $(abspath $(WHEELS))
 endif
 
-.PHONY: all setup demo test test-all test-fast test-model test-slow check fix coverage house mutants docs gpu-check clean
+.PHONY: all setup demo test test-all test-fast test-model test-slow check fix coverage house mutants docs bench gpu-check clean
 
 all: check test
 
