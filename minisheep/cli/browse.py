@@ -65,7 +65,7 @@ def browse(run: str, id_: str | None, plain: bool, as_json: bool, **given: Any) 
 def _show_one(run: api.Run, prefix: str, *, as_json: bool, screen: bool) -> None:
     from rich.console import Console
 
-    from minisheep.terminal import pager
+    from minisheep.terminal.pager import history_text, sections
 
     round, name = record_browser.find(run.rounds, prefix)
     history = record_browser.history(_records(round), _seeds(run), name)
@@ -75,9 +75,9 @@ def _show_one(run: api.Run, prefix: str, *, as_json: bool, screen: bool) -> None
         click.echo(json.dumps(history.to_dict()))
     elif screen:
         console = Console(highlight=False, markup=False, emoji=False)
-        console.print(*pager.history_text(history, console, console.width), sep="\n")
+        console.print(*history_text(history, console, console.width), sep="\n")
     else:
-        for heading, body in pager.sections(history):
+        for heading, body in sections(history):
             click.echo(heading)
             for line in body.split("\n") if body else []:
                 click.echo(f"  {line}")

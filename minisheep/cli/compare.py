@@ -113,7 +113,6 @@ def _heading(found: Comparison) -> str:
 
 
 def _remarks(found: Comparison, against: list[PairedResults]) -> list[str]:
-
     remarks = ["*: the run's best, by its own decision."] if any(row.best for row in found.rows) else []
     remarks += [*comparison_table.not_comparable(against), *(one_line(note) for note in found.notes)]
     if len(found.results) > 1 and any(d.values for d in against):
