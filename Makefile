@@ -3,6 +3,7 @@
 # make docs    the command reference, from the code         make coverage    how much of the code the tests run
 # make test-all    the slow tests too                       make house   files, lines, circles, repeated names
 # make mutants     breaks twelve promises, one at a time, and sees whether the tests notice
+# make bench   minisheep beside its peers on this machine
 # make gpu-check [WHEELS=FOLDER]    all that needs an NVIDIA card, into docs/gpu-check.json and .md
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -20,7 +21,7 @@ export PIP_NO_INDEX := 1
 export PIP_FIND_LINKS := $(abspath $(WHEELS))
 endif
 
-.PHONY: all setup demo test test-all test-fast test-model test-slow check fix coverage house mutants docs gpu-check clean
+.PHONY: all setup demo test test-all test-fast test-model test-slow check fix coverage house mutants docs bench gpu-check clean
 
 all: check test
 
@@ -77,6 +78,9 @@ fix: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m minisheep.cli.reference > docs/commands.md
+
+bench: $(DEMO_READY)
+	$(BIN)/python -m benchmarks loop
 
 # llama.cpp with CUDA and Unsloth are installed by the check itself, where there is a GPU.
 gpu-check: $(DEMO_READY)

@@ -1,4 +1,4 @@
-"""``minisheep bench``: minisheep and its peers on the same work, in turns, on this machine."""
+"""``python -m benchmarks``: minisheep and its peers on the same work, in turns, on this machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from benchmarks.plan import VERBS
+from minisheep.cli.main import main
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,13 +49,13 @@ def bench() -> None:
     """Measure minisheep beside its peers on this machine: same work, in turns, one busy at a time.
 
     \b
-    minisheep bench engine --quick       a first look, in seconds
-    minisheep bench loop --markdown      everything, for docs/performance.md
+    python -m benchmarks engine --quick       a first look, in seconds
+    python -m benchmarks loop --markdown      everything, for docs/performance.md
     """
 
 
 def _verb(name: str, text: str) -> None:
-    @bench.command(name, help=f"{text}\n\n\b\nminisheep bench {name} --quick")
+    @bench.command(name, help=f"{text}\n\n\b\npython -m benchmarks {name} --quick")
     @bench_options
     def verb(**given: Any) -> None:
         _run(name, **given)
@@ -75,8 +76,8 @@ def loop(**given: Any) -> None:
     """All of it, and the data phase, turn-around, start-up, memory and time a record as well.
 
     \b
-    minisheep bench loop --json
-    minisheep bench loop --only data --only turnaround
+    python -m benchmarks loop --json
+    python -m benchmarks loop --only data --only turnaround
     """
     _run("loop", **given)
 
@@ -112,7 +113,7 @@ def _run(verb: str, *, as_json: bool, markdown: bool, plain: bool, repeats: int 
     if markdown:
         from datetime import date
 
-        command = "minisheep " + " ".join(argument for argument in sys.argv[1:])
+        command = "python -m benchmarks " + " ".join(argument for argument in sys.argv[1:])
         click.echo(report.markdown(found, machine, installed, command, date.today()), nl=False)
     elif not as_json:
         _show(
@@ -135,3 +136,7 @@ def _show(found: Any, surroundings: list[str], *, plain: bool, quick: bool) -> N
     console.print(table)
     for line in (*report.details(rows), *surroundings):
         console.print(Text(line))
+
+
+if __name__ == "__main__":
+    main(bench, "python -m benchmarks")
