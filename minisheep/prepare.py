@@ -19,7 +19,6 @@ from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelE
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import check_architecture
 from minisheep.formats.model_facts import ModelFacts, model_facts, shape_of
-from minisheep.formats.same_model import check_same_model
 from minisheep.machine import system
 from minisheep.machine.gpu import gpu_without_offload
 from minisheep.models import cache
@@ -287,6 +286,8 @@ def training_weights(
     except MinisheepError as error:
         raise type(error)(f"{error.message} Training needs these weights; nothing was generated.", error.fix) from None
     if own is not None:
+        from minisheep.formats.same_model import check_same_model
+
         check_same_model(gguf, own)
         return own, ""
     from minisheep.formats.gguf_to_hf import dequantise
