@@ -38,7 +38,6 @@ VERBS: dict[str, tuple[str, str]] = {
         "Make a round into a GGUF, an Ollama model, safetensors or a folder for the hub.",
     ),
     "handoff": ("minisheep.cli.export", "Write a round's data and a configuration for Axolotl or LLaMA-Factory."),
-    "bench": ("benchmarks.__main__", "Measure minisheep beside its peers on this machine."),
     "completion": ("minisheep.cli.reference", "Complete commands and flags in your shell."),
 }
 
@@ -86,21 +85,21 @@ def cli() -> None:
     """
 
 
-def main() -> None:
+def main(command: click.Command = cli, name: str = "minisheep") -> None:
     """A user's mistake is one line on stderr and an exit code, never a traceback (MINISHEEP_RAISE=1 shows it)."""
     from minisheep.errors import DiskError, MinisheepError
 
     try:
         # Without standalone mode click returns the code of an Exit instead of exiting with it.
-        code = cli.main(prog_name="minisheep", standalone_mode=False)
+        code = command.main(prog_name=name, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "minisheep"
-        _tell("UsageError", error.format_message(), f"`{command} --help` lists what there is.")
+        path = context.command_path if context is not None else name
+        _tell("UsageError", error.format_message(), f"`{path} --help` lists what there is.")
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
