@@ -153,7 +153,7 @@ class WorkerHost:
         worker.do(job_for(folder, phase), f"Round {phase.round}, {phase.name}", emit, self._tick)
 
     def _start(self, folder: RunFolder) -> WorkerProcess:
-        return WorkerProcess("minisheep.host:Desk", folder.scratch / "worker.log", self._lock)
+        return WorkerProcess("minisheep.host:RunHandler", folder.scratch / "worker.log", self._lock)
 
     def _workers(self) -> list[WorkerProcess]:
         return [worker for worker in (self._alone, self._worker) if worker is not None]
