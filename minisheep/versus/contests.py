@@ -69,7 +69,7 @@ def stored_contests(run: Run, ours: int, theirs: int) -> list[Contest]:
     if not both:
         raise UsageError(
             f"{run.path} has no held-out task that both {model_name(ours)} and {model_name(theirs)} answered.",
-            "Give both prompts to answer with --prompts FILE.",
+            "Give prompts for both with --prompts FILE.",
         )
     return [Contest(t, _request(first[t]), first[t]["answer"].strip(), second[t]["answer"].strip()) for t in both]
 
