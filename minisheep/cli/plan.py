@@ -98,7 +98,7 @@ def _try(settings: Settings, *, wanted: bool) -> None:
     machine, _ = machine_for(None, settings.threads, here)
     plan = recommend(settings, model, machine)
     gguf = gguf_here(find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None))
-    if not wanted and (not machine.is_gpu or plan is None or gguf is None or plan.tried is not None):
+    if not wanted and (not machine.is_gpu or plan is None or gguf is None or plan.calibration is not None):
         return
     if plan is None:
         raise UsageError(f"{model.name} does not fit this machine, so it cannot be tried.", "Leave out --calibrate.")
