@@ -18,7 +18,6 @@ from minisheep.doctor import checks, packages
 from minisheep.doctor import probes as doctor_probes
 from minisheep.doctor.check_result import CheckResult, Facts
 from minisheep.doctor.machine_facts import MachineFacts, look
-from minisheep.doctor.probes import GROUPS, NEED_MODEL
 from minisheep.errors import MinisheepError, TimeUpError
 from minisheep.machine.worker import WorkerProcess
 from minisheep.models.cache import cache_root
@@ -164,8 +163,8 @@ def judge(
 def groups(machine: MachineFacts, missing: MinisheepError | None) -> dict[str, list[str]]:
     """The probes to run: none that need a missing model, and Unsloth only with a GPU."""
     names = {
-        group: [name for name in probes if missing is None or name not in NEED_MODEL]
-        for group, probes in GROUPS.items()
+        group: [name for name in probes if missing is None or name not in doctor_probes.NEED_MODEL]
+        for group, probes in doctor_probes.GROUPS.items()
     }
     if not machine.has_gpu or importlib.util.find_spec("unsloth") is None:
         del names["unsloth"]

@@ -20,9 +20,7 @@ from typing import Any
 from minisheep.doctor.check_result import CheckResult, Facts, fail, ok
 from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
 from minisheep.errors import MinisheepError
-from minisheep.formats.gguf_header import read_header
-from minisheep.formats.lora_gguf import check_architecture
-from minisheep.formats.model_facts import model_facts
+from minisheep.formats import gguf_header, lora_gguf, model_facts
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import find_model
 from minisheep.prepare import gguf_of, training_weights, versions
@@ -130,7 +128,6 @@ def bitsandbytes(model: PreparedModel | None, folder: Path) -> Facts:
 
 def train(model: PreparedModel, folder: Path) -> Facts:
     """One optimizer step by the trainer of a run, and its adapter as a GGUF."""
-    from minisheep.formats import lora_gguf
     from minisheep.trainers.lora_model import this_machine
     from minisheep.trainers.peft import PeftTrainer
 
@@ -265,9 +262,9 @@ def prepare(name: str, output: Path, emit: Emit, *, offline: bool) -> None:
     os.environ.setdefault("PIP_DEFAULT_TIMEOUT", "8")
     entry = find_model(name)
     fetched = gguf_of(entry, lambda text: emit(Note(text)), offline)
-    header = read_header(fetched.path)
-    check_architecture(header.architecture)
-    facts = model_facts(header)
+    header = gguf_header.read_header(fetched.path)
+    lora_gguf.check_architecture(header.architecture)
+    facts = model_facts.model_facts(header)
     special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
     weights, note = training_weights(entry, fetched.path, fetched.sha256, emit, offline=offline)
     model = PreparedModel(
@@ -285,7 +282,7 @@ MOST = 2**20
 
 def both(model: PreparedModel) -> Facts:
     """How each side's own template frames one turn, as ``[before, between, end]``; empty where it has none."""
-    facts = model_facts(read_header(model.gguf))
+    facts = model_facts.model_facts(gguf_header.read_header(model.gguf))
     special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
     return {"gguf": frame(facts.chat_template, special), "weights": frame(of_weights(model.weights), special)}
 

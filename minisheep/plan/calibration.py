@@ -25,9 +25,11 @@ from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
 from minisheep.errors import DownloadError, UsageError
 from minisheep.machine.gpu import Peak
 from minisheep.machine.worker import WorkerProcess
+from minisheep.models.registry import find_model
 from minisheep.plan import duration
 from minisheep.plan.duration import NEW, Calibration
 from minisheep.plan.fit import Plan
+from minisheep.prepare import for_inference, training_weights
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
 from minisheep.rules.seed_tasks import SeedTask, load_seeds
@@ -81,12 +83,9 @@ def calibrate(plan: Plan, gguf: Path | None, on_progress: Callable[[str], None])
             on_progress(f"Training was not measured: {error.message}")
     calibration = Calibration(
         machine=plan.machine.title,
-        slots=asked["slots"],
         kv_type=plan.cache,
-        drawn=asked["drawn"],
-        read=asked["read"],
-        trained=trained.get("trained", 0.0),
-        trainer=trained.get("trainer", ""),
+        **asked,
+        **{"trained": 0.0, "trainer": "", **trained},
         inference_bytes=asked_bytes,
         training_bytes=training_bytes,
         date=date.today().isoformat(),
@@ -128,7 +127,6 @@ def measure(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) ->
 
 def ask(settings: Settings, slots: int) -> dict[str, Any]:
     """Tokens a second drawn and read, by the engine that a run would use."""
-    from minisheep.prepare import for_inference
     from minisheep.workspace import open_engine
 
     model = for_inference(settings, ignore, trainable=True)
@@ -161,8 +159,6 @@ def train(settings: Settings, folder: Path) -> dict[str, Any]:
 
     Raises `errors.DownloadError` for weights that are not cached.
     """
-    from minisheep.models.registry import find_model
-    from minisheep.prepare import for_inference, training_weights
     from minisheep.stages.train import train_job
     from minisheep.trainers.choose_trainer import choose_trainer, make_trainer
 

@@ -100,10 +100,6 @@ def kept_examples(settings: Settings) -> int:
     return max(1, min(settings.max_examples, round(settings.per_round * share)))
 
 
-def example_tokens(settings: Settings) -> int:
-    return min(settings.max_length, QUESTION + _answer(settings))
-
-
 def _generate(settings: Settings) -> PhaseTokens:
     listed = _length(settings.generate_max_tokens, LISTED)
     drafts = -(-settings.per_round * INSTRUCTION // listed)
@@ -122,7 +118,7 @@ def _train(settings: Settings) -> PhaseTokens:
     held = len(base.split(examples, settings.validation, settings.seed)[1])
     # Validation is only a forward pass: a third of the work.
     passes = settings.epochs * (examples - held + held / 3)
-    return PhaseTokens("train", trained=round(passes * example_tokens(settings)))
+    return PhaseTokens("train", trained=round(passes * min(settings.max_length, QUESTION + _answer(settings))))
 
 
 def _judged(settings: Settings) -> int:

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
-from minisheep.formats.gguf_header import read_header
-from minisheep.formats.lora_gguf import check_architecture
-from minisheep.formats.model_facts import model_facts, shape_of
+from minisheep.formats import gguf_header, lora_gguf, model_facts
 from minisheep.machine import cpu
 from minisheep.machine.gpu import Gpu, in_words
 from minisheep.models import cache, hub
@@ -65,12 +63,12 @@ def known_model(settings: Settings) -> Model:
     own = isinstance(entry.weights, LocalPath)
     path = gguf_here(entry)
     if path is not None:
-        header = read_header(path)
-        check_architecture(header.architecture)
-        facts = model_facts(header)
+        header = gguf_header.read_header(path)
+        lora_gguf.check_architecture(header.architecture)
+        facts = model_facts.model_facts(header)
         weights = memory_parts.weights_in(header, facts.quantisation)
         rates = _rates(entry.gguf_sha256)
-        shape, fast, calibration = shape_of(header), facts.fast_on_cpu, duration.read_calibration(path)
+        shape, fast, calibration = model_facts.shape_of(header), facts.fast_on_cpu, duration.read_calibration(path)
         return Model(entry.name, header.architecture, shape, weights, fast, True, own, rates, calibration)
     if entry.shape is None:
         raise UsageError(
