@@ -1,4 +1,4 @@
-"""The same run from Python: `align` does (or continues) it, `load_run` opens its folder; results are plain records."""
+"""A run from Python: `align` does or continues it, `load_run` opens its folder; results are plain records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import tomli_w
 
 from minisheep import config, loop
 from minisheep.config import Settings
-from minisheep.engines.openai import check_server
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
@@ -64,21 +63,21 @@ def open_run(
     """The folder of a run, made or continued, locked, with its settings and an `emit` that also writes events.jsonl.
 
     Raises `errors.UsageError` for settings, seeds or names that are wrong, before anything is made, and
-    `errors.RunLockedError` if somebody else works there.
+    `errors.RunLockedError` if another process works there.
     """
-    wanted = config.with_preset(given, preset) if preset else dict(given)
-    folder = RunFolder(Path(run) if run is not None else default_folder(config.make(wanted).model, preset))
+    requested = config.with_preset(given, preset) if preset else dict(given)
+    folder = RunFolder(Path(run) if run is not None else default_folder(config.make(requested).model, preset))
     if not folder.exists:
-        # Before there is a folder: what is refused leaves none behind.
-        check(resolve(wanted))
+        # Checked before there is a folder, so that a refusal leaves none behind.
+        check(resolve(requested))
         _refuse_foreign_folder(folder)
         folder.create()
     lock = Lock(folder.path)
     try:
-        opening = resolve(wanted, *read_standing(folder, preset))
+        opening = resolve(requested, *read_standing(folder, preset))
         write(folder, opening, check(opening))
         settled, resumed = opening.settings, bool(opening.manifest and opening.manifest["phases"])
-        with _telling(folder, emit) as log:
+        with _logging(folder, emit) as log:
             log(RunStarted(str(folder.path), settled.model, settled.rounds, settled.engine, settled.trainer, resumed))
             if opening.note:
                 log(Note(opening.note))
@@ -93,13 +92,13 @@ class Opening:
 
     settings: Settings
     manifest: Mapping[str, Any] | None = None
-    """What goes on, without the phases that are to be done again; None for a run that begins."""
+    """Of a run that goes on, without the phases to do again; None for a new run."""
     note: str = ""
     """The settings that changed, in words."""
 
 
 def read_standing(folder: RunFolder, preset: str | None) -> tuple[Settings | None, Mapping[str, Any] | None]:
-    """The settings of a run and the manifest of what was made with them, each None where it does not count."""
+    """The stored settings and the manifest of a run, each None where it does not bind a new start."""
     manifest = folder.read_manifest()
     begun = bool(manifest["phases"]) or (folder.exists and any(folder.round(n).path.exists() for n in (0, 1)))
     stored = stored_settings(folder) if begun or (folder.exists and preset is None) else None
@@ -107,16 +106,16 @@ def read_standing(folder: RunFolder, preset: str | None) -> tuple[Settings | Non
 
 
 def resolve(
-    wanted: Mapping[str, Any], stored: Settings | None = None, manifest: Mapping[str, Any] | None = None
+    requested: Mapping[str, Any], stored: Settings | None = None, manifest: Mapping[str, Any] | None = None
 ) -> Opening:
-    """The settings that a run will have, from those that are wanted and those of its folder, and what follows. Pure.
+    """How a run will begin or go on, from the settings requested and those of its folder. Pure.
 
-    Without a `manifest` nothing has been made yet, so nothing can be contradicted: after a first attempt that failed,
-    every setting may be given anew. What is not given stays. Raises `errors.ConfigError` and `errors.RunMismatchError`.
+    Without a `manifest` nothing has been made yet, so every setting may be given anew, as after a first attempt that
+    failed. A setting that is not given stays. Raises `errors.ConfigError` and `errors.RunMismatchError`.
     """
     if stored is None or manifest is None:
-        return Opening(config.make(wanted, base=stored))
-    settings, done = config.continued(stored, wanted), dict(manifest["phases"])
+        return Opening(config.make(requested, base=stored))
+    settings, done = config.continued(stored, requested), dict(manifest["phases"])
     changed = [name for name in config.names() if getattr(settings, name) != getattr(stored, name)]
     if not changed:
         return Opening(settings, manifest)
@@ -125,31 +124,34 @@ def resolve(
         for number in range(1, settings.rounds + 1):
             if f"round-{number}/train" not in done:
                 done.pop(f"round-{number}/filter", None)
-    told = ", ".join(f"{config.flag(n)} {getattr(stored, n)} -> {getattr(settings, n)}" for n in changed)
-    return Opening(settings, {**manifest, "phases": done}, f"Continuing with changed settings: {told}.")
+    changes = ", ".join(f"{config.flag(n)} {getattr(stored, n)} -> {getattr(settings, n)}" for n in changed)
+    return Opening(settings, {**manifest, "phases": done}, f"Continuing with changed settings: {changes}.")
 
 
 def check(opening: Opening) -> dict[str, str]:
-    """Reads everything that a user gave, so that a fault shows at once; returns digests of it for the manifest.
+    """Read everything that the user gave, so that a fault shows at once; returns digests of it for the manifest.
 
     Nothing is written. Raises `errors.UsageError`, what the search for the model raises, and
-    `errors.RunMismatchError` where seeds or prompts are others than a run began with.
+    `errors.RunMismatchError` if seeds or prompts differ from those that the run began with.
     """
     settings = opening.settings
     seeds = load_seeds(settings.seeds)
     shown = sum(not seed.held_out for seed in seeds)
     if shown < settings.shots:
-        raise UsageError(f"--shots {settings.shots} needs as many seed tasks to show, and there are {shown}.")
-    solved = len(showable(seeds))
-    if solved < settings.answer_shots:
+        raise UsageError(f"--shots {settings.shots} shows {settings.shots} seed tasks, but there are only {shown}.")
+    short = len(showable(seeds))
+    if short < settings.answer_shots:
         raise UsageError(
-            f"--answer-shots {settings.answer_shots} needs as many short seed tasks to show, and there are {solved}.",
-            f"One is short with at most {LONGEST_SHOWN} characters, its answer included.",
+            f"--answer-shots {settings.answer_shots} shows that many short seed tasks, but there are only {short}.",
+            f"Short means at most {LONGEST_SHOWN} characters, answer included.",
         )
     prompts = load_prompts(settings.prompts)
     if settings.trainer == "unsloth":
         choose_trainer(settings.trainer, settings.load_in)
-    check_server(settings)
+    if settings.engine == "openai":
+        from minisheep.engines.openai import check_server
+
+        check_server(settings)
     if settings.engine != "fake":
         find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
     inputs = {"seeds": seeds_digest(seeds), "prompts": digest("prompts", prompts)}
@@ -161,22 +163,22 @@ def check(opening: Opening) -> dict[str, str]:
 
 
 def write(folder: RunFolder, opening: Opening, inputs: Mapping[str, str]) -> None:
-    """Make what was resolved and checked the state of the folder. Raises `errors.DiskError`."""
+    """Write what was resolved and checked to the folder. Raises `errors.DiskError`."""
     if opening.manifest is None:
         folder.model.unlink(missing_ok=True)
         write_settings(folder, opening.settings)
         folder.write_manifest({"phases": {}, "inputs": inputs})
     elif opening.note:
-        # The manifest first: cut off in between, the filter is done again with the old --keep, and not left out.
+        # The manifest first: if cut off in between, the filter is done again with the old --keep, not left out.
         folder.write_manifest(dict(opening.manifest))
         write_settings(folder, opening.settings)
-    # Whoever gives the command again wants it to go on.
+    # Giving the command again lifts a pause.
     folder.pause.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _telling(folder: RunFolder, emit: Emit) -> Iterator[Emit]:
-    """An `emit` that also writes events.jsonl, where a failure is told too, and shows progress to who watches."""
+def _logging(folder: RunFolder, emit: Emit) -> Iterator[Emit]:
+    """An `emit` that also writes events.jsonl, with a failure too, and the present file for a screen elsewhere."""
     present = Present(folder.present)
     with Appender(folder.events) as events:
 
@@ -194,14 +196,14 @@ def _telling(folder: RunFolder, emit: Emit) -> Iterator[Emit]:
         try:
             yield log
         except MinisheepError as error:
-            # For whoever watches from elsewhere; the caller tells its own user.
+            # For screens elsewhere; the caller tells its own user.
             with contextlib.suppress(DiskError):
                 store(Failed(type(error).__name__, error.message, error.fix))
             raise
 
 
 def default_folder(model: str, preset: str | None) -> Path:
-    """Where a run goes that was given no folder: the same command finds it again."""
+    """The folder of a run without --run, which the same command finds again."""
     name = Path(model.split(":")[0]).name.removesuffix(".gguf").lower() or "run"
     return Path("runs") / (f"{name}-{preset}" if preset and preset != "paper" else name)
 
@@ -214,14 +216,14 @@ def write_settings(folder: RunFolder, settings: Settings) -> None:
 def _refuse_foreign_folder(folder: RunFolder) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise UsageError(f"{folder.path} is not a folder.", "Give another --run.")
-    there = [path.name for path in folder.path.iterdir()] if folder.path.exists() else []
-    foreign = [name for name in there if meant(name) not in NOT_A_RUN]
+    names = [path.name for path in folder.path.iterdir()] if folder.path.exists() else []
+    foreign = [name for name in names if meant(name) not in NOT_A_RUN]
     if foreign and not folder.settings.exists():
         raise UsageError(f"{folder.path} exists and is not a run (it holds {foreign[0]}).", "Give another --run.")
 
 
 REPORT = "minisheep.report.write"
-"""What `Run.report` calls, found by its name: the core imports none of what is built on it."""
+"""What `Run.report` calls, by its name: the core imports nothing that is built on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +272,7 @@ class Run:
 
     @property
     def ended_early(self) -> bool:
-        """Whether the run is over though rounds are left, since the last ones brought no gain."""
+        """Whether the run stopped before its last round, since the last ones brought no gain."""
         return self.next_phase is None and any(p.key not in self.phases_done for p in loop.phases(self.settings))
 
     @property
@@ -311,13 +313,13 @@ def resolve_round(
     flag: str = "--round",
     on_progress: Callable[[str], None] | None = None,
 ) -> int:
-    """The round that ``best``, ``last``, ``base`` or a number means wherever one is asked for; 0 is the base.
+    """The round that ``best``, ``last``, ``base`` or a number means in every command; 0 is the base.
 
-    there: the rounds to choose from, ascending; `state` is what they have in common, for messages.
-    tell: where the evaluation found the base best, ``best`` is the base, and `on_progress` hears so. None where the base is
-        of no use: then ``best`` is refused in the same words.
+    `there` are the rounds to choose from, ascending; `state` says what they have in common, for messages. If the
+    evaluation found the base best, ``best`` is the base and `on_progress` is told so; without `on_progress` the base is
+    of no use, and ``best`` is refused in the same words. If nothing was measured, ``best`` is the last of `there`.
 
-    ``best`` is the last of `there` where nothing was measured. Raises `errors.UsageError` for what is not there.
+    Raises `errors.UsageError` for a round that is not there.
     """
     words = "best, last or base" if on_progress else "best or last"
     listed = ", ".join(map(str, there))
@@ -329,7 +331,7 @@ def resolve_round(
         if number == 0 and (there or on_progress):
             why = f"No round of {run.path} was better than its base beyond chance, so its best model is the base."
             if on_progress is None:
-                raise UsageError(why, f"Give {flag} N to take a round all the same: it has {state} round {listed}.")
+                raise UsageError(why, f"To use a round anyway, give {flag} N: it has {state} round {listed}.")
             on_progress(why)
     elif asked in ("best", "last") and there:
         number = there[-1]

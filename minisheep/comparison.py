@@ -1,7 +1,7 @@
 """Runs side by side: what was measured, what differs in their settings, which base they share, and the differences of
 two models over the same items.
 
-Pairing by item takes out the spread between items, which is mostly far larger than the difference of two adapters.
+Pairing by item removes the spread between items, which is mostly far larger than the difference of two adapters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from minisheep.run.metric_catalogue import Estimate, Value, round_values
 from minisheep.run.reading import harness_results, read_object
 
 FITTING = frozenset({"threads", "slots", "gpu_layers", "micro_batch_size", "checkpoint_seconds"})
-"""Settings that fit a run to its machine; they move results by rounding only, so tables do not name them."""
+"""Settings that fit a run to its machine; they change results only by rounding, so tables leave them out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class RunResult:
     seeds: str
     """Digest of the seed tasks: what makes two held-out sets the same."""
     best: int | None
-    """The round to use, as the run decided; 0 is the base, None where it did not."""
+    """The round to use, as the run decided; 0 is the base, None if it decided nothing."""
     measured: tuple[Measured, ...]
 
     @property
@@ -90,11 +90,11 @@ class PairedResults:
     values: dict[str, Estimate]
     """The four verifiable shares and ``nll``."""
     not_comparable: tuple[str, ...]
-    """Why there is nothing, or not everything, to tell."""
+    """Why values are missing."""
 
 
 def compare(paths: Sequence[str]) -> Comparison:
-    """Read the runs in `paths`; one that stands there twice counts once.
+    """Read the runs in `paths`; one that is named twice counts once.
 
     Raises `errors.UsageError` for a path that is no run or where nothing was measured at all, and
     `errors.CorruptRunError` for damaged files.

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from minisheep.errors import ConfigError, RunMismatchError
 
 MIN_EXAM = 8
-"""Seed tasks below which an exam says nothing: half of them are for fitting."""
+"""Fewest seed tasks for an exam: half of them are used for fitting."""
 GRADED = frozenset({"logits", "sample"})
 """Judges whose scores are grades from 1 to 10."""
 
@@ -42,11 +42,11 @@ class Keep:
 
     kind: Literal["auto", "threshold", "top"]
     value: float = 0.0
-    said: str = field(default="", compare=False)
-    """As the user wrote it: what is stored and shown. The same rule in other words is no change."""
+    written: str = field(default="", compare=False)
+    """As the user wrote it: this is stored and shown. The same rule written differently is no change."""
 
     def __str__(self) -> str:
-        return self.said or ("auto" if self.kind == "auto" else f"{self.kind}:{self.value:g}")
+        return self.written or ("auto" if self.kind == "auto" else f"{self.kind}:{self.value:g}")
 
     def settled(self, judge: str) -> Keep:
         """What ``auto`` means for a judge: the paper's threshold where there are grades, else the best fraction."""
@@ -56,7 +56,7 @@ class Keep:
 
     @classmethod
     def parse(cls, given: object) -> Keep:
-        """Raises ValueError with the forms that are understood. What is parsed already stays as it is."""
+        """Raises ValueError that names the valid forms. A `Keep` stays as it is."""
         if isinstance(given, Keep):
             return given
         if given == "auto":
@@ -88,8 +88,8 @@ class Settings(BaseModel):
     kind: Literal["auto", "base", "instruct"] = setting(
         "auto",
         "model",
-        "a base model is asked in plain text until its first training; auto: the registry's, else base if the file"
-        " holds no chat template",
+        "a base model is asked in plain text until its first training; auto: as the registry says, else base if the"
+        " file holds no chat template",
     )
 
     # the loop
@@ -102,7 +102,7 @@ class Settings(BaseModel):
         " trains the base on all data so far; direct: one round",
     )
     patience: Annotated[int, Field(ge=0)] = setting(
-        2, "loop", "stop after so many measured rounds without a gain beyond chance; 0: never", changeable=True
+        2, "loop", "stop after this many measured rounds without a gain beyond chance; 0: never", changeable=True
     )
     seed: Annotated[int, Field(ge=0)] = setting(1, "loop", "every random choice follows from it")
 
@@ -124,8 +124,7 @@ class Settings(BaseModel):
     answer_shots: Annotated[int, Field(ge=0, le=16)] = setting(
         0,
         "respond",
-        "seed tasks shown with their answers before what a base model answers in its first round; 0: none, as in the"
-        " paper",
+        "solved seed tasks shown in the prompt of a base model in its first round; 0: none, as in the paper",
     )
     answer_temperature: Annotated[float, Field(ge=0, le=5)] = setting(1.0, "respond", "temperature for answers")
     answer_top_p: Probability = setting(0.95, "respond", "nucleus for answers")
@@ -142,7 +141,7 @@ class Settings(BaseModel):
         " does; pmi: likelihood evidence",
     )
     judge_model: Literal["current", "base"] = setting(
-        "current", "judge", "who judges: the model of the round, or the base, as the paper's public code does"
+        "current", "judge", "the model that judges: the round's, or the base, as in the paper's public code"
     )
     judge_prompt: Literal["simple", "combined", "icl"] = setting(
         "combined",
@@ -155,8 +154,8 @@ class Settings(BaseModel):
     keep: Annotated[Keep, PlainValidator(Keep.parse), PlainSerializer(str)] = setting(
         Keep("auto"),
         "judge",
-        "threshold:8 keeps what all criteria put above 8 (the paper); top:0.3 keeps the best three tenths; auto: the"
-        " first for a judge that gives grades, the second for others",
+        "threshold:8 keeps what scores above 8 by all criteria (the paper); top:0.3 keeps the best three tenths; auto:"
+        " the first for a judge that gives grades, the second for others",
         changeable=True,
     )
     filter: Literal["score", "ppl", "density", "density+ppl"] = setting(
@@ -168,13 +167,13 @@ class Settings(BaseModel):
     max_perplexity: Annotated[float, Field(gt=1)] = setting(50.0, "judge", "limit of --filter ppl")
     clusters: Positive = setting(3000, "judge", "clusters of --filter density; at most three tenths of the pairs")
     rules: Literal["on", "off"] = setting(
-        "on", "judge", "heuristics for instructions and answers; off: only what is empty is dropped"
+        "on", "judge", "heuristics for instructions and answers; off: drop only empty ones"
     )
     exam_tasks: Annotated[int, Field(ge=0)] = setting(
         40, "judge", "seed tasks that the judge is examined on before each round; 0: no exam"
     )
-    exam_auc: Share = setting(0.8, "judge", "AUC over all kinds of spoiled answers that a judge must reach to pass")
-    exam_kind: Share = setting(0.5, "judge", "AUC that it must reach for every kind")
+    exam_auc: Share = setting(0.8, "judge", "AUC that a judge must reach over all kinds of corrupted answers to pass")
+    exam_kind: Share = setting(0.5, "judge", "AUC that it must reach for each kind")
     force: bool = setting(False, "judge", "go on with a judge that failed its exam", changeable=True)
     language: str = setting("en", "judge", "language of the run; en drops answers with Chinese characters")
 
@@ -211,12 +210,14 @@ class Settings(BaseModel):
         1, "evaluate", "rounds from one measurement to the next; the last is always measured", changeable=True
     )
     eval_tasks: Positive = setting(75, "evaluate", "held-out seed tasks whose answers are scored")
-    eval_answers: Annotated[int, Field(ge=0)] = setting(75, "evaluate", "held-out tasks that are answered greedily")
-    eval_max_tokens: Positive = setting(256, "evaluate", "new tokens in such an answer")
-    eval_verifiable: Annotated[int, Field(ge=0)] = setting(
-        157, "evaluate", "instructions with constraints that a program can check (all 157, or so many of them)"
+    eval_answers: Annotated[int, Field(ge=0)] = setting(
+        75, "evaluate", "held-out tasks that the model answers greedily"
     )
-    eval_verifiable_max_tokens: Positive = setting(256, "evaluate", "new tokens in an answer to one of them")
+    eval_max_tokens: Positive = setting(256, "evaluate", "new tokens in a greedy answer")
+    eval_verifiable: Annotated[int, Field(ge=0)] = setting(
+        157, "evaluate", "instructions with constraints that a program can check (all 157, or fewer)"
+    )
+    eval_verifiable_max_tokens: Positive = setting(256, "evaluate", "new tokens in an answer to such an instruction")
 
     # the machine
     engine: Literal["llamacpp", "openai", "fake"] = setting(
@@ -233,7 +234,7 @@ class Settings(BaseModel):
     engine_hook: str = setting(
         "",
         "engine",
-        "program that puts a round's adapter on the server, given the round's folder or the word base; empty: what"
+        "program that loads a round's adapter on the server, given the round's folder or the word base; empty: what"
         " needs an adapter, and all measuring, runs on this machine",
     )
     engine_timeout: Annotated[float, Field(gt=0)] = setting(
@@ -259,23 +260,23 @@ class Settings(BaseModel):
         return self
 
     def _contradictions(self) -> Iterator[str]:
-        """What two settings that are each right say against each other."""
+        """Settings that are each valid but contradict each other."""
         if (self.engine == "fake") != (self.trainer == "fake"):
             yield "--engine fake and --trainer fake belong together: neither runs a model"
         if self.strategy == "direct" and self.rounds != 1:
             yield f"--strategy direct is one round of --per-round instructions, and --rounds is {self.rounds}"
         if not self.judges:
-            who, why = "--assess none", "gives no scores"
+            cause, why = "--assess none", "gives no scores"
             if self.filter != "score":
-                who, why = f"--filter {self.filter}", "looks at no score"
+                cause, why = f"--filter {self.filter}", "uses no scores"
             if self.keep.kind != "auto":
-                yield f"{who} {why}, so --keep {self.keep} says nothing; leave one out"
+                yield f"{cause} {why}, so --keep {self.keep} has no effect; leave one out"
             if self.answers > 1:
-                yield f"--answers {self.answers} keeps the best judged, and {who} judges none"
+                yield f"--answers {self.answers} keeps the best judged, and {cause} judges none"
         if self.judge == "pmi" and self.assess in ("quality", "following"):
-            yield f"--judge pmi has no criteria, so --assess {self.assess} says nothing; leave one out"
+            yield f"--judge pmi has no criteria, so --assess {self.assess} has no effect; leave one out"
         if self.judge == "pmi" and self.judge_prompt != "combined":
-            yield f"--judge pmi asks no question, so --judge-prompt {self.judge_prompt} says nothing; leave one out"
+            yield f"--judge pmi asks no question, so --judge-prompt {self.judge_prompt} has no effect; leave one out"
         if self.judges and self.judge == "auto" and self.exam_tasks < MIN_EXAM:
             yield f"--judge auto needs --exam-tasks {MIN_EXAM} or more to choose by"
         yield from self._server_contradictions()
@@ -297,7 +298,7 @@ class Settings(BaseModel):
                 yield f"{flag(name)} {getattr(self, name)} does not fit --context {self.context}"
 
     def _server_contradictions(self) -> Iterator[str]:
-        """What is wrong between --engine and the settings of a server."""
+        """Contradictions between --engine and the settings of a server."""
         server = ("engine_url", "engine_model", "engine_key_env", "engine_hook")
         given = [name for name in server if getattr(self, name)]
         if self.engine != "openai":
@@ -364,9 +365,9 @@ def choices_of(name: str) -> tuple[str, ...]:
 
 
 def make(given: Mapping[str, Any], preset: str = "paper", base: Settings | None = None) -> Settings:
-    """Settings from a preset (or from `base`, a run's stored ones) overridden by what the user gave.
+    """Settings from a preset (or from `base`, a run's stored ones), overridden by what the user gave.
 
-    Raises `errors.ConfigError` naming every fault at once, with the nearest right name for an unknown one.
+    Raises `errors.ConfigError` that names every fault at once, with the nearest valid name for an unknown one.
     """
     check_names(given)
     try:
@@ -379,7 +380,7 @@ def with_preset(given: Mapping[str, Any], preset: str) -> dict[str, Any]:
     """The values of a preset, overridden by what the user gave. Raises `errors.ConfigError` for an unknown preset."""
     if preset not in PRESETS:
         raise ConfigError(f"There is no preset {preset!r}.", f"Presets: {', '.join(PRESETS)}.")
-    # Direct is one round by definition; only who asks for another number contradicts it.
+    # Direct is one round by definition; only another number given with it is a contradiction.
     one = {"rounds": 1} if given.get("strategy") == "direct" else {}
     return {**PRESETS[preset], **one, **given}
 
@@ -413,18 +414,18 @@ def continued(stored: Settings, given: Mapping[str, Any]) -> Settings:
 
     Raises `errors.RunMismatchError` naming each setting that differs and would make finished work invalid.
     """
-    wanted = make(given, base=stored)
+    settings = make(given, base=stored)
     fixed = [
-        f"{flag(name)} is {getattr(stored, name)!r} there and {getattr(wanted, name)!r} here"
+        f"{flag(name)} is {getattr(stored, name)!r} there and {getattr(settings, name)!r} here"
         for name in names()
-        if getattr(wanted, name) != getattr(stored, name) and not is_changeable(name)
+        if getattr(settings, name) != getattr(stored, name) and not is_changeable(name)
     ]
     if fixed:
         raise RunMismatchError(
             f"The run folder was made with other settings: {'; '.join(fixed)}.",
             "Continue it with its own settings, or give another --run folder.",
         )
-    return wanted
+    return settings
 
 
 def _extra(name: str) -> dict[str, Any]:

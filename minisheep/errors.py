@@ -4,23 +4,23 @@
     ├── UsageError            2    a setting, a name or a file given by the user is wrong
     │   ├── ConfigError            an unknown or contradicting setting
     │   ├── SeedFileError          a seed or prompt file that cannot be read
-    │   ├── UnknownModelError      a model name that nothing answers to
+    │   ├── UnknownModelError      a model name that is not known
     │   └── RunMismatchError       the run folder was made with other settings
     ├── ModelFileError        1    a model file is missing, truncated, corrupt or of an unknown kind
-    ├── UnsupportedModelError 1    an architecture or adapter that llama.cpp cannot be given
+    ├── UnsupportedModelError 1    an architecture or adapter that llama.cpp cannot load
     ├── DownloadError         1    a model is not cached and cannot be fetched
-    ├── ExportError           1    an export is not what was trained, or cannot be put where it should go
+    ├── ExportError           1    an export differs from what was trained, or cannot be written to its place
     ├── StarvedError          3    a phase kept nothing: change a setting and continue the run
     ├── ExamError             3    no judge passed its exam: choose one, or force it, and continue the run
-    ├── EndpointError         3    a judge's endpoint refused, failed or answered nonsense; what it judged is stored
+    ├── EndpointError         3    a judge's endpoint refused, failed or was unreadable; its verdicts are stored
     ├── WorkerError           3    the worker process died or failed; the run can be continued
-    │   └── TimeUpError            it did not end in the time that it was given
+    │   └── TimeUpError            it did not end in time
     ├── CorruptRunError       1    the run folder holds something that minisheep did not write
     ├── Stopped             130    the user asked to stop; everything finished is on disk
     ├── DiskError            74    the disk is full or refuses to write
     └── RunLockedError       75    another process holds the run folder
 
-Anything else that is raised is a fault of minisheep and keeps its traceback.
+Any other exception is a fault of minisheep and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -117,10 +117,7 @@ class RunLockedError(MinisheepError):
 
 def by_name(kind: str) -> type[MinisheepError]:
     """The error class called `kind`, so that an error crosses from a worker to its parent as two strings."""
-    found = {"MinisheepError": MinisheepError}
-    waiting = [MinisheepError]
-    while waiting:
-        for child in waiting.pop().__subclasses__():
-            found[child.__name__] = child
-            waiting.append(child)
-    return found.get(kind, WorkerError)
+    classes = [MinisheepError]
+    for parent in classes:
+        classes += parent.__subclasses__()
+    return next((found for found in classes if found.__name__ == kind), WorkerError)

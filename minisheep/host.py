@@ -1,4 +1,4 @@
-"""Where phases run: in a worker process (the rule), or in this one (tests, and notebooks on the fake engine)."""
+"""Runs phases in worker processes, or in this one (for tests, and for notebooks on the fake engine)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from minisheep.run.events import Emit, Note
 from minisheep.run.folder import RunFolder
 
 ALONE = frozenset({"prepare", "train"})
-"""Phases that get a worker of their own: nothing else holds a model while they run, and all memory of theirs is given
-back."""
+"""Phases with a worker of their own: nothing else holds a model while they run, and all their memory is given back."""
 WARM_UP = "warm up"
 """A job that loads the libraries of the inference phases."""
 
@@ -29,10 +28,10 @@ def job_for(folder: RunFolder, phase: Phase) -> dict[str, Any]:
 
 
 class RunHandler:
-    """Does jobs in this process, keeping the model loaded from one to the next. For workers and in-process hosts."""
+    """Does jobs in this process and keeps the model loaded between them. For workers and `InlineHost`."""
 
     def __init__(self) -> None:
-        self._work: Any = None
+        self._workspace: Any = None
 
     def do(self, job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
         """``{"run": folder, "round": number, "phase": name}``. Raises what the phase raises."""
@@ -41,22 +40,22 @@ class RunHandler:
             return warm_up(run)
         from minisheep.workspace import Workspace
 
-        if self._work is None or self._work.folder.path != run:
+        if self._workspace is None or self._workspace.folder.path != run:
             self.close()
-            self._work = Workspace(run)
+            self._workspace = Workspace(run)
         if job["phase"] == "prepare":
             from minisheep.prepare import prepare
 
-            prepare(self._work.settings, self._work.folder.model, emit)
+            prepare(self._workspace.settings, self._workspace.folder.model, emit)
         else:
             from minisheep.phases import do
 
-            do(self._work, job["round"], job["phase"], emit, should_stop)
+            do(self._workspace, job["round"], job["phase"], emit, should_stop)
 
     def close(self) -> None:
-        if self._work is not None:
-            self._work.close()
-            self._work = None
+        if self._workspace is not None:
+            self._workspace.close()
+            self._workspace = None
 
 
 def warm_up(run: Path) -> None:
@@ -75,14 +74,14 @@ class InlineHost:
     """Runs phases in this process."""
 
     def __init__(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        self._desk = RunHandler()
+        self._handler = RunHandler()
         self._should_stop = should_stop
 
     def run(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
-        self._desk.do(job_for(folder, phase), emit, self._should_stop)
+        self._handler.do(job_for(folder, phase), emit, self._should_stop)
 
     def close(self) -> None:
-        self._desk.close()
+        self._handler.close()
 
 
 class WorkerHost:
@@ -91,15 +90,15 @@ class WorkerHost:
     `lock` is the handle of the run's lock: workers inherit it, so the run stays locked until the last of them is gone.
     `tick` is called at least twice a second while a worker is busy.
 
-    While a phase of `ALONE` runs, the worker of the phases after it already starts and loads its libraries, though no
-    model: from the last training step to the next token is then a matter of the model alone.
+    While a phase of `ALONE` runs, the worker of the next phases already starts and loads its libraries, but no model:
+    after the last training step only the model has to be loaded.
     """
 
     def __init__(self, lock: int, tick: Callable[[], None] = lambda: None) -> None:
         self._lock = lock
         self._tick = tick
         self._worker: WorkerProcess | None = None
-        """The one that keeps the inference engine, or that is warming up to."""
+        """Keeps the inference engine, or is warming up for it."""
         self._alone: WorkerProcess | None = None
         self._stopping = False
 
@@ -114,7 +113,7 @@ class WorkerHost:
                 self._worker = self._worker or self._start(folder)
                 self._do(self._worker, folder, phase, emit)
         except BaseException:
-            # After a failure nothing is known of a worker's state; a clean stop ends it too.
+            # After a failure the state of a worker is unknown; a clean stop ends it too.
             self.kill()
             self.close()
             raise
@@ -163,7 +162,7 @@ class SignalledStop:
     """First Ctrl-C (or SIGTERM): finish the record and stop. Second: stop at once. Restores the handlers on exit."""
 
     def __init__(self, host: WorkerHost, on_progress: Callable[[str], None]) -> None:
-        self._host, self._tell = host, on_progress
+        self._host, self._on_progress = host, on_progress
         self.signal = 0
         self._before: dict[int, object] = {}
 
@@ -183,7 +182,7 @@ class SignalledStop:
     def _handle(self, number: int, _frame: object) -> None:
         if self.signal:
             self._host.kill()
-            raise Stopped("Stopped at once. Everything acknowledged is on disk.", "Give the same command to go on.")
+            raise Stopped("Stopped at once. Everything recorded before is on disk.", "Give the same command to go on.")
         self.signal = number
-        self._tell("Stopping: finishing what is in hand. Once more stops at once.")
+        self._on_progress("Stopping after the record in hand. A second Ctrl-C stops at once.")
         self._host.stop()

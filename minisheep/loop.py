@@ -1,7 +1,7 @@
 """READ FIRST: what a round is, what comes next, and when the run is over.
 
     round 0     measure the base model
-    round r     exam       the judge is examined on seed tasks before it may grade
+    round r     exam       the judge is examined on seed tasks before it may judge
                 generate   the model of round r-1 writes instructions, five seed tasks in context
                 respond    it answers them
                 judge      it judges its own pairs
@@ -12,7 +12,7 @@
 A run is over after its last round, or when `patience` measured rounds were no better than the best. The loop decides
 and keeps the manifest; the work is done by a host, which runs one job at a time (usually in a worker process) and
 returns when its results are on disk. A phase that the manifest does not call done is done again, and finds its own
-earlier records. So resuming is nothing special: it is the same loop over the same folder.
+earlier records. So resuming needs no code of its own: it is the same loop over the same folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Phase:
 
     @property
     def key(self) -> str:
-        """How the manifest calls it."""
+        """Its name in the manifest."""
         return f"round-{self.round}/{self.name}"
 
 
@@ -61,7 +61,7 @@ def phases(settings: Settings) -> list[Phase]:
 
 
 def _round(settings: Settings, number: int) -> list[str]:
-    wanted = {
+    needed = {
         "exam": settings.judges and settings.exam_tasks > 0,
         "generate": True,
         "respond": True,
@@ -70,12 +70,12 @@ def _round(settings: Settings, number: int) -> list[str]:
         "train": True,
         "evaluate": number % settings.eval_every == 0 or number == settings.rounds,
     }
-    return [name for name, needed in wanted.items() if needed]
+    return [name for name, is_needed in needed.items() if is_needed]
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How the rounds that were measured compare; read off the manifest."""
+    """How the measured rounds compare, read from the manifest."""
 
     best: int | None
     """The round to use, 0 for the base model; None before anything was measured."""
@@ -85,12 +85,12 @@ class Standing:
     """The newest measured round."""
 
     def ends(self, settings: Settings) -> bool:
-        """Whether the run ends here though rounds are left."""
+        """Whether the run ends here, before its last round."""
         return 0 < settings.patience <= self.without_gain
 
 
 def standing(done: Done) -> Standing:
-    """Each evaluation counts ``best`` and ``without_gain``; the newest one knows."""
+    """Each evaluation counts ``best`` and ``without_gain``; the newest one counts."""
     measured = [int(key.split("/")[0].removeprefix("round-")) for key in done if key.endswith("/evaluate")]
     if not measured:
         return Standing(None, 0, 0)
@@ -102,7 +102,7 @@ def next_phase(settings: Settings, done: Done) -> Phase | None:
     """The first phase that is not done; None when the run is over."""
     phase = next((phase for phase in phases(settings) if phase.key not in done), None)
     now = standing(done)
-    # A round that was begun is finished: only before a new one may the run end early.
+    # A round that was begun is finished: a run ends early only before a new round.
     begun = phase is not None and any(key.startswith(f"round-{phase.round}/") for key in done)
     return None if phase is None or (not begun and phase.round > now.measured and now.ends(settings)) else phase
 

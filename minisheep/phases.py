@@ -5,6 +5,7 @@ Stages decide, this file moves records between them and the disk. It runs in a w
 
 from __future__ import annotations
 
+import builtins
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from minisheep.engines.base import Completion
 from minisheep.errors import CorruptRunError, StarvedError
 from minisheep.rules.ifeval import VerifiableItem
 from minisheep.rules.prompts import Frame, user_text
-from minisheep.rules.seed_tasks import load_items
+from minisheep.rules.seed_tasks import SeedTask, load_items
 from minisheep.run import events
 from minisheep.run.events import Emit, Note, RoundMeasured
 from minisheep.run.files import read_json, write_atomic, write_json
@@ -34,16 +35,15 @@ from minisheep.stages.train import rounds_trained_on, starts_from, together, tra
 from minisheep.workspace import BATCH, Report, Workspace, closing, fresh, in_batches, replay, verdicts_without_raw
 
 
-# The evaluate phase on a run folder: a model is asked, and what it says becomes a round's metrics.
 def evaluate(work: Workspace, round: int, report: Report) -> None:
-    """Measures base + the round's adapter; round 0 is the base."""
+    """Measure the base with the round's adapter on held-out tasks; round 0 is the base alone."""
     folder = work.folder.make_round(round)
     settings = work.settings
     tasks = evaluation.held_out(work.seeds, settings.eval_tasks)
-    asked = tasks[: settings.eval_answers]
+    answered = tasks[: settings.eval_answers]
     items = evaluation.chosen(load_items(), settings.eval_verifiable)
-    total = len(tasks) + len(asked) + len(items)
-    prompts = {task.id: user_text(task.instruction, task.input) for task in asked} | {i.id: i.prompt for i in items}
+    total = len(tasks) + len(answered) + len(items)
+    prompts = {task.id: user_text(task.instruction, task.input) for task in answered} | {i.id: i.prompt for i in items}
     report.start(total, 0, "tasks")
     engine = work.measuring_engine(round, report.ready)
     likelihoods = []
@@ -51,7 +51,7 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
         likelihoods.append(found)
         report.step(len(likelihoods), total, "likelihood of held-out answers")
     answers: list[Completion] = []
-    with closing(evaluation.greedy_answers(engine, settings, work.template, asked)) as completions:
+    with closing(evaluation.greedy_answers(engine, settings, work.template, answered)) as completions:
         for completion in completions:
             answers.append(completion)
             report.show(prompts[completion.id], completion.text)
@@ -79,7 +79,7 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
         for name, path in (("exam", folder.exam), ("judge", folder.health), ("diversity", folder.diversity)):
             if path.exists():
                 metrics["data"][name] = read_json(path)
-    _write_answers(folder, work, asked, answers)
+    _write_answers(folder, answered, answers)
     _write_verifiable(folder, items, checked)
     write_json(folder.metrics, metrics)
     report.emit(RoundMeasured(round, metrics))
@@ -100,11 +100,11 @@ def measured_before(folder: RunFolder, round: int) -> list[int]:
     return [r for r in range(round) if folder.round(r).metrics.exists()]
 
 
-def _write_answers(folder: RoundFolder, work: Workspace, asked: list[Any], answers: list[Completion]) -> None:
+def _write_answers(folder: RoundFolder, tasks: list[SeedTask], answers: list[Completion]) -> None:
     """The greedy answers, with the tasks that they answer."""
-    tasks = {task.id: task for task in asked}
+    by_id = {task.id: task for task in tasks}
     _write(folder.answers, [
-        {"task": a.id, "instruction": tasks[a.id].instruction, "input": tasks[a.id].input, "answer": a.text,
+        {"task": a.id, "instruction": by_id[a.id].instruction, "input": by_id[a.id].input, "answer": a.text,
          "finish": a.finish, "tokens": a.tokens}
         for a in sorted(answers, key=lambda a: a.id)
     ])  # fmt: skip
@@ -120,12 +120,12 @@ def _write_verifiable(folder: RoundFolder, items: Sequence[VerifiableItem], answ
 
 
 def _write(path: Path, lines: list[dict[str, Any]]) -> None:
-    """To read: no decision rests on these, so they are plain JSON lines without ids."""
+    """For people to read: no decision rests on these, so they are plain JSON lines without ids."""
     write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def exam(work: Workspace, round: int, report: Report) -> None:
-    """The judge of the round is examined before it may grade; raises `errors.ExamError` if none passes."""
+    """Examine the judge of the round before it may judge. Raises `errors.ExamError` if none passes."""
     folder, settings = work.folder.make_round(round), work.settings
     report.start(settings.exam_tasks, 0, "answers")
     if folder.exam.exists():
@@ -133,7 +133,7 @@ def exam(work: Workspace, round: int, report: Report) -> None:
     else:
         found = examine(
             work.judge_engine(round, report.ready), settings, work.judge_frame(round), work.texts, round, work.seeds,
-            lambda done, total: report.step(done, total, "right and spoiled answers"),
+            lambda done, total: report.step(done, total, "right and corrupted answers"),
         )  # fmt: skip
         write_json(folder.exam, found.to_dict())
     if found.passed:
@@ -142,7 +142,7 @@ def exam(work: Workspace, round: int, report: Report) -> None:
         report.emit(Note(failed_warning(found), "warning"))
     else:
         raise exam_error(found)
-    report.counts = {"tasks": settings.exam_tasks, "auc": _rounded(found.auc)}
+    report.counts = {"tasks": settings.exam_tasks, "auc": builtins.round(found.auc, 3)}
 
 
 def generate(work: Workspace, round: int, report: Report) -> None:
@@ -160,9 +160,9 @@ def generate(work: Workspace, round: int, report: Report) -> None:
         )
 
         def read_ready_drafts() -> None:
-            """In order of their numbers, so that the outcome does not depend on who finished first."""
+            """In order of their numbers, so that the outcome does not depend on which finished first."""
             while harvest.drafts in drafts and not harvest.full:
-                # Once read it is needed no more, here or on disk.
+                # A draft that was read is not needed again, here or on disk.
                 kept, rejected = harvest.add(drafts.pop(harvest.drafts))
                 kept_file.append(*fresh(kept, on_disk))
                 for instruction in kept[-1:]:
@@ -188,7 +188,7 @@ def generate(work: Workspace, round: int, report: Report) -> None:
                     if harvest.full:
                         break
     if not harvest.full:
-        _tell_shortfall(harvest, report)
+        _warn_of_shortfall(harvest, report)
     report.counts = {
         "drafts": harvest.drafts,
         "instructions": len(harvest.kept),
@@ -204,16 +204,20 @@ def respond(work: Workspace, round: int, report: Report) -> None:
     missing = [(instruction, sample) for instruction, sample in wanted if (instruction.id, sample) not in done]
     report.start(len(wanted), len(done), "answers")
     if work.settings.answer_shots and round == 1 and work.frame(round).template is not None:
-        report.emit(Note("--answer-shots is for a base model; this one is asked by its template, and shown nothing."))
+        report.emit(
+            Note(
+                "--answer-shots is for a base model; this model is asked by its template, and no seed tasks are shown."
+            )
+        )
     if missing:
         engine = work.engine(round - 1, report.ready)
-        asked = {i.id: user_text(i.instruction, i.input) for i in instructions}
+        texts = {i.id: user_text(i.instruction, i.input) for i in instructions}
         _append_each(
             in_batches(lambda some: answer(engine, work.settings, work.frame(round), round, some, work.seeds), missing),
             folder.responses, report, len(done), len(wanted),
-            lambda response: report.show(asked[response.instruction_id], response.text),
+            lambda response: report.show(texts[response.instruction_id], response.text),
         )  # fmt: skip
-    # From the file, so that a continued phase counts what it had made before.
+    # Counted from the file, so that a continued phase counts what it made before.
     tokens = cut = 0
     for response in each_record(folder.responses, Response):
         tokens += response.tokens
@@ -225,7 +229,7 @@ def respond(work: Workspace, round: int, report: Report) -> None:
 
 
 def judge(work: Workspace, round: int, report: Report) -> None:
-    """Verdicts by the judge, or by the measure of a model-only filter."""
+    """Judge each pair, or measure it where a model-only filter decides."""
     folder, settings = work.folder.round(round), work.settings
     candidates = by_rules(
         read_records(folder.instructions, Instruction),
@@ -286,10 +290,10 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     kept, dropped = keep_examples(work.settings, round, instructions, responses, verdicts)
     if len(kept) + len(dropped) != len(responses):
         raise CorruptRunError(
-            f"{folder.path} does not add up: {len(kept)} kept and {len(dropped)} dropped of {len(responses)} answers."
+            f"{folder.path} is damaged: {len(kept)} answers are kept and {len(dropped)} dropped, of {len(responses)}."
         )
-    # The filter may be run again with another --keep, so what it wrote before is replaced and not added to.
-    # So is an adapter that was just finished on what was kept then.
+    # The filter may run again with another --keep, so it replaces what it wrote before, and with it an adapter that
+    # was just trained on that.
     folder.training.unlink(missing_ok=True)
     shutil.rmtree(folder.adapter, ignore_errors=True)
     generated = [r for r in each_record(folder.rejected, Rejection) if r.stage == "generate"]
@@ -360,7 +364,7 @@ def _watch(
     kept: Sequence[Example],
     report: Report,
 ) -> None:
-    """Measure the variety of the round's data, and say where it has collapsed."""
+    """Measure the variety of the round's data, and warn where it has collapsed."""
     # Topics of the seeds need scikit-learn, which other phases do without.
     from minisheep.stages.collapse import watch
 
@@ -377,7 +381,7 @@ def _watch(
 def _append_each(
     items: Iterator[Any], path: Path, report: Report, done: int, total: int, show: Callable[[Any], None]
 ) -> None:
-    """Append each record as it comes, and tell."""
+    """Append each record as it comes, and report it."""
     with Appender(path) as file, closing(items) as records:
         for count, record in enumerate(records, done + 1):
             file.append(record.to_dict())
@@ -385,15 +389,11 @@ def _append_each(
             report.step(count, total)
 
 
-def _rounded(number: float) -> float:
-    return round(number, 3)
-
-
-def _tell_shortfall(harvest: Harvest, report: Report) -> None:
+def _warn_of_shortfall(harvest: Harvest, report: Report) -> None:
     message = (
         f"{harvest.drafts} drafts held only {len(harvest.kept)} of {harvest.settings.per_round} new instructions"
         f" (dropped: {told_rules(harvest.rejected, 5) or 'none'})."
     )
     if not harvest.kept:
         raise StarvedError(message, "Start a new run with a higher --generate-temperature or another --model.")
-    report.emit(Note(f"{message} The round goes on with those.", "warning"))
+    report.emit(Note(f"{message} The round goes on with these.", "warning"))

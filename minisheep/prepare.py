@@ -32,14 +32,13 @@ from minisheep.rules import templates
 from minisheep.run.events import Emit, Note
 from minisheep.trainers.choose_trainer import choose_trainer, find_cuda
 
-# The GGUF of a run's model; converted once where the model has only its own weights.
 TYPE = "Q8_0"
-"""Half of f16's memory, next to none of its losses; another is the user's choice (`minisheep convert --type`)."""
+"""Half of f16's memory with almost no loss; for another type there is `minisheep convert --type`."""
 
 
 def gguf_of(entry: ModelEntry, report: Report, offline: bool = False) -> FetchedFile:
-    """The GGUF of a model: fetched, or converted from its weights where none is known. Raises as `fetch_gguf` does,
-    and as `formats.hf_to_gguf` does."""
+    """The GGUF of a model: fetched, or converted from its weights if none is known. Raises as `fetch_gguf` and
+    `formats.hf_to_gguf` do."""
     if entry.gguf is not None or entry.weights is None:
         return fetch_gguf(entry, report, offline)
     folder = fetch_weights(entry, report, offline)
@@ -59,7 +58,7 @@ def gguf_of(entry: ModelEntry, report: Report, offline: bool = False) -> Fetched
 
 
 def _identity(folder: Path) -> str:
-    """A name for what is in a folder: its files by name, size, inode and time of change, without reading them."""
+    """A digest of a folder: its files by name, size, inode and time of change, without reading them."""
     told = []
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix in (".json", ".jinja", ".safetensors"):
@@ -70,8 +69,8 @@ def _identity(folder: Path) -> str:
 
 
 def _explained(entry: ModelEntry, error: MinisheepError) -> MinisheepError:
-    said = f"No GGUF of {entry.title} is known, and its weights cannot be converted to one: {error.message}"
-    return type(error)(said, error.fix)
+    message = f"No GGUF of {entry.title} is known, and its weights cannot be converted to one: {error.message}"
+    return type(error)(message, error.fix)
 
 
 PACKAGES = (
@@ -101,7 +100,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
             f" now has {model.gguf_sha256[:16]}....",
             "Restore that file, or start a new run.",
         )
-    # A run keeps the versions it began with; what has changed since is told.
+    # A run keeps the versions it began with; what has changed since is reported.
     if before is not None:
         changed = [k for k, v in model.versions.items() if before.versions.get(k) != v]
         if changed:
@@ -112,12 +111,12 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
             return kept if kept == before else _write(kept, stored)
         if before.inference_gguf.name != model.inference_gguf.name:
             gone, now = before.inference_gguf.name, model.inference_gguf.name
-            emit(Note(f"{gone}, which the run began with, is gone: it goes on with {now}.", "warning"))
+            emit(Note(f"{gone}, which the run began with, is gone; the run goes on with {now}.", "warning"))
     return _write(model, stored)
 
 
 def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
-    """Refuse, or tell, where training on the GPU that is here lacks room. Raises `errors.UsageError`."""
+    """Refuse, or warn, if training on this GPU lacks room. Raises `errors.UsageError`."""
     cuda = find_cuda()
     if cuda.gpu is None or cuda.build is None:
         return  # training is on the processor
@@ -130,7 +129,7 @@ def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
 
 
 def _try_server(settings: Settings, model: PreparedModel, emit: Emit) -> None:
-    """Ask the server for a few tokens. Raises `errors.MinisheepError` where it is not enough for the run."""
+    """Ask the server for a few tokens. Raises `errors.MinisheepError` if it cannot do what the run needs."""
     from minisheep.engines.openai_wire import refusal
     from minisheep.workspace import open_server
 
@@ -141,13 +140,11 @@ def _try_server(settings: Settings, model: PreparedModel, emit: Emit) -> None:
         engine.set_adapter(None)
         if (missing := refusal(settings, engine.abilities, engine.name)) is not None:
             raise missing
-        emit(Note(f"{engine.name} was tried: {engine.abilities}."))
+        emit(Note(f"{engine.name} was tested: {engine.abilities}."))
     finally:
         engine.close()
     if not settings.engine_hook:
-        emit(
-            Note("The server has the base alone: each round is measured here, and what needs an adapter runs here too.")
-        )
+        emit(Note("The server has only the base: measuring, and all that needs an adapter, runs on this machine."))
 
 
 def _write(model: PreparedModel, stored: Path) -> PreparedModel:
@@ -170,9 +167,9 @@ def versions() -> dict[str, str]:
 
 
 def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) -> PreparedModel:
-    """A model that is only asked: everything but its training weights. Raises `errors.MinisheepError`.
+    """A model without its training weights. Raises `errors.MinisheepError`.
 
-    `trainable` refuses an architecture whose adapters cannot be converted, before anything is made.
+    With `trainable`, an architecture whose adapters cannot be converted is refused before anything is made.
     """
 
     def report(text: str) -> None:
@@ -191,8 +188,8 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
     kind = settings.kind if settings.kind != "auto" else entry.kind
     if kind not in ("base", "instruct"):
         kind = "instruct" if facts.chat_template else "base"
-        otherwise = " (--kind says otherwise)" if trainable else ""
-        report(f"{entry.name} is not in the registry: taken for {kind} model, by its file{otherwise}.")
+        otherwise = " (--kind changes that)" if trainable else ""
+        report(f"{entry.name} is not in the registry; by its file it is of kind {kind}{otherwise}.")
     template = templates.choose(settings.template, entry.template, facts.chat_template, special)
     inference, inference_note = _inference_copy(fetched.path, fetched.sha256, facts, settings.threads, report)
     return PreparedModel(
@@ -245,7 +242,7 @@ def _inference_copy(
         return gguf, ""
     fast = cpu.usable()
     if cpu.present() and not fast:
-        report("This processor has AMX, which this llama.cpp was not built for; see the README for one that is faster.")
+        report("This processor has AMX, but this llama.cpp was built without it; the README shows how to build it in.")
     folder = cache_root() / "inference"
 
     def copy_of(format: str) -> Path:
@@ -272,7 +269,7 @@ def _inference_copy(
     note = f"inference uses a copy in {chosen.upper()}: this CPU has no fast kernels for the file's own format"
     if rates:
         told = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
-        note += f" (tokens/s of 16 sequences in a short try: {told})"
+        note += f" (tokens/s of 16 sequences in a short trial: {told})"
     return copy_of(chosen), note
 
 

@@ -1,4 +1,4 @@
-"""What a phase works with: the run's settings and words, its model, and one engine that is kept between phases."""
+"""What a phase works with: the run's settings, texts, model and engine, its report, and what an earlier start left."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Workspace:
         self.folder = RunFolder(path)
         self.settings = config.make(config.read_toml(self.folder.settings))
         self._engines: dict[str, Engine] = {}
-        """The one of this machine (``here``) and the one of a server (``there``), as far as they were asked for."""
+        """The engine of this machine (``here``) and that of a server (``there``), once they were needed."""
         self._newest: Engine | None = None
-        self._told: EngineInfo | None = None
+        self._reported: EngineInfo | None = None
 
     @cached_property
     def seeds(self) -> list[SeedTask]:
@@ -55,7 +55,7 @@ class Workspace:
 
     @property
     def evaluation_prompts(self) -> list[str]:
-        """What the evaluation asks beside held-out seeds: no round may train on it."""
+        """The evaluation's instructions beside held-out seeds: no round may train on them."""
         return [item.prompt for item in load_items()]
 
     @cached_property
@@ -68,11 +68,11 @@ class Workspace:
         return self.model.template
 
     def frame(self, round: int) -> Frame:
-        """How the model that makes a round's data is addressed: an untrained base in plain text, others by template."""
+        """The frame for the model that makes a round's data: plain text for an untrained base, else the template."""
         return Frame(None if round == 1 and self.model.kind == "base" else self.template)
 
     def judge_frame(self, round: int) -> Frame:
-        """How the judge of a round is addressed: the base, if it judges, as it would be before any training."""
+        """The frame for the judge of a round; for the base, if it judges, as before any training."""
         return self.frame(1 if self.settings.judge_model == "base" else round)
 
     def judge_engine(self, round: int, ready: Callable[[EngineInfo], None]) -> Engine:
@@ -92,14 +92,14 @@ class Workspace:
     def engine(self, adapter_round: int, ready: Callable[[EngineInfo], None]) -> Engine:
         """The engine with the adapter of a round hot-loaded; 0 is the bare base.
 
-        A server without a hook for adapters has the base alone: what needs an adapter then runs here. `ready` is told
-        of a new engine, and of one that had to give up slots since it was told last.
+        A server without a hook for adapters has only the base: what needs an adapter then runs here. `ready` is called
+        for a new engine, and for one that has given up slots since.
         """
         at_server = self.settings.engine == "openai" and (adapter_round == 0 or bool(self.settings.engine_hook))
         return self._engine(adapter_round, at_server, ready)
 
     def measuring_engine(self, adapter_round: int, ready: Callable[[EngineInfo], None]) -> Engine:
-        """The same for measuring: base and rounds on one engine, since another one's numbers differ."""
+        """The engine for measuring: the same for base and rounds, since numbers of two engines differ."""
         return self._engine(adapter_round, self.settings.engine == "openai" and bool(self.settings.engine_hook), ready)
 
     def _engine(self, adapter_round: int, at_server: bool, ready: Callable[[EngineInfo], None]) -> Engine:
@@ -111,15 +111,15 @@ class Workspace:
             opens = open_server if at_server else open_engine
             self._engines[where] = opens(self.settings, self.model.inference_gguf)
         engine = self._newest = self._engines[where]
-        if engine.info != self._told:
-            self._told = engine.info
-            ready(self._told)
+        if engine.info != self._reported:
+            self._reported = engine.info
+            ready(engine.info)
         engine.set_adapter(adapter)
         return engine
 
     @property
     def loaded(self) -> Engine | None:
-        """The engine that was asked for last, if one was."""
+        """The engine used last, if any."""
         return self._newest
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class Workspace:
 def open_server(settings: Settings, gguf: Path) -> RemoteEngine:
     """The engine at the server that `settings` name; of the GGUF, it reads the vocabulary.
 
-    Raises `errors.UsageError` where no key is in the variable that was named.
+    Raises `errors.UsageError` if the variable named for the key is empty.
     """
     from minisheep.engines.native import Vocabulary
     from minisheep.engines.openai import RemoteEngine, server
@@ -165,11 +165,10 @@ def open_engine(settings: Settings, gguf: Path) -> StreamingEngine:
     )
 
 
-# What a phase tells while it works. No files, no model.
 PROGRESS_SECONDS = 0.2
-"""Progress is told at most this often."""
+"""Progress is reported at most this often,"""
 GLIMPSE_SECONDS = 1.0
-"""And what is going on, this often."""
+"""and a glimpse of the newest texts this often."""
 PAUSE_SECONDS = 0.25
 """How soon a lifted pause is noticed."""
 SHOWN = 1500
@@ -178,7 +177,7 @@ SHOWN = 1500
 
 @dataclass(slots=True)
 class Newest:
-    """What a person watching would like to see of the newest record."""
+    """The newest record and the histogram of scores, for a person who watches."""
 
     instruction: str = ""
     answer: str = ""
@@ -191,14 +190,14 @@ class Newest:
         scored = [(verdict.judge, verdict.score) for verdict in verdicts if verdict.score is not None]
         if scored:
             self.edges = self.edges or list(score_edges(scored[0][0]))
-            found = np.histogram([score for _, score in scored], self.edges)[0].tolist()
-            self.counts = [a + b for a, b in zip(self.counts, found, strict=True)] if self.counts else found
+            counts = np.histogram([score for _, score in scored], self.edges)[0].tolist()
+            self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)] if self.counts else counts
 
 
 class Report:
-    """What a phase tells while it works: progress, the newest texts, and at its end what it counted.
+    """What a phase reports while it works: progress, the newest texts, and at its end what it counted.
 
-    `paused` is asked after each record: while it says yes, nothing more is begun. `engine` gives the engine in use.
+    While `paused()` is true after a record, nothing more is begun. `engine` gives the engine in use.
     """
 
     def __init__(
@@ -215,15 +214,15 @@ class Report:
         self.newest = Newest()
         self._paused, self._engine = paused, engine
         self._begun = time.monotonic()
-        self._told = 0.0
-        self._seen, self._evaluated = self._begun, 0
+        self._last_progress = 0.0
+        self._last_glimpse, self._evaluated = self._begun, 0
 
     def start(self, total: int = 0, done: int = 0, unit: str = "records") -> None:
         self.emit(PhaseStarted(self.round, self.phase, total, done, unit))
         self.wait_while_paused()
 
     def show(self, instruction: str, answer: str = "", verdict: Verdict | None = None) -> None:
-        """The newest texts, which the next glimpse shows; cheap, so call it with every record."""
+        """Keep the newest texts for the next glimpse; cheap, so call it with every record."""
         newest = self.newest
         newest.instruction, newest.answer, newest.verdict = instruction, answer, verdict
         if verdict is not None:
@@ -233,14 +232,16 @@ class Report:
         """Call after each acknowledged record. Raises `errors.Stopped` when the user asked to stop."""
         events.point(self.phase)
         now = time.monotonic()
-        if now - self._told >= PROGRESS_SECONDS or done == total:
-            self._told = now
+        if now - self._last_progress >= PROGRESS_SECONDS or done == total:
+            self._last_progress = now
             self.emit(Progress(self.round, self.phase, done, total, detail))
-        if now - self._seen >= GLIMPSE_SECONDS:
+        if now - self._last_glimpse >= GLIMPSE_SECONDS:
             self.emit(self._glimpse(now))
         self.wait_while_paused()
         if self.should_stop():
-            raise Stopped(f"Stopped in round {self.round}, {self.phase}, after {done} of {total}; all of it is safe.")
+            raise Stopped(
+                f"Stopped in round {self.round}, {self.phase}, after {done} of {total}; everything made so far is safe."
+            )
 
     def wait_while_paused(self) -> None:
         """Return when there is no pause, or when the user asked to stop. Paused time is not counted as work."""
@@ -253,7 +254,7 @@ class Report:
         self.emit(Paused(self.round, self.phase, False))
         waited = time.monotonic() - begun
         self._begun += waited
-        self._seen += waited
+        self._last_glimpse += waited
 
     def finish(self) -> None:
         self.emit(PhaseFinished(self.round, self.phase, round(time.monotonic() - self._begun, 3), self.counts))
@@ -267,9 +268,9 @@ class Report:
         speed, running, slots = 0.0, 0, 0
         if engine is not None:
             # An engine that was just loaded has its count from the phase before, so the first speed is not known.
-            speed = (engine.evaluated - self._evaluated) / (now - self._seen) if self._evaluated else 0.0
+            speed = (engine.evaluated - self._evaluated) / (now - self._last_glimpse) if self._evaluated else 0.0
             self._evaluated, running, slots = engine.evaluated, engine.running, engine.info.slots
-        self._seen = now
+        self._last_glimpse = now
         return Glimpse(
             self.round,
             self.phase,
@@ -287,13 +288,12 @@ class Report:
         )
 
 
-# What phases need to go on where they stopped, and to hold little in memory while they work.
 T = TypeVar("T")
 R = TypeVar("R")
 
 BATCH = 1000
-"""Records that an engine is asked for at once: so many that its slots are hardly ever idle at the end of a batch, and
-so few that their prompts take little memory in a round of any size."""
+"""Records that an engine is asked for at once: enough that its slots are rarely idle at the end of a batch, and few
+enough that their prompts take little memory in a round of any size."""
 
 
 def in_batches(ask: Callable[[list[T]], Iterator[R]], items: list[T]) -> Iterator[R]:

@@ -51,7 +51,7 @@ def test_what_is_checked_is_told_in_order_and_nothing_is_written(tmp_path: Path)
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join(f'{{"instruction": "Say {n}.", "output": "{n}"}}' for n in range(12)))
     before = sorted(tmp_path.rglob("*"))
-    order = [({"seeds": none}, "cannot be read"), ({"seeds": str(few)}, "--shots 20 needs")]
+    order = [({"seeds": none}, "cannot be read"), ({"seeds": str(few)}, "--shots 20")]
     order += [({"shots": 5}, "does not exist"), ({"shots": 5, "prompts": ""}, "No model is called")]
     for given, told in order:
         with pytest.raises(UsageError, match=told):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from minisheep.chat.session import Session
-    from minisheep.chat.view import ChatScreen
-    from minisheep.config import Settings
-    from minisheep.run.events import Event
+from minisheep import api
+from minisheep.chat import view
+from minisheep.chat.session import Session, model_name
+from minisheep.chat.worker import ChatClient
+from minisheep.config import Settings
+from minisheep.errors import UsageError
+from minisheep.run.events import Event, Note
+from minisheep.terminal import words
 
 DEFAULT_TOKENS = 512
 
@@ -23,12 +26,12 @@ DEFAULT_TOKENS = 512
 @click.option("--round", "round_", metavar="N", help="a round's number, best or last [best]")
 @click.option("--base", is_flag=True, help="the base model, without any adapter")
 @click.option("--compare", is_flag=True, help="base and round side by side")
-@click.option("--system", default="", metavar="TEXT", help="a system message, where the template has a place for one")
+@click.option("--system", default="", metavar="TEXT", help="a system message, if the template has a place for one")
 @click.option(
     "--temperature", type=click.FloatRange(0, 5), metavar="X", help="0: the likeliest token [as the run answered]"
 )
 @click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="new tokens of an answer [512]")
-@click.option("--once", metavar="TEXT", help="ask this, show the answer, and end")
+@click.option("--once", metavar="TEXT", help="ask this, show the answer and exit")
 @click.option("--plain", is_flag=True, help="plain text: no colours, no Markdown")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object an answer, and nothing else on stdout")
 def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | None, **given: Any) -> None:
@@ -43,20 +46,14 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
     minisheep chat runs/mine --compare --once "Why is the sky blue?"
     minisheep chat runs/mine --round 2 --temperature 0 < questions.txt > answers.txt
     """
-    from minisheep import api
-    from minisheep.api import resolve_round
-    from minisheep.chat import view
-    from minisheep.chat.session import model_name
-    from minisheep.chat.worker import ChatClient
-
     opened = api.load_run(run)
     screen = _screen(plain=given["plain"], as_json=given["as_json"])
     rounds = view.sides(opened, round_, base=base, compare=compare, on_progress=screen.note)
     session = _session(opened.settings, rounds, given)
     person = once is None and sys.stdin.isatty() and sys.stdout.isatty() and not given["as_json"]
 
-    def resolve(told: str) -> int:
-        return resolve_round(opened, told, opened.trained, flag="/round", on_progress=screen.note)
+    def resolve(asked: str) -> int:
+        return api.resolve_round(opened, asked, opened.trained, flag="/round", on_progress=screen.note)
 
     with ChatClient(opened.path, _Listener(screen, quiet=not person)) as client:
         client.open(session.system)
@@ -72,9 +69,6 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
 
 def _session(settings: Settings, rounds: tuple[int, ...], given: dict[str, Any]) -> Session:
     """Raises `errors.UsageError` where the answer would not fit the context."""
-    from minisheep.chat.session import Session
-    from minisheep.errors import UsageError
-
     most, temperature = given["max_tokens"], given["temperature"]
     if most is not None and most >= settings.context:
         raise UsageError(
@@ -88,25 +82,21 @@ def _session(settings: Settings, rounds: tuple[int, ...], given: dict[str, Any])
     )
 
 
-def _screen(*, plain: bool, as_json: bool) -> ChatScreen:
-    from minisheep.chat.view import JsonScreen, PlainScreen, TerminalScreen
-
+def _screen(*, plain: bool, as_json: bool) -> view.ChatScreen:
     if as_json:
-        return JsonScreen(sys.stdout, sys.stderr)
+        return view.JsonScreen(sys.stdout, sys.stderr)
     dumb = os.environ.get("TERM") in ("dumb", "") or "NO_COLOR" in os.environ
-    return PlainScreen(sys.stdout, sys.stderr) if plain or dumb or not sys.stdout.isatty() else TerminalScreen()
+    plain = plain or dumb or not sys.stdout.isatty()
+    return view.PlainScreen(sys.stdout, sys.stderr) if plain else view.TerminalScreen()
 
 
 class _Listener:
-    """What is told beside answers: warnings always, the rest to a person."""
+    """Shows events beside answers: notes always, the rest to a person only."""
 
-    def __init__(self, screen: ChatScreen, *, quiet: bool) -> None:
+    def __init__(self, screen: view.ChatScreen, *, quiet: bool) -> None:
         self._screen, self._quiet = screen, quiet
 
     def __call__(self, event: Event) -> None:
-        from minisheep.run.events import Note
-        from minisheep.terminal import words
-
         text = words.line(event)
         if text and (not self._quiet or isinstance(event, Note)):
             self._screen.note(text)
@@ -120,6 +110,6 @@ def _prompt() -> str:
 
 
 def _lines() -> Iterator[str]:
-    """The lines of stdin as they come; what is no UTF-8 in them becomes U+FFFD."""
+    """The lines of stdin as they come; bytes that are not UTF-8 become U+FFFD."""
     for line in sys.stdin.buffer:
         yield line.decode("utf-8", "replace")

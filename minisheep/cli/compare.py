@@ -6,13 +6,17 @@ import json
 import shutil
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from minisheep.comparison import Comparison, PairedResults, RunRow
-    from minisheep.run.metric_catalogue import Metric
+from minisheep import comparison
+from minisheep.comparison import Comparison, PairedResults, RunRow
+from minisheep.errors import UsageError
+from minisheep.rules.plain_text import one_line
+from minisheep.run.files import write_atomic
+from minisheep.run.metric_catalogue import Metric
+from minisheep.terminal import comparison_plot, comparison_table
 
 PIPED_WIDTH = 100
 
@@ -20,7 +24,7 @@ PIPED_WIDTH = 100
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--sort", "sort_by", metavar="METRIC", help="the best first by this metric, as --json names it")
-@click.option("--only", metavar="METRIC,...", help="these metrics alone in the tables, in this order")
+@click.option("--only", metavar="METRIC,...", help="only these metrics in the tables, in this order")
 @click.option("--csv", "csv_file", metavar="FILE", help="write the rows to a CSV file too")
 @click.option("--plot", "plot_file", metavar="FILE", help="draw them across rounds: .png, .svg or .pdf")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Markdown tables")
@@ -31,17 +35,12 @@ def compare(
     """Show the settings in which RUNs differ beside what each of their rounds did to the model.
 
     Shares have 95 % bootstrap intervals, changes are paired by item, NLL has its standard error. The best round of each
-    run is set against that of the first RUN, so give the reference first. One RUN alone: its rounds are compared.
+    run is compared with that of the first RUN, so give the reference first. With one RUN, its rounds are compared.
 
     \b
     for judge in pmi logits; do minisheep align --run runs/$judge --judge $judge; done
     minisheep compare runs/pmi runs/logits --plot judges.svg
     """
-    from minisheep import comparison
-    from minisheep.errors import UsageError
-    from minisheep.run.files import write_atomic
-    from minisheep.terminal import comparison_plot, comparison_table
-
     if form["as_json"] and form["as_markdown"]:
         raise UsageError("--json and --markdown are two forms of the same output.", "Leave one out.")
     names = None if form["only"] is None else [name.strip() for name in form["only"].split(",") if name.strip()]
@@ -70,8 +69,7 @@ def compare(
             click.echo(json.dumps({"event": "Note", "text": note}))
         return
     write = _markdown if form["as_markdown"] else _plain
-    lines = write(found, rows, against, metrics)
-    for line in lines:
+    for line in write(found, rows, against, metrics):
         click.echo(line)
     for name, written in (("CSV", csv_file), ("figure", plot_file)):
         if written:
@@ -79,30 +77,26 @@ def compare(
 
 
 def _plain(found: Comparison, rows: list[RunRow], against: list[PairedResults], only: list[Metric] | None) -> list[str]:
-    from minisheep.terminal import comparison_table
-
     width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
     who, *rest = comparison_table.legend(found)
     index = comparison_table.index_columns(rows)
     settings = comparison_table.setting_columns(found, [row.results for row in rows])
-    # Beside the first numbers where they leave room for them; the list of runs has them in any case.
+    # Settings are repeated here only where they leave room for numbers; the list of runs has them.
     fits = sum(column.width + 2 for column in (*index, *settings)) <= width // 2
     columns = [*(settings if fits else []), *comparison_table.value_columns(rows, only)]
     lines = [*comparison_table.text([who], rest, width), "", *comparison_table.text(index, columns, width)]
     pair_index, pair_columns = comparison_table.difference_columns(against, only)
     if pair_columns:
         lines += ["", _heading(found), *comparison_table.text(pair_index, pair_columns, width)]
-    said = [part for remark in _remarks(found, against) for part in textwrap.wrap(remark, width) or [""]]
-    return [*lines, *said]
+    remarks = [part for remark in _remarks(found, against) for part in textwrap.wrap(remark, width) or [""]]
+    return [*lines, *remarks]
 
 
 def _markdown(
     found: Comparison, rows: list[RunRow], against: list[PairedResults], only: list[Metric] | None
 ) -> list[str]:
-    from minisheep.terminal import comparison_table
-
     index = comparison_table.index_columns(rows)
-    # The list of runs above has them in any case.
+    # The list of runs above has the settings too.
     settings = [] if only else comparison_table.setting_columns(found, [row.results for row in rows])
     lines = [*comparison_table.markdown(comparison_table.legend(found)), ""]
     lines += comparison_table.markdown([index[0], *settings, *index[1:], *comparison_table.value_columns(rows, only)])
@@ -119,11 +113,8 @@ def _heading(found: Comparison) -> str:
 
 
 def _remarks(found: Comparison, against: list[PairedResults]) -> list[str]:
-    from minisheep.rules.plain_text import one_line
-    from minisheep.terminal import comparison_table
-
-    said = ["*: the run's best, by its own decision."] if any(row.best for row in found.rows) else []
-    said += [*comparison_table.not_comparable(against), *(one_line(note) for note in found.notes)]
+    remarks = ["*: the run's best, by its own decision."] if any(row.best for row in found.rows) else []
+    remarks += [*comparison_table.not_comparable(against), *(one_line(note) for note in found.notes)]
     if len(found.results) > 1 and any(d.values for d in against):
-        said.append("A best round was chosen by the numbers shown here, so it looks a little better than it is.")
-    return ["", *said] if said else []
+        remarks.append("A best round was chosen by the numbers shown here, so it looks a little better than it is.")
+    return ["", *remarks] if remarks else []

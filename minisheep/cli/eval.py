@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from minisheep.evals.tasks import EvalSpec
 
 OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("--tasks", {"required": True, "metavar": "NAME,...", "help": "tasks by their names there, e.g. ifeval,triviaqa"}),
+    ("--tasks", {"required": True, "metavar": "NAME,...", "help": "names of tasks, e.g. ifeval,triviaqa"}),
     (
         "--data",
         {"multiple": True, "metavar": "[TASK=]FILE", "help": "rows of the task as JSON lines; then no network is used"},
     ),
-    ("--round", {"multiple": True, "metavar": "N", "help": "this round of the run only: a number, best or last"}),
-    ("--base", {"is_flag": True, "help": "the run's base model only, or with --round N both"}),
+    ("--round", {"multiple": True, "metavar": "N", "help": "only this round of the run: a number, best or last"}),
+    ("--base", {"is_flag": True, "help": "only the run's base model, or with --round N both"}),
     ("--limit", {"type": click.IntRange(1), "metavar": "N", "help": "the first N items of each task"}),
     ("--shots", {"type": click.IntRange(0), "metavar": "N", "help": "examples in a prompt; default: as the task says"}),
     ("--max-tokens", {"type": click.IntRange(1), "metavar": "N", "help": "new tokens of an answer at most"}),
@@ -38,8 +38,8 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         "--allow-code-execution",
         {"is_flag": True, "help": "run the programs that the model writes (humaneval, mbpp), with your rights"},
     ),
-    ("--offline", {"is_flag": True, "help": "use what is cached, and no network"}),
-    ("--again", {"is_flag": True, "help": "measure what is stored already"}),
+    ("--offline", {"is_flag": True, "help": "use only the cache, no network"}),
+    ("--again", {"is_flag": True, "help": "measure again what is already stored"}),
     ("--out", {"metavar": "DIR", "help": "where results go [RUN/eval, or eval/MODEL]"}),
     ("--context", {"type": click.IntRange(256), "default": 2048, "metavar": "N", "help": "tokens a sequence [2048]"}),
     ("--slots", {"type": click.IntRange(0, 255), "default": 0, "metavar": "N", "help": "sequences at once; 0: as fit"}),
@@ -53,7 +53,7 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 def command(target: str, plain: bool, as_json: bool, **given: Any) -> None:
     """Measure a run (its base and every round, side by side) or one model on tasks of lm-evaluation-harness.
 
-    Results are stored with every item, and used again until something changes.
+    Results are stored with every item, and reused until something changes.
 
     \b
     minisheep eval runs/mine --tasks ifeval
@@ -70,8 +70,8 @@ def command(target: str, plain: bool, as_json: bool, **given: Any) -> None:
     finally:
         view.close()
     if isinstance(view, JsonView):
-        for found in eval_run.objects(results):
-            click.echo(json.dumps(found))
+        for item in eval_run.objects(results):
+            click.echo(json.dumps(item))
     elif isinstance(view, LiveView):
         eval_run.print_tables(results)
     else:
@@ -92,7 +92,7 @@ def _spec(
     allow_code_execution: bool,
     **same: Any,
 ) -> EvalSpec:
-    """What is asked for, checked as far as that needs no model: see `evals.eval_run` for what is refused."""
+    """The specification, checked as far as possible without a model; `evals.eval_run` says what it refuses."""
     from minisheep.evals import eval_run
     from minisheep.evals.tasks import EvalSpec
 

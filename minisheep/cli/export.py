@@ -1,4 +1,4 @@
-"""``minisheep export``: a round for llama.cpp, Ollama, LM Studio, transformers or the hub."""
+"""``minisheep export``, ``report`` and ``handoff``: a round or a run as files for other programs and people."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from minisheep.cli.options import view_options
+from minisheep.errors import UsageError
+from minisheep.rules import plain_text
 from minisheep.rules.plain_text import one_line
 
 TARGETS = ("gguf", "adapter", "merged", "ollama", "lmstudio", "hub-folder")
@@ -25,33 +27,32 @@ FORMATS = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0", "Q3_K_M", "F16", "BF16")
     "--quantise", "format_", type=click.Choice(FORMATS, case_sensitive=False), default="Q4_K_M",
     help="number format of a GGUF [Q4_K_M]",
 )  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="replace an export that is there already")
-@click.option("--base-model", metavar="OWNER/NAME", help="the base's id on the hub, where minisheep does not know it")
+@click.option("--overwrite", is_flag=True, help="replace an existing export")
+@click.option("--base-model", metavar="OWNER/NAME", help="the base's id on the hub, if minisheep does not know it")
 @click.option("--push", "repo", metavar="OWNER/NAME", help="send a hub-folder to the hub; needs HF_TOKEN")
 @click.option("--public", is_flag=True, help="a pushed repository that is new is public, not private")
 @click.option("--threads", type=click.IntRange(0), default=0, metavar="N", help="CPU threads; 0: as the run")
 @view_options
 def export(run: str, target: str, round_: str, out: str | None, format_: str, **given: Any) -> None:
-    """Make a round of RUN into something that other programs use.
+    """Convert a round of RUN for other programs.
 
     gguf: base and adapter in one file. ollama: the same with a Modelfile. lmstudio: the same in its folders. adapter:
     the plain PEFT folder. merged: safetensors for transformers. hub-folder: merged, adapter, GGUF and data with cards.
 
     Every export is checked against the run before it appears: the same token ids for 20 prompts, the run's greedy
-    answers as likely as before, answers that end where the run's did. A failed check leaves nothing.
+    answers as likely as before, answers that end where the run's did. If a check fails, nothing is left behind.
 
     \b
     minisheep export runs/mine --to ollama
     ollama create mine -f runs/mine/export/ollama-round-2-Q4_K_M/Modelfile
     """
-    from minisheep.errors import UsageError
     from minisheep.export import export_choice, exporting, model_cards
     from minisheep.terminal.views import JsonView, choose_view
 
     repo: str | None = given["repo"]
     token = model_cards.check(repo, target) if repo else ""
     if given["public"] and not repo:
-        raise UsageError("--public says how to --push, which is not given.", "Nothing was exported.")
+        raise UsageError("--public is for --push, which is not given.", "Nothing was exported.")
     chosen = export_choice.choose_export(run, round_, given["base_model"] or "")
     folder = export_choice.output(chosen, target, format_, out)
     view = choose_view(plain=given["plain"], as_json=given["as_json"])
@@ -71,9 +72,6 @@ def export(run: str, target: str, round_: str, out: str | None, format_: str, **
 
 
 def _lines(made: dict[str, Any], pushed: list[str]) -> list[str]:
-    from minisheep.rules import plain_text
-    from minisheep.rules.plain_text import one_line
-
     size = sum(row["bytes"] for row in made["files"].values()) / 1e6
     folder = made["folder"]
     use = {
@@ -82,7 +80,7 @@ def _lines(made: dict[str, Any], pushed: list[str]) -> list[str]:
         "lmstudio": f"copy {folder}/minisheep into LM Studio's folder of models",
         "adapter": f"peft.PeftModel.from_pretrained(base, {folder!r})",
         "merged": f"transformers.AutoModelForCausalLM.from_pretrained({folder!r})",
-        "hub-folder": f"{folder}/model and {folder}/dataset are ready to be uploaded",
+        "hub-folder": f"{folder}/model and {folder}/dataset are ready to upload",
     }[made["target"]]
     lines = [
         f"Exported round {made['round']} to {folder}: {size:.0f} MB, {len(made['checks'])} checks passed, in"
@@ -93,7 +91,6 @@ def _lines(made: dict[str, Any], pushed: list[str]) -> list[str]:
     return [one_line(line) for line in lines]
 
 
-# ``minisheep report``: a run as one page to read, send or print.
 @click.command()
 @click.argument("run", metavar="RUN")
 @click.option("--out", metavar="FOLDER", help="where report.html and report.md go [RUN/report]")
@@ -102,9 +99,9 @@ def _lines(made: dict[str, Any], pushed: list[str]) -> list[str]:
 def report(run: str, out: str | None, open_: bool, as_json: bool) -> None:
     """Write RUN as one HTML file and its Markdown twin.
 
-    What each round did, in words and with intervals; the data funnel with the reason for every drop; distributions,
-    loss curves, a map of the data; records to read; settings, versions, hashes. Works offline and on unfinished or
-    damaged runs, which it reads and never changes. Pictures need matplotlib: pip install "minisheep[plots]".
+    The page shows what each round did, in words and with intervals; the data funnel with the reason for every drop;
+    distributions, loss curves, a map of the data; records to read; settings, versions, hashes. It works offline, also
+    on unfinished or damaged runs, and never changes RUN. Pictures need matplotlib: pip install "minisheep[plots]".
 
     \b
     minisheep report runs/mine --open
@@ -124,7 +121,6 @@ def report(run: str, out: str | None, open_: bool, as_json: bool) -> None:
         click.echo("No browser could be started; open the file yourself.", err=True)
 
 
-# ``minisheep handoff``: a round's training for another program, which may have many GPUs.
 HANDOFF_TARGETS = ("axolotl", "llamafactory")
 """As `export.handoff_files` has them, which is not loaded for the help."""
 
@@ -142,15 +138,14 @@ def handoff(
 ) -> None:
     """Write what a round of RUN trains on, and a configuration, for a program that trains on many GPUs.
 
-    The pairs are those that our own training would learn from, framed by the run's template; the hyperparameters are
-    the run's. `minisheep filter` ends a round's data, and nothing need be trained here.
+    The pairs are those that minisheep itself would train on, framed by the run's template; the hyperparameters are the
+    run's. Run `minisheep filter` first, which completes a round's data; nothing has to be trained here.
 
     \b
     minisheep filter --run runs/large
     minisheep handoff runs/large --to axolotl --gpus 8
     """
     from minisheep.export.handoff_files import read_job, write
-    from minisheep.rules.plain_text import one_line
 
     job = read_job(run, round_, base_model or "")
     folder = Path(out) if out else job.run / "handoff" / f"{target}-round-{job.round}"

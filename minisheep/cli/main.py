@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import json
 import os
 import sys
 
 import click
 
 from minisheep import __version__
+from minisheep.errors import DiskError, MinisheepError
+from minisheep.rules.plain_text import one_line
 
 STAGE_HELP = "Do the run's next {0} phase (and nothing after it)."
 VERBS: dict[str, tuple[str, str]] = {
     "align": ("minisheep.cli.work", "Align a model with itself: the whole loop, or what is left of it."),
     "status": ("minisheep.cli.status", "Show how far a run is and what each round did."),
     "plan": ("minisheep.cli.plan", "Show what a run will take: memory, disk and time."),
-    "doctor": ("minisheep.cli.doctor", "Find out whether this machine can do a run, and what to mend."),
-    "attach": ("minisheep.cli.status", "Show the screen of a run that is going on, or was."),
+    "doctor": ("minisheep.cli.doctor", "Check whether this machine can do a run, and say what to mend."),
+    "attach": ("minisheep.cli.status", "Show the screen of a run, while it runs or afterwards."),
     "models": ("minisheep.cli.models", "List the models that have a name."),
     "pull": ("minisheep.cli.models", "Fetch a model's files and check them."),
     "exam": ("minisheep.cli.work", STAGE_HELP.format("exam")),
@@ -33,10 +37,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "compare": ("minisheep.cli.compare", "Show settings against results, over several runs."),
     "versus": ("minisheep.cli.versus", "Have an outside model judge what training did to the answers."),
     "eval": ("minisheep.cli.eval", "Measure a run or a model on tasks of lm-evaluation-harness."),
-    "export": (
-        "minisheep.cli.export",
-        "Make a round into a GGUF, an Ollama model, safetensors or a folder for the hub.",
-    ),
+    "export": ("minisheep.cli.export", "Make a round into a GGUF, an Ollama model, safetensors or a hub folder."),
     "handoff": ("minisheep.cli.export", "Write a round's data and a configuration for Axolotl or LLaMA-Factory."),
     "completion": ("minisheep.cli.reference", "Complete commands and flags in your shell."),
 }
@@ -59,8 +60,6 @@ class Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and not args[0].startswith("-"):
-            import difflib
-
             near = difflib.get_close_matches(args[0], VERBS, n=1)
             ctx.fail(f"No such command {args[0]!r}." + (f" Nearest: {near[0]}." if near else ""))
         return super().resolve_command(ctx, args)
@@ -74,57 +73,51 @@ class Verbs(click.Group):
 @click.version_option(__version__, prog_name="minisheep")
 def cli() -> None:
     """A language model aligns itself from scratch (I-SHEEP): it writes instructions and answers, judges them, trains a
-    LoRA adapter on the best, and goes round again.
+    LoRA adapter on the best, and starts the next round with it.
 
     \b
     minisheep align --preset demo            two rounds of a tiny model, in minutes, on any computer
     minisheep align --model qwen1.5-7b       the paper's method on one consumer GPU
     minisheep status RUN                     how far it is, and what each round did
 
-    The same command goes on where a run was interrupted, however that happened.
+    To continue an interrupted run, give the same command again.
     """
 
 
-def main(command: click.Command = cli, name: str = "minisheep") -> None:
-    """A user's mistake is one line on stderr and an exit code, never a traceback (MINISHEEP_RAISE=1 shows it)."""
-    from minisheep.errors import DiskError, MinisheepError
-
+def main(commands: click.Group = cli, name: str = "minisheep") -> None:
+    """A user's mistake becomes one line on stderr and an exit code (MINISHEEP_RAISE=1 shows the traceback)."""
     try:
         # Without standalone mode click returns the code of an Exit instead of exiting with it.
-        code = command.main(prog_name=name, standalone_mode=False)
+        code = commands.main(prog_name=name, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else name
-        _tell("UsageError", error.format_message(), f"`{path} --help` lists what there is.")
+        command = context.command_path if context is not None else name
+        _report("UsageError", error.format_message(), f"`{command} --help` lists the options.")
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody to tell.
+        # The reader of our output is gone, so there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except MinisheepError as error:
         if os.environ.get("MINISHEEP_RAISE"):
             raise
-        _tell(type(error).__name__, error.message, error.fix)
+        _report(type(error).__name__, error.message, error.fix)
         sys.exit(error.exit_code)
     except OSError as error:
         if os.environ.get("MINISHEEP_RAISE"):
             raise
-        _tell(DiskError.__name__, f"The system refused: {error}.", "Mend that and give the same command again.")
+        _report(DiskError.__name__, f"The system refused: {error}.", "Fix that and give the same command again.")
         sys.exit(DiskError.exit_code)
 
 
-def _tell(kind: str, message: str, fix: str) -> None:
-    """What went wrong, as one line: on stderr, or for ``--json`` as an event on stdout."""
-    import json
-
-    from minisheep.rules.plain_text import one_line
-
+def _report(kind: str, message: str, fix: str) -> None:
+    """Report an error as one line on stderr, or for ``--json`` as an event on stdout."""
     if "--json" in sys.argv[1:]:
         click.echo(json.dumps({"event": "Failed", "kind": kind, "message": message, "fix": fix}))
     else:

@@ -1,49 +1,35 @@
-"""``minisheep models`` and ``minisheep pull``: what models have a name, and getting one before it is needed."""
+"""``minisheep models``, ``pull`` and ``convert``: the models with a name, fetching one, and making a GGUF of one."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from minisheep.models.registry import ModelEntry
+from minisheep.errors import MinisheepError, ModelFileError, UsageError
+from minisheep.models import registry
+from minisheep.models.fetch import fetch_weights
+from minisheep.models.registry import ModelEntry, find_model
+from minisheep.rules.plain_text import one_line
 
-
-def _parameters(count: int) -> str:
-    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.0f} M"
-
-
-def _row(entry: ModelEntry) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "title": entry.title,
-        "kind": entry.kind,
-        "architecture": entry.architecture,
-        "parameters": entry.parameters,
-        "licence": entry.licence,
-        "template": entry.template,
-        "gguf": None if entry.gguf is None else str(entry.gguf),
-        "weights": None if entry.weights is None else str(entry.weights),
-        "sha256": entry.gguf_sha256,
-    }
+FIELDS = ("name", "title", "kind", "architecture", "parameters", "licence", "template")
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line and nothing else")
 @click.option("--plain", is_flag=True, help="no colours")
 def models(as_json: bool, plain: bool) -> None:
-    """List the models that have a name. Any hub id (org/repo) or GGUF file works as well.
+    """List the models that have a name. Any hub id (org/repo) or GGUF file works too.
 
     \b
     minisheep models
     minisheep models --json
     """
-    from minisheep.models.registry import load_registry
-
-    entries = list(load_registry().values())
+    entries = list(registry.load_registry().values())
     if as_json:
         for entry in entries:
             click.echo(json.dumps(_row(entry)))
@@ -64,6 +50,24 @@ def models(as_json: bool, plain: bool) -> None:
     console.print(table)
 
 
+def _parameters(count: int) -> str:
+    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.0f} M"
+
+
+def _row(entry: ModelEntry) -> dict[str, Any]:
+    sources = {name: getattr(entry, name) for name in ("gguf", "weights")}
+    return {
+        **{name: getattr(entry, name) for name in FIELDS},
+        **{name: None if source is None else str(source) for name, source in sources.items()},
+        "sha256": entry.gguf_sha256,
+    }
+
+
+def _reporter(as_json: bool) -> Callable[[str], None]:
+    """Prints progress, as events for ``--json``."""
+    return lambda text: click.echo(json.dumps({"event": "Note", "text": text}) if as_json else one_line(text))
+
+
 @click.command()
 @click.argument("name")
 @click.option("--gguf", help="another GGUF: a file, or org/repo:file.gguf")
@@ -78,16 +82,10 @@ def pull(name: str, gguf: str | None, weights: str | None, offline: bool, as_jso
     minisheep pull smollm2-135m
     minisheep pull Qwen/Qwen2.5-0.5B --gguf my-qwen.gguf
     """
-    from minisheep.errors import MinisheepError
     from minisheep.formats.gguf_header import read_header
-    from minisheep.models.fetch import fetch_weights
-    from minisheep.models.registry import find_model
     from minisheep.prepare import gguf_of
-    from minisheep.rules.plain_text import one_line
 
-    def report(text: str) -> None:
-        click.echo(json.dumps({"event": "Note", "text": text}) if as_json else one_line(text))
-
+    report = _reporter(as_json)
     try:
         entry = find_model(name, gguf=gguf, weights=weights)
         fetched = gguf_of(entry, report, offline)
@@ -100,12 +98,12 @@ def pull(name: str, gguf: str | None, weights: str | None, offline: bool, as_jso
         click.echo(json.dumps(failed))
         raise click.exceptions.Exit(error.exit_code) from None
     if as_json:
-        found = {
+        pulled = {
             "event": "Pulled", "name": entry.name, "gguf": str(fetched.path), "sha256": fetched.sha256,
             "bytes": fetched.bytes, "source": fetched.source, "architecture": header.architecture,
             "weights": None if folder is None else str(folder),
         }  # fmt: skip
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(pulled))
         return
     click.echo(f"{entry.title} ({header.architecture}), {entry.licence}")
     click.echo(f"  GGUF     {fetched.path} ({fetched.bytes:,} bytes)")
@@ -113,7 +111,6 @@ def pull(name: str, gguf: str | None, weights: str | None, offline: bool, as_jso
     click.echo(f"  weights  {folder or 'made from the GGUF when they are needed'}")
 
 
-# ``minisheep convert``: a model's own folder as a GGUF, for a base that nobody has made one of.
 @click.command()
 @click.argument("model", metavar="FOLDER")
 @click.option("--out", "out", metavar="FILE.gguf", help="where to write it (default: NAME-TYPE.gguf, here)")
@@ -121,40 +118,34 @@ def pull(name: str, gguf: str | None, weights: str | None, offline: bool, as_jso
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line and nothing else")
 def convert(model: str, out: str | None, kind: str, as_json: bool) -> None:
     """Write the model in FOLDER (config.json, safetensors, tokenizer.json) as a GGUF. A hub id or a model's name works
-    as well.
+    too.
 
     \b
     minisheep convert ~/models/my-base --type Q8_0
     minisheep align --model my-base-Q8_0.gguf --weights ~/models/my-base
 
-    Architectures: llama, mistral, qwen2, qwen3, gemma3. The file is checked to make the model's own token ids.
-    `align --model FOLDER` converts by itself, to Q8_0.
+    Architectures: llama, mistral, qwen2, qwen3, gemma3. The file is kept only if it gives the model's own
+    token ids. `align --model FOLDER` converts by itself, to Q8_0.
     """
-    from minisheep.errors import ModelFileError, UsageError
-    from minisheep.formats.hf_to_gguf import convert as convert_folder
-    from minisheep.formats.hf_to_gguf import type_name
-    from minisheep.models.fetch import fetch_weights
+    from minisheep.formats import hf_to_gguf
     from minisheep.models.hub import what_is_missing
-    from minisheep.models.registry import find_model, safe_name
-    from minisheep.rules.plain_text import one_line
 
-    def report(text: str) -> None:
-        click.echo(json.dumps({"event": "Note", "text": text}) if as_json else one_line(text))
-
-    kind = type_name(kind)
+    report = _reporter(as_json)
+    kind = hf_to_gguf.type_name(kind)
     if out is not None and not out.lower().endswith(".gguf"):
-        raise UsageError(f"--out {out} does not end in .gguf.", "llama.cpp's tools go by that ending.")
+        raise UsageError(f"--out {out} does not end in .gguf.", "llama.cpp's tools need that ending.")
     missing = what_is_missing(Path(model)) if Path(model).is_dir() else ""
     if missing:
         raise ModelFileError(f"{model} cannot be converted: {missing}.", "Give a folder as its makers published it.")
     entry = find_model(model)
-    output = Path(out) if out else Path(f"{safe_name(entry.title)}-{kind}.gguf")
+    output = Path(out) if out else Path(f"{registry.safe_name(entry.title)}-{kind}.gguf")
     folder = fetch_weights(entry, report)
     if folder is None:
         raise UsageError(f"{entry.title} is a GGUF already.", "Give a folder with safetensors, or a hub id.")
-    made = convert_folder(folder, output, kind, entry.title, report)
+    made = hf_to_gguf.convert(folder, output, kind, entry.title, report)
     if as_json:
-        told = {"event": "Converted", "gguf": str(made.path), "bytes": made.bytes, "architecture": made.architecture}
-        click.echo(json.dumps({**told, "parameters": made.parameters, "type": kind}))
+        converted = {"event": "Converted", "gguf": str(made.path), "bytes": made.bytes}
+        facts = {"architecture": made.architecture, "parameters": made.parameters, "type": kind}
+        click.echo(json.dumps({**converted, **facts}))
     else:
         click.echo(one_line(f"{made.path} ({made.architecture}, {made.bytes:,} bytes)"))

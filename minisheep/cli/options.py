@@ -52,7 +52,7 @@ def _kind(name: str) -> Any:
 
 
 def setting_options(function: F) -> F:
-    """Every setting as a flag. One that is not given is None, so that it is known what the user said."""
+    """Every setting as a flag. It is None unless the user gave it."""
     for name in reversed(config.names()):
         field = Settings.model_fields[name]
         shown = "" if field.default in ("", None) else f" [{field.default}]"
@@ -76,19 +76,19 @@ def _metavar(name: str) -> str | None:
 def given_settings(
     config_file: str | None, preset: str | None, flags: dict[str, Any]
 ) -> tuple[dict[str, Any], str | None]:
-    """What the user said, by file and by flag (which wins), and the preset."""
-    said = config.read_toml(Path(config_file)) if config_file else {}
-    file_preset = said.pop("preset", None)
+    """The settings that the user gave in a file and by flags (which win), and the preset."""
+    given = config.read_toml(Path(config_file)) if config_file else {}
+    file_preset = given.pop("preset", None)
     if file_preset is not None and file_preset not in config.PRESETS:
         raise UsageError(
             f"{config_file}: there is no preset {file_preset!r}.", f"Presets: {', '.join(config.PRESETS)}."
         )
-    said.update({name: value for name, value in flags.items() if value is not None})
-    return said, preset or file_preset
+    given.update({name: value for name, value in flags.items() if value is not None})
+    return given, preset or file_preset
 
 
 def view_options(function: F) -> F:
-    """How to watch."""
+    """How to show progress."""
     function = click.option("--json", "as_json", is_flag=True, help="one JSON object a line, and nothing else")(
         function
     )
@@ -96,7 +96,7 @@ def view_options(function: F) -> F:
 
 
 def run_options(function: F) -> F:
-    """Which run, and where its settings come from."""
+    """The run, and the source of its settings."""
     function = click.option(
         "--config", "config_file", metavar="FILE", help="settings in a TOML file; flags override it"
     )(function)

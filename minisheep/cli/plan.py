@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,10 +13,12 @@ from minisheep import api, config
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
+from minisheep.machine.gpu import find_gpu
+from minisheep.models.registry import find_model
+from minisheep.plan import fit, plan_table
+from minisheep.plan.gpu_models import COMMON, find_gpu_model
+from minisheep.plan.room import gguf_here, known_model
 from minisheep.run.folder import RunFolder
-
-if TYPE_CHECKING:
-    from minisheep.plan.fit import Plan
 
 WIDTH = 120
 
@@ -26,7 +28,7 @@ WIDTH = 120
 @click.option(
     "--calibrate/--no-calibrate",
     default=None,
-    help="try the model here for a minute or two, and correct the times by it [where there is a GPU: once]",
+    help="run the model here for a minute or two, and correct the times by it [on a GPU: once]",
 )
 @run_options
 @view_options
@@ -43,8 +45,8 @@ def plan(
 ) -> None:
     """Show what a run will take: memory for each phase, disk and time, and settings with which it fits.
 
-    Without --gpu it is for this machine, and a table of common GPUs follows. Nothing is fetched, and
-    nothing measured without a GPU or --calibrate. How it is counted: docs/memory.md.
+    Without --gpu the plan is for this machine, and a table of common GPUs follows. Nothing is fetched, and nothing is
+    measured unless there is a GPU or you give --calibrate. How memory is counted: docs/memory.md.
 
     \b
     minisheep plan --model qwen1.5-7b --gpu "RTX 3060 12GB"
@@ -52,11 +54,11 @@ def plan(
     minisheep plan --model gemma-3-270m --calibrate
     """
     if gpu is not None and calibrate:
-        raise UsageError("--calibrate tries this machine, and --gpu plans for another.", "Leave out one of them.")
+        raise UsageError("--calibrate measures this machine, and --gpu plans for another.", "Leave out one of them.")
     given, preset = given_settings(config_file, preset, flags)
     settings = _settings(run, preset, given)
     if gpu is None and calibrate is not False:
-        _try(settings, wanted=bool(calibrate))
+        _calibrate(settings, wanted=bool(calibrate))
     _show(settings, gpu, as_json=as_json, plain=plain, gpus=gpu is None, search=True)
 
 
@@ -66,7 +68,7 @@ def dry_run(run: str | None, preset: str | None, given: dict[str, Any], *, as_js
 
 
 def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Settings:
-    """Those that a run would begin or go on with. Raises `errors.UsageError`."""
+    """The settings that a run would begin or go on with. Raises `errors.UsageError`."""
     wanted = config.with_preset(given, preset) if preset else given
     folder = RunFolder(Path(run) if run else api.default_folder(config.make(wanted).model, preset))
     settings = api.resolve(wanted, *api.read_standing(folder, preset)).settings
@@ -74,63 +76,55 @@ def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Set
         raise UsageError("The fake engine runs no model, so there is nothing to plan.", "Leave out --engine fake.")
     if settings.engine == "openai":
         raise UsageError(
-            "What a server takes is not known here, so there is nothing to plan.",
+            "The needs of a server are not known here, so there is nothing to plan.",
             "Without --engine openai, the plan shows the training and measuring that run on this machine.",
         )
     return settings
 
 
-def _try(settings: Settings, *, wanted: bool) -> None:
-    """A try that corrects the times, where it is `wanted`; else where there is a GPU that was not tried yet.
+def _calibrate(settings: Settings, *, wanted: bool) -> None:
+    """Measure short work that corrects the times: if it is `wanted`, or once on a GPU.
 
-    Raises `errors.MinisheepError` for a try that was wanted and does not work.
+    Raises `errors.MinisheepError` if it was wanted and does not work.
     """
-    from minisheep.machine.gpu import find_gpu
-    from minisheep.models.registry import find_model
     from minisheep.plan.calibration import calibrate
-    from minisheep.plan.fit import machine_for, recommend
-    from minisheep.plan.room import gguf_here, known_model
 
     here = find_gpu()
     if not wanted and here is None:
         return
     model = known_model(settings)
-    machine, _ = machine_for(None, settings.threads, here)
-    plan = recommend(settings, model, machine)
+    machine, _ = fit.machine_for(None, settings.threads, here)
+    plan = fit.recommend(settings, model, machine)
     gguf = gguf_here(find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None))
     if not wanted and (not machine.is_gpu or plan is None or gguf is None or plan.calibration is not None):
         return
     if plan is None:
-        raise UsageError(f"{model.name} does not fit this machine, so it cannot be tried.", "Leave out --calibrate.")
+        raise UsageError(
+            f"{model.name} does not fit this machine, so it cannot be measured here.", "Leave out --calibrate."
+        )
     try:
         calibrate(plan, gguf, lambda text: click.echo(text, err=True))
     except MinisheepError as error:
         if wanted:
             raise
-        click.echo(f"It could not be tried here, so times stay estimates: {error.message}", err=True)
+        click.echo(f"Measuring failed, so times stay estimates: {error.message}", err=True)
 
 
 def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, gpus: bool, search: bool) -> None:
-    from minisheep.machine.gpu import find_gpu
-    from minisheep.plan import plan_table
-    from minisheep.plan.fit import changes, machine_for, make_plan, recommend, with_gpu
-    from minisheep.plan.gpu_models import COMMON, find_gpu_model
-    from minisheep.plan.room import known_model
-
     model = known_model(settings)
-    machine, told = machine_for(gpu, settings.threads, None if gpu is not None else find_gpu())
-    given = make_plan(settings, model, machine)
-    best = recommend(settings, model, machine)
+    machine, note = fit.machine_for(gpu, settings.threads, None if gpu is not None else find_gpu())
+    given = fit.make_plan(settings, model, machine)
+    best = fit.recommend(settings, model, machine)
     each = []
     for name in COMMON if gpus else ():
-        there = with_gpu(find_gpu_model(name))
-        each.append((name, recommend(settings, model, there), settings))
+        there = fit.with_gpu(find_gpu_model(name))
+        each.append((name, fit.recommend(settings, model, there), settings))
     if as_json:
         _echo_json(given, best)
         for name, found, _ in each:
             click.echo(json.dumps({"event": "Card", "card": name, "plan": found and plan_table.to_dict(found)}))
         return
-    other = best is not None and changes(settings, best.settings)
+    other = best is not None and fit.changes(settings, best.settings)
     shown = [given, best] if search and best is not None and other else [given]
     for line in (*plan_table.model_lines(model), plan_table.machine_line(given)):
         click.echo(line)
@@ -139,7 +133,7 @@ def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, gp
         [[n, *c] for n, c in plan_table.rows(shown)],
         plain=plain,
     )
-    for line in (*plan_table.advice(given, best), *plan_table.remarks(given), *([told] if told else [])):
+    for line in (*plan_table.advice(given, best), *plan_table.remarks(given), *([note] if note else [])):
         click.echo(line)
     if each:
         click.echo("\nCommon GPUs, with settings that fit and are fastest:")
@@ -147,25 +141,19 @@ def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, gp
         _print(names, lines, plain=plain)
 
 
-def _echo_json(given: Plan, best: Plan | None) -> None:
-    from minisheep.plan import plan_table
-    from minisheep.plan.fit import changes
-
-    click.echo(
-        json.dumps(
-            {
-                "event": "Plan",
-                "model": given.model.name,
-                "given": plan_table.to_dict(given),
-                "recommended": best and plan_table.to_dict(best),
-                "changes": best and changes(given.settings, best.settings),
-            }
-        )
-    )
+def _echo_json(given: fit.Plan, best: fit.Plan | None) -> None:
+    plan = {
+        "event": "Plan",
+        "model": given.model.name,
+        "given": plan_table.to_dict(given),
+        "recommended": best and plan_table.to_dict(best),
+        "changes": best and fit.changes(given.settings, best.settings),
+    }
+    click.echo(json.dumps(plan))
 
 
 def _print(titles: list[str], lines: list[list[str]], *, plain: bool) -> None:
-    """A table without a frame: the first column to the left, the rest to the right but for a last one of words."""
+    """A table without a frame: numbers to the right, the first column and one of settings to the left."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

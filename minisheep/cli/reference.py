@@ -1,4 +1,4 @@
-"""The command reference, made from the commands: ``python -m minisheep.cli.reference > docs/commands.md``."""
+"""The command reference (``python -m minisheep.cli.reference > docs/commands.md``) and ``minisheep completion``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from minisheep.cli.main import VERBS, cli
 WIDTH = 100
 HEAD = """# Commands
 
-Made from the code by `make docs`; the tests hold that it is so. Every command answers `--help` with the same words.
+Made from the code by `make docs`, and checked by the tests. `--help` of each command shows the same text.
 
 """
 
 
 def markdown() -> str:
-    """The whole page: what ``--help`` says of every command, in the order in which it lists them."""
+    """The whole page: the ``--help`` of every command, in the order of the list."""
     return HEAD + "\n".join(_sections())
 
 
@@ -71,22 +71,19 @@ def _without_options(context: click.Context) -> str:
     return formatter.getvalue().rstrip("\n")
 
 
-# ``minisheep completion``: what makes a shell complete our commands and flags.
 SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print what makes a shell complete commands, flags and choices with the Tab key.
+    """Print a script with which a shell completes commands, flags and choices by the Tab key.
 
     \b
     echo 'eval "$(minisheep completion bash)"' >> ~/.bashrc
     echo 'eval "$(minisheep completion zsh)"' >> ~/.zshrc
     minisheep completion fish > ~/.config/fish/completions/minisheep.fish
     """
-    from minisheep.cli.main import cli
-
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(cli, {}, "minisheep", "_MINISHEEP_COMPLETE").source())

@@ -1,11 +1,11 @@
-"""``minisheep status``: how far a run is and what each round did, read from its files alone."""
+"""``minisheep status`` and ``minisheep attach``: a run read from its files alone, once or as it goes on."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,12 +14,12 @@ from minisheep.cli.options import view_options
 from minisheep.errors import UsageError
 from minisheep.rules import plain_text
 from minisheep.rules.plain_text import one_line
-from minisheep.terminal import words
-from minisheep.terminal.views import print_metrics
+from minisheep.run.events import Glimpse
+from minisheep.run.folder import RunFolder
+from minisheep.terminal import detached, live_screen, views, words
+from minisheep.terminal.screen_state import Follow
 
-if TYPE_CHECKING:
-    from minisheep.run.folder import RunFolder
-    from minisheep.terminal.views import View
+LOOK_SECONDS = 0.5
 
 
 @click.command()
@@ -34,8 +34,6 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
     minisheep status
     minisheep status runs/mine
     """
-    import sys
-
     chosen = run or run_option
     runs = (
         [api.load_run(chosen)] if chosen else [api.Run(p.parent) for p in sorted(Path("runs").glob("*/manifest.json"))]
@@ -68,10 +66,10 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
                 if counts is None
                 else f"done in {plain_text.duration(counts.get('seconds', 0))}"
             )
-            told = f": {words.counts(counts)}" if counts else ""
-            click.echo(f"  {words.where(phase.round, phase.name):26} {state}{told}")
+            text = f": {words.counted(phase.name, counts)}" if counts else ""
+            click.echo(f"  {words.where(phase.round, phase.name):26} {state}{text}")
         if found.metrics:
-            print_metrics(found.metrics, plain=plain or not sys.stdout.isatty())
+            views.print_metrics(found.metrics, plain=plain or not sys.stdout.isatty())
         if after is not None:
             click.echo(one_line(f"Continue: minisheep align --run {found.path}"))
         else:
@@ -79,71 +77,51 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
 
 
 def _ended(run: api.Run) -> str:
-    early = "stopped early for want of a gain" if run.ended_early else "finished"
-    best = run.best
-    return early if best is None else f"{early}; best: {'the base model' if best == 0 else f'round {best}'}"
-
-
-# ``minisheep attach``: the screen of a run, whichever process works on it.
-LOOK_SECONDS = 0.5
+    end = "stopped early, since the last rounds brought no gain" if run.ended_early else "finished"
+    return end if run.best is None else f"{end}; best: {words.model_name(run.best)}"
 
 
 @click.command()
 @click.argument("run", required=False)
 @view_options
 def attach(run: str | None, plain: bool, as_json: bool) -> None:
-    """Show the screen of RUN. Without RUN: of the one in runs/ that is going on.
+    """Show the screen of RUN. Without RUN: of the one run in runs/ that is going on.
 
-    q leaves and p pauses; the run goes on without a screen. Ctrl-C stops the run, as where it was started. In a pipe,
-    and with --plain or --json: what the run has said from its start, and then what it says until it ends.
+    q leaves the screen and the run goes on; p pauses the run; Ctrl-C stops it, as where it was started. In a pipe, and
+    with --plain or --json, attach prints the run's lines from its start until it ends.
 
     \b
     minisheep attach
     minisheep attach runs/mine --json
     """
-    from minisheep import api
-    from minisheep.run.folder import RunFolder
-    from minisheep.terminal.live_screen import usable
-    from minisheep.terminal.views import draws
-
     folder = RunFolder(api.load_run(run).path if run else _going_on())
-    if not as_json and draws(plain=plain) and usable():
-        from minisheep.terminal.detached import attach as show
-
-        show(folder)
+    if not as_json and views.draws(plain=plain) and live_screen.usable():
+        detached.attach(folder)
     else:
         _follow(folder, as_json=as_json)
 
 
 def _going_on() -> Path:
-    """The one run in runs/ that somebody works on. Raises `errors.UsageError` if there is none, or more than one."""
-    from minisheep.errors import UsageError
-    from minisheep.terminal.detached import holder
-
-    found = [path.parent for path in sorted(Path("runs").glob("*/manifest.json")) if holder(path.parent)]
+    """The one run in runs/ that a process works on. Raises `errors.UsageError` if there is none, or more than one."""
+    found = [path.parent for path in sorted(Path("runs").glob("*/manifest.json")) if detached.holder(path.parent)]
     if len(found) == 1:
         return found[0]
     if found:
         raise UsageError(f"{len(found)} runs are going on.", f"Name one: {', '.join(map(str, found))}.")
-    raise UsageError("No run in runs/ is going on.", "Name one to see how it ended: minisheep attach RUN.")
+    raise UsageError("No run in runs/ is going on.", "To see how one ended: minisheep attach RUN.")
 
 
 def _follow(run: RunFolder, *, as_json: bool) -> None:
-    """What was said, and what is said until nobody works on the run."""
-    from minisheep.run.events import Glimpse
-    from minisheep.terminal.detached import holder
-    from minisheep.terminal.screen_state import Follow
-    from minisheep.terminal.views import JsonView, PlainView
-
+    """Show the events of the run so far, and each new one until no process works on it."""
     follow = Follow(run)
-    view: View = JsonView() if as_json else PlainView()
+    view: views.View = views.JsonView() if as_json else views.PlainView()
     going_on = True
     while going_on:
-        # Asked before reading, so that the last words are not missed.
-        going_on = holder(run.path) is not None
+        # Asked before reading, so that the last events are not missed.
+        going_on = detached.holder(run.path) is not None
         for at, event in follow.new():
             if not isinstance(event, Glimpse):
-                view(event, at) if isinstance(view, JsonView) else view(event)
+                view(event, at) if isinstance(view, views.JsonView) else view(event)
         if going_on:
             view.tick()
             time.sleep(LOOK_SECONDS)

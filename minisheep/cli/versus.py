@@ -11,8 +11,13 @@ from typing import Any
 
 import click
 
-TOLD_EVERY = 5.0
-"""Seconds between lines of progress."""
+from minisheep import api
+from minisheep.errors import UsageError
+from minisheep.run.events import Note
+from minisheep.terminal import words
+
+PROGRESS_SECONDS = 5.0
+"""Between two lines of progress."""
 
 
 @click.command()
@@ -20,32 +25,33 @@ TOLD_EVERY = 5.0
 @click.option("--judge-url", metavar="URL", help="an OpenAI-compatible API, such as http://localhost:8080/v1")
 @click.option("--judge-model-name", metavar="NAME", help="the judge, as that API calls it")
 @click.option("--judge-key-env", metavar="VAR", help="environment variable with the API's key; never stored or shown")
-@click.option("--judge-max-tokens", type=click.IntRange(1), default=1024, metavar="N", help="of one reply [1024]")
+@click.option(
+    "--judge-max-tokens", type=click.IntRange(1), default=1024, metavar="N", help="tokens of one reply [1024]"
+)
 @click.option("--judge-timeout", type=click.FloatRange(1), default=120.0, metavar="S", help="seconds for a reply [120]")
-@click.option("--at-once", type=click.IntRange(1, 64), default=4, metavar="N", help="questions under way at once [4]")
+@click.option("--at-once", type=click.IntRange(1, 64), default=4, metavar="N", help="questions sent at once [4]")
 @click.option("--mode", type=click.Choice(("pair", "grade")), default="pair", help="the better of two [pair], or 1-10")
 @click.option("--round", "round_", default="last", metavar="N", help="a round's number, best or last [last]")
 @click.option("--against", default="base", metavar="N", help="base or a round's number [base]")
 @click.option("--prompts", metavar="FILE", help="ask both models these, not the run's held-out tasks")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="so many prompts, spread over all")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="only N prompts, spread over all")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object and nothing else")
 def versus(run: str, round_: str, against: str, prompts: str | None, limit: int | None, **given: Any) -> None:
     """Have an outside model judge what the training of RUN did to the answers.
 
-    pair asks for the better answer, in both orders, as AlpacaEval does; where the two orders disagree it is a tie.
-    grade asks for a grade from 1 to 10 of each answer, as MT-Bench does (single turn). The answers are those that the
-    evaluation stored. Judgements are stored in RUN/judged as they come; the same command goes on where it stopped.
+    pair asks which answer is better, in both orders, as AlpacaEval does; if the two orders disagree it is a tie. grade
+    asks for a grade from 1 to 10 of each answer, as MT-Bench does (single turn). The answers are those that the
+    evaluation stored. Each judgement is stored in RUN/judged at once; the same command goes on where it stopped.
 
     \b
     minisheep versus runs/mine --judge-url http://localhost:8080/v1 --judge-model-name qwen3-32b
     """
-    from minisheep import api
     from minisheep.run.versus_lines import lines
     from minisheep.versus.contests import choose_rounds, spread, stored_contests
     from minisheep.versus.outside_judge import Match
     from minisheep.versus.outside_judge import versus as judge
 
-    # Said outright, since a shell starts what it runs in the background with SIGINT ignored.
+    # Set here, since a shell starts background processes with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     opened = api.load_run(run)
     endpoint = _endpoint(given)
@@ -67,8 +73,7 @@ def versus(run: str, round_: str, against: str, prompts: str | None, limit: int 
 
 
 def _endpoint(given: dict[str, Any]) -> Any:
-    """Raises `errors.UsageError` where no judge was given, or no key in the variable that was named."""
-    from minisheep.errors import UsageError
+    """Raises `errors.UsageError` without a judge, or where the named variable holds no key."""
     from minisheep.versus.outside_judge import Endpoint
 
     url, name, variable = given["judge_url"], given["judge_model_name"], given["judge_key_env"]
@@ -88,25 +93,22 @@ def _endpoint(given: dict[str, Any]) -> Any:
 
 
 class _Progress:
-    """A line on stderr now and then; none where the output is for a program."""
+    """A line on stderr now and then; none for ``--json``."""
 
     def __init__(self, silent: bool) -> None:
         self._silent = silent
-        self._told = time.monotonic()
+        self._last = time.monotonic()
 
     def judgements(self, done: int, total: int) -> None:
         self.say(f"{done} of {total} judgements", always=False)
 
     def event(self, event: Any) -> None:
-        from minisheep.run.events import Note
-        from minisheep.terminal import words
-
         text = words.line(event)
         if text:
             self.say(text, always=isinstance(event, Note))
 
     def say(self, text: str, always: bool = True) -> None:
         now = time.monotonic()
-        if not self._silent and (always or now - self._told >= TOLD_EVERY):
-            self._told = now
+        if not self._silent and (always or now - self._last >= PROGRESS_SECONDS):
+            self._last = now
             click.echo(text, err=True)

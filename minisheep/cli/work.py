@@ -1,4 +1,4 @@
-"""``minisheep align`` and the phases as commands of their own: they differ in where they stop."""
+"""``minisheep align``, and each phase as a command: they differ only in where they stop."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from minisheep.cli.options import GroupedCommand, given_settings, run_options, s
 from minisheep.errors import MinisheepError, Stopped, UsageError
 from minisheep.run.events import Event, Failed, RunStarted
 from minisheep.run.files import read_json
+from minisheep.terminal import detached
 from minisheep.terminal.live_screen import usable
 from minisheep.terminal.views import JsonView, LiveView, PlainView, View, choose_view, draws, print_metrics
 
@@ -50,9 +51,7 @@ def _work(
 
 
 def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str | None, flags: dict[str, Any]) -> None:
-    """The run in a process of its own, and its screen on this terminal (see `terminal.detached`)."""
-    from minisheep.terminal.detached import show
-
+    """Do the run in its own process, and show its screen on this terminal (see `terminal.detached`)."""
     given, preset = given_settings(config_file, preset, flags)
     until = None if verb == "align" else _target(verb, run, preset, given)
 
@@ -65,7 +64,7 @@ def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str 
 
     view = PlainView()
     try:
-        shown = show(work)
+        shown = detached.show(work)
     except Stopped as error:
         error.fix = error.fix or "Give the same command to go on."
         raise
@@ -78,7 +77,7 @@ def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str 
 
 
 def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any]) -> loop.Phase:
-    """The phase that a command is for: the run's next one of that name, if nothing is missing before it."""
+    """The run's next phase, if it has the command's name. Raises `errors.UsageError` where another comes before it."""
     settings = config.make(given, preset or "paper")
     path = Path(run) if run else api.default_folder(settings.model, preset)
     try:
@@ -91,30 +90,30 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
         raise UsageError(f"{path} is finished: {len(opened.rounds)} round(s).", _go_on(opened))
     if phase.name == verb:
         return phase
-    # What comes before the first writing (measuring the base, the judge's exam) is done on the way.
+    # Measuring the base and the judge's exam, which come before the first writing, are done on the way.
     order, target = loop.phases(settings), loop.Phase(1, verb)
     if verb in ("exam", "generate") and target in order and order.index(phase) < order.index(target):
         return target
     if verb == "filter" and phase.name == "train":
         return loop.Phase(phase.round, "filter")
     raise UsageError(
-        f"{path} is not there yet: the next phase is {phase.name} of round {phase.round}.",
+        f"{verb} cannot be done yet in {path}: the next phase is {phase.name} of round {phase.round}.",
         f"Give `minisheep {phase.name} --run {path}`, or `minisheep align --run {path}` for all of it.",
     )
 
 
 def _go_on(run: api.Run) -> str:
-    """What makes a finished run go on: more rounds, or more patience where rounds are left."""
+    """How to continue a finished run: more rounds, or more patience if rounds are left."""
     settings = run.settings
     if run.ended_early:
         return f"More:  minisheep align --run {run.path} --patience {settings.patience + 2}"
     if settings.strategy == "direct":
-        return "More:  direct is one round; start another run for more."
+        return "More:  --strategy direct has one round; start another run for more."
     return f"More:  minisheep align --run {run.path} --rounds {settings.rounds + 1}"
 
 
 def _show(run: api.Run, view: View, *, plain: bool) -> None:
-    """The table of rounds, and what to do with what was made."""
+    """Show the table of rounds, and what can be done next."""
     metrics = run.metrics
     if metrics:
         print_metrics(metrics, plain=plain)
@@ -129,7 +128,7 @@ def _show(run: api.Run, view: View, *, plain: bool) -> None:
 
 
 def _what_next(run: api.Run) -> Iterator[str]:
-    """What can be done with a finished run."""
+    """What can be done with a finished run: commands with a word for each."""
     path, model = run.path, read_json(run.path / "model.json")
     yield f"Look:  minisheep report {path} (all of it as one page), minisheep browse {path} (every record)"
     yield _go_on(run)
@@ -139,7 +138,7 @@ def _what_next(run: api.Run) -> Iterator[str]:
     chosen = next(r for r in run.rounds if r.number == number)
     which = f"--round {number}"
     if run.best == 0:
-        yield f"Note:  no round was better than the base model beyond chance; this is for round {number} all the same."
+        yield f"Note:  no round was better than the base model beyond chance; these commands use round {number}."
     yield f"Talk:  minisheep chat {path} {which} --compare"
     yield f"Use:   minisheep export {path} {which} --to ollama (or gguf, lmstudio, merged, adapter, hub-folder)"
     yield f"       llama-cli -m {model['inference_gguf']} --lora {chosen.adapter_gguf}"
@@ -152,7 +151,9 @@ def _command(verb: str, text: str) -> click.Command:
     decorate: Callable[[Any], Any] = click.command(name=verb, cls=GroupedCommand, help=text)
     options = run_options(view_options(setting_options(callback)))
     if verb == "align":
-        options = click.option("--dry-run", is_flag=True, help="print what the run will take, and do nothing")(options)
+        options = click.option("--dry-run", is_flag=True, help="print what the run will take, and do nothing else")(
+            options
+        )
     command = decorate(options)
     assert isinstance(command, click.Command)
     return command
@@ -162,8 +163,8 @@ align = _command(
     "align",
     """Align a model with itself: write instructions and answers, judge them, train on the best, go round again.
 
-    The same command goes on where a run stopped. The first Ctrl-C finishes what is in hand, the second stops at once.
-    On a terminal, q leaves the screen and the run goes on; p pauses it.
+    To continue a run that stopped, give the same command again. The first Ctrl-C finishes the record in hand and stops,
+    the second stops at once. On a terminal, q leaves the screen while the run goes on, and p pauses it.
 
     \b
     minisheep align --preset demo
@@ -176,7 +177,7 @@ _STAGE = """Do the next {0} phase of a run, and nothing after it. {1}
     \b
     minisheep {0} --run runs/mine
     """
-exam = _command("exam", _STAGE.format("exam", "The judge is examined on seed tasks; makes the run if it is new."))
+exam = _command("exam", _STAGE.format("exam", "Examines the judge on seed tasks; makes the run if it is new."))
 generate = _command("generate", _STAGE.format("generate", "The model writes instructions; makes the run if it is new."))
 respond = _command("respond", _STAGE.format("respond", "The model answers its instructions."))
 judge = _command("judge", _STAGE.format("judge", "The model judges its pairs."))

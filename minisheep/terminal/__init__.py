@@ -1,9 +1,4 @@
-"""The live screen of a run.
+"""What a person sees: events in words, views, the live screen, the pager, and tables of compared runs.
 
-    follow.py   the run folder's events, as they come      machine.py            memory, temperature, power
-    fold.py     state + event -> state; pure               draw*.py              state -> lines; pure
-    keys.py     the terminal, and giving it back           live.py               the loop that joins them
-    apart.py    a run in a process of its own              running.py            who works in a folder
-
-A screen is always a reader of the run folder, be it that of the process that started the run or of any other.
+A screen only reads the run folder, in the process that started the run as in any other; so it cannot harm a run.
 """

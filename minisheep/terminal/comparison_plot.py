@@ -29,7 +29,7 @@ NAMES = {
     "prompt_own": "prompts kept, own words",
     "instruction_own": "instructions kept, own words",
     "verifiable_ended": "verifiable answers that end",
-    "verifiable_copied": "verifiable answers that say it back",
+    "verifiable_copied": "verifiable answers that repeat it",
     "nll_change": "held-out NLL per token minus base",
     "ended": "held-out answers that end",
     "keep_rate": "pairs kept",
@@ -37,7 +37,7 @@ NAMES = {
 }
 MARKERS, STROKES = "osD^vPX*", ("-", "--", "-.", ":")
 LEAST_SPAN = 0.1
-"""Of an axis of shares: a tenth, so that a difference of one pair does not look like a rise."""
+"""Least range of an axis of shares, so that a difference of one pair does not look like a rise."""
 LETTER = 0.075
 """Inches that a letter of the legend takes."""
 GREYS = ("0.0", "0.45", "0.25", "0.6")
@@ -85,7 +85,7 @@ def plot(comparison: Comparison, path: str) -> None:
     out = io.BytesIO()
     ending = Path(path).suffix.lower().removeprefix(".")
     with warnings.catch_warnings(), rc_context({"svg.hashsalt": "minisheep"}):
-        # A folder's name may hold letters that the font lacks; a box in their place says enough.
+        # A folder's name may hold letters that the font lacks; a box in their place is enough.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(out, format=ending, dpi=150, metadata=_undated(ending))
     write_atomic(Path(path), out.getvalue())
@@ -93,8 +93,8 @@ def plot(comparison: Comparison, path: str) -> None:
 
 def label(comparison: Comparison, result: RunResult) -> str:
     """``A: judge pmi, seed 2``, or the folder where the settings are the same."""
-    told = [f"{name} {setting_words(result.settings[name])}" for name in comparison.differing]
-    return f"{result.key}: {', '.join(told) if told else one_line(result.path, 60)}"
+    settings = [f"{name} {setting_words(result.settings[name])}" for name in comparison.differing]
+    return f"{result.key}: {', '.join(settings) if settings else one_line(result.path, 60)}"
 
 
 def _undated(ending: str) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _bars(found: Any) -> list[list[float]]:
 
 
 def _style(place: int) -> dict[str, Any]:
-    """A look for each of many runs that a grey print keeps apart: marker, stroke and shade together."""
+    """Marker, stroke and shade of a run, which together differ in a grey print too."""
     return {
         "marker": MARKERS[place % len(MARKERS)],
         "linestyle": STROKES[place % len(STROKES)],

@@ -1,4 +1,4 @@
-"""A comparison as tables, for a terminal of any width or as Markdown. Pure.
+"""A comparison as tables for a terminal of any width, as Markdown, and as unrounded CSV and JSON. Pure.
 
 Where a table is wider than the terminal its columns go on in another block below, each block beginning with the same
 columns that say which run and round a row is.
@@ -140,12 +140,12 @@ def cell(metric: Metric, value: Value | None) -> str:
         "number": ("{:.3f}", 1, ""),
     }[metric.form]
 
-    def said(number: float) -> str:
+    def written(number: float) -> str:
         return _unsigned_zero(form.format(number * scale))
 
-    told = said(value.value) + unit
+    told = written(value.value) + unit
     if value.low is not None and value.high is not None:
-        told += f" [{said(value.low).lstrip('+')}, {said(value.high).lstrip('+')}]"
+        told += f" [{written(value.low).lstrip('+')}, {written(value.high).lstrip('+')}]"
     elif value.error is not None:
         told += f" ({value.error:.3f})"
     return told
@@ -202,7 +202,7 @@ def setting_words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     told = f"{value:g}" if isinstance(value, float) else str(value)
-    # The end of a path tells more than its beginning.
+    # The end of a path says more than its beginning.
     return one_line(told if len(told) <= SETTING_WIDTH else "..." + told[3 - SETTING_WIDTH :]) or "-"
 
 
@@ -225,7 +225,6 @@ def _padded(text: str, column: Column) -> str:
     return space + text if column.right else text + space
 
 
-# A comparison for other programs: CSV, and objects for JSON lines. Pure; every value whole, nothing rounded.
 def csv_text(comparison: Comparison, rows: Sequence[RunRow]) -> str:
     """A line a run and round; each metric with its bounds or its standard error in columns of their own."""
     metrics = metrics_of(rows)

@@ -1,7 +1,7 @@
-"""A run in a process of its own, in a session of its own: the terminal can go, and the run goes on.
+"""A run in its own process and session, which goes on without the terminal; and the screen of such a run.
 
 The process that the user started stays at the terminal and draws; the one that it forks has no terminal and does the
-run. A pipe tells the first one where the run is, and in the end how it went; nobody need read it.
+run. A pipe tells the first one where the run folder is, and at the end how the run ended; it need not be read.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from minisheep.run.folder import RunFolder
 from minisheep.terminal.live_screen import LiveScreen, Terminal, Watched, Why
 from minisheep.terminal.screen_state import Key, State
 
+STOPPING = "Stopping after the record in hand. A second Ctrl-C stops at once."
 LOG = "loop.log"
-"""In the run's scratch folder: what the run's own process printed, which is nothing but faults."""
+"""In the run's scratch folder: what the run's process printed, which is only faults."""
 
 Work = Callable[[Callable[[str], None]], None]
 """Does the run; calls its argument with the run folder as soon as there is one. Raises `errors.MinisheepError`."""
 
 
 class DetachedRun:
-    """A run that was started apart; see `terminal.live_screen.Watched`."""
+    """A run that was started in its own process; see `terminal.live_screen.Watched`."""
 
     def __init__(self, process: int, pipe: int) -> None:
         self.process, self._pipe = process, pipe
@@ -57,17 +58,17 @@ class DetachedRun:
         return self._open
 
     def signalled(self, number: int) -> str:
-        """Passed on: the run's process stops as it always does, and says so in its events."""
+        """Pass the signal on: the run's process stops as it always does, and says so in its events."""
         if not self._reaped:
             os.kill(self.process, number)
-        return "Stopping: finishing what is in hand. Once more stops at once." if number == signal.SIGINT else ""
+        return STOPPING if number == signal.SIGINT else ""
 
     def folder(self) -> str | None:
         """The run folder, waiting until there is one; None if the run ended before."""
         while True:
-            for told in self._told():
-                if "run" in told:
-                    return str(told["run"])
+            for message in self._messages():
+                if "run" in message:
+                    return str(message["run"])
             if not self._open:
                 return None
             self._read(None)
@@ -83,23 +84,23 @@ class DetachedRun:
         _, status = os.waitpid(self.process, 0)
         self._reaped = True
         os.close(self._pipe)
-        told = [line for line in self._told() if "run" not in line]
-        if not told:
+        messages = [line for line in self._messages() if "run" not in line]
+        if not messages:
             code = os.waitstatus_to_exitcode(status)
             raise WorkerError(
                 f"The run's process ended with code {code}. Everything recorded before is safe.",
                 "Give the same command to go on.",
             )
-        if "kind" in told[-1]:
-            error = by_name(told[-1]["kind"])(told[-1]["message"], told[-1]["fix"])
-            error.exit_code = int(told[-1]["exit_code"])
+        if "kind" in messages[-1]:
+            error = by_name(messages[-1]["kind"])(messages[-1]["message"], messages[-1]["fix"])
+            error.exit_code = int(messages[-1]["exit_code"])
             raise error
 
-    def _told(self) -> list[dict[str, Any]]:
+    def _messages(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._data.split(b"\n")[:-1]]
 
     def _read(self, seconds: float | None) -> None:
-        """Take what is in the pipe, after waiting for it so long (None: as long as it takes)."""
+        """Take what is in the pipe, after waiting at most `seconds` for it (None: without limit)."""
         if self._open and select.select([self._pipe], [], [], seconds)[0]:
             data = os.read(self._pipe, 1 << 16)
             self._data += data
@@ -120,23 +121,23 @@ def start(work: Work) -> DetachedRun:
 def _do(work: Work, pipe: int) -> NoReturn:
     """The whole life of the run's process."""
 
-    def on_progress(**what: Any) -> None:
-        # Whoever started the run may have left.
+    def send(**what: Any) -> None:
+        # The process that started the run may be gone.
         with contextlib.suppress(OSError):
             os.write(pipe, json.dumps(what).encode() + b"\n")
 
     def started(run: str) -> None:
         _leave_terminal(RunFolder(Path(run)).scratch / LOG)
-        on_progress(run=run)
+        send(run=run)
 
     def failed(error: MinisheepError) -> None:
-        on_progress(kind=type(error).__name__, message=error.message, fix=error.fix, exit_code=error.exit_code)
+        send(kind=type(error).__name__, message=error.message, fix=error.fix, exit_code=error.exit_code)
 
     code = 1
     try:
         os.setsid()
         work(started)
-        on_progress(done=True)
+        send(done=True)
         code = 0
     except MinisheepError as error:
         failed(error)
@@ -145,7 +146,7 @@ def _do(work: Work, pipe: int) -> NoReturn:
         failed(Stopped("Stopped before anything was begun."))
         code = Stopped.exit_code
     except OSError as error:
-        failed(DiskError(f"The system refused: {error}.", "Mend that and give the same command again."))
+        failed(DiskError(f"The system refused: {error}.", "Fix that and give the same command again."))
         code = DiskError.exit_code
     except BaseException as error:
         traceback.print_exc()
@@ -155,7 +156,7 @@ def _do(work: Work, pipe: int) -> NoReturn:
 
 
 def _leave_terminal(log: Path) -> None:
-    """From here on nothing that this process prints can reach the screen."""
+    """Keep everything that this process prints off the screen."""
     nothing = os.open(os.devnull, os.O_RDWR)
     try:
         written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -165,34 +166,33 @@ def _leave_terminal(log: Path) -> None:
         os.dup2(target, number)
 
 
-# Who works in a run folder, without disturbing him.
 _HOLDER = re.compile(r"process (\d+) on (.+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds the lock of a run folder; `process` is 0 where it cannot be told, or runs on another computer."""
+    """The process that holds the lock of a run folder; 0 if it is unknown or on another computer."""
 
     process: int
     host: str
 
     def stop(self) -> str:
-        """Ask him to stop, as Ctrl-C would; why that was not possible, or an empty text."""
+        """Ask it to stop, as Ctrl-C would; returns why that failed, or an empty text."""
         if not self.process:
-            return f"It runs on {self.host}: stop it there."
+            return f"The run is on {self.host}: stop it there."
         try:
             os.kill(self.process, signal.SIGINT)
         except ProcessLookupError:
-            return "Nobody works on it any more."
+            return "The run is no longer running."
         except PermissionError:
-            return "It belongs to another user."
+            return "The run belongs to another user."
         return ""
 
 
 def holder(folder: Path) -> Holder | None:
-    """Who holds the lock of `folder` (see `run.folder.Lock`); None if nobody does.
+    """The holder of the lock of `folder` (see `run.folder.Lock`), or None.
 
-    Asked with a shared lock that is dropped at once; who wants the lock at that instant tries again.
+    Found by a shared lock that is dropped at once; a process that wants the lock at that instant tries again.
     """
     try:
         handle = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC)
@@ -211,12 +211,11 @@ def holder(folder: Path) -> Holder | None:
         os.close(handle)
 
 
-# Someone else's run, as a screen watches it; see `terminal.live_screen.Watched`.
 LOOK_SECONDS = 1.0
 
 
 class Attached:
-    """The run in `folder`. It is watched until the user leaves, also after its end: somebody may want to read."""
+    """A run that another process does; see `terminal.live_screen.Watched`. It is shown until the user leaves."""
 
     over = False
     wake: int | None = None
@@ -236,12 +235,11 @@ class Attached:
             raise SystemExit(128 + number)
         if self._holder is None:
             return "It is not running. q leaves."
-        return self._holder.stop() or "Stopping: finishing what is in hand. Once more stops at once."
+        return self._holder.stop() or STOPPING
 
 
-# The two commands at the terminal: one that starts a run apart and shows it, and one that shows another's.
 AT_ONCE = 0.5
-"""A run that is over within so many seconds gets no screen."""
+"""Seconds; a run that ends sooner gets no screen."""
 HUNG_UP = 128 + signal.SIGHUP
 
 
@@ -255,26 +253,26 @@ class Shown:
 
 
 def show(work: Work) -> Shown:
-    """Start a run apart and show it until it ends or the user leaves. Raises what the run raises.
+    """Start a run in its own process and show it until it ends or the user leaves. Raises what the run raises.
 
-    Where the terminal is gone this process ends, and the run goes on.
+    If the terminal is gone, this process ends and the run goes on.
     """
-    apart = start(work)
+    detached = start(work)
     state = State()
-    with _passed_on(apart):
-        run = apart.folder()
-        if run is not None and not apart.ends_within(AT_ONCE):
-            why, state = _screen(RunFolder(Path(run)), apart)
+    with _passed_on(detached):
+        run = detached.folder()
+        if run is not None and not detached.ends_within(AT_ONCE):
+            why, state = _screen(RunFolder(Path(run)), detached)
             if why == "left":
                 return Shown(Path(run), True, ())
-        apart.finish()
+        detached.finish()
     assert run is not None, "a run that ends well has a folder"
     warnings = (f"WARNING: {warning.text}" for warning in state.warnings)
     return Shown(Path(run), False, (*warnings, *([state.ended] if state.ended else [])))
 
 
 def attach(folder: RunFolder) -> None:
-    """Show the run of `folder`, whoever works on it, until the user leaves."""
+    """Show the run of `folder`, which any process may be doing, until the user leaves."""
     _screen(folder, Attached(folder.path))
 
 
@@ -294,16 +292,15 @@ def plan(folder: RunFolder) -> tuple[Key, ...]:
 
 
 @contextlib.contextmanager
-def _passed_on(apart: DetachedRun) -> Iterator[None]:
+def _passed_on(detached: DetachedRun) -> Iterator[None]:
     """Ctrl-C and SIGTERM are for the run, also before and after the screen is there."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda n, _: _pass(apart, n)) for number in numbers}
+
+    def handle(number: int, _frame: object) -> None:
+        detached.signalled(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _pass(apart: DetachedRun, number: int) -> None:
-    apart.signalled(number)

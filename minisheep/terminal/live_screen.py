@@ -23,13 +23,12 @@ from minisheep.terminal.screen_charts import Painter
 from minisheep.terminal.screen_draw import draw
 from minisheep.terminal.screen_state import Follow, Key, Look, State, fold
 
-# The terminal as a screen: keys as they are pressed, the other buffer, and everything given back at the end.
 ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 """The other buffer, no cursor, no wrapping of long lines, empty."""
 USUAL = (80, 24)
 LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|.)?")
-"""What arrows and function keys send, which is no key of ours."""
+"""What arrows and function keys send; none of them is used."""
 
 
 def usable() -> bool:
@@ -105,9 +104,9 @@ class Terminal:
 
 
 DRAW_SECONDS = 0.25
-"""Shortest time between two drawings, but for those that a key asks for."""
+"""Least time between two drawings, except after a key."""
 SHARE = 0.02
-"""Of a core's time that drawing may take: where a drawing is dear, there are fewer."""
+"""Share of a core's time that drawing may take: slow drawings come less often."""
 TOLD_SECONDS = 4.0
 """How long the answer to a key is shown."""
 
@@ -148,7 +147,7 @@ class LiveScreen:
         self._painter = Painter(Console(highlight=False, force_terminal=True))
         self._gauge = Gauge()
         self._look = Look()
-        self._told_until = 0.0
+        self._message_until = 0.0
         self._signals: list[int] = []
         self._next, self._drawn = 0.0, (0, State(), Look(), (0, 0))
 
@@ -171,9 +170,9 @@ class LiveScreen:
                 self.state = fold(self.state, event, at)
             if over:
                 return "ended"
-            told = self._look.told if time.monotonic() < self._told_until else ""
+            message = self._look.told if time.monotonic() < self._message_until else ""
             self._look = replace(
-                self._look, alive=alive, told=told, pausing=self._folder.pause.exists(), machine=self._gauge.read()
+                self._look, alive=alive, told=message, pausing=self._folder.pause.exists(), machine=self._gauge.read()
             )
             self._draw()
             pressed = self._terminal.keys(DRAW_SECONDS, self._watched.wake)
@@ -202,22 +201,22 @@ class LiveScreen:
         if key in "?hH":
             self._look = replace(self._look, help=not self._look.help)
         elif key in "pP":
-            self._tell(self._toggle_pause())
+            self._show_message(self._toggle_pause())
         else:
             return
         self._next = 0.0
 
     def _toggle_pause(self) -> str:
-        """Ask for a pause, or lift it; what could not be done."""
+        """Ask for a pause, or lift it; returns why that failed, or an empty text."""
         if not self._look.alive:
-            return "Nobody works on it: there is nothing to pause."
+            return "The run is not running, so there is nothing to pause."
         try:
             if self._folder.pause.exists():
                 self._folder.pause.unlink(missing_ok=True)
             else:
                 self._folder.pause.touch()
         except OSError as error:
-            return f"It cannot be paused from here: {error.strerror}."
+            return f"The run cannot be paused from here: {error.strerror}."
         self._look = replace(self._look, pausing=self._folder.pause.exists())
         return ""
 
@@ -227,7 +226,7 @@ class LiveScreen:
             if number == signal.SIGTSTP:
                 self._suspend()
             else:
-                self._tell(self._watched.signalled(number))
+                self._show_message(self._watched.signalled(number))
 
     def _suspend(self) -> None:
         """Ctrl-Z: this process stops until ``fg``; the run, which is another, goes on."""
@@ -238,8 +237,8 @@ class LiveScreen:
         self._painter.forget()
         self._next, self._drawn = 0.0, (0, State(), Look(), (0, 0))
 
-    def _tell(self, text: str) -> None:
+    def _show_message(self, text: str) -> None:
         if text:
             self._look = replace(self._look, told=text)
-            self._told_until = time.monotonic() + TOLD_SECONDS
+            self._message_until = time.monotonic() + TOLD_SECONDS
             self._next = 0.0

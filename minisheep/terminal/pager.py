@@ -1,4 +1,7 @@
-"""The pager as a function of state: a key makes another page, and a page is lines. Only `show` touches a terminal."""
+"""Records in words, and the pager that shows them: a key makes another page, and a page is lines.
+
+Pure, but for `show`, which uses a terminal.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,8 @@ from minisheep.rules.plain_text import one_line, sanitise
 from minisheep.run.records import Example, Rejection, Verdict
 from minisheep.terminal.record_browser import KEPT, REJECTED, Answered, History, RecordFate
 
-# Items and histories in words, safe to show. Pure: no terminal is touched here.
 ID = 8
-"""Characters of an id that a list shows: enough to name a record of most runs."""
+"""Characters of an id in a list: enough to name a record in most runs."""
 Section = tuple[str, str]
 """A heading, and a text of any number of lines."""
 
@@ -47,28 +49,31 @@ def item_json(item: RecordFate) -> dict[str, Any]:
     return {"id": item.id, **asdict(item)}
 
 
-def sections(told: History) -> Iterator[Section]:
+def sections(history: History) -> Iterator[Section]:
     """A history from the seeds to the decisions."""
-    for name, seed in told.seeds:
+    for name, seed in history.seeds:
         text = "(no longer among the seed tasks)" if seed is None else _task(seed.instruction, seed.input)
         yield f"seed task {one_line(name)}", sanitise(text)
-    if told.draft is not None:
-        draft = told.draft
+    if history.draft is not None:
+        draft = history.draft
         yield (
-            f"draft {draft.index} of round {told.round}, {draft.id}, ended by {one_line(draft.finish)}",
+            f"draft {draft.index} of round {history.round}, {draft.id}, ended by {one_line(draft.finish)}",
             sanitise(draft.text),
         )
-    for instruction in told.instructions:
+    for instruction in history.instructions:
         heading = f"instruction {instruction.id}, number {instruction.position} of its draft"
         text = _task(instruction.instruction, instruction.input)
         yield f"{heading}, similarity {instruction.similarity:g}", sanitise(text)
-    for rejection in told.rejections:
+    for rejection in history.rejections:
         text = _task(rejection.instruction, rejection.input) if rejection.instruction else rejection.output
         yield _decision(rejection), sanitise(text)
-    for answer in told.answers:
+    for answer in history.answers:
         yield from _answer(answer)
-    if told.lone is not None:
-        yield _decision(told.lone), sanitise(f"{_task(told.lone.instruction, told.lone.input)}\n{told.lone.output}")
+    if history.lone is not None:
+        yield (
+            _decision(history.lone),
+            sanitise(f"{_task(history.lone.instruction, history.lone.input)}\n{history.lone.output}"),
+        )
 
 
 def _answer(answer: Answered) -> Iterator[Section]:
@@ -90,8 +95,8 @@ def _answer(answer: Answered) -> Iterator[Section]:
 
 def _verdict(verdict: Verdict) -> str:
     given = (("score", verdict.score), ("quality", verdict.quality), ("following", verdict.following))
-    told = "".join(f", {name} {value:.4g}" for name, value in given if value is not None)
-    return f"verdict {verdict.id} by {one_line(verdict.judge)}{told or ', unreadable'}"
+    scores = "".join(f", {name} {value:.4g}" for name, value in given if value is not None)
+    return f"verdict {verdict.id} by {one_line(verdict.judge)}{scores or ', unreadable'}"
 
 
 def _raw(verdict: Verdict) -> Iterator[str]:
@@ -188,10 +193,10 @@ def record_lines(text: Sequence[Text], page: Page, width: int, height: int) -> l
     return [_bar(heading, width), *shown, *([Text("")] * (height - len(shown))), _bar(RECORD_KEYS, width)]
 
 
-def history_text(told: History, console: Console, width: int) -> list[Text]:
+def history_text(history: History, console: Console, width: int) -> list[Text]:
     """A history as lines of at most `width` columns: headings bold, texts indented."""
     lines: list[Text] = []
-    for heading, body in sections(told):
+    for heading, body in sections(history):
         lines += Text(heading, style="bold").wrap(console, width)
         for line in body.split("\n") if body else []:
             lines += [Text("  ") + part for part in Text(line).wrap(console, max(1, width - 2)) or [Text("")]]

@@ -1,4 +1,7 @@
-"""What became of each thing that the model wrote: one item an answer, or an instruction that got none. Pure."""
+"""What became of each text of the model: items to list and select, and the whole history of one record.
+
+An item is an answer, or an instruction without one. Pure, but for `find`, which reads ids from disk.
+"""
 
 from __future__ import annotations
 
@@ -71,8 +74,8 @@ def _placed(records: RoundRecords) -> Iterator[tuple[int, RecordFate]]:
             yield instruction.position, _answered(instruction, response, verdicts.get(response.id), decision)
     for rejection in records.rejected:
         if rejection.stage != "filter":
-            yield rejection.position, _rejected(records.number, rejection)
-    # What is left has lost its parents to damage.
+            yield rejection.position, _rejected(records.number, rejection, draft=rejection.parent)
+    # The rest has lost its parents to damage.
     lost: list[Example | Rejection] = [*kept.values(), *dropped.values()]
     yield from ((0, _orphan(records.number, decision)) for decision in lost)
 
@@ -113,21 +116,17 @@ def _answered(
     )  # fmt: skip
 
 
-def _rejected(number: int, rejection: Rejection) -> RecordFate:
+def _rejected(number: int, rejection: Rejection, *, draft: str = "", response_id: str = "") -> RecordFate:
     return RecordFate(
         number, REJECTED, rejection.instruction, rejection.input, rejection.output,
-        stage=rejection.stage, rule=rejection.rule, detail=rejection.detail,
-        draft=rejection.parent, decision_id=rejection.id,
+        stage=rejection.stage, rule=rejection.rule, detail=rejection.detail, decision_id=rejection.id,
+        draft=draft, response_id=response_id,
     )  # fmt: skip
 
 
 def _orphan(number: int, decision: Example | Rejection) -> RecordFate:
     if isinstance(decision, Rejection):
-        return RecordFate(
-            number, REJECTED, decision.instruction, decision.input, decision.output,
-            stage=decision.stage, rule=decision.rule, detail=decision.detail,
-            response_id=decision.parent, decision_id=decision.id,
-        )  # fmt: skip
+        return _rejected(number, decision, response_id=decision.parent)
     instruction, response, *verdict = decision.parents
     return RecordFate(
         number, KEPT, decision.instruction, decision.input, decision.output,
@@ -136,7 +135,6 @@ def _orphan(number: int, decision: Example | Rejection) -> RecordFate:
     )  # fmt: skip
 
 
-# The whole history of one record: seeds, draft, instruction, answers, verdicts, decisions. Pure but for `find`.
 SHOWN = 5
 """Ids that are named where a prefix has several."""
 
@@ -152,7 +150,7 @@ class Answered:
 
 @dataclass(slots=True)
 class History:
-    """What a record came from and what came of it; of a draft, all that was found in it."""
+    """What a record was made from and what became of it; for a draft, all that was found in it."""
 
     id: str
     round: int
@@ -200,39 +198,41 @@ def find(rounds: Sequence[Round], prefix: str) -> tuple[Round, str]:
     start = prefix.strip().lower()
     matches = {name: found for found in rounds for name in found.ids_with(start)} if start else {}
     if not matches:
-        raise UsageError(f"No record's id begins with {prefix!r}.", "Without an id, browse lists them.")
+        raise UsageError(f"No record's id begins with {prefix!r}.", "`minisheep browse RUN` lists them.")
     if len(matches) > 1:
         named = ", ".join(sorted(matches)[:SHOWN]) + (", ..." if len(matches) > SHOWN else "")
-        raise UsageError(f"{len(matches)} records' ids begin with {prefix!r}: {named}.", "Give more of it.")
+        raise UsageError(
+            f"{len(matches)} records' ids begin with {prefix!r}: {named}.", "Give more characters of the id."
+        )
     ((name, found),) = matches.items()
     return found, name
 
 
 def history(records: RoundRecords, seeds: Sequence[SeedTask], id: str) -> History:
-    """Of the record `id` of a round, of whatever kind; empty where the round holds no such record."""
-    told = History(id, records.number)
+    """The history of record `id`, of any kind; empty if the round holds no such record."""
+    found = History(id, records.number)
     answers = _answers(records)
     one = next((a for a in answers if id in _ids(a)), None)
     rejection = next((r for r in records.rejected if r.id == id and r.stage != "filter"), None)
     if any(draft.id == id for draft in records.drafts):
         parent = id
-        told.instructions = [i for i in records.instructions if i.draft == id]
-        told.rejections = [r for r in records.rejected if r.parent == id and r.stage != "filter"]
+        found.instructions = [i for i in records.instructions if i.draft == id]
+        found.rejections = [r for r in records.rejected if r.parent == id and r.stage != "filter"]
     elif rejection is not None:
-        parent, told.rejections = rejection.parent, [rejection]
+        parent, found.rejections = rejection.parent, [rejection]
     else:
         wanted = one.response.instruction_id if one else id
-        told.instructions = [i for i in records.instructions if i.id == wanted]
-        told.answers = [one] if one else [a for a in answers if a.response.instruction_id == wanted]
-        parent = told.instructions[0].draft if told.instructions else ""
-        if one is None and not told.instructions:
+        found.instructions = [i for i in records.instructions if i.id == wanted]
+        found.answers = [one] if one else [a for a in answers if a.response.instruction_id == wanted]
+        parent = found.instructions[0].draft if found.instructions else ""
+        if one is None and not found.instructions:
             decisions: list[Example | Rejection] = [*records.kept, *records.rejected]
-            told.lone = next((decision for decision in decisions if decision.id == id), None)
-    told.draft = next((draft for draft in records.drafts if draft.id == parent), None)
-    if told.draft is not None:
+            found.lone = next((decision for decision in decisions if decision.id == id), None)
+    found.draft = next((draft for draft in records.drafts if draft.id == parent), None)
+    if found.draft is not None:
         by_id = {seed.id: seed for seed in seeds}
-        told.seeds = [(name, by_id.get(name)) for name in told.draft.seeds]
-    return told
+        found.seeds = [(name, by_id.get(name)) for name in found.draft.seeds]
+    return found
 
 
 def _answers(records: RoundRecords) -> list[Answered]:
@@ -246,19 +246,18 @@ def _ids(answer: Answered) -> set[str]:
     return {record.id for record in (answer.response, answer.verdict, answer.decision) if record is not None}
 
 
-# Which items are wanted, and in which order. Pure.
 ORDERS: dict[str, Callable[[RecordFate], float | None]] = {
     "made": lambda item: 0,
     "score": lambda item: item.score,
     "similarity": lambda item: item.similarity,
     "words": lambda item: len(item.answer.split()),
 }
-"""By name, what is compared; the highest comes first."""
+"""By name, the value to sort by; the highest comes first."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordFilter:
-    """What is asked for; whatever is empty asks for nothing."""
+    """Which items to select; an empty field selects all."""
 
     fates: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
@@ -284,7 +283,7 @@ class RecordFilter:
 def select(
     found: Iterable[RecordFate], wanted: RecordFilter, *, order: str = "made", reverse: bool = False, limit: int = 0
 ) -> list[RecordFate]:
-    """The items that are wanted, at most `limit` of them (0: all); those without what is compared come last."""
+    """The items that `wanted` accepts, at most `limit` of them (0: all); those without the compared value come last."""
     key = ORDERS[order]
     chosen = [item for item in found if wanted.accepts(item)]
     known = [(value, item) for item in chosen if (value := key(item)) is not None]
@@ -298,10 +297,10 @@ def select(
 
 
 def check_rules(rules: Sequence[str], found: Sequence[RecordFate]) -> None:
-    """Raises `errors.UsageError` for a rule that dropped nothing, and says which did."""
+    """Raises `errors.UsageError` for a rule that dropped nothing, naming those that did."""
     did = rules_of(found)
     known = {*did, *(name.partition(".")[2] for name in did)}
     for rule in rules:
         if rule not in known:
-            told = ", ".join(f"{name} {count}" for name, count in did.items()) or "none did"
-            raise UsageError(f"--rule {rule} dropped nothing here.", f"What rules dropped: {told}.")
+            counts = ", ".join(f"{name} {count}" for name, count in did.items()) or "nothing"
+            raise UsageError(f"--rule {rule} dropped nothing here.", f"Rules dropped: {counts}.")

@@ -1,4 +1,7 @@
-"""The loss curve and the histogram of judge scores. Pure."""
+"""The parts of the screen, each as lines of exact width: charts, ring, stages; and the painter of frames. Pure.
+
+Lines are rich `Text`, in which no markup is read. Text that comes from a run goes through `clean` first.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +17,20 @@ from minisheep.rules import plain_text
 from minisheep.rules.plain_text import BARS, one_line
 from minisheep.terminal.screen_state import ROUND, Histogram, Key, Losses, Stage, State
 
-# Lines of exactly so many cells, which is what every part of the screen is made of. Pure.
-#
-# Lines are rich `Text`, in which no markup is read. Whatever comes from a run goes through `clean` first.
 Part = str | tuple[str, str]
 """A piece of a line, with its style if it has one."""
 
-DIM, STRONG, GOOD, WARN, BAD, ACCENT, LIT = (
-    "dim", "bold", "green", "yellow", "red", "cyan", "bold black on cyan",
-)  # fmt: skip
-GAP = "  "
-
-
+DIM, STRONG, GOOD, WARN, BAD, ACCENT = "dim", "bold", "green", "yellow", "red", "cyan"
+LIT = "bold black on cyan"
 _JOINERS = re.compile(
     "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200d\u2060-\u2064\u3164\ufe00-\ufe0f"
     "\uffa0\U0001f3fb-\U0001f3ff\U000e0100-\U000e01ef]"
 )
-"""What changes the width of its neighbours, and otherwise on each terminal: joiners, selectors, fillers, tones."""
+"""Characters that change the width of their neighbours, differently on each terminal."""
 
 
 def clean(text: str, most: int = 2000) -> str:
-    """`text` on one line, harmless, of a width that all agree on, and no longer than anybody will read."""
+    """`text` on one line, harmless, of the same width on every terminal, and not too long."""
     return one_line(_JOINERS.sub("", text[:most]))
 
 
@@ -197,12 +193,11 @@ def _axis(edges: Sequence[float], width: int) -> str:
     return pad(low, max(len(low) + 1, width - len(high))) + high
 
 
-# The loop as a picture, and the stages of the round with count, rate and time. Pure.
 NAME, COUNT, RATE, TIME = 8, 13, 8, 11
 
 
 def picture(state: State, width: int) -> list[Text]:
-    """The round as a ring of its stages, the present one lit: two lines, or one where there is no room."""
+    """The round as a ring of its stages with the present one lit: two lines, or one if there is no room."""
     names = _names(state)
     lit = state.now[1] if state.now else ""
     parts: list[Part] = [(" ╭─▶", DIM)]
@@ -216,10 +211,10 @@ def picture(state: State, width: int) -> list[Text]:
     if size > width:
         place = f", stage {names.index(lit) + 1} of {len(names)}" if lit in names else ""
         return [line(width, " ", (clean(_where(state)), STRONG), (f": [{lit}]" if lit else "", LIT), place)]
-    told = f" {_where(state)} "
-    left = max(0, (size - 4 - cell_len(told)) // 2)
-    rest = max(0, size - 4 - cell_len(told) - left)
-    back: list[Part] = [(" ╰" + "─" * left, DIM), (told, STRONG), ("─" * max(0, rest - 1) + "◀─╯", DIM)]
+    name = f" {_where(state)} "
+    left = max(0, (size - 4 - cell_len(name)) // 2)
+    rest = max(0, size - 4 - cell_len(name) - left)
+    back: list[Part] = [(" ╰" + "─" * left, DIM), (name, STRONG), ("─" * max(0, rest - 1) + "◀─╯", DIM)]
     return [line(width, *parts), line(width, *back)]
 
 
@@ -230,7 +225,7 @@ def _where(state: State) -> str:
 
 
 def _names(state: State) -> list[str]:
-    """The stages of a round, those that this run leaves out aside."""
+    """The stages of a round that this run has."""
     planned = {name for round, name in state.plan if round}
     return [name for name in ROUND if not planned or name in planned]
 
@@ -309,9 +304,8 @@ def _rate(rate: float | None) -> str:
     raise AssertionError("the last unit takes every rate")
 
 
-# Frames onto the terminal: only the lines that changed are written.
 class Painter:
-    """Turns frames into what a terminal must be sent. `console` says which colours it knows."""
+    """Turns frames into what a terminal must be sent: only lines that changed. `console` knows its colours."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

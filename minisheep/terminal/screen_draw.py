@@ -12,48 +12,47 @@ from minisheep.machine.gpu import Gpu
 from minisheep.machine.system import MachineLoad
 from minisheep.rules import plain_text
 from minisheep.terminal import screen_charts, words
+from minisheep.terminal.screen_charts import DIM, STRONG, WARN, Part, block, clean, line, right, title, wrap
 from minisheep.terminal.screen_state import LogLine, Look, NewestTexts, State
 
-# What the screen shows and which keys it knows. Pure.
 KEYS = (
     ("q", "leave the screen; the run goes on, and `minisheep attach RUN` shows it again"),
-    ("p", "pause after the record in hand, or go on; models stay in memory meanwhile"),
+    ("p", "pause after the record in hand, or go on; models stay in memory"),
     ("?", "this explanation, or back"),
-    ("Ctrl-C", "stop the run when what is in hand is finished; a second one stops at once. The same command goes on"),
+    ("Ctrl-C", "stop the run after the record in hand; a second one stops at once. The same command goes on"),
 )
 PARTS = (
-    ("the ring", "the stages of a round: what is lit is being done, what is green is done"),
-    ("the stages", "how much of what there is to do, how fast, and how long it will take; ~ is what it took last time"),
+    ("the ring", "the stages of a round: the lit one is being done, the green ones are done"),
+    ("the stages", "how much is done, how fast, and the time left; ~ is the time that it took last time"),
     ("tokens/s", "tokens that the model computes in a second, prompts included; slots are texts written side by side"),
     ("loss", "nats per token in training, against the step; rings are the examples held back"),
-    ("scores", "how many pairs the judge gave which score; their scale depends on the judge"),
-    ("newest", "the newest instruction of the model's own, its answer, and the judge's scores"),
+    ("scores", "how many pairs got which score from the judge; the scale depends on the judge"),
+    ("newest", "the newest instruction that the model wrote, its answer, and the judge's scores"),
     ("the table", "base and rounds on held-out tasks: NLL is nats per token (lower is better), change has its standard"
      " error, checks are constraints that a program can check, `ends` are answers that end by themselves;"
      " * is the round to use"),
-    ("warnings", "what you should know; they stay until the run ends"),
+    ("warnings", "they stay until the run ends"),
 )  # fmt: skip
 
 
 def explanation(width: int, height: int) -> list[Text]:
     """Keys first, then what is shown; what does not fit is cut off."""
-    rows = [screen_charts.line(width), screen_charts.title(width, "keys")]
+    rows = [line(width), title(width, "keys")]
     size = max(len(name) for name, _ in (*KEYS, *PARTS)) + 4
     rows += _rows(KEYS, width, size)
-    rows += [screen_charts.line(width), screen_charts.title(width, "what is shown")]
+    rows += [line(width), title(width, "what is shown")]
     rows += _rows(PARTS, width, size)
     return rows[:height]
 
 
 def _rows(pairs: tuple[tuple[str, str], ...], width: int, size: int) -> list[Text]:
     return [
-        screen_charts.line(width, (f"  {name if number == 0 else '':<{size - 2}}", screen_charts.STRONG), row)
+        line(width, (f"  {name if number == 0 else '':<{size - 2}}", STRONG), row)
         for name, text in pairs
-        for number, row in enumerate(screen_charts.wrap(text, max(20, width - size - 2), 4))
+        for number, row in enumerate(wrap(text, max(20, width - size - 2), 4))
     ]
 
 
-# The newest instruction with its answer and scores. Pure.
 MARK = " │ "
 
 
@@ -61,37 +60,34 @@ def newest(found: NewestTexts | None, width: int, height: int) -> list[Text]:
     """A title with the scores, the instruction in at most two fifths of the lines, and the answer in the rest."""
     if found is None:
         return [
-            screen_charts.title(width, "newest"),
-            screen_charts.line(width, ("   no text to show yet", screen_charts.DIM)),
+            title(width, "newest"),
+            line(width, ("   no text to show yet", DIM)),
         ]
-    scores: list[screen_charts.Part] = []
+    scores: list[Part] = []
     for name, value in found.scores:
-        scores += [" " if scores else "", (f"{name} ", screen_charts.DIM), (f"{value:.2f}", screen_charts.STRONG)]
-    rows = [screen_charts.title(width, f"newest, {words.where(*found.where)}", scores)]
+        scores += [" " if scores else "", (f"{name} ", DIM), (f"{value:.2f}", STRONG)]
+    rows = [title(width, f"newest, {words.where(*found.where)}", scores)]
     room = width - len(MARK)
     for_it = max(1, 2 * (height - 1) // 5) if found.answer else height - 1
-    asked = screen_charts.wrap(screen_charts.clean(found.instruction), room, for_it)
-    rows += [screen_charts.line(width, (MARK, screen_charts.ACCENT), (row, screen_charts.STRONG)) for row in asked]
-    answered = screen_charts.wrap(screen_charts.clean(found.answer), room, height - len(rows))
-    return [*rows, *(screen_charts.line(width, (MARK, screen_charts.DIM), row) for row in answered)]
+    asked = wrap(clean(found.instruction), room, for_it)
+    rows += [line(width, (MARK, screen_charts.ACCENT), (row, STRONG)) for row in asked]
+    answered = wrap(clean(found.answer), room, height - len(rows))
+    return [*rows, *(line(width, (MARK, DIM), row) for row in answered)]
 
 
-# Warnings, which stay, and the newest other lines. Pure.
 def said(state: State, width: int, height: int) -> list[Text]:
     """A title, the newest warnings in at least half of the lines, and under them the newest other lines."""
     warnings, others = list(reversed(state.warnings)), list(reversed(state.said))
     if height < 1 or not (warnings or others):
         return []
-    named: list[screen_charts.Part] = (
-        [(f"{len(warnings)} warning{'s' * (len(warnings) != 1)}", screen_charts.WARN)] if warnings else []
-    )
-    rows = [screen_charts.title(width, "what was said", named)]
+    named: list[Part] = [(f"{len(warnings)} warning{'s' * (len(warnings) != 1)}", WARN)] if warnings else []
+    rows = [title(width, "messages", named)]
     room = height - 1
     for_warnings = room if not others else max(1, room * 2 // 3)
     for warning in warnings:
         if len(rows) - 1 >= for_warnings:
             break
-        rows += _lines(warning, width, min(2, for_warnings - len(rows) + 1), screen_charts.WARN)
+        rows += _lines(warning, width, min(2, for_warnings - len(rows) + 1), WARN)
     for other in others:
         if len(rows) >= height:
             break
@@ -102,17 +98,16 @@ def said(state: State, width: int, height: int) -> list[Text]:
 def _lines(found: LogLine, width: int, height: int, style: str) -> list[Text]:
     clock = time.strftime("%H:%M", time.localtime(found.at))
     again = f" ({found.times} times)" if found.times > 1 else ""
-    rows = screen_charts.wrap(screen_charts.clean(found.text, 600) + again, width - 9, height)
+    rows = wrap(clean(found.text, 600) + again, width - 9, height)
     return [
-        screen_charts.line(width, (f" {clock if number == 0 else '     '} ", screen_charts.DIM), ("! " if style and number == 0 else "  ", screen_charts.STRONG),
+        line(width, (f" {clock if number == 0 else '     '} ", DIM), ("! " if style and number == 0 else "  ", STRONG),
              (row, style))
         for number, row in enumerate(rows)
     ]  # fmt: skip
 
 
-# The table of rounds with the metrics that decide. Pure.
 COLUMNS = (
-    # In the order of the table: title, row of `terminal.words.metric_rows`, and how soon it is wanted where room is scarce.
+    # In the order of the table: title, row of `terminal.words.metric_rows`, and its priority where room is scarce.
     ("NLL", "held-out NLL per token", 0),
     ("change (s.e.)", "change to base (standard error)", 1),
     ("checks kept", "constraints kept, strict", 2),
@@ -139,20 +134,20 @@ def rounds(state: State, width: int, height: int) -> list[Text]:
     names = {number: "base" if number == 0 else f"round {number}" for number in shown}
     first = max(map(len, names.values())) + 3
     columns = _columns({n: state.measured[n] for n in shown}, width - first)
-    head: list[screen_charts.Part] = [("── ", screen_charts.DIM), " " * (first - 3)]
-    head += [(f"  {screen_charts.right(name, size)}", screen_charts.DIM) for name, _, size in columns]
-    rows = [screen_charts.line(width, *head)]
+    head: list[Part] = [("── ", DIM), " " * (first - 3)]
+    head += [(f"  {right(name, size)}", DIM) for name, _, size in columns]
+    rows = [line(width, *head)]
     for number in shown:
         best = number == state.best
-        parts: list[screen_charts.Part] = [
+        parts: list[Part] = [
             (
                 f" {'*' if best else ' '} {names[number]:<{first - 3}}",
-                screen_charts.GOOD if best else screen_charts.STRONG,
+                screen_charts.GOOD if best else STRONG,
             )
         ]
         cells = state.measured[number]
-        parts += [f"  {screen_charts.right(cells.get(key, '-'), size)}" for _, key, size in columns]
-        rows.append(screen_charts.line(width, *parts))
+        parts += [f"  {right(cells.get(key, '-'), size)}" for _, key, size in columns]
+        rows.append(line(width, *parts))
     return rows
 
 
@@ -171,7 +166,6 @@ def _columns(measured: Mapping[int, Mapping[str, str]], width: int) -> list[tupl
     return [(name, key, sizes[key]) for name, key, _ in COLUMNS if key in chosen]
 
 
-# Speed, slots, memory and what the GPU tells. Pure.
 FULL = 0.92
 """Share of a memory from which it is shown as a warning."""
 LABEL = 9
@@ -179,33 +173,33 @@ LABEL = 9
 
 def machine(state: State, found: MachineLoad, width: int) -> list[Text]:
     """Two lines, one for each GPU, and what the engine is."""
-    rows = [screen_charts.line(width, *_speed(state))]
+    rows = [line(width, *_speed(state))]
     if found.ram_used is not None and found.ram_total:
-        rows.append(screen_charts.line(width, *_memory("RAM", found.ram_used, found.ram_total, width)))
+        rows.append(line(width, *_memory("RAM", found.ram_used, found.ram_total, width)))
     for number, gpu in enumerate(found.gpus):
         name = f"VRAM {number}" if len(found.gpus) > 1 else "VRAM"
-        rows.append(screen_charts.line(width, *_memory(name, gpu.used, gpu.total, width)))
+        rows.append(line(width, *_memory(name, gpu.used, gpu.total, width)))
         told = _gpu(gpu)
         if told:
-            rows.append(screen_charts.line(width, " " * LABEL, told))
+            rows.append(line(width, " " * LABEL, told))
     if state.engine:
-        rows.append(screen_charts.line(width, (screen_charts.clean(state.engine, 200), screen_charts.DIM)))
+        rows.append(line(width, (clean(state.engine, 200), DIM)))
     return rows
 
 
-def _speed(state: State) -> list[screen_charts.Part]:
+def _speed(state: State) -> list[Part]:
     speed = f"{state.tokens_per_second:,.0f}" if state.tokens_per_second else "-"
-    parts: list[screen_charts.Part] = [("tokens/s ", screen_charts.DIM), (speed, screen_charts.STRONG)]
+    parts: list[Part] = [("tokens/s ", DIM), (speed, STRONG)]
     if state.slots > 1:
-        parts += [("  slots ", screen_charts.DIM), f"{state.running}/{state.slots}"]
+        parts += [("  slots ", DIM), f"{state.running}/{state.slots}"]
     return parts
 
 
-def _memory(name: str, used: int, total: int, width: int) -> list[screen_charts.Part]:
+def _memory(name: str, used: int, total: int, width: int) -> list[Part]:
     told = f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB "
     full, rest = screen_charts.bar(max(0, min(20, width - LABEL - len(told))), used / total)
-    style = screen_charts.WARN if used / total > FULL else ""
-    return [(f"{name:<{LABEL}}", screen_charts.DIM), (told, style), (full, style), (rest, screen_charts.DIM)]
+    style = WARN if used / total > FULL else ""
+    return [(f"{name:<{LABEL}}", DIM), (told, style), (full, style), (rest, DIM)]
 
 
 def _gpu(gpu: Gpu) -> str:
@@ -220,15 +214,15 @@ def _gpu(gpu: Gpu) -> str:
 
 
 STAGES = 48
-"""Cells of the list of stages, and where there is room for both times,"""
+"""Cells of the list of stages, and with room for both times,"""
 WIDE_STAGES = 62
 MACHINE = 40
 THREE_COLUMNS = 120
 MOST_NEWEST = 14
 LITTLE = 20
-"""Below so many lines, or"""
+"""Below this many lines, or"""
 NARROW = 60
-"""so many cells, only what matters most is shown."""
+"""this many cells, only what matters most is shown."""
 
 
 def draw(state: State, width: int, height: int, now: float, look: Look) -> Text:
@@ -243,7 +237,7 @@ def draw(state: State, width: int, height: int, now: float, look: Look) -> Text:
         rows = _full(state, width, body, now, look)
     lines = [
         _header(state, width, now, look),
-        *screen_charts.block(rows, width, max(0, body)),
+        *block(rows, width, max(0, body)),
         _footer(state, width, look),
     ]
     return Text("\n", no_wrap=True, end="").join(lines[:height])
@@ -256,7 +250,7 @@ def _full(state: State, width: int, height: int, now: float, look: Look) -> list
     rest = height - len(ring) - len(top)
     table = rounds(state, width, min(rest // 2, 1 + len(state.measured)))
     for_newest = min(MOST_NEWEST, max(3, rest - len(table) - max(3, rest // 4)))
-    texts = screen_charts.block(newest(state.newest, width, for_newest), width, for_newest)
+    texts = block(newest(state.newest, width, for_newest), width, for_newest)
     rows = [*ring, *top, *texts, *table]
     return [*rows, *said(state, width, height - len(rows))]
 
@@ -264,10 +258,10 @@ def _full(state: State, width: int, height: int, now: float, look: Look) -> list
 def _top(state: State, width: int, height: int, now: float, look: Look) -> list[Text]:
     """Stages, machine and charts side by side."""
     left = STAGES if width < WIDE_STAGES + MACHINE + 24 else WIDE_STAGES
-    columns = [screen_charts.block(screen_charts.stages(state, left, now), left, height)]
+    columns = [block(screen_charts.stages(state, left, now), left, height)]
     rest = width - left - 2
     if width >= THREE_COLUMNS:
-        columns.append(screen_charts.block(machine(state, look.machine, MACHINE), MACHINE, height))
+        columns.append(block(machine(state, look.machine, MACHINE), MACHINE, height))
         rest -= MACHINE + 2
         columns.append(_charts(state, rest, height))
     else:
@@ -282,15 +276,13 @@ def _charts(state: State, width: int, height: int) -> list[Text]:
     if losses and state.histogram and height >= 10:
         half = height // 2
         return [
-            *screen_charts.block(screen_charts.score_bars(state.histogram, width, half), width, half),
-            *screen_charts.block(screen_charts.loss_curve(losses, width, height - half), width, height - half),
+            *block(screen_charts.score_bars(state.histogram, width, half), width, half),
+            *block(screen_charts.loss_curve(losses, width, height - half), width, height - half),
         ]
     training = state.now is not None and state.now[1] in ("train", "evaluate")
     if losses and (training or state.histogram is None or losses.round > state.histogram.round):
-        return screen_charts.block(screen_charts.loss_curve(losses, width, height), width, height)
-    return screen_charts.block(
-        screen_charts.score_bars(state.histogram, width, height) if state.histogram else [], width, height
-    )
+        return block(screen_charts.loss_curve(losses, width, height), width, height)
+    return block(screen_charts.score_bars(state.histogram, width, height) if state.histogram else [], width, height)
 
 
 def _little(state: State, width: int, height: int, now: float, look: Look) -> list[Text]:
@@ -303,46 +295,44 @@ def _little(state: State, width: int, height: int, now: float, look: Look) -> li
     rest = height - len(rows)
     warned = 2 if state.warnings and rest >= 6 else 0
     rows += newest(state.newest, width, rest - warned)
-    return [*screen_charts.block(rows, width, height - warned), *(said(state, width, warned) if warned else [])]
+    return [*block(rows, width, height - warned), *(said(state, width, warned) if warned else [])]
 
 
 def _header(state: State, width: int, now: float, look: Look) -> Text:
-    left: list[screen_charts.Part] = [
-        (" minisheep ", screen_charts.STRONG),
-        (f" {screen_charts.clean(state.run, 200)}", screen_charts.ACCENT),
+    left: list[Part] = [
+        (" minisheep ", STRONG),
+        (f" {clean(state.run, 200)}", screen_charts.ACCENT),
         "  ",
-        screen_charts.clean(state.model, 200),
+        clean(state.model, 200),
     ]
     spent = plain_text.duration(max(0.0, now - state.begun)) if state.begun and look.alive and not state.ended else ""
     return screen_charts.ends(width, left, [" ", _standing(state, look), f"  {spent} " if spent else " "])
 
 
-def _standing(state: State, look: Look) -> screen_charts.Part:
+def _standing(state: State, look: Look) -> Part:
     if state.outcome:
-        return state.outcome.upper(), {"finished": screen_charts.GOOD, "stopped": screen_charts.WARN}.get(
+        return state.outcome.upper(), {"finished": screen_charts.GOOD, "stopped": WARN}.get(
             state.outcome, screen_charts.BAD
         )
     if not look.alive:
         return "NOT RUNNING", screen_charts.BAD
     if state.paused_at is not None:
-        return "PAUSED", screen_charts.WARN
-    return ("PAUSING", screen_charts.WARN) if look.pausing else ("running", screen_charts.GOOD)
+        return "PAUSED", WARN
+    return ("PAUSING", WARN) if look.pausing else ("running", screen_charts.GOOD)
 
 
 def _footer(state: State, width: int, look: Look) -> Text:
     if look.help:
-        return screen_charts.line(width, (" ? back   q leave", screen_charts.DIM))
-    lost = "" if look.alive else f"Nobody works on it: minisheep align --run {state.run} goes on."
+        return line(width, (" ? back   q leave", DIM))
+    lost = "" if look.alive else f"It is not running. To continue: minisheep align --run {state.run}"
     text = look.told or state.ended or lost
     if text:
-        style = screen_charts.STRONG if state.outcome == "finished" and not look.told else screen_charts.WARN
-        return screen_charts.ends(
-            width, [" ", (screen_charts.clean(text, 400), style)], [(" q leave ", screen_charts.DIM)]
-        )
-    keys: list[screen_charts.Part] = []
+        style = STRONG if state.outcome == "finished" and not look.told else WARN
+        return screen_charts.ends(width, [" ", (clean(text, 400), style)], [(" q leave ", DIM)])
+    keys: list[Part] = []
     paused = look.pausing or state.paused_at is not None
     for key, what in (("q", "leave"), ("p", "go on" if paused else "pause"), ("?", "explain"), ("Ctrl-C", "stop")):
-        keys += [" ", (key, screen_charts.STRONG), (f" {what}  ", screen_charts.DIM)]
+        keys += [" ", (key, STRONG), (f" {what}  ", DIM)]
     waiting = look.pausing and state.paused_at is None and look.alive
-    told: list[screen_charts.Part] = [("pausing after the record in hand ", screen_charts.WARN)] if waiting else []
+    told: list[Part] = [("pausing after the record in hand ", WARN)] if waiting else []
     return screen_charts.ends(width, keys, told)

@@ -1,4 +1,7 @@
-"""What the screen knows of a run. Plain values of checked types, so that drawing need not doubt them."""
+"""What the screen knows of a run: its state, how events change it, and the reader of the run's events.
+
+State holds plain values of checked types, so that drawing need not check them. `fold` is pure.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,7 @@ from typing import Any
 from minisheep.machine.system import MachineLoad
 from minisheep.rules.plain_text import one_line
 from minisheep.run import events
-from minisheep.run.events import (
-    EngineReady,
-    Event,
-    Failed,
-    Glimpse,
-    Note,
-    Paused,
-    PhaseFinished,
-    PhaseStarted,
-    Progress,
-    RoundMeasured,
-    RunFinished,
-    RunStarted,
-    Timed,
-    TrainStep,
-)
+from minisheep.run.events import Event, Timed
 from minisheep.run.folder import RunFolder
 from minisheep.terminal import words
 
@@ -50,7 +38,7 @@ class Stage:
     """0 where it is not known."""
     done: int = 0
     first: int = 0
-    """What was there already when it was begun."""
+    """How much was already there when it began."""
     at: float = 0.0
     """When `done` was true."""
     paused: float = 0.0
@@ -104,7 +92,7 @@ class NewestTexts:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A warning or another line, when and where it was said, and how often."""
+    """A warning or another line: when, in which stage, and how often."""
 
     at: float
     where: Key | None
@@ -114,7 +102,7 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A run as its events tell it; `terminal.screen_state.fold` makes the next one."""
+    """A run according to its events; `fold` makes the next state."""
 
     plan: tuple[Key, ...] = ()
     """All stages of a run of full length."""
@@ -162,24 +150,22 @@ class Look:
     help: bool = False
     """Whether the explanation is shown in place of the run."""
     pausing: bool = False
-    """Whether a pause is asked for, be it in force or not."""
+    """Whether a pause is asked for, in force or not."""
     alive: bool = True
     """Whether a process works on the run."""
     told: str = ""
-    """What a key led to, for a moment."""
+    """The effect of a key, shown for a moment."""
 
 
-# Events into state: ``fold(state, event, at) -> state``. Pure.
-#
-# An event may come from another version of minisheep or from a damaged line, so that any field may hold anything: what
-# is taken over is checked for its type, and an event that makes no sense leaves the state as it is.
+# An event may come from another version of minisheep or from a damaged line, so any field may hold anything: each value
+# is checked for its type, and an event that makes no sense leaves the state as it is.
 SAID = 30
 """Lines that are kept beside the warnings."""
 WARNINGS = 200
 
 
 def fold(state: State, event: Event, at: float) -> State:
-    """The state after `event`, which was said at `at` (seconds since the epoch)."""
+    """The state after `event`, which happened at `at` (seconds since the epoch)."""
     step = _STEPS.get(type(event))
     if step is None:
         return state
@@ -189,18 +175,18 @@ def fold(state: State, event: Event, at: float) -> State:
         return state
 
 
-def _run_started(state: State, event: RunStarted, at: float) -> State:
+def _run_started(state: State, event: events.RunStarted, at: float) -> State:
     return replace(
         state, run=str(event.run), model=str(event.model), rounds=_whole(event.rounds), begun=at, now=None,
         paused_at=None, ended="", outcome="", tokens_per_second=0.0, running=0,
     )  # fmt: skip
 
 
-def _engine_ready(state: State, event: EngineReady, at: float) -> State:
+def _engine_ready(state: State, event: events.EngineReady, at: float) -> State:
     return replace(state, engine=str(event.description))
 
 
-def _phase_started(state: State, event: PhaseStarted, at: float) -> State:
+def _phase_started(state: State, event: events.PhaseStarted, at: float) -> State:
     first = _whole(event.done)
     stage = Stage(at, str(event.unit), _whole(event.total), first, first, at)
     key = _key(event)
@@ -209,7 +195,7 @@ def _phase_started(state: State, event: PhaseStarted, at: float) -> State:
     )
 
 
-def _progress(state: State, event: Progress, at: float) -> State:
+def _progress(state: State, event: events.Progress, at: float) -> State:
     return _advance(state, _key(event), _whole(event.done), _whole(event.total), at)
 
 
@@ -222,7 +208,7 @@ def _advance(state: State, key: Key, done: int, total: int, at: float) -> State:
     return replace(state, stages={**state.stages, key: moved})
 
 
-def _glimpse(state: State, event: Glimpse, at: float) -> State:
+def _glimpse(state: State, event: events.Glimpse, at: float) -> State:
     key = _key(event)
     found = state
     if event.instruction:
@@ -242,7 +228,7 @@ def _glimpse(state: State, event: Glimpse, at: float) -> State:
     )
 
 
-def _paused(state: State, event: Paused, at: float) -> State:
+def _paused(state: State, event: events.Paused, at: float) -> State:
     if event.paused:
         return replace(state, paused_at=at, tokens_per_second=0.0)
     stage = state.stages.get(_key(event))
@@ -252,7 +238,7 @@ def _paused(state: State, event: Paused, at: float) -> State:
     return replace(state, paused_at=None, stages={**state.stages, _key(event): waited})
 
 
-def _train_step(state: State, event: TrainStep, at: float) -> State:
+def _train_step(state: State, event: events.TrainStep, at: float) -> State:
     key, step = (_whole(event.round), "train"), _whole(event.step)
     before = state.losses if state.losses.round == key[0] else Losses(key[0])
     # A training that goes on from a checkpoint does some steps again.
@@ -271,7 +257,7 @@ def _train_step(state: State, event: TrainStep, at: float) -> State:
     return _advance(replace(state, losses=losses, tokens_per_second=speed), key, step, losses.total, at)
 
 
-def _phase_finished(state: State, event: PhaseFinished, at: float) -> State:
+def _phase_finished(state: State, event: events.PhaseFinished, at: float) -> State:
     key = _key(event)
     stage = state.stages.get(key, Stage(at))
     done = replace(stage, done=max(stage.done, stage.total), at=at, took=_number(event.seconds))
@@ -280,7 +266,7 @@ def _phase_finished(state: State, event: PhaseFinished, at: float) -> State:
     return replace(said, now=now, stages={**state.stages, key: done}, tokens_per_second=0.0, running=0)
 
 
-def _round_measured(state: State, event: RoundMeasured, at: float) -> State:
+def _round_measured(state: State, event: events.RoundMeasured, at: float) -> State:
     number, metrics = _whole(event.round), event.metrics
     _, rows = words.metric_rows([metrics])
     measured = {**state.measured, number: {name.strip(): one_line(cells[0], 40) for name, cells in rows}}
@@ -295,7 +281,7 @@ def _round_measured(state: State, event: RoundMeasured, at: float) -> State:
     return found
 
 
-def _note(state: State, event: Note, at: float) -> State:
+def _note(state: State, event: events.Note, at: float) -> State:
     if event.level != "warning":
         return _said(state, at, state.now, str(event.text))
     same = [w for w in state.warnings if w.text == event.text]
@@ -304,12 +290,12 @@ def _note(state: State, event: Note, at: float) -> State:
     return replace(state, warnings=(*others, LogLine(at, state.now, str(event.text), times))[-WARNINGS:])
 
 
-def _failed(state: State, event: Failed, at: float) -> State:
+def _failed(state: State, event: events.Failed, at: float) -> State:
     outcome = "stopped" if event.kind == "Stopped" else "failed"
     return replace(state, ended=words.line(event), outcome=outcome, now=None, paused_at=None)
 
 
-def _run_finished(state: State, event: RunFinished, at: float) -> State:
+def _run_finished(state: State, event: events.RunFinished, at: float) -> State:
     best = event.best if isinstance(event.best, int) else state.best
     return replace(state, ended=words.finished(event), outcome="finished", best=best, now=None, paused_at=None)
 
@@ -337,22 +323,21 @@ def _number(value: Any) -> float:
 
 
 _STEPS: dict[type, Callable[[State, Any, float], State]] = {
-    RunStarted: _run_started,
-    EngineReady: _engine_ready,
-    PhaseStarted: _phase_started,
-    Progress: _progress,
-    Glimpse: _glimpse,
-    Paused: _paused,
-    TrainStep: _train_step,
-    PhaseFinished: _phase_finished,
-    RoundMeasured: _round_measured,
-    Note: _note,
-    Failed: _failed,
-    RunFinished: _run_finished,
+    events.RunStarted: _run_started,
+    events.EngineReady: _engine_ready,
+    events.PhaseStarted: _phase_started,
+    events.Progress: _progress,
+    events.Glimpse: _glimpse,
+    events.Paused: _paused,
+    events.TrainStep: _train_step,
+    events.PhaseFinished: _phase_finished,
+    events.RoundMeasured: _round_measured,
+    events.Note: _note,
+    events.Failed: _failed,
+    events.RunFinished: _run_finished,
 }
 
 
-# The events of a run folder as they are written, by whichever process.
 class Follow:
     """Reads ``events.jsonl`` from its start and then what is added, and the present file when it changes.
 
@@ -366,7 +351,7 @@ class Follow:
         self._seen: dict[str, float] = {}
 
     def new(self) -> list[Timed]:
-        """What was said since the last call, in order."""
+        """The events since the last call, in order."""
         return [*self._lines(), *self._now()]
 
     def _lines(self) -> Iterator[Timed]:

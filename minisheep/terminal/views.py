@@ -9,16 +9,8 @@ import time
 from collections.abc import Callable
 from typing import IO, Any, Protocol
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -28,9 +20,9 @@ from minisheep.run import events
 from minisheep.terminal import words
 
 QUIET_SECONDS = 8.0
-"""Plain output says something at least this often,"""
+"""Plain output prints a line at least this often,"""
 LONG_SECONDS = 60.0
-"""or this often where nothing is to be expected (a pause), or where a program reads (JSON)."""
+"""or this often during a pause, and for JSON, which a program reads."""
 
 
 class View(Protocol):
@@ -46,12 +38,12 @@ class View(Protocol):
 
 
 class PlainView:
-    """One line an event, no escape codes; for logs, pipes and ``--plain``."""
+    """One line for each event, no escape codes; for logs, pipes and ``--plain``."""
 
     def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream or sys.stdout
         self._clock = clock
-        self._said = clock()
+        self._last = clock()
         self._phase_begun = clock()
         self._latest: events.Event | None = None
 
@@ -72,12 +64,12 @@ class PlainView:
 
     def tick(self) -> None:
         paused = isinstance(self._latest, events.Paused) and self._latest.paused
-        if self._clock() - self._said >= (LONG_SECONDS if paused else QUIET_SECONDS):
+        if self._clock() - self._last >= (LONG_SECONDS if paused else QUIET_SECONDS):
             spent = plain_text.duration(self._clock() - self._phase_begun)
             self.say(f"{words.line(self._latest)}, {spent}" if self._latest else f"working, {spent}")
 
     def say(self, text: str) -> None:
-        self._said = self._clock()
+        self._last = self._clock()
         print(sanitise(text), file=self._stream, flush=True)
 
     def close(self) -> None:
@@ -85,28 +77,28 @@ class PlainView:
 
 
 class JsonView:
-    """One JSON object a line, with the time, and nothing else. The newest progress is said again after a silence."""
+    """One JSON object a line, with the time, and nothing else. The newest progress is repeated after a silence."""
 
     def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream or sys.stdout
         self._clock = clock
-        self._said = clock()
+        self._last = clock()
         self._latest: events.Event = events.Note("working")
 
     def __call__(self, event: events.Event, at: float | None = None) -> None:
-        """`at` is when it was said, in seconds since the epoch, if that is not now."""
+        """`at` is the time of the event in seconds since the epoch, if that is not now."""
         if isinstance(event, events.Progress | events.Paused):
             self._latest = event
         elif isinstance(event, events.PhaseStarted | events.PhaseFinished):
             self._latest = events.Note("working")
-        self._said = self._clock()
+        self._last = self._clock()
         self._stream.write(
             json.dumps({"time": round(time.time() if at is None else at, 3), **events.to_dict(event)}) + "\n"
         )
         self._stream.flush()
 
     def tick(self) -> None:
-        if self._clock() - self._said >= LONG_SECONDS:
+        if self._clock() - self._last >= LONG_SECONDS:
             self(self._latest)
 
     def say(self, text: str) -> None:
@@ -117,23 +109,23 @@ class JsonView:
 
 
 class LiveView:
-    """A progress bar for each phase, with counts, rate and time left; what happened scrolls above it."""
+    """A progress bar for each phase, with counts, rate and time left; other events scroll above it."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", markup=False),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}", markup=False),
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(bar_width=None),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[rate]}", markup=False),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[detail]}", markup=False),
             console=self.console,
             refresh_per_second=4,
             transient=True,
         )
-        self._task: TaskID | None = None
+        self._task: progress.TaskID | None = None
         self._begun, self._first = time.monotonic(), 0
         self._progress.start()
 
@@ -151,8 +143,7 @@ class LiveView:
         elif isinstance(event, events.Progress):
             self._update(event.done, event.total, one_line(event.detail, 40))
         elif isinstance(event, events.TrainStep):
-            told = f"loss {event.loss:.3f}, {event.tokens_per_second:.0f} tokens/s"
-            self._update(event.step, event.total, told)
+            self._update(event.step, event.total, f"loss {event.loss:.3f}, {event.tokens_per_second:.0f} tokens/s")
         elif isinstance(event, events.RoundMeasured):
             self.say(words.measured(event), "bold")
         else:
@@ -191,7 +182,7 @@ def choose_view(*, plain: bool, as_json: bool) -> View:
 
 
 def draws(*, plain: bool) -> bool:
-    """Whether escape codes are welcome: on a real terminal, and neither ``--plain``, NO_COLOR nor TERM=dumb is said."""
+    """Whether to use escape codes: on a real terminal, without ``--plain``, NO_COLOR and TERM=dumb."""
     dumb = os.environ.get("TERM") in ("dumb", "") or "NO_COLOR" in os.environ
     return not plain and not dumb and sys.stdout.isatty()
 

@@ -1,4 +1,4 @@
-"""Events and metrics in words. Pure: no terminal is touched here."""
+"""Events and metrics in words, for the terminal, the screen and the report. Pure: no terminal is touched here."""
 
 from __future__ import annotations
 
@@ -8,18 +8,40 @@ from typing import Any
 from minisheep.rules.plain_text import BARS, duration, one_line
 from minisheep.run import events
 
-_WHOLE = frozenset({"steps", "examples", "tokens"})
+COUNTED = {
+    "exam": "{tasks:,.0f} seed tasks, AUC {auc:.2f} (1: the judge knows right from wrong answers, 0.5: it guesses)",
+    "generate": "{instructions:,.0f} new instructions from {drafts:,.0f} drafts, {rejected:,.0f} dropped",
+    "respond": "{responses:,.0f} answers, {tokens:,.0f} tokens",
+    "judge": "{judged:,.0f} pairs judged, {dropped_by_rules:,.0f} dropped by rules before",
+    "filter": "{kept:,.0f} pairs kept for training, {dropped:,.0f} dropped",
+    "train": "{steps:,.0f} steps on {examples:,.0f} examples, loss {first_loss:.3f} at first, {last_loss:.3f} at last",
+    "evaluate": "{tasks:,.0f} held-out tasks scored, {answers:,.0f} answers written and measured",
+}
+"""What a finished phase says of its counts, by the name of the phase."""
 
 
 def where(round: int, phase: str) -> str:
     return f"base model, {one_line(phase)}" if round == 0 else f"round {round}, {one_line(phase)}"
 
 
-def counts(values: Mapping[str, float]) -> str:
-    """``instructions 48, rejected 12``."""
-    return ", ".join(
-        f"{one_line(name.replace('_', ' '))} {value:g}" for name, value in values.items() if name != "seconds"
-    )
+def model_name(round: int) -> str:
+    return "the base model" if round == 0 else f"round {round}"
+
+
+def counted(phase: str, counts: Mapping[str, float]) -> str:
+    """``18 pairs kept for training, 12 dropped``; names and numbers where another version counted other things."""
+    try:
+        text = COUNTED[phase].format_map(counts)
+    except KeyError:
+        named = ((one_line(name.replace("_", " ")), value) for name, value in counts.items() if name != "seconds")
+        return ", ".join(f"{name} {value:g}" for name, value in named)
+    if "tokens_per_pair" in counts:
+        text += f", {counts['tokens_per_pair']:,.0f} tokens a pair"
+    if "best" in counts:
+        text += f"; best so far: {model_name(int(counts['best']))}"
+    if waited := int(counts.get("without_gain", 0)):
+        text += f" (no gain in {waited} measured round{'s' * (waited > 1)})"
+    return text
 
 
 def line(event: events.Event) -> str:
@@ -44,8 +66,8 @@ def line(event: events.Event) -> str:
         detail = f" ({one_line(event.detail, 60)})" if event.detail else ""
         return f"{where(event.round, event.phase)}: {event.done}{of}{detail}"
     if isinstance(event, events.Paused):
-        told = "paused; p on its screen, or removing `pause` from the run folder, lets it go on"
-        return f"{where(event.round, event.phase)}: {told if event.paused else 'going on'}"
+        text = "paused; to go on, press p on its screen or remove the file `pause` from the run folder"
+        return f"{where(event.round, event.phase)}: {text if event.paused else 'going on'}"
     if isinstance(event, events.TrainStep):
         validation = "" if event.validation_loss is None else f", validation {event.validation_loss:.3f}"
         return (
@@ -53,8 +75,8 @@ def line(event: events.Event) -> str:
             f" {event.tokens_per_second:.0f} tokens/s"
         )
     if isinstance(event, events.PhaseFinished):
-        told = counts(event.counts)
-        return f"{where(event.round, event.phase)} done in {duration(event.seconds)}" + (f": {told}" if told else "")
+        text = counted(event.phase, event.counts)
+        return f"{where(event.round, event.phase)} done in {duration(event.seconds)}" + (f": {text}" if text else "")
     if isinstance(event, events.RunFinished):
         return finished(event)
     if isinstance(event, events.Failed):
@@ -65,7 +87,7 @@ def line(event: events.Event) -> str:
 def finished(event: events.RunFinished) -> str:
     """How the run ended, and which round to use."""
     how = "Stopped early, since the last rounds brought no gain:" if event.early else "Finished"
-    best = "" if event.best is None else f" Best: {'the base model' if event.best == 0 else f'round {event.best}'}."
+    best = "" if event.best is None else f" Best: {model_name(event.best)}."
     return f"{how} {event.rounds} round(s) in {duration(event.seconds)}.{best}"
 
 
@@ -112,9 +134,9 @@ def score_histogram(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     for m in metrics:
         scores = m.get("data", {}).get("scores")
         if scores:
-            edges, found = scores["histogram"]["edges"], scores["histogram"]["counts"]
-            most = max(found) or 1
-            bars = "".join(BARS[-(-8 * count // most)] for count in found)
+            edges, counts = scores["histogram"]["edges"], scores["histogram"]["counts"]
+            most = max(counts) or 1
+            bars = "".join(BARS[-(-8 * count // most)] for count in counts)
             judge = one_line(scores["judge"])
             lines.append(f"scores of round {m['round']} ({judge}): {edges[0]:g} |{bars}| {edges[-1]:g}")
     return lines
@@ -133,21 +155,21 @@ def _change(metrics: Mapping[str, Any]) -> str:
 
 
 def _points(metrics: Mapping[str, Any], measure: str) -> str:
-    found = metrics.get("decision", {}).get("measures", {}).get(measure)
-    if found is None:
+    difference = metrics.get("decision", {}).get("measures", {}).get(measure)
+    if difference is None:
         return "-"
-    value, low, high = (100 * found[name] for name in ("value", "low", "high"))
+    value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _outcome(metrics: Mapping[str, Any]) -> str:
-    """``gain on base``, ``none on 1``: the decision and the round that this one was held against."""
+    """``better than base``, ``equal to round 1``: the decision, and the round that this one was compared with."""
     decision = metrics.get("decision", {})
     if "against" not in decision:
         return "-"
     rival = "base" if decision["against"] == 0 else f"round {decision['against']}"
-    told = {"gain": "better than", "loss": "worse than", "mixed": "mixed to", "none": "equal to"}
-    return f"{told[decision['outcome']]} {rival}"
+    verdicts = {"gain": "better than", "loss": "worse than", "mixed": "mixed to", "none": "equal to"}
+    return f"{verdicts[decision['outcome']]} {rival}"
 
 
 def _judge(metrics: Mapping[str, Any]) -> str:
