@@ -1,10 +1,10 @@
 # make demo    set up, then two rounds of a tiny model     make test    set up, then the tests
 # make check   format, lint, types, directions                        make fix     format and mend what can be mended
 # make docs    the command reference, from the code         make coverage    how much of the code the tests run
-# make test-all    the slow tests too                       make house   files, lines, circles, repeated names
+# make test-all    the slow tests too
+# make bench   minisheep and its peers, as JSON lines     make house   files, lines, circles, repeated names
 # make mutants     breaks twelve promises, one at a time, and sees whether the tests notice
-# make bench   minisheep beside its peers on this machine
-# make gpu-check [WHEELS=FOLDER]    all that needs an NVIDIA card, into docs/gpu-check.json and .md
+# make gpu-check [WHEELS=FOLDER]    everything that needs an NVIDIA GPU, into docs/gpu-check.json and .md
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -79,8 +79,9 @@ fix: $(READY)
 docs: $(READY)
 	$(BIN)/python -m minisheep.cli.reference > docs/commands.md
 
-bench: $(DEMO_READY)
-	$(BIN)/python -m benchmarks loop
+# Its output is the figures alone.
+bench: $(READY)
+	@$(BIN)/python -m benchmarks loop --json
 
 # llama.cpp with CUDA and Unsloth are installed by the check itself, where there is a GPU.
 gpu-check: $(DEMO_READY)

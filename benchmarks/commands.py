@@ -1,4 +1,4 @@
-"""minisheep's own commands as processes to be watched: what they say, how long they take, how much memory they had."""
+"""Runs minisheep's own commands as processes and reads their events, their time and their memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def flags(**settings: object) -> list[str]:
 
 
 def seconds_of(command: list[str]) -> float:
-    """How long a command takes, start to end, its output thrown away."""
+    """How long a command takes from start to end. Its output is thrown away."""
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - began
@@ -34,7 +34,7 @@ def seconds_of(command: list[str]) -> float:
 
 @contextlib.contextmanager
 def watched(arguments: list[str], folder: Path) -> Iterator[tuple[subprocess.Popen[str], Iterator[Event]]]:
-    """``minisheep ARGUMENTS --json`` in `folder`, with its events as they come; ended on the way out."""
+    """``minisheep ARGUMENTS --json`` in `folder`, with its events as they come. The process is ended on exit."""
     process = subprocess.Popen(
         [*MINISHEEP, *arguments, "--json"],
         cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -63,7 +63,7 @@ def _events(lines: Any) -> Iterator[Event]:
 
 
 def run(arguments: list[str], folder: Path, until: Callable[[Event], bool] = lambda event: False) -> bool:
-    """Run a command to its end, or stop it as Ctrl-C does when `until` holds; whether it held."""
+    """Run a command to its end, or stop it when `until` holds; returns whether it held."""
     with watched(arguments, folder) as (process, events):
         for event in events:
             if until(event):

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.desk import Desk
+from benchmarks.bench_setup import BenchSetup
 from benchmarks.measure import Comparison, Target
 from benchmarks.peers_llama import PEER_NAME, OneAtATime
 from benchmarks.turns import alternate, compare_rates
@@ -24,7 +24,7 @@ PHASES = ("generate", "respond", "judge", "filter")
 
 
 class Lent(Workspace):
-    """A run folder that is worked on with an engine that outlives it."""
+    """A run folder whose phases use an engine that outlives it."""
 
     def __init__(self, path: Path, engine: Engine) -> None:
         super().__init__(path)
@@ -34,19 +34,21 @@ class Lent(Workspace):
         return self._lent
 
 
-def measure(desk: Desk) -> Iterator[Comparison]:
-    """Kept pairs a second: the same phases, prompts, rules and share kept; the peer asks for one completion at a time
-    and judges by two sampled replies, minisheep batches and reads the grades' distribution."""
-    sizes = desk.job.sizes
-    gguf, context = desk.model.inference_gguf, sizes["context"]
+def measure(setup: BenchSetup) -> Iterator[Comparison]:
+    """Kept pairs a second: both sides use the same phases, prompts, rules and share kept. The peer asks for one
+    completion at a time and judges by two sampled replies; minisheep batches and reads the distribution of grades."""
+    sizes = setup.job.sizes
+    gguf, context = setup.model.inference_gguf, sizes["context"]
     common = {"per_round": sizes["per_round"], "context": context}
-    ours, theirs = desk.settings(judge="logits", **common), desk.settings(judge="sample", **common)
-    engine = LlamaCppEngine(gguf, slots=desk.job.slots, context=context, threads=desk.threads)
+    ours, theirs = setup.settings(judge="logits", **common), setup.settings(judge="sample", **common)
+    engine = LlamaCppEngine(gguf, slots=setup.job.slots, context=context, threads=setup.threads)
     try:
-        peer = OneAtATime(gguf, context=context, threads=desk.threads)
+        peer = OneAtATime(gguf, context=context, threads=setup.threads)
         try:
             turns = alternate(
-                lambda turn: _do(desk, engine, ours, turn), lambda turn: _do(desk, peer, theirs, turn), desk.job.repeats
+                lambda turn: _do(setup, engine, ours, turn),
+                lambda turn: _do(setup, peer, theirs, turn),
+                setup.job.repeats,
             )
         finally:
             peer.close()
@@ -57,19 +59,19 @@ def measure(desk: Desk) -> Iterator[Comparison]:
         "data phase", turns, peer_name=f"{PEER_NAME}: write, answer, two sampled judgements a pair",
         unit="kept pairs/s",
         sizes=f"{sizes['per_round']} instructions, answers of at most {ours.answer_max_tokens} tokens, keep"
-        f" {ours.keep}, {engine.info.slots} slots, {desk.model.format}",
+        f" {ours.keep}, {engine.info.slots} slots, {setup.model.format}",
         target=Target(5.0), note=f"kept {', '.join(kept[0])} (minisheep) and {', '.join(kept[1])} (peer)",
     )  # fmt: skip
 
 
-def _do(desk: Desk, engine: Engine, settings: Settings, turn: int) -> Turn:
-    """One data phase in a run folder of its own; each turn has another seed, the same for both sides."""
+def _do(setup: BenchSetup, engine: Engine, settings: Settings, turn: int) -> Turn:
+    """One data phase in its own run folder. The seed depends on the turn and is the same for both sides."""
     settings = settings.model_copy(update={"seed": turn + 1})
-    with tempfile.TemporaryDirectory(dir=desk.folder) as name:
+    with tempfile.TemporaryDirectory(dir=setup.folder) as name:
         folder = RunFolder(Path(name) / "run")
         folder.create()
         api.write_settings(folder, settings)
-        desk.model.prepared.write(folder.model)
+        setup.model.prepared.write(folder.model)
         work = Lent(folder.path, engine)
 
         def run() -> float:
@@ -77,7 +79,7 @@ def _do(desk: Desk, engine: Engine, settings: Settings, turn: int) -> Turn:
                 try:
                     phases.do(work, 1, phase, lambda event: None, lambda: False)
                 except StarvedError:
-                    # The judge gave no readable grade at all: nothing kept is a result, though a sad one.
+                    # The judge gave no readable grade at all: keeping nothing is a result too.
                     return 0.0
             return float(len(read_records(folder.round(1).kept, Example)))
 

@@ -1,4 +1,4 @@
-"""The machine that a figure belongs to, in words; imports nothing heavy."""
+"""Describes the machine that a figure belongs to. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PACKAGES = (
     *("rapidfuzz", "rouge-score", "numpy"),
 )
 BUSY_SHARE = 0.5
-"""Of the cores: with a higher load average before the start, figures are worth little."""
+"""Share of the cores: if the load average before the start is higher, figures are unreliable."""
 
 
 def describe(cpuinfo: str, cores: int, memory_bytes: int, gpus: list[str], system: str = platform.system()) -> str:
     """``Intel(R) Xeon(R) Processor, 2 cores, AVX512-VNNI, 24 GB, no GPU, Linux``."""
     flags = cpu.flags(cpuinfo)
-    best = next((told for flag, told in _FEATURES if flag in flags), "")
+    best = next((label for flag, label in _FEATURES if flag in flags), "")
     parts = [cpu.name(cpuinfo) or platform.machine(), f"{cores} core{'s' if cores != 1 else ''}", best]
     parts += [f"{memory_bytes / 1e9:.0f} GB" if memory_bytes else "", " + ".join(gpus) or "no GPU", system]
     return ", ".join(part for part in parts if part)
@@ -31,20 +31,20 @@ _FEATURES = (("avx512_bf16", "AVX512-BF16"), ("avx512_vnni", "AVX512-VNNI"), ("a
 
 
 def this_machine() -> str:
-    """`describe` for the machine that this runs on."""
+    """`describe` for this machine."""
     return describe(cpu.cpuinfo(), cpu.cores(), _memory(_read("/proc/meminfo")), [gpu.name for gpu in gpus_here()])
 
 
 def versions() -> dict[str, str]:
-    """Of what the figures depend on."""
+    """Versions of the packages that the figures depend on."""
     return machine_system.versions(PACKAGES)
 
 
 def busy(load: float, count: int) -> str:
-    """A warning if others use the machine, else nothing. `load` is the one-minute average before the start."""
+    """A warning if other programs use the machine, else an empty text. `load` is the one-minute average before."""
     if load <= BUSY_SHARE * count:
         return ""
-    return f"the machine is busy (load {load:.1f} on {count} cores before the start): take these figures for noise"
+    return f"the machine is busy (load {load:.1f} on {count} cores before the start): these figures are unreliable"
 
 
 def load() -> float:

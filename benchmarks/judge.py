@@ -1,11 +1,11 @@
-"""Judging by the distribution over grades, against two sampled ``grade || explanation`` replies for each pair."""
+"""Judging by the distribution over grades, against two sampled ``grade || explanation`` replies a pair."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from benchmarks import material
-from benchmarks.desk import Desk
+from benchmarks.bench_setup import BenchSetup
 from benchmarks.measure import Comparison, Target
 from benchmarks.peers_llama import PEER_NAME, OneAtATime
 from benchmarks.turns import alternate, compare_rates
@@ -16,22 +16,22 @@ from minisheep.stages import judge as stage
 from minisheep.stages.judge import Judge, JudgedText, Pair
 
 
-def measure(desk: Desk) -> Iterator[Comparison]:
+def measure(setup: BenchSetup) -> Iterator[Comparison]:
     """Pairs a second, both criteria each."""
-    sizes = desk.job.sizes
-    gguf, context = desk.model.inference_gguf, sizes["context"]
-    pairs = material.judge_pairs(desk.seeds, sizes["pairs"])
-    engine = LlamaCppEngine(gguf, slots=desk.job.slots, context=context, threads=desk.threads)
+    sizes = setup.job.sizes
+    gguf, context = setup.model.inference_gguf, sizes["context"]
+    pairs = material.judge_pairs(setup.seeds, sizes["pairs"])
+    engine = LlamaCppEngine(gguf, slots=setup.job.slots, context=context, threads=setup.threads)
     try:
-        peer = OneAtATime(gguf, context=context, threads=desk.threads)
+        peer = OneAtATime(gguf, context=context, threads=setup.threads)
         try:
             ours, theirs = Judge("logits"), Judge("sample")
             for warm, judge in ((engine, ours), (peer, theirs)):
-                _judge(desk, warm, judge, pairs[:1])
+                _judge(setup, warm, judge, pairs[:1])
             turns = alternate(
-                lambda turn: _judge(desk, engine, ours, pairs),
-                lambda turn: _judge(desk, peer, theirs, pairs),
-                desk.job.repeats,
+                lambda turn: _judge(setup, engine, ours, pairs),
+                lambda turn: _judge(setup, peer, theirs, pairs),
+                setup.job.repeats,
             )
         finally:
             peer.close()
@@ -39,16 +39,16 @@ def measure(desk: Desk) -> Iterator[Comparison]:
         engine.close()
     yield compare_rates(
         "judge", turns, peer_name=f"{PEER_NAME}: two sampled replies 'grade || explanation' a pair",
-        unit="pairs/s", sizes=f"{len(pairs)} pairs, both criteria, {engine.info.slots} slots, {desk.model.format}",
+        unit="pairs/s", sizes=f"{len(pairs)} pairs, both criteria, {engine.info.slots} slots, {setup.model.format}",
         target=Target(6.0),
         note=f"the peer's replies: temperature 1, top_p 0.95, at most {stage.SAMPLE_TOKENS} tokens, ended by a newline",
     )  # fmt: skip
 
 
-def _judge(desk: Desk, engine: Engine, judge: Judge, pairs: list[Pair]) -> Turn:
+def _judge(setup: BenchSetup, engine: Engine, judge: Judge, pairs: list[Pair]) -> Turn:
     def work() -> float:
         verdicts = list(
-            stage.judge_pairs(engine, judge, desk.frame, desk.texts, [JudgedText.of(pair) for pair in pairs])
+            stage.judge_pairs(engine, judge, setup.frame, setup.texts, [JudgedText.of(pair) for pair in pairs])
         )
         return float(len(verdicts))
 

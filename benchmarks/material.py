@@ -1,7 +1,8 @@
-"""The work that both sides are given: made from minisheep's own seed tasks and word lists. Pure."""
+"""The work that both sides do, made from minisheep's own seed tasks and word lists. Pure."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from random import Random
 
@@ -15,15 +16,15 @@ from minisheep.stages.judge import Pair
 
 
 def instructions(seeds: Sequence[SeedTask], count: int) -> list[Instruction]:
-    """`count` instruction records; the seed tasks are used again and again."""
+    """`count` instruction records; the seed tasks repeat."""
     return [
         Instruction(1, "bench", number, seed.instruction, seed.input, 0.0)
-        for number, seed in zip(range(count), _again(seeds, count), strict=True)
+        for number, seed in zip(range(count), itertools.cycle(seeds), strict=False)
     ]
 
 
 def judge_pairs(seeds: Sequence[SeedTask], count: int) -> list[Pair]:
-    """Pairs to be judged; every third answer belongs to another task, so that there is something to find."""
+    """Pairs to judge; every third answer belongs to another task, so that there is a difference to find."""
     pairs = []
     for number, instruction in enumerate(instructions(seeds, count)):
         seed = seeds[(number + (number % 3 == 2)) % len(seeds)]
@@ -40,7 +41,3 @@ def novel_texts(count: int) -> list[str]:
         for task in parse_task_list(task_list(draw, 1, labelled=True), 1, cut_off=True):
             texts.append(user_text(task.instruction, task.input))
     return texts[:count]
-
-
-def _again(seeds: Sequence[SeedTask], count: int) -> list[SeedTask]:
-    return [seeds[number % len(seeds)] for number in range(count)]

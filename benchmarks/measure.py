@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be reached on the full sizes: at least, or at most, `value`, by the `ratio` or by `ours`."""
+    """The goal at full size: `ratio` or `ours` must be at least (or at most) `value`."""
 
     value: float
     of: str = "ratio"
@@ -19,10 +19,10 @@ class Target:
 
     def met(self, comparison: Comparison) -> bool | None:
         """None where the figure is missing."""
-        found = comparison.ratio if self.of == "ratio" else comparison.ours
-        if found is None:
+        figure = comparison.ratio if self.of == "ratio" else comparison.ours
+        if figure is None:
             return None
-        return found <= self.value if self.at_most else found >= self.value
+        return figure <= self.value if self.at_most else figure >= self.value
 
     def describe(self, unit: str) -> str:
         """``at least 4x``, ``at most 3 s``."""
@@ -32,7 +32,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A figure of ours beside a peer's, both in `unit`.
+    """Our figure and a peer's, both in `unit`.
 
     `ratio` is ours / peer: for a rate, how many times faster minisheep is; for a time or a size, the share of the
     peer's that minisheep needs. A part that could not be measured has None and says why in `note`.
@@ -67,8 +67,8 @@ class Comparison:
         return None if self.target is None or self.quick else self.target.met(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; numbers with four significant digits, which is more than they hold."""
-        data = {
+        """JSON-ready; numbers with four significant digits."""
+        return {
             "what": self.what,
             "ours": rounded(self.ours),
             "peer": rounded(self.peer),
@@ -84,7 +84,6 @@ class Comparison:
             "met": self.met,
             "note": self.note,
         }
-        return data
 
 
 FIELDS = frozenset(f.name for f in dataclasses.fields(Comparison))
@@ -103,7 +102,7 @@ class Row:
 
 
 def to_wire(comparison: Comparison) -> dict[str, Any]:
-    """As a child sends it: exact, without what follows from the rest."""
+    """As a child sends it: exact, and without derived fields."""
     return dataclasses.asdict(comparison)
 
 

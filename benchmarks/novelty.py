@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import material
-from benchmarks.desk import Desk
+from benchmarks.bench_setup import BenchSetup
 from benchmarks.measure import Comparison, Target
 from benchmarks.turns import alternate, compare_rates
 from minisheep.errors import MinisheepError
@@ -19,30 +19,32 @@ PEER_NAME = "rouge_score"
 WHAT = "novelty"
 
 
-def measure(desk: Desk) -> Iterator[Comparison]:
+def measure(setup: BenchSetup) -> Iterator[Comparison]:
     """New instructions a second, each compared with everything known and then added if it is new.
 
     What is known is indexed (ours) or tokenised (the peer) before the clock starts.
     """
-    sizes = desk.job.sizes
-    told = f"{sizes['new']} new against {sizes['known']}, threshold {THRESHOLD}"
+    sizes = setup.job.sizes
+    work = f"{sizes['new']} new against {sizes['known']}, threshold {THRESHOLD}"
     try:
         scorer = importlib.import_module("rouge_score.rouge_scorer")
     except ImportError:
-        note = "rouge_score is not installed: `pip install rouge-score` brings it."
-        yield Comparison(WHAT, None, None, PEER_NAME, "instructions/s", sizes=told, note=note, target=Target(1000.0))
+        note = "rouge_score is not installed: `pip install rouge-score` installs it."
+        yield Comparison(WHAT, None, None, PEER_NAME, "instructions/s", sizes=work, note=note, target=Target(1000.0))
         return
     texts = material.novel_texts(sizes["known"] + sizes["new"])
     known, new = texts[: sizes["known"]], texts[sizes["known"] :]
     decisions: set[tuple[bool, ...]] = set()
     turns = alternate(
-        lambda turn: _ours(known, new, decisions), lambda turn: _peer(scorer, known, new, decisions), desk.job.repeats
+        lambda turn: _ours(known, new, decisions), lambda turn: _peer(scorer, known, new, decisions), setup.job.repeats
     )
     if len(decisions) != 1:
-        raise MinisheepError("minisheep and rouge_score decided differently about novelty: no speed is worth that.")
+        raise MinisheepError(
+            "minisheep and rouge_score decided differently about novelty, so their speeds cannot be compared."
+        )
     kept = sum(next(iter(decisions)))
     yield compare_rates(
-        WHAT, turns, peer_name=PEER_NAME, unit="instructions/s", sizes=told, target=Target(1000.0),
+        WHAT, turns, peer_name=PEER_NAME, unit="instructions/s", sizes=work, target=Target(1000.0),
         note=f"decisions identical: {kept} new, {len(new) - kept} too similar",
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """The usual way to run a GGUF from Python: `Llama.create_completion`, one request after the other.
 
-Only children of the bench import this module, since it loads the native library.
+Only child processes import this module, since it loads the native library.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ PEER_NAME = "Llama.create_completion, one at a time"
 
 
 class OneAtATime:
-    """`engines.base.Engine` as far as generating goes, so that the same stages can be run over it.
+    """The generating half of `engines.base.Engine`, so that the same stages run on it.
 
     Prompts are given as the token ids that minisheep's engine uses, and sampling is the same; everything else is the
     class's default, its reuse of the longest prefix shared with the call before included.
     """
 
     running = 1
-    """It has one slot."""
 
     def __init__(self, gguf: Path, *, context: int, threads: int) -> None:
         if not cpu.usable():

@@ -1,7 +1,7 @@
 """The usual way to train a LoRA: transformers' `Trainer`, plain padding, shuffled, full logits.
 
-Same model, dtype, adapter, optimiser, step and micro-batch as minisheep's trainer. Only children of the bench import
-this module, since it loads torch.
+Same model, dtype, adapter, optimiser, step and micro-batch as minisheep's trainer. Only child processes
+import this module, since it loads torch.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def train_padded(job: TrainJob, pairs: Sequence[TokenPair], precision: Precision
 
 
 def collate(pairs: Sequence[TokenPair]) -> dict[str, torch.Tensor]:
-    """Pairs as one batch, padded on the right to the longest; the loss counts on completions only."""
+    """Pairs as one batch, padded on the right to the longest; the loss covers completions only."""
     width = max(len(pair.ids) for pair in pairs)
     ids = torch.zeros(len(pairs), width, dtype=torch.long)
     mask = torch.zeros(len(pairs), width, dtype=torch.long)
@@ -69,7 +69,7 @@ def collate(pairs: Sequence[TokenPair]) -> dict[str, torch.Tensor]:
 
 
 class _Count(transformers.TrainerCallback):  # type: ignore[misc]
-    """Notes when each optimizer step ended and how many real tokens it saw."""
+    """Records when each optimizer step ended and how many real tokens it had."""
 
     def __init__(self) -> None:
         self.pending = 0

@@ -1,4 +1,4 @@
-"""What each verb of the bench measures, and on which sizes. Pure."""
+"""What each verb measures, and on which sizes. Pure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ VERBS: dict[str, tuple[str, ...]] = {
     "train": ("train",),
     "loop": ("engine", "help", "parent", "novelty", "judge", "train", "turnaround", "data", "records", "growth"),
 }
-"""The parts of each verb, in the order in which they run; ``loop`` is all of them."""
+"""The parts of each verb, in running order; ``loop`` has all of them."""
 
 DEFAULT_MODEL = "smollm2-135m"
 QUICK_SECONDS = 46.0
-"""When `--quick` ends what is still running, so that the whole ends within 50 s."""
+"""After this time `--quick` ends the part that is running, so that everything ends within 50 s."""
 SECOND_MODEL = "gemma-3-270m"
-"""Trained as well by a full `bench loop` where it is in the cache: its vocabulary of 262,144 is the hard case."""
+"""A full ``loop`` trains it too where it is in the cache: its vocabulary of 262,144 is the hard case."""
 
 NEEDS_MODEL = frozenset({"engine", "judge", "train", "turnaround", "data", "growth"})
 
@@ -52,7 +52,7 @@ REPEATS = 3
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for."""
+    """The flags that the user gave."""
 
     model: str = DEFAULT_MODEL
     quick: bool = False

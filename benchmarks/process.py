@@ -1,4 +1,4 @@
-"""What the command itself costs: start-up, memory of the parent, time a record in large runs. Needs no model."""
+"""What the command itself costs: start-up, memory of the parent, time a record in large runs. No model is needed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.bench_setup import BenchSetup
 from benchmarks.commands import MINISHEEP, Event, flags, peak_memory_of, run, seconds_of, watched
-from benchmarks.desk import Desk
 from benchmarks.measure import Comparison, Target
 from benchmarks.turns import alternate, compare_values
 from minisheep.plan.calibration import Turn, timed
@@ -18,12 +18,12 @@ FAKE = {
     "engine": "fake", "trainer": "fake", "rounds": 1, "novelty": 1.0, "eval_tasks": 2, "eval_answers": 1,
     "eval_verifiable": 0,
 }  # fmt: skip
-"""A run without models. Every instruction is taken for new, since word lists run dry; it is compared all the same."""
+"""A run without models. Every instruction counts as new, since word lists repeat; it is compared all the same."""
 RECORDS_EACH = 5
 """About how many records one instruction becomes: its draft's share, itself, answer, verdict, kept or dropped."""
 
 
-def measure_help(desk: Desk) -> Iterator[Comparison]:
+def measure_help(setup: BenchSetup) -> Iterator[Comparison]:
     """Seconds of ``minisheep --help``."""
 
     def side(command: list[str]) -> Turn:
@@ -37,7 +37,7 @@ def measure_help(desk: Desk) -> Iterator[Comparison]:
     ours = [*MINISHEEP, "--help"]
     for command in (ours, peer):
         seconds_of(command)
-    turns = alternate(lambda turn: side(ours), lambda turn: side(peer), desk.job.sizes["runs"])
+    turns = alternate(lambda turn: side(ours), lambda turn: side(peer), setup.job.sizes["runs"])
     yield compare_values(
         "minisheep --help", [t.seconds for t in turns.ours], [t.seconds for t in turns.peer],
         peer_name='python -c "import click, rich"', unit="s", sizes=f"{len(turns.ours)} starts each",
@@ -45,12 +45,12 @@ def measure_help(desk: Desk) -> Iterator[Comparison]:
     )  # fmt: skip
 
 
-def measure_parent(desk: Desk) -> Iterator[Comparison]:
+def measure_parent(setup: BenchSetup) -> Iterator[Comparison]:
     """Highest resident memory of the parent process of a whole run."""
-    per_round = desk.job.sizes["per_round"]
+    per_round = setup.job.sizes["per_round"]
     arguments = ["align", "--run", "parent", "--preset", "demo", *flags(per_round=per_round, **FAKE)]
     highest = 0
-    with watched(arguments, desk.folder) as (process, events):
+    with watched(arguments, setup.folder) as (process, events):
         for _ in events:
             highest = max(highest, peak_memory_of(process.pid) or 0)
     yield compare_values(
@@ -59,19 +59,19 @@ def measure_parent(desk: Desk) -> Iterator[Comparison]:
     )  # fmt: skip
 
 
-def measure_records(desk: Desk) -> Iterator[Comparison]:
+def measure_records(setup: BenchSetup) -> Iterator[Comparison]:
     """Microseconds a record in a large and in a small run, both interrupted in the middle and continued.
 
-    What a run without records takes (two processes and their start) is taken off both.
+    The time of a run without records (two processes and their start) is subtracted from both.
     """
-    sizes, repeats = desk.job.sizes, desk.job.repeats
-    nothing = statistics.median(_interrupted_run(desk.folder, f"none-{n}", 2)[1] for n in range(repeats))
+    sizes, repeats = setup.job.sizes, setup.job.repeats
+    nothing = statistics.median(_interrupted_run(setup.folder, f"none-{n}", 2)[1] for n in range(repeats))
 
-    def each(name: str, wanted: int) -> tuple[int, float]:
-        records, seconds = _interrupted_run(desk.folder, name, max(2, wanted // RECORDS_EACH))
+    def each(name: str, target: int) -> tuple[int, float]:
+        records, seconds = _interrupted_run(setup.folder, name, max(2, target // RECORDS_EACH))
         return records, max(seconds - nothing, 1e-6) / records * 1e6
 
-    # Small runs are soon done and noisy: several of them. Once is enough for the large one, which takes minutes.
+    # Small runs are short and noisy, so there are several. The large one takes minutes: once is enough.
     few = [each(f"few-{n}", sizes["few"]) for n in range(repeats)]
     many = each("many", sizes["many"])
     yield compare_values(
@@ -79,7 +79,7 @@ def measure_records(desk: Desk) -> Iterator[Comparison]:
         peer_name=f"the same with {few[0][0]:,} records", unit="microseconds",
         sizes=f"{many[0]:,} records, fake engine, one interruption and continuation included",
         target=Target(1.3, at_most=True),
-        note=f"{nothing:.1f} s of start-up and end taken off both",
+        note=f"{nothing:.1f} s of start-up and end subtracted from both",
     )  # fmt: skip
 
 

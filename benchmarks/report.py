@@ -1,4 +1,4 @@
-"""Rows of the benchmark as JSON lines, as a table on the terminal, and as Markdown for ``docs/performance.md``."""
+"""Rows as JSON lines, as a table on the terminal, and as Markdown for ``docs/performance.md``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NONE = "-"
 
 
 def failure_row(failure: Failure, hardware: str, versions: dict[str, str]) -> dict[str, Any]:
-    """A part that failed, in the shape of a row, so that a reader of ``--json`` meets one shape only."""
+    """A part that failed, in the shape of a row, so that ``--json`` has one shape only."""
     empty = Comparison(failure.part, None, None, "", "", note=f"not measured: {failure.message}")
     return Row(empty, hardware, versions).to_dict()
 
@@ -60,13 +60,13 @@ def bench_table(rows: Sequence[Row], *, quick: bool) -> Table:
 
 def details(rows: Sequence[Row]) -> list[str]:
     """One line a row: sizes, turns, spread, note."""
-    told = []
+    lines = []
     for row in rows:
         c = row.comparison
         spreads = " and ".join(f"{s:.0%}" for s in (c.spread_ours, c.spread_peer) if s is not None)
         turns = f"{c.repeats} turn{'s' if c.repeats != 1 else ''}" + (f", spread {spreads}" if c.repeats > 1 else "")
-        told.append(f"{c.what}: " + "; ".join(part for part in (c.sizes, turns if c.repeats else "", c.note) if part))
-    return told
+        lines.append(f"{c.what}: " + "; ".join(part for part in (c.sizes, turns if c.repeats else "", c.note) if part))
+    return lines
 
 
 def surroundings(hardware: str, versions: dict[str, str]) -> list[str]:
@@ -74,7 +74,7 @@ def surroundings(hardware: str, versions: dict[str, str]) -> list[str]:
 
 
 def markdown(found: Sequence[Found], hardware: str, versions: dict[str, str], command: str, today: date) -> str:
-    """The block for the page: date, machine, command, table, sizes, and what could not be measured."""
+    """The block for the page: date, command, machine, table, sizes, and the parts that could not be measured."""
     rows = [item for item in found if isinstance(item, Row)]
     lines = [f"Measured on {today.isoformat()} with `{command}`.", ""]
     lines += [f"- {line}" for line in surroundings(hardware, versions)]

@@ -1,4 +1,4 @@
-"""The worker's side: one part is measured, and its figures are told as they come."""
+"""The worker's side: measures one part and sends its figures as they come."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.desk import Desk
+from benchmarks.bench_setup import BenchSetup
 from benchmarks.measure import to_wire
 from benchmarks.plan import Job
 from minisheep.run.events import Emit, Found
@@ -23,24 +23,24 @@ PARTS: dict[str, tuple[str, str]] = {
     "parent": ("process", "measure_parent"),
     "records": ("process", "measure_records"),
 }
-"""Module and function of each part; imported only in the process that runs it."""
+"""Module and function of each part; imported only by the process that runs it."""
 
 
 def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
     """One part, a `plan.Job`. Raises `errors.MinisheepError` for what a user can act on."""
-    desk = Desk(Job.from_job(job))
-    part = desk.job.part
+    setup = BenchSetup(Job.from_job(job))
+    part = setup.job.part
     if part == "prepare":
         from minisheep.prepare import prepare
 
-        # Fetched, checked and converted as a run does it.
-        prepare(desk.settings(), desk.model_file, emit)
+        # Fetches, checks and converts the model as a run does.
+        prepare(setup.settings(), setup.model_file, emit)
     elif part == "answers":
         from benchmarks.growth import answer
 
-        return {"bytes": answer(desk)}
+        return {"bytes": answer(setup)}
     else:
         module, function = PARTS[part]
-        for row in getattr(importlib.import_module(f"benchmarks.{module}"), function)(desk):
+        for row in getattr(importlib.import_module(f"benchmarks.{module}"), function)(setup):
             emit(Found("row", to_wire(row)))
     return None

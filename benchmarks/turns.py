@@ -1,4 +1,4 @@
-"""Two sides do the same work in turns, so that a change of the machine's speed meets both. Pure."""
+"""Two sides do the same work in turns, so that a change of the machine's speed affects both. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.measure import Comparison, Target
 from minisheep.plan.calibration import Turn
 
 Side = Callable[[int], Turn]
-"""Does turn number `n` (from 0). It times itself, since what belongs to the work differs."""
+"""Does turn number `n` (from 0) and times itself, since each side knows what belongs to the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Turns:
 def alternate(ours: Side, peer: Side, repeats: int) -> Turns:
     """`repeats` turns of each side: ours, peer, peer, ours, ours, peer ...
 
-    Each side is first and second equally often, so that a machine that warms up or is throttled favours neither.
+    Each side is first and second equally often, so a machine that warms up or is throttled favours neither.
     """
     mine: list[Turn] = []
     theirs: list[Turn] = []
@@ -65,7 +65,7 @@ def compare_values(
     target: Target | None = None,
     note: str = "",
 ) -> Comparison:
-    """The medians of values that each side measured itself; an empty `peer` is a figure without a peer."""
+    """The medians of values that each side measured; with an empty `peer` there is none to compare with."""
     return Comparison(
         what=what,
         ours=statistics.median(ours),

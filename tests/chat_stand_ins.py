@@ -1,4 +1,4 @@
-"""Chat workers for tests: one in this process, and one that is slow or dies (`UnrulyDesk`)."""
+"""Chat workers for tests: one in this process, and one that is slow or dies (`UnrulyHandler`)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ STUCK = "stop listening"
 
 
 class WorkerHere:
-    """In the place of `WorkerProcess`: the desk in this process."""
+    """In the place of `WorkerProcess`: its handler in this process."""
 
-    def __init__(self, handler: str, log: Path) -> None:
-        self.desk = worker.ChatDesk()
+    def __init__(self, name: str, log: Path) -> None:
+        self.handler = worker.ChatHandler()
         self.pid = os.getpid()
 
     def do(self, job: dict[str, Any], doing: str, emit: Any) -> None:
-        self.desk.do(job, emit, lambda: False)
+        self.handler.do(job, emit, lambda: False)
 
     def kill(self) -> None:
-        self.desk.close()
+        self.handler.close()
 
     def close(self) -> None:
-        self.desk.close()
+        self.handler.close()
 
 
 class Unruly(FakeEngine):
@@ -53,7 +53,7 @@ class Unruly(FakeEngine):
         return super().generate(requests, on_text)
 
 
-class UnrulyDesk(worker.ChatDesk):
+class UnrulyHandler(worker.ChatHandler):
     """The handler of a worker of its own."""
 
     def __init__(self) -> None:

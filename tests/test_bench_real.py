@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import TEST_CACHE
@@ -21,11 +22,12 @@ def rows(verb: str) -> list[dict[str, object]]:
     environment = {**os.environ, "MINISHEEP_CACHE": str(TEST_CACHE)}
     environment.pop("HF_HUB_OFFLINE", None)
     done = subprocess.run(
-        [sys.executable, "-m", "minisheep", "bench", verb, "--quick", "--json"],
+        [sys.executable, "-m", "benchmarks", verb, "--quick", "--json"],
         capture_output=True,
         text=True,
         timeout=280,
         env=environment,
+        cwd=Path(__file__).parents[1],
     )
     if done.returncode != 0 and SLOW in done.stdout:
         pytest.skip("this machine is too slow, or too busy, for --quick")

@@ -79,9 +79,9 @@ def test_the_limit_of_tokens_is_kept_and_said(call: Call, run: str) -> None:
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
-    "no round": (["--round", "9"], "has trained round 1, 2"),
-    "two wishes": (["--base", "--compare"], "--base talks to the base alone"),
-    "base twice": (["--compare", "--round", "base"], "says nothing"),
+    "no round": (["--round", "9"], "--round"),
+    "two wishes": (["--base", "--compare"], "--compare"),
+    "base twice": (["--compare", "--round", "base"], "--round N"),
     "too many tokens": (["--max-tokens", "2048"], "does not fit the run's context"),
     "too hot": (["--temperature", "9"], "9"),
     "long message": (["--once", "word " * 3000], "context is 2048"),

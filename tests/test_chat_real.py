@@ -10,7 +10,7 @@ import real_models
 
 from minisheep import api, config
 from minisheep.chat.session import ChatAnswer, Session
-from minisheep.chat.worker import ChatDesk
+from minisheep.chat.worker import ChatHandler
 from minisheep.prepare import for_inference
 from minisheep.run.events import AnswerDone, AnswerPart, EngineReady, Note
 from minisheep.run.folder import RunFolder
@@ -34,9 +34,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.path
 
 
-def ask(desk: ChatDesk, run: Path, session: Session, user: str) -> tuple[Session, ChatAnswer, list[Any]]:
+def ask(handler: ChatHandler, run: Path, session: Session, user: str) -> tuple[Session, ChatAnswer, list[Any]]:
     said: list[Any] = []
-    desk.do({"run": str(run), "phase": "answer", **session.job(0, user)}, said.append, lambda: False)
+    handler.do({"run": str(run), "phase": "answer", **session.job(0, user)}, said.append, lambda: False)
     parts = [event.text for event in said if isinstance(event, AnswerPart)]
     (done,) = [event for event in said if isinstance(event, AnswerDone)]
     answer = ChatAnswer(0, "".join(parts), done.finish, done.tokens, done.left_out)
@@ -44,29 +44,29 @@ def ask(desk: ChatDesk, run: Path, session: Session, user: str) -> tuple[Session
 
 
 def test_a_model_is_told_what_was_said_and_streams_its_answers(run: Path) -> None:
-    desk = ChatDesk()
+    handler = ChatHandler()
     try:
         session = Session((0,), 0.0, 40)
-        session, first, said = ask(desk, run, session, "My name is Ruth and I live in Oslo.")
+        session, first, said = ask(handler, run, session, "My name is Ruth and I live in Oslo.")
         assert sum(isinstance(event, EngineReady) for event in said) == 1
         assert not [event for event in said if isinstance(event, Note) and event.level == "warning"]
         assert sum(isinstance(event, AnswerPart) for event in said) > 5 and first.tokens > 5
-        _, second, said = ask(desk, run, session, "What is my name, and where do I live?")
+        _, second, said = ask(handler, run, session, "What is my name, and where do I live?")
         # What so small a model makes of it is its own affair; that it was told shows in another answer.
-        assert second.text != ask(desk, run, Session((0,), 0.0, 40), "What is my name, and where do I live?")[1].text
+        assert second.text != ask(handler, run, Session((0,), 0.0, 40), "What is my name, and where do I live?")[1].text
         assert not any(isinstance(event, EngineReady) for event in said)
         # Greedy, so the same conversation gives the same answer.
-        assert ask(desk, run, session, "What is my name, and where do I live?")[1] == second
+        assert ask(handler, run, session, "What is my name, and where do I live?")[1] == second
     finally:
-        desk.close()
+        handler.close()
 
 
 def test_a_long_conversation_goes_on_with_its_newest_turns(run: Path) -> None:
-    desk = ChatDesk()
+    handler = ChatHandler()
     try:
         session = Session((0,), 0.0, 8)
         for number in range(5):
-            session, answer, _ = ask(desk, run, session, f"Remember {number}: " + "river stone lamp " * 25)
+            session, answer, _ = ask(handler, run, session, f"Remember {number}: " + "river stone lamp " * 25)
         assert answer.left_out > 0 and answer.text
     finally:
-        desk.close()
+        handler.close()

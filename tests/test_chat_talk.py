@@ -22,7 +22,7 @@ from minisheep.chat import view
 from minisheep.chat import worker as worker_module
 from minisheep.chat.session import Session
 from minisheep.chat.view import PlainScreen, sides
-from minisheep.chat.worker import Speaker
+from minisheep.chat.worker import ChatClient
 from minisheep.engines.base import EngineInfo, GenerateRequest
 from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.errors import UsageError, WorkerError
@@ -60,7 +60,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, here: None) -> list[str]:
 @pytest.fixture
 def unruly(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker process that is slow or dies where it is asked to."""
-    monkeypatch.setattr(worker_module, "WORKER", "chat_stand_ins:UnrulyDesk")
+    monkeypatch.setattr(worker_module, "WORKER", "chat_stand_ins:UnrulyHandler")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
 
 
@@ -74,10 +74,10 @@ def conversed(run: api.Run, lines: list[Any], session: Session) -> tuple[Session
             raise line
         return str(line)
 
-    with Speaker(run.path, lambda event: None) as speaker:
+    with ChatClient(run.path, lambda event: None) as client:
         session = view.converse(
             session,
-            speaker,
+            client,
             PlainScreen(out, err),
             read,
             lambda told: resolve_round(run, told, run.trained, flag="/round", on_progress=err.write),
@@ -165,8 +165,8 @@ def test_ctrl_c_at_the_prompt_leaves_nothing_and_ctrl_d_leaves(run: api.Run, her
 
 def test_a_line_of_a_pipe_is_a_message_whatever_it_begins_with(run: api.Run, asked: list[str]) -> None:
     out = io.StringIO()
-    with Speaker(run.path, lambda event: None) as speaker:
-        view.pipe(Session((0,), 0.7, 50), speaker, PlainScreen(out, io.StringIO()), ["/save x\n", "\n", "Hi\n"])
+    with ChatClient(run.path, lambda event: None) as client:
+        view.pipe(Session((0,), 0.7, 50), client, PlainScreen(out, io.StringIO()), ["/save x\n", "\n", "Hi\n"])
     assert "/save x" in asked[0] and len(asked) == 2 and out.getvalue().count("\n") == 2
     assert not Path("x").exists()
 
@@ -180,8 +180,8 @@ def test_a_template_for_one_turn_shows_no_history(
     monkeypatch.setattr(worker_module, "_conversation", lambda model: once)
     _, _, err = conversed(run, ["One?", "Two?"], Session((1,), 0.7, 50))
     assert asked[1] == "<u>Two?<a>" and "left out" not in err
-    with Speaker(run.path, lambda event: None) as speaker, pytest.raises(UsageError, match="system"):
-        speaker.open("Be brief.")
+    with ChatClient(run.path, lambda event: None) as client, pytest.raises(UsageError, match="system"):
+        client.open("Be brief.")
 
 
 def test_a_chat_writes_nothing_into_the_run(run: api.Run, here: None) -> None:
@@ -198,8 +198,8 @@ def test_a_run_that_was_never_prepared_has_no_model(tmp_path: Path, here: None) 
 
     made = measured_run(tmp_path / "run", [0.2])
     (made.path / "model.json").unlink()
-    with Speaker(made.path, lambda event: None) as speaker, pytest.raises(UsageError):
-        speaker.open("")
+    with ChatClient(made.path, lambda event: None) as client, pytest.raises(UsageError):
+        client.open("")
 
 
 # Which model answers
@@ -255,26 +255,26 @@ def pressing(*after: float) -> Callable[[str], None]:
 
 def test_ctrl_c_stops_the_answer_and_not_the_worker(run: api.Run, unruly: None) -> None:
     session = Session((1,), 0.7, 50)
-    with Speaker(run.path, lambda event: None) as speaker:
-        speaker.open("")
-        worker = speaker._worker
-        with speaker.stoppable():
-            found = speaker.answer(session.job(1, SLOW), pressing(0))
+    with ChatClient(run.path, lambda event: None) as client:
+        client.open("")
+        worker = client._worker
+        with client.stoppable():
+            found = client.answer(session.job(1, SLOW), pressing(0))
         assert found.finish == "stopped" and found.text.startswith("0 1 2 ") and " 900 " not in found.text
-        assert speaker.answer(session.job(1, "Hi"), lambda part: None).finish in ("end", "length")
-        assert speaker._worker is worker
+        assert client.answer(session.job(1, "Hi"), lambda part: None).finish in ("end", "length")
+        assert client._worker is worker
 
 
 def test_ctrl_c_again_ends_the_worker_and_the_chat_goes_on(run: api.Run, unruly: None) -> None:
     session = Session((1,), 0.7, 50)
-    with Speaker(run.path, lambda event: None) as speaker:
-        speaker.open("")
+    with ChatClient(run.path, lambda event: None) as client:
+        client.open("")
         begun = time.monotonic()
-        with speaker.stoppable():
-            found = speaker.answer(session.job(1, STUCK), pressing(0, 0.5))
+        with client.stoppable():
+            found = client.answer(session.job(1, STUCK), pressing(0, 0.5))
         assert found.finish == "stopped" and found.text == "0 1 2 " and time.monotonic() - begun < 20
-        assert speaker.answer(session.job(1, "Hi"), lambda part: None).text
-        log = speaker._log
+        assert client.answer(session.job(1, "Hi"), lambda part: None).text
+        log = client._log
     assert not log.exists()
 
 
@@ -292,15 +292,15 @@ def test_who_hears_no_more_ends_the_worker(run: api.Run, unruly: None) -> None:
     def gone(part: str) -> None:
         raise BrokenPipeError
 
-    with Speaker(run.path, lambda event: None) as speaker:
-        speaker.open("")
-        worker = speaker._worker
+    with ChatClient(run.path, lambda event: None) as client:
+        client.open("")
+        worker = client._worker
         with pytest.raises(BrokenPipeError):
-            speaker.answer(Session((1,), 0.7, 50).job(1, SLOW), gone)
+            client.answer(Session((1,), 0.7, 50).job(1, SLOW), gone)
         assert worker is not None and worker._process.returncode == -signal.SIGKILL
 
 
 def test_without_a_person_a_crash_is_an_error(run: api.Run, unruly: None) -> None:
-    with Speaker(run.path, lambda event: None) as speaker, pytest.raises(WorkerError):
-        view.pipe(Session((1,), 0.7, 50), speaker, PlainScreen(io.StringIO(), io.StringIO()), [DEADLY])
-    speaker._log.unlink()
+    with ChatClient(run.path, lambda event: None) as client, pytest.raises(WorkerError):
+        view.pipe(Session((1,), 0.7, 50), client, PlainScreen(io.StringIO(), io.StringIO()), [DEADLY])
+    client._log.unlink()

@@ -231,8 +231,9 @@ def test_a_local_version_counts_as_its_release() -> None:
 
 
 def test_a_requirement_is_read_with_its_extra() -> None:
-    assert packages.wanted("trl<1.16,>=1.10; extra == 'gpu'") == RequiredPackage("trl<1.16,>=1.10", "trl", "gpu")
-    assert packages.wanted("lm-eval[ifeval]>=0.4.13").text == "lm-eval[ifeval]>=0.4.13"
+    trl = RequiredPackage("trl<1.16,>=1.10", "trl", "gpu")
+    assert packages.parse_requirement("trl<1.16,>=1.10; extra == 'gpu'") == trl
+    assert packages.parse_requirement("lm-eval[ifeval]>=0.4.13").text == "lm-eval[ifeval]>=0.4.13"
 
 
 def test_unsloth_is_missed_only_where_there_is_a_gpu() -> None:

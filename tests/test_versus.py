@@ -247,7 +247,7 @@ def test_a_task_that_was_asked_otherwise_is_not_paired(tmp_path: Path) -> None:
 def test_without_stored_answers_prompts_are_asked_for(tmp_path: Path) -> None:
     run = measured_run(tmp_path / "run", [0.2, 0.4])
     (run.path / "round-1" / "answers.jsonl").unlink()
-    with pytest.raises(UsageError, match="--prompts FILE"):
+    with pytest.raises(UsageError, match="--prompts"):
         stored_contests(run, 1, 0)
 
 

@@ -156,7 +156,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     ),
     "round": (["--judge-url", "http://a/", "--judge-model-name", "x", "--round", "9"], 2, "--round 9"),
     "prompts": (["--judge-url", "http://a/", "--judge-model-name", "x", "--prompts", "none.jsonl"], 2, "none.jsonl"),
-    "nobody there": (["--judge-url", "http://127.0.0.1:1/v1", "--judge-model-name", "x"], 3, "Nothing was judged yet"),
+    "nobody there": (["--judge-url", "http://127.0.0.1:1/v1", "--judge-model-name", "x"], 3, "127.0.0.1:1"),
 }
 
 

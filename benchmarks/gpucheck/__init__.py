@@ -1,5 +1,5 @@
-"""``make gpu-check``: everything that needs a GPU, done and measured on the machine that has one.
+"""``make gpu-check``: everything that needs a GPU, measured on a machine that has one.
 
-`session` is the order of the parts; each ends in results of the doctor's kind, so that what is missing is named,
-skipped and counted. `child` runs what holds a model, in processes of its own; `build`, `curves` and `page` are pure.
+`session` orders the parts. Each part ends in results of the doctor's kind: a missing part is named, skipped and
+counted. `child` runs what holds a model, in its own process; `build`, `curves` and `page` are pure.
 """

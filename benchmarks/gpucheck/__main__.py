@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpucheck``, which ``make gpu-check`` runs: measure, write the file and its page, sum up."""
+"""``python -m benchmarks.gpucheck``, which ``make gpu-check`` runs: measures, writes two files, sums up."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ PACKAGES = (
 
 
 @click.command()
-@click.option("--out", default="docs", type=click.Path(file_okay=False, path_type=Path), help="where the two files go")
-@click.option("--model", default="smollm2-135m", help="what is measured [smollm2-135m]")
+@click.option(
+    "--out", default="docs", type=click.Path(file_okay=False, path_type=Path), help="folder for the two files"
+)
+@click.option("--model", default="smollm2-135m", help="model to measure [smollm2-135m]")
 @click.option("--wheels", default="", type=click.Path(), help="take packages from this folder, and use no network")
 @click.option("--install/--no-install", default=True, help="install what is missing into this environment")
 def main(out: Path, model: str, wheels: str, install: bool) -> None:
-    """Do and measure all that needs an NVIDIA GPU; what is missing is named, skipped and counted as skipped.
+    """Measure everything that needs an NVIDIA GPU. A part that cannot run is named and counted as skipped.
 
-    Exit code 1 if something failed, 0 otherwise, also without a GPU.
+    The exit code is 1 if a part failed, else 0, also without a GPU.
     """
     if wheels and not Path(wheels).is_dir():
         raise click.BadParameter(f"{wheels} is not a folder.", param_hint="--wheels")
@@ -44,15 +46,15 @@ def main(out: Path, model: str, wheels: str, install: bool) -> None:
         click.echo(one_line(f"{result.outcome}: {result.name}: {result.found}"))
         if result.fix:
             click.echo(one_line(f"-> {result.fix}"))
-    file, told = out / "gpu-check.json", out / "gpu-check.md"
+    file, page_file = out / "gpu-check.json", out / "gpu-check.md"
     if page.may_replace(_before(file), machine):
         command = "make gpu-check" + (f" WHEELS={Path(wheels).name}" if wheels else "")
         found = page.document(results, machine, system.versions(PACKAGES), command, date.today())
         write_json(file, found)
-        write_atomic(told, page.markdown(found, results).encode())
-        click.echo(f"Written: {file} and {told}")
+        write_atomic(page_file, page.markdown(found, results).encode())
+        click.echo(f"Written: {file} and {page_file}")
     else:
-        click.echo(f"Kept: {file} was measured on a GPU, and this machine has none. --out writes elsewhere.")
+        click.echo(f"Kept: {file} was measured on a GPU, and this machine has none. Use --out to write elsewhere.")
     click.echo(verdict(results))
     sys.exit(1 if failed(results) else 0)
 
@@ -62,7 +64,7 @@ def on_progress(text: str) -> None:
 
 
 def _before(file: Path) -> object:
-    """What the file held; None where it is missing or no JSON."""
+    """What the file holds; None where it is missing or not JSON."""
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError):

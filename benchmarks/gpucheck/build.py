@@ -1,4 +1,4 @@
-"""What must be installed before a GPU can be used, as commands. Pure."""
+"""The commands that install what a GPU needs. Pure."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def llama(machine: MachineFacts, python: str, before: Mapping[str, str]) -> Step
     return Step("llama.cpp with CUDA", command, environment)
 
 
-def unsloth(asked: Sequence[RequiredPackage], python: str) -> Step:
+def unsloth(required: Sequence[RequiredPackage], python: str) -> Step:
     """The packages of the extra ``gpu``, in the versions that it names."""
-    wanted = [want.text for want in asked if want.extra == "gpu"]
-    return Step("Unsloth", [python, "-m", "pip", "install", *wanted])
+    requested = [package.text for package in required if package.extra == "gpu"]
+    return Step("Unsloth", [python, "-m", "pip", "install", *requested])
 
 
 def pip_settings(wheels: str) -> dict[str, str]:
-    """What makes every pip below this process take a folder of wheels and no network; nothing where none is given."""
+    """Variables that make every child's pip use this folder of wheels and no network; none without a folder."""
     return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels} if wheels else {}
 
 
-def told(step: Step) -> str:
-    """The step as one would type it."""
-    given = " ".join(f"{name}={shlex.quote(value)}" for name, value in step.environment.items())
-    return f"{given} {shlex.join(step.command)}".strip()
+def command_line(step: Step) -> str:
+    """The step as a user would type it."""
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in step.environment.items())
+    return f"{variables} {shlex.join(step.command)}".strip()

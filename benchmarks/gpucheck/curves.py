@@ -1,4 +1,4 @@
-"""Two trainers on the same data: whether they learn alike, and what each costs. Pure."""
+"""Compares two trainers on the same data: their losses, and what each costs. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from minisheep.doctor.check_result import CheckResult, fail, ok, warn
 
-ALIKE, APART = 0.02, 0.10
-"""Mean relative difference of the losses, step by step: rounding and another attention kernel stay below the first,
-above the second the trainers do not do the same."""
+ALIKE, DIFFERENT = 0.02, 0.10
+"""Limits of the losses' mean relative difference: rounding and another attention kernel stay below the first; above
+the second the trainers do not do the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Training:
     seconds: float
     load_in: str
     peak_bytes: int | None
-    """Most that the GPU held beyond what it held before, by the driver; None where it does not tell."""
+    """Peak use of the GPU beyond its use before, by the driver; None where it does not say."""
     allocated_bytes: int
-    """Most that PyTorch's tensors took."""
+    """Peak of PyTorch's tensors."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -41,17 +41,17 @@ class Training:
 
 
 def result_of(training: Training) -> CheckResult:
-    """The line of one trainer."""
+    """One trainer's result."""
     first, last = training.losses[0], training.losses[-1]
-    told = f"{len(training.losses)} steps, loss {first:.3f} to {last:.3f}, {training.tokens_per_second:,.0f} tokens/s"
-    told += f", base in {training.load_in}"
+    text = f"{len(training.losses)} steps, loss {first:.3f} to {last:.3f}, {training.tokens_per_second:,.0f} tokens/s"
+    text += f", base in {training.load_in}"
     if training.peak_bytes is not None:
-        told += f", {training.peak_bytes / 2**30:.2f} GiB of VRAM at most"
-    return CheckResult(f"train with {training.trainer}", "ok", told, figures=training.to_dict())
+        text += f", {training.peak_bytes / 2**30:.2f} GiB of VRAM at most"
+    return CheckResult(f"train with {training.trainer}", "ok", text, figures=training.to_dict())
 
 
 def compare(one: Training, other: Training) -> CheckResult:
-    """`other`'s curve beside `one`'s, and what it costs in comparison."""
+    """`other`'s losses and cost compared with `one`'s."""
     name = f"{other.trainer} beside {one.trainer}"
     if len(one.losses) != len(other.losses):
         return fail(
@@ -61,19 +61,19 @@ def compare(one: Training, other: Training) -> CheckResult:
         )
     mean, most = differences(one.losses, other.losses)
     figures: dict[str, Any] = {"mean": round(mean, 5), "most": round(most, 5)}
-    told = f"losses differ by {mean:.2%} in the mean and {most:.2%} at most"
+    text = f"losses differ by {mean:.2%} in the mean and {most:.2%} at most"
     if one.tokens_per_second > 0:
         figures["speed"] = round(other.tokens_per_second / one.tokens_per_second, 3)
-        told += f"; {figures['speed']:.2f} times the tokens/s"
+        text += f"; {figures['speed']:.2f} times the tokens/s"
     if one.peak_bytes and other.peak_bytes:
         figures["vram"] = round(other.peak_bytes / one.peak_bytes, 3)
-        told += f", {figures['vram']:.2f} times the VRAM"
-    # Said so that a mean that is no number passes neither.
-    if not mean <= APART:
-        return fail(name, told, "Use --trainer peft, and report it with docs/gpu-check.json.", **figures)
+        text += f", {figures['vram']:.2f} times the VRAM"
+    # `not <=`, so that a mean that is NaN fails.
+    if not mean <= DIFFERENT:
+        return fail(name, text, "Use --trainer peft, and report it with docs/gpu-check.json.", **figures)
     if not mean <= ALIKE:
-        return warn(name, told, "Look at the curves in docs/gpu-check.json.", **figures)
-    return ok(name, told, **figures)
+        return warn(name, text, "Look at the curves in docs/gpu-check.json.", **figures)
+    return ok(name, text, **figures)
 
 
 def differences(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:

@@ -41,12 +41,12 @@ def describe(machine: MachineFacts) -> str:
 
 
 def may_replace(before: Any, machine: MachineFacts) -> bool:
-    """Whether a file that holds `before` may be overwritten: figures of a GPU give way to those of a GPU only."""
+    """Whether a file that holds `before` may be overwritten: only a GPU's figures replace a GPU's figures."""
     return machine.has_gpu or not (isinstance(before, dict) and before.get("measured_on_a_card"))
 
 
 def markdown(found: Mapping[str, Any], results: Sequence[CheckResult]) -> str:
-    """The page: where, what came out of each part, both curves, the doctor's checks."""
+    """The page: machine, result of each part, both curves, the doctor's checks."""
     lines = ["# GPU check", "", f"Made by `{found['command']}` on {found['date']}; the same in gpu-check.json.", ""]
     if not found["measured_on_a_card"]:
         lines += ["**There was no NVIDIA GPU: nothing here was measured on one, and its parts were skipped.**", ""]

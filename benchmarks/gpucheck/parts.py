@@ -1,4 +1,4 @@
-"""The parts that run on a GPU, each as results: a failure of one is told and the others go on."""
+"""The parts that run on a GPU, each as results: if one fails, the others go on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORKER = "benchmarks.gpucheck.child:measure"
 
 
 class Refused(Exception):
-    """A part that this version, or this machine, does not have."""
+    """This version or this machine lacks the part."""
 
     def __init__(self, reason: str, fix: str) -> None:
         super().__init__(reason)
@@ -38,8 +38,8 @@ OnProgress = Callable[[str], None]
 
 
 def install(step: build.Step, log: Path, on_progress: OnProgress) -> CheckResult:
-    """Do one step of the set-up; what pip said goes to `log`."""
-    on_progress(f"installing: {build.told(step)}")
+    """Do one step of the set-up; pip's output goes to `log`."""
+    on_progress(f"installing: {build.command_line(step)}")
     began = time.monotonic()
     environment = {**os.environ, **step.environment}
     with open(log, "ab") as file:
@@ -51,14 +51,14 @@ def install(step: build.Step, log: Path, on_progress: OnProgress) -> CheckResult
             why = f"pip ended with code {done.returncode}"
         except subprocess.TimeoutExpired:
             done, why = None, f"not finished within {step.seconds:.0f} s"
-    # What was installed is to be found by this process too.
+    # This process must find the new package too.
     importlib.invalidate_caches()
     name = f"install {step.name}"
     if done is not None and done.returncode == 0:
-        return ok(name, f"in {time.monotonic() - began:.0f} s", command=build.told(step))
+        return ok(name, f"in {time.monotonic() - began:.0f} s", command=build.command_line(step))
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    said = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "nothing")
-    return fail(name, f"{why}: {said.strip()[:300]}", build.told(step))
+    reason = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "nothing")
+    return fail(name, f"{why}: {reason.strip()[:300]}", build.command_line(step))
 
 
 def without_unsloth() -> Refused | None:
@@ -71,12 +71,12 @@ def without_unsloth() -> Refused | None:
 
 
 def bench(model: str, on_progress: OnProgress) -> Iterator[CheckResult]:
-    """The verbs of ``minisheep bench`` that use the GPU, at full size; each figure is a result."""
+    """The benchmark verbs that use the GPU, at full size; each figure is a result."""
     for verb in BENCHED:
         try:
             for item in session.run(verb, Options(model=model), on_progress):
                 if not isinstance(item, Row):
-                    yield warn(f"bench {item.part}", f"not measured: {item.message}", f"minisheep bench {verb}")
+                    yield warn(f"bench {item.part}", f"not measured: {item.message}", f"python -m benchmarks {verb}")
                     continue
                 found = item.comparison
                 if found.ours is None:
@@ -100,12 +100,12 @@ def decode(job: Job) -> Iterator[CheckResult]:
         except MinisheepError as error:
             yield fail(name, error.message, error.fix or "See 'generate' of the doctor.")
             continue
-        told = f"{facts['tokens_per_second']:,.0f} tokens/s"
-        told += "" if peak is None else f", {peak / 2**30:.2f} GiB of VRAM at most"
+        text = f"{facts['tokens_per_second']:,.0f} tokens/s"
+        text += "" if peak is None else f", {peak / 2**30:.2f} GiB of VRAM at most"
         if facts["slots"] != slots:
-            yield warn(name, f"{told}, with {facts['slots']} sequences only", "Free VRAM.", peak_bytes=peak, **facts)
+            yield warn(name, f"{text}, with only {facts['slots']} sequences", "Free VRAM.", peak_bytes=peak, **facts)
         else:
-            yield ok(name, told, peak_bytes=peak, **facts)
+            yield ok(name, text, peak_bytes=peak, **facts)
 
 
 def train(job: Job, trainer: str) -> Training:
@@ -115,7 +115,7 @@ def train(job: Job, trainer: str) -> Training:
     except UsageError as error:
         raise Refused(error.message, error.fix) from None
     if not facts["losses"] or not all(map(math.isfinite, facts["losses"])):
-        raise WorkerError(f"Its losses are no numbers: {facts['losses'][:8]}.")
+        raise WorkerError(f"The losses are not finite numbers: {facts['losses'][:8]}.")
     return Training(
         trainer, tuple(facts["losses"]), facts["tokens_per_second"], facts["seconds"], facts["load_in"], peak,
         facts["allocated_bytes"],
@@ -123,7 +123,7 @@ def train(job: Job, trainer: str) -> Training:
 
 
 def align(model: str, trainer: str, folder: Path) -> CheckResult:
-    """One small round of a whole run on the GPU, by the command that a user gives."""
+    """One small round of a whole run on the GPU, by the command that a user types."""
     name, run = f"align with {trainer}", folder / f"align-{trainer}"
     arguments = ["align", *commands.flags(preset="demo", model=model, trainer=trainer, rounds=1, run=run)]
     began, loss = time.monotonic(), None
@@ -141,7 +141,7 @@ def align(model: str, trainer: str, folder: Path) -> CheckResult:
 
 
 def prepare(job: Job, on_progress: OnProgress) -> MinisheepError | None:
-    """Make the model ready as a run does, into the job's folder; why it cannot be had, or None."""
+    """Prepare the model as a run does, into the job's folder; returns the error, or None."""
     try:
         session.prepare(job, on_progress)
     except MinisheepError as error:

@@ -1,4 +1,4 @@
-"""One call of ``make gpu-check``: what comes after what, and what is skipped where something is missing."""
+"""One call of ``make gpu-check``: the order of the parts, and which are skipped where something is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from benchmarks.gpucheck import build, curves, jobs, parts
 from benchmarks.gpucheck.parts import OnProgress, Refused
 from benchmarks.plan import DEFAULT_MODEL, Job
 from minisheep.doctor import diagnosis, packages
-from minisheep.doctor import diagnosis as doctor
 from minisheep.doctor.check_result import CheckResult, counted, fail, ok, skipped, verdict, warn
 from minisheep.doctor.checks import NO_GPU
 from minisheep.doctor.machine_facts import MachineFacts
@@ -22,7 +21,7 @@ from minisheep.errors import MinisheepError
 
 TRAINERS = ("peft", "unsloth")
 DOCTOR_SECONDS = 180.0
-"""A first import of CUDA libraries from a slow disk is no finding here."""
+"""Long enough for a first import of CUDA libraries from a slow disk."""
 PROBE_SECONDS = 60.0
 
 
@@ -30,11 +29,11 @@ PROBE_SECONDS = 60.0
 class Options:
     model: str = DEFAULT_MODEL
     install: bool = True
-    """Whether what is missing may be installed into this environment."""
+    """Whether missing packages may be installed into this environment."""
 
 
 def run(options: Options, machine: MachineFacts, on_progress: OnProgress) -> Iterator[CheckResult]:
-    """Every part in order. Raises nothing that a part can tell of itself."""
+    """Every part in order. A part's own error becomes its result."""
     with tempfile.TemporaryDirectory(prefix="minisheep-gpu-check-") as name:
         folder = Path(name)
         job = Job("prepare", options.model, {}, 1, folder=name)
@@ -47,7 +46,7 @@ def run(options: Options, machine: MachineFacts, on_progress: OnProgress) -> Ite
         yield examine(options, on_progress)
         missing = parts.prepare(job, on_progress)
         if missing is not None:
-            reason = f"{options.model} cannot be had: {missing.message}"
+            reason = f"{options.model} is not available: {missing.message}"
             yield from (skipped(part, reason, missing.fix) for part in after_doctor())
             return
         on_progress("measuring: bench")
@@ -65,12 +64,12 @@ def run(options: Options, machine: MachineFacts, on_progress: OnProgress) -> Ite
 
 
 def before_doctor() -> list[str]:
-    """Names of what the set-up tells, for a machine without a GPU."""
+    """Names of the set-up's results."""
     return ["install llama.cpp with CUDA", "install Unsloth"]
 
 
 def after_doctor() -> list[str]:
-    """Names of all that is measured, for a machine on which nothing can be."""
+    """Names of the measured parts, for a machine that can run none of them."""
     return [
         *(f"bench {verb}" for verb in jobs.BENCHED),
         *(f"decode, {slots} sequence{'' if slots == 1 else 's'}" for slots in jobs.SLOTS),
@@ -83,34 +82,33 @@ def after_doctor() -> list[str]:
 def set_up(
     options: Options, machine: MachineFacts, folder: Path, job: Job, on_progress: OnProgress
 ) -> Iterator[CheckResult]:
-    """Install what a GPU needs and what is missing."""
+    """Install what a GPU needs, if it is missing."""
     llama, unsloth = before_doctor()
     ends = time.monotonic() + PROBE_SECONDS
     found = diagnosis.ask({"llama.cpp": ["llama"]}, diagnosis.Probing(job.model, job.folder), ends)["llama"]
     if found.get("offload"):
-        yield ok(llama, f"llama-cpp-python {found['version']} has it already")
+        yield ok(llama, f"llama-cpp-python {found['version']} has CUDA already")
     elif not options.install:
         yield skipped(
-            llama, "missing, and --no-install forbids it", build.told(build.llama(machine, sys.executable, {}))
+            llama, "missing, and --no-install forbids it", build.command_line(build.llama(machine, sys.executable, {}))
         )
     else:
         yield parts.install(build.llama(machine, sys.executable, os.environ), folder / "llama.log", on_progress)
-    asked = packages.requirements()
     version = packages.installed_version("unsloth")
-    step = build.unsloth(asked, sys.executable)
+    step = build.unsloth(packages.requirements(), sys.executable)
     if version is not None:
-        yield ok(unsloth, f"Unsloth {version} is here already")
+        yield ok(unsloth, f"Unsloth {version} is installed already")
     elif not options.install:
-        yield skipped(unsloth, "missing, and --no-install forbids it", build.told(step))
+        yield skipped(unsloth, "missing, and --no-install forbids it", build.command_line(step))
     else:
         yield parts.install(step, folder / "unsloth.log", on_progress)
 
 
 def examine(options: Options, on_progress: OnProgress) -> CheckResult:
-    """``minisheep doctor``, as one result that holds all of its own."""
+    """``minisheep doctor``, as one result with all of its checks."""
     on_progress("minisheep doctor")
     try:
-        found = list(doctor.diagnose(doctor.Options(model=options.model, seconds=DOCTOR_SECONDS), on_progress))
+        found = list(diagnosis.diagnose(diagnosis.Options(model=options.model, seconds=DOCTOR_SECONDS), on_progress))
     except MinisheepError as error:
         return fail("doctor", error.message, error.fix)
     return summed_up(found)
@@ -121,11 +119,11 @@ def summed_up(found: list[CheckResult]) -> CheckResult:
     counts = counted(found)
     figures = {"checks": [result.to_dict() for result in found]}
     wrong = [result for result in found if result.outcome in ("fail", "warn")]
-    told = " ".join([verdict(found), *(f"{result.name}: {result.found}." for result in wrong)])
+    text = " ".join([verdict(found), *(f"{result.name}: {result.found}." for result in wrong)])
     if counts["fail"]:
         fix = next(result.fix for result in found if result.outcome == "fail")
-        return fail("doctor", told, fix, **figures)
-    return warn("doctor", told, wrong[0].fix, **figures) if wrong else ok("doctor", told, **figures)
+        return fail("doctor", text, fix, **figures)
+    return warn("doctor", text, wrong[0].fix, **figures) if wrong else ok("doctor", text, **figures)
 
 
 def train(job: Job, refusal: Refused | None, on_progress: OnProgress) -> Iterator[CheckResult]:
@@ -149,4 +147,4 @@ def train(job: Job, refusal: Refused | None, on_progress: OnProgress) -> Iterato
     if len(done) == len(TRAINERS):
         yield curves.compare(*done)
     else:
-        yield skipped("unsloth beside peft", "only where both have trained")
+        yield skipped("unsloth beside peft", "needs both trainings")

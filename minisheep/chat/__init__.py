@@ -1,5 +1,5 @@
-"""Talking to a run's models: the best round, any other, the base, or two side by side.
+"""Chat with a run's models: the best round, any other, the base, or two side by side.
 
-`talk` goes on, `session` is all that it remembers (pure), `speak` owns a worker process that owns the model
-(`desk`), `render` and `screens` show what came. Nothing in the run folder is changed.
+`view` runs the conversation and shows it, `session` holds its state (pure), and `worker` has the process that owns the
+model. The run folder is only read.
 """

@@ -1,4 +1,4 @@
-"""What a chat remembers: settings, turns, and what of them a model is shown. Pure."""
+"""The state of a chat (settings and turns), what a model is shown of it, and the commands that change it. Pure."""
 
 from __future__ import annotations
 
@@ -29,30 +29,27 @@ class ChatTurn:
     """At least one."""
 
     def answer(self, round: int) -> str:
-        """What a round answered, or what was answered in its place before it was asked."""
+        """The round's own answer, or the first one where the round did not take part in this turn."""
         return next((a.text for a in self.answers if a.round == round), self.answers[0].text)
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
     rounds: tuple[int, ...]
-    """Who answers, 0 being the base: one, or two to compare."""
+    """The rounds that answer (0: the base): one, or two to compare."""
     temperature: float
     max_tokens: int
     system: str = ""
     turns: tuple[ChatTurn, ...] = ()
     asked: int = 0
-    """Messages sent, before the last reset too: the same question asked again is drawn anew."""
+    """Messages sent, also before a reset: it seeds the draw, so that a repeated question gets another answer."""
 
     def messages(self, round: int, user: str) -> list[Message]:
         """The conversation as a round knows it, ending with `user`."""
-        found = []
-        for turn in self.turns:
-            found += _pair(turn.user, turn.answer(round))
-        return [*found, {"role": "user", "content": user}]
+        return [*self._history(round), {"role": "user", "content": user}]
 
     def job(self, round: int, user: str) -> dict[str, object]:
-        """What the worker is asked for, see `chat.worker.ChatDesk`."""
+        """The job for `chat.worker.ChatHandler`."""
         return {
             "round": round,
             "messages": self.messages(round, user),
@@ -63,7 +60,7 @@ class Session:
         }
 
     def after(self, user: str, answers: Sequence[ChatAnswer]) -> Session:
-        """With one more turn; a turn that nobody answered is forgotten."""
+        """The session with one more turn; a turn without an answer is dropped."""
         turns = (*self.turns, ChatTurn(user, tuple(answers))) if answers else self.turns
         return replace(self, turns=turns, asked=self.asked + 1)
 
@@ -71,10 +68,16 @@ class Session:
         """JSON lines in messages format, one for each model that answers now; `round` 0 is the base."""
         lines = []
         for round in self.rounds:
-            told = [message for turn in self.turns for message in _pair(turn.user, turn.answer(round))]
             first = [{"role": "system", "content": self.system}] if self.system else []
-            lines.append(json.dumps({"round": round, "messages": [*first, *told]}) + "\n")
+            lines.append(json.dumps({"round": round, "messages": [*first, *self._history(round)]}) + "\n")
         return "".join(lines)
+
+    def _history(self, round: int) -> list[Message]:
+        return [
+            {"role": role, "content": text}
+            for turn in self.turns
+            for role, text in (("user", turn.user), ("assistant", turn.answer(round)))
+        ]
 
 
 def model_name(round: int) -> str:
@@ -82,25 +85,20 @@ def model_name(round: int) -> str:
 
 
 def left_out(messages: Sequence[Message], size: Callable[[Sequence[Message]], int], context: int, room: int) -> int:
-    """How many of the oldest turns must go, so that the rest (`size`, in tokens) leaves `room` for an answer.
+    """How many of the oldest turns must be left out, so that the rest (`size`, in tokens) leaves `room` for an answer.
 
-    The last message always stays, whether it fits or not.
+    The last message always stays, even if it does not fit.
     """
     turns = (len(messages) - 1) // 2
     return next((gone for gone in range(turns) if size(messages[2 * gone :]) + room <= context), turns)
 
 
-def _pair(user: str, answer: str) -> list[Message]:
-    return [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
-
-
-# What a person can type in a chat besides messages. Pure: reading a line, and what it changes.
 HELP = (
     ("/temp 0.7", "temperature; 0 always takes the likeliest token"),
-    ("/round 2", "go on with another round: a number, best, last or base"),
+    ("/round 2", "continue with another round: a number, best, last or base"),
     ("/reset", "forget the conversation"),
-    ("/save FILE", "write the conversation as JSON lines in messages format; never over a file that exists"),
-    ("/help", "this list"),
+    ("/save FILE", "write the conversation as JSON lines in messages format, to a new file"),
+    ("/help", "show this list"),
     ("/quit", "leave, as Ctrl-D does; Ctrl-C stops an answer"),
     ("//text", "a message that begins with a slash"),
 )
@@ -115,7 +113,7 @@ class Command:
 
 
 def read(line: str) -> Command | str:
-    """A command, or the message that the line is. Raises `errors.UsageError` for a command that there is not."""
+    """The command or message in the line. Raises `errors.UsageError` for an unknown command."""
     text = line.strip()
     if not text.startswith("/"):
         return text
@@ -125,13 +123,13 @@ def read(line: str) -> Command | str:
     if name in NAMES:
         return Command(name, argument.strip())
     near = difflib.get_close_matches(name, NAMES, n=1)
-    raise UsageError(f"There is no /{name}.", f"Nearest: /{near[0]}." if near else "/help lists what there is.")
+    raise UsageError(f"There is no /{name}.", f"Nearest: /{near[0]}." if near else "/help lists the commands.")
 
 
 def obey(session: Session, command: Command, resolve: Callable[[str], int]) -> tuple[Session, str]:
-    """The session after ``/temp``, ``/round``, ``/reset`` or ``/help``, and what to say of it.
+    """The session after ``/temp``, ``/round``, ``/reset`` or ``/help``, and a line to show.
 
-    `resolve` gives the number of a round that can answer (`api.resolve_round`). Raises `errors.UsageError`.
+    `resolve` turns a name into the number of a round that can answer (`api.resolve_round`). Raises `errors.UsageError`.
     """
     if command.name == "temp":
         temperature = _temperature(command.argument)
@@ -159,5 +157,5 @@ def _rounds(session: Session, number: int) -> tuple[int, ...]:
     if len(session.rounds) == 1:
         return (number,)
     if number == 0:
-        raise UsageError("The base is compared already.", "Give a round's number.")
+        raise UsageError("The base is compared already.", "Give the number of a round.")
     return (0, number)

@@ -1,4 +1,6 @@
-"""The two ways a chat goes: with a person at a terminal, and line by line through a pipe."""
+"""The chat as the user sees it: the conversation at a terminal or through a pipe, and the screens that show answers.
+
+Writes to the terminal, and to the file that ``/save`` names. Model text is sanitised before it is shown."""
 
 from __future__ import annotations
 
@@ -20,23 +22,19 @@ from rich.text import Text
 from minisheep.api import Run, resolve_round
 from minisheep.chat import session as chat_session
 from minisheep.chat.session import ChatAnswer, Session, model_name
-from minisheep.chat.worker import Speaker
+from minisheep.chat.worker import ChatClient
 from minisheep.errors import MinisheepError, UsageError
 from minisheep.rules.plain_text import sanitise
 
-# A model's answer as a terminal may show it: Markdown that can do nothing but be read.
-#
-# Links, images, HTML, references and entities are not interpreted, so that each is shown as it was written: nothing is
-# clickable, nothing is hidden, and no character comes out of an entity that `rules.plain_text` would have replaced. Code is
-# not highlighted: the model would choose which of some hundred lexers reads its text.
 NOT_INTERPRETED = ("link", "image", "autolink", "html_inline", "html_block", "reference", "entity")
-"""Rules of markdown-it that are switched off."""
+"""Rules of markdown-it that are off, so that their source is shown: nothing is clickable or hidden, and an entity
+cannot produce a character that `rules.plain_text` would have replaced."""
 GAP = 3
 """Columns between two answers side by side."""
 
 
 class _Code(TextElement):
-    """A block of code as plain text."""
+    """Code as plain text. It is not highlighted: the model would choose which of some hundred lexers reads its text."""
 
     style_name = "markdown.code_block"
 
@@ -45,7 +43,7 @@ class _Code(TextElement):
 
 
 class SafeMarkdown(Markdown):
-    """Model text as Markdown; sanitised first."""
+    """Sanitised model text as Markdown."""
 
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "fence": _Code, "code_block": _Code}
 
@@ -57,7 +55,7 @@ class SafeMarkdown(Markdown):
 
 
 class Tail:
-    """The last lines of what grows, as many as the terminal has room for."""
+    """The last lines of a growing text, as many as fit the terminal."""
 
     def __init__(self, inner: RenderableType, spare: int = 2) -> None:
         self._inner, self._spare = inner, spare
@@ -70,7 +68,7 @@ class Tail:
 
 
 def side_by_side(titles: Sequence[str], texts: Sequence[str]) -> RenderableType:
-    """Answers in columns of the same width, each under its title; one alone has none."""
+    """Answers in columns of the same width, each under its title; a single answer has no title."""
     if len(texts) == 1:
         return SafeMarkdown(texts[0])
     table = Table.grid(padding=(0, GAP, 0, 0), expand=True)
@@ -82,13 +80,13 @@ def side_by_side(titles: Sequence[str], texts: Sequence[str]) -> RenderableType:
 
 
 class Flow:
-    """Sanitises text that comes in parts, as if it had come in one."""
+    """Sanitises text that comes in parts as if it had come whole."""
 
     def __init__(self) -> None:
         self._held = ""
 
     def feed(self, part: str) -> str:
-        """What may be shown of it now: a carriage return waits for what comes after it."""
+        """The text to show now: a carriage return waits for the next character."""
         text = self._held + part
         self._held = "\r" if text.endswith("\r") else ""
         return sanitise(text.removesuffix("\r") if self._held else text)
@@ -98,7 +96,6 @@ class Flow:
         return sanitise(held)
 
 
-# The three ways to see answers: rendered on a terminal, plain text, JSON lines. A pipe gets answers alone.
 REFRESH = 8
 """Times a second that a growing answer is drawn."""
 
@@ -108,13 +105,13 @@ class ChatScreen(Protocol):
         """A message was sent to the models of `rounds`."""
 
     def part(self, round: int, text: str) -> None:
-        """More of an answer, the first time nothing; each is told to its end before the next begins."""
+        """More of an answer, first an empty part; each answer ends before the next begins."""
 
     def end(self, answers: Sequence[ChatAnswer]) -> None:
-        """All answers to it; fewer than were asked where they were stopped."""
+        """All answers to the message; fewer than models where the user stopped them."""
 
     def note(self, text: str) -> None:
-        """A line that is no answer."""
+        """A line that is not an answer."""
 
 
 class TerminalScreen:
@@ -150,13 +147,13 @@ class TerminalScreen:
         self._console.print(Text(sanitise(text), style="dim"))
 
     def _drawn(self) -> RenderableType:
-        # A copy: what grows is drawn by a thread of its own.
+        # A copy, because another thread draws while the text grows.
         texts = dict(self._texts)
         return side_by_side([model_name(round) for round in texts], list(texts.values()))
 
 
 class PlainScreen:
-    """Answers on stdout as they come, and nothing else there; with two models, each under its name."""
+    """Answers on stdout as they come; with two models, each under its name. Notes go to stderr."""
 
     def __init__(self, out: IO[str], err: IO[str]) -> None:
         self._out, self._err = out, err
@@ -192,12 +189,10 @@ class PlainScreen:
         self._out.flush()
 
 
-class JsonScreen:
-    """One object an answer."""
+class JsonScreen(PlainScreen):
+    """One JSON object for each answer."""
 
-    def __init__(self, out: IO[str], err: IO[str]) -> None:
-        self._out, self._err = out, err
-        self._user = ""
+    _user = ""
 
     def begin(self, rounds: Sequence[int], user: str) -> None:
         self._user = user
@@ -207,50 +202,44 @@ class JsonScreen:
 
     def end(self, answers: Sequence[ChatAnswer]) -> None:
         for answer in answers:
-            told = {"event": "Answer", "round": answer.round, "message": self._user, "answer": answer.text}
-            told |= {"finish": answer.finish, "tokens": answer.tokens, "left_out": answer.left_out}
-            self._out.write(json.dumps(told) + "\n")
-        self._out.flush()
-
-    def note(self, text: str) -> None:
-        print(sanitise(text), file=self._err, flush=True)
+            row = {"event": "Answer", "round": answer.round, "message": self._user, "answer": answer.text}
+            row |= {"finish": answer.finish, "tokens": answer.tokens, "left_out": answer.left_out}
+            self._write(json.dumps(row) + "\n")
 
 
 def remarks(answers: Sequence[ChatAnswer]) -> list[str]:
-    """What a reader of the answers should know about them."""
-    said = []
+    """Lines about the answers that the reader should know."""
+    lines = []
     if gone := max((answer.left_out for answer in answers), default=0):
         turns = "the oldest turn" if gone == 1 else f"the {gone} oldest turns"
-        said.append(f"(The context is full: without {turns}.)")
-    said += [_cut(answer, len(answers) > 1) for answer in answers if answer.finish in ("length", "stopped")]
-    said += ["(An empty answer.)" for answer in answers if not answer.text.strip() and answer.finish != "stopped"]
-    return said
-
-
-def _cut(answer: ChatAnswer, several: bool) -> str:
-    who = f"{model_name(answer.round)}: " if several else ""
-    how = "stopped" if answer.finish == "stopped" else "cut at the limit of tokens, see --max-tokens"
-    return f"({who}{how})"
+        lines.append(f"(The context is full: {turns} left out.)")
+    for answer in answers:
+        if answer.finish in ("length", "stopped"):
+            name = f"{model_name(answer.round)}: " if len(answers) > 1 else ""
+            how = "stopped" if answer.finish == "stopped" else "cut at the token limit, see --max-tokens"
+            lines.append(f"({name}{how})")
+    lines += ["(An empty answer.)" for answer in answers if not answer.text.strip() and answer.finish != "stopped"]
+    return lines
 
 
 def converse(
-    session: Session, speaker: Speaker, screen: ChatScreen, read: Callable[[], str], resolve: Callable[[str], int]
+    session: Session, client: ChatClient, screen: ChatScreen, read: Callable[[], str], resolve: Callable[[str], int]
 ) -> Session:
-    """Until `read` raises EOFError (Ctrl-D) or ``/quit``. An error is told, and the chat goes on."""
+    """Chat until ``/quit`` or until `read` raises EOFError (Ctrl-D). An error is shown, and the chat goes on."""
     while True:
         try:
-            told = chat_session.read(read())
-            if isinstance(told, str):
-                if told:
-                    with speaker.stoppable():
-                        session = ask(session, told, speaker, screen)
-            elif told.name == "quit":
+            line = chat_session.read(read())
+            if isinstance(line, str):
+                if line:
+                    with client.stoppable():
+                        session = ask(session, line, client, screen)
+            elif line.name == "quit":
                 return session
-            elif told.name == "save":
-                screen.note(save(session, told.argument))
+            elif line.name == "save":
+                screen.note(save(session, line.argument))
             else:
-                session, said = chat_session.obey(session, told, resolve)
-                screen.note(said)
+                session, note = chat_session.obey(session, line, resolve)
+                screen.note(note)
         except EOFError:
             screen.note("")
             return session
@@ -260,22 +249,22 @@ def converse(
             screen.note(str(error))
 
 
-def pipe(session: Session, speaker: Speaker, screen: ChatScreen, lines: Iterable[str]) -> Session:
-    """Each line that is not blank is a message, whatever it begins with. Raises `errors.MinisheepError`."""
+def pipe(session: Session, client: ChatClient, screen: ChatScreen, lines: Iterable[str]) -> Session:
+    """Send each line that is not blank as a message, commands too. Raises `errors.MinisheepError`."""
     for line in lines:
         if line.strip():
-            session = ask(session, line.strip(), speaker, screen)
+            session = ask(session, line.strip(), client, screen)
     return session
 
 
-def ask(session: Session, user: str, speaker: Speaker, screen: ChatScreen) -> Session:
-    """One message, answered by each model of the session. Raises `errors.MinisheepError`; it is then not remembered."""
+def ask(session: Session, user: str, client: ChatClient, screen: ChatScreen) -> Session:
+    """Have each model of the session answer. Raises `errors.MinisheepError`; the session then stays as it was."""
     answers: list[ChatAnswer] = []
     screen.begin(session.rounds, user)
     try:
         for round in session.rounds:
             screen.part(round, "")
-            answers.append(speaker.answer(session.job(round, user), partial(screen.part, round)))
+            answers.append(client.answer(session.job(round, user), partial(screen.part, round)))
             if answers[-1].finish == "stopped":
                 break
     finally:
@@ -284,9 +273,9 @@ def ask(session: Session, user: str, speaker: Speaker, screen: ChatScreen) -> Se
 
 
 def save(session: Session, name: str) -> str:
-    """Write the conversation to a new file, and say so. Raises `errors.UsageError`; nothing is ever overwritten."""
+    """Write the conversation to a new file; returns the line to show. Raises `errors.UsageError`. Never overwrites."""
     if not name:
-        raise UsageError("/save needs the name of a file.", "For example /save talk.jsonl")
+        raise UsageError("/save needs a file name.", "For example: /save talk.jsonl")
     if not session.turns:
         raise UsageError("There is nothing to save yet.")
     path = Path(name).expanduser()
@@ -294,23 +283,22 @@ def save(session: Session, name: str) -> str:
         with open(path, "x", encoding="utf-8") as file:
             file.write(session.saved())
     except FileExistsError:
-        raise UsageError(f"{path} exists, and nothing was written.", "Give another name.") from None
+        raise UsageError(f"{path} exists already, so nothing was written.", "Give another name.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{path} cannot be written: {reason}.", "Give another name.") from None
     return f"Saved to {json.dumps(str(path), ensure_ascii=False)}."
 
 
-# Which models of a run can answer, by what its folder says at this moment.
 def sides(
     run: Run, round: str | None, *, base: bool, compare: bool, on_progress: Callable[[str], None] = lambda text: None
 ) -> tuple[int, ...]:
-    """Who answers: one round (0: the base), or the base and a round to compare.
+    """The rounds that answer: one (0: the base), or the base and a round to compare.
 
-    `on_progress` hears where ``best``, which is what answers unless said, is the base. Raises `errors.UsageError`.
+    The default is ``best``; `on_progress` gets a line where that is the base. Raises `errors.UsageError`.
     """
     if base and (round or compare):
-        raise UsageError("--base talks to the base alone.", "Leave out --round and --compare, or --base.")
+        raise UsageError("--base cannot be combined with --round or --compare.", "Leave out --base or the others.")
     if base:
         return (0,)
     trained = run.trained
@@ -318,10 +306,8 @@ def sides(
     if not compare:
         return (chosen,)
     if chosen == 0 and round is None and trained:
-        # No round was better beyond chance; what training did can be looked at all the same.
+        # No round was better beyond chance; the last one still shows what training did.
         chosen = trained[-1]
     if chosen == 0:
-        raise UsageError(
-            "--compare sets a round against the base, and the base against itself says nothing.", "Give --round N."
-        )
+        raise UsageError("--compare needs a round beside the base.", "Choose one with --round N.")
     return (0, chosen)

@@ -1,7 +1,7 @@
-"""The worker's part of a chat. One conversation, one sequence, one model load.
+"""The process that answers in a chat (`ChatHandler`) and the parent's side of it (`ChatClient`).
 
-SIGINT stops the answer under way and nothing else: it is ignored between answers, so one that comes too late does no
-harm.
+The worker loads the model once and keeps one sequence. SIGINT stops only the current answer: between answers the
+worker ignores it, so a late one does no harm. The run folder is only read.
 """
 
 from __future__ import annotations
@@ -24,44 +24,40 @@ from minisheep.rules.templates import Conversation, Message, conversation
 from minisheep.run.events import AnswerDone, AnswerPart, Emit, EngineReady, Event, Note
 from minisheep.workspace import Workspace, open_engine
 
-OPEN = "open"
-"""A job that loads the model."""
-ANSWER = "answer"
-"""A job that answers once."""
 WINDOW = 4
-"""At least one token in so many of the context is left for an answer before old turns are left out."""
+"""Old turns are left out to give an answer up to one token in `WINDOW` of the context."""
 
 
 class StoppedError(Exception):
-    """The answer was stopped; what was told of it stands."""
+    """The user stopped the answer; its parts so far stand."""
 
 
-class ChatDesk:
-    """Does the jobs of `chat.worker.Speaker`. For a worker, and for a process of one's own with the fake engine."""
+class ChatHandler:
+    """Does the jobs of `ChatClient` in a worker, or in the caller's process with the fake engine."""
 
     def __init__(self) -> None:
-        self._talker: Talker | None = None
+        self._model: ChatModel | None = None
 
     def do(self, job: dict[str, Any], emit: Emit, should_stop: Any) -> None:
         """``{"run": folder, "phase": "open", "system": text}``, or ``"answer"`` with what `session.Session.job` gives.
 
-        Raises `errors.MinisheepError`; after that the next job may be tried all the same.
+        Raises `errors.MinisheepError`; the next job may still work.
         """
-        if self._talker is None:
-            self._talker = Talker(Path(job["run"]), emit)
-        self._talker.check(job["system"])
-        if job["phase"] == ANSWER:
+        if self._model is None:
+            self._model = ChatModel(Path(job["run"]), emit)
+        self._model.check(job["system"])
+        if job["phase"] == "answer":
             with _interruptible() as interrupted:
-                self._talker.answer(job, emit, interrupted)
+                self._model.answer(job, emit, interrupted)
 
     def close(self) -> None:
-        if self._talker is not None:
-            self._talker.close()
-            self._talker = None
+        if self._model is not None:
+            self._model.close()
+            self._model = None
 
 
-class Talker:
-    """A run's model, ready to answer. Raises `errors.MinisheepError` where it cannot be had."""
+class ChatModel:
+    """A run's model, ready to answer. Raises `errors.MinisheepError` where it is not available."""
 
     def __init__(self, run: Path, emit: Emit) -> None:
         from minisheep import prepare
@@ -69,35 +65,45 @@ class Talker:
         self._work = Workspace(run)
         settings = self._work.settings
         if not self._work.folder.model.exists():
-            raise UsageError(f"{run} has no model yet.", f"`minisheep align --run {run}` fetches it.")
+            raise UsageError(f"{run} has no model yet.", f"Fetch it with `minisheep align --run {run}`.")
         model = prepare.ensure_files(self._work.model, settings, emit, "inference_gguf")
         self._conversation = _conversation(model)
-        # One person talks: more sequences would only take memory.
+        # One sequence is enough; more would only take memory.
         self._engine: StreamingEngine = open_engine(settings.model_copy(update={"slots": 1}), model.inference_gguf)
         self._adapter: Path | None = None
         emit(EngineReady(self._engine.info.backend, self._engine.info.description))
         if self._conversation.again is None:
-            emit(Note("The model's template takes one turn: every message is answered by itself.", "warning"))
+            emit(
+                Note(
+                    "The model's template takes one turn, so each message is answered without the ones before.",
+                    "warning",
+                )
+            )
 
     def check(self, system: str) -> None:
-        """Raises `errors.UsageError` where a system message has no place."""
+        """Raises `errors.UsageError` for a system message that the template cannot hold."""
         if system and self._conversation.system is None:
             raise UsageError("The model's template has no place for a system message.", "Leave out --system.")
 
     def answer(self, job: dict[str, Any], emit: Emit, interrupted: list[int]) -> None:
-        """Tell an answer in parts, then how it ended. `interrupted` fills when it is to stop."""
+        """Send an answer in parts, then how it ended. It stops once `interrupted` is not empty."""
         number, system = job["round"], job["system"]
         self._set_adapter(number)
         messages: list[Message] = job["messages"]
         context = self._engine.info.context
         room = min(job["max_tokens"], context // WINDOW)
-        gone = (
-            (len(messages) - 1) // 2
-            if self._conversation.again is None
-            else left_out(messages, lambda shown: self._size(shown, system), context, room)
-        )
+        one_turn = self._conversation.again is None
+
+        def size(shown: Sequence[Message]) -> int:
+            return self._engine.count(self._conversation.prompt(shown, system))
+
+        gone = (len(messages) - 1) // 2 if one_turn else left_out(messages, size, context, room)
         shown = messages[2 * gone :]
-        self._fits(shown, system, context)
+        if (needed := size(shown)) >= context:
+            raise UsageError(
+                f"The message takes {needed} tokens with its template, and the run's context is {context}.",
+                "Send a shorter message.",
+            )
         settings = self._work.settings
         request = GenerateRequest(
             id="message",
@@ -110,22 +116,22 @@ class Talker:
             ),
             seed=derive_seed(settings.seed, "chat", job["number"]),
         )
-        told = 0
+        tokens = 0
 
         def on_progress(_name: str, part: str) -> None:
-            nonlocal told
+            nonlocal tokens
             if interrupted:
                 raise StoppedError
-            told += 1
+            tokens += 1
             if part:
                 emit(AnswerPart(number, part))
 
-        # Turns that the template cannot show were never shown: that is said once, not for every answer.
-        dropped = 0 if self._conversation.again is None else gone
+        # A template for one turn never shows older ones: a note at the start says so, not every answer.
+        dropped = 0 if one_turn else gone
         try:
             (completion,) = self._engine.generate([request], on_progress)
         except StoppedError:
-            emit(AnswerDone(number, "stopped", told, dropped))
+            emit(AnswerDone(number, "stopped", tokens, dropped))
         else:
             emit(AnswerDone(number, completion.finish, completion.tokens, dropped))
 
@@ -133,7 +139,7 @@ class Talker:
         self._engine.close()
 
     def _set_adapter(self, number: int) -> None:
-        """Hot-load the adapter of a round, unless it is on already."""
+        """Hot-load the adapter of a round, unless it is loaded already."""
         adapter = self._work.folder.round(number).adapter_gguf if number else None
         if adapter == self._adapter:
             return
@@ -142,20 +148,9 @@ class Talker:
         self._engine.set_adapter(adapter)
         self._adapter = adapter
 
-    def _size(self, messages: Sequence[Message], system: str) -> int:
-        return self._engine.count(self._conversation.prompt(messages, system))
-
-    def _fits(self, shown: Sequence[Message], system: str, context: int) -> None:
-        needed = self._size(shown, system)
-        if needed >= context:
-            raise UsageError(
-                f"The message takes {needed} tokens with its template, and the run's context is {context}.",
-                "Send a shorter one.",
-            )
-
 
 def _conversation(model: PreparedModel) -> Conversation:
-    """How the run's template frames several turns; its own template is read from the model's file."""
+    """How the run's template frames several turns; the template ``model`` is read from the model's file."""
     if model.template.name != "model":
         return conversation(model.template, "", {})
     from minisheep.formats.gguf_header import read_header
@@ -168,34 +163,36 @@ def _conversation(model: PreparedModel) -> Conversation:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[list[int]]:
-    """A list that gets the number of each SIGINT that comes meanwhile."""
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    """A list that collects each SIGINT during the block."""
+    signals: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: signals.append(number))
     try:
-        yield came
+        yield signals
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-# The parent's part of a chat: a worker process that owns the model, started when it is needed and again if it died.
-WORKER = "minisheep.chat.worker:ChatDesk"
+WORKER = "minisheep.chat.worker:ChatHandler"
 
 
-class Speaker:
-    """Asks the models of a run. `emit` gets whatever is told that is no answer. A context manager."""
+class ChatClient:
+    """Asks the models of a run through a worker, which starts when it is needed, and again if it died.
+
+    `emit` gets every event that is not part of an answer. A context manager.
+    """
 
     def __init__(self, run: Path, emit: Emit) -> None:
         self._run = run
         self._emit = emit
         self._worker: WorkerProcess | None = None
         self._stopping = False
-        # Not in the run: that is read only, by a chat at least.
+        # Not in the run folder, which a chat only reads.
         handle, name = tempfile.mkstemp(prefix="minisheep-chat-", suffix=".log")
         os.close(handle)
         self._log = Path(name)
         self._keep_log = False
 
-    def __enter__(self) -> Speaker:
+    def __enter__(self) -> ChatClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -203,10 +200,10 @@ class Speaker:
 
     def open(self, system: str) -> None:
         """Load the model. Raises what the worker raises, and `errors.WorkerError` if it died."""
-        self._do({"round": 0, "phase": "open", "system": system}, lambda event: self._emit(event))
+        self._do({"round": 0, "phase": "open", "system": system}, self._emit)
 
     def answer(self, job: dict[str, object], on_part: Callable[[str], None]) -> ChatAnswer:
-        """One answer, told in parts. Raises as `open` does; then the next message starts another worker."""
+        """One answer; `on_part` gets its parts. Raises as `open` does; the next message then starts another worker."""
         parts: list[str] = []
         ended: list[AnswerDone] = []
         number = int(str(job["round"]))
@@ -231,7 +228,7 @@ class Speaker:
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:
-        """Ctrl-C stops the answer under way, a second one the worker too, which the next message starts again."""
+        """Ctrl-C stops the current answer. A second Ctrl-C kills the worker, and the next message starts another."""
 
         def stop(_number: int, _frame: object) -> None:
             if self._worker is not None and self._stopping:
@@ -262,7 +259,7 @@ class Speaker:
             self._worker.do({"run": str(self._run), **job}, f"Round {job['round']}, chat", emit)
         except BaseException as error:
             if isinstance(error, WorkerError) or not isinstance(error, MinisheepError):
-                # It died, or nobody will read the rest of what it is telling.
+                # It died, or the rest of its events would stay unread.
                 self._keep_log |= isinstance(error, WorkerError) and not self._stopping
                 self._worker.kill()
                 self._worker.close()

@@ -12,7 +12,7 @@ import click
 from minisheep import api
 from minisheep.chat import view
 from minisheep.chat.session import Session, model_name
-from minisheep.chat.worker import Speaker
+from minisheep.chat.worker import ChatClient
 from minisheep.config import Settings
 from minisheep.errors import UsageError
 from minisheep.run.events import Event, Note
@@ -55,16 +55,16 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
     def resolve(asked: str) -> int:
         return api.resolve_round(opened, asked, opened.trained, flag="/round", on_progress=screen.note)
 
-    with Speaker(opened.path, _Listener(screen, quiet=not person)) as speaker:
-        speaker.open(session.system)
+    with ChatClient(opened.path, _Listener(screen, quiet=not person)) as client:
+        client.open(session.system)
         if once is not None:
-            view.pipe(session, speaker, screen, [once])
+            view.pipe(session, client, screen, [once])
         elif person:
             who = " and ".join(map(model_name, session.rounds))
             screen.note(f"{opened.settings.model}, {who}. /help lists the commands; Ctrl-D leaves.\n")
-            view.converse(session, speaker, screen, _prompt, resolve)
+            view.converse(session, client, screen, _prompt, resolve)
         else:
-            view.pipe(session, speaker, screen, _lines())
+            view.pipe(session, client, screen, _lines())
 
 
 def _session(settings: Settings, rounds: tuple[int, ...], given: dict[str, Any]) -> Session:

@@ -96,7 +96,7 @@ def _calibrate(settings: Settings, *, wanted: bool) -> None:
     machine, _ = fit.machine_for(None, settings.threads, here)
     plan = fit.recommend(settings, model, machine)
     gguf = gguf_here(find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None))
-    if not wanted and (not machine.is_gpu or plan is None or gguf is None or plan.tried is not None):
+    if not wanted and (not machine.is_gpu or plan is None or gguf is None or plan.calibration is not None):
         return
     if plan is None:
         raise UsageError(

@@ -1,7 +1,8 @@
-"""What a check says: one plain result, the same for ``minisheep doctor`` and for ``make gpu-check``. Pure."""
+"""The result of one check, for ``minisheep doctor`` and ``make gpu-check``. Pure."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,32 +11,25 @@ from typing import Any
 OUTCOMES = ("ok", "warn", "fail", "skipped")
 
 Facts = dict[str, Any]
-"""What a probe found, JSON-ready. One that could not answer has ``error``, in words, and perhaps ``fix``, and ``after``
-(seconds) where its time was up. One that was never begun has ``unasked``, the reason."""
+"""A probe's result, JSON-ready. A failed probe has ``error``, perhaps ``fix``, and ``after`` (seconds) where its time
+was up. A probe that never started has ``unasked``, the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """`outcome` is one of `OUTCOMES`: `fail` is what would stop a run or make it hours longer, `warn` what is worth
-    knowing, `skipped` what could not be looked at, with the reason in `found`."""
+    """`outcome` is one of `OUTCOMES`: `fail` would stop a run or make it hours longer, `warn` is worth knowing,
+    `skipped` could not be checked, with the reason in `found`."""
 
     name: str
     outcome: str
     found: str
     fix: str = ""
-    """What to type or change; empty where there is nothing to mend."""
+    """What to type or change; empty where nothing needs fixing."""
     figures: dict[str, Any] = field(default_factory=dict)
     """Numbers behind `found`, for ``--json``."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "event": "Check",
-            "name": self.name,
-            "outcome": self.outcome,
-            "found": self.found,
-            "fix": self.fix,
-            "figures": self.figures,
-        }
+        return {"event": "Check", **dataclasses.asdict(self)}
 
 
 def ok(name: str, found: str, **figures: Any) -> CheckResult:
@@ -51,16 +45,16 @@ def fail(name: str, found: str, fix: str, **figures: Any) -> CheckResult:
 
 
 def broken(name: str, found: str, facts: Facts, fix: str) -> CheckResult:
-    """The result of a probe that has an ``error``; its own ``fix`` comes first.
+    """The result of a probe with an ``error``; its own ``fix`` comes first.
 
-    One that was merely cut off soon, by ``after`` seconds, may be slow: a first import from a cold disk is no fault.
+    A probe that was cut off after fewer than `HANGS` seconds may only be slow: a first import from a cold disk.
     """
-    soon = "after" in facts and facts["after"] < HANGS
-    return CheckResult(name, "warn" if soon else "fail", found, facts.get("fix") or fix)
+    slow = facts.get("after", HANGS) < HANGS
+    return CheckResult(name, "warn" if slow else "fail", found, facts.get("fix") or fix)
 
 
 HANGS = 60.0
-"""Seconds after which what has not ended is said to hang."""
+"""Seconds after which a probe counts as hanging."""
 
 
 def skipped(name: str, found: str, fix: str = "") -> CheckResult:
@@ -72,9 +66,9 @@ def failed(results: Sequence[CheckResult]) -> bool:
 
 
 def counted(results: Sequence[CheckResult]) -> dict[str, int]:
-    """How many results have each outcome, all four named."""
-    found = Counter(result.outcome for result in results)
-    return {outcome: found[outcome] for outcome in OUTCOMES}
+    """The number of results with each outcome, zeros included."""
+    counts = Counter(result.outcome for result in results)
+    return {outcome: counts[outcome] for outcome in OUTCOMES}
 
 
 def verdict(results: Sequence[CheckResult]) -> str:

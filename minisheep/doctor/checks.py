@@ -1,4 +1,4 @@
-"""Python, driver, GPU, memory and disk: what the system tells, judged. Pure."""
+"""Turns the facts of the machine and of the probes into results. Pure."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from minisheep.machine.gpu import Gpu, dotted, in_words
 GIB = 2**30
 LEAST_PYTHON = (3, 11)
 UNSLOTH_CAPABILITY = (7, 0)
-"""What Unsloth and current CUDA builds of PyTorch ask for at least (Volta)."""
+"""The least that Unsloth and current CUDA builds of PyTorch require (Volta)."""
 BFLOAT16_CAPABILITY = (8, 0)
 """From here on (Ampere) tensor cores multiply bfloat16, as `plan.gpu_models` and `trainers.base` count."""
 LEAST_VRAM, GOOD_VRAM = 1 * GIB, 4 * GIB
-"""Free bytes: below the first even the demo does not fit beside CUDA's own context, below the second no 3B model."""
+"""Free bytes: below the first, even the demo does not fit beside CUDA's context; below the second, no 3B model."""
 LEAST_RAM, GOOD_RAM = 2 * GIB, 4 * GIB
 LEAST_DISK, GOOD_DISK = 1 * GIB, 20 * GIB
 """A 7B model has about 5 GB of GGUF and 15 GB of training weights."""
 NO_GPU = "no NVIDIA GPU: runs use the processor"
+NOT_ASKED: Facts = {"unasked": "not asked"}
+NO_MODEL: Facts = {"unasked": "no model"}
 
 
 def check_machine(machine: MachineFacts, place: Place) -> Iterator[CheckResult]:
@@ -36,41 +38,38 @@ def check_machine(machine: MachineFacts, place: Place) -> Iterator[CheckResult]:
 
 
 def python(machine: MachineFacts) -> CheckResult:
-    told = f"Python {'.'.join(map(str, machine.python))}, {machine.bits} bits, {machine.system}, {machine.processor}"
-    told += f", {machine.cores} core{'' if machine.cores == 1 else 's'}"
+    text = f"Python {'.'.join(map(str, machine.python))}, {machine.bits} bits, {machine.system}, {machine.processor}"
+    text += f", {machine.cores} core{'' if machine.cores == 1 else 's'}"
     if machine.python < LEAST_PYTHON:
         least = ".".join(map(str, LEAST_PYTHON))
-        return fail("python", f"{told}: too old", f"Install Python {least} or newer and minisheep in it.")
+        return fail("python", f"{text}: too old", f"Install Python {least} or newer and minisheep in it.")
     if machine.bits < 64:
-        return fail("python", f"{told}: PyTorch has no 32-bit builds", "Install a 64-bit Python and minisheep in it.")
+        return fail("python", f"{text}: PyTorch has no 32-bit builds", "Install a 64-bit Python and minisheep in it.")
     if machine.system != "Linux":
-        return warn("python", f"{told}: only Linux is tested", "On Windows use WSL2: `wsl --install`.")
-    return ok("python", told)
+        return warn("python", f"{text}: only Linux is tested", "On Windows use WSL2: `wsl --install`.")
+    return ok("python", text)
 
 
 def driver(machine: MachineFacts, place: Place) -> CheckResult:
     if machine.has_gpu:
         cuda = f", CUDA up to {machine.driver_cuda}" if machine.driver_cuda else ""
-        return ok("driver", f"NVIDIA {machine.driver or 'of a version that it does not tell'}{cuda}")
+        return ok("driver", f"NVIDIA {machine.driver or 'of unknown version'}{cuda}")
     if machine.driver:
-        return warn("driver", f"NVIDIA {machine.driver} answers and shows no GPU", packages.driver(place))
+        return warn("driver", f"NVIDIA {machine.driver} works, but shows no GPU", packages.driver(place))
     if machine.pci_gpus:
-        return warn(
-            "driver",
-            "an NVIDIA GPU is in this machine, and no driver answers: runs use the processor",
-            packages.driver(place),
-        )
+        why = "this machine has an NVIDIA GPU without a working driver: runs use the processor"
+        return warn("driver", why, packages.driver(place))
     return ok("driver", NO_GPU)
 
 
 def capability(machine: MachineFacts) -> CheckResult:
     if not machine.has_gpu:
         return skipped("compute capability", NO_GPU)
-    told = ", ".join(f"{gpu.name}: {dotted(gpu.capability) or 'not told'}" for gpu in machine.gpus)
+    text = ", ".join(f"{gpu.name}: {dotted(gpu.capability) or 'unknown'}" for gpu in machine.gpus)
     if machine.hidden is not None and machine.hidden.strip() in ("", "-1"):
         return fail(
             "compute capability",
-            f"{told}, but CUDA_VISIBLE_DEVICES={machine.hidden!r} hides every GPU",
+            f"{text}, but CUDA_VISIBLE_DEVICES={machine.hidden!r} hides every GPU",
             "unset CUDA_VISIBLE_DEVICES",
         )
     known = [gpu.capability for gpu in machine.gpus if gpu.capability is not None]
@@ -78,67 +77,71 @@ def capability(machine: MachineFacts) -> CheckResult:
     if best < UNSLOTH_CAPABILITY:
         return warn(
             "compute capability",
-            f"{told}: below {dotted(UNSLOTH_CAPABILITY)}, which Unsloth and new builds of PyTorch ask for",
+            f"{text}: below {dotted(UNSLOTH_CAPABILITY)}, which Unsloth and new builds of PyTorch require",
             "Infer on the GPU and train on the processor, or use a GPU from 2018 or later.",
         )
     if best < BFLOAT16_CAPABILITY:
         return warn(
             "compute capability",
-            f"{told}: no bfloat16 in hardware, so training computes in float32",
-            "Nothing to mend; `minisheep plan` counts with it.",
+            f"{text}: no bfloat16 in hardware, so training computes in float32",
+            "Nothing to fix; `minisheep plan` allows for it.",
         )
-    return ok("compute capability", told)
+    return ok("compute capability", text)
 
 
 def vram(machine: MachineFacts) -> CheckResult:
     if not machine.has_gpu:
         return skipped("free VRAM", NO_GPU)
     gpu = max(machine.gpus, key=lambda gpu: gpu.free)
-    told = f"{_gib(gpu.free)} of {_gib(gpu.total)} free on {gpu.name}"
-    return _amount("free VRAM", told, gpu.free, LEAST_VRAM, GOOD_VRAM, _free_gpu(gpu))
+    text = f"{_gib(gpu.free)} of {_gib(gpu.total)} free on {gpu.name}"
+    return _amount("free VRAM", text, gpu.free, LEAST_VRAM, GOOD_VRAM, _free_gpu(gpu))
 
 
 def _free_gpu(gpu: Gpu) -> str:
     if gpu.total < GOOD_VRAM:
         return f'See what fits: minisheep plan --gpu "{gpu.name}".'
     if held := in_words(gpu.holders):
-        return f"End what holds the rest: {held}."
-    return "`nvidia-smi` lists who holds the rest: end those programs."
+        return f"End the programs that hold the rest: {held}."
+    return "End the programs that hold the rest; `nvidia-smi` lists them."
 
 
 def ram(machine: MachineFacts) -> CheckResult:
     if machine.ram_free is None:
-        return skipped("free RAM", "this system does not tell")
+        return skipped("free RAM", "this system does not report it")
     total = "" if machine.ram_total is None else f" of {_gib(machine.ram_total)}"
-    told = f"{_gib(machine.ram_free)}{total} free"
+    text = f"{_gib(machine.ram_free)}{total} free"
     return _amount(
-        "free RAM", told, machine.ram_free, LEAST_RAM, GOOD_RAM, "Close programs; `minisheep plan` says more."
+        "free RAM",
+        text,
+        machine.ram_free,
+        LEAST_RAM,
+        GOOD_RAM,
+        "Close programs; `minisheep plan` shows what a run takes.",
     )
 
 
 def disk(machine: MachineFacts) -> CheckResult:
     if not machine.disks:
-        return skipped("free disk", "this system does not tell")
-    told = ", ".join(f"{_gib(free)} for {folder}" for folder, free in machine.disks.items())
+        return skipped("free disk", "this system does not report it")
+    text = ", ".join(f"{_gib(free)} for {folder}" for folder, free in machine.disks.items())
     fix = "Free some space, or set MINISHEEP_CACHE to a folder on a larger disk and give --run one there."
-    return _amount("free disk", told, min(machine.disks.values()), LEAST_DISK, GOOD_DISK, fix)
+    return _amount("free disk", text, min(machine.disks.values()), LEAST_DISK, GOOD_DISK, fix)
 
 
-def _amount(name: str, told: str, free: int, least: int, good: int, fix: str) -> CheckResult:
+def _amount(name: str, text: str, free: int, least: int, good: int, fix: str) -> CheckResult:
     if free < least:
-        return fail(name, f"{told}: less than the smallest model needs ({_gib(least)})", fix, bytes=free)
+        return fail(name, f"{text}: less than the smallest model needs ({_gib(least)})", fix, bytes=free)
     if free < good:
-        return warn(name, f"{told}: enough for small models only", fix, bytes=free)
-    return ok(name, told, bytes=free)
+        return warn(name, f"{text}: enough for small models only", fix, bytes=free)
+    return ok(name, text, bytes=free)
 
 
 def _gib(count: int) -> str:
     return f"{count / GIB:.1f} GiB"
 
 
-# llama.cpp: whether it loads, whether it uses the GPU, whether it writes. Pure.
 def check_llama(machine: MachineFacts, place: Place, facts: Mapping[str, Facts]) -> Iterator[CheckResult]:
-    llama, generate = facts.get("llama", {"unasked": "not asked"}), facts.get("generate")
+    llama, generate = facts.get("llama", NOT_ASKED), facts.get("generate", NO_MODEL)
     yield loads(place, llama, machine)
     yield offload(machine, place, llama, generate)
     yield writes(generate)
@@ -148,133 +151,133 @@ def loads(place: Place, facts: Facts, machine: MachineFacts) -> CheckResult:
     if "unasked" in facts:
         return skipped("llama.cpp", facts["unasked"])
     if facts.get("error"):
-        fix = (
-            packages.mend_llama(place, compiler=machine.nvcc, capability=machine.capability)
-            if machine.has_gpu
-            else packages.pip(place, f"--no-cache-dir --force-reinstall --no-deps {packages.LLAMA}")
-        )
+        fix = packages.pip(place, f"--no-cache-dir --force-reinstall --no-deps {packages.LLAMA}")
+        if machine.has_gpu:
+            fix = packages.mend_llama(place, compiler=machine.nvcc, capability=machine.capability)
         return broken("llama.cpp", f"it does not load: {facts['error']}", facts, fix)
     what = "with" if facts["offload"] else "without"
     return ok("llama.cpp", f"llama-cpp-python {facts['version']}, {what} GPU support", system=facts["system"])
 
 
-def offload(machine: MachineFacts, place: Place, llama: Facts, generate: Facts | None) -> CheckResult:
-    """A build for processors on a machine with a GPU fails here; so does one with CUDA that puts nothing on it."""
+def offload(machine: MachineFacts, place: Place, llama: Facts, generate: Facts) -> CheckResult:
+    """A CPU build on a machine with a GPU fails here; so does a CUDA build that puts nothing on the GPU."""
     name = "llama.cpp on the GPU"
     if not machine.has_gpu:
         return skipped(name, NO_GPU)
-    if "unasked" in llama or llama.get("error"):
+    if not _usable(llama):
         return skipped(name, "see 'llama.cpp'")
     fix = packages.mend_llama(place, compiler=machine.nvcc, capability=machine.capability)
     if not llama["offload"]:
-        return fail(name, f"{machine.gpus[0].name} is here, but this llama.cpp was built for processors only", fix)
-    if generate is None or "unasked" in generate or generate.get("error"):
-        return warn(name, "built for a GPU, but nothing was loaded, so it is not known to work", "See 'generate'.")
+        return fail(name, f"{machine.gpus[0].name} is not used: this llama.cpp was built for processors only", fix)
+    if not _usable(generate):
+        return warn(name, "built for a GPU, but not known to work, because no model was loaded", "See 'generate'.")
     layers, taken = generate["layers"], generate["taken"] or 0
     if layers is not None and layers[0] == layers[1]:
         return ok(name, f"all {layers[1]} layers on the GPU, {taken / 2**20:.0f} MiB of it taken", taken=taken)
     if layers is None and taken >= generate["weights"] // 2:
         return ok(name, f"{taken / 2**20:.0f} MiB of the GPU taken", taken=taken)
-    told = "no layer" if layers is None or layers[0] == 0 else f"{layers[0]} of {layers[1]} layers"
-    return fail(name, f"built for a GPU, but {told} went there", fix, taken=taken)
+    text = "no layer" if layers is None or layers[0] == 0 else f"{layers[0]} of {layers[1]} layers"
+    return fail(name, f"built for a GPU, but {text} went there", fix, taken=taken)
 
 
-def writes(facts: Facts | None) -> CheckResult:
+def writes(facts: Facts) -> CheckResult:
     name = "generate"
-    if facts is None:
-        return skipped(name, "no model")
     if "unasked" in facts:
         return skipped(name, facts["unasked"])
     if facts.get("error"):
-        return broken(name, facts["error"], facts, "Mend 'llama.cpp' first; else report it.")
+        return broken(name, facts["error"], facts, "Fix 'llama.cpp' first; otherwise report it.")
     rate = facts["tokens"] / facts["seconds"] if facts["seconds"] else 0.0
-    told = f"{facts['tokens']} tokens in {facts['seconds']:.2f} s ({rate:.0f} tokens/s, one sequence)"
+    text = f"{facts['tokens']} tokens in {facts['seconds']:.2f} s ({rate:.0f} tokens/s, one sequence)"
     if not facts["tokens"]:
         return warn(name, "the model ended its answer before its first token", "Try another --template.")
-    return ok(name, f"{told}, {facts['description']}", tokens_per_second=round(rate, 1))
+    return ok(name, f"{text}, {facts['description']}", tokens_per_second=round(rate, 1))
 
 
-# The hub, the model's file, and whether inference and training mean the same model by the same words. Pure.
 CLOSE, ALIKE = 0.3, 1.0
 """Mean absolute difference of log-probabilities, in nats per token, between llama.cpp and the training weights: 4-bit
 formats stay below the first; another model is beyond the second."""
 
 
 def check_model(facts: Mapping[str, Facts], missing: MinisheepError | None, name: str) -> Iterator[CheckResult]:
-    yield hub(facts.get("hub", {"unasked": "not asked"}))
-    yield file(facts.get("file"), missing, name)
-    yield template(facts.get("file"), facts.get("generate"), facts.get("weights"))
-    yield agreement(facts.get("generate"), facts.get("weights"))
+    model, generate, weights = (facts.get(probe, NO_MODEL) for probe in ("file", "generate", "weights"))
+    yield hub(facts.get("hub", NOT_ASKED))
+    yield file(model, missing, name)
+    yield template(model, generate, weights)
+    yield agreement(generate, weights)
 
 
 def hub(facts: Facts) -> CheckResult:
-    cached = "Models in the cache work all the same; `minisheep pull MODEL` fetches one while there is a network."
+    cached = "Cached models work without it; `minisheep pull MODEL` fetches one while there is a network."
     if "unasked" in facts:
         return skipped("hub", facts["unasked"])
     if facts.get("error"):
         return warn("hub", f"its client does not work: {facts['error']}", cached)
     if facts["offline"]:
-        return skipped("hub", "offline, as was asked: only what is in the cache can be used")
+        return skipped("hub", "offline by request: only cached models can be used")
     if facts["status"] == 200:
         return ok("hub", "it answers")
     why = facts["reason"] or f"status {facts['status']}"
     return warn("hub", f"it cannot be reached ({why})", f"{cached} A mirror or proxy: HF_ENDPOINT, HTTPS_PROXY.")
 
 
-def file(facts: Facts | None, missing: MinisheepError | None, name: str) -> CheckResult:
+def file(facts: Facts, missing: MinisheepError | None, name: str) -> CheckResult:
     if missing is not None:
         if missing.__class__.__name__ == "DownloadError":
             return skipped("model file", f"{name} is not here: {missing.message}", f"minisheep pull {name}")
         return fail("model file", missing.message, missing.fix)
-    if facts is None or "unasked" in facts:
-        return skipped("model file", (facts or {}).get("unasked", "no model"))
+    if "unasked" in facts:
+        return skipped("model file", facts["unasked"])
     if facts.get("error"):
         return broken("model file", facts["error"], facts, "")
-    told = f"{facts['name']}, {facts['bytes'] / 1e6:.0f} MB, SHA-256 {facts['sha256'][:16]}..."
+    text = f"{facts['name']}, {facts['bytes'] / 1e6:.0f} MB, SHA-256 {facts['sha256'][:16]}..."
     if facts["again"] and facts["again"] != facts["sha256"]:
-        return fail("model file", f"{told}, but reading it again gives {facts['again'][:16]}...", f"rm {facts['path']}")
-    return ok("model file", f"{told}, {'read again and right' if facts['again'] else 'as when it was read last'}")
+        return fail("model file", f"{text}, but reading it again gives {facts['again'][:16]}...", f"rm {facts['path']}")
+    return ok(
+        "model file", f"{text}, {'read again and right' if facts['again'] else 'unchanged since it was read last'}"
+    )
 
 
-def template(file: Facts | None, generate: Facts | None, weights: Facts | None) -> CheckResult:
-    """The same ids on both sides; and the file's own template the one that the weights were published with."""
+def template(file: Facts, generate: Facts, weights: Facts) -> CheckResult:
+    """Whether both sides use the same ids, and whether the file's own template is that of the published weights."""
     name = "chat template"
     if not (_usable(file) and _usable(generate) and _usable(weights)):
         return skipped(name, _unusable(file, generate, weights))
-    assert file is not None and generate is not None and weights is not None
     if (generate["prompt"], generate["ids"]) != (weights["prompt"], weights["ids"]):
-        at = next((i for i, (a, b) in enumerate(zip(generate["ids"], weights["ids"], strict=False)) if a != b), None)
-        where = f"from token {at + 1} on" if at is not None else "in length"
-        return fail(name, f"inference and training see other tokens, {where}", "Report it, with the output of --json.")
-    told = f"{file['template']}: the same {len(generate['ids'])} tokens in inference and training"
+        first = next((i for i, (a, b) in enumerate(zip(generate["ids"], weights["ids"], strict=False)) if a != b), None)
+        where = f"from token {first + 1} on" if first is not None else "in length"
+        return fail(
+            name, f"inference and training see different tokens, {where}", "Report it, with the output of --json."
+        )
+    text = f"{file['template']}: the same {len(generate['ids'])} tokens in inference and training"
     own, published = file["templates"]["gguf"], file["templates"]["weights"]
     if own and published and own != published:
         return warn(
             name,
-            f"{told}; but the weights' own template differs from the GGUF's, which counts here",
+            f"{text}; but the weights' own template differs from the GGUF's, which is used",
             "--template chatml or llama-3 chooses one by name.",
         )
-    beside = "" if published else "; the training weights bring no template of their own"
-    return ok(name, told + (", equal to the weights' own" if own and published else beside))
+    beside = "" if published else "; the training weights have no template of their own"
+    return ok(name, text + (", equal to the weights' own" if own and published else beside))
 
 
-def agreement(generate: Facts | None, weights: Facts | None) -> CheckResult:
-    """llama.cpp's log-probabilities of a given answer beside those of the weights that are trained."""
+def agreement(generate: Facts, weights: Facts) -> CheckResult:
+    """llama.cpp's log-probabilities of a given answer against those of the training weights."""
     name = "GGUF and weights"
     if not (_usable(generate) and _usable(weights)):
         return skipped(name, _unusable(generate, weights))
-    assert generate is not None and weights is not None
     if len(generate["logprobs"]) != len(weights["logprobs"]):
         return fail(name, "they tokenise the same answer differently", "Give a GGUF and weights of the same model.")
-    apart = distance(generate["logprobs"], weights["logprobs"])
-    told = f"{apart:.3f} nats per token apart over {len(weights['logprobs'])} tokens"
-    told += " (weights made from the GGUF)" if weights["note"] else ""
-    # Said so that a difference that is no number passes neither.
-    if not apart <= ALIKE:
-        return fail(name, f"{told}: another model", "Give --gguf and --weights of the same model.", nats=apart)
-    if not apart <= CLOSE:
-        return warn(name, f"{told}: a coarse quantisation, or another revision", "Take a larger quant.", nats=apart)
-    return ok(name, told, nats=round(apart, 4))
+    nats = distance(generate["logprobs"], weights["logprobs"])
+    text = f"{nats:.3f} nats per token apart over {len(weights['logprobs'])} tokens"
+    text += " (weights made from the GGUF)" if weights["note"] else ""
+    # `not <=`, so that NaN fails.
+    if not nats <= ALIKE:
+        return fail(name, f"{text}: another model", "Give --gguf and --weights of the same model.", nats=nats)
+    if not nats <= CLOSE:
+        return warn(
+            name, f"{text}: a coarse quantisation, or another revision", "Use a larger quantisation.", nats=nats
+        )
+    return ok(name, text, nats=round(nats, 4))
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:
@@ -282,26 +285,25 @@ def distance(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one) if one else 0.0
 
 
-def _usable(facts: Facts | None) -> bool:
-    return facts is not None and "unasked" not in facts and not facts.get("error")
+def _usable(facts: Facts) -> bool:
+    return "unasked" not in facts and not facts.get("error")
 
 
-def _unusable(*sides: Facts | None) -> str:
-    """Why not all sides can be compared: the reason of the first that was not asked, or gave no answer."""
-    reasons = [(facts or {}).get("unasked") or (facts or {}).get("error") for facts in sides if not _usable(facts)]
-    return f"a side of it was not asked: {reasons[0] or 'no model'}"
+def _unusable(*sides: Facts) -> str:
+    """Why the sides cannot be compared: the reason of the first probe without a result."""
+    reasons = [facts.get("unasked") or facts.get("error") for facts in sides if not _usable(facts)]
+    return f"one side has no result: {reasons[0]}"
 
 
-# PyTorch, bitsandbytes, Unsloth and one real step of training. Pure.
 BITSANDBYTES = '"bitsandbytes>=0.50,<0.51"'
 PROCESSOR_DOES = "--load-in bf16 trains without it."
 
 
 def check_training(machine: MachineFacts, place: Place, facts: Mapping[str, Facts]) -> Iterator[CheckResult]:
-    yield torch(machine, place, facts.get("torch", {"unasked": "not asked"}))
-    yield bitsandbytes(machine, place, facts.get("bitsandbytes", {"unasked": "not asked"}))
-    yield unsloth(machine, facts.get("unsloth"))
-    yield steps(machine, facts.get("train"))
+    yield torch(machine, place, facts.get("torch", NOT_ASKED))
+    yield bitsandbytes(machine, place, facts.get("bitsandbytes", NOT_ASKED))
+    yield unsloth(machine, facts.get("unsloth", {"unasked": "not installed: training uses PEFT"}))
+    yield steps(machine, facts.get("train", NO_MODEL))
 
 
 def torch(machine: MachineFacts, place: Place, facts: Facts) -> CheckResult:
@@ -311,21 +313,21 @@ def torch(machine: MachineFacts, place: Place, facts: Facts) -> CheckResult:
     if facts.get("error"):
         fix = packages.cuda_torch(place) if machine.has_gpu else packages.pip(place, "--force-reinstall torch")
         return broken(name, facts["error"], facts, fix)
-    told = f"torch {facts['version']}"
+    text = f"torch {facts['version']}"
     if facts["cuda"]:
-        return ok(name, f"{told}, CUDA {facts['cuda_build']}, computes on {', '.join(facts['cards'])}")
+        return ok(name, f"{text}, CUDA {facts['cuda_build']}, computes on {', '.join(facts['cards'])}")
     if not machine.has_gpu:
-        return ok(name, f"{told}, on the processor")
+        return ok(name, f"{text}, on the processor")
     if not facts["cuda_build"]:
         return fail(
-            name, f"{told} is a build for processors, beside {machine.gpus[0].name}", packages.cuda_torch(place)
+            name, f"{text} is a build for processors, beside {machine.gpus[0].name}", packages.cuda_torch(place)
         )
     if machine.hidden is not None:
-        told += f" (CUDA_VISIBLE_DEVICES={machine.hidden!r})"
+        text += f" (CUDA_VISIBLE_DEVICES={machine.hidden!r})"
     newest = machine.driver_cuda or "unknown"
     return fail(
         name,
-        f"{told} is built for CUDA {facts['cuda_build']} and sees no GPU; the driver runs CUDA up to {newest}",
+        f"{text} is built for CUDA {facts['cuda_build']} and sees no GPU; the driver runs CUDA up to {newest}",
         packages.driver(place),
     )
 
@@ -336,38 +338,36 @@ def bitsandbytes(machine: MachineFacts, place: Place, facts: Facts) -> CheckResu
         return skipped(name, facts["unasked"])
     fix = packages.pip(place, f"--force-reinstall --no-deps {BITSANDBYTES}")
     if facts.get("error"):
-        told = f"4-bit does not work: {facts['error']}"
-        return broken(name, told, facts, f"{fix} (or {PROCESSOR_DOES})")
-    told = f"bitsandbytes {facts['version']}, 4-bit round trip on {facts['device']}"
+        text = f"4-bit does not work: {facts['error']}"
+        return broken(name, text, facts, f"{fix} (or {PROCESSOR_DOES})")
+    text = f"bitsandbytes {facts['version']}, 4-bit round trip on {facts['device']}"
     if machine.has_gpu and facts["device"] == "cuda" and not facts["with_cuda"]:
-        return fail(name, f"{told}, but with its library for processors ({facts['library']})", fix)
-    return ok(name, told)
+        return fail(name, f"{text}, but with its library for processors ({facts['library']})", fix)
+    return ok(name, text)
 
 
-def unsloth(machine: MachineFacts, facts: Facts | None) -> CheckResult:
+def unsloth(machine: MachineFacts, facts: Facts) -> CheckResult:
     name = "Unsloth"
     if not machine.has_gpu:
         return skipped(name, NO_GPU)
-    if facts is None:
-        return skipped(name, "not installed: training uses PEFT")
-    if facts.get("error"):
-        return warn(name, f"it does not import: {facts['error']}", "Mend 'unsloth versions', or use --trainer peft.")
-    return ok(name, f"Unsloth {facts['version']} imports, on {facts['device'] or 'a device that it does not name'}")
-
-
-def steps(machine: MachineFacts, facts: Facts | None) -> CheckResult:
-    name = "train"
-    if facts is None:
-        return skipped(name, "no model")
     if "unasked" in facts:
         return skipped(name, facts["unasked"])
     if facts.get("error"):
-        return broken(name, facts["error"], facts, "Mend 'PyTorch' and 'bitsandbytes' first; else report it.")
-    told = f"{facts['steps']} step on {facts['device']}, base in {facts['load_in']}, loss {facts['loss']:.3f}"
+        return warn(name, f"it does not import: {facts['error']}", "Fix 'unsloth versions', or use --trainer peft.")
+    return ok(name, f"Unsloth {facts['version']} imports, on {facts['device'] or 'an unnamed device'}")
+
+
+def steps(machine: MachineFacts, facts: Facts) -> CheckResult:
+    name = "train"
+    if "unasked" in facts:
+        return skipped(name, facts["unasked"])
+    if facts.get("error"):
+        return broken(name, facts["error"], facts, "Fix 'PyTorch' and 'bitsandbytes' first; otherwise report it.")
+    text = f"{facts['steps']} step on {facts['device']}, base in {facts['load_in']}, loss {facts['loss']:.3f}"
     if not math.isfinite(facts["loss"]):
-        return fail(name, f"{told}: no number", "--load-in fp32 trains in full precision.")
+        return fail(name, f"{text}: the loss is not a finite number", "--load-in fp32 trains in full precision.")
     if not facts["moved"]:
-        return fail(name, f"{told}, but the adapter did not move", "Report it, with the output of --json.")
+        return fail(name, f"{text}, but the adapter did not move", "Report it, with the output of --json.")
     if machine.has_gpu and facts["device"] != "cuda":
-        return warn(name, f"{told}: not on the GPU", "Mend 'PyTorch'.")
-    return ok(name, f"{told}, adapter as GGUF {facts['adapter'] / 1e6:.1f} MB", seconds=round(facts["seconds"], 2))
+        return warn(name, f"{text}: not on the GPU", "Fix 'PyTorch'.")
+    return ok(name, f"{text}, adapter as GGUF {facts['adapter'] / 1e6:.1f} MB", seconds=round(facts["seconds"], 2))

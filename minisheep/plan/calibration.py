@@ -1,4 +1,8 @@
-"""A short try of a plan's model on this machine, so that times are measured and not estimated."""
+"""Measures a plan's model on this machine for a short time, so that its times need not be estimated.
+
+`calibrate` starts a child process for each part and writes the result into the cache; `measure` is the worker's side,
+which downloads nothing. The benchmarks use its work and its clock too.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +25,11 @@ from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
 from minisheep.errors import DownloadError, UsageError
 from minisheep.machine.gpu import Peak
 from minisheep.machine.worker import WorkerProcess
+from minisheep.models.registry import find_model
 from minisheep.plan import duration
 from minisheep.plan.duration import NEW, Calibration
 from minisheep.plan.fit import Plan
+from minisheep.prepare import for_inference, training_weights
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
 from minisheep.rules.seed_tasks import SeedTask, load_seeds
@@ -32,24 +38,20 @@ from minisheep.run.events import Emit, Event, TrainStep
 from minisheep.run.files import disk_errors, read_json, write_json
 from minisheep.run.records import Example
 
-# The parts of a try, one child process each, as the workers of a run are. Pure.
 ASK, TRAIN = "ask", "train"
 EXAMPLES = 64
-"""Examples that training has at most: a few steps tell its speed."""
+"""Training's most examples: a few steps show its speed."""
 STEPS = 3
-"""Steps of training; the first is not timed, since kernels are made and memory is taken then."""
+"""Training steps; the first is not timed, since it compiles kernels and allocates memory."""
 PAIRS = 32
-"""Texts whose likelihood is asked, for the speed of reading."""
-
-
+"""Texts whose likelihood is computed, for the speed of reading."""
 WORKER = "minisheep.plan.calibration:measure"
 PART_SECONDS = 900.0
-"""What takes longer hangs: the sizes are seconds to minutes on a GPU of 2018."""
+"""A part that takes longer hangs: a GPU of 2018 needs seconds to minutes."""
 
 
 def measured(worker: str, job: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
-    """What a `worker` (its handler) of its own measured, and the most VRAM that the GPU held meanwhile beyond what it
-    held before.
+    """The result of a new `worker` (its handler), and the peak growth of VRAM while it ran.
 
     Raises `errors.MinisheepError`: what the job raised, or that its process died or hung.
     """
@@ -59,59 +61,51 @@ def measured(worker: str, job: dict[str, Any]) -> tuple[dict[str, Any], int | No
 
 
 def calibrate(plan: Plan, gguf: Path | None, on_progress: Callable[[str], None]) -> Calibration:
-    """Try the model of `plan` with its settings, as the workers of a run would use it, and keep what was found.
+    """Measure the model of `plan` with its settings, as a run's workers would use it, and store the result.
 
-    `gguf` is its file, None where it is not here. Nothing is fetched: without training weights at hand, training stays
-    an estimate. Raises `errors.MinisheepError` for what does not work.
+    `gguf` is its file, None where it is not on this machine. Nothing is downloaded: without cached training weights,
+    training stays an estimate. Raises `errors.MinisheepError` for a part that fails.
     """
     if gguf is None:
-        raise UsageError(
-            f"{plan.model.name} is not here, so it cannot be tried.", f"minisheep pull {plan.settings.model}"
-        )
+        missing = f"{plan.model.name} is not on this machine, so it cannot be measured."
+        raise UsageError(missing, f"Fetch it with `minisheep pull {plan.settings.model}`.")
     with tempfile.TemporaryDirectory(prefix="minisheep-plan-") as folder:
         write_json(Path(folder) / "settings.json", plan.settings.model_dump())
         job = {"slots": plan.slots, "folder": folder}
-        on_progress(f"Trying {plan.model.name} with {plan.slots} sequences at once.")
+        on_progress(f"Measuring {plan.model.name} with {plan.slots} sequences at once.")
         asked, asked_bytes = measured(WORKER, {"phase": ASK, **job})
-        on_progress("Trying a few steps of training.")
-        trained, trained_bytes = _train(job, on_progress)
-    found = Calibration(
+        on_progress("Measuring a few steps of training.")
+        trained: dict[str, Any] = {}
+        training_bytes = None
+        try:
+            trained, training_bytes = measured(WORKER, {"phase": TRAIN, **job})
+        except DownloadError as error:
+            on_progress(f"Training was not measured: {error.message}")
+    calibration = Calibration(
         machine=plan.machine.title,
-        slots=asked["slots"],
         kv_type=plan.cache,
-        drawn=asked["drawn"],
-        read=asked["read"],
-        trained=trained.get("trained", 0.0),
-        trainer=trained.get("trainer", ""),
+        **asked,
+        **{"trained": 0.0, "trainer": "", **trained},
         inference_bytes=asked_bytes,
-        training_bytes=trained_bytes,
+        training_bytes=training_bytes,
         date=date.today().isoformat(),
     )
-    path = duration.place(gguf)
+    path = duration.calibration_path(gguf)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, dataclasses.asdict(found))
-    return found
+    write_json(path, dataclasses.asdict(calibration))
+    return calibration
 
 
-def _train(job: dict[str, Any], on_progress: Callable[[str], None]) -> tuple[dict[str, Any], int | None]:
-    try:
-        return measured(WORKER, {"phase": TRAIN, **job})
-    except DownloadError as error:
-        on_progress(f"Training was not tried: {error.message}")
-        return {}, None
-
-
-# The worker's part of a try, which fetches nothing; its work and its clock, which the bench has too.
 TURNS = 2
 TOGETHER = (1, 1, 2, 1, 4, 1, 2, 7)
-"""How many seed tasks make one training example, in turn: most are short and a few are long, as answers are."""
+"""Seed tasks in one training example, in turn: most examples are short and a few are long, as answers are."""
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side did when its turn came: an amount of work (tokens, pairs ...) in seconds."""
+    """One side's turn: an amount of work (tokens, pairs ...) in seconds."""
 
     amount: float
     seconds: float
@@ -124,7 +118,7 @@ class Turn:
 
 def measure(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
     """``{"phase": ASK or TRAIN, "slots": number, "folder": with settings.json}``."""
-    # Before the hub's client is imported, which reads it then.
+    # The hub's client reads this when it is imported.
     os.environ["HF_HUB_OFFLINE"] = "1"
     folder = Path(job["folder"])
     settings = config.make(read_json(folder / "settings.json"))
@@ -132,8 +126,7 @@ def measure(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) ->
 
 
 def ask(settings: Settings, slots: int) -> dict[str, Any]:
-    """Tokens a second drawn and read, by the engine that a run would have."""
-    from minisheep.prepare import for_inference
+    """Tokens a second drawn and read, by the engine that a run would use."""
     from minisheep.workspace import open_engine
 
     model = for_inference(settings, ignore, trainable=True)
@@ -155,17 +148,17 @@ def ask(settings: Settings, slots: int) -> dict[str, Any]:
 
         draw(TURNS)  # kernels are loaded, graphs captured
         drawn = [timed(partial(draw, number)).rate for number in range(TURNS)]
-        told = [timed(partial(read, number)).rate for number in range(TURNS)]
-        return {"drawn": statistics.mean(drawn), "read": statistics.mean(told), "slots": engine.info.slots}
+        reading = [timed(partial(read, number)).rate for number in range(TURNS)]
+        return {"drawn": statistics.mean(drawn), "read": statistics.mean(reading), "slots": engine.info.slots}
     finally:
         engine.close()
 
 
 def train(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Tokens a second of training, by the trainer that a run would have. Raises `errors.DownloadError` for weights that
-    are not at hand."""
-    from minisheep.models.registry import find_model
-    from minisheep.prepare import for_inference, training_weights
+    """Tokens a second of training, by the trainer that a run would use.
+
+    Raises `errors.DownloadError` for weights that are not cached.
+    """
     from minisheep.stages.train import train_job
     from minisheep.trainers.choose_trainer import choose_trainer, make_trainer
 
@@ -173,7 +166,7 @@ def train(settings: Settings, folder: Path) -> dict[str, Any]:
     entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
     weights, _ = training_weights(entry, model.gguf, model.gguf_sha256, ignore, offline=True)
     trainer = choose_trainer(settings.trainer, settings.load_in, model.architecture).trainer
-    # Whole batches, so that the steps are those of a round.
+    # Whole batches, as in a round.
     batch = min(settings.batch_size, EXAMPLES // STEPS)
     short = settings.model_copy(update={"epochs": 1, "validation": 0.0, "batch_size": batch, "max_examples": EXAMPLES})
     job = train_job(
@@ -181,24 +174,24 @@ def train(settings: Settings, folder: Path) -> dict[str, Any]:
         gguf=model.gguf, weights=weights, output=folder / "adapter", scratch=folder / "scratch",
     )  # fmt: skip
     job.scratch.mkdir(parents=True)
-    # Unsloth writes a folder of compiled code wherever it is.
+    # Unsloth writes compiled code into the current folder.
     os.chdir(folder)
     steps: list[tuple[float, float]] = []
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if isinstance(event, TrainStep):
             steps.append((time.perf_counter(), event.tokens_per_second))
 
-    make_trainer(trainer).train(job, hear, lambda: False)
+    make_trainer(trainer).train(job, on_event, lambda: False)
     return {"trained": after_first_step(steps).rate, "trainer": trainer}
 
 
 def ignore(event: Event) -> None:
-    """What is told while a model is made ready is no news to a plan."""
+    """A plan shows no events of the model's preparation."""
 
 
 def decode_requests(seeds: Sequence[SeedTask], count: int, tokens: int, turn: int) -> list[GenerateRequest]:
-    """Short plain prompts with a long way to go; each turn has its own, so that no side can keep a prompt's KV."""
+    """Short prompts for long texts; each turn has its own, so that no side can reuse a prompt's KV."""
     requests = []
     for number in range(count):
         seed = seeds[(turn * count + number) % len(seeds)]
@@ -212,22 +205,22 @@ def decode_requests(seeds: Sequence[SeedTask], count: int, tokens: int, turn: in
 
 def examples(seeds: Sequence[SeedTask], count: int) -> list[Example]:
     """Training examples of mixed length: one to seven seed tasks in one, see `TOGETHER`."""
-    found = []
+    records = []
     position = 0
     for number in range(count):
         some = [seeds[(position + i) % len(seeds)] for i in range(TOGETHER[number % len(TOGETHER)])]
         position += len(some)
         if len(some) == 1:
-            asked, answered = user_text(some[0].instruction, some[0].input), some[0].output
+            request, answer = user_text(some[0].instruction, some[0].input), some[0].output
         else:
-            asked = "\n".join(f"{i}. {user_text(s.instruction, s.input)}" for i, s in enumerate(some, 1))
-            answered = "\n".join(f"{i}. {s.output}" for i, s in enumerate(some, 1))
-        found.append(
+            request = "\n".join(f"{i}. {user_text(s.instruction, s.input)}" for i, s in enumerate(some, 1))
+            answer = "\n".join(f"{i}. {s.output}" for i, s in enumerate(some, 1))
+        records.append(
             Example(
-                instruction=asked,
+                instruction=request,
                 input="",
-                output=answered,
-                messages=[{"role": "user", "content": asked}, {"role": "assistant", "content": answered}],
+                output=answer,
+                messages=[{"role": "user", "content": request}, {"role": "assistant", "content": answer}],
                 score=1.0,
                 quality=None,
                 following=None,
@@ -235,11 +228,11 @@ def examples(seeds: Sequence[SeedTask], count: int) -> list[Example]:
                 parents=("bench", "bench", str(number)),
             )
         )
-    return found
+    return records
 
 
 def timed(work: Callable[[], float], clock: Clock = time.perf_counter) -> Turn:
-    """Do `work`, which returns its amount, and time it."""
+    """Time `work`, which returns its amount."""
     began = clock()
     amount = work()
     return Turn(amount, clock() - began)
@@ -248,7 +241,7 @@ def timed(work: Callable[[], float], clock: Clock = time.perf_counter) -> Turn:
 def after_first_step(steps: list[tuple[float, float]]) -> Turn:
     """Tokens and seconds from the end of the first step to that of the last.
 
-    `steps` holds when each was told and its own tokens a second, which times its duration gives its tokens.
+    `steps` has the time and the tokens a second of each; that rate times its duration gives its tokens.
     """
     seconds = [later[0] - earlier[0] for earlier, later in itertools.pairwise(steps)]
     tokens = sum(duration * step[1] for duration, step in zip(seconds, steps[1:], strict=True))

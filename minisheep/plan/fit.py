@@ -1,7 +1,8 @@
-"""A plan for given settings on a machine, and the search for settings with which a run fits, the given ones first.
+"""A plan for given settings on a machine, and the search for settings with which a run fits.
 
-Only settings that leave the method alone are searched: the number format of the KV cache, a context that still holds
-the longest prompt and answer, and the examples of a forward pass in training. Pure.
+The search starts with the given settings and changes only those that leave the method alone: the number format of the
+KV cache, a context that still holds the longest prompt and answer, and the examples of a forward pass in training.
+Pure but for `this_processor`.
 """
 
 from __future__ import annotations
@@ -17,35 +18,24 @@ from minisheep.machine import cpu, system
 from minisheep.machine.gpu import Gpu
 from minisheep.models.shape import Shape
 from minisheep.plan import duration, memory_parts
-from minisheep.plan.duration import (
-    ANSWER,
-    CUT,
-    Calibration,
-    PhaseTokens,
-    calibrated,
-    evaluation,
-    kept_examples,
-    round_work,
-)
 from minisheep.plan.gpu_models import GIB, GpuModel, find_gpu_model
 from minisheep.plan.memory_parts import Inference, Part, TrainingMemory, Weights
 from minisheep.plan.room import Model
 from minisheep.trainers.base import settle
 
-# What a plan is for: a GPU of the table, the one that is here, or this machine's processor.
 DESKTOP = 350 * 2**20
-"""What a desktop and the driver hold of a GPU."""
+"""A desktop's and the driver's share of a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedMachine:
-    """`memory` is what both phases may take, one after the other, in bytes; None where it is not known."""
+    """A GPU or a processor. `memory` is the limit of each phase in bytes; None where it is unknown."""
 
     title: str
     memory: int | None
     gpu: GpuModel | None
     bfloat16: bool
-    """Whether it multiplies bfloat16 in hardware."""
+    """Whether the hardware multiplies bfloat16."""
     threads: int = 0
     amx: bool = False
     """Whether llama.cpp will use the processor's AMX."""
@@ -60,7 +50,7 @@ def with_gpu(gpu: GpuModel) -> PlannedMachine:
 
 
 def this_processor(threads: int) -> PlannedMachine:
-    """This machine without a GPU: the RAM that is free now. `threads` 0 means every core that may be used."""
+    """This machine without a GPU and with its free RAM; `threads` 0 means all usable cores."""
     text = cpu.cpuinfo()
     threads = threads or cpu.cores()
     title = f"{cpu.name(text) or 'this processor'}, {threads} threads"
@@ -69,10 +59,10 @@ def this_processor(threads: int) -> PlannedMachine:
 
 
 def machine_for(name: str | None, threads: int, here: Gpu | None) -> tuple[PlannedMachine, str]:
-    """The machine to plan for, and what should be said of the choice.
+    """The machine to plan for, and a note about the choice.
 
-    `name` is the GPU that the user named; `here` is the one that a run would use. Raises `errors.UsageError` for a GPU
-    that is not known.
+    `name` is the GPU that the user named, `here` the one that a run would use. Raises `errors.UsageError` for an
+    unknown GPU.
     """
     if name is not None:
         return with_gpu(find_gpu_model(name)), ""
@@ -81,22 +71,20 @@ def machine_for(name: str | None, threads: int, here: Gpu | None) -> tuple[Plann
     try:
         model = find_gpu_model(f"{here.name} {round(here.total / GIB)}GB")
     except UsageError:
-        told = f"{here.name} is here and not in the table of GPUs: name one like it with --gpu."
-        return this_processor(threads), told
+        return this_processor(threads), f"{here.name} is not in the table of GPUs: name a similar one with --gpu."
     return with_gpu(replace(model, memory=here.total)), f"{here.name} is here; it was not measured."
 
 
-# What a run leaves on disk: the model's files, once, and what each round adds. Pure.
 TOKEN_BYTES = 4.5
 """Of English text."""
 INSTRUCTION_BYTES = 600
-"""Of records for an instruction: its draft, itself, and what was dropped beside it."""
+"""Records of one instruction: its draft, itself, and its share of the dropped ones."""
 ANSWER_BYTES = 300
-"""Of records for an answer beside its text: ids, and its verdict."""
+"""Records of one answer beside its text: ids and verdict."""
 KEPT_BYTES = 500
-"""Of the record of a kept example beside the answer's text."""
+"""Record of one kept example beside the answer's text."""
 MEASURED_BYTES = 20_000
-"""Of metrics and exams of a round."""
+"""Metrics and exams of a round."""
 MEASURED_ANSWER_BYTES = 500
 
 
@@ -112,11 +100,11 @@ def model_parts(file: int, parameters: int, *, weights: bool, copy: float) -> li
 
 
 def round_bytes(settings: Settings, shape: Shape) -> int:
-    """What one round adds: the adapter twice (safetensors and GGUF, float32) and its records."""
+    """What one round adds on disk: the adapter twice (safetensors and GGUF, float32) and its records."""
     answers = settings.per_round * settings.answers
-    text = TOKEN_BYTES * min(ANSWER, CUT * settings.answer_max_tokens)
+    text = TOKEN_BYTES * min(duration.ANSWER, duration.CUT * settings.answer_max_tokens)
     records = settings.per_round * INSTRUCTION_BYTES + answers * (ANSWER_BYTES + text)
-    records += kept_examples(settings) * (KEPT_BYTES + text)
+    records += duration.kept_examples(settings) * (KEPT_BYTES + text)
     measured = MEASURED_BYTES + MEASURED_ANSWER_BYTES * (settings.eval_answers + settings.eval_verifiable)
     return adapter_bytes(settings, shape) + int(records) + measured
 
@@ -134,12 +122,12 @@ PROMPT_ROOM, ICL_ROOM, SHOWN_ROOM = 640, 384, 192
 """Tokens that the longest prompt may take beside an answer: an instruction and input of 150 words each, and the judge's
 words; more where the judge is shown examples, and for each solved task that a base model is shown before it answers."""
 FASTER = 1.1
-"""Other settings are recommended only if a round takes this factor less."""
+"""Other settings are recommended only if a round is faster by this factor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run with `settings` takes on a machine. Sizes in bytes, times in seconds."""
+    """What a run with `settings` takes on a machine. Sizes are bytes, times are seconds."""
 
     settings: Settings
     model: Model
@@ -153,16 +141,16 @@ class Plan:
     round_bytes: int
     checkpoint_bytes: int
     ram: int
-    """The most of RAM; beside a GPU, what its workers hold of it."""
+    """Peak RAM; with a GPU, that of its workers."""
     phases: list[tuple[str, float]] | None
-    """Of one round; None where nothing is known of the machine's speed."""
+    """Phases of one round; None where the machine's speed is unknown."""
     base_seconds: float = 0.0
     """Measuring the base model, once."""
 
     @property
-    def tried(self) -> Calibration | None:
-        """What a try on this machine found, by which the times are corrected."""
-        return self.model.tried_on(self.machine.title)
+    def calibration(self) -> duration.Calibration | None:
+        """The measurement on this machine that corrects the times."""
+        return self.model.calibration_on(self.machine.title)
 
     @property
     def fits_inference(self) -> bool:
@@ -186,15 +174,15 @@ class Plan:
 
     @property
     def run_seconds(self) -> float | None:
-        """Of the whole run, if it is not ended early."""
-        took = self.round_seconds
-        return None if took is None else self.base_seconds + self.settings.rounds * took
+        """Duration of the whole run, if it does not end early."""
+        seconds = self.round_seconds
+        return None if seconds is None else self.base_seconds + self.settings.rounds * seconds
 
 
 def make_plan(
-    settings: Settings, model: Model, machine: PlannedMachine, works: list[PhaseTokens] | None = None
+    settings: Settings, model: Model, machine: PlannedMachine, works: list[duration.PhaseTokens] | None = None
 ) -> Plan:
-    """The plan for exactly these settings, whether or not it fits. `works` are those of the settings, if at hand."""
+    """The plan for exactly these settings, fitting or not. `works` saves computing their work again."""
     cache = budget.cache_type(settings.kv_type, offload=machine.is_gpu, bfloat16=machine.bfloat16)
     embeds = "density" in settings.filter
     copy = _copy(model, machine)
@@ -209,29 +197,24 @@ def make_plan(
     )
     training = memory_parts.training_parts(model.shape, model.architecture, how)
     speed = _speed(model, machine, memory_parts.token_bytes(model.shape, cache), slots)
-    works = round_work(settings) if works is None else works
+    works = duration.round_work(settings) if works is None else works
     return Plan(
         settings, model, machine, slots, cache.name, inference, training, load_in,
-        files=model_parts(
-            model.weights.file, model.parameters, weights=not model.own_weights, copy=copy
-        ),
+        files=model_parts(model.weights.file, model.parameters, weights=not model.own_weights, copy=copy),
         round_bytes=round_bytes(settings, model.shape),
         checkpoint_bytes=checkpoint_bytes(settings, model.shape),
         ram=_ram(model, machine, slots, inference, training),
         phases=None if speed is None else duration.round_seconds(works, speed),
-        base_seconds=0.0 if speed is None else speed.seconds(evaluation(settings)) + speed.load_seconds(),
+        base_seconds=0.0 if speed is None else speed.seconds(duration.evaluation(settings)) + speed.load_seconds(),
     )  # fmt: skip
 
 
 def recommend(settings: Settings, model: Model, machine: PlannedMachine) -> Plan | None:
-    """The plan to follow: with the given settings if they fit and nothing is much faster, else with the fastest (or
-    first) that fit; None where none do."""
-    works = round_work(settings)
-    fitting = []
-    for changed in _candidates(settings):
-        found = make_plan(changed, model, machine, works)
-        if found.fits:
-            fitting.append(found)
+    """The recommended plan: the given settings if they fit and no others are much faster, else the fastest (or first)
+    that fit; None where none fit."""
+    works = duration.round_work(settings)
+    plans = (make_plan(changed, model, machine, works) for changed in _candidates(settings))
+    fitting = [plan for plan in plans if plan.fits]
     if not fitting:
         return None
     best = min(fitting, key=lambda plan: plan.round_seconds or 0.0)
@@ -241,14 +224,14 @@ def recommend(settings: Settings, model: Model, machine: PlannedMachine) -> Plan
     return first
 
 
-def changes(given: Settings, found: Settings) -> dict[str, Any]:
-    """The settings in which `found` differs from what was given."""
-    new = found.model_dump()
+def changes(given: Settings, recommended: Settings) -> dict[str, Any]:
+    """The settings in which `recommended` differs from what was given."""
+    new = recommended.model_dump()
     return {name: new[name] for name, value in given.model_dump().items() if new[name] != value}
 
 
 def least_context(settings: Settings) -> int:
-    """The context in which nothing can be too long: the longest answer beside the longest prompt."""
+    """The context that holds the longest prompt with the longest answer."""
     longest = max(settings.generate_max_tokens, settings.answer_max_tokens)
     room = PROMPT_ROOM + (ICL_ROOM if settings.judge_prompt == "icl" else 0) + SHOWN_ROOM * settings.answer_shots
     return -(-(longest + room) // budget.PAD) * budget.PAD
@@ -268,21 +251,21 @@ def _candidates(settings: Settings) -> Iterator[Settings]:
 
 
 def _slots(settings: Settings, shape: Shape, weights: Weights, machine: PlannedMachine, cache: budget.CacheType) -> int:
-    """As the engine decides: of what is free beside the weights."""
+    """As the engine decides: by the memory that is free beside the weights."""
     if settings.slots:
         return settings.slots
-    wanted = budget.wanted_slots(offload=machine.is_gpu, threads=machine.threads, amx=machine.amx)
+    slots = budget.wanted_slots(offload=machine.is_gpu, threads=machine.threads, amx=machine.amx)
     free = machine.memory
     if free is not None:
         free -= memory_parts.CUDA_CONTEXT + weights.on_gpu if machine.is_gpu else weights.tensors
     sequence = memory_parts.sequence_bytes(shape, settings.context, cache)
-    return budget.slots_within(wanted, sequence_bytes=sequence, free_bytes=free)
+    return budget.slots_within(slots, sequence_bytes=sequence, free_bytes=free)
 
 
 def _speed(model: Model, machine: PlannedMachine, token_bytes: int, slots: int) -> duration.Speed | None:
-    tried = model.tried_on(machine.title)
-    # Where nothing else is known of a processor, the try is the estimate.
-    rate = max(model.rates.values(), default=tried.drawn if tried else 0.0)
+    calibration = model.calibration_on(machine.title)
+    # Without other rates of a processor, the calibration is the estimate.
+    rate = max(model.rates.values(), default=calibration.drawn if calibration else 0.0)
     if machine.gpu is None and not rate:
         return None
 
@@ -291,11 +274,11 @@ def _speed(model: Model, machine: PlannedMachine, token_bytes: int, slots: int) 
             return duration.GpuSpeed(machine.gpu, model.shape, model.weights, token_bytes, slots)
         return duration.ProcessorSpeed(model.shape, model.weights, rate)
 
-    return calibrated(tried, estimate, slots) if tried is not None else estimate(slots)
+    return duration.calibrated(calibration, estimate, slots) if calibration is not None else estimate(slots)
 
 
 def _copy(model: Model, machine: PlannedMachine) -> float:
-    """Bytes a weight of the copy that is made where a CPU has no fast kernel for a good part of the file."""
+    """Bytes a weight of the inference copy, made where a CPU has no fast kernel for much of the file; 0 without one."""
     if machine.is_gpu or model.fast_on_cpu:
         return 0.0
     best = max(model.rates, key=lambda name: model.rates[name], default="q8_0")
@@ -306,5 +289,5 @@ def _ram(model: Model, machine: PlannedMachine, slots: int, inference: list[Part
     if not machine.is_gpu:
         return max(memory_parts.total(inference), memory_parts.total(training))
     asking = memory_parts.INFERENCE_LIBRARIES + model.weights.embedding + memory_parts.host_bytes(model.shape, slots)
-    # While it is loaded, one matrix of the training weights at a time is in RAM.
+    # During loading, one matrix of the training weights at a time is in RAM.
     return max(asking, memory_parts.CUDA_LIBRARIES + 2 * model.shape.head_weights)

@@ -1,4 +1,4 @@
-"""GPUs that people have, by their makers' datasheets; and which of them a name means.
+"""GPUs that people have, from their makers' datasheets, and the search for one by name. Pure.
 
 `half` is dense tensor throughput in half precision with half-precision sums, `training` with float32 sums, in FLOP a
 second. Turing and older have no bfloat16, so training on them computes in float32 outside the tensor cores, as
@@ -80,14 +80,14 @@ COMMON = (
 
 
 def find_gpu_model(name: str) -> GpuModel:
-    """The GPU that `name` means, however it is written: ``RTX 3060 12GB``, ``nvidia geforce rtx3060``, ``4090``.
+    """The GPU that `name` means in any common spelling: ``RTX 3060 12GB``, ``nvidia geforce rtx3060``, ``4090``.
 
-    Where a GPU is sold in two sizes the smaller one is meant unless the name says otherwise. Raises
-    `errors.UsageError` with the nearest names.
+    Of a GPU with two sizes it is the smaller one unless the name says otherwise. Raises `errors.UsageError` with the
+    nearest names.
     """
-    wanted, gib = _split(name)
-    same = [gpu for gpu in GPUS if _plain(gpu.name) == wanted] or [
-        gpu for gpu in GPUS if wanted and _plain(gpu.name).removeprefix("rtx") == wanted
+    plain, gib = _split(name)
+    same = [gpu for gpu in GPUS if _plain(gpu.name) == plain] or [
+        gpu for gpu in GPUS if plain and _plain(gpu.name).removeprefix("rtx") == plain
     ]
     for gpu in same:
         if gib in (0, gpu.memory // GIB):
@@ -95,13 +95,13 @@ def find_gpu_model(name: str) -> GpuModel:
     from rapidfuzz import fuzz, process  # only a wrong name needs it
 
     titles = [gpu.title for gpu in GPUS]
-    near = [found for found, _, _ in process.extract(name[:100].upper(), titles, scorer=fuzz.WRatio, limit=3)]
+    near = [title for title, _, _ in process.extract(name[:100].upper(), titles, scorer=fuzz.WRatio, limit=3)]
     if same:
         sizes = " or ".join(f"{gpu.memory // GIB} GB" for gpu in same)
         raise UsageError(f"An {same[0].name} has {sizes}, not {gib} GB.", f'Use --gpu "{same[0].title}".')
     raise UsageError(
-        f"No GPU is known as {name[:100]!r}. The nearest are {', '.join(near)}.",
-        "Give one of them; any other GPU is much like one of the same size and year.",
+        f"{name[:100]!r} is not a known GPU. The nearest are {', '.join(near)}.",
+        "Choose one of them; a GPU of the same size and year is close enough.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What lies in memory while a model is asked, and while it is trained: each part in bytes. Pure.
+"""The parts of memory in inference and in training, in bytes, also for a GGUF that is not here. Pure.
 
 Inference is llama.cpp's: weights, KV cache, compute buffers (`engines.budget` decides the slots, here as in the
 engine). Training is `trainers.peft_*`: a frozen base, the adapter with its gradients and AdamW's moments in float32,
@@ -16,10 +16,9 @@ from minisheep.formats.gguf_header import BLOCKS, Block, GgufHeader, mostly_fast
 from minisheep.models.shape import EMBEDDING, OUTPUT, Matrix, Shape, has_head_norms, has_post_norms
 
 
-# The weights of a GGUF as bytes, and where llama.cpp puts them. Pure.
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All sizes in bytes."""
+    """The weights of a GGUF; all sizes are bytes."""
 
     format: str
     file: int
@@ -29,18 +28,13 @@ class Weights:
 
     @property
     def on_gpu(self) -> int:
-        """With all layers offloaded. The embedding stays in RAM, where rows of it are looked up; a tied one is copied
-        to the GPU as the output layer (llama.cpp, load_tensors)."""
+        """With all layers offloaded; also what one decode step reads. The embedding stays in RAM, where its rows are
+        looked up; a tied one is copied to the GPU as the output layer (llama.cpp, load_tensors)."""
         return self.tensors if self.tied else self.tensors - self.embedding
-
-    @property
-    def read_a_step(self) -> int:
-        """What computing one token reads of them: all but the embedding, and a tied one as the output layer."""
-        return self.on_gpu
 
 
 def weights_in(header: GgufHeader, format: str) -> Weights:
-    """The weights of a file that is here."""
+    """The weights of a file on this machine."""
     sizes = {tensor.name: tensor.bytes for tensor in header.tensors}
     embedding = sizes.get("token_embd.weight", 0)
     return Weights(format, header.file_bytes, sum(sizes.values()), embedding, "output.weight" not in sizes)
@@ -60,9 +54,9 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 LORA_BYTES = 16
 """A weight of the adapter: itself, its gradient and AdamW's two moments, all float32."""
 HEAD_BYTES = 2**24 * 12
-"""Logits that exist at once: `HEAD_ELEMENTS` of them, in the model's precision twice and in float32 twice."""
+"""Logits in memory at once: `HEAD_ELEMENTS` of them, twice in the model's precision and twice in float32."""
 SLACK = 1.1
-"""What torch's allocator holds over what is asked of it, of all that comes and goes."""
+"""Factor by which torch's allocator exceeds what temporary tensors need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +67,18 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """How a model is asked. `context` is the setting, in tokens."""
+    """How a model is used for inference. `context` is the setting, in tokens."""
 
     slots: int
     context: int
     cache: CacheType
     embeds: bool = False
-    """Whether a phase asks for embeddings, by a context of its own."""
+    """Whether a phase computes embeddings, in a context of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingMemory:
-    """How an adapter is trained. `tokens` are those of the longest micro-batch."""
+    """How an adapter is trained. `tokens` is the size of the longest micro-batch."""
 
     load_in: str
     cuda: bool
@@ -104,19 +98,19 @@ def total(parts: list[Part]) -> int:
 
 
 def token_bytes(shape: Shape, cache: CacheType) -> int:
-    """Of the KV cache, for a token of one sequence."""
+    """KV cache of one token."""
     return budget.kv_token_bytes(shape.layers, shape.kv_heads, shape.head_size, shape.head_size, cache)
 
 
 def sequence_bytes(shape: Shape, context: int, cache: CacheType) -> int:
-    """Of the KV cache, for one sequence."""
+    """KV cache of one sequence."""
     return budget.sequence_tokens(context, shape.context) * token_bytes(shape, cache)
 
 
 def compute_bytes(shape: Shape, slots: int, context: int) -> int:
-    """llama.cpp's buffer for a forward pass: the logits of a batch, what a layer gives the next, and the mask.
+    """llama.cpp's buffer for a forward pass: a batch's logits, the states between layers, and the mask.
 
-    Within 3 % of what llama.cpp says for SmolLM2, Gemma 3 and Qwen2 with 1 to 63 slots.
+    Within 3 % of what llama.cpp reports for SmolLM2, Gemma 3 and Qwen2 with 1 to 63 slots.
     """
     logits = budget.output_rows(slots, shape.vocabulary) * shape.vocabulary * 4
     tokens = budget.sequence_tokens(context, shape.context)
@@ -141,12 +135,15 @@ def host_bytes(shape: Shape, slots: int) -> int:
 
 
 def training_parts(shape: Shape, architecture: str, how: TrainingMemory) -> list[Part]:
-    """The most that training takes, when a micro-batch of the longest examples comes."""
+    """Peak of training, with a micro-batch of the longest examples."""
     number = 4 if how.float32 else 2
     frozen = number * (shape.parameters(architecture) - shape.block_weights)
     blocks = shape.block_weights * (NF4_BYTES if how.load_in == "4bit" else number)
     kept = how.tokens * kept_bytes(shape, architecture, how)
-    passing = how.tokens * _passing_bytes(shape) + _largest_matrix(shape) * number * (how.load_in == "4bit")
+    # The backward pass of a layer's widest part: for each token, float32 twice and the model's format twice.
+    passing = how.tokens * 12 * max(shape.feed_forward, shape.query_width)
+    if how.load_in == "4bit":  # one matrix at a time is dequantised
+        passing += number * max(rows * columns for _, rows, columns in shape.layer_matrices)
     if how.cuda:
         between, layer = how.tokens * shape.layers * shape.width * number, kept + passing
         first = Part("CUDA context", CUDA_CONTEXT)
@@ -165,8 +162,9 @@ def training_parts(shape: Shape, architecture: str, how: TrainingMemory) -> list
 
 def kept_bytes(shape: Shape, architecture: str, how: TrainingMemory) -> int:
     """What autograd keeps of one layer for each token."""
-    written_out = not how.cuda and how.load_in != "4bit"
-    return _kept_written_out(shape, how) if written_out else _kept_by_libraries(shape, architecture, how)
+    if not how.cuda and how.load_in != "4bit":
+        return _kept_by_cpu_layers(shape, how)
+    return _kept_by_libraries(shape, architecture, how)
 
 
 def _kept_by_libraries(shape: Shape, architecture: str, how: TrainingMemory) -> int:
@@ -184,7 +182,7 @@ def _kept_by_libraries(shape: Shape, architecture: str, how: TrainingMemory) -> 
     return norms + adapter + attention + number * 3 * inner
 
 
-def _kept_written_out(shape: Shape, how: TrainingMemory) -> int:
+def _kept_by_cpu_layers(shape: Shape, how: TrainingMemory) -> int:
     """By `trainers.cpu_*`: adapters that read the same share one mask, and attention keeps its probabilities."""
     wide, query, kv, inner = shape.width, shape.query_width, shape.kv_width, shape.feed_forward
     number = 4 if how.float32 else 2
@@ -193,27 +191,15 @@ def _kept_written_out(shape: Shape, how: TrainingMemory) -> int:
     return adapter + number * 2 * wide + attention + number * 2 * inner
 
 
-def _passing_bytes(shape: Shape) -> int:
-    """For each token, while the widest part of a layer goes backward: float32 twice, the model's format twice."""
-    return 12 * max(shape.feed_forward, shape.query_width)
-
-
-def _largest_matrix(shape: Shape) -> int:
-    """Weights of it; one at a time is dequantised."""
-    return max(rows * columns for _, rows, columns in shape.layer_matrices)
-
-
-# How many bytes a model takes in a GGUF of a named format, matrix by matrix, before any file is here. Pure.
-#
-# A mix such as Q4_K_M is not one format: llama-quantize gives some matrices more bits, and others the nearest format
-# whose blocks divide their rows (llama.cpp, src/llama-quant.cpp: llama_tensor_get_type_impl, use_more_bits,
-# tensor_type_fallback).
+# The size of a GGUF in a named format, without the file. A mix such as Q4_K_M is not one format: llama-quantize gives
+# some matrices more bits, and others the nearest format whose blocks divide their rows (llama.cpp,
+# src/llama-quant.cpp: llama_tensor_get_type_impl, use_more_bits, tensor_type_fallback).
 _FORMATS = {block.name: block for block in BLOCKS.values()}
 _MIXES = {"Q4_K_M": ("Q4_K", "Q6_K"), "Q5_K_M": ("Q5_K", "Q6_K")}
-"""What most matrices of a mix have, and what those with more bits have."""
+"""The format of most matrices of a mix, and the format with more bits."""
 _NEAREST = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 FORMATS = (*_MIXES, "Q4_0", "Q4_1", "Q6_K", "Q8_0", "BF16", "F16", "F32")
-"""What can be foretold."""
+"""Formats whose size can be computed."""
 HEADER_BYTES_A_TOKEN = 40
 """Of the vocabulary, its merges included: 36 and 39 in files of SmolLM2 and Qwen2."""
 
@@ -223,7 +209,8 @@ def weights_as(shape: Shape, architecture: str, format: str) -> Weights:
     sizes = {EMBEDDING: 0, OUTPUT: 0}
     tensors = 4 * shape.vectors(architecture)
     for matrix in shape.matrices():
-        size = _bytes(matrix, _format(matrix, shape, format))
+        block = _format(matrix, shape, format)
+        size = matrix.weights // block.elements * block.bytes
         tensors += size
         if matrix.name in sizes:
             sizes[matrix.name] = size
@@ -232,7 +219,7 @@ def weights_as(shape: Shape, architecture: str, format: str) -> Weights:
 
 
 def fast_on_cpu(shape: Shape, format: str) -> bool:
-    """Whether a processor multiplies a file in one of `FORMATS` fast. Raises KeyError for another."""
+    """Whether a processor is fast with a file in one of `FORMATS`. Raises KeyError for another."""
     weights: Counter[str] = Counter()
     for matrix in shape.matrices():
         weights[_format(matrix, shape, format).name] += matrix.weights
@@ -240,13 +227,13 @@ def fast_on_cpu(shape: Shape, format: str) -> bool:
 
 
 def format_in_name(file: str) -> str | None:
-    """The format that a file's name ends in, as is the custom; None where it is none of `FORMATS`."""
+    """The format at the end of a file's name; None where it is not one of `FORMATS`."""
     name = file.upper().removesuffix(".GGUF")
     return next((known for known in FORMATS if name.endswith(known)), None)
 
 
 def uses_more_bits(layer: int, layers: int) -> bool:
-    """Of a mix: the first and last eighth of the layers, and every third between (use_more_bits)."""
+    """In a mix: the first and last eighth of the layers, and every third between (use_more_bits)."""
     eighth = layers // 8
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 
@@ -261,7 +248,3 @@ def _format(matrix: Matrix, shape: Shape, format: str) -> Block:
     if matrix.columns % _FORMATS[chosen].elements:
         chosen = _NEAREST.get(chosen, "F16")
     return _FORMATS[chosen]
-
-
-def _bytes(matrix: Matrix, block: Block) -> int:
-    return matrix.weights // block.elements * block.bytes

@@ -1,4 +1,4 @@
-"""Plans in words: rows for a table, sentences for what is to be done, and plain data for JSON. Pure."""
+"""Plans as rows of a table, as sentences of advice, and as plain data for JSON. Pure."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def disk_size(count: float) -> str:
 
 
 def model_lines(model: Model) -> list[str]:
-    """The model's size, and what a token of its KV cache takes."""
+    """The model's size and its KV cache for each token."""
     shape = model.shape
     f16 = memory_parts.token_bytes(shape, budget.F16)
     q8 = memory_parts.token_bytes(shape, budget.Q8_0)
-    known = "read from its file" if model.here else "foretold, the file is not here"
+    known = "read from its file" if model.here else "estimated, the file is not here"
     billions = f"{model.parameters / 1e9:.1f} B" if model.parameters >= 1e9 else f"{model.parameters / 1e6:.0f} M"
     return [
         f"{one_line(model.name)}: {billions} weights, {one_line(model.weights.format)},"
@@ -53,9 +53,9 @@ def machine_line(plan: Plan) -> str:
 
 
 def rows(plans: Sequence[Plan]) -> list[Row]:
-    """A column for each plan of the same machine and model."""
+    """A column for each plan; all are of one machine and model."""
     kind = "VRAM" if plans[0].machine.is_gpu else "RAM"
-    found: list[Row] = [
+    table: list[Row] = [
         ("sequences at once", [str(p.slots) for p in plans]),
         ("KV cache", [f"{p.cache}, {p.settings.context} tokens each" for p in plans]),
         (f"writing and judging, {kind}", [_total(p.inference, p.fits_inference) for p in plans]),
@@ -65,28 +65,28 @@ def rows(plans: Sequence[Plan]) -> list[Row]:
         *_parts([p.training for p in plans]),
     ]
     if plans[0].machine.is_gpu:
-        found.append(("RAM", [size(p.ram) for p in plans]))
-    found += [
+        table.append(("RAM", [size(p.ram) for p in plans]))
+    table += [
         ("disk", [disk_size(p.disk) for p in plans]),
         *((f"  {name}", cells) for name, cells in _disk(plans)),
     ]
     if plans[0].phases is not None:
-        found.append(("time of a round", [_time(p.round_seconds) for p in plans]))
+        table.append(("time of a round", [_time(p.round_seconds) for p in plans]))
         for index, (phase, _) in enumerate(plans[0].phases):
-            found.append((f"  {phase}", [_time(p.phases[index][1]) if p.phases else "-" for p in plans]))
-        found.append((f"time of {plans[0].settings.rounds} rounds", [_time(p.run_seconds) for p in plans]))
-    return found
+            table.append((f"  {phase}", [_time(p.phases[index][1]) if p.phases else "-" for p in plans]))
+        table.append((f"time of {plans[0].settings.rounds} rounds", [_time(p.run_seconds) for p in plans]))
+    return table
 
 
 def titles(plans: Sequence[Plan]) -> list[str]:
     return ["as given", "recommended"][: len(plans)]
 
 
-def overview(found: Sequence[tuple[str, Plan | None, Settings]]) -> tuple[list[str], list[list[str]]]:
-    """A line for each machine: its name, the plan to follow if any fits, and the settings as given."""
+def overview(plans: Sequence[tuple[str, Plan | None, Settings]]) -> tuple[list[str], list[list[str]]]:
+    """A line for each machine: its name, the recommended plan if any fits, and the settings to change."""
     names = ["GPU", "writing", "training", "sequences", "a round", "settings"]
     lines = []
-    for title, plan, given in found:
+    for title, plan, given in plans:
         if plan is None:
             lines.append([title, "-", "-", "-", "-", "does not fit"])
             continue
@@ -97,47 +97,47 @@ def overview(found: Sequence[tuple[str, Plan | None, Settings]]) -> tuple[list[s
 
 
 def advice(given: Plan, recommended: Plan | None) -> list[str]:
-    """What follows from a plan, in sentences."""
+    """What to do, in sentences."""
     if recommended is None:
-        return [f"It does not fit: {_missing(given)}. Take a smaller model, or a GPU with more memory."]
+        return [f"It does not fit: {_missing(given)}. Use a smaller model or a GPU with more memory."]
     flags = flags_of(changes(given.settings, recommended.settings))
     if not flags:
         return ["It fits with the settings as given."]
     if given.fits:
         before, after = given.round_seconds, recommended.round_seconds
-        told = f", {before / after:.1f} times as fast" if before and after else ""
-        return [f"It fits with the settings as given. Better{told}: {flags}"]
-    return [f"With the settings as given it does not fit: {_missing(given)}. It fits with: {flags}"]
+        faster = f", {before / after:.1f} times as fast" if before and after else ""
+        return [f"It fits with the settings as given. Better{faster}: {flags}"]
+    return [f"It does not fit with the settings as given: {_missing(given)}. It fits with: {flags}"]
 
 
 def remarks(plan: Plan) -> list[str]:
-    """What the figures are worth."""
-    said = []
-    if plan.tried is not None:
-        said += _tried(plan.tried)
+    """How reliable the figures are."""
+    lines = []
+    if plan.calibration is not None:
+        lines += _measured(plan.calibration)
     elif plan.machine.is_gpu:
-        said.append("Nothing of this was verified on a GPU yet: memory is counted, times are estimates.")
+        lines.append("This was not verified on a GPU yet: memory is counted, times are estimates.")
     elif plan.phases is None:
-        said.append("Times are not known: llama.cpp has not been tried with this model on this machine.")
+        lines.append("Times are unknown: llama.cpp was not measured with this model on this machine.")
     else:
-        said.append("Times follow from a short try on this machine, and change with whatever else it does.")
+        lines.append("Times follow from a short measurement on this machine, and change with its other load.")
     if plan.machine.is_gpu and plan.settings.trainer in ("auto", "unsloth"):
-        said.append("Training is counted as PEFT does it; Unsloth keeps activations in RAM instead.")
-    said.append(
+        lines.append("Training is counted for PEFT; Unsloth keeps activations in RAM instead.")
+    lines.append(
         f"Training's figure is for {plan.settings.micro_batch_size} examples of {plan.settings.max_length} tokens at"
         " once; shorter ones take less."
     )
-    return said
+    return lines
 
 
-def _tried(found: Calibration) -> list[str]:
-    """What the times follow from, and what of a GPU was in use."""
-    rates = f"{found.drawn:,.0f} tokens/s written by {found.slots} sequences, {found.read:,.0f} read"
-    trained = f", {found.trained:,.0f} trained by {found.trainer}" if found.trained else "; training is an estimate"
-    said = [f"Times follow from a try on this machine on {found.date}: {rates}{trained}."]
-    sizes = (("writing", found.inference_bytes), ("training", found.training_bytes))
+def _measured(on: Calibration) -> list[str]:
+    """What the times follow from, and the peak use of a GPU."""
+    rates = f"{on.drawn:,.0f} tokens/s written by {on.slots} sequences, {on.read:,.0f} read"
+    trained = f", {on.trained:,.0f} trained by {on.trainer}" if on.trained else "; training is an estimate"
+    lines = [f"Times follow from a measurement on this machine on {on.date}: {rates}{trained}."]
+    sizes = (("writing", on.inference_bytes), ("training", on.training_bytes))
     taken = [f"{size(count)} while {what}" for what, count in sizes if count is not None]
-    return said + ([f"At most {' and '.join(taken)} of VRAM were in use then."] if taken else [])
+    return lines + ([f"At most {' and '.join(taken)} of VRAM were in use then."] if taken else [])
 
 
 def flags_of(changed: dict[str, Any]) -> str:
@@ -163,7 +163,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         "seconds": None if plan.phases is None else dict(plan.phases),
         "round_seconds": plan.round_seconds,
         "run_seconds": plan.run_seconds,
-        "tried": None if plan.tried is None else dataclasses.asdict(plan.tried),
+        "tried": None if plan.calibration is None else dataclasses.asdict(plan.calibration),
     }
 
 
@@ -193,7 +193,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _missing(plan: Plan) -> str:
-    """Which phases need how much more than there is."""
+    """The memory that each phase lacks."""
     room = plan.machine.memory or 0
     phases = (("writing and judging", plan.inference, plan.fits_inference),
               ("training", plan.training, plan.fits_training))  # fmt: skip

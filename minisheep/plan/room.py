@@ -1,7 +1,7 @@
-"""Does a model fit the GPU that is here, for training: asked before a run, with the numbers.
+"""What is known of a model before a run, and whether its training fits the GPU of this machine. Only reads.
 
-The weights alone are known exactly, so a run is refused where they do not fit; what training takes beside them is an
-estimate, so there the user is only told.
+The size of the weights is exact, so a run is refused where they do not fit. What training takes beyond them is an
+estimate, so that is only a warning.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from pathlib import Path
 
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
-from minisheep.formats.gguf_header import read_header
-from minisheep.formats.lora_gguf import check_architecture
-from minisheep.formats.model_facts import model_facts, shape_of
+from minisheep.formats import gguf_header, lora_gguf, model_facts
 from minisheep.machine import cpu
 from minisheep.machine.gpu import Gpu, in_words
 from minisheep.models import cache, hub
@@ -25,56 +23,56 @@ from minisheep.plan import duration, memory_parts
 from minisheep.plan.duration import Calibration
 from minisheep.trainers.base import settle
 
-# What is known of a model before a run: from its GGUF's header where the file is here, else from the registry.
 LIKELY = "Q4_K_M"
-"""The format that is assumed where no GGUF is known."""
+"""The assumed format where no GGUF is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
+    """A model as its GGUF's header describes it, or the registry where the file is not here."""
+
     name: str
     architecture: str
     shape: Shape
     weights: memory_parts.Weights
     fast_on_cpu: bool
     here: bool
-    """Whether the GGUF is on this machine, and was read."""
+    """Whether the GGUF is on this machine."""
     own_weights: bool
     """Whether the user has the training weights in a folder already."""
     rates: dict[str, float]
-    """Tokens a second of a short try here, by format, where there was one (`formats.quantise`)."""
-    tried: Calibration | None = None
-    """What a longer try found (`plan.calibration`), where there was one."""
+    """Measured tokens a second on this machine by format, where `formats.quantise` measured."""
+    calibration: Calibration | None = None
 
     @property
     def parameters(self) -> int:
         return self.shape.parameters(self.architecture)
 
-    def tried_on(self, machine: str) -> Calibration | None:
-        """What a try on the machine of this title found."""
-        return self.tried if self.tried is not None and self.tried.machine == machine else None
+    def calibration_on(self, machine: str) -> Calibration | None:
+        """The calibration if it was measured on the machine with this title."""
+        return self.calibration if self.calibration and self.calibration.machine == machine else None
 
 
 def known_model(settings: Settings) -> Model:
     """The model of `settings`, without any download.
 
-    Raises `errors.MinisheepError` for an unknown or broken one, one that cannot be aligned, and one of which nothing is
-    known before it was fetched.
+    Raises `errors.MinisheepError` for a model that is unknown, broken or cannot be aligned, and for one whose size
+    is unknown until its file is here.
     """
     entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
     own = isinstance(entry.weights, LocalPath)
     path = gguf_here(entry)
     if path is not None:
-        header = read_header(path)
-        check_architecture(header.architecture)
-        facts = model_facts(header)
+        header = gguf_header.read_header(path)
+        lora_gguf.check_architecture(header.architecture)
+        facts = model_facts.model_facts(header)
         weights = memory_parts.weights_in(header, facts.quantisation)
         rates = _rates(entry.gguf_sha256)
-        shape, fast, before = shape_of(header), facts.fast_on_cpu, duration.read(path)
-        return Model(entry.name, header.architecture, shape, weights, fast, True, own, rates, before)
+        shape, fast, calibration = model_facts.shape_of(header), facts.fast_on_cpu, duration.read_calibration(path)
+        return Model(entry.name, header.architecture, shape, weights, fast, True, own, rates, calibration)
     if entry.shape is None:
         raise UsageError(
-            f"Nothing is known of {entry.name} before its GGUF is here.",
+            f"The size of {entry.name} is unknown until its GGUF is here, so there is no plan.",
             f"Fetch it with `minisheep pull {settings.model}`, or plan for a model that `minisheep models` lists.",
         )
     format = _format(entry)
@@ -86,7 +84,7 @@ def known_model(settings: Settings) -> Model:
 
 
 def gguf_here(entry: ModelEntry) -> Path | None:
-    """The model's GGUF where it is on this machine. Raises ModelFileError for a local path that is no file."""
+    """The model's GGUF if it is on this machine. Raises ModelFileError for a local path that is not a file."""
     match entry.gguf:
         case LocalPath(path):
             return path.expanduser()
@@ -99,7 +97,7 @@ def gguf_here(entry: ModelEntry) -> Path | None:
 
 
 def _format(entry: ModelEntry) -> str:
-    """The format of a GGUF that is not here. Raises `errors.UsageError` where its name does not tell."""
+    """The format of a GGUF that is not here. Raises `errors.UsageError` where its name does not say."""
     match entry.gguf:
         case HubFile(_, file):
             name = file
@@ -107,38 +105,34 @@ def _format(entry: ModelEntry) -> str:
             name = parts[-1].member.removesuffix(f".part{len(parts) - 1:02}")
         case _:
             return LIKELY
-    found = memory_parts.format_in_name(name)
-    if found is None:
+    format = memory_parts.format_in_name(name)
+    if format is None:
         raise UsageError(
-            f"How large {name} is cannot be told from its name ({', '.join(memory_parts.FORMATS)} can).",
+            f"The name of {name} does not show its format ({', '.join(memory_parts.FORMATS)}), so its size is unknown.",
             "Fetch it first with `minisheep pull`.",
         )
-    return found
+    return format
 
 
 def _rates(sha256: str | None) -> dict[str, float]:
-    """What a try on this very machine found, if there was one. A record of another machine says nothing."""
+    """Measured rates of this machine, if any. A record of another machine does not count."""
     if not sha256:
         return {}
     path = cache.cache_root() / "inference" / f"{sha256[:32]}-speed.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        machine, found = str(data["machine"]), {str(k): float(v) for k, v in data["tokens_per_second"].items()}
+        machine, rates = str(data["machine"]), {str(k): float(v) for k, v in data["tokens_per_second"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return found if machine.startswith(cpu.name(cpu.cpuinfo()) or "unknown") else {}
-
-
-_BASE = "base:"
-"""How `training_parts` names what the frozen model takes."""
+    return rates if machine.startswith(cpu.name(cpu.cpuinfo()) or "unknown") else {}
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes of the GPU that training takes with one example in a forward pass."""
+    """Bytes of the GPU that training takes with one example a forward pass."""
 
     base: int
-    """The frozen model alone."""
+    """The frozen model."""
     all: int
 
 
@@ -146,18 +140,19 @@ def need_of(shape: Shape, architecture: str, settings: Settings, *, bfloat16: bo
     load_in, float32 = settle(settings.load_in, cuda=True, fast_bf16=bfloat16)
     how = memory_parts.TrainingMemory(load_in, True, float32, settings.lora_rank, 1, settings.max_length)
     parts = memory_parts.training_parts(shape, architecture, how)
-    return Need(memory_parts.total([part for part in parts if part.name.startswith(_BASE)]), memory_parts.total(parts))
+    return Need(
+        memory_parts.total([part for part in parts if part.name.startswith("base:")]), memory_parts.total(parts)
+    )
 
 
 def check_room(name: str, need: Need, gpu: Gpu, smaller: str) -> str:
-    """What should be said of the room for `name` on `gpu`, if anything; `smaller` names a model that fits, if any.
+    """A warning where `name` may not fit `gpu`, else empty. `smaller` names a model that fits, if any.
 
-    Raises `errors.UsageError` where it cannot fit, or not beside the programs that use the GPU now. Pure but for the
-    names of those.
+    Raises `errors.UsageError` where it cannot fit, or cannot fit beside the programs that use the GPU now.
     """
     takes = f"{name} takes {need.base / 1e9:.1f} GB of the GPU for its weights and about {need.all / 1e9:.1f} GB in all"
     if need.base > gpu.total:
-        fix = f"Take {smaller}, which fits" if smaller else "No model that minisheep knows fits; train without the GPU"
+        fix = f"Use {smaller}, which fits" if smaller else "No known model fits, so train without the GPU"
         raise UsageError(
             f"{takes}, and {gpu.name} has {gpu.total / 1e9:.1f} GB. Nothing was generated.",
             f"{fix} (`minisheep plan` shows what each takes).",
@@ -168,11 +163,11 @@ def check_room(name: str, need: Need, gpu: Gpu, smaller: str) -> str:
         raise UsageError(
             f"{takes}, and of the {gpu.total / 1e9:.1f} GB of {gpu.name} {gpu.free / 1e9:.1f} GB are free{others}."
             " Nothing was generated.",
-            "Close what uses the GPU and give the same command again.",
+            "Close the programs that use the GPU, then repeat the command.",
         )
     if need.all > gpu.free:
         free = f"{gpu.free / 1e9:.1f} of {gpu.total / 1e9:.1f} GB"
-        return f"{takes}, and {gpu.name} has {free} free{others}. It may be too little."
+        return f"{takes}, and {gpu.name} has {free} free{others}. That may be too little."
     return ""
 
 
@@ -182,7 +177,7 @@ def largest_that_fits(settings: Settings, memory: int, *, bfloat16: bool) -> str
     for name in load_registry():
         try:
             model = known_model(settings.model_copy(update={"model": name, "gguf": "", "weights": ""}))
-        except MinisheepError:  # nothing is known of it before it was fetched
+        except MinisheepError:  # its size is unknown until its file is here
             continue
         need = need_of(model.shape, model.architecture, settings, bfloat16=bfloat16)
         if need.all <= memory and model.parameters > size:

@@ -1,4 +1,4 @@
-"""Whose answers are compared: two models of a run on the same tasks, as the evaluation stored them."""
+"""The answers of two models to the same tasks, and verdicts on them as a win rate or as mean grades."""
 
 from __future__ import annotations
 
@@ -36,22 +36,26 @@ def choose_rounds(
 ) -> tuple[int, int]:
     """The two models by round number, 0 being the base: each a number, ``last``, ``best`` or ``base``.
 
-    `on_progress` hears where the best is the base. Raises `errors.UsageError` for a round that was not measured, and where
-    both are the same.
+    `on_progress` gets a line where ``best`` is the base. Raises `errors.UsageError` for a round that was not measured,
+    and where both are the same.
     """
-    measured = [found.number for found in run.measured]
+    measured = [round.number for round in run.measured]
     trained = [number for number in measured if number]
     if not trained:
         raise UsageError(
             f"{run.path} has no trained model yet: no round has been measured.",
-            f"`minisheep align --run {run.path}` goes on.",
+            f"Continue with `minisheep align --run {run.path}`.",
         )
     ours = resolve_round(run, round, trained, "measured", on_progress=on_progress)
     theirs = resolve_round(run, against, trained, "measured", flag="--against", on_progress=on_progress)
     if 0 in (ours, theirs) and 0 not in measured:
-        raise UsageError(f"The base of {run.path} has not been measured.", f"`minisheep align --run {run.path}`.")
+        raise UsageError(
+            f"The base of {run.path} has not been measured.", f"Measure it with `minisheep align --run {run.path}`."
+        )
     if ours == theirs:
-        raise UsageError(f"--round {round} and --against {against} are the same model.", "Give --round N.")
+        raise UsageError(
+            f"--round {round} and --against {against} are the same model.", "Choose another with --round N."
+        )
     return ours, theirs
 
 
@@ -64,14 +68,14 @@ def stored_contests(run: Run, ours: int, theirs: int) -> list[Contest]:
     both = [task for task in sorted(first) if task in second and _request(first[task]) == _request(second[task])]
     if not both:
         raise UsageError(
-            f"{run.path} holds no held-out task that both {model_name(ours)} and {model_name(theirs)} answered.",
-            "Give --prompts FILE with what they should be asked.",
+            f"{run.path} has no held-out task that both {model_name(ours)} and {model_name(theirs)} answered.",
+            "Give prompts for both with --prompts FILE.",
         )
     return [Contest(t, _request(first[t]), first[t]["answer"].strip(), second[t]["answer"].strip()) for t in both]
 
 
 def spread(items: Sequence[T], limit: int) -> list[T]:
-    """At most `limit` of them (0: all), spread over the list, whose neighbours are alike."""
+    """At most `limit` items (0: all), spread evenly, because neighbours in the list are alike."""
     if not limit or limit >= len(items):
         return list(items)
     return [items[i * len(items) // limit] for i in range(limit)]
@@ -81,39 +85,38 @@ def _request(row: Mapping[str, Any]) -> str:
     return user_text(row["instruction"], row["input"])
 
 
-# Verdicts into numbers: a win rate that trusts no single order, or grades with their paired difference. Pure.
 Orders = tuple[str | None, str | None]
-"""What the judge said with our answer first, and with theirs first: ``A``, ``B``, ``tie`` or None (unreadable)."""
+"""The verdict with our answer first, and with theirs first: ``A``, ``B``, ``tie`` or None (unreadable)."""
 
 
 def settled(orders: Orders) -> str | None:
-    """``ours`` or ``theirs`` where both orders say so, else ``tie``; None where either reply could not be read."""
+    """``ours`` or ``theirs`` where both orders agree on it, else ``tie``; None where a reply could not be read."""
     if None in orders:
         return None
     return {("A", "B"): "ours", ("B", "A"): "theirs"}.get((str(orders[0]), str(orders[1])), "tie")
 
 
 def pair_outcome(contests: Sequence[Contest], verdicts: Mapping[str, Orders]) -> dict[str, Any]:
-    """Win rate of ours with a 95 % bootstrap interval, ties counting half; how the judge leans; lengths. JSON-ready.
+    """Win rate of ours with a 95 % bootstrap interval, with ties as halves; the judge's biases; lengths. JSON-ready.
 
-    `verdicts` by task. A contest whose two answers are the same text is a tie and needs no verdict. Pairs with a reply
-    that could not be read are left out of the win rate and counted; without any other pair there is no win rate.
+    `verdicts` is by task. Two answers of the same text are a tie without a verdict. Pairs with an unreadable reply are
+    counted and left out of the win rate; if no other pair is left, there is no win rate.
     """
     same = [c for c in contests if c.ours == c.theirs]
-    asked = [c for c in contests if c.ours != c.theirs]
-    found = {c.task: settled(verdicts[c.task]) for c in asked}
-    results = [*("tie" for _ in same), *(word for word in found.values() if word is not None)]
-    read = [verdicts[task] for task, word in found.items() if word is not None]
-    decided = [c for c in asked if found[c.task] in ("ours", "theirs") and _words(c.ours) != _words(c.theirs)]
-    longer = sum((found[c.task] == "ours") == (_words(c.ours) > _words(c.theirs)) for c in decided)
+    different = [c for c in contests if c.ours != c.theirs]
+    winners = {c.task: settled(verdicts[c.task]) for c in different}
+    results = [*("tie" for _ in same), *(winner for winner in winners.values() if winner is not None)]
+    read = [verdicts[task] for task, winner in winners.items() if winner is not None]
+    decided = [c for c in different if winners[c.task] in ("ours", "theirs") and _words(c.ours) != _words(c.theirs)]
+    longer = sum((winners[c.task] == "ours") == (_words(c.ours) > _words(c.theirs)) for c in decided)
     outcome: dict[str, Any] = {
         "pairs": len(contests),
         "won": results.count("ours"),
         "tied": results.count("tie"),
         "lost": results.count("theirs"),
         "same_answer": len(same),
-        "unreadable": sum(word is None for word in found.values()),
-        # The same place twice: the order decided, not the answers.
+        "unreadable": sum(winner is None for winner in winners.values()),
+        # The same place won twice: the order decided, not the answers.
         "first_place_twice": sum(orders == ("A", "A") for orders in read),
         "second_place_twice": sum(orders == ("B", "B") for orders in read),
         "judged_pairs": len(read),
@@ -122,9 +125,9 @@ def pair_outcome(contests: Sequence[Contest], verdicts: Mapping[str, Orders]) ->
         **_lengths(contests),
     }
     if results:
-        # Two verdicts a row, a tie being one of each, so that their share is the win rate with ties as halves.
+        # Two verdicts a pair, and a tie is one of each: their share is the win rate with ties as halves.
         rows = {"ours": [True, True], "tie": [True, False], "theirs": [False, False]}
-        outcome["win_rate"] = accuracy([rows[word] for word in results]).instruction.to_dict()
+        outcome["win_rate"] = accuracy([rows[winner] for winner in results]).instruction.to_dict()
     return outcome
 
 
@@ -133,19 +136,18 @@ def grade_outcome(
 ) -> dict[str, Any]:
     """Mean grades of both models, and their difference paired by task with its standard error. JSON-ready.
 
-    `grades` by task: ours, theirs; None where the reply could not be read. Only tasks with both grades count.
+    `grades` is by task: ours, theirs; None where the reply could not be read. Only tasks with both grades count.
     """
     both = [(a, b) for c in contests if (a := grades[c.task][0]) is not None and (b := grades[c.task][1]) is not None]
     unreadable = sum(grade is None for c in contests for grade in grades[c.task])
     outcome: dict[str, Any] = {"tasks": len(contests), "graded": len(both), "unreadable": unreadable}
     if both:
         for name, values in zip(("ours", "theirs"), zip(*both, strict=True), strict=True):
-            outcome[f"{name}_grade"] = _rounded(
-                {"mean": fmean(values)} | ({"error": standard_error(values)} if len(both) > 1 else {})
-            )
+            error = {"error": standard_error(values)} if len(both) > 1 else {}
+            outcome[f"{name}_grade"] = _rounded({"mean": fmean(values)} | error)
     if len(both) > 1:
-        value, error, _ = paired_difference([a for a, _ in both], [b for _, b in both])
-        outcome["difference"] = _rounded({"mean": value, "error": error})
+        mean, paired_error, _ = paired_difference([a for a, _ in both], [b for _, b in both])
+        outcome["difference"] = _rounded({"mean": mean, "error": paired_error})
     return outcome | _lengths(contests)
 
 

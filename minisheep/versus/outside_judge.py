@@ -1,4 +1,5 @@
-"""A comparison by an outside judge on a run folder: every judgement is on disk before the next, so it can go on."""
+"""A comparison by an outside judge. Writes only into the run's ``judged`` folder, one judgement at a time, so that a
+comparison that stopped can continue."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from minisheep.engines.http import PAUSES, Names, Post, ask_all
 from minisheep.errors import EndpointError, Stopped
@@ -20,14 +21,17 @@ from minisheep.run.records import Record
 from minisheep.versus.contests import Contest, grade_outcome, model_name, pair_outcome
 from minisheep.versus.versus_prompts import Messages, grade_messages, pair_messages, read_grade, read_verdict
 
-# One question to a judge: a chat completion of an OpenAI-compatible server, asked through `engines.http`.
 NAMES = Names("--judge-url", "--judge-key-env VAR", "--judge-model-name", "The judge")
+T = TypeVar("T")
 OPTIONAL = ("temperature", "max_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Raises `errors.UsageError` for an address or a key that cannot be used."""
+    """A judge's chat completions on an OpenAI-compatible server.
+
+    Raises `errors.UsageError` for an unusable address or key.
+    """
 
     url: str
     """As the user gave it: the API's base (``http://localhost:8080/v1``) or the whole address."""
@@ -45,16 +49,16 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """The address without a query, which may hold what is nobody's business."""
+        """The address without its query, which may hold secrets."""
         return self._post.name
 
     @property
     def exposes_key(self) -> bool:
-        """Whether anybody on the way to another machine could read the key."""
+        """Whether the key would cross a network unencrypted."""
         return self._post.exposes_key
 
     def ask(self, messages: Messages, give_up: threading.Event, *, first: bool = False) -> str:
-        """The judge's reply; see `Post.ask`. Raises `errors.EndpointError`, which says what the server did."""
+        """The judge's reply; see `Post.ask`. Raises `errors.EndpointError` with what the server did."""
         body = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": self.max_tokens}
         reply = self._post.ask(body, give_up, first=first)
         try:
@@ -65,9 +69,9 @@ class Endpoint:
 
 
 MODES = ("pair", "grade")
-GO_ON = "Give the same command to go on."
+GO_ON = "Repeat the command to continue."
 REPLY = 4000
-"""Characters of a reply that are kept, from its end, where the verdict stands."""
+"""Characters that are kept of a reply, from its end: the verdict is there."""
 
 OnProgress = Callable[[int, int], None]
 """Judgements done, and how many there will be."""
@@ -75,16 +79,16 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Judgement(Record):
-    """What a judge replied to one question."""
+    """A judge's reply to one question."""
 
     KIND: ClassVar[str] = "judgement"
 
     question: str
-    """Digest of the judge and of all that it was told: whatever changes is asked anew."""
+    """Digest of the judge and the messages: a question that changes is asked again."""
     judge: str
     task: str
     role: str
-    """Of a pair, whose answer stood first; of a grade, whose answer it was: ``ours`` or ``theirs``."""
+    """``ours`` or ``theirs``: whose answer came first in a pair, or whose answer was graded."""
     result: str | float | None
     """``A``, ``B``, ``tie``, a grade, or None where the reply could not be read."""
     reply: str
@@ -100,14 +104,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Which models of which run, how they are judged, and where it is kept."""
+    """Which models of which run are compared, how, and in which files."""
 
     run: Path
     ours: int
     theirs: int
     mode: str
     source: str = ""
-    """What the prompts file is called; empty for the run's own held-out tasks."""
+    """Name of the prompts file; empty for the run's own held-out tasks."""
 
     def path(self, endpoint: Endpoint, ending: str) -> Path:
         rival = f"round-{self.theirs}" if self.theirs else "base"
@@ -118,10 +122,10 @@ class Match:
 def versus(
     match: Match, contests: Sequence[Contest], endpoint: Endpoint, at_once: int, on_progress: OnProgress
 ) -> dict[str, Any]:
-    """Have the judge decide what it has not decided yet, and sum up all of it. The summary is written beside.
+    """Ask the judge every question that has no stored verdict; write and return the summary of all.
 
-    Raises `errors.EndpointError` and `errors.Stopped`, which say how much is stored, `errors.RunLockedError` if
-    another comparison of this run is under way, and `errors.DiskError`.
+    Raises `errors.EndpointError` and `errors.Stopped`, which say how much is stored, `errors.RunLockedError` while
+    another comparison of this run is active, and `errors.DiskError`.
     """
     questions = ask_about(match.mode, contests, endpoint)
     path = match.path(endpoint, "jsonl")
@@ -129,7 +133,7 @@ def versus(
         path.parent.mkdir(exist_ok=True)
     lock = Lock(path.parent)
     try:
-        results = {found.question: found.result for found in each_record(path, Judgement)}
+        results = {stored.question: stored.result for stored in each_record(path, Judgement)}
         _judge(match.mode, questions, results, endpoint, path, at_once, on_progress)
     finally:
         lock.release()
@@ -150,7 +154,7 @@ def versus(
 
 def ask_about(mode: str, contests: Sequence[Contest], endpoint: Endpoint) -> list[Question]:
     """Two questions a contest: both orders of a pair whose answers differ, or a grade for each answer."""
-    found = []
+    questions = []
     for contest in contests:
         sides = {"ours": (contest.ours, contest.theirs), "theirs": (contest.theirs, contest.ours)}
         if mode == "pair" and contest.ours == contest.theirs:
@@ -161,9 +165,9 @@ def ask_about(mode: str, contests: Sequence[Contest], endpoint: Endpoint) -> lis
                 if mode == "pair"
                 else grade_messages(contest.request, first)
             )
-            told = {"url": endpoint.name, "model": endpoint.model, "messages": list(messages)}
-            found.append(Question(digest("question", told), contest.task, role, messages))
-    return found
+            identity = {"url": endpoint.name, "model": endpoint.model, "messages": list(messages)}
+            questions.append(Question(digest("question", identity), contest.task, role, messages))
+    return questions
 
 
 def _judge(
@@ -175,10 +179,10 @@ def _judge(
     at_once: int,
     on_progress: OnProgress,
 ) -> None:
-    """Fills `results` and the file at `path` with what is missing."""
+    """Add the missing verdicts to `results` and to the file at `path`."""
     read = read_verdict if mode == "pair" else read_grade
     ids = {question.id for question in questions}
-    # Two answers of the same text are one question.
+    # Two answers of the same text make one question.
     missing = list({question.id: question for question in questions if question.id not in results}.values())
     done = len(ids) - len(missing)
     on_progress(done, len(ids))
@@ -187,7 +191,7 @@ def _judge(
         return endpoint.ask(question.messages, give_up, first=first)
 
     def so_far() -> str:
-        return f"{done} of {len(ids)} judgements are stored." if done else "Nothing was judged yet."
+        return f"{done} of {len(ids)} judgements are stored." if done else "Nothing is judged yet."
 
     with Appender(path) as file:
         try:
@@ -208,24 +212,10 @@ def _outcome(
     mode: str, contests: Sequence[Contest], results: dict[tuple[str, str], str | float | None]
 ) -> dict[str, Any]:
     if mode == "grade":
-        return grade_outcome(
-            contests, {c.task: (_grade(results, c, "ours"), _grade(results, c, "theirs")) for c in contests}
-        )
-    return pair_outcome(
-        contests,
-        {
-            c.task: (_verdict(results, c, "ours"), _verdict(results, c, "theirs"))
-            for c in contests
-            if c.ours != c.theirs
-        },
-    )
+        return grade_outcome(contests, {c.task: _both(results, c.task, float) for c in contests})
+    return pair_outcome(contests, {c.task: _both(results, c.task, str) for c in contests if c.ours != c.theirs})
 
 
-def _grade(results: dict[tuple[str, str], str | float | None], contest: Contest, role: str) -> float | None:
-    found = results[contest.task, role]
-    return found if isinstance(found, float) else None
-
-
-def _verdict(results: dict[tuple[str, str], str | float | None], contest: Contest, role: str) -> str | None:
-    found = results[contest.task, role]
-    return found if isinstance(found, str) else None
+def _both(results: dict[tuple[str, str], str | float | None], task: str, kind: type[T]) -> tuple[T | None, T | None]:
+    ours, theirs = results[task, "ours"], results[task, "theirs"]
+    return ours if isinstance(ours, kind) else None, theirs if isinstance(theirs, kind) else None

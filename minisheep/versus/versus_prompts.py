@@ -1,7 +1,7 @@
-"""What a judge is asked about one answer or about two, and how its reply is read. Pure.
+"""The judge's prompts for one answer or two, and the parsing of its replies. Pure.
 
-The answers are fenced by marks that hold a digest of their own text, so that an answer cannot close its own fence, and
-only the judge's last line with a verdict counts.
+Fences around the answers contain a digest of the texts, so that an answer cannot close its own fence. Only the last
+line with a verdict counts.
 """
 
 from __future__ import annotations
@@ -75,35 +75,33 @@ _BARE_GRADE = re.compile(r"\W*(\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*")
 
 
 def pair_messages(request: str, first: str, second: str) -> Messages:
-    """Asks which of two answers is better; the reply is for `read_verdict`."""
+    """Asks which of two answers is better; `read_verdict` reads the reply."""
     return _messages(PAIR, request, first, second)
 
 
 def grade_messages(request: str, answer: str) -> Messages:
-    """Asks for a grade of one answer; the reply is for `read_grade`."""
+    """Asks for a grade of one answer; `read_grade` reads the reply."""
     return _messages(GRADE, request, answer, "")
 
 
 def read_verdict(reply: str) -> str | None:
-    """``A``, ``B`` or ``tie``: the last line that gives a verdict, or a reply that is nothing else; None otherwise."""
-    found = _VERDICT.findall(reply)
+    """``A``, ``B`` or ``tie``, from the last line with a verdict or from a reply that is only a verdict; else None."""
+    lines = _VERDICT.findall(reply)
     bare = _BARE_VERDICT.fullmatch(reply)
-    word = found[-1] if found else bare[1] if bare else None
+    word = lines[-1] if lines else bare[1] if bare else None
     return None if word is None else "tie" if word.lower() == "tie" else word.upper()
 
 
 def read_grade(reply: str) -> float | None:
-    """1 .. 10, from the last line that gives a grade, or from a reply that is nothing else; None otherwise."""
-    found = _GRADE.findall(reply)
+    """1 .. 10, from the last line with a grade or from a reply that is only a grade; else None."""
+    lines = _GRADE.findall(reply)
     bare = _BARE_GRADE.fullmatch(reply)
-    number = found[-1] if found else bare[1] if bare else None
+    number = lines[-1] if lines else bare[1] if bare else None
     grade = None if number is None else float(number)
     return grade if grade is not None and 1 <= grade <= 10 else None
 
 
 def _messages(text: str, request: str, first: str, second: str) -> Messages:
     mark = digest("fence", {"texts": [request, first, second]})[:8]
-    asked = fill(
-        text, {"mark": mark, "request": request, "first": first or "(nothing)", "second": second or "(nothing)"}
-    )
-    return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": asked})
+    values = {"mark": mark, "request": request, "first": first or "(nothing)", "second": second or "(nothing)"}
+    return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": fill(text, values)})

@@ -1,7 +1,7 @@
-"""Answers to prompts that a run did not ask when it measured, made by a worker.
+"""Answers, made by a worker, to prompts that a run's evaluation did not include.
 
-Both models answer greedily in the run's own template, on one engine, as the evaluation asks. Answers are kept in the
-run's folder, so that another judge or another try finds them.
+Both models answer greedily in the run's own template, as in the evaluation. The answers are kept in the run's
+``judged`` folder for another judge or another try.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from minisheep.run.folder import Appender, Lock, RunFolder
 from minisheep.versus.contests import Contest
 
 PHASE = "answer"
-_FORMS = 'A line looks like {"instruction": ..., "input": ...}, {"prompt": ...} or {"turns": [...]}, all texts.'
+_FORMS = 'Write each line as {"instruction": ..., "input": ...}, {"prompt": ...} or {"turns": [...]}, all texts.'
 
 
 def read_requests(path: str) -> list[str]:
@@ -35,7 +35,7 @@ def read_requests(path: str) -> list[str]:
         reason = getattr(error, "strerror", None) or error
         raise SeedFileError(f"The prompts file {path} cannot be read: {reason}.") from None
     parts = [text] if text.lstrip().startswith("[") else text.split("\n")
-    found: dict[str, None] = {}
+    requests: dict[str, None] = {}
     for number, part in enumerate(parts, 1):
         if not part.strip():
             continue
@@ -46,17 +46,17 @@ def read_requests(path: str) -> list[str]:
         for item in parsed if isinstance(parsed, list) else [parsed]:
             request = _request(item)
             if not request:
-                raise SeedFileError(f"{path}, line {number}: no request in it.", _FORMS)
-            found[request] = None
-    if not found:
-        raise SeedFileError(f"{path} holds no prompt.", _FORMS)
-    return list(found)
+                raise SeedFileError(f"{path}, line {number}: it has no request.", _FORMS)
+            requests[request] = None
+    if not requests:
+        raise SeedFileError(f"{path} has no prompt.", _FORMS)
+    return list(requests)
 
 
 def answered_contests(run: Path, requests: Sequence[str], ours: int, theirs: int, emit: Emit) -> list[Contest]:
-    """Each request with the answers of both models, those that are missing made by a worker first.
+    """Each request with the answers of both models; a worker makes the missing ones first.
 
-    Raises what the worker raises, and `errors.WorkerError` if it died; what was answered is kept.
+    Raises what the worker raises, and `errors.WorkerError` if it died. Finished answers are kept.
     """
     folder = RunFolder(run)
     tasks = {task_id(request): request for request in requests}
@@ -77,8 +77,8 @@ def task_id(request: str) -> str:
 
 
 def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
-    """In a worker: ``{"run": folder, "round": number, "requests": {task: text}}``; an answer is on disk when it is
-    told."""
+    """In a worker: ``{"run": folder, "round": number, "requests": {task: text}}``. An answer is written before its
+    progress is reported."""
     from minisheep.engines.base import GenerateRequest, Sampling
     from minisheep.rules.prompts import Frame, answer_prompt
     from minisheep.workspace import Report, Workspace, closing
@@ -90,8 +90,8 @@ def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None
     frame = Frame(work.template)
     sampling = Sampling(temperature=0.0, max_tokens=work.settings.eval_max_tokens, stop=frame.stop)
     engine = work.measuring_engine(job["round"], report.ready)
-    asked = [GenerateRequest(task, answer_prompt(frame, text, ""), sampling) for task, text in requests.items()]
-    with Appender(answers_path(work.folder, job["round"])) as file, closing(engine.generate(asked)) as completions:
+    prompts = [GenerateRequest(task, answer_prompt(frame, text, ""), sampling) for task, text in requests.items()]
+    with Appender(answers_path(work.folder, job["round"])) as file, closing(engine.generate(prompts)) as completions:
         for done, completion in enumerate(completions, 1):
             file.append(
                 {"task": completion.id, "request": requests[completion.id], "answer": completion.text,
@@ -106,28 +106,28 @@ def _have_answered(folder: RunFolder, round: int, requests: Mapping[str, str], e
     path = answers_path(folder, round)
     with disk_errors(path):
         path.parent.mkdir(exist_ok=True)
-    # The run's own lock: no training may replace the adapter while it answers.
+    # The run's own lock: training must not replace the adapter meanwhile.
     lock = Lock(folder.path)
     try:
         with WorkerProcess("minisheep.versus.worker:do", folder.scratch / "worker.log", lock.handle) as worker:
             job = {"run": str(folder.path), "round": round, "phase": PHASE, "requests": requests}
             worker.do(job, f"Round {round}, {PHASE}", emit)
     except KeyboardInterrupt:
-        raise Stopped("Stopped. Every answer so far is stored.", "Give the same command to go on.") from None
+        raise Stopped("Stopped. Every answer so far is stored.", "Repeat the command to continue.") from None
     finally:
         lock.release()
 
 
 def _stored(folder: RunFolder, round: int) -> dict[str, str]:
     path = answers_path(folder, round)
-    found: dict[str, str] = {}
+    answers: dict[str, str] = {}
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
         try:
             row = json.loads(line)
-            found[row["task"]] = row["answer"].strip()
+            answers[row["task"]] = row["answer"].strip()
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise CorruptRunError(f"{path} is damaged ({error}).", "Delete it: it is made again.") from None
-    return found
+            raise CorruptRunError(f"{path} is damaged ({error}).", "Delete it, and it is made again.") from None
+    return answers
 
 
 def _request(item: Any) -> str:
@@ -135,6 +135,6 @@ def _request(item: Any) -> str:
         return ""
     turns = item.get("turns")
     first = turns[0] if isinstance(turns, list) and turns else ""
-    told = item.get("instruction") or item.get("prompt") or first
+    text = item.get("instruction") or item.get("prompt") or first
     more = item.get("input") or ""
-    return user_text(told.strip(), more.strip()) if isinstance(told, str) and isinstance(more, str) else ""
+    return user_text(text.strip(), more.strip()) if isinstance(text, str) and isinstance(more, str) else ""

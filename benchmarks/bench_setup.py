@@ -1,4 +1,4 @@
-"""What every part of the bench works with: its job, its model, the seed tasks."""
+"""What every part of the benchmark works with: its job, its model and the seed tasks."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class BenchModel:
         return f"{self.prepared.name} in {self.prepared.inference_gguf.name}"
 
 
-class Desk:
-    """One job's surroundings, each made when it is first asked for."""
+class BenchSetup:
+    """What one job needs; each property is computed at its first use."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -58,11 +58,11 @@ class Desk:
 
     @property
     def frame(self) -> Frame:
-        """How the model is addressed in a first round."""
+        """The prompt frame of a first round."""
         prepared = self.model.prepared
         return Frame(None if prepared.kind == "base" else prepared.template)
 
     def settings(self, **given: object) -> Settings:
-        """The demo's settings with `given` in their place: it is made for what a CPU can do in minutes."""
+        """The preset `demo`, which a CPU finishes in minutes, changed by `given`."""
         speed = {"model": self.job.model or "smollm2-135m", "slots": self.job.slots, "threads": self.threads}
         return config.make({**speed, **given}, "demo")
