@@ -10,10 +10,10 @@ from pathlib import Path
 from benchmarks.plan import Job
 from minisheep import config
 from minisheep.config import Settings
+from minisheep.data.seed_tasks import SeedTask, load_prompts, load_seeds
 from minisheep.machine import cpu
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.prompts import Frame
-from minisheep.rules.seed_tasks import SeedTask, load_prompts, load_seeds
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Sequence
 from random import Random
 
+from minisheep.data.seed_tasks import SeedTask
 from minisheep.engines.fake_text import task_list
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
-from minisheep.rules.seed_tasks import SeedTask
 from minisheep.rules.task_list import parse_task_list
 from minisheep.run.records import Instruction, Response
 from minisheep.stages.judge import Pair

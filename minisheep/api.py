@@ -14,11 +14,11 @@ import tomli_w
 
 from minisheep import config, loop
 from minisheep.config import Settings
+from minisheep.data.seed_tasks import load_prompts, load_seeds, seeds_digest
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
 from minisheep.rules.identity import digest
-from minisheep.rules.seed_tasks import load_prompts, load_seeds, seeds_digest
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
 from minisheep.run.files import meant, write_atomic
 from minisheep.run.folder import Appender, Lock, RunFolder

@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from minisheep.data.seed_tasks import SeedTask, load_items
 from minisheep.engines.base import Completion
 from minisheep.errors import CorruptRunError, StarvedError
 from minisheep.rules.ifeval import VerifiableItem
 from minisheep.rules.prompts import Frame, user_text
-from minisheep.rules.seed_tasks import SeedTask, load_items
 from minisheep.run import events
 from minisheep.run.events import Emit, Note, RoundMeasured
 from minisheep.run.files import read_json, write_atomic, write_json

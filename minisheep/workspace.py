@@ -14,11 +14,11 @@ import numpy as np
 
 from minisheep import config
 from minisheep.config import Settings
+from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_seeds
 from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
 from minisheep.errors import ModelFileError, Stopped
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.prompts import Frame, user_text
-from minisheep.rules.seed_tasks import SeedTask, load_items, load_prompts, load_seeds
 from minisheep.rules.templates import Template
 from minisheep.run import events
 from minisheep.run.events import Emit, EngineReady, Glimpse, Paused, PhaseFinished, PhaseStarted, Progress

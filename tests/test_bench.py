@@ -28,11 +28,11 @@ from benchmarks.session import Failure
 from benchmarks.turnaround import Watch
 from benchmarks.turns import alternate, compare_rates, compare_values, spread
 from benchmarks.without_amx import PROGRAM
+from minisheep.data.seed_tasks import load_seeds
 from minisheep.engines.base import Sampling
 from minisheep.errors import UnknownModelError, WorkerError
 from minisheep.machine.worker import WorkerProcess
 from minisheep.plan.calibration import Turn, decode_requests, examples, timed
-from minisheep.rules.seed_tasks import load_seeds
 from minisheep.run.events import Event, Found
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tiny_runs import tiny_run
 
 from minisheep import api, loop
+from minisheep.data.seed_tasks import load_seeds
 from minisheep.errors import UsageError
-from minisheep.rules.seed_tasks import load_seeds
 from minisheep.run.folder import RoundFolder
 from minisheep.run.reading import Reader, RoundRecords, read_round
 from minisheep.run.records import Record

@@ -265,8 +265,8 @@ def test_the_harness_brings_no_torch_into_the_process_of_llama_cpp(fake_run: Pat
 @needs_harness
 @pytest.mark.model
 def test_verdicts_equal_those_of_our_own_checkers(fake_run: Path, tmp_path: Path) -> None:
+    from minisheep.data.seed_tasks import load_items
     from minisheep.rules.ifeval import strict
-    from minisheep.rules.seed_tasks import load_items
 
     file = data(tmp_path / "rows.jsonl", ROWS)
     (found,) = measured(str(fake_run), "--tasks", "ifeval", "--data", file, "--round", "1", "--again")

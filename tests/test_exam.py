@@ -9,12 +9,12 @@ import pytest
 
 from minisheep import config
 from minisheep.config import Settings
+from minisheep.data.seed_tasks import SeedTask, load_prompts, load_seeds
 from minisheep.engines.base import GenerateRequest, Loglik, LoglikRequest, ScoreRequest, Scores
 from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.errors import ExamError
 from minisheep.rules.corrupt import KINDS
 from minisheep.rules.prompts import Frame
-from minisheep.rules.seed_tasks import SeedTask, load_prompts, load_seeds
 from minisheep.rules.templates import chatml
 from minisheep.stages.exam import CANDIDATES, Exam, exam_error, examine, failed_warning, judge_for
 

@@ -6,8 +6,8 @@ import pytest
 import real_models
 
 from minisheep import config
+from minisheep.data.seed_tasks import load_prompts, load_seeds
 from minisheep.rules.prompts import Frame
-from minisheep.rules.seed_tasks import load_prompts, load_seeds
 from minisheep.rules.templates import chatml
 from minisheep.stages.exam import examine
 

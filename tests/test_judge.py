@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from scripted_engine import Scripted
 
+from minisheep.data.seed_tasks import load_prompts
 from minisheep.engines.fake_engine import text_of
 from minisheep.rules.evidence import Blend
 from minisheep.rules.prompts import LABELS, SCORE_START, Frame
-from minisheep.rules.seed_tasks import load_prompts
 from minisheep.rules.templates import chatml
 from minisheep.run.records import Instruction, Response, Verdict
 from minisheep.stages.judge import TOGETHER, Judge, JudgedText, Pair, expected_grade, judge_pairs

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from minisheep.data.seed_tasks import load_prompts
 from minisheep.engines.base import Loglik, LoglikRequest, ScoreRequest, Scores
 from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.rules.prompts import Frame
-from minisheep.rules.seed_tasks import load_prompts
 from minisheep.rules.templates import chatml
 from minisheep.run.records import Instruction, Response, Verdict
 from minisheep.stages.judge import LEAD_IN, Judge, JudgedText, Pair, agreement, findings, judge_health

@@ -94,7 +94,7 @@ def test_no_instruction_is_written_twice_in_a_run(tmp_path: Path) -> None:
 
 
 def test_held_out_tasks_are_never_shown(tmp_path: Path) -> None:
-    from minisheep.rules.seed_tasks import load_seeds
+    from minisheep.data.seed_tasks import load_seeds
     from minisheep.run.folder import read_records
     from minisheep.run.records import Draft
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minisheep.data.seed_tasks import load_prompts
 from minisheep.rules.prompts import (
     CRITERIA,
     LABELS,
@@ -22,7 +23,6 @@ from minisheep.rules.prompts import (
     task_list_stop,
     user_text,
 )
-from minisheep.rules.seed_tasks import load_prompts
 from minisheep.rules.task_list import Task
 from minisheep.rules.templates import Segment, chatml, plain
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minisheep.data.seed_tasks import load_seeds
 from minisheep.rules import endings
 from minisheep.rules.corrupt import KINDS, ExamTask, change_fact, corrupted, names
 from minisheep.rules.heuristics import AnsweredText, copies_instruction
-from minisheep.rules.seed_tasks import load_seeds
 from minisheep.rules.similarity import tokens
 
 TASK = ExamTask(

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from minisheep import config
+from minisheep.data.seed_tasks import load_items
 from minisheep.engines.base import Completion, GenerateRequest
 from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.rules.ifeval import Constraint, VerifiableItem
 from minisheep.rules.prompts import Frame
-from minisheep.rules.seed_tasks import load_items
 from minisheep.rules.templates import chatml
 from minisheep.stages.collapse import echo
 from minisheep.stages.evaluate import answers, chosen, metrics

@@ -17,10 +17,10 @@ from scripted_engine import Scripted
 
 from minisheep import config
 from minisheep.config import Keep
+from minisheep.data.seed_tasks import SeedTask, load_prompts
 from minisheep.engines.base import Completion
 from minisheep.errors import StarvedError
 from minisheep.rules.prompts import Frame
-from minisheep.rules.seed_tasks import SeedTask, load_prompts
 from minisheep.rules.templates import chatml, plain
 from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.stages.evaluate import (

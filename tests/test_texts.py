@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from minisheep.data.seed_tasks import SeedTask, load_prompts, load_seeds
 from minisheep.errors import SeedFileError
 from minisheep.rules.heuristics import instruction_fault, response_fault
 from minisheep.rules.prompts import PLACEHOLDERS, user_text
-from minisheep.rules.seed_tasks import SeedTask, load_prompts, load_seeds
 from minisheep.rules.similarity import NoveltyIndex
 
 FOREIGN = Path(__file__).parents[2] / "shared/data/self_instruct_seeds.jsonl"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from minisheep.data.seed_tasks import load_seeds
 from minisheep.metrics.diversity import MOST, OUTSIDE, TEXTS_A_TOPIC, Topics
 from minisheep.rules.prompts import user_text
-from minisheep.rules.seed_tasks import load_seeds
 
 COOKING = [f"Bake bread with flour, yeast and salt in the oven for {n} minutes." for n in range(20, 40)]
 SAILING = [f"Steer the boat by compass, hoist the sail and tie rope number {n}." for n in range(20, 40)]

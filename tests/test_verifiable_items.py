@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from minisheep.data.seed_tasks import load_items, load_seeds
 from minisheep.errors import ConfigError
 from minisheep.rules.ifeval import KINDS, VerifiableItem, loose, strict
-from minisheep.rules.seed_tasks import load_items, load_seeds
 from minisheep.rules.similarity import NoveltyIndex
 
 ANSWERS: dict[str, dict[str, str]] = {

@@ -17,8 +17,8 @@ import pytest
 from verify_answers import answers_to
 from verify_cases import CASES
 
+from minisheep.data.seed_tasks import load_items
 from minisheep.rules.ifeval import Constraint, VerifiableItem, loose, strict
-from minisheep.rules.seed_tasks import load_items
 
 FILE = os.environ.get("MINISHEEP_IFEVAL", "")
 PUNKT = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from minisheep.rules.seed_tasks import SeedTask, load_seeds
+from minisheep.data.seed_tasks import SeedTask, load_seeds
 from minisheep.run.records import Example, Instruction, Rejection, Response
 from minisheep.stages.collapse import Metrics, watch
 

@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from minisheep import api
+from minisheep.data.seed_tasks import SeedTask, load_seeds
 from minisheep.errors import CorruptRunError, SeedFileError
 from minisheep.rules.plain_text import one_line
-from minisheep.rules.seed_tasks import SeedTask, load_seeds
 from minisheep.run.reading import Reader, Round, RoundRecords
 from minisheep.terminal import record_browser
 from minisheep.terminal.record_browser import History, RecordFate

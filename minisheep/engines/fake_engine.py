@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+from minisheep.data.seed_tasks import load_seeds
 from minisheep.engines import base
 from minisheep.engines.fake_text import answer, graded, task_list
 from minisheep.engines.sampling import GrowingReply
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
-from minisheep.rules.seed_tasks import load_seeds
 from minisheep.rules.templates import Prompt
 
 KNOWN, REPEATED, MISPLACED = 0.5, 0.3, 1.7

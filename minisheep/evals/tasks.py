@@ -261,7 +261,7 @@ def read_rows(path: Path, task: str) -> list[dict[str, Any]]:
     if not rows:
         raise UsageError(f"--data {path} holds no rows.", _fix(task))
     if task == "ifeval":
-        from minisheep.rules.seed_tasks import load_items
+        from minisheep.data.seed_tasks import load_items
 
         try:
             load_items(str(path))

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from minisheep.config import Settings
+from minisheep.data.seed_tasks import load_seeds
 from minisheep.engines.base import Completion, GenerateRequest, LoglikRequest, Sampling
 from minisheep.engines.llamacpp import LlamaCppEngine
 from minisheep.engines.native import Vocabulary
@@ -34,7 +35,6 @@ from minisheep.export import ollama
 from minisheep.formats.gguf_header import GgufHeader, read_header
 from minisheep.formats.model_facts import bos_text, chat_template, eos_text
 from minisheep.rules.prompts import user_text
-from minisheep.rules.seed_tasks import load_seeds
 from minisheep.rules.templates import Prompt, Segment, Template, render_jinja
 from minisheep.stages.evaluate import held_out
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from minisheep import config
 from minisheep.config import Settings
+from minisheep.data.seed_tasks import SeedTask, load_seeds
 from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
 from minisheep.errors import DownloadError, UsageError
 from minisheep.machine.gpu import Peak
@@ -32,7 +33,6 @@ from minisheep.plan.fit import Plan
 from minisheep.prepare import for_inference, training_weights
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
-from minisheep.rules.seed_tasks import SeedTask, load_seeds
 from minisheep.rules.templates import Segment
 from minisheep.run.events import Emit, Event, TrainStep
 from minisheep.run.files import disk_errors, read_json, write_json

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import config, loop
+from minisheep.data.seed_tasks import SeedTask, load_seeds, seeds_digest
 from minisheep.errors import MinisheepError, UsageError
 from minisheep.report.blocks import ListItem
-from minisheep.rules.seed_tasks import SeedTask, load_seeds, seeds_digest
 from minisheep.run.events import EngineReady, Failed, Note, PhaseFinished, TrainStep
 from minisheep.run.folder import RoundFolder, RunFolder
 from minisheep.run.metric_catalogue import Estimate, round_values

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypeVar
 
+from minisheep.data.seed_tasks import SeedTask
 from minisheep.metrics import diversity
 from minisheep.rules.prompts import user_text
-from minisheep.rules.seed_tasks import SeedTask
 from minisheep.run.records import Example, Instruction, Rejection, Response
 
 SIZES = (200, 2000, 20_000)

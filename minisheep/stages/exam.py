@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from minisheep.config import GRADED, MIN_EXAM, Settings
+from minisheep.data.seed_tasks import SeedTask
 from minisheep.engines.base import Engine
 from minisheep.errors import ExamError
 from minisheep.metrics.stats import auc
@@ -20,7 +21,6 @@ from minisheep.rules.corrupt import KINDS, ExamTask, corrupted
 from minisheep.rules.evidence import Blend, Likelihoods, evidence, fit
 from minisheep.rules.identity import derive_seed, six_decimals
 from minisheep.rules.prompts import Frame
-from minisheep.rules.seed_tasks import SeedTask
 from minisheep.stages.judge import SIDES, Judge, JudgedText, judge_pairs, likelihoods, verdict_by_likelihood
 
 Score = float | None

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from minisheep.config import Settings
+from minisheep.data.seed_tasks import SeedTask
 from minisheep.engines.base import Engine, GenerateRequest, Sampling
 from minisheep.rules.heuristics import instruction_fault
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import Frame, pick_shots, task_list_prompt, task_list_stop, user_text
-from minisheep.rules.seed_tasks import SeedTask
 from minisheep.rules.similarity import NoveltyIndex
 from minisheep.rules.task_list import parse_task_list
 from minisheep.run.records import Draft, Instruction, Rejection

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from minisheep.config import Settings
+from minisheep.data.seed_tasks import SeedTask
 from minisheep.engines.base import Engine, GenerateRequest, Sampling
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import Frame, answer_prompt, pick_shots, shown_answer_prompt
-from minisheep.rules.seed_tasks import SeedTask
 from minisheep.rules.task_list import Task
 from minisheep.run.records import Instruction, Response
 

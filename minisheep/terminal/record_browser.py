@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from minisheep.data.seed_tasks import SeedTask
 from minisheep.errors import UsageError
-from minisheep.rules.seed_tasks import SeedTask
 from minisheep.run.reading import Round, RoundRecords
 from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
 
