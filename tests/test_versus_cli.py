@@ -148,7 +148,7 @@ def test_model_text_cannot_act_on_the_terminal(call: Call, run: Path) -> None:
 MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "no judge": ([], 2, "Without --judge-url there is no judge"),
     "no judge's name": (["--judge-url", "http://127.0.0.1:9/v1"], 2, "Without --judge-model-name"),
-    "no address": (["--judge-url", "somewhere", "--judge-model-name", "x"], 2, "is no http or https address"),
+    "no address": (["--judge-url", "somewhere", "--judge-model-name", "x"], 2, "--judge-url"),
     "no key": (
         ["--judge-url", "http://a/", "--judge-model-name", "x", "--judge-key-env", "NONE"],
         2,

@@ -75,7 +75,7 @@ MUTANTS = (
     ),
     Mutant(
         "an echo counts as kept",
-        "[verdict and not said_back for verdict in kept]",
+        "[verdict and not repeats for verdict in kept]",
         "list(kept)",
         ("test_stage_verifiable.py",),
     ),
