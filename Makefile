@@ -71,6 +71,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.house --check
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .

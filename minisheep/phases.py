@@ -25,7 +25,6 @@ from minisheep.run.folder import Appender, RoundFolder, RunFolder, each_record, 
 from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.stages import evaluate as evaluation
 from minisheep.stages.collapse import alarms, echo, rambling
-from minisheep.stages.evaluate import decide
 from minisheep.stages.exam import Exam, exam_error, examine, failed_warning
 from minisheep.stages.filter import by_rules, keep_examples, measure, rule_counts
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
@@ -65,7 +64,7 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     base = read_json(work.folder.round(0).metrics)["model"] if round else None
     measured = evaluation.model_metrics(likelihoods, answers, base) | evaluation.metrics(items, checked, base)
     earlier = {r: read_json(work.folder.round(r).metrics) for r in measured_before(work.folder, round)}
-    decision = decide(round, measured, earlier)
+    decision = evaluation.decide(round, measured, earlier)
     metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}
     if round:
         metrics["data"] = evaluation.data_metrics(

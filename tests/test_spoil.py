@@ -151,7 +151,11 @@ def test_another_process_spoils_alike() -> None:
     )
     runs = {
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": hash_}
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": hash_},
         ).stdout
         for hash_ in ("1", "2")
     }

@@ -17,7 +17,6 @@ from minisheep.errors import CorruptRunError, SeedFileError
 from minisheep.rules.plain_text import one_line
 from minisheep.run.reading import Reader, Round, RoundRecords
 from minisheep.terminal import record_browser
-from minisheep.terminal.record_browser import History, RecordFate
 
 
 @click.command()
@@ -116,7 +115,7 @@ def _show_many(
             click.echo(pager.line(item))
 
 
-def _items(run: api.Run, asked: Sequence[str]) -> list[RecordFate]:
+def _items(run: api.Run, asked: Sequence[str]) -> list[record_browser.RecordFate]:
     """The items of the rounds in `asked`, or of all. Raises `errors.UsageError` for a round that is not there."""
     rounds = {round.number: round for round in run.rounds}
     numbers = {api.resolve_round(run, one, list(rounds), "begun") for one in asked}
@@ -132,7 +131,7 @@ def _records(round: Round) -> RoundRecords:
     return records
 
 
-def _page(run: api.Run, chosen: Sequence[RecordFate]) -> None:
+def _page(run: api.Run, chosen: Sequence[record_browser.RecordFate]) -> None:
     from rich.console import Console
 
     from minisheep.terminal.pager import show
@@ -144,7 +143,7 @@ def _page(run: api.Run, chosen: Sequence[RecordFate]) -> None:
     def records(number: int) -> RoundRecords:
         return rounds[number].whole(Reader(run.path))
 
-    def look_up(item: RecordFate) -> History:
+    def look_up(item: record_browser.RecordFate) -> record_browser.History:
         return record_browser.history(records(item.round), seeds, item.id)
 
     show(chosen, str(run.path), look_up, click.getchar, Console(highlight=False, markup=False, emoji=False))

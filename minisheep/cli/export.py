@@ -11,7 +11,6 @@ import click
 from minisheep.cli.options import view_options
 from minisheep.errors import UsageError
 from minisheep.rules import plain_text
-from minisheep.rules.plain_text import one_line
 
 TARGETS = ("gguf", "adapter", "merged", "ollama", "lmstudio", "hub-folder")
 FORMATS = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0", "Q3_K_M", "F16", "BF16")
@@ -88,7 +87,7 @@ def _lines(made: dict[str, Any], pushed: list[str]) -> list[str]:
         f"Use: {use}",
         *(f"Pushed: {address}" for address in pushed),
     ]
-    return [one_line(line) for line in lines]
+    return [plain_text.one_line(line) for line in lines]
 
 
 @click.command()
@@ -115,8 +114,8 @@ def report(run: str, out: str | None, open_: bool, as_json: bool) -> None:
         click.echo(json.dumps({"event": "Report", **files, "notes": list(written.notes)}))
     else:
         for note in written.notes:
-            click.echo(one_line(note), err=True)
-        click.echo(one_line(f"Report: {written.html}, and as Markdown: {written.markdown}"))
+            click.echo(plain_text.one_line(note), err=True)
+        click.echo(plain_text.one_line(f"Report: {written.html}, and as Markdown: {written.markdown}"))
     if open_ and click.launch(str(written.html.resolve())) != 0:
         click.echo("No browser could be started; open the file yourself.", err=True)
 
@@ -158,7 +157,7 @@ def handoff(
             })
         )  # fmt: skip
         return
-    click.echo(one_line(f"{folder}: {len(job.train)} examples and {len(job.validation)} for validation."))
+    click.echo(plain_text.one_line(f"{folder}: {len(job.train)} examples and {len(job.validation)} for validation."))
     if job.left_out:
         click.echo(f"{job.left_out} left out: their text looks like a special token of the template.")
-    click.echo(one_line(f"Train: cd {folder} && {command}"))
+    click.echo(plain_text.one_line(f"Train: cd {folder} && {command}"))

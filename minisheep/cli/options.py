@@ -9,7 +9,6 @@ from typing import Any, TypeVar, get_args
 import click
 
 from minisheep import config
-from minisheep.config import PRESETS, Settings
 from minisheep.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,7 +33,7 @@ class GroupedCommand(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                known = parameter.name in Settings.model_fields
+                known = parameter.name in config.Settings.model_fields
                 sections[GROUPS[config.group_of(str(parameter.name))] if known else "Options"].append(record)
         for title, records in sections.items():
             if records:
@@ -46,7 +45,7 @@ def _kind(name: str) -> Any:
     choices = config.choices_of(name)
     if choices:
         return click.Choice(choices)
-    annotation = Settings.model_fields[name].annotation
+    annotation = config.Settings.model_fields[name].annotation
     base: Any = get_args(annotation)[0] if get_args(annotation) else annotation
     return base if base in (int, float) else str
 
@@ -54,7 +53,7 @@ def _kind(name: str) -> Any:
 def setting_options(function: F) -> F:
     """Every setting as a flag. It is None unless the user gave it."""
     for name in reversed(config.names()):
-        field = Settings.model_fields[name]
+        field = config.Settings.model_fields[name]
         shown = "" if field.default in ("", None) else f" [{field.default}]"
         text = f"{field.description}{shown}"
         if field.annotation is bool:
@@ -102,7 +101,7 @@ def run_options(function: F) -> F:
     )(function)
     function = click.option(
         "--preset",
-        type=click.Choice(tuple(PRESETS)),
+        type=click.Choice(tuple(config.PRESETS)),
         help="paper: the paper's settings (the default); demo: minutes on a CPU",
     )(function)
     return click.option("--run", metavar="DIR", help="the run folder; default: runs/MODEL[-PRESET]")(function)

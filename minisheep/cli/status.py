@@ -13,7 +13,6 @@ from minisheep import api, loop
 from minisheep.cli.options import view_options
 from minisheep.errors import UsageError
 from minisheep.rules import plain_text
-from minisheep.rules.plain_text import one_line
 from minisheep.run.events import Glimpse
 from minisheep.run.folder import RunFolder
 from minisheep.terminal import detached, live_screen, views, words
@@ -55,7 +54,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
             }
             click.echo(json.dumps(data))
             continue
-        click.echo(one_line(f"{found.path}: {found.settings.model}, {found.settings.rounds} round(s)"))
+        click.echo(plain_text.one_line(f"{found.path}: {found.settings.model}, {found.settings.rounds} round(s)"))
         if not chosen:
             click.echo(f"  {_ended(found)}" if after is None else f"  next: {words.where(after.round, after.name)}")
             continue
@@ -71,7 +70,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
         if found.metrics:
             views.print_metrics(found.metrics, plain=plain or not sys.stdout.isatty())
         if after is not None:
-            click.echo(one_line(f"Continue: minisheep align --run {found.path}"))
+            click.echo(plain_text.one_line(f"Continue: minisheep align --run {found.path}"))
         else:
             click.echo(f"{_ended(found).capitalize()}.")
 

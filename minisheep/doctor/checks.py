@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from minisheep.doctor import packages
 from minisheep.doctor.check_result import CheckResult, Facts, broken, fail, ok, skipped, warn
 from minisheep.doctor.machine_facts import MachineFacts
-from minisheep.doctor.packages import Place
 from minisheep.errors import MinisheepError
 from minisheep.machine.gpu import Gpu, dotted, in_words
 
@@ -28,7 +27,7 @@ NOT_ASKED: Facts = {"unasked": "not asked"}
 NO_MODEL: Facts = {"unasked": "no model"}
 
 
-def check_machine(machine: MachineFacts, place: Place) -> Iterator[CheckResult]:
+def check_machine(machine: MachineFacts, place: packages.Place) -> Iterator[CheckResult]:
     yield python(machine)
     yield driver(machine, place)
     yield capability(machine)
@@ -50,7 +49,7 @@ def python(machine: MachineFacts) -> CheckResult:
     return ok("python", text)
 
 
-def driver(machine: MachineFacts, place: Place) -> CheckResult:
+def driver(machine: MachineFacts, place: packages.Place) -> CheckResult:
     if machine.has_gpu:
         cuda = f", CUDA up to {machine.driver_cuda}" if machine.driver_cuda else ""
         return ok("driver", f"NVIDIA {machine.driver or 'of unknown version'}{cuda}")
@@ -140,14 +139,14 @@ def _gib(count: int) -> str:
     return f"{count / GIB:.1f} GiB"
 
 
-def check_llama(machine: MachineFacts, place: Place, facts: Mapping[str, Facts]) -> Iterator[CheckResult]:
+def check_llama(machine: MachineFacts, place: packages.Place, facts: Mapping[str, Facts]) -> Iterator[CheckResult]:
     llama, generate = facts.get("llama", NOT_ASKED), facts.get("generate", NO_MODEL)
     yield loads(place, llama, machine)
     yield offload(machine, place, llama, generate)
     yield writes(generate)
 
 
-def loads(place: Place, facts: Facts, machine: MachineFacts) -> CheckResult:
+def loads(place: packages.Place, facts: Facts, machine: MachineFacts) -> CheckResult:
     if "unasked" in facts:
         return skipped("llama.cpp", facts["unasked"])
     if facts.get("error"):
@@ -159,7 +158,7 @@ def loads(place: Place, facts: Facts, machine: MachineFacts) -> CheckResult:
     return ok("llama.cpp", f"llama-cpp-python {facts['version']}, {what} GPU support", system=facts["system"])
 
 
-def offload(machine: MachineFacts, place: Place, llama: Facts, generate: Facts) -> CheckResult:
+def offload(machine: MachineFacts, place: packages.Place, llama: Facts, generate: Facts) -> CheckResult:
     """A CPU build on a machine with a GPU fails here; so does a CUDA build that puts nothing on the GPU."""
     name = "llama.cpp on the GPU"
     if not machine.has_gpu:
@@ -299,14 +298,14 @@ BITSANDBYTES = '"bitsandbytes>=0.50,<0.51"'
 PROCESSOR_DOES = "--load-in bf16 trains without it."
 
 
-def check_training(machine: MachineFacts, place: Place, facts: Mapping[str, Facts]) -> Iterator[CheckResult]:
+def check_training(machine: MachineFacts, place: packages.Place, facts: Mapping[str, Facts]) -> Iterator[CheckResult]:
     yield torch(machine, place, facts.get("torch", NOT_ASKED))
     yield bitsandbytes(machine, place, facts.get("bitsandbytes", NOT_ASKED))
     yield unsloth(machine, facts.get("unsloth", {"unasked": "not installed: training uses PEFT"}))
     yield steps(machine, facts.get("train", NO_MODEL))
 
 
-def torch(machine: MachineFacts, place: Place, facts: Facts) -> CheckResult:
+def torch(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckResult:
     name = "PyTorch"
     if "unasked" in facts:
         return skipped(name, facts["unasked"])
@@ -332,7 +331,7 @@ def torch(machine: MachineFacts, place: Place, facts: Facts) -> CheckResult:
     )
 
 
-def bitsandbytes(machine: MachineFacts, place: Place, facts: Facts) -> CheckResult:
+def bitsandbytes(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckResult:
     name = "bitsandbytes"
     if "unasked" in facts:
         return skipped(name, facts["unasked"])

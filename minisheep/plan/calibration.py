@@ -28,7 +28,6 @@ from minisheep.machine.gpu import Peak
 from minisheep.machine.worker import WorkerProcess
 from minisheep.models.registry import find_model
 from minisheep.plan import duration
-from minisheep.plan.duration import NEW, Calibration
 from minisheep.plan.fit import Plan
 from minisheep.prepare import for_inference, training_weights
 from minisheep.rules.identity import derive_seed
@@ -60,7 +59,7 @@ def measured(worker: str, job: dict[str, Any]) -> tuple[dict[str, Any], int | No
     return facts, peak.bytes
 
 
-def calibrate(plan: Plan, gguf: Path | None, on_progress: Callable[[str], None]) -> Calibration:
+def calibrate(plan: Plan, gguf: Path | None, on_progress: Callable[[str], None]) -> duration.Calibration:
     """Measure the model of `plan` with its settings, as a run's workers would use it, and store the result.
 
     `gguf` is its file, None where it is not on this machine. Nothing is downloaded: without cached training weights,
@@ -81,7 +80,7 @@ def calibrate(plan: Plan, gguf: Path | None, on_progress: Callable[[str], None])
             trained, training_bytes = measured(WORKER, {"phase": TRAIN, **job})
         except DownloadError as error:
             on_progress(f"Training was not measured: {error.message}")
-    calibration = Calibration(
+    calibration = duration.Calibration(
         machine=plan.machine.title,
         kv_type=plan.cache,
         **asked,
@@ -135,7 +134,7 @@ def ask(settings: Settings, slots: int) -> dict[str, Any]:
     try:
 
         def draw(number: int) -> float:
-            requests = decode_requests(seeds, engine.info.slots, NEW, number)
+            requests = decode_requests(seeds, engine.info.slots, duration.NEW, number)
             return float(sum(completion.tokens for completion in engine.generate(requests)))
 
         def read(number: int) -> float:

@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import dataclass
 
 from minisheep.engines import budget
-from minisheep.engines.budget import CacheType
 from minisheep.formats.gguf_header import BLOCKS, Block, GgufHeader, mostly_fast_on_cpu
 from minisheep.models.shape import EMBEDDING, OUTPUT, Matrix, Shape, has_head_norms, has_post_norms
 
@@ -71,7 +70,7 @@ class Inference:
 
     slots: int
     context: int
-    cache: CacheType
+    cache: budget.CacheType
     embeds: bool = False
     """Whether a phase computes embeddings, in a context of its own."""
 
@@ -97,12 +96,12 @@ def total(parts: list[Part]) -> int:
     return sum(part.bytes for part in parts)
 
 
-def token_bytes(shape: Shape, cache: CacheType) -> int:
+def token_bytes(shape: Shape, cache: budget.CacheType) -> int:
     """KV cache of one token."""
     return budget.kv_token_bytes(shape.layers, shape.kv_heads, shape.head_size, shape.head_size, cache)
 
 
-def sequence_bytes(shape: Shape, context: int, cache: CacheType) -> int:
+def sequence_bytes(shape: Shape, context: int, cache: budget.CacheType) -> int:
     """KV cache of one sequence."""
     return budget.sequence_tokens(context, shape.context) * token_bytes(shape, cache)
 

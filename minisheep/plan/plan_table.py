@@ -12,7 +12,6 @@ from minisheep.engines import budget
 from minisheep.plan import memory_parts
 from minisheep.plan.duration import Calibration
 from minisheep.plan.fit import Plan, changes
-from minisheep.plan.memory_parts import Part
 from minisheep.plan.room import Model
 from minisheep.rules.plain_text import duration, one_line
 
@@ -167,11 +166,11 @@ def to_dict(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _named(parts: list[Part]) -> dict[str, int]:
+def _named(parts: list[memory_parts.Part]) -> dict[str, int]:
     return {part.name: part.bytes for part in parts} | {"total": memory_parts.total(parts)}
 
 
-def _parts(plans: Sequence[list[Part]]) -> list[Row]:
+def _parts(plans: Sequence[list[memory_parts.Part]]) -> list[Row]:
     return [(f"  {part.name}", [size(parts[i].bytes) for parts in plans]) for i, part in enumerate(plans[0])]
 
 
@@ -184,7 +183,7 @@ def _disk(plans: Sequence[Plan]) -> list[Row]:
     ]
 
 
-def _total(parts: list[Part], fits: bool) -> str:
+def _total(parts: list[memory_parts.Part], fits: bool) -> str:
     return f"{size(memory_parts.total(parts))}{'' if fits else ', too much'}"
 
 

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.text import Text
 
 from minisheep.rules import plain_text
-from minisheep.rules.plain_text import BARS, one_line
 from minisheep.terminal.screen_state import ROUND, Histogram, Key, Losses, Stage, State
 
 Part = str | tuple[str, str]
@@ -31,7 +30,7 @@ _JOINERS = re.compile(
 
 def clean(text: str, most: int = 2000) -> str:
     """`text` on one line, harmless, of the same width on every terminal, and not too long."""
-    return one_line(_JOINERS.sub("", text[:most]))
+    return plain_text.one_line(_JOINERS.sub("", text[:most]))
 
 
 def line(width: int, *parts: Part) -> Text:
@@ -185,7 +184,7 @@ def score_bars(found: Histogram, width: int, height: int) -> list[Text]:
 
 
 def _chart_bar(eighths: int, cells: int) -> str:
-    return BARS[min(8, max(0, eighths))] * cells
+    return plain_text.BARS[min(8, max(0, eighths))] * cells
 
 
 def _axis(edges: Sequence[float], width: int) -> str:

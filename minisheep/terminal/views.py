@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from minisheep.rules import plain_text
-from minisheep.rules.plain_text import one_line, sanitise
 from minisheep.run import events
 from minisheep.terminal import words
 
@@ -70,7 +69,7 @@ class PlainView:
 
     def say(self, text: str) -> None:
         self._last = self._clock()
-        print(sanitise(text), file=self._stream, flush=True)
+        print(plain_text.sanitise(text), file=self._stream, flush=True)
 
     def close(self) -> None:
         pass
@@ -141,7 +140,7 @@ class LiveView:
                 detail="",
             )
         elif isinstance(event, events.Progress):
-            self._update(event.done, event.total, one_line(event.detail, 40))
+            self._update(event.done, event.total, plain_text.one_line(event.detail, 40))
         elif isinstance(event, events.TrainStep):
             self._update(event.step, event.total, f"loss {event.loss:.3f}, {event.tokens_per_second:.0f} tokens/s")
         elif isinstance(event, events.RoundMeasured):
@@ -157,7 +156,7 @@ class LiveView:
         pass
 
     def say(self, text: str, style: str = "") -> None:
-        self._progress.console.print(Text(sanitise(text), style=style))
+        self._progress.console.print(Text(plain_text.sanitise(text), style=style))
 
     def close(self) -> None:
         self._progress.stop()

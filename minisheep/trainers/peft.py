@@ -21,7 +21,6 @@ from safetensors.numpy import save
 from minisheep.engines.native import Vocabulary
 from minisheep.errors import MinisheepError, ModelFileError, StarvedError
 from minisheep.formats import lora_gguf
-from minisheep.formats.lora_gguf import TENSORS
 from minisheep.rules.identity import digest
 from minisheep.run.events import Emit, Note
 from minisheep.run.files import publish, write_atomic, write_json
@@ -86,7 +85,7 @@ def write_output(
     config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     with publish(output) as folder:
         write_json(folder / "adapter_config.json", config)
-        write_atomic(folder / TENSORS, save(lora_model.adapter_tensors(model), metadata={"format": "pt"}))
+        write_atomic(folder / lora_gguf.TENSORS, save(lora_model.adapter_tensors(model), metadata={"format": "pt"}))
         write_json(folder / RESULT, dataclasses.asdict(result) | {"fingerprint": fingerprint})
 
 

@@ -25,7 +25,6 @@ from minisheep.errors import MinisheepError, Stopped
 from minisheep.rules.identity import derive_seed
 from minisheep.run.events import Emit, Note, TrainStep
 from minisheep.trainers import base
-from minisheep.trainers.base import TrainJob, TrainResult
 from minisheep.trainers.checkpoint import Array, Checkpoint, newest_checkpoint, save_checkpoint
 from minisheep.trainers.lora_model import PeftModel, Precision, loss_sum
 
@@ -104,7 +103,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        job: TrainJob,
+        job: base.TrainJob,
         data: base.Tokenised,
         precision: Precision,
         model: PeftModel,
@@ -133,7 +132,7 @@ class TrainingLoop:
         self.plan: tuple[int, list[base.Indices]] = (-1, [])
         """An epoch and its batches."""
 
-    def run(self) -> TrainResult:
+    def run(self) -> base.TrainResult:
         if self.warmup < self.settings.warmup_steps:
             self.emit(Note(f"Warm-up shortened to {self.warmup} of {self.total} steps: the run is short."))
         self._resume()
@@ -323,9 +322,9 @@ class TrainingLoop:
         self.best = {name: tensors[f"best/{name}"] for name in self.adapted if f"best/{name}" in tensors}
         self.emit(Note(f"Training continues after step {self.state.step} of {self.total}."))
 
-    def _result(self) -> TrainResult:
+    def _result(self) -> base.TrainResult:
         state = self.state
-        return TrainResult(
+        return base.TrainResult(
             steps=self.total,
             examples=len(self.training),
             validation_examples=len(self.held),
