@@ -1,4 +1,4 @@
-"""The one file that decodes with llama.cpp: model, context, KV cache, logits and adapters.
+"""Decodes with llama.cpp: model, context, KV cache, logits and adapters.
 
 Split KV (``kv_unified=False``): each of the `slots + 1` sequences has a stream of `context` tokens of its own; sequence
 0 is the shared prefix. One thread owns a `Decoder`.

@@ -1,6 +1,6 @@
 """What every use of llama.cpp needs first: a quiet log that can be quoted, a loaded model, and its vocabulary.
 
-Only workers import this module, since it loads the native library. Inference and training both tokenise by
+It loads the native library, so the parent does not import it (`handoff` does, for a vocabulary). Inference and training both tokenise by
 `Vocabulary`, so that a model is trained on the very ids that it later runs with.
 """
 

@@ -1,7 +1,7 @@
 """The parts of memory in inference and in training, in bytes, also for a GGUF that is not here. Pure.
 
 Inference is llama.cpp's: weights, KV cache, compute buffers (`engines.budget` decides the slots, here as in the
-engine). Training is `trainers.peft_*`: a frozen base, the adapter with its gradients and AdamW's moments in float32,
+engine). Training is `trainers.peft`: a frozen base, the adapter with its gradients and AdamW's moments in float32,
 what autograd keeps, and logits a piece at a time (`trainers.lora_model.HEAD_ELEMENTS`).
 """
 
@@ -182,7 +182,7 @@ def _kept_by_libraries(shape: Shape, architecture: str, how: TrainingMemory) -> 
 
 
 def _kept_by_cpu_layers(shape: Shape, how: TrainingMemory) -> int:
-    """By `trainers.cpu_*`: adapters that read the same share one mask, and attention keeps its probabilities."""
+    """By `trainers.cpu_lora`: adapters that read the same share one mask, and attention keeps its probabilities."""
     wide, query, kv, inner = shape.width, shape.query_width, shape.kv_width, shape.feed_forward
     number = 4 if how.float32 else 2
     adapter = (number + 1) * (2 * wide + query + inner) + number * 7 * how.rank

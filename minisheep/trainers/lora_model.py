@@ -1,6 +1,6 @@
 """The base model in memory, as training needs it: device, number format, adapted layers, and its loss.
 
-The only module of training that imports transformers and peft, since the Hub must be off line before.
+Imports transformers and peft first, since the Hub must be off line before.
 """
 
 from __future__ import annotations
