@@ -142,7 +142,7 @@ def differences(results: Sequence[RunResult]) -> list[PairedResults]:
     if len(results) == 1:
         (run,) = results
         return [difference((run, later), (run, earlier)) for earlier, later in pairwise(run.rounds)]
-    chosen = [(result, found) for result in results if (found := best(result)) is not None]
+    chosen = [(result, measured) for result in results if (measured := best(result)) is not None]
     return [difference(other, chosen[0]) for other in chosen[1:]]
 
 
@@ -156,10 +156,10 @@ def difference(first: tuple[RunResult, Measured], second: tuple[RunResult, Measu
     limit = "eval_verifiable_max_tokens"
     if run_a.settings[limit] != run_b.settings[limit]:
         why.append("verifiable instructions: answers of different length were allowed")
-    elif not (found := _verifiable(a.model, b.model)):
+    elif not (verifiable := _verifiable(a.model, b.model)):
         why.append("verifiable instructions: none in common")
     else:
-        values |= found
+        values |= verifiable
     if run_a.seeds != run_b.seeds:
         why.append("held-out tasks: the runs have different seed tasks")
     elif (nll := _likelihood(a.model, b.model)) is None:
@@ -175,11 +175,11 @@ def _read(run: Run, key: str, notes: list[str]) -> RunResult:
     harness = harness_results(run.path, notes)
     measured: list[Measured] = []
     decided = False
-    for found in run.measured:
-        metrics = found.metrics
+    for round in run.measured:
+        metrics = round.metrics
         decided = decided or "decision" in metrics
-        values = {**round_values(metrics, found.exam, settings.judge), **harness.get(found.number, {})}
-        measured.append(Measured(found.number, values, metrics.get("model", {})))
+        values = {**round_values(metrics, round.exam, settings.judge), **harness.get(round.number, {})}
+        measured.append(Measured(round.number, values, metrics.get("model", {})))
     return RunResult(
         key=key,
         path=str(run.path),
@@ -227,12 +227,12 @@ def _key(place: int) -> str:
 
 
 def _verifiable(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Estimate]:
-    found = {}
+    estimates = {}
     for reading, rows in paired(a.get("verifiable_by_item", {}), b.get("verifiable_by_item", {})).items():
         if reading in READINGS:
             for level, interval in change(*rows)._asdict().items():
-                found[f"{level}_{reading}"] = Estimate(*interval)
-    return found
+                estimates[f"{level}_{reading}"] = Estimate(*interval)
+    return estimates
 
 
 def _likelihood(a: Mapping[str, Any], b: Mapping[str, Any]) -> Estimate | None:

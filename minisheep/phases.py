@@ -46,8 +46,8 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     report.start(total, 0, "tasks")
     engine = work.measuring_engine(round, report.ready)
     likelihoods = []
-    for found in evaluation.likelihoods(engine, work.template, tasks):
-        likelihoods.append(found)
+    for likelihood in evaluation.likelihoods(engine, work.template, tasks):
+        likelihoods.append(likelihood)
         report.step(len(likelihoods), total, "likelihood of held-out answers")
     answers: list[Completion] = []
     with closing(evaluation.greedy_answers(engine, settings, work.template, answered)) as completions:
@@ -128,20 +128,20 @@ def exam(work: Workspace, round: int, report: Report) -> None:
     folder, settings = work.folder.make_round(round), work.settings
     report.start(settings.exam_tasks, 0, "answers")
     if folder.exam.exists():
-        found = Exam.from_dict(read_json(folder.exam))
+        result = Exam.from_dict(read_json(folder.exam))
     else:
-        found = examine(
+        result = examine(
             work.judge_engine(round, report.ready), settings, work.judge_frame(round), work.texts, round, work.seeds,
             lambda done, total: report.step(done, total, "right and corrupted answers"),
         )  # fmt: skip
-        write_json(folder.exam, found.to_dict())
-    if found.passed:
-        report.emit(Note(found.why))
+        write_json(folder.exam, result.to_dict())
+    if result.passed:
+        report.emit(Note(result.why))
     elif settings.judge != "auto" or settings.force:
-        report.emit(Note(failed_warning(found), "warning"))
+        report.emit(Note(failed_warning(result), "warning"))
     else:
-        raise exam_error(found)
-    report.counts = {"tasks": settings.exam_tasks, "auc": builtins.round(found.auc, 3)}
+        raise exam_error(result)
+    report.counts = {"tasks": settings.exam_tasks, "auc": builtins.round(result.auc, 3)}
 
 
 def generate(work: Workspace, round: int, report: Report) -> None:
@@ -172,10 +172,10 @@ def generate(work: Workspace, round: int, report: Report) -> None:
         report.start(settings.per_round, len(harvest.kept), "instructions")
         while not (harvest.full or harvest.exhausted):
             ahead = min(harvest.wanted_drafts(), BATCH)
-            wanted = [i for i in range(harvest.drafts, harvest.drafts + ahead) if i not in drafts]
+            indices = [i for i in range(harvest.drafts, harvest.drafts + ahead) if i not in drafts]
             engine = work.engine(round - 1, report.ready)
             with closing(
-                write_drafts(engine, settings, work.frame(round), work.texts, seeds, round, wanted)
+                write_drafts(engine, settings, work.frame(round), work.texts, seeds, round, indices)
             ) as written:
                 for draft in written:
                     draft_file.append(draft.to_dict())
@@ -199,9 +199,9 @@ def respond(work: Workspace, round: int, report: Report) -> None:
     folder = work.folder.round(round)
     instructions = read_records(folder.instructions, Instruction)
     done = {(response.instruction_id, response.sample) for response in each_record(folder.responses, Response)}
-    wanted = [(instruction, sample) for instruction in instructions for sample in range(work.settings.answers)]
-    missing = [(instruction, sample) for instruction, sample in wanted if (instruction.id, sample) not in done]
-    report.start(len(wanted), len(done), "answers")
+    pairs = [(instruction, sample) for instruction in instructions for sample in range(work.settings.answers)]
+    missing = [(instruction, sample) for instruction, sample in pairs if (instruction.id, sample) not in done]
+    report.start(len(pairs), len(done), "answers")
     if work.settings.answer_shots and round == 1 and work.frame(round).template is not None:
         report.emit(
             Note(
@@ -213,7 +213,7 @@ def respond(work: Workspace, round: int, report: Report) -> None:
         texts = {i.id: user_text(i.instruction, i.input) for i in instructions}
         _append_each(
             in_batches(lambda some: answer(engine, work.settings, work.frame(round), round, some, work.seeds), missing),
-            folder.responses, report, len(done), len(wanted),
+            folder.responses, report, len(done), len(pairs),
             lambda response: report.show(texts[response.instruction_id], response.text),
         )  # fmt: skip
     # Counted from the file, so that a continued phase counts what it made before.
@@ -221,10 +221,10 @@ def respond(work: Workspace, round: int, report: Report) -> None:
     for response in each_record(folder.responses, Response):
         tokens += response.tokens
         cut += response.finish == "length"
-    alarm = rambling(len(wanted), cut, work.settings.answer_max_tokens)
+    alarm = rambling(len(pairs), cut, work.settings.answer_max_tokens)
     if alarm and work.frame(round).template is None and not work.settings.answer_shots:
         report.emit(Note(alarm.text, "warning"))
-    report.counts = {"responses": len(wanted), "tokens": tokens}
+    report.counts = {"responses": len(pairs), "tokens": tokens}
 
 
 def judge(work: Workspace, round: int, report: Report) -> None:
@@ -372,8 +372,8 @@ def _watch(
     outputs = (example.output for other in earlier for example in each_record(other.kept, Example))
     rejected = each_record(folder.rejected, Rejection)
     write_json(folder.diversity, watch(instructions, responses, kept, rejected, work.seeds, outputs))
-    found = {r: read_json(work.folder.round(r).diversity) for r in range(1, round + 1)}
-    for alarm in alarms(found):
+    diversities = {r: read_json(work.folder.round(r).diversity) for r in range(1, round + 1)}
+    for alarm in alarms(diversities):
         report.emit(Note(alarm.text, "warning"))
 
 

@@ -48,7 +48,7 @@ def gguf_of(entry: ModelEntry, report: Report, offline: bool = False) -> Fetched
 
         with cache.lock(f"convert-{output.stem}", report):
             if not output.exists():  # another process may have made it while this one waited
-                report(f"{entry.title} has no GGUF: it is converted to one in {TYPE}, once for this model.")
+                report(f"{entry.title} has no GGUF. It is converted to one in {TYPE}, once for this model.")
                 try:
                     convert(folder, output, TYPE, entry.title, report)
                 except MinisheepError as error:
@@ -58,17 +58,17 @@ def gguf_of(entry: ModelEntry, report: Report, offline: bool = False) -> Fetched
 
 def _identity(folder: Path) -> str:
     """A digest of a folder: its files by name, size, inode and time of change, without reading them."""
-    told = []
+    files = []
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix in (".json", ".jinja", ".safetensors"):
-            found = path.stat()
-            told.append((path.name, found.st_size, found.st_ino, found.st_mtime_ns))
-    named = [os.fsencode(folder.resolve()).hex(), told]
+            status = path.stat()
+            files.append((path.name, status.st_size, status.st_ino, status.st_mtime_ns))
+    named = [os.fsencode(folder.resolve()).hex(), files]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]
 
 
 def _explained(entry: ModelEntry, error: MinisheepError) -> MinisheepError:
-    message = f"No GGUF of {entry.title} is known, and its weights cannot be converted to one: {error.message}"
+    message = f"No GGUF of {entry.title} is known. Its weights cannot be converted to one: {error.message}"
     return type(error)(message, error.fix)
 
 
@@ -83,7 +83,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
     before = PreparedModel.read(stored) if stored.exists() else None
     if settings.engine == "fake":
         model = fake_model("base" if settings.kind == "base" else "instruct")
-        emit(Note("Fake engine and fake trainer: no model runs, and the records mean nothing.", "warning"))
+        emit(Note("The engine and the trainer are fake. No model runs, and the records mean nothing.", "warning"))
     else:
         model = _prepare_real(settings, emit)
         _check_gpu(settings, model, emit)
@@ -95,22 +95,22 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
             _try_server(settings, model, emit)
     if before is not None and before.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
-            f"The run was made with a {before.name} whose file has SHA-256 {before.gguf_sha256[:16]}..., and the file"
-            f" now has {model.gguf_sha256[:16]}....",
-            "Restore that file, or start a new run.",
+            f"The file of {before.name} has changed since the run began: its SHA-256 was {before.gguf_sha256[:16]}...,"
+            f" and is now {model.gguf_sha256[:16]}.... The run cannot go on with it.",
+            "Restore the old file, or start a new run.",
         )
     # A run keeps the versions it began with; what has changed since is reported.
     if before is not None:
-        changed = [k for k, v in model.versions.items() if before.versions.get(k) != v]
+        changed = sorted(k for k, v in model.versions.items() if before.versions.get(k) != v)
         if changed:
-            emit(Note(f"Versions differ from when the run began: {', '.join(sorted(changed))}.", "warning"))
+            emit(Note(f"Versions changed since the run began: {', '.join(changed)}. Results may, too.", "warning"))
         if before.inference_gguf.exists() and before.weights.exists():
             # Which libraries and GPU there are may have changed, and so may the setting.
             kept = dataclasses.replace(before, trainer=model.trainer)
             return kept if kept == before else _write(kept, stored)
         if before.inference_gguf.name != model.inference_gguf.name:
             gone, now = before.inference_gguf.name, model.inference_gguf.name
-            emit(Note(f"{gone}, which the run began with, is gone; the run goes on with {now}.", "warning"))
+            emit(Note(f"The run began with {gone}, which is gone. It goes on with {now}.", "warning"))
     return _write(model, stored)
 
 
@@ -122,9 +122,9 @@ def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
     bfloat16 = cuda.gpu.capability is not None and cuda.gpu.capability >= (8, 0)
     need = room.need_of(shape_of(read_header(model.gguf)), model.architecture, settings, bfloat16=bfloat16)
     smaller = room.largest_that_fits(settings, cuda.gpu.total, bfloat16=bfloat16) if need.all > cuda.gpu.free else ""
-    told = room.check_room(model.name, need, cuda.gpu, smaller)
-    if told:
-        emit(Note(told, "warning"))
+    message = room.check_room(model.name, need, cuda.gpu, smaller)
+    if message:
+        emit(Note(message, "warning"))
 
 
 def _try_server(settings: Settings, model: PreparedModel, emit: Emit) -> None:
@@ -135,7 +135,7 @@ def _try_server(settings: Settings, model: PreparedModel, emit: Emit) -> None:
     engine = open_server(settings, model.gguf)
     try:
         if engine.post.exposes_key:
-            emit(Note(f"The key goes unencrypted to {engine.post.name}.", "warning"))
+            emit(Note(f"The key goes unencrypted to {engine.post.name}. Use https:// to protect it.", "warning"))
         engine.set_adapter(None)
         if (missing := refusal(settings, engine.abilities, engine.post.name)) is not None:
             raise missing
@@ -143,7 +143,7 @@ def _try_server(settings: Settings, model: PreparedModel, emit: Emit) -> None:
     finally:
         engine.close()
     if not settings.engine_hook:
-        emit(Note("The server has only the base: measuring, and all that needs an adapter, runs on this machine."))
+        emit(Note("The server has only the base. This machine measures, and runs all that needs an adapter."))
 
 
 def _write(model: PreparedModel, stored: Path) -> PreparedModel:
@@ -188,7 +188,7 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
     if kind not in ("base", "instruct"):
         kind = "instruct" if facts.chat_template else "base"
         otherwise = " (--kind changes that)" if trainable else ""
-        report(f"{entry.name} is not in the registry; by its file it is of kind {kind}{otherwise}.")
+        report(f"{entry.name} is not in the registry. Its file suggests kind {kind}{otherwise}.")
     template = templates.choose(settings.template, entry.template, facts.chat_template, special)
     inference, inference_note = _inference_copy(fetched.path, fetched.sha256, facts, settings.threads, report)
     return PreparedModel(
@@ -205,15 +205,15 @@ def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: 
     """
     if settings.engine == "fake" or all(getattr(model, name).exists() for name in needed):
         return model
-    found = _prepare_real(settings, emit) if "weights" in needed else for_inference(settings, emit)
-    if found.gguf_sha256 != model.gguf_sha256:
+    prepared = _prepare_real(settings, emit) if "weights" in needed else for_inference(settings, emit)
+    if prepared.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
-            f"The run was made with a {model.name} whose file has SHA-256 {model.gguf_sha256[:16]}..., and the file"
-            f" now has {found.gguf_sha256[:16]}....",
-            "Restore that file.",
+            f"The file of {model.name} has changed since the run began: its SHA-256 was {model.gguf_sha256[:16]}...,"
+            f" and is now {prepared.gguf_sha256[:16]}.... This run cannot use it.",
+            "Restore the old file, then give the same command again.",
         )
-    weights = found.weights if "weights" in needed else model.weights
-    return dataclasses.replace(model, gguf=found.gguf, inference_gguf=found.inference_gguf, weights=weights)
+    weights = prepared.weights if "weights" in needed else model.weights
+    return dataclasses.replace(model, gguf=prepared.gguf, inference_gguf=prepared.inference_gguf, weights=weights)
 
 
 def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
@@ -241,15 +241,13 @@ def _inference_copy(
         return gguf, ""
     fast = cpu.usable()
     if cpu.present() and not fast:
-        report("This processor has AMX, but this llama.cpp was built without it; the README shows how to build it in.")
+        report("This llama.cpp lacks AMX, which this CPU has, so it is slower. The README shows how to build it in.")
     folder = cache_root() / "inference"
 
     def copy_of(format: str) -> Path:
         copy = folder / f"{sha256[:32]}-{format}.gguf"
         if not copy.exists():
-            report(
-                f"{gguf.name}: this CPU has no fast kernels for its format; a copy in {format.upper()} is made once."
-            )
+            report(f"{gguf.name}: this CPU is slow with its format. A copy in {format.upper()} is made, once.")
             copy.parent.mkdir(parents=True, exist_ok=True)
             requantise(gguf, copy, format)
         return copy
@@ -265,10 +263,10 @@ def _inference_copy(
         f" llama.cpp {llama_cpp.__version__}",
         report,
     )
-    note = f"inference uses a copy in {chosen.upper()}: this CPU has no fast kernels for the file's own format"
+    note = f"inference uses a copy in {chosen.upper()}: this CPU is slow with the file's own format"
     if rates:
-        told = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
-        note += f" (tokens/s of 16 sequences in a short trial: {told})"
+        speeds = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
+        note += f" (tokens/s of 16 sequences in a short trial: {speeds})"
     return copy_of(chosen), note
 
 
@@ -284,7 +282,7 @@ def training_weights(
     try:
         own = fetch_weights(entry, report, offline)
     except MinisheepError as error:
-        raise type(error)(f"{error.message} Training needs these weights; nothing was generated.", error.fix) from None
+        raise type(error)(f"{error.message} Training needs these weights. Nothing was generated.", error.fix) from None
     if own is not None:
         from minisheep.formats.same_model import check_same_model
 
@@ -295,7 +293,7 @@ def training_weights(
     folder = cache_root() / "dequantised" / sha256[:32]
     note = "training starts from the GGUF's own tensors, dequantised to bf16"
     if not folder.exists():
-        report(f"{gguf.name}: {note}; made once.")
+        report(f"{gguf.name}: {note}, once for this model.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         dequantise(gguf, folder, emit)
     return folder, note

@@ -339,4 +339,4 @@ def test_a_pair_that_cannot_be_compared_is_a_remark_and_no_row(tmp_path: Path) -
     found = comparison.differences(compare([str(tmp_path / "a"), str(tmp_path / "b")]).results)
     index, columns = comparison_table.difference_columns(found)
     assert index[0].cells == [] and columns == []
-    assert comparison_table.not_comparable(found) == ["B 1 - A 1: not comparable: different models."]
+    assert comparison_table.not_comparable(found) == ["B 1 - A 1 cannot be compared: different models."]

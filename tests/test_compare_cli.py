@@ -132,7 +132,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no metric": (["{1}", "--only", " ,"], "--only names no metric"),
     "a table's metrics in JSON": (["{1}", "--only", "nll", "--json"], "--only is for the tables"),
     "two forms": (["{1}", "--json", "--markdown"], "two forms of the same output"),
-    "plot's ending": (["{1}", "--plot", "{0}/x.jpeg"], "a figure ends in .png, .svg, .pdf"),
+    "plot's ending": (["{1}", "--plot", "{0}/x.jpeg"], "a name that ends in .png, .svg, .pdf"),
     "plot's folder": (["{1}", "--plot", "{0}/none/x.png"], "there is no folder {0}/none"),
     "plot is a folder": (["{1}", "--plot", "{0}/folder.png"], "is a folder"),
     "csv's folder": (["{1}", "--csv", "{0}/none/x.csv"], "there is no folder {0}/none"),

@@ -29,6 +29,7 @@ from minisheep.report.gather import Gathered, gather
 from minisheep.report.write import NO_PICTURES, document, html_page, markdown, write
 from minisheep.run.files import write_json
 from minisheep.run.records import Example, Rejection
+from minisheep.terminal import words
 
 ANCHORS = (
     "findings", "next", "metrics", "funnel", "distributions", "training", "map", "watch", "kept", "dropped", "origins",
@@ -82,6 +83,16 @@ def test_every_section_is_there_in_both_forms(told: Document) -> None:
     assert tuple(s.anchor for s in told.sections) == ANCHORS
     assert all(f'<section id="{anchor}">' in html for anchor in ANCHORS)
     assert all(f"\n## {s.title}\n" in text for s in told.sections)
+
+
+def test_what_the_table_with_intervals_shows_are_rows_of_the_status_table() -> None:
+    verifiable = {name: {"value": 0.5} for name in ("instruction_strict", "instruction_own", "copied")}
+    change = {"mean": -0.1, "standard_error": 0.02}
+    model = {"held_out_nll": 2.5, "nll_change": change, "ended": 0.5, "verifiable": verifiable}
+    exam = {"chosen": "pmi", "judges": {"pmi": {"auc": 0.9}}}
+    data = {"kept": 18, "keep_rate": 0.6, "scores": {"judge": "pmi"}, "exam": exam}
+    _, rows = words.metric_rows([{"round": 1, "model": model, "data": data}])
+    assert {name for name, _ in rows} >= sections.WITH_INTERVALS
 
 
 def test_a_whole_run_leaves_nothing_to_note(read: Gathered) -> None:

@@ -253,7 +253,7 @@ def test_ten_thousand_hostile_strings_are_only_text_on_the_screen() -> None:
         state = fold(state, events.PhaseStarted(1, bad(), 5, 0, bad()), NOW)
         if number % 3 == 0:
             state = fold(state, events.Failed(bad(), bad(), bad()), NOW)
-        frame = draw(state, width, height, NOW, look(told=bad() if number % 2 else ""))
+        frame = draw(state, width, height, NOW, look(message=bad() if number % 2 else ""))
         rows = frame.plain.split("\n")
         assert len(rows) == height and {cell_len(row) for row in rows} == {width}
         painter.forget()

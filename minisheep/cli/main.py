@@ -112,7 +112,7 @@ def main(commands: click.Group = cli, name: str = "minisheep") -> None:
     except OSError as error:
         if os.environ.get("MINISHEEP_RAISE"):
             raise
-        _report(DiskError.__name__, f"The system refused: {error}.", "Fix that and give the same command again.")
+        _report(DiskError.__name__, f"The system refused: {error}.", "Mend this and give the same command again.")
         sys.exit(DiskError.exit_code)
 
 

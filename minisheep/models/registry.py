@@ -172,8 +172,8 @@ def _check(entry: ModelEntry) -> None:
     require(entry.kind in ("base", "instruct"), f"kind {entry.kind!r}")
     require(entry.template in TEMPLATES, f"template {entry.template!r}")
     require(entry.parameters > 0, "parameters")
-    found = entry.shape.parameters(entry.architecture) if entry.shape else entry.parameters
-    require(found == entry.parameters, f"its shape has {found} parameters")
+    parameters = entry.shape.parameters(entry.architecture) if entry.shape else entry.parameters
+    require(parameters == entry.parameters, f"its shape has {parameters} parameters")
     require(entry.gguf_sha256 is None or re.fullmatch(r"[0-9a-f]{64}", entry.gguf_sha256), "sha256")
     require(entry.gguf_bytes is None or entry.gguf_bytes > 0, "bytes")
     require(not entry.hub or REPO.fullmatch(entry.hub), f"hub {entry.hub!r} is no repository")
@@ -252,9 +252,9 @@ def safe_name(text: str) -> str:
 
 
 def _by_name(name: str) -> ModelEntry | None:
-    wanted = name.strip().lower()
+    lowered = name.strip().lower()
     for entry in load_registry().values():
-        if wanted == entry.name or wanted in entry.aliases:
+        if lowered == entry.name or lowered in entry.aliases:
             return entry
     return None
 
@@ -314,7 +314,7 @@ def _unknown(name: str) -> UnknownModelError:
     from rapidfuzz import fuzz, process  # only a wrong name needs it
 
     registry = load_registry()
-    near = [found for found, _, _ in process.extract(name.lower()[:100], list(registry), scorer=fuzz.ratio, limit=3)]
+    near = [match for match, _, _ in process.extract(name.lower()[:100], list(registry), scorer=fuzz.ratio, limit=3)]
     return UnknownModelError(
         f"No model is called {name[:100]!r}. The nearest names are {', '.join(near)}.",
         "`minisheep models` lists them all; a .gguf file, a folder of weights or a hub id ORG/REPO works too.",

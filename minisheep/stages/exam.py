@@ -212,15 +212,15 @@ def examine(
             yield result
 
     sides = tuple(dict.fromkeys(side for name in by_likelihood for side in SIDES[name]))
-    found = {item.id: logs for item, logs in counted(likelihoods(engine, frame, read, sides))} if read else {}
-    blend = _fitted(fitting, found) if "blend" in names else None
+    logs_of = {item.id: logs for item, logs in counted(likelihoods(engine, frame, read, sides))} if read else {}
+    blend = _fitted(fitting, logs_of) if "blend" in names else None
     marks: dict[str, Mark] = {}
     for name in names:
         judge = Judge(name, settings.criteria, settings.judge_prompt, settings.seed, round, blend)
         if name in GRADED:
             verdicts = {v.response_id: v for v in counted(judge_pairs(engine, judge, frame, texts, marked.items))}
         else:
-            verdicts = {item.id: verdict_by_likelihood(judge, item, found[item.id]) for item in marked.items}
+            verdicts = {item.id: verdict_by_likelihood(judge, item, logs_of[item.id]) for item in marked.items}
         scores = {kind: [verdicts[item.id].score for item in some] for kind, some in marked.spoiled.items()}
         right = [verdicts[item.id].score for item in marked.right]
         marks[name] = mark(right, scores, settings.exam_auc, settings.exam_kind)

@@ -150,22 +150,22 @@ def judge_pairs(
     elif judge.name == "sample":
         yield from _graded(judge, engine.generate(_sampled(judge, frame, texts, items)), _read_reply)
     else:
-        for item, found in likelihoods(engine, frame, items, SIDES[judge.name]):
-            yield verdict_by_likelihood(judge, item, found)
+        for item, logs in likelihoods(engine, frame, items, SIDES[judge.name]):
+            yield verdict_by_likelihood(judge, item, logs)
 
 
-def verdict_by_likelihood(judge: Judge, item: JudgedText, found: Likelihoods) -> Verdict:
+def verdict_by_likelihood(judge: Judge, item: JudgedText, logs: Likelihoods) -> Verdict:
     """The verdict of a judge without grades. The score is None for texts without tokens."""
     score: float | None
     if judge.name == "blend":
         assert judge.blend is not None
-        signs = evidence(item.instruction, item.input, item.answer, found)
+        signs = evidence(item.instruction, item.input, item.answer, logs)
         raw: dict[str, Any] = {name: six_digits(value) for name, value in (signs or {}).items()}
         score = judge.blend.score(signs) if signs else None
     else:
         forward = judge.name == "pmi"
-        score = found.forward if forward else found.backward
-        given, alone = (found.answer, found.alone) if forward else (found.back, found.back_alone)
+        score = logs.forward if forward else logs.backward
+        given, alone = (logs.answer, logs.alone) if forward else (logs.back, logs.back_alone)
         raw = {"given": _mean(given), "alone": _mean(alone), "tokens": len(given)}
     return Verdict(item.id, judge.name, None, None, None if score is None else six_digits(score), raw)
 
@@ -175,18 +175,18 @@ def _graded(judge: Judge, results: Iterator[Result], read: Callable[[Result], Gr
     waiting: dict[str, dict[str, Grade]] = {}
     for result in results:
         item, _, criterion = result.id.rpartition("/")
-        found = waiting.setdefault(item, {})
-        found[criterion] = read(result)
-        if len(found) == len(judge.criteria):
+        grades = waiting.setdefault(item, {})
+        grades[criterion] = read(result)
+        if len(grades) == len(judge.criteria):
             del waiting[item]
-            yield _verdict(item, judge, found)
+            yield _verdict(item, judge, grades)
 
 
-def _verdict(item: str, judge: Judge, found: Mapping[str, Grade]) -> Verdict:
-    grades = {c: None if (grade := found[c][0]) is None else six_digits(grade) for c in judge.criteria}
+def _verdict(item: str, judge: Judge, by_criterion: Mapping[str, Grade]) -> Verdict:
+    grades = {c: None if (grade := by_criterion[c][0]) is None else six_digits(grade) for c in judge.criteria}
     known = [grade for grade in grades.values() if grade is not None]
     score = min(known) if len(known) == len(grades) else None
-    raw = {c: found[c][1] for c in judge.criteria}
+    raw = {c: by_criterion[c][1] for c in judge.criteria}
     return Verdict(item, judge.name, grades.get("quality"), grades.get("following"), score, raw)
 
 

@@ -22,17 +22,17 @@ DRAWN = (
 )  # fmt: skip
 """Panels, where there is anything to draw; harness results follow."""
 NAMES = {
-    "prompt_strict": "prompts kept, strict",
-    "instruction_strict": "instructions kept, strict",
-    "prompt_loose": "prompts kept, loose",
-    "instruction_loose": "instructions kept, loose",
-    "prompt_own": "prompts kept, own words",
-    "instruction_own": "instructions kept, own words",
-    "verifiable_ended": "verifiable answers that end",
-    "verifiable_copied": "verifiable answers that repeat it",
-    "nll_change": "held-out NLL per token minus base",
-    "ended": "held-out answers that end",
-    "keep_rate": "pairs kept",
+    "prompt_strict": "prompts with all constraints kept, strict",
+    "instruction_strict": "constraints kept, strict",
+    "prompt_loose": "prompts with all constraints kept, loose",
+    "instruction_loose": "constraints kept, loose",
+    "prompt_own": "prompts with all constraints kept, own words",
+    "instruction_own": "constraints kept, own words",
+    "verifiable_ended": "verifiable answers that end by themselves",
+    "verifiable_copied": "verifiable answers that repeat the prompt",
+    "nll_change": "held-out NLL per token, minus base",
+    "ended": "held-out answers that end by themselves",
+    "keep_rate": "share of pairs kept",
     "exam_auc": "AUC of the judge's exam",
 }
 MARKERS, STROKES = "osD^vPX*", ("-", "--", "-.", ":")
@@ -47,16 +47,16 @@ def check_plot(path: str) -> None:
     """Raises `errors.UsageError` for a file that could not be drawn, before anything is read."""
     target = Path(path)
     if target.suffix.lower() not in FORMATS:
-        raise UsageError(f"--plot {path}: a figure ends in {', '.join(FORMATS)}.")
+        raise UsageError(f"--plot {path} is no figure's name.", f"Give a name that ends in {', '.join(FORMATS)}.")
     if not target.absolute().parent.is_dir():
-        raise UsageError(f"--plot {path}: there is no folder {target.parent}.")
+        raise UsageError(f"--plot {path}: there is no folder {target.parent}.", "Make it, or give another.")
     if target.is_dir():
-        raise UsageError(f"--plot {path} is a folder.")
+        raise UsageError(f"--plot {path} is a folder.", "Give the name of a file in it.")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         raise UsageError(
-            "--plot needs matplotlib, which is not installed here.", 'pip install "minisheep[plots]" brings it.'
+            "--plot needs matplotlib. It is not installed here.", 'Type `pip install "minisheep[plots]"`.'
         ) from None
 
 
@@ -70,7 +70,7 @@ def plot(comparison: Comparison, path: str) -> None:
 
     panels = [metric for metric in _metrics(comparison) if any(_points(r, metric.name) for r in comparison.results)]
     if not panels:
-        raise UsageError("There is nothing to draw: no run has any of the numbers that are drawn.")
+        raise UsageError("No run has a number that a figure shows, so nothing is drawn.", "Leave --plot out.")
     across = min(3, len(panels))
     down = -(-len(panels) // across)
     longest = max(len(label(comparison, result)) for result in comparison.results)
@@ -112,10 +112,10 @@ def _points(result: RunResult, name: str) -> list[tuple[int, Estimate]]:
     """Round and value, in order. The base's change to itself is 0 and closes the line to the left."""
 
     def value(measured: Measured) -> Estimate | None:
-        found = measured.values.get(name)
-        return found if isinstance(found, Estimate) else None
+        estimate = measured.values.get(name)
+        return estimate if isinstance(estimate, Estimate) else None
 
-    points = [(measured.round, found) for measured in result.measured if (found := value(measured)) is not None]
+    points = [(measured.round, estimate) for measured in result.measured if (estimate := value(measured)) is not None]
     if name == "nll_change" and points and result.measured[0].round == 0:
         return [(0, Estimate(0.0)), *points]
     return points
@@ -133,8 +133,8 @@ def _panel(axis: Any, metric: Metric, results: Sequence[RunResult]) -> None:
         shift = (place - (len(results) - 1) / 2) * min(0.08, 0.5 / len(results))
         axis.errorbar(
             [number + shift for number, _ in points],
-            [found.value for _, found in points],
-            yerr=_bars(found for _, found in points),
+            [estimate.value for _, estimate in points],
+            yerr=_bars(estimate for _, estimate in points),
             capsize=2.5, linewidth=1.3, markersize=4.5, **_style(place),
         )  # fmt: skip
     if metric.name == "nll_change":
@@ -155,10 +155,10 @@ def _panel(axis: Any, metric: Metric, results: Sequence[RunResult]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _bars(found: Any) -> list[list[float]]:
+def _bars(estimates: Any) -> list[list[float]]:
     """2 x n lengths below and above: the interval, or 1.96 standard errors."""
     below, above = [], []
-    for value in found:
+    for value in estimates:
         reach = 1.96 * (value.error or 0.0)
         below.append(max(0.0, value.value - value.low) if value.low is not None else reach)
         above.append(max(0.0, value.high - value.value) if value.high is not None else reach)

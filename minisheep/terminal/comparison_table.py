@@ -67,8 +67,8 @@ def _named(rows: Sequence[RunRow], flag: str, name: str) -> Metric:
 
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         raise UsageError(
-            f"{flag} {name}: no run has such a metric{f' (nearest: {near[0]})' if near else ''}.",
-            f"There are: {', '.join(known)}.",
+            f"{flag} {name}: no run has this metric{f' (nearest: {near[0]})' if near else ''}.",
+            f"Give one of: {', '.join(known)}.",
         )
     return known[name]
 
@@ -107,17 +107,17 @@ def value_columns(rows: Sequence[RunRow], only: Sequence[Metric] | None = None) 
 
 
 def difference_columns(
-    found: Sequence[PairedResults], only: Sequence[Metric] | None = None
+    pairs: Sequence[PairedResults], only: Sequence[Metric] | None = None
 ) -> tuple[list[Column], list[Column]]:
     """Index and values of the table of paired differences, of the metrics in `only` or of all; a pair without any is no
     row of it, and a change to the base counts as its metric."""
-    found = [d for d in found if d.values]
-    wanted = {metric.name.removesuffix("_change") for metric in only} if only else {*READINGS, "nll"}
-    names = [name for name in (*READINGS, "nll") if name in wanted and any(name in d.values for d in found)]
+    pairs = [d for d in pairs if d.values]
+    shown = {metric.name.removesuffix("_change") for metric in only} if only else {*READINGS, "nll"}
+    names = [name for name in (*READINGS, "nll") if name in shown and any(name in d.values for d in pairs)]
     titles = {**{name: (" ".join(title),) for name, title in READINGS.items()}, "nll": ("NLL (se)",)}
     forms = {"nll": _NLL}
-    return [Column(("minus",), [_who(d) for d in found], right=False)], [
-        Column(titles[name], [cell(forms.get(name, _POINTS), d.values.get(name)) for d in found]) for name in names
+    return [Column(("minus",), [_who(d) for d in pairs], right=False)], [
+        Column(titles[name], [cell(forms.get(name, _POINTS), d.values.get(name)) for d in pairs]) for name in names
     ]
 
 
@@ -143,12 +143,12 @@ def cell(metric: Metric, value: Value | None) -> str:
     def written(number: float) -> str:
         return _unsigned_zero(form.format(number * scale))
 
-    told = written(value.value) + unit
+    content = written(value.value) + unit
     if value.low is not None and value.high is not None:
-        told += f" [{written(value.low).lstrip('+')}, {written(value.high).lstrip('+')}]"
+        content += f" [{written(value.low).lstrip('+')}, {written(value.high).lstrip('+')}]"
     elif value.error is not None:
-        told += f" ({value.error:.3f})"
-    return told
+        content += f" ({value.error:.3f})"
+    return content
 
 
 def text(index: Sequence[Column], columns: Sequence[Column], width: int) -> list[str]:
@@ -182,9 +182,9 @@ def markdown(columns: Sequence[Column]) -> list[str]:
     ]
 
 
-def not_comparable(found: Sequence[PairedResults]) -> list[str]:
+def not_comparable(pairs: Sequence[PairedResults]) -> list[str]:
     """Why a table of differences has gaps, a line each."""
-    return [f"{_who(d)}: not comparable: {'; '.join(d.not_comparable)}." for d in found if d.not_comparable]
+    return [f"{_who(d)} cannot be compared: {'; '.join(d.not_comparable)}." for d in pairs if d.not_comparable]
 
 
 def _round(row: RunRow) -> str:
@@ -192,22 +192,22 @@ def _round(row: RunRow) -> str:
     return f"{row.measured.round or 'base'}{'*' if row.best else ''}"
 
 
-def _who(found: PairedResults) -> str:
+def _who(pair: PairedResults) -> str:
     """``B 2 - A 1``."""
-    (run, measured), (to_run, to_measured) = found.first, found.second
+    (run, measured), (to_run, to_measured) = pair.first, pair.second
     return f"{run.key} {measured.round} - {to_run.key} {to_measured.round}"
 
 
 def setting_words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    told = f"{value:g}" if isinstance(value, float) else str(value)
+    words = f"{value:g}" if isinstance(value, float) else str(value)
     # The end of a path says more than its beginning.
-    return one_line(told if len(told) <= SETTING_WIDTH else "..." + told[3 - SETTING_WIDTH :]) or "-"
+    return one_line(words if len(words) <= SETTING_WIDTH else "..." + words[3 - SETTING_WIDTH :]) or "-"
 
 
-def _unsigned_zero(told: str) -> str:
-    return told.lstrip("+-") if not told.strip("+-0.") else told
+def _unsigned_zero(number: str) -> str:
+    return number.lstrip("+-") if not number.strip("+-0.") else number
 
 
 def _lines(columns: Sequence[Column]) -> list[str]:
@@ -264,16 +264,16 @@ def row_json(comparison: Comparison, row: RunRow) -> dict[str, Any]:
     }
 
 
-def difference_json(found: PairedResults) -> dict[str, Any]:
-    (run, measured), (to_run, to_measured) = found.first, found.second
+def difference_json(pair: PairedResults) -> dict[str, Any]:
+    (run, measured), (to_run, to_measured) = pair.first, pair.second
     return {
         "row": "difference",
         "run": run.path,
         "round": measured.round,
         "minus_run": to_run.path,
         "minus_round": to_measured.round,
-        "metrics": {name: value.to_dict() for name, value in found.values.items()},
-        "not_comparable": list(found.not_comparable),
+        "metrics": {name: value.to_dict() for name, value in pair.values.items()},
+        "not_comparable": list(pair.not_comparable),
     }
 
 

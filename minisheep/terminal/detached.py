@@ -146,7 +146,7 @@ def _do(work: Work, pipe: int) -> NoReturn:
         failed(Stopped("Stopped before anything was begun."))
         code = Stopped.exit_code
     except OSError as error:
-        failed(DiskError(f"The system refused: {error}.", "Fix that and give the same command again."))
+        failed(DiskError(f"The system refused: {error}.", "Mend this and give the same command again."))
         code = DiskError.exit_code
     except BaseException as error:
         traceback.print_exc()
@@ -201,11 +201,11 @@ def holder(folder: Path) -> Holder | None:
     try:
         if try_lock(handle, shared=True):
             return None
-        told = _HOLDER.match(os.pread(handle, 300, 0).decode(errors="replace"))
-        if told is None:
+        match = _HOLDER.match(os.pread(handle, 300, 0).decode(errors="replace"))
+        if match is None:
             return Holder(0, "another process")
-        here = told[2].strip() == socket.gethostname()
-        return Holder(int(told[1]) if here else 0, told[2].strip())
+        here = match[2].strip() == socket.gethostname()
+        return Holder(int(match[1]) if here else 0, match[2].strip())
     finally:
         # Closing drops the lock.
         os.close(handle)

@@ -65,10 +65,10 @@ class Terminal:
     def size(self) -> tuple[int, int]:
         """Columns and lines; the usual ones where the terminal does not tell."""
         try:
-            found = os.get_terminal_size(self._display)
+            size = os.get_terminal_size(self._display)
         except OSError:
             return USUAL
-        return (found.columns, found.lines) if found.columns and found.lines else USUAL
+        return (size.columns, size.lines) if size.columns and size.lines else USUAL
 
     def keys(self, seconds: float, also: int | None = None) -> str | None:
         """What was pressed within `seconds`, or earlier if `also` can be read; None if the keyboard is gone."""
@@ -107,7 +107,7 @@ DRAW_SECONDS = 0.25
 """Least time between two drawings, except after a key."""
 SHARE = 0.02
 """Share of a core's time that drawing may take: slow drawings come less often."""
-TOLD_SECONDS = 4.0
+MESSAGE_SECONDS = 4.0
 """How long the answer to a key is shown."""
 
 Why = Literal["left", "ended", "gone"]
@@ -170,9 +170,9 @@ class LiveScreen:
                 self.state = fold(self.state, event, at)
             if over:
                 return "ended"
-            message = self._look.told if time.monotonic() < self._message_until else ""
+            text = self._look.message if time.monotonic() < self._message_until else ""
             self._look = replace(
-                self._look, alive=alive, told=message, pausing=self._folder.pause.exists(), machine=self._gauge.read()
+                self._look, alive=alive, message=text, pausing=self._folder.pause.exists(), machine=self._gauge.read()
             )
             self._draw()
             pressed = self._terminal.keys(DRAW_SECONDS, self._watched.wake)
@@ -188,13 +188,13 @@ class LiveScreen:
         now = time.time()
         clock = int(now) if self._look.alive and not self.state.outcome else 0
         size = self._terminal.size()
-        wanted = (clock, self.state, self._look, size)
-        if wanted == self._drawn or (time.monotonic() < self._next and size == self._drawn[3]):
+        inputs = (clock, self.state, self._look, size)
+        if inputs == self._drawn or (time.monotonic() < self._next and size == self._drawn[3]):
             return
         begun = time.thread_time()
         frame = draw(self.state, *size, now, self._look)
         self._terminal.write(self._painter.paint(frame, *size))
-        self._drawn = wanted
+        self._drawn = inputs
         self._next = time.monotonic() + max(DRAW_SECONDS, (time.thread_time() - begun) / SHARE)
 
     def _obey(self, key: str) -> None:
@@ -239,6 +239,6 @@ class LiveScreen:
 
     def _show_message(self, text: str) -> None:
         if text:
-            self._look = replace(self._look, told=text)
-            self._message_until = time.monotonic() + TOLD_SECONDS
+            self._look = replace(self._look, message=text)
+            self._message_until = time.monotonic() + MESSAGE_SECONDS
             self._next = 0.0

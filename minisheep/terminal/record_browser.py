@@ -80,10 +80,10 @@ def _placed(records: RoundRecords) -> Iterator[tuple[int, RecordFate]]:
     yield from ((0, _orphan(records.number, decision)) for decision in lost)
 
 
-def rules_of(found: Iterable[RecordFate]) -> dict[str, int]:
+def rules_of(items: Iterable[RecordFate]) -> dict[str, int]:
     """How many items each rule dropped, as ``stage.rule``, the most first."""
     counts: dict[str, int] = defaultdict(int)
-    for item in found:
+    for item in items:
         if item.rule:
             counts[f"{item.stage}.{item.rule}"] += 1
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
@@ -196,7 +196,7 @@ class History:
 def find(rounds: Sequence[Round], prefix: str) -> tuple[Round, str]:
     """The one record whose id begins with `prefix`, and its round. Raises `errors.UsageError` for none or several."""
     start = prefix.strip().lower()
-    matches = {name: found for found in rounds for name in found.ids_with(start)} if start else {}
+    matches = {name: round for round in rounds for name in round.ids_with(start)} if start else {}
     if not matches:
         raise UsageError(f"No record's id begins with {prefix!r}.", "`minisheep browse RUN` lists them.")
     if len(matches) > 1:
@@ -204,35 +204,35 @@ def find(rounds: Sequence[Round], prefix: str) -> tuple[Round, str]:
         raise UsageError(
             f"{len(matches)} records' ids begin with {prefix!r}: {named}.", "Give more characters of the id."
         )
-    ((name, found),) = matches.items()
-    return found, name
+    ((name, round),) = matches.items()
+    return round, name
 
 
 def history(records: RoundRecords, seeds: Sequence[SeedTask], id: str) -> History:
     """The history of record `id`, of any kind; empty if the round holds no such record."""
-    found = History(id, records.number)
+    result = History(id, records.number)
     answers = _answers(records)
     one = next((a for a in answers if id in _ids(a)), None)
     rejection = next((r for r in records.rejected if r.id == id and r.stage != "filter"), None)
     if any(draft.id == id for draft in records.drafts):
         parent = id
-        found.instructions = [i for i in records.instructions if i.draft == id]
-        found.rejections = [r for r in records.rejected if r.parent == id and r.stage != "filter"]
+        result.instructions = [i for i in records.instructions if i.draft == id]
+        result.rejections = [r for r in records.rejected if r.parent == id and r.stage != "filter"]
     elif rejection is not None:
-        parent, found.rejections = rejection.parent, [rejection]
+        parent, result.rejections = rejection.parent, [rejection]
     else:
-        wanted = one.response.instruction_id if one else id
-        found.instructions = [i for i in records.instructions if i.id == wanted]
-        found.answers = [one] if one else [a for a in answers if a.response.instruction_id == wanted]
-        parent = found.instructions[0].draft if found.instructions else ""
-        if one is None and not found.instructions:
+        instruction_id = one.response.instruction_id if one else id
+        result.instructions = [i for i in records.instructions if i.id == instruction_id]
+        result.answers = [one] if one else [a for a in answers if a.response.instruction_id == instruction_id]
+        parent = result.instructions[0].draft if result.instructions else ""
+        if one is None and not result.instructions:
             decisions: list[Example | Rejection] = [*records.kept, *records.rejected]
-            found.lone = next((decision for decision in decisions if decision.id == id), None)
-    found.draft = next((draft for draft in records.drafts if draft.id == parent), None)
-    if found.draft is not None:
+            result.lone = next((decision for decision in decisions if decision.id == id), None)
+    result.draft = next((draft for draft in records.drafts if draft.id == parent), None)
+    if result.draft is not None:
         by_id = {seed.id: seed for seed in seeds}
-        found.seeds = [(name, by_id.get(name)) for name in found.draft.seeds]
-    return found
+        result.seeds = [(name, by_id.get(name)) for name in result.draft.seeds]
+    return result
 
 
 def _answers(records: RoundRecords) -> list[Answered]:
@@ -281,11 +281,11 @@ class RecordFilter:
 
 
 def select(
-    found: Iterable[RecordFate], wanted: RecordFilter, *, order: str = "made", reverse: bool = False, limit: int = 0
+    items: Iterable[RecordFate], filter: RecordFilter, *, order: str = "made", reverse: bool = False, limit: int = 0
 ) -> list[RecordFate]:
-    """The items that `wanted` accepts, at most `limit` of them (0: all); those without the compared value come last."""
+    """The items that `filter` accepts, at most `limit` of them (0: all); those without the compared value come last."""
     key = ORDERS[order]
-    chosen = [item for item in found if wanted.accepts(item)]
+    chosen = [item for item in items if filter.accepts(item)]
     known = [(value, item) for item in chosen if (value := key(item)) is not None]
     if order == "made":
         ordered = chosen[::-1] if reverse else chosen
@@ -296,9 +296,9 @@ def select(
     return ordered[:limit] if limit else ordered
 
 
-def check_rules(rules: Sequence[str], found: Sequence[RecordFate]) -> None:
+def check_rules(rules: Sequence[str], items: Sequence[RecordFate]) -> None:
     """Raises `errors.UsageError` for a rule that dropped nothing, naming those that did."""
-    did = rules_of(found)
+    did = rules_of(items)
     known = {*did, *(name.partition(".")[2] for name in did)}
     for rule in rules:
         if rule not in known:

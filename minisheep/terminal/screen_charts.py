@@ -120,16 +120,16 @@ DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 def loss_curve(losses: Losses, width: int, height: int) -> list[Text]:
     """Loss against step: the training's as a line, the validation's as rings. A title line and the plot."""
-    said: list[Part] = [("loss ", DIM)]
+    heading: list[Part] = [("loss ", DIM)]
     if losses.training:
-        said.append((f"{losses.training[-1][1]:.3f}", STRONG))
+        heading.append((f"{losses.training[-1][1]:.3f}", STRONG))
     if losses.validation:
-        said += [("  held back ", DIM), (f"{losses.validation[-1][1]:.3f}", WARN)]
-    said.append((f"  round {losses.round}", DIM))
+        heading += [("  held back ", DIM), (f"{losses.validation[-1][1]:.3f}", WARN)]
+    heading.append((f"  round {losses.round}", DIM))
     rows = height - 1
     points = [value for _, value in (*losses.training, *losses.validation)]
     if rows < 1 or width < AXIS + 4 or not points:
-        return [line(width, *said)]
+        return [line(width, *heading)]
     low, high = min(points), max(points)
     span = (high - low) or 1.0
     columns = width - AXIS
@@ -144,7 +144,7 @@ def loss_curve(losses: Losses, width: int, height: int) -> list[Text]:
     for x, y in joined([place(step, value, 2 * columns, 4 * rows) for step, value in losses.training]):
         cells[y // 4][x // 2] |= DOTS[y % 4][x % 2]
     rings = {place(step, value, columns, rows) for step, value in losses.validation}
-    drawn = [line(width, *said)]
+    drawn = [line(width, *heading)]
     for y, row in enumerate(cells):
         axis = f"{high:.2f}" if y == 0 else f"{low:.2f}" if y == rows - 1 else ""
         parts: list[Part] = [(f"{right(axis, AXIS - 1)} ", DIM)]
@@ -162,20 +162,19 @@ def joined(points: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         yield from ((x + round((to_x - x) * i / steps), y + round((to_y - y) * i / steps)) for i in range(1, steps + 1))
 
 
-def score_bars(found: Histogram, width: int, height: int) -> list[Text]:
+def score_bars(histogram: Histogram, width: int, height: int) -> list[Text]:
     """The histogram as bars, from the lowest bin that holds something to the highest. A title, bars and an axis."""
-    said: list[Part] = [
-        ("scores ", DIM), (f"{sum(found.counts):,}", STRONG), (f"  {clean(found.judge, 40)}, round {found.round}", DIM),
-    ]  # fmt: skip
+    heading: list[Part] = [("scores ", DIM), (f"{sum(histogram.counts):,}", STRONG)]
+    heading.append((f"  {clean(histogram.judge, 40)}, round {histogram.round}", DIM))
     rows = height - 2
-    filled = [place for place, count in enumerate(found.counts) if count > 0]
+    filled = [place for place, count in enumerate(histogram.counts) if count > 0]
     if rows < 1 or not filled:
-        return [line(width, *said)]
+        return [line(width, *heading)]
     first, last = filled[0], filled[-1]
-    counts, edges = found.counts[first : last + 1], found.edges[first : last + 2]
+    counts, edges = histogram.counts[first : last + 1], histogram.edges[first : last + 2]
     each = max(1, min(6, width // len(counts)))
     counts = counts[: width // each]
-    drawn = [line(width, *said)]
+    drawn = [line(width, *heading)]
     heights = [max(1, round(8 * rows * count / max(counts))) if count > 0 else 0 for count in counts]
     for y in range(rows - 1, -1, -1):
         drawn.append(line(width, ("".join(_chart_bar(tall - 8 * y, each) for tall in heights), ACCENT)))
@@ -261,9 +260,9 @@ def _row(state: State, key: Key, width: int, now: float, wide: bool) -> Text:
     name = "base" if key[0] == 0 else key[1]
     if stage is None:
         expected = _expected(state, key)
-        told = f"~ {plain_text.duration(expected)}" if expected is not None else ""
+        guess = f"~ {plain_text.duration(expected)}" if expected is not None else ""
         blank = " " * (COUNT + RATE + 1 + (TIME + 1 if wide else 0))
-        return line(width, ("· ", DIM), (pad(name, NAME), DIM), blank, (right(told, TIME), DIM))
+        return line(width, ("· ", DIM), (pad(name, NAME), DIM), blank, (right(guess, TIME), DIM))
     count, rate = right(_count(stage), COUNT), right(_rate(stage.rate()), RATE)
     if stage.took is not None:
         took = right(plain_text.duration(stage.took), TIME)
@@ -272,9 +271,9 @@ def _row(state: State, key: Key, width: int, now: float, wide: bool) -> Text:
     until = state.paused_at if state.paused_at is not None else now
     spent = right(plain_text.duration(max(0.0, until - stage.begun - stage.paused)), TIME)
     left = stage.left(until)
-    told = right(plain_text.duration(left), TIME) if left is not None else right("", TIME)
+    remaining = right(plain_text.duration(left), TIME) if left is not None else right("", TIME)
     mark = ("‖ ", WARN) if here and state.paused_at is not None else ("● " if here else "○ ", ACCENT)
-    ends: list[Part] = [(spent, DIM), " ", (told, STRONG), " left"] if wide else [(told, STRONG)]
+    ends: list[Part] = [(spent, DIM), " ", (remaining, STRONG), " left"] if wide else [(remaining, STRONG)]
     if left is not None and not wide:
         ends.append(" left")
     return line(width, mark, (pad(name, NAME), STRONG if here else ""), count, rate, " ", *ends)

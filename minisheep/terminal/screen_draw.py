@@ -56,28 +56,28 @@ def _rows(pairs: tuple[tuple[str, str], ...], width: int, size: int) -> list[Tex
 MARK = " │ "
 
 
-def newest(found: NewestTexts | None, width: int, height: int) -> list[Text]:
+def newest(texts: NewestTexts | None, width: int, height: int) -> list[Text]:
     """A title with the scores, the instruction in at most two fifths of the lines, and the answer in the rest."""
-    if found is None:
+    if texts is None:
         return [
             title(width, "newest"),
             line(width, ("   no text to show yet", DIM)),
         ]
     scores: list[Part] = []
-    for name, value in found.scores:
+    for name, value in texts.scores:
         scores += [" " if scores else "", (f"{name} ", DIM), (f"{value:.2f}", STRONG)]
-    rows = [title(width, f"newest, {words.where(*found.where)}", scores)]
+    rows = [title(width, f"newest, {words.where(*texts.where)}", scores)]
     room = width - len(MARK)
-    for_it = max(1, 2 * (height - 1) // 5) if found.answer else height - 1
-    asked = wrap(clean(found.instruction), room, for_it)
-    rows += [line(width, (MARK, screen_charts.ACCENT), (row, STRONG)) for row in asked]
-    answered = wrap(clean(found.answer), room, height - len(rows))
+    for_it = max(1, 2 * (height - 1) // 5) if texts.answer else height - 1
+    prompt = wrap(clean(texts.instruction), room, for_it)
+    rows += [line(width, (MARK, screen_charts.ACCENT), (row, STRONG)) for row in prompt]
+    answered = wrap(clean(texts.answer), room, height - len(rows))
     return [*rows, *(line(width, (MARK, DIM), row) for row in answered)]
 
 
-def said(state: State, width: int, height: int) -> list[Text]:
+def messages(state: State, width: int, height: int) -> list[Text]:
     """A title, the newest warnings in at least half of the lines, and under them the newest other lines."""
-    warnings, others = list(reversed(state.warnings)), list(reversed(state.said))
+    warnings, others = list(reversed(state.warnings)), list(reversed(state.lines))
     if height < 1 or not (warnings or others):
         return []
     named: list[Part] = [(f"{len(warnings)} warning{'s' * (len(warnings) != 1)}", WARN)] if warnings else []
@@ -95,10 +95,10 @@ def said(state: State, width: int, height: int) -> list[Text]:
     return rows
 
 
-def _lines(found: LogLine, width: int, height: int, style: str) -> list[Text]:
-    clock = time.strftime("%H:%M", time.localtime(found.at))
-    again = f" ({found.times} times)" if found.times > 1 else ""
-    rows = wrap(clean(found.text, 600) + again, width - 9, height)
+def _lines(entry: LogLine, width: int, height: int, style: str) -> list[Text]:
+    clock = time.strftime("%H:%M", time.localtime(entry.at))
+    again = f" ({entry.times} times)" if entry.times > 1 else ""
+    rows = wrap(clean(entry.text, 600) + again, width - 9, height)
     return [
         line(width, (f" {clock if number == 0 else '     '} ", DIM), ("! " if style and number == 0 else "  ", STRONG),
              (row, style))
@@ -171,17 +171,17 @@ FULL = 0.92
 LABEL = 9
 
 
-def machine(state: State, found: MachineLoad, width: int) -> list[Text]:
+def machine(state: State, load: MachineLoad, width: int) -> list[Text]:
     """Two lines, one for each GPU, and what the engine is."""
     rows = [line(width, *_speed(state))]
-    if found.ram_used is not None and found.ram_total:
-        rows.append(line(width, *_memory("RAM", found.ram_used, found.ram_total, width)))
-    for number, gpu in enumerate(found.gpus):
-        name = f"VRAM {number}" if len(found.gpus) > 1 else "VRAM"
+    if load.ram_used is not None and load.ram_total:
+        rows.append(line(width, *_memory("RAM", load.ram_used, load.ram_total, width)))
+    for number, gpu in enumerate(load.gpus):
+        name = f"VRAM {number}" if len(load.gpus) > 1 else "VRAM"
         rows.append(line(width, *_memory(name, gpu.used, gpu.total, width)))
-        told = _gpu(gpu)
-        if told:
-            rows.append(line(width, " " * LABEL, told))
+        activity = _gpu(gpu)
+        if activity:
+            rows.append(line(width, " " * LABEL, activity))
     if state.engine:
         rows.append(line(width, (clean(state.engine, 200), DIM)))
     return rows
@@ -196,21 +196,21 @@ def _speed(state: State) -> list[Part]:
 
 
 def _memory(name: str, used: int, total: int, width: int) -> list[Part]:
-    told = f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB "
-    full, rest = screen_charts.bar(max(0, min(20, width - LABEL - len(told))), used / total)
+    amount = f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB "
+    full, rest = screen_charts.bar(max(0, min(20, width - LABEL - len(amount))), used / total)
     style = WARN if used / total > FULL else ""
-    return [(f"{name:<{LABEL}}", DIM), (told, style), (full, style), (rest, DIM)]
+    return [(f"{name:<{LABEL}}", DIM), (amount, style), (full, style), (rest, DIM)]
 
 
 def _gpu(gpu: Gpu) -> str:
-    told = []
+    parts = []
     if gpu.busy is not None:
-        told.append(f"{gpu.busy} % busy")
+        parts.append(f"{gpu.busy} % busy")
     if gpu.temperature is not None:
-        told.append(f"{gpu.temperature} °C")
+        parts.append(f"{gpu.temperature} °C")
     if gpu.watts is not None:
-        told.append(f"{gpu.watts:.0f} of {gpu.limit:.0f} W" if gpu.limit else f"{gpu.watts:.0f} W")
-    return "  ".join(told)
+        parts.append(f"{gpu.watts:.0f} of {gpu.limit:.0f} W" if gpu.limit else f"{gpu.watts:.0f} W")
+    return "  ".join(parts)
 
 
 STAGES = 48
@@ -252,7 +252,7 @@ def _full(state: State, width: int, height: int, now: float, look: Look) -> list
     for_newest = min(MOST_NEWEST, max(3, rest - len(table) - max(3, rest // 4)))
     texts = block(newest(state.newest, width, for_newest), width, for_newest)
     rows = [*ring, *top, *texts, *table]
-    return [*rows, *said(state, width, height - len(rows))]
+    return [*rows, *messages(state, width, height - len(rows))]
 
 
 def _top(state: State, width: int, height: int, now: float, look: Look) -> list[Text]:
@@ -295,7 +295,7 @@ def _little(state: State, width: int, height: int, now: float, look: Look) -> li
     rest = height - len(rows)
     warned = 2 if state.warnings and rest >= 6 else 0
     rows += newest(state.newest, width, rest - warned)
-    return [*block(rows, width, height - warned), *(said(state, width, warned) if warned else [])]
+    return [*block(rows, width, height - warned), *(messages(state, width, warned) if warned else [])]
 
 
 def _header(state: State, width: int, now: float, look: Look) -> Text:
@@ -325,14 +325,14 @@ def _footer(state: State, width: int, look: Look) -> Text:
     if look.help:
         return line(width, (" ? back   q leave", DIM))
     lost = "" if look.alive else f"It is not running. To continue: minisheep align --run {state.run}"
-    text = look.told or state.ended or lost
+    text = look.message or state.ended or lost
     if text:
-        style = STRONG if state.outcome == "finished" and not look.told else WARN
+        style = STRONG if state.outcome == "finished" and not look.message else WARN
         return screen_charts.ends(width, [" ", (clean(text, 400), style)], [(" q leave ", DIM)])
     keys: list[Part] = []
     paused = look.pausing or state.paused_at is not None
     for key, what in (("q", "leave"), ("p", "go on" if paused else "pause"), ("?", "explain"), ("Ctrl-C", "stop")):
         keys += [" ", (key, STRONG), (f" {what}  ", DIM)]
     waiting = look.pausing and state.paused_at is None and look.alive
-    told: list[Part] = [("pausing after the record in hand ", WARN)] if waiting else []
-    return screen_charts.ends(width, keys, told)
+    notice: list[Part] = [("pausing after the record in hand ", WARN)] if waiting else []
+    return screen_charts.ends(width, keys, notice)

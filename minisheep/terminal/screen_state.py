@@ -129,7 +129,7 @@ class State:
     """The round to use, as the newest evaluation decided."""
     warnings: tuple[LogLine, ...] = ()
     """All of them, oldest first: a warning stays."""
-    said: tuple[LogLine, ...] = ()
+    lines: tuple[LogLine, ...] = ()
     """The newest other lines."""
     ended: str = ""
     """How the run ended, in words; empty while it goes on."""
@@ -153,13 +153,13 @@ class Look:
     """Whether a pause is asked for, in force or not."""
     alive: bool = True
     """Whether a process works on the run."""
-    told: str = ""
+    message: str = ""
     """The effect of a key, shown for a moment."""
 
 
 # An event may come from another version of minisheep or from a damaged line, so any field may hold anything: each value
 # is checked for its type, and an event that makes no sense leaves the state as it is.
-SAID = 30
+LINES = 30
 """Lines that are kept beside the warnings."""
 WARNINGS = 200
 
@@ -210,18 +210,18 @@ def _advance(state: State, key: Key, done: int, total: int, at: float) -> State:
 
 def _glimpse(state: State, event: events.Glimpse, at: float) -> State:
     key = _key(event)
-    found = state
+    updated = state
     if event.instruction:
         named = (("score", event.score), ("quality", event.quality), ("following", event.following))
         scores = tuple((name, float(value)) for name, value in named if value is not None and math.isfinite(value))
-        found = replace(found, newest=NewestTexts(key, str(event.instruction), str(event.answer), scores))
+        updated = replace(updated, newest=NewestTexts(key, str(event.instruction), str(event.answer), scores))
     if event.histogram and len(event.edges) == len(event.histogram) + 1:
-        found = replace(found, histogram=_histogram(key[0], event.judge, event.edges, event.histogram))
+        updated = replace(updated, histogram=_histogram(key[0], event.judge, event.edges, event.histogram))
     # A glimpse may be left over from before the phase was begun again.
     if state.now != key or at < state.stages[key].begun:
-        return found
+        return updated
     return replace(
-        found,
+        updated,
         tokens_per_second=_number(event.tokens_per_second),
         running=_whole(event.running),
         slots=_whole(event.slots),
@@ -262,28 +262,28 @@ def _phase_finished(state: State, event: events.PhaseFinished, at: float) -> Sta
     stage = state.stages.get(key, Stage(at))
     done = replace(stage, done=max(stage.done, stage.total), at=at, took=_number(event.seconds))
     now = None if state.now == key else state.now
-    said = _said(state, at, key, words.line(event))
-    return replace(said, now=now, stages={**state.stages, key: done}, tokens_per_second=0.0, running=0)
+    logged = _add_line(state, at, key, words.line(event))
+    return replace(logged, now=now, stages={**state.stages, key: done}, tokens_per_second=0.0, running=0)
 
 
 def _round_measured(state: State, event: events.RoundMeasured, at: float) -> State:
     number, metrics = _whole(event.round), event.metrics
     _, rows = words.metric_rows([metrics])
     measured = {**state.measured, number: {name.strip(): one_line(cells[0], 40) for name, cells in rows}}
-    found = replace(state, measured=dict(sorted(measured.items())))
+    updated = replace(state, measured=dict(sorted(measured.items())))
     best = metrics.get("decision", {}).get("best")
     if isinstance(best, int):
-        found = replace(found, best=best)
+        updated = replace(updated, best=best)
     scores = metrics.get("data", {}).get("scores")
     if scores:
         drawn = scores["histogram"]
-        found = replace(found, histogram=_histogram(number, scores["judge"], drawn["edges"], drawn["counts"]))
-    return found
+        updated = replace(updated, histogram=_histogram(number, scores["judge"], drawn["edges"], drawn["counts"]))
+    return updated
 
 
 def _note(state: State, event: events.Note, at: float) -> State:
     if event.level != "warning":
-        return _said(state, at, state.now, str(event.text))
+        return _add_line(state, at, state.now, str(event.text))
     same = [w for w in state.warnings if w.text == event.text]
     others = tuple(w for w in state.warnings if w.text != event.text)
     times = same[0].times + 1 if same else 1
@@ -300,8 +300,8 @@ def _run_finished(state: State, event: events.RunFinished, at: float) -> State:
     return replace(state, ended=words.finished(event), outcome="finished", best=best, now=None, paused_at=None)
 
 
-def _said(state: State, at: float, where: Key | None, text: str) -> State:
-    return replace(state, said=(*state.said, LogLine(at, where, text))[-SAID:])
+def _add_line(state: State, at: float, where: Key | None, text: str) -> State:
+    return replace(state, lines=(*state.lines, LogLine(at, where, text))[-LINES:])
 
 
 def _histogram(round: int, judge: Any, edges: Any, counts: Any) -> Histogram:
@@ -318,8 +318,8 @@ def _whole(value: Any) -> int:
 
 def _number(value: Any) -> float:
     """A finite number, 0 in place of others. Raises TypeError or ValueError for what is none."""
-    found = float(value)
-    return found if math.isfinite(found) else 0.0
+    number = float(value)
+    return number if math.isfinite(number) else 0.0
 
 
 _STEPS: dict[type, Callable[[State, Any, float], State]] = {
@@ -364,9 +364,9 @@ class Follow:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                found = _event(line)
-                if found is not None:
-                    yield found
+                timed = _event(line)
+                if timed is not None:
+                    yield timed
 
     def _now(self) -> Iterator[Timed]:
         path: Path = self._folder.present
