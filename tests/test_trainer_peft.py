@@ -153,12 +153,12 @@ def test_a_model_that_does_not_fit_the_memory_is_one_line(
 ) -> None:
     import torch
 
-    from minisheep.trainers import peft
+    from minisheep.trainers import lora_model
 
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(peft, "load_base", full)
+    monkeypatch.setattr(lora_model, "load_base", full)
     with pytest.raises(MinisheepError, match="tiny-llama") as error:
         train(job(tmp_path, weights))
     assert "minisheep plan" in error.value.fix
