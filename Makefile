@@ -52,7 +52,7 @@ test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2
 
 test-model: $(READY)
-	$(BIN)/python -m pytest -m "model and not slow" -vv --durations=10
+	$(BIN)/python -m pytest -m "model and not slow" -vv --durations=25
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow -vv --durations=10

@@ -239,7 +239,8 @@ def test_a_run_that_was_killed_in_its_first_write_begins_anew(tmp_path: Path) ->
         tiny_run(tmp_path / "other")
 
 
-def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wanted", [15, pytest.param(50, marks=pytest.mark.slow)])
+def test_kills_leave_no_trace(tmp_path: Path, wanted: int) -> None:
     """``kill -9`` of parent and worker at random moments; the same command ends with an undisturbed run's records."""
     tiny_run(tmp_path / "undisturbed", per_round=30)
     path = tmp_path / "run"
@@ -247,7 +248,7 @@ def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
     command += flags(per_round=30)
     chance = random.Random(7)
     kills = 0
-    while kills < 50:
+    while kills < wanted:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
             process.wait(timeout=chance.uniform(0.2, 0.8))
