@@ -322,7 +322,7 @@ def resolve_round(
     Raises `errors.UsageError` for a round that is not there.
     """
     words = "best, last or base" if on_progress else "best or last"
-    listed = ", ".join(map(str, there))
+    listed = ("round " if len(there) == 1 else "rounds ") + ", ".join(map(str, there))
     digits = asked.isascii() and asked.isdigit() and len(asked) < 10
     number = int(asked) if digits else 0 if asked == "base" else None
     named = f"{flag} {asked[:40]}".strip()
@@ -331,7 +331,7 @@ def resolve_round(
         if number == 0 and (there or on_progress):
             why = f"No round of {run.path} was better than its base beyond chance, so its best model is the base."
             if on_progress is None:
-                raise UsageError(why, f"To use a round anyway, give {flag} N: it has {state} round {listed}.")
+                raise UsageError(why, f"To use a round anyway, give {flag} N: it has {state} {listed}.")
             on_progress(why)
     elif asked in ("best", "last") and there:
         number = there[-1]
@@ -340,4 +340,4 @@ def resolve_round(
     if not there:
         fix = f"Give {flag} base." if on_progress else f"`minisheep align --run {run.path}` goes on."
         raise UsageError(f"{named}: {run.path} has {state} no round yet.", fix)
-    raise UsageError(f"{named}: {run.path} has {state} round {listed}.", f"Give one of them, {words}.")
+    raise UsageError(f"{named}: {run.path} has {state} {listed}.", f"Give one of them, {words}.")

@@ -118,7 +118,7 @@ def test_an_id_shows_the_whole_history(call: Call, run: api.Run) -> None:
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
-    "round": (["--round", "7"], "has begun round 1, 2"),
+    "round": (["--round", "7"], "has begun rounds 1, 2"),
     "rule": (["--rule", "nothing"], "dropped nothing here"),
     "id": (["zzzz"], "No record's id begins"),
     "order": (["--sort", "luck"], "luck"),

@@ -132,7 +132,7 @@ def test_where_the_base_is_best_every_verb_says_so(filtered: Run, monkeypatch: p
 
 @pytest.mark.parametrize("asked", ["3", "x", "", "-1", "²", "base", "1" * 5000])
 def test_a_round_that_is_not_there_is_refused_with_those_there_are(filtered: Run, asked: str) -> None:
-    with pytest.raises(UsageError, match="has trained round 1, 2") as refused:
+    with pytest.raises(UsageError, match="has trained rounds 1, 2") as refused:
         resolve_round(filtered, asked, [1, 2])
     assert "best or last" in refused.value.fix
 

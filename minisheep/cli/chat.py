@@ -23,7 +23,7 @@ DEFAULT_TOKENS = 512
 
 @click.command()
 @click.argument("run", metavar="RUN")
-@click.option("--round", "round_", metavar="N", help="a round's number, best or last [best]")
+@click.option("--round", "round_", metavar="N", help="a round's number, best, last or base [best]")
 @click.option("--base", is_flag=True, help="the base model, without any adapter")
 @click.option("--compare", is_flag=True, help="base and round side by side")
 @click.option("--system", default="", metavar="TEXT", help="a system message, if the template has a place for one")

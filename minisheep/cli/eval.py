@@ -19,7 +19,7 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         "--data",
         {"multiple": True, "metavar": "[TASK=]FILE", "help": "rows of the task as JSON lines; then no network is used"},
     ),
-    ("--round", {"multiple": True, "metavar": "N", "help": "only this round of the run: a number, best or last"}),
+    ("--round", {"multiple": True, "metavar": "N", "help": "only this round of the run: a number, best, last or base"}),
     ("--base", {"is_flag": True, "help": "only the run's base model, or with --round N both"}),
     ("--limit", {"type": click.IntRange(1), "metavar": "N", "help": "the first N items of each task"}),
     ("--shots", {"type": click.IntRange(0), "metavar": "N", "help": "examples in a prompt; default: as the task says"}),
