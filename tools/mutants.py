@@ -112,15 +112,18 @@ def place_of(text: str, package: Path) -> Path | None:
     return next((file for file, count in counts.items() if count), None) if sum(counts.values()) == 1 else None
 
 
-def notices(copy: Path, tests: list[str]) -> bool:
-    """Whether a test of the copy fails; without `tests`, of all plain ones. Raises RuntimeError if none could run."""
+def failure(copy: Path, tests: list[str]) -> str:
+    """The end of what pytest says where a test of the copy fails, else nothing; without `tests`, of all plain ones.
+
+    Raises RuntimeError if none could run.
+    """
     done = subprocess.run(
         [*PYTEST, *tests], cwd=copy, env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True
     )
     # Tests that cannot be collected notice too: the mutant broke an import.
     if done.returncode not in (0, 1, 2):
         raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
-    return done.returncode != 0
+    return done.stdout[-1000:] if done.returncode else ""
 
 
 def verdict(mutant: Mutant, copy: Path) -> str:
@@ -132,9 +135,9 @@ def verdict(mutant: Mutant, copy: Path) -> str:
     file.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
     try:
         tests = [f"tests/{name}" for name in mutant.tests if (copy / "tests" / name).exists()]
-        if tests and notices(copy, tests):
+        if tests and failure(copy, tests):
             return f"noticed by {', '.join(mutant.tests)}"
-        return "noticed elsewhere" if notices(copy, ["-n", "2"]) else f"SURVIVED in {file.relative_to(copy)}"
+        return "noticed elsewhere" if failure(copy, ["-n", "2"]) else f"SURVIVED in {file.relative_to(copy)}"
     finally:
         file.write_text(text, encoding="utf-8")
 
@@ -149,8 +152,8 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="minisheep-mutants-") as folder:
         copy = Path(shutil.copytree(ROOT, Path(folder) / "copy", ignore=LEFT_OUT))
         files = sorted({f"tests/{name}" for mutant in chosen for name in mutant.tests})
-        if notices(copy, [file for file in files if (copy / file).exists()]):
-            print("The tests fail before anything is broken: mend that first.", file=sys.stderr)
+        if said := failure(copy, [file for file in files if (copy / file).exists()]):
+            print(f"{said}\nThe tests fail before anything is broken: mend that first.", file=sys.stderr)
             return 1
         for mutant in chosen:
             begun = time.monotonic()
