@@ -27,7 +27,7 @@ PARTS: dict[str, tuple[str, str]] = {
 
 
 def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-    """One part, a `plan.Job`. Raises `errors.MinisheepError` for what a user can act on."""
+    """One part, a `Job` as `to_job` writes it. Raises `errors.MinisheepError` for what a user can act on."""
     setup = BenchSetup(Job.from_job(job))
     part = setup.job.part
     if part == "prepare":

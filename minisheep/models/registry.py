@@ -246,7 +246,7 @@ def parse_weights(text: str) -> WeightsSource:
 
 
 def safe_name(text: str) -> str:
-    """A name by the grammar of `models.registry.NAME` that resembles `text`."""
+    """A name by the grammar of `NAME` that resembles `text`."""
     cleaned = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:80].rstrip("._-")
     return cleaned or "model"
 
