@@ -20,7 +20,7 @@ from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import check_architecture
 from minisheep.formats.model_facts import ModelFacts, model_facts, shape_of
 from minisheep.machine import system
-from minisheep.machine.gpu import gpu_without_offload
+from minisheep.machine.gpu import BFLOAT16, gpu_without_offload
 from minisheep.models import cache
 from minisheep.models.cache import Report, cache_root, sha256_file
 from minisheep.models.fetch import FetchedFile, fetch_gguf, fetch_weights
@@ -119,7 +119,7 @@ def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
     cuda = find_cuda()
     if cuda.gpu is None or cuda.build is None:
         return  # training is on the processor
-    bfloat16 = cuda.gpu.capability is not None and cuda.gpu.capability >= (8, 0)
+    bfloat16 = cuda.gpu.capability is not None and cuda.gpu.capability >= BFLOAT16
     need = room.need_of(shape_of(read_header(model.gguf)), model.architecture, settings, bfloat16=bfloat16)
     smaller = room.largest_that_fits(settings, cuda.gpu.total, bfloat16=bfloat16) if need.all > cuda.gpu.free else ""
     message = room.check_room(model.name, need, cuda.gpu, smaller)

@@ -373,9 +373,27 @@ def test_the_common_gpus_are_known_and_go_from_6_to_24_gb() -> None:
     assert sizes == sorted(sizes) and (sizes[0], sizes[-1]) == (6, 24)
 
 
-def test_a_gpu_that_is_here_and_unknown_is_said() -> None:
+def test_a_gpu_that_is_here_and_has_no_cuda_is_said() -> None:
     machine, told = machine_for(None, 0, Gpu("Voodoo 2", None, 2**23, 0))
     assert not machine.is_gpu and "Voodoo 2" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "mib", "known"),
+    [
+        ("Tesla T4", (7, 5), 15_360, True),
+        ("NVIDIA L4", (8, 9), 23_034, True),
+        ("NVIDIA GeForce RTX 5090", (12, 0), 32_607, True),
+        ("NVIDIA H200", (9, 0), 143_771, False),
+        ("NVIDIA GeForce RTX 6090", (13, 0), 49_140, False),
+    ],
+)
+def test_a_gpu_that_is_here_is_planned_for_and_never_a_processor_in_its_place(
+    name: str, capability: tuple[int, int], mib: int, known: bool
+) -> None:
+    machine, told = machine_for(None, 0, Gpu(name, capability, mib * MIB, 0))
+    assert machine.gpu is not None and machine.gpu.memory == mib * MIB
+    assert machine.bfloat16 == (capability >= (8, 0)) and ("not in the table" in told) != known
 
 
 def test_a_gpu_that_is_here_has_the_memory_that_its_driver_tells() -> None:

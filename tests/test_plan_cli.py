@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nvml_stand_in
 import pytest
 from tiny_runs import flags, tiny_run
 
 from minisheep.cli.main import main
+from minisheep.machine import gpu as machine_gpu
 
 GPU = ("--gpu", "RTX 3060 12GB")
+ASK_THE_DRIVER = machine_gpu.gpus_here
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +41,16 @@ def test_a_plan_for_a_gpu_fits_and_names_every_part(
     for word in ("KV cache", "weights", "compute buffers", "AdamW", "RAM", "disk", "time of a round", "train"):
         assert word in out
     assert all(len(line) <= 160 for line in out.splitlines())
+
+
+def test_the_gpu_that_the_driver_tells_is_planned_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nvml_stand_in.pretend(monkeypatch)
+    monkeypatch.setattr(machine_gpu, "gpus_here", ASK_THE_DRIVER)
+    code, out, err = call(monkeypatch, capsys, "plan", "--no-calibrate", "--model", "qwen1.5-7b")
+    assert (code, err) == (0, "")
+    assert "RTX 3090 24GB: 23.7 GiB of VRAM" in out and "RTX 3090 is here" in out
 
 
 def test_without_a_gpu_there_is_this_machine_and_the_common_gpus(

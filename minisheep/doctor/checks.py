@@ -9,14 +9,12 @@ from minisheep.doctor import packages
 from minisheep.doctor.check_result import CheckResult, Facts, broken, fail, ok, skipped, warn
 from minisheep.doctor.machine_facts import MachineFacts
 from minisheep.errors import MinisheepError
-from minisheep.machine.gpu import Gpu, dotted, in_words
+from minisheep.machine.gpu import BFLOAT16, Gpu, dotted, in_words
 
 GIB = 2**30
 LEAST_PYTHON = (3, 11)
 UNSLOTH_CAPABILITY = (7, 0)
 """The least that Unsloth and current CUDA builds of PyTorch require (Volta)."""
-BFLOAT16_CAPABILITY = (8, 0)
-"""From here on (Ampere) tensor cores multiply bfloat16, as `plan.gpu_models` and `trainers.base` count."""
 LEAST_VRAM, GOOD_VRAM = 1 * GIB, 4 * GIB
 """Free bytes: below the first, even the demo does not fit beside CUDA's context; below the second, no 3B model."""
 LEAST_RAM, GOOD_RAM = 2 * GIB, 4 * GIB
@@ -72,14 +70,14 @@ def capability(machine: MachineFacts) -> CheckResult:
             "unset CUDA_VISIBLE_DEVICES",
         )
     known = [gpu.capability for gpu in machine.gpus if gpu.capability is not None]
-    best = max(known, default=BFLOAT16_CAPABILITY)
+    best = max(known, default=BFLOAT16)
     if best < UNSLOTH_CAPABILITY:
         return warn(
             "compute capability",
             f"{text}: below {dotted(UNSLOTH_CAPABILITY)}, which Unsloth and new builds of PyTorch require",
             "Infer on the GPU and train on the processor, or use a GPU from 2018 or later.",
         )
-    if best < BFLOAT16_CAPABILITY:
+    if best < BFLOAT16:
         return warn(
             "compute capability",
             f"{text}: no bfloat16 in hardware, so training computes in float32",

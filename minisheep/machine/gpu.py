@@ -19,6 +19,8 @@ SLACK = 200 * 2**20
 """Bytes by which a desktop's own use goes up and down."""
 WAIT_SECONDS = 5.0
 """How long the driver may take to clean up after a process has ended."""
+BFLOAT16 = (8, 0)
+"""The least compute capability whose tensor cores multiply bfloat16 (Ampere)."""
 PEAK_SECONDS = 0.05
 """How often `Peak` looks."""
 

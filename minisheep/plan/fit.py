@@ -13,12 +13,11 @@ from typing import Any
 
 from minisheep.config import Settings
 from minisheep.engines import budget
-from minisheep.errors import UsageError
 from minisheep.machine import cpu, system
-from minisheep.machine.gpu import Gpu
+from minisheep.machine.gpu import BFLOAT16, Gpu
 from minisheep.models.shape import Shape
 from minisheep.plan import duration, memory_parts
-from minisheep.plan.gpu_models import GIB, GpuModel, find_gpu_model
+from minisheep.plan.gpu_models import GpuModel, find_gpu_model, gpu_model_of
 from minisheep.plan.memory_parts import Inference, Part, TrainingMemory, Weights
 from minisheep.plan.room import Model
 from minisheep.trainers.base import settle
@@ -68,11 +67,15 @@ def machine_for(name: str | None, threads: int, here: Gpu | None) -> tuple[Plann
         return with_gpu(find_gpu_model(name)), ""
     if here is None:
         return this_processor(threads), ""
-    try:
-        model = find_gpu_model(f"{here.name} {round(here.total / GIB)}GB")
-    except UsageError:
-        return this_processor(threads), f"{here.name} is not in the table of GPUs: name a similar one with --gpu."
-    return with_gpu(replace(model, memory=here.total)), f"{here.name} is here; it was not measured."
+    if here.capability is None:
+        return this_processor(threads), f"{here.name} has no CUDA, so a run uses the processor."
+    model, known = gpu_model_of(here.name, here.total, bfloat16=here.capability >= BFLOAT16)
+    if known:
+        return with_gpu(model), f"{here.name} is here; it was not measured."
+    return with_gpu(model), (
+        f"{here.name} is here, but not in the table of GPUs: memory is its own, times are those of a similar one."
+        " --gpu names another."
+    )
 
 
 TOKEN_BYTES = 4.5

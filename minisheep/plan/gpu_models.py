@@ -8,7 +8,7 @@ second. Turing and older have no bfloat16, so training on them computes in float
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minisheep.errors import UsageError
 
@@ -32,7 +32,7 @@ class GpuModel:
 
     @property
     def title(self) -> str:
-        return f"{self.name} {self.memory // GIB}GB"
+        return f"{self.name} {round(self.memory / GIB)}GB"
 
 
 def _model(
@@ -50,6 +50,7 @@ GPUS = (
     _model("RTX 3070", 2020, 8, 448, 81.3, 40.6),
     _model("RTX 4060", 2023, 8, 272, 60.5, 30.2),
     _model("RTX 4060 Ti", 2023, 8, 288, 88.3, 44.1),
+    _model("RTX 5060", 2025, 8, 448, 76.7, 38.4),
     _model("RTX 3080", 2020, 10, 760, 119, 59.5),
     _model("RTX 2080 Ti", 2018, 11, 616, 107.6, 13.4, False),
     _model("RTX 3060", 2021, 12, 360, 51.2, 25.6),
@@ -59,6 +60,8 @@ GPUS = (
     _model("T4", 2018, 16, 320, 65, 8.1, False),
     _model("RTX 4060 Ti", 2023, 16, 288, 88.3, 44.1),
     _model("RTX 4070 Ti SUPER", 2024, 16, 672, 176.4, 88.2),
+    _model("RTX 5060 Ti", 2025, 16, 448, 94.9, 47.4),
+    _model("RTX 5070 Ti", 2025, 16, 896, 175.8, 87.9),
     _model("RTX 4080", 2022, 16, 717, 194.9, 97.5),
     _model("RTX 5080", 2025, 16, 960, 225, 112.6),
     _model("RTX 4000 Ada", 2023, 20, 360, 106.9, 106.9),
@@ -66,6 +69,7 @@ GPUS = (
     _model("RTX A5000", 2021, 24, 768, 111, 111),
     _model("L4", 2023, 24, 300, 121, 121),
     _model("RTX 4090", 2022, 24, 1008, 330.3, 165.2),
+    _model("RTX 5090", 2025, 32, 1792, 419, 209.5),
 )
 COMMON = (
     "RTX 2060 6GB",
@@ -103,6 +107,20 @@ def find_gpu_model(name: str) -> GpuModel:
         f"{name[:100]!r} is not a known GPU. The nearest are {', '.join(near)}.",
         "Choose one of them; a GPU of the same size and year is close enough.",
     )
+
+
+def gpu_model_of(name: str, memory: int, *, bfloat16: bool) -> tuple[GpuModel, bool]:
+    """The GPU that a driver calls `name`, with the `memory` (bytes) that it tells; and whether the table has it.
+
+    Drivers keep a part for themselves (a T4 of 16 GB tells 15, an L4 of 24 tells 22.5), so of one name the nearest size
+    is meant. Of a GPU that is not in the table only the speed is unknown: it gets that of the slowest one that is
+    nearest in memory.
+    """
+    plain, _ = _split(name)
+    same = [gpu for gpu in GPUS if _plain(gpu.name) == plain]
+    like = same or [gpu for gpu in GPUS if gpu.bfloat16 == bfloat16]
+    nearest = min(like, key=lambda gpu: (abs(gpu.memory - memory), gpu.bandwidth))
+    return replace(nearest, name=nearest.name if same else name, memory=memory, bfloat16=bfloat16), bool(same)
 
 
 def _split(name: str) -> tuple[str, int]:
