@@ -304,7 +304,7 @@ def filter(work: Workspace, round: int, report: Report) -> None:
 
 
 def train(work: Workspace, round: int, report: Report) -> None:
-    from minisheep.trainers.choose_trainer import make_adapter_gguf, make_trainer
+    from minisheep.trainers.choose_trainer import make_adapter_gguf, make_trainer, needs_gpu
 
     folder, strategy = work.folder.round(round), work.settings.strategy
     name = work.model.trainer or work.settings.trainer
@@ -318,7 +318,7 @@ def train(work: Workspace, round: int, report: Report) -> None:
         job = train_job(
             work.settings, work.template, round, examples,
             gguf=work.model.gguf, weights=work.model.weights, output=folder.adapter, scratch=scratch,
-            start=work.folder.round(before).adapter if before else None,
+            start=work.folder.round(before).adapter if before else None, needs_gpu=needs_gpu(work.settings.trainer),
         )  # fmt: skip
         trainer = make_trainer(name)
 

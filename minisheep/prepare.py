@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minisheep.config import Settings
-from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
+from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError, UsageError
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import check_architecture
 from minisheep.formats.model_facts import ModelFacts, model_facts, shape_of
 from minisheep.machine import system
-from minisheep.machine.gpu import BFLOAT16, gpu_without_offload
+from minisheep.machine.gpu import BFLOAT16, OFFLOAD_FIX, gpu_without_offload
 from minisheep.models import cache
 from minisheep.models.cache import Report, cache_root, sha256_file
 from minisheep.models.fetch import FetchedFile, fetch_gguf, fetch_weights
@@ -29,7 +29,7 @@ from minisheep.models.registry import ModelEntry, find_model
 from minisheep.plan import room
 from minisheep.rules import templates
 from minisheep.run.events import Emit, Note
-from minisheep.trainers.choose_trainer import choose_trainer, find_cuda
+from minisheep.trainers.choose_trainer import check_training_on_gpu, choose_trainer, find_cuda, torch_obstacle
 
 TYPE = "Q8_0"
 """Half of f16's memory with almost no loss; for another type there is `minisheep convert --type`."""
@@ -85,6 +85,8 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         model = fake_model("base" if settings.kind == "base" else "instruct")
         emit(Note("The engine and the trainer are fake. No model runs, and the records mean nothing.", "warning"))
     else:
+        if idle := gpu_without_offload(settings.gpu_layers):
+            raise UsageError(f"{idle} Nothing was generated.", OFFLOAD_FIX)
         model = _prepare_real(settings, emit)
         _check_gpu(settings, model, emit)
         choice = choose_trainer(settings.trainer, settings.load_in, model.architecture)
@@ -115,9 +117,12 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
 
 
 def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
-    """Refuse, or warn, if training on this GPU lacks room. Raises `errors.UsageError`."""
+    """Refuse, or warn, if training cannot use this GPU or lacks room on it. Raises `errors.UsageError`."""
     cuda = find_cuda()
-    if cuda.gpu is None or cuda.build is None:
+    on_processor = check_training_on_gpu(settings.trainer, cuda)
+    if on_processor:
+        emit(Note(on_processor, "warning"))
+    if cuda.gpu is None or on_processor or torch_obstacle(cuda) is not None:
         return  # training is on the processor
     bfloat16 = cuda.gpu.capability is not None and cuda.gpu.capability >= BFLOAT16
     need = room.need_of(shape_of(read_header(model.gguf)), model.architecture, settings, bfloat16=bfloat16)
@@ -217,9 +222,6 @@ def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: 
 
 
 def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
-    idle = gpu_without_offload(settings.gpu_layers)
-    if idle:
-        emit(Note(idle, "warning"))
     model = for_inference(settings, emit, trainable=True)
     entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
     weights, note = training_weights(entry, model.gguf, model.gguf_sha256, emit)

@@ -19,9 +19,8 @@ from minisheep.doctor.diagnosis import groups, judge
 from minisheep.doctor.machine_facts import MachineFacts, free_disks, pci_gpus
 from minisheep.doctor.packages import Place, RequiredPackage, build_llama, mend_llama
 from minisheep.doctor.probes import offloaded
-from minisheep.errors import DownloadError, MinisheepError, ModelFileError
+from minisheep.errors import DownloadError, MinisheepError, ModelFileError, UsageError
 from minisheep.machine import gpu
-from minisheep.run.events import Event, Note
 
 BUILD = 'CMAKE_ARGS="-DGGML_CUDA=on -DGGML_NATIVE=on -DLLAVA_BUILD=OFF'
 
@@ -180,12 +179,12 @@ def test_a_python_in_a_folder_with_a_space_can_be_typed() -> None:
 
 
 def test_a_run_that_would_leave_the_gpu_idle_is_told_in_one_line() -> None:
-    told = gpu.offload_warning(GPU, offload=False)
-    assert "RTX 3060" in told and "minisheep doctor" in told and "\n" not in told
+    told = gpu.offload_fault(GPU, offload=False)
+    assert "RTX 3060" in told and "\n" not in told and "--gpu-layers 0" in gpu.OFFLOAD_FIX
 
 
 def test_a_run_that_uses_its_gpu_or_has_none_is_told_nothing() -> None:
-    assert gpu.offload_warning(GPU, offload=True) == gpu.offload_warning(None, offload=False) == ""
+    assert gpu.offload_fault(GPU, offload=True) == gpu.offload_fault(None, offload=False) == ""
 
 
 @pytest.mark.parametrize(("layers", "offload", "told"), [(-1, False, True), (-1, True, False), (0, False, False)])
@@ -197,16 +196,17 @@ def test_a_gpu_is_idle_where_llama_cpp_cannot_use_it_and_nobody_asked_for_that(
     assert bool(gpu.gpu_without_offload(layers)) is told
 
 
-def test_a_run_hears_of_its_idle_gpu_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **options: object) -> None:
-        raise ModelFileError("not now")
+def test_a_run_that_would_leave_its_gpu_idle_is_refused_before_anything_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fetched(*args: object, **options: object) -> None:
+        raise AssertionError
 
-    monkeypatch.setattr(prepare, "gpu_without_offload", lambda layers: "idle")
-    monkeypatch.setattr(prepare, "for_inference", refuse)
-    said: list[Event] = []
-    with pytest.raises(ModelFileError):
-        prepare._prepare_real(config.make({}), said.append)
-    assert said == [Note("idle", "warning")]
+    monkeypatch.setattr(prepare, "gpu_without_offload", lambda layers: "idle.")
+    monkeypatch.setattr(prepare, "for_inference", fetched)
+    with pytest.raises(UsageError, match="idle") as refused:
+        prepare.prepare(config.make({}), tmp_path / "model.json", lambda event: None)
+    assert "minisheep doctor" in refused.value.fix
 
 
 # Packages

@@ -108,6 +108,43 @@ def test_a_trainer_that_was_named_is_taken_without_a_look_at_the_machine(monkeyp
     assert choose_trainer.choose_trainer("peft", "auto") == choose_trainer.TrainerChoice("peft", "")
 
 
+PASCAL = dataclasses.replace(RTX_4090, name="NVIDIA GeForce GTX 1080", capability=(6, 1))
+RTX_5090 = dataclasses.replace(RTX_4090, name="NVIDIA GeForce RTX 5090", capability=(12, 0))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "words", "fix"),
+    [
+        (dataclasses.replace(GOOD, build=None), "built without CUDA", "pip install"),
+        (dataclasses.replace(GOOD, driver=(12, 4)), "CUDA up to 12.4", "580"),
+        (dataclasses.replace(GOOD, driver=(12, 4)), "CUDA up to 12.4", "torch<2.11"),
+        (dataclasses.replace(GOOD, gpu=PASCAL), "begins at 7.5", "torch<2.11"),
+        (Cuda(RTX_5090, (12, 9), (12, 6)), "needs CUDA 12.8", "pip install"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_refused_and_never_given_up_in_silence(cuda: Cuda, words: str, fix: str) -> None:
+    for wanted in ("auto", "unsloth"):
+        with pytest.raises(UsageError, match=words) as refused:
+            choose_trainer.check_training_on_gpu(wanted, cuda)
+        assert fix in refused.value.fix and "--trainer peft" in refused.value.fix
+    assert words in choose_trainer.check_training_on_gpu("peft", cuda)
+    assert "NF4" not in choose_trainer.settle("auto", choose_trainer.Obstacle("x", ""), cuda).message
+
+
+@pytest.mark.parametrize(("wanted", "gpu", "needed"), [("auto", RTX_4090, True), ("peft", RTX_4090, False),
+                                                       ("unsloth", RTX_4090, True), ("auto", None, False)])  # fmt: skip
+def test_a_training_may_leave_the_gpu_only_where_somebody_chose_that(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, gpu: Gpu | None, needed: bool
+) -> None:
+    monkeypatch.setattr(choose_trainer, "find_gpu", lambda: gpu)
+    assert choose_trainer.needs_gpu(wanted) is needed
+
+
+@pytest.mark.parametrize("cuda", [GOOD, Cuda(), Cuda(RTX_5090, (13, 0), (12, 8))])
+def test_a_gpu_that_torch_can_use_and_none_at_all_are_no_matter(cuda: Cuda) -> None:
+    assert choose_trainer.check_training_on_gpu("auto", cuda) == ""
+
+
 def test_visible_devices_leave_what_cuda_would_see() -> None:
     one, two = RTX_4090, dataclasses.replace(RTX_4090, name="other")
     assert visible([one, two], None) == [one, two]

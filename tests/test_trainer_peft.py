@@ -164,6 +164,13 @@ def test_a_model_that_does_not_fit_the_memory_is_one_line(
     assert "minisheep plan" in error.value.fix
 
 
+def test_a_training_that_needs_its_gpu_is_refused_on_the_processor(tmp_path: Path, weights: Path) -> None:
+    work = dataclasses.replace(job(tmp_path, weights), needs_gpu=True)
+    with pytest.raises(MinisheepError, match="cannot use the GPU") as refused:
+        train(work)
+    assert "--trainer peft" in refused.value.fix and not work.output.exists()
+
+
 def test_precision_follows_the_machine() -> None:
     from minisheep.trainers.lora_model import choose_precision
 

@@ -43,13 +43,16 @@ def train_job(
     output: Path,
     scratch: Path,
     start: Path | None = None,
+    needs_gpu: bool = False,
 ) -> TrainJob:
     """The job of one round on the first `max_examples` of `examples`, which stand best first."""
     chosen = tuple(
         TrainExample(template.prompt(user_text(e.instruction, e.input)), template.completion(e.output))
         for e in examples[: settings.max_examples]
     )
-    return TrainJob(round, chosen, gguf, weights, output, scratch, train_settings(settings, round), start)
+    return TrainJob(
+        round, chosen, gguf, weights, output, scratch, train_settings(settings, round), start, needs_gpu=needs_gpu
+    )
 
 
 def rounds_trained_on(strategy: str, round: int) -> range:

@@ -71,6 +71,8 @@ class TrainJob:
     settings: TrainSettings = field(default_factory=TrainSettings)
     start: Path | None = None
     """PEFT folder whose weights the adapter begins with (the paper's one_last); None: a fresh adapter on the base."""
+    needs_gpu: bool = False
+    """Whether to refuse rather than to train on the processor: a GPU is here, and nobody chose otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

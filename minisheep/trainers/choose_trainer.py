@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minisheep.errors import UsageError
 from minisheep.machine import system
-from minisheep.machine.gpu import Gpu, Nvml, dotted, selected
+from minisheep.machine.gpu import Gpu, Nvml, dotted, find_gpu, selected
 from minisheep.run.files import read_json
 from minisheep.trainers.base import Trainer
 
@@ -35,6 +35,12 @@ such a set."""
 CAPABILITY = (8, 0)
 """Unsloth itself begins at 7.0, but trains in float16 where a GPU has no bfloat16; small gradients then become zero,
 since our loop does not scale the loss."""
+
+CUDA_13_CAPABILITY = (7, 5)
+"""The least for which CUDA 13 builds (Turing)."""
+
+BLACKWELL, BLACKWELL_CUDA = (12, 0), (12, 8)
+"""RTX 50, and the first CUDA that knows it."""
 
 FAST = ("llama", "qwen2", "qwen3")
 """GGUF architectures for which Unsloth has kernels; it compiles code for each of the others."""
@@ -63,6 +69,59 @@ class Obstacle:
     """What to do about it; empty where nothing helps."""
 
 
+def torch_obstacle(cuda: Cuda) -> Obstacle | None:
+    """Why the installed torch cannot compute on the GPU that is here; None where it can, and where there is none.
+
+    From version numbers alone, since torch takes seconds to import. Pure.
+    """
+    gpu, build = cuda.gpu, cuda.build
+    if gpu is None:
+        return None
+    if build is None:
+        where = "in a fresh environment" if cuda.driver is None or cuda.driver[0] >= 13 else 'with "torch<2.11" beside it'
+        return Obstacle("the installed torch was built without CUDA", f"Run {INSTALL} {where}.")
+    if cuda.driver is not None and cuda.driver[0] < build[0]:
+        return Obstacle(
+            f"the driver runs CUDA up to {dotted(cuda.driver)}, and torch was built for {dotted(build)}",
+            f"Update the NVIDIA driver (580 or newer runs CUDA 13), or install a torch for CUDA {cuda.driver[0]}:"
+            f""" pip install 'minisheep[gpu]' "torch<2.11".""",
+        )
+    capability = gpu.capability
+    if capability is not None and build >= (13, 0) and capability < CUDA_13_CAPABILITY:
+        return Obstacle(
+            f"{gpu.name} has compute capability {dotted(capability)}, and torch for CUDA {dotted(build)} begins at"
+            f" {dotted(CUDA_13_CAPABILITY)}",
+            """Install an older one: pip install "torch<2.11".""",
+        )
+    if capability is not None and capability >= BLACKWELL and build < BLACKWELL_CUDA:
+        return Obstacle(
+            f"{gpu.name} needs CUDA {dotted(BLACKWELL_CUDA)}, and torch was built for {dotted(build)}",
+            f"Run {INSTALL} in a fresh environment.",
+        )
+    return None
+
+
+def check_training_on_gpu(wanted: str, cuda: Cuda) -> str:
+    """A warning where the user chose to train on the processor beside a GPU; empty where the GPU trains, or none is.
+
+    `wanted` is the setting `trainer`. Raises `errors.UsageError` where training would fall back to the processor though
+    nobody said so: that is days in place of hours, and would show only after everything was generated. Pure.
+    """
+    against = torch_obstacle(cuda)
+    if cuda.gpu is None or against is None or wanted == "fake":
+        return ""
+    told = f"{cuda.gpu.name} is here, but {against.reason}: training would run on the processor, many times as long"
+    if wanted != "peft":
+        fix = f"{against.fix} Or set --trainer peft, which then trains on the processor."
+        raise UsageError(f"{told}. Nothing was generated.", fix)
+    return f"{told}, as --trainer peft allows. {against.fix}"
+
+
+def needs_gpu(wanted: str) -> bool:
+    """Whether a training with the setting `trainer` may not fall back to the processor on this machine."""
+    return wanted in ("auto", "unsloth") and find_gpu() is not None
+
+
 def obstacle(
     cuda: Cuda, packages: Mapping[str, str], *, load_in: str = "auto", architecture: str | None = None
 ) -> Obstacle | None:
@@ -81,13 +140,8 @@ def obstacle(
             return Obstacle(
                 f"{package} is {version}, but must be {first} or newer and older than {beyond}", f"Run {INSTALL}."
             )
-    if cuda.build is None:
-        return Obstacle("the installed torch was built without CUDA", f"Run {INSTALL} in a fresh environment.")
-    if cuda.driver is not None and cuda.driver[0] < cuda.build[0]:
-        return Obstacle(
-            f"the driver runs CUDA up to {dotted(cuda.driver)}, and torch was built for {dotted(cuda.build)}",
-            f"Update the NVIDIA driver, or install a torch for CUDA {cuda.driver[0]}.",
-        )
+    if (against := torch_obstacle(cuda)) is not None:
+        return against
     if gpu.capability is not None and gpu.capability < CAPABILITY:
         return Obstacle(
             f"{gpu.name} has compute capability {dotted(gpu.capability)}, and training in bfloat16 needs"
@@ -131,7 +185,8 @@ def settle(wanted: str, against: Obstacle | None, cuda: Cuda) -> TrainerChoice:
             return TrainerChoice(
                 "unsloth", f"Training goes through Unsloth, on {cuda.gpu.name if cuda.gpu else 'the GPU'}."
             )
-        form = ", in 4-bit (NF4) by bitsandbytes" if cuda.gpu is not None else ""
+        on_gpu = cuda.gpu is not None and torch_obstacle(cuda) is None
+        form = ", in 4-bit (NF4) by bitsandbytes" if on_gpu else ""
         return TrainerChoice("peft", f"Training goes through PEFT{form}, not Unsloth: {against.reason}.")
     if wanted == "unsloth" and against is not None:
         fix = f"{against.fix} Or set --trainer auto." if against.fix else "Set --trainer auto."

@@ -18,7 +18,7 @@ import transformers
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft import PeftModel as PeftModel
 
-from minisheep.errors import ModelFileError
+from minisheep.errors import MinisheepError, ModelFileError
 from minisheep.formats.lora_gguf import PROJECTIONS
 from minisheep.machine import cpu
 from minisheep.rules.identity import derive_seed
@@ -54,14 +54,34 @@ def choose_precision(load_in: str, *, cuda: bool, fast_bf16: bool) -> Precision:
     return Precision(settled, dtype, torch.device("cuda" if cuda else "cpu"), note)
 
 
-def this_machine(load_in: str) -> Precision:
-    """`choose_precision` for this machine."""
+def this_machine(load_in: str, *, needs_gpu: bool = False) -> Precision:
+    """`choose_precision` for this machine.
+
+    Raises `errors.MinisheepError` where it `needs_gpu` and torch, asked itself, cannot use one: after a suspend or a
+    driver's update, for instance, what the version numbers say is no longer so.
+    """
     cuda = torch.cuda.is_available()
+    if needs_gpu and not cuda:
+        raise MinisheepError(
+            f"PyTorch cannot use the GPU ({_cuda_fault()}), and on the processor training takes many times as long, so"
+            " nothing was trained. Everything recorded before is safe.",
+            "Restart the machine if its driver was just updated, or see `minisheep doctor`; then give the same command"
+            " again. --trainer peft trains on the processor.",
+        )
     if cuda:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = cpu.multiplies_bfloat16(cpu.flags(cpu.cpuinfo()))
     return choose_precision(load_in, cuda=cuda, fast_bf16=fast)
+
+
+def _cuda_fault() -> str:
+    """Why torch has no CUDA, in its own words."""
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:  # a build without CUDA asserts
+        return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return "it sees none"
 
 
 def load_base(weights: Path, precision: Precision) -> Any:

@@ -136,7 +136,7 @@ class PeftTrainer:
                 " train on.",
                 "Raise max_length and continue the run.",
             )
-        precision = lora_model.this_machine(job.settings.load_in)
+        precision = lora_model.this_machine(job.settings.load_in, needs_gpu=job.needs_gpu)
         start = read_start(job.start, job.settings) if job.start else None
         fingerprint = training_fingerprint(
             job, data, precision, start=start.digest if start else None, maker=self._maker.name
