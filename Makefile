@@ -28,11 +28,26 @@ all: check test
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Without an NVIDIA GPU, a CPU build of torch goes first: plain torch would bring gigabytes of CUDA packages.
+# Without an NVIDIA GPU, a CPU build of torch goes first: plain torch would bring gigabytes of CUDA packages. With one,
+# a prebuilt llama.cpp goes first, and a torch whose CUDA the driver runs, with the libraries that llama.cpp needs;
+# where there is none, llama.cpp is built with CUDA if its compiler is here, and else `minisheep doctor` says what to do.
 $(DEMO_READY): pyproject.toml | $(BIN)/python
-	if ! command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/python -m pip install --quiet "$(TORCH_CPU)"; fi
-	@echo "Installing; llama.cpp is built from source where there is no wheel, which takes minutes the first time."
-	$(BIN)/python -m pip install --quiet --editable .
+	@set -e; if ! nvidia-smi >/dev/null 2>&1; then \
+	  $(BIN)/python -m pip install --quiet "$(TORCH_CPU)"; \
+	  echo "Installing; llama.cpp is built from source where there is no wheel, which takes minutes the first time."; \
+	  $(BIN)/python -m pip install --quiet --editable .; \
+	else \
+	  first="$$($(BIN)/python -m minisheep.machine.cuda_setup)"; \
+	  if [ -n "$$first" ] && eval "$(BIN)/python -m pip install --quiet $$first"; then \
+	    echo "llama.cpp with CUDA is installed, prebuilt."; \
+	  elif command -v nvcc >/dev/null 2>&1; then \
+	    echo "No prebuilt llama.cpp suits this machine: it is built with CUDA, which takes 10 to 30 minutes, once."; \
+	    export CMAKE_ARGS="$(CMAKE_ARGS) -DGGML_CUDA=on -DGGML_NATIVE=on"; \
+	  else \
+	    echo "WARNING: no prebuilt llama.cpp suits this machine and there is no nvcc to build one with CUDA: this one is for the processor. See \`minisheep doctor\`."; \
+	  fi; \
+	  $(BIN)/python -m pip install --quiet --editable ".[gpu]"; \
+	fi
 	touch $@
 
 $(READY): $(DEMO_READY)

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
-
 from minisheep.engines.base import (
     Completion,
     Embedding,
@@ -24,7 +22,9 @@ from minisheep.engines.base import (
 )
 from minisheep.engines.native import Vocabulary
 from minisheep.errors import UsageError
-from minisheep.machine import cpu
+from minisheep.machine import cpu, llama_library
+
+llama_cpp = llama_library.load()
 
 PEER_NAME = "Llama.create_completion, one at a time"
 

@@ -20,7 +20,8 @@ from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import check_architecture
 from minisheep.formats.model_facts import ModelFacts, model_facts, shape_of
 from minisheep.machine import system
-from minisheep.machine.gpu import BFLOAT16, OFFLOAD_FIX, gpu_without_offload
+from minisheep.machine.gpu import BFLOAT16
+from minisheep.machine.llama_library import OFFLOAD_FIX
 from minisheep.models import cache
 from minisheep.models.cache import Report, cache_root, sha256_file
 from minisheep.models.fetch import FetchedFile, fetch_gguf, fetch_weights
@@ -85,8 +86,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         model = fake_model("base" if settings.kind == "base" else "instruct")
         emit(Note("The engine and the trainer are fake. No model runs, and the records mean nothing.", "warning"))
     else:
-        if idle := gpu_without_offload(settings.gpu_layers):
-            raise UsageError(f"{idle} Nothing was generated.", OFFLOAD_FIX)
+        _check_offload(settings)
         model = _prepare_real(settings, emit)
         _check_gpu(settings, model, emit)
         choice = choose_trainer(settings.trainer, settings.load_in, model.architecture)
@@ -114,6 +114,14 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
             gone, now = before.inference_gguf.name, model.inference_gguf.name
             emit(Note(f"The run began with {gone}, which is gone. It goes on with {now}.", "warning"))
     return _write(model, stored)
+
+
+def _check_offload(settings: Settings) -> None:
+    """Raises `errors.UsageError` where llama.cpp would leave this machine's GPU idle and nobody asked for that."""
+    from minisheep.engines import native
+
+    if idle := native.gpu_without_offload(settings.gpu_layers):
+        raise UsageError(f"{idle} Nothing was generated.", OFFLOAD_FIX)
 
 
 def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
@@ -232,14 +240,13 @@ def _inference_copy(
     gguf: Path, sha256: str, facts: ModelFacts, threads: int, report: Callable[[str], None]
 ) -> tuple[Path, str]:
     """The file that llama.cpp maps: a copy where the CPU has no fast kernel for a good part of it."""
-    import llama_cpp
-
+    from minisheep.engines import native
     from minisheep.engines.llamacpp import decode_rate
     from minisheep.formats import quantise
     from minisheep.formats.quantise import requantise
     from minisheep.machine import cpu
 
-    if facts.fast_on_cpu or llama_cpp.llama_supports_gpu_offload():
+    if facts.fast_on_cpu or native.offload().works:
         return gguf, ""
     fast = cpu.usable()
     if cpu.present() and not fast:
@@ -262,7 +269,7 @@ def _inference_copy(
         lambda copy: decode_rate(copy, threads=threads),
         folder / f"{sha256[:32]}-speed.json",
         f"{cpu.name(cpuinfo) or 'unknown'}{', AMX' if fast else ''}, {threads} threads,"
-        f" llama.cpp {llama_cpp.__version__}",
+        f" llama.cpp {native.llama_cpp.__version__}",
         report,
     )
     note = f"inference uses a copy in {chosen.upper()}: this CPU is slow with the file's own format"

@@ -8,10 +8,12 @@ from typing import Any
 from minisheep.doctor.check_result import Facts
 from minisheep.doctor.machine_facts import MachineFacts
 from minisheep.doctor.packages import Place
+from minisheep.machine.cuda_setup import Compiler
 from minisheep.machine.gpu import Gpu
 
 GIB = 2**30
 PLACE = Place(python="/venv/bin/python")
+NVCC = Compiler("/usr/bin/nvcc", (12, 8), True)
 GPU = Gpu("NVIDIA GeForce RTX 3060", (8, 6), 12 * GIB, 11 * GIB)
 
 
@@ -20,18 +22,18 @@ def machine(**other: Any) -> MachineFacts:
     healthy: dict[str, Any] = {
         "python": (3, 12), "bits": 64, "system": "Linux", "processor": "a processor", "cores": 8,
         "ram_free": 28 * GIB, "ram_total": 32 * GIB, "driver": "580.95", "driver_cuda": "13.0", "gpus": (GPU,),
-        "pci_gpus": 1, "nvcc": "/usr/bin/nvcc", "disks": {"/cache": 200 * GIB},
+        "pci_gpus": 1, "nvcc": NVCC, "disks": {"/cache": 200 * GIB},
     }  # fmt: skip
     return MachineFacts(**{**healthy, **other})
 
 
 def no_gpu() -> MachineFacts:
-    return machine(gpus=(), driver="", driver_cuda="", pci_gpus=0, nvcc="")
+    return machine(gpus=(), driver="", driver_cuda="", pci_gpus=0, nvcc=None)
 
 
 HEALTHY: dict[str, Facts] = {
     "hub": {"offline": False, "status": 200, "reason": ""},
-    "llama": {"version": "0.3.36", "offload": True, "system": "CUDA"},
+    "llama": {"version": "0.3.36", "offload": True, "system": "CUDA", "built": True, "fault": ""},
     "file": {
         "name": "smollm2-135m", "path": "/cache/smollm2.gguf", "bytes": 98_362_432, "sha256": "b1" * 32,
         "again": "b1" * 32, "source": "a wheel", "architecture": "llama", "template": "model",
@@ -70,7 +72,7 @@ def facts(**changes: Facts | None) -> dict[str, Facts]:
 def on_a_processor() -> dict[str, Facts]:
     """What the probes find on a healthy machine without a GPU."""
     return facts(
-        llama={"offload": False},
+        llama={"offload": False, "built": False, "fault": "this llama.cpp was built for processors only"},
         generate={"layers": None, "taken": None},
         torch={"cuda": False, "cuda_build": "", "version": "2.13.0+cpu"},
         bitsandbytes={"device": "cpu", "with_cuda": False},

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doctor_facts import GIB, GPU, PLACE, facts, machine, no_gpu, on_a_processor
+from doctor_facts import GIB, GPU, NVCC, PLACE, facts, machine, no_gpu, on_a_processor
+from packaging.requirements import Requirement
 
 from minisheep import config, prepare
 from minisheep.doctor import checks, diagnosis, packages, probes
@@ -19,8 +18,10 @@ from minisheep.doctor.diagnosis import groups, judge
 from minisheep.doctor.machine_facts import MachineFacts, free_disks, pci_gpus
 from minisheep.doctor.packages import Place, RequiredPackage, build_llama, mend_llama
 from minisheep.doctor.probes import offloaded
+from minisheep.engines import native
 from minisheep.errors import DownloadError, MinisheepError, ModelFileError, UsageError
-from minisheep.machine import gpu
+from minisheep.machine import cuda_setup, llama_library
+from minisheep.machine.cuda_setup import Compiler
 
 BUILD = 'CMAKE_ARGS="-DGGML_CUDA=on -DGGML_NATIVE=on -DLLAVA_BUILD=OFF'
 
@@ -152,23 +153,63 @@ def test_the_build_is_for_the_gpu_that_is_here() -> None:
     assert build_llama(PLACE).endswith("--no-cache-dir --force-reinstall --no-deps llama-cpp-python==0.3.36")
 
 
-def test_the_build_names_the_pinned_llama_cpp() -> None:
+def test_the_build_names_the_pinned_llama_cpp_and_torch_is_that_of_the_extra() -> None:
     pinned = next(want for want in packages.requirements() if want.name == "llama-cpp-python")
     assert not packages.misfits([pinned], lambda name: packages.LLAMA.partition("==")[2])
+    torch = next(want for want in packages.requirements() if want.name == "torch" and want.extra == "gpu")
+    assert Requirement(torch.text).specifier == Requirement(cuda_setup.TORCH).specifier
 
 
 def test_a_mac_builds_for_metal() -> None:
-    assert 'CMAKE_ARGS="-DGGML_METAL=on"' in mend_llama(Place("Darwin", "arm64"), compiler="")
+    assert 'CMAKE_ARGS="-DGGML_METAL=on"' in mend_llama(Place("Darwin", "arm64"))
 
 
-def test_without_a_compiler_the_toolkit_comes_first() -> None:
-    assert mend_llama(PLACE, compiler="").startswith("First install the CUDA toolkit")
-    assert "Windows'" in mend_llama(Place(wsl=True), compiler="")
-    assert mend_llama(PLACE, compiler="/usr/bin/nvcc").startswith(BUILD)
+def test_a_prebuilt_llama_cpp_is_offered_first_and_a_build_where_there_is_none() -> None:
+    fix = mend_llama(PLACE, NVCC, (8, 6), (13, 1))
+    first, _, second = fix.partition(" || ")
+    assert first.endswith(f"--extra-index-url {cuda_setup.INDEX}/cu130 {packages.LLAMA}") and "--only-binary" in first
+    assert second == build_llama(PLACE, "8.6", NVCC)
+    assert mend_llama(PLACE, NVCC, (8, 6), None) == build_llama(PLACE, "8.6", NVCC)
+    assert mend_llama(Place(machine="aarch64"), NVCC, (8, 7), (13, 0)) == build_llama(PLACE, "8.7", NVCC).replace(
+        PLACE.python, "python3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("compiler", "capability", "driver", "told"),
+    [
+        (None, (8, 6), None, "toolkit, 11.7 or newer"),
+        (Compiler("/usr/bin/nvcc", (11, 5), True), (8, 6), None, "nvcc is 11.5, and this GPU needs 11.7"),
+        (Compiler("/usr/bin/nvcc", (11, 7), True), (8, 9), None, "nvcc is 11.7, and this GPU needs 11.8"),
+        (Compiler("/usr/bin/nvcc", (12, 6), True), (12, 0), None, "nvcc is 12.6, and this GPU needs 12.8"),
+    ],
+)
+def test_without_a_compiler_that_can_build_it_the_toolkit_comes_first_with_its_version(
+    compiler: Compiler | None, capability: tuple[int, int], driver: tuple[int, int] | None, told: str
+) -> None:
+    fix = mend_llama(PLACE, compiler, capability, driver)
+    assert told in fix and "then: CMAKE_ARGS" in fix
+    assert "apt install" not in fix
+    assert "Windows'" in mend_llama(Place(wsl=True), compiler, capability, driver)
 
 
 def test_a_compiler_outside_the_path_is_named() -> None:
-    assert mend_llama(PLACE, compiler=packages.NVCC).startswith(f"CUDACXX={packages.NVCC} {BUILD}")
+    outside = Compiler("/usr/local/cuda-12.8/bin/nvcc", (12, 8), False)
+    assert mend_llama(PLACE, outside).startswith(f"CUDACXX={outside.path} {BUILD}")
+
+
+@pytest.mark.parametrize(("driver", "torch"), [("13.0", cuda_setup.TORCH), ("12.4", cuda_setup.OLD_TORCH)])
+def test_the_torch_that_is_installed_stays_in_the_set_and_suits_the_driver(driver: str, torch: str) -> None:
+    here = machine(driver_cuda=driver)
+    cpu_build = {"cuda": False, "cuda_build": "", "version": "2.13.0+cpu"}
+    assert of("PyTorch", judged(here, facts(torch=cpu_build))).fix.endswith(f"pip install '{torch}'")
+
+
+def test_a_cuda_build_that_finds_no_driver_is_not_called_one_for_processors() -> None:
+    said = "this llama.cpp, built for CUDA, finds no GPU (ggml_cuda_init: failed to initialize CUDA: unknown error)"
+    found = of("llama.cpp on the GPU", judged(machine(), facts(llama={"offload": False, "built": True, "fault": said})))
+    assert found.outcome == "fail" and "unknown error" in found.found and "processors" not in found.found
+    assert found.fix.startswith("Install NVIDIA's driver")
 
 
 def test_a_python_in_a_folder_with_a_space_can_be_typed() -> None:
@@ -179,21 +220,23 @@ def test_a_python_in_a_folder_with_a_space_can_be_typed() -> None:
 
 
 def test_a_run_that_would_leave_the_gpu_idle_is_told_in_one_line() -> None:
-    told = gpu.offload_fault(GPU, offload=False)
-    assert "RTX 3060" in told and "\n" not in told and "--gpu-layers 0" in gpu.OFFLOAD_FIX
+    told = llama_library.offload_fault(GPU, llama_library.Offload(False))
+    assert "RTX 3060" in told and "for processors only" in told and "\n" not in told
+    assert "--gpu-layers 0" in llama_library.OFFLOAD_FIX
 
 
 def test_a_run_that_uses_its_gpu_or_has_none_is_told_nothing() -> None:
-    assert gpu.offload_fault(GPU, offload=True) == gpu.offload_fault(None, offload=False) == ""
+    assert llama_library.offload_fault(GPU, llama_library.Offload(True)) == ""
+    assert llama_library.offload_fault(None, llama_library.Offload(False)) == ""
 
 
 @pytest.mark.parametrize(("layers", "offload", "told"), [(-1, False, True), (-1, True, False), (0, False, False)])
 def test_a_gpu_is_idle_where_llama_cpp_cannot_use_it_and_nobody_asked_for_that(
     monkeypatch: pytest.MonkeyPatch, layers: int, offload: bool, told: bool
 ) -> None:
-    monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(llama_supports_gpu_offload=lambda: offload))
-    monkeypatch.setattr(gpu, "find_gpu", lambda: GPU)
-    assert bool(gpu.gpu_without_offload(layers)) is told
+    monkeypatch.setattr(native, "offload", lambda: llama_library.Offload(offload))
+    monkeypatch.setattr(native, "find_gpu", lambda: GPU)
+    assert bool(native.gpu_without_offload(layers)) is told
 
 
 def test_a_run_that_would_leave_its_gpu_idle_is_refused_before_anything_is_fetched(
@@ -202,7 +245,7 @@ def test_a_run_that_would_leave_its_gpu_idle_is_refused_before_anything_is_fetch
     def fetched(*args: object, **options: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(prepare, "gpu_without_offload", lambda layers: "idle.")
+    monkeypatch.setattr(native, "gpu_without_offload", lambda layers: "idle.")
     monkeypatch.setattr(prepare, "for_inference", fetched)
     with pytest.raises(UsageError, match="idle") as refused:
         prepare.prepare(config.make({}), tmp_path / "model.json", lambda event: None)

@@ -99,7 +99,7 @@ def test_a_healthy_machine_ends_with_0_and_lines_without_colours(monkeypatch: py
 def test_a_failure_ends_with_1_and_the_command_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, machine(), facts(llama={"offload": False}))
     said = CliRunner().invoke(cli, ["doctor"])
-    assert said.exit_code == 1 and "-> CMAKE_ARGS=" in said.stdout
+    assert said.exit_code == 1 and "|| CMAKE_ARGS=" in said.stdout
 
 
 def test_json_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ def test_a_refusal_from_the_child_is_a_skip_and_a_crash_is_a_failure(
 
 
 def test_what_may_not_be_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(diagnosis, "ask", lambda groups, place, ends: {"llama": {"offload": False}})
+    monkeypatch.setattr(diagnosis, "ask", lambda groups, place, ends: {"llama": {"offload": False, "built": False}})
     monkeypatch.setattr(packages, "installed_version", lambda name: None)
     options = session.Options(install=False)
     results = list(session.set_up(options, machine(), tmp_path, job(tmp_path), quiet))

@@ -117,8 +117,8 @@ RTX_5090 = dataclasses.replace(RTX_4090, name="NVIDIA GeForce RTX 5090", capabil
     [
         (dataclasses.replace(GOOD, build=None), "built without CUDA", "pip install"),
         (dataclasses.replace(GOOD, driver=(12, 4)), "CUDA up to 12.4", "580"),
-        (dataclasses.replace(GOOD, driver=(12, 4)), "CUDA up to 12.4", "torch<2.11"),
-        (dataclasses.replace(GOOD, gpu=PASCAL), "begins at 7.5", "torch<2.11"),
+        (dataclasses.replace(GOOD, driver=(12, 4)), "CUDA up to 12.4", "<2.11"),
+        (dataclasses.replace(GOOD, gpu=PASCAL), "begins at 7.5", "<2.11"),
         (Cuda(RTX_5090, (12, 9), (12, 6)), "needs CUDA 12.8", "pip install"),
     ],
 )

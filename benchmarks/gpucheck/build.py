@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from minisheep.doctor import packages
 from minisheep.doctor.machine_facts import MachineFacts
 from minisheep.doctor.packages import RequiredPackage
+from minisheep.machine import cuda_setup
+from minisheep.machine.gpu import dotted
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +24,23 @@ class Step:
     """Its time limit; llama.cpp with CUDA takes many minutes on few cores."""
 
 
+def prebuilt(machine: MachineFacts, python: str) -> Step | None:
+    """llama.cpp with CUDA as a wheel: a minute in place of a build; None where none is for this driver and GPU."""
+    index = cuda_setup.wheel_index(machine.cuda, machine.capability)
+    if not index:
+        return None
+    forced = ["--no-cache-dir", "--force-reinstall", "--no-deps", "--only-binary", "llama-cpp-python"]
+    command = [python, "-m", "pip", "install", *forced, "--extra-index-url", index, cuda_setup.LLAMA]
+    return Step("llama.cpp with CUDA, prebuilt", command, seconds=900.0)
+
+
 def llama(machine: MachineFacts, python: str, before: Mapping[str, str]) -> Step:
-    """llama.cpp with CUDA, from its sources or from a wheel where pip finds one. `before` is the environment."""
-    flags = f"{before.get('CMAKE_ARGS', '')} {packages.cuda_flags(machine.capability)}".strip()
+    """llama.cpp with CUDA, from its sources. `before` is the environment."""
+    flags = f"{before.get('CMAKE_ARGS', '')} {packages.cuda_flags(dotted(machine.capability))}".strip()
     environment = {"CMAKE_ARGS": flags}
-    if machine.nvcc == packages.NVCC:
-        environment["CUDACXX"] = packages.NVCC
-    command = [python, "-m", "pip", "install", "--no-cache-dir", "--force-reinstall", "--no-deps", packages.LLAMA]
+    if machine.nvcc is not None and not machine.nvcc.on_path:
+        environment["CUDACXX"] = machine.nvcc.path
+    command = [python, "-m", "pip", "install", "--no-cache-dir", "--force-reinstall", "--no-deps", cuda_setup.LLAMA]
     return Step("llama.cpp with CUDA", command, environment)
 
 

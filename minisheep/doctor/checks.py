@@ -9,6 +9,7 @@ from minisheep.doctor import packages
 from minisheep.doctor.check_result import CheckResult, Facts, broken, fail, ok, skipped, warn
 from minisheep.doctor.machine_facts import MachineFacts
 from minisheep.errors import MinisheepError
+from minisheep.machine.cuda_setup import LLAMA
 from minisheep.machine.gpu import BFLOAT16, Gpu, dotted, in_words
 
 GIB = 2**30
@@ -148,10 +149,12 @@ def loads(place: packages.Place, facts: Facts, machine: MachineFacts) -> CheckRe
     if "unasked" in facts:
         return skipped("llama.cpp", facts["unasked"])
     if facts.get("error"):
-        fix = packages.pip(place, f"--no-cache-dir --force-reinstall --no-deps {packages.LLAMA}")
+        fix = packages.pip(place, f"--no-cache-dir --force-reinstall --no-deps {LLAMA}")
         if machine.has_gpu:
-            fix = packages.mend_llama(place, compiler=machine.nvcc, capability=machine.capability)
-        return broken("llama.cpp", f"it does not load: {facts['error']}", facts, fix)
+            fix = packages.mend_llama(place, machine.nvcc, machine.capability, machine.cuda)
+        # The error's own fix is to ask the doctor; that of a probe that took too long is more time.
+        own = facts if "after" in facts else {**facts, "fix": ""}
+        return broken("llama.cpp", f"it does not load: {facts['error']}", own, fix)
     what = "with" if facts["offload"] else "without"
     return ok("llama.cpp", f"llama-cpp-python {facts['version']}, {what} GPU support", system=facts["system"])
 
@@ -163,9 +166,12 @@ def offload(machine: MachineFacts, place: packages.Place, llama: Facts, generate
         return skipped(name, NO_GPU)
     if not _usable(llama):
         return skipped(name, "see 'llama.cpp'")
-    fix = packages.mend_llama(place, compiler=machine.nvcc, capability=machine.capability)
+    fix = packages.mend_llama(place, machine.nvcc, machine.capability, machine.cuda)
     if not llama["offload"]:
-        return fail(name, f"{machine.gpus[0].name} is not used: this llama.cpp was built for processors only", fix)
+        # A build for CUDA that finds no driver needs a driver, or a build for this driver's CUDA; not the same again.
+        fault = llama.get("fault") or "this llama.cpp was built for processors only"
+        text = f"{machine.gpus[0].name} is not used: {fault}"
+        return fail(name, text, f"{packages.driver(place)} Or: {fix}" if llama.get("built") else fix)
     if not _usable(generate):
         return warn(name, "built for a GPU, but not known to work, because no model was loaded", "See 'generate'.")
     layers, taken = generate["layers"], generate["taken"] or 0
@@ -308,7 +314,11 @@ def torch(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckRe
     if "unasked" in facts:
         return skipped(name, facts["unasked"])
     if facts.get("error"):
-        fix = packages.cuda_torch(place) if machine.has_gpu else packages.pip(place, "--force-reinstall torch")
+        fix = (
+            packages.cuda_torch(place, machine.cuda)
+            if machine.has_gpu
+            else packages.pip(place, "--force-reinstall torch")
+        )
         return broken(name, facts["error"], facts, fix)
     text = f"torch {facts['version']}"
     if facts["cuda"]:
@@ -317,7 +327,9 @@ def torch(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckRe
         return ok(name, f"{text}, on the processor")
     if not facts["cuda_build"]:
         return fail(
-            name, f"{text} is a build for processors, beside {machine.gpus[0].name}", packages.cuda_torch(place)
+            name,
+            f"{text} is a build for processors, beside {machine.gpus[0].name}",
+            packages.cuda_torch(place, machine.cuda),
         )
     if machine.hidden is not None:
         text += f" (CUDA_VISIBLE_DEVICES={machine.hidden!r})"
@@ -325,7 +337,7 @@ def torch(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckRe
     return fail(
         name,
         f"{text} is built for CUDA {facts['cuda_build']} and sees no GPU; the driver runs CUDA up to {newest}",
-        packages.driver(place),
+        f"{packages.driver(place)} Or, for this driver: {packages.cuda_torch(place, machine.cuda)}",
     )
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minisheep.doctor.packages import NVCC
 from minisheep.machine import cpu
+from minisheep.machine.cuda_setup import Compiler, find_compiler
 from minisheep.machine.gpu import Gpu, Nvml, dotted
 from minisheep.machine.system import free_ram, total_ram
 from minisheep.models.cache import cache_root
@@ -41,8 +41,8 @@ class MachineFacts:
     """NVIDIA displays on the PCI bus, with or without a driver."""
     hidden: str | None = None
     """CUDA_VISIBLE_DEVICES, where it is set."""
-    nvcc: str = ""
-    """CUDA's compiler, on PATH or in its default folder; empty where it is in neither."""
+    nvcc: Compiler | None = None
+    """CUDA's compiler: the newest of PATH and NVIDIA's folders that the driver can run."""
     disks: Mapping[str, int] = field(default_factory=dict)
     """Free bytes by folder, which need not exist yet."""
 
@@ -51,15 +51,21 @@ class MachineFacts:
         return bool(self.gpus)
 
     @property
-    def capability(self) -> str:
+    def capability(self) -> tuple[int, int] | None:
         """Compute capability of the first GPU, for the build."""
-        return dotted(self.gpus[0].capability) if self.gpus else ""
+        return self.gpus[0].capability if self.gpus else None
+
+    @property
+    def cuda(self) -> tuple[int, int] | None:
+        """`driver_cuda` as numbers."""
+        major, _, minor = self.driver_cuda.partition(".")
+        return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
 
 
 def look(runs: Path = Path("runs")) -> MachineFacts:
     """This machine now. Raises nothing: facts that cannot be read are left out."""
     with Nvml() as nvml:
-        driver, cuda, gpus = nvml.driver(), dotted(nvml.cuda()), tuple(nvml.gpus())
+        driver, cuda, gpus = nvml.driver(), nvml.cuda(), tuple(nvml.gpus())
     return MachineFacts(
         python=sys.version_info[:2],
         bits=struct.calcsize("P") * 8,
@@ -69,11 +75,11 @@ def look(runs: Path = Path("runs")) -> MachineFacts:
         ram_free=free_ram(),
         ram_total=total_ram(),
         driver=driver,
-        driver_cuda=cuda,
+        driver_cuda=dotted(cuda),
         gpus=gpus,
         pci_gpus=pci_gpus(),
         hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        nvcc=shutil.which("nvcc") or (NVCC if os.access(NVCC, os.X_OK) else ""),
+        nvcc=find_compiler(cuda),
         disks=free_disks((cache_root(), runs.absolute())),
     )
 

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from minisheep.doctor.check_result import CheckResult, fail, ok, skipped, warn
+from minisheep.machine import cuda_setup
+from minisheep.machine.cuda_setup import LLAMA, Compiler, Version
+from minisheep.machine.gpu import dotted
 
-LLAMA = "llama-cpp-python==0.3.36"
-"""As pinned in pyproject.toml: the layout of llama.cpp's structs changes between patch releases."""
-NVCC = "/usr/local/cuda/bin/nvcc"
-"""NVIDIA's installer puts the compiler here, but not on PATH."""
+PREBUILT = ("Linux", "x86_64")
+"""The platform that llama.cpp is prebuilt for with CUDA."""
+
 _FORCED = "--no-cache-dir --force-reinstall --no-deps"
 """Otherwise pip keeps the old build, or takes it from its cache."""
 
@@ -39,16 +41,16 @@ def pip(place: Place, what: str) -> str:
     return f"{shlex.quote(place.python)} -m pip install {what}"
 
 
-def build_llama(place: Place, capability: str = "", compiler: str = "") -> str:
+def build_llama(place: Place, capability: str = "", compiler: Compiler | None = None) -> str:
     """The command that builds llama.cpp for this machine's GPU (Metal on a Mac).
 
     `capability` such as ``8.6`` builds for that GPU alone, even where the build cannot see it; without it the compiler
-    asks the GPU. `compiler` is the path of nvcc.
+    asks the GPU. A `compiler` that is not on PATH is named.
     """
     install = pip(place, f"{_FORCED} {LLAMA}")
     if place.system == "Darwin":
         return f'CMAKE_ARGS="-DGGML_METAL=on" {install}'
-    outside = f"CUDACXX={NVCC} " if compiler == NVCC else ""
+    outside = f"CUDACXX={shlex.quote(compiler.path)} " if compiler is not None and not compiler.on_path else ""
     return f'{outside}CMAKE_ARGS="{cuda_flags(capability)}" {install}'
 
 
@@ -58,22 +60,45 @@ def cuda_flags(capability: str = "") -> str:
     return f"-DGGML_CUDA=on -DGGML_NATIVE=on -DLLAVA_BUILD=OFF{only}"
 
 
-def toolkit(place: Place) -> str:
-    """The first step where CUDA's compiler is missing."""
+def toolkit(place: Place, capability: Version | None = None, driver: Version | None = None) -> str:
+    """The first step where CUDA's compiler is missing or does not fit."""
+    least = f"{dotted(cuda_setup.least_toolkit(capability))} or newer"
+    if driver is not None:
+        least += f", of CUDA {driver[0]} at most"
+    where = "https://developer.nvidia.com/cuda-downloads"
     if place.wsl:
-        return "install the CUDA toolkit for WSL (the toolkit alone: the driver is Windows') so that `nvcc` is on PATH"
-    return "install the CUDA toolkit so that `nvcc` is on PATH (Debian, Ubuntu: `apt install nvidia-cuda-toolkit`)"
+        return f"install CUDA's toolkit for WSL, {least} ({where}; the toolkit alone: the driver is Windows')"
+    return f"install CUDA's toolkit, {least} ({where}; Ubuntu 22.04's own nvidia-cuda-toolkit is 11.5 and too old)"
 
 
-def mend_llama(place: Place, *, compiler: str, capability: str = "") -> str:
-    """The command that replaces a llama.cpp without CUDA; `compiler` is the path of nvcc, empty where it is missing."""
-    build = build_llama(place, capability, compiler)
-    return build if compiler or place.system == "Darwin" else f"First {toolkit(place)}; then: {build}"
+def mend_llama(
+    place: Place, compiler: Compiler | None = None, capability: Version | None = None, driver: Version | None = None
+) -> str:
+    """The command that replaces a llama.cpp without CUDA: by a prebuilt one where there is one for the `driver`'s CUDA,
+    else by a build, which takes 10 to 30 minutes and a `compiler` that can do it."""
+    build = build_llama(place, dotted(capability), compiler)
+    if place.system == "Darwin":
+        return build
+    index = cuda_setup.wheel_index(driver, capability) if (place.system, place.machine) == PREBUILT else ""
+    fault = cuda_setup.compiler_fault(compiler.version, capability, driver) if compiler is not None else "it is missing"
+    if index:
+        prebuilt = pip(place, f"{_FORCED} --only-binary llama-cpp-python --extra-index-url {index} {LLAMA}")
+        if not fault:
+            return f"{prebuilt} || {build}"
+        return f"{prebuilt} (or, to build it, {toolkit(place, capability, driver)})"
+    if not fault:
+        return build
+    because = f" ({fault})" if compiler is not None else ""
+    return f"First {toolkit(place, capability, driver)}{because}; then: {build}"
 
 
-def cuda_torch(place: Place) -> str:
-    """Reinstalls PyTorch from its index, on Linux with CUDA; pip alone would keep an installed CPU build (``+cpu``)."""
-    return f"{shlex.quote(place.python)} -m pip uninstall --yes torch && {pip(place, 'torch')}"
+def cuda_torch(place: Place, driver: Version | None = None) -> str:
+    """Reinstalls PyTorch from its index, on Linux with CUDA; pip alone would keep an installed CPU build (``+cpu``).
+
+    Within the bounds of the extra `gpu`, which a bare ``torch`` would leave, and of the CUDA that the driver runs.
+    """
+    torch = cuda_setup.torch_for(driver)
+    return f"{shlex.quote(place.python)} -m pip uninstall --yes torch && {pip(place, shlex.quote(torch))}"
 
 
 def driver(place: Place) -> str:
@@ -85,7 +110,7 @@ def driver(place: Place) -> str:
     )
 
 
-Version = Callable[[str], str | None]
+Installed = Callable[[str], str | None]
 """The installed version of a distribution, or None."""
 
 
@@ -128,7 +153,7 @@ def parse_requirement(line: str) -> RequiredPackage:
     return RequiredPackage(f"{parsed.name}{extras}{parsed.specifier}", parsed.name, extra)
 
 
-def misfits(required: Sequence[RequiredPackage], version: Version) -> list[tuple[RequiredPackage, str]]:
+def misfits(required: Sequence[RequiredPackage], version: Installed) -> list[tuple[RequiredPackage, str]]:
     """The packages that are missing or have another version, each with the fault in words."""
     from packaging.requirements import Requirement
 
@@ -142,7 +167,7 @@ def misfits(required: Sequence[RequiredPackage], version: Version) -> list[tuple
     return faults
 
 
-def check_packages(required: Sequence[RequiredPackage], version: Version, place: Place) -> CheckResult:
+def check_packages(required: Sequence[RequiredPackage], version: Installed, place: Place) -> CheckResult:
     """The packages that every run needs."""
     own = [package for package in required if not package.extra]
     if not own:
@@ -159,7 +184,7 @@ def check_packages(required: Sequence[RequiredPackage], version: Version, place:
 
 
 def check_unsloth_set(
-    required: Sequence[RequiredPackage], version: Version, place: Place, *, has_gpu: bool
+    required: Sequence[RequiredPackage], version: Installed, place: Place, *, has_gpu: bool
 ) -> CheckResult:
     """Unsloth, and the versions of torch, transformers, trl and datasets that it requires."""
     gpu = [package for package in required if package.extra == "gpu"]

@@ -46,24 +46,22 @@ SMALL_BYTES = 2 * 10**9
 
 def llama(model: PreparedModel | None, folder: Path) -> Facts:
     """llama.cpp loads, and what it was built for."""
-    import llama_cpp
-
     from minisheep.engines import native
 
-    native.start()
-    system = llama_cpp.llama_print_system_info().decode("utf-8", "replace")
-    offload = bool(llama_cpp.llama_supports_gpu_offload())
-    return {"version": llama_cpp.__version__, "offload": offload, "system": " ".join(system.split())}
+    offload = native.offload()
+    system = native.llama_cpp.llama_print_system_info().decode("utf-8", "replace")
+    return {
+        "version": native.llama_cpp.__version__, "offload": offload.works, "system": " ".join(system.split()),
+        "built": offload.built, "fault": "" if offload.works else offload.fault,
+    }  # fmt: skip
 
 
 def generate(model: PreparedModel, folder: Path) -> Facts:
     """Sixteen greedy tokens, and the likelihood of a given answer, on the GPU if llama.cpp can."""
-    import llama_cpp
-
     from minisheep.engines import budget, native
     from minisheep.engines.llamacpp import LlamaCppEngine
 
-    offload = bool(llama_cpp.llama_supports_gpu_offload())
+    offload = native.offload().works
     before = budget.free_bytes(offload=True) if offload else None
     engine = LlamaCppEngine(model.gguf, slots=2, context=256)
     try:

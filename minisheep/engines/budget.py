@@ -11,6 +11,7 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
+from minisheep.machine import llama_library
 from minisheep.machine.system import free_ram
 
 RESERVE = 2**29
@@ -97,7 +98,7 @@ def slots_within(wanted: int, *, sequence_bytes: int, free_bytes: int | None, re
 
 def token_bytes(model: Any, cache: CacheType) -> int:
     """`kv_token_bytes` of a loaded model."""
-    import llama_cpp
+    llama_cpp = llama_library.load()
 
     def metadata(key: str) -> str:
         buffer = ctypes.create_string_buffer(64)
@@ -117,10 +118,12 @@ def free_bytes(*, offload: bool) -> int | None:
     (ggml_backend_dev_memory); None where the system does not report it."""
     if not offload:
         return free_ram()
-    from llama_cpp import _ggml
+    llama_library.load()
+    from llama_cpp import _ctypes_extensions, _ggml
 
     library = _ggml.libggml
-    base = ctypes.CDLL(str(_ggml.libggml_base_path / "libggml-base.so"))
+    # By the package's own loader, which knows what the system calls a library (on a Mac: .dylib).
+    base = _ctypes_extensions.load_shared_library("ggml-base", _ggml.libggml_base_path)
     library.ggml_backend_dev_count.restype = ctypes.c_size_t
     library.ggml_backend_dev_get.restype = ctypes.c_void_p
     library.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +19,9 @@ from minisheep.engines.embed import BatchArrays, Embedder
 from minisheep.engines.native import Vocabulary
 from minisheep.engines.scheduler import Copy, Free, LogitRow, Step
 from minisheep.errors import UnsupportedModelError, UsageError, WorkerError
-from minisheep.machine import cpu
+from minisheep.machine import cpu, llama_library
+
+llama_cpp = llama_library.load()
 
 Logits = npt.NDArray[np.float32]
 

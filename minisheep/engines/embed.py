@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
 from minisheep.engines import native
 from minisheep.engines.scheduler import Step
 from minisheep.errors import WorkerError
+from minisheep.machine import llama_library
+
+llama_cpp = llama_library.load()
 
 
 class BatchArrays:

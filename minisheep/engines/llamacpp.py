@@ -10,16 +10,16 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import llama_cpp
-
 from minisheep.engines import base
 from minisheep.engines.decode import BATCH, Decoder, OutOfRoomError
 from minisheep.engines.native import Vocabulary
 from minisheep.engines.sampling import GrowingReply, LabelTree, Sampler
 from minisheep.engines.scheduler import LogitRow, Scheduler, SequenceJob, Step, arrange, shared_prefix
 from minisheep.errors import UsageError, WorkerError
-from minisheep.machine import cpu
+from minisheep.machine import cpu, llama_library
 from minisheep.rules.templates import Prompt, Segment
+
+llama_cpp = llama_library.load()
 
 
 @dataclass(slots=True)

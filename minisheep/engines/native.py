@@ -13,11 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import llama_cpp
-
 from minisheep.errors import ModelFileError, UnsupportedModelError
-from minisheep.machine import cpu
+from minisheep.machine import cpu, llama_library
+from minisheep.machine.gpu import find_gpu
 from minisheep.rules.templates import Prompt, Segment
+
+llama_cpp = llama_library.load()
 
 _INFO, _WARN, _ERROR = 2, 3, 4
 _lines: collections.deque[tuple[int, str]] = collections.deque(maxlen=64)
@@ -34,15 +35,33 @@ def _collect(level: int, text: bytes, _user_data: object) -> None:
 # llama.cpp keeps a bare pointer: without a reference for the life of the process it would call freed memory.
 _CALLBACK = llama_cpp.llama_log_callback(_collect)
 _started = False
+_cuda_said = ""
 
 
 def start() -> None:
     """Initialise llama.cpp once for this process and collect its log, which it would print."""
-    global _started
+    global _started, _cuda_said
     llama_cpp.llama_log_set(_CALLBACK, ctypes.c_void_p(0))
     if not _started:
         llama_cpp.llama_backend_init()
+        llama_cpp.llama_supports_gpu_offload()  # looks for GPUs, once, and logs what it did not find
+        _cuda_said = next((line for line in log_lines() if "ggml_cuda_init" in line and "found" not in line), "")
         _started = True
+
+
+def offload() -> llama_library.Offload:
+    """Whether this llama.cpp can use a GPU, and if not, why."""
+    start()
+    works = bool(llama_cpp.llama_supports_gpu_offload())
+    return llama_library.Offload(works, llama_library.built_for_cuda(), "" if works else _cuda_said)
+
+
+def gpu_without_offload(gpu_layers: int) -> str:
+    """Why a run would leave this machine's GPU idle while it writes; empty where it will not, or is meant to.
+
+    gpu_layers: the setting; 0 asks for the processor.
+    """
+    return "" if gpu_layers == 0 else llama_library.offload_fault(find_gpu(), offload())
 
 
 def forget_log() -> None:

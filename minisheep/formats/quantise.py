@@ -18,7 +18,7 @@ from typing import Any
 from minisheep.errors import MinisheepError, ModelFileError
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.model_facts import parameter_count
-from minisheep.machine import cpu
+from minisheep.machine import cpu, llama_library
 from minisheep.machine.worker import WorkerProcess
 from minisheep.models import cache
 from minisheep.run.events import Emit
@@ -46,8 +46,7 @@ def quantise(source: Path, output: Path, format: str) -> None:
     """
     import ctypes
 
-    import llama_cpp
-
+    llama_cpp = llama_library.load()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, FORMATS[format][0])
     params.allow_requantize = True

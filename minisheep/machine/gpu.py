@@ -261,30 +261,3 @@ class Peak:
             # A GPU that gives no figure for a moment is left as it was.
             if len(now) == len(self._most):
                 self._most = [max(pair) for pair in zip(self._most, now, strict=True)]
-
-
-OFFLOAD_FIX = (
-    "`minisheep doctor` has the command that mends it; --gpu-layers 0 writes and judges on the processor all the same."
-)
-
-
-def gpu_without_offload(gpu_layers: int) -> str:
-    """Why a run would leave this machine's GPU idle while it writes; empty where it will not, or is meant to.
-
-    gpu_layers: the setting; 0 asks for the processor. Loads llama.cpp, so only workers call it.
-    """
-    if gpu_layers == 0:
-        return ""
-    import llama_cpp
-
-    return offload_fault(find_gpu(), offload=bool(llama_cpp.llama_supports_gpu_offload()))
-
-
-def offload_fault(gpu: Gpu | None, *, offload: bool) -> str:
-    """The text of `gpu_without_offload`. Pure."""
-    if offload or gpu is None:
-        return ""
-    return (
-        f"{gpu.name} is here, but this llama.cpp was built for processors only: writing and judging would leave the GPU"
-        " idle and take many times as long."
-    )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from minisheep.errors import UsageError
 from minisheep.machine import system
+from minisheep.machine.cuda_setup import CUDA_13_CAPABILITY, OLD_TORCH, torch_for
 from minisheep.machine.gpu import Gpu, Nvml, dotted, find_gpu, selected
 from minisheep.run.files import read_json
 from minisheep.trainers.base import Trainer
@@ -35,9 +36,6 @@ such a set."""
 CAPABILITY = (8, 0)
 """Unsloth itself begins at 7.0, but trains in float16 where a GPU has no bfloat16; small gradients then become zero,
 since our loop does not scale the loss."""
-
-CUDA_13_CAPABILITY = (7, 5)
-"""The least for which CUDA 13 builds (Turing)."""
 
 BLACKWELL, BLACKWELL_CUDA = (12, 0), (12, 8)
 """RTX 50, and the first CUDA that knows it."""
@@ -78,24 +76,24 @@ def torch_obstacle(cuda: Cuda) -> Obstacle | None:
     if gpu is None:
         return None
     if build is None:
-        where = "in a fresh environment" if cuda.driver is None or cuda.driver[0] >= 13 else 'with "torch<2.11" beside it'
-        return Obstacle("the installed torch was built without CUDA", f"Run {INSTALL} {where}.")
+        fix = f"""Install one that has it: pip uninstall --yes torch && pip install "{torch_for(cuda.driver)}"."""
+        return Obstacle("the installed torch was built without CUDA", fix)
     if cuda.driver is not None and cuda.driver[0] < build[0]:
         return Obstacle(
             f"the driver runs CUDA up to {dotted(cuda.driver)}, and torch was built for {dotted(build)}",
             f"Update the NVIDIA driver (580 or newer runs CUDA 13), or install a torch for CUDA {cuda.driver[0]}:"
-            f""" pip install 'minisheep[gpu]' "torch<2.11".""",
+            f""" pip install 'minisheep[gpu]' "{OLD_TORCH}".""",
         )
     capability = gpu.capability
     if capability is not None and build >= (13, 0) and capability < CUDA_13_CAPABILITY:
         return Obstacle(
-            f"{gpu.name} has compute capability {dotted(capability)}, and torch for CUDA {dotted(build)} begins at"
+            f"its compute capability is {dotted(capability)}, and torch for CUDA {dotted(build)} begins at"
             f" {dotted(CUDA_13_CAPABILITY)}",
-            """Install an older one: pip install "torch<2.11".""",
+            f"""Install an older one: pip install "{OLD_TORCH}".""",
         )
     if capability is not None and capability >= BLACKWELL and build < BLACKWELL_CUDA:
         return Obstacle(
-            f"{gpu.name} needs CUDA {dotted(BLACKWELL_CUDA)}, and torch was built for {dotted(build)}",
+            f"this GPU needs CUDA {dotted(BLACKWELL_CUDA)}, and torch was built for {dotted(build)}",
             f"Run {INSTALL} in a fresh environment.",
         )
     return None

@@ -78,7 +78,7 @@ def this_machine(load_in: str, *, needs_gpu: bool = False) -> Precision:
 def _cuda_fault() -> str:
     """Why torch has no CUDA, in its own words."""
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (AssertionError, RuntimeError) as error:  # a build without CUDA asserts
         return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return "it sees none"
