@@ -162,6 +162,7 @@ def open_engine(settings: Settings, gguf: Path) -> StreamingEngine:
         threads=settings.threads,
         gpu_layers=settings.gpu_layers,
         kv_type=settings.kv_type,
+        adapter_rank=settings.lora_rank,
     )
 
 

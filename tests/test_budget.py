@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minisheep.engines.budget import slots_within, wanted_slots
+from minisheep.engines.budget import fewer, slots_within, wanted_slots
 from minisheep.machine.system import free_ram
 
 GIB = 2**30
@@ -17,7 +17,11 @@ GIB = 2**30
     [(64 * GIB, 32), (2 * GIB, 11), (GIB, 3), (0, 1), (None, 32)],
 )
 def test_slots_fit_the_free_memory_beside_the_prefix_and_the_reserve(free: int | None, slots: int) -> None:
-    assert slots_within(32, sequence_bytes=GIB // 8, free_bytes=free, reserve=GIB // 2) == slots
+    assert slots_within(32, sequence_bytes=GIB // 8, free_bytes=free, reserve=lambda slots: GIB // 2) == slots
+
+
+def test_where_a_plan_was_wrong_a_quarter_of_the_slots_goes_and_never_the_last() -> None:
+    assert [fewer(n) for n in (64, 4, 3, 2, 1)] == [48, 3, 2, 1, 1]
 
 
 def test_more_cores_keep_more_sequences_busy_within_limits() -> None:

@@ -400,10 +400,52 @@ def test_where_memory_runs_out_fewer_slots_go_on(q8: Path, monkeypatch: pytest.M
                 code if any(batch.seq_id[i][0] > 2 for i in range(batch.n_tokens)) else decode(ctx, batch)
             ),
         )
+        made: list[int] = []
+        make = llama_cpp.llama_init_from_model
+        monkeypatch.setattr(
+            llama_cpp, "llama_init_from_model", lambda model, p: (made.append(p.n_seq_max - 1), make(model, p))[1]
+        )
         requests = many(6)
         assert {c.id for c in engine.generate(requests)} == {r.id for r in requests}
         assert engine.info.slots == 2
+        # Each time a new context, so that the cache's memory is given back, and not fewer sequences in the old one.
+        assert made == [6, 4, 3, 2]
         assert len({s.id for s in engine.loglik(pairs())}) == len(pairs())
+    finally:
+        engine.close()
+
+
+def test_a_context_that_cannot_be_made_is_tried_with_one_slot_less(q8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import llama_cpp
+
+    from minisheep.engines import budget
+    from minisheep.engines.llamacpp import LlamaCppEngine
+
+    make = llama_cpp.llama_init_from_model
+    monkeypatch.setattr(budget, "wanted_slots", lambda **given: 9)
+    monkeypatch.setattr(llama_cpp, "llama_init_from_model", lambda m, p: make(m, p) if p.n_seq_max <= 8 else None)
+    engine = LlamaCppEngine(q8, context=256)
+    engine.close()
+    assert engine.info.slots == 7
+
+
+def test_an_adapter_without_memory_is_not_called_one_of_another_model(
+    q8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import llama_cpp
+
+    from minisheep.engines import native
+    from minisheep.engines.llamacpp import LlamaCppEngine
+    from minisheep.errors import WorkerError
+
+    (tmp_path / "adapter.gguf").write_bytes(b"GGUF")
+    engine = LlamaCppEngine(q8, slots=1, context=256)
+    try:
+        monkeypatch.setattr(llama_cpp, "llama_adapter_lora_init", lambda model, path: None)
+        monkeypatch.setattr(native, "log_line", lambda: "ggml_backend_cuda_buffer_type_alloc_buffer: out of memory")
+        with pytest.raises(WorkerError, match="no memory for the adapter") as error:
+            engine.set_adapter(tmp_path / "adapter.gguf")
+        assert "--slots" in error.value.fix
     finally:
         engine.close()
 

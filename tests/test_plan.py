@@ -166,7 +166,7 @@ def test_the_kv_cache_is_what_llama_cpp_said(
     ],
 )
 def test_compute_buffers_are_about_what_llama_cpp_said(name: str, slots: int, context: int, mib: float) -> None:
-    assert memory_parts.compute_bytes(SHAPES[name], slots, context) / MIB == pytest.approx(mib, rel=0.04)
+    assert budget.compute_bytes(SHAPES[name], slots, context) / MIB == pytest.approx(mib, rel=0.04)
 
 
 def training(**given: Any) -> TrainingMemory:
@@ -266,12 +266,35 @@ def test_slots_that_the_user_wants_are_not_lowered_and_may_not_fit() -> None:
     assert found.slots == 64 and not found.fits_inference
 
 
-def test_the_plan_and_the_engine_decide_about_slots_alike() -> None:
-    plan = for_gpu("RTX 3060")
-    free = with_gpu(find_gpu_model("RTX 3060")).memory
-    assert free is not None
-    free -= memory_parts.CUDA_CONTEXT + plan.model.weights.on_gpu
-    assert plan.slots == budget.slots_within(64, sequence_bytes=GIB, free_bytes=free)
+@pytest.mark.parametrize(("gpu", "kv_type"), [("RTX 3060", "f16"), ("RTX 3090", "q8_0"), ("T4", "q8_0")])
+def test_the_plan_and_the_engine_decide_about_slots_alike(gpu: str, kv_type: str) -> None:
+    """The engine asks the same function, with what is free beside the loaded weights (`Decoder._fitting`)."""
+    plan, cache = for_gpu(gpu, kv_type=kv_type), {"f16": budget.F16, "q8_0": budget.Q8_0}[kv_type]
+    free = (with_gpu(find_gpu_model(gpu)).memory or 0) - memory_parts.CUDA_CONTEXT - plan.model.weights.on_gpu
+    sequence = memory_parts.sequence_bytes(plan.model.shape, plan.settings.context, cache)
+    assert plan.slots == budget.fitting_slots(
+        64, plan.model.shape, plan.settings.context, cache,
+        sequence_bytes=sequence, free_bytes=free, offload=True, rank=8,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("gpu", ["RTX 4060 8GB", "RTX 3060 12GB", "T4 16GB", "RTX 3090 24GB", "RTX 4090 24GB"])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_every_part_of_a_plan_fits_together_the_copy_of_a_quantised_cache_and_the_adapter_too(
+    gpu: str, kv_type: str
+) -> None:
+    plan = for_gpu(gpu, kv_type=kv_type)
+    parts = {part.name: part.bytes for part in plan.inference}
+    copied = 4 * plan.model.shape.kv_width * (plan.slots + 1) * plan.settings.context
+    assert parts["copy of a layer's cache"] == (copied if kv_type == "q8_0" else 0)
+    assert parts["adapter"] == pytest.approx(76 * MIB, rel=0.01)
+    assert plan.fits_inference or plan.slots == 1
+    memory = plan.machine.memory
+    assert memory is not None
+    one_more = memory_parts.total(plan.inference) + memory_parts.sequence_bytes(
+        plan.model.shape, plan.settings.context, budget.Q8_0 if kv_type == "q8_0" else budget.F16
+    )
+    assert plan.slots == budget.GPU_SLOTS or one_more + budget.GPU_MARGIN > memory
 
 
 # Time, work, disk

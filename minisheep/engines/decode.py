@@ -32,6 +32,10 @@ BATCH = 2048
 NO_SLOT, NO_MEMORY = 1, -2
 """Codes of llama_decode: the KV cache has no room for the batch; there is no memory to compute it."""
 
+FULL = ("out of memory", "failed to allocate", "unable to allocate", "alloc_tensor_range")
+"""Parts of what llama.cpp says where memory is full."""
+FULL_FIX = "Lower --slots or --context, or close other programs, and give the same command again."
+
 
 class OutOfRoomError(Exception):
     """llama.cpp has no memory for a batch, not even for parts of it: fewer sequences may still fit."""
@@ -40,8 +44,9 @@ class OutOfRoomError(Exception):
 class Decoder:
     """A model with its context.
 
-    With `slots` 0 it takes the number that `budget` gives, and halves it until the context can be made; the attribute
-    `slots` is the result. `offload` says that the cache will lie on a GPU; `kv_type` is as for `budget.cache_type`.
+    With `slots` 0 it takes the number that `budget` gives, and one less until the context can be made; the attribute
+    `slots` is the result. `offload` says that the cache will lie on a GPU, where room is left for an adapter of
+    `adapter_rank`; `kv_type` is as for `budget.cache_type`.
     Raises ModelFileError or UnsupportedModelError for the file, UsageError where the context does not fit the memory.
     """
 
@@ -55,6 +60,7 @@ class Decoder:
         gpu_layers: int,
         offload: bool = False,
         kv_type: str = "auto",
+        adapter_rank: int = 0,
     ) -> None:
         if not 0 <= slots <= MOST_SLOTS:
             raise UsageError(
@@ -74,13 +80,12 @@ class Decoder:
             raise
         try:
             trained = llama_cpp.llama_model_n_ctx_train(self._model)
-            per_sequence = budget.sequence_tokens(context, trained)
-            fitting = self._fitting(slots, per_sequence, offload=offload, threads=threads)
-            self._make_context(fitting, per_sequence, threads, shrink=slots == 0)
+            self._per_sequence = per_sequence = budget.sequence_tokens(context, trained)
+            fitting = self._fitting(slots, per_sequence, offload=offload, threads=threads, rank=adapter_rank)
+            self._make_context(fitting, shrink=slots == 0)
         except BaseException:
             self.close()
             raise
-        self._memory = llama_cpp.llama_get_memory(self._context)
         self.context: int = llama_cpp.llama_n_ctx_seq(self._context)
         """Tokens that one sequence can hold."""
         self.evaluated = 0
@@ -161,8 +166,11 @@ class Decoder:
         native.forget_log()
         adapter = llama_cpp.llama_adapter_lora_init(self._model, str(path).encode())
         if not adapter:
+            reason = native.log_line()
+            if any(word in reason.lower() for word in FULL):
+                raise WorkerError(f"There is no memory for the adapter {path}: {reason}.", FULL_FIX)
             raise UnsupportedModelError(
-                f"llama.cpp refuses the adapter {path}: {native.log_line()}.",
+                f"llama.cpp refuses the adapter {path}: {reason}.",
                 "Use it with the model that it was trained on.",
             )
         self._adapter = adapter
@@ -207,7 +215,22 @@ class Decoder:
             llama_cpp.llama_adapter_lora_free(self._adapter)
             self._adapter = None
 
-    def _fitting(self, slots: int, per_sequence: int, *, offload: bool, threads: int) -> int:
+    def shrink(self) -> bool:
+        """Make a context with fewer slots in place of this one, which frees its memory; all sequences are empty then.
+
+        False where there is one slot only. Raises UsageError where not even a smaller context can be made.
+        """
+        if self.slots == 1:
+            return False
+        fewer = budget.fewer(self.slots)
+        llama_cpp.llama_free(self._context)
+        self._context = None
+        self._make_context(fewer, shrink=True)
+        if self._adapter is not None and not self._put_adapter(self._context):
+            raise WorkerError(f"llama.cpp cannot put the adapter on a smaller context: {native.log_line()}.")
+        return True
+
+    def _fitting(self, slots: int, per_sequence: int, *, offload: bool, threads: int, rank: int) -> int:
         """The slots to make: `slots` if their memory is free, with 0 as many as are of use and fit."""
         sequence_bytes = per_sequence * budget.token_bytes(self._model, self._cache_type)
         free = budget.free_bytes(offload=offload)
@@ -215,7 +238,10 @@ class Decoder:
             # Mapped pages count as available, but every step reads all of them.
             free = max(0, free - llama_cpp.llama_model_size(self._model))
         wanted = slots or budget.wanted_slots(offload=offload, threads=threads, amx=cpu.usable())
-        fitting = budget.slots_within(wanted, sequence_bytes=sequence_bytes, free_bytes=free)
+        fitting = budget.fitting_slots(
+            wanted, budget.shape_of(self._model), per_sequence, self._cache_type,
+            sequence_bytes=sequence_bytes, free_bytes=free, offload=offload, rank=rank,
+        )  # fmt: skip
         if slots > fitting:
             raise UsageError(
                 f"{slots} slots of {per_sequence} tokens need {(slots + 1) * sequence_bytes / 2**30:.1f} GiB, but only "
@@ -224,7 +250,8 @@ class Decoder:
             )
         return fitting
 
-    def _make_context(self, slots: int, per_sequence: int, threads: int, *, shrink: bool) -> None:
+    def _make_context(self, slots: int, *, shrink: bool) -> None:
+        per_sequence, threads = self._per_sequence, self._threads
         while True:
             params = llama_cpp.llama_context_default_params()
             params.n_seq_max = slots + 1
@@ -247,13 +274,14 @@ class Decoder:
             self.slots = slots
             """Sequences that run at the same time."""
             if self._context is not None:
+                self._memory = llama_cpp.llama_get_memory(self._context)
                 return
             if not shrink or slots == 1:
                 raise UsageError(
                     f"llama.cpp cannot make {slots} slots of {per_sequence} tokens: {native.log_line()}.",
                     "Lower --slots or --context.",
                 )
-            slots //= 2
+            slots -= 1
 
     def _decode(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         native.forget_log()

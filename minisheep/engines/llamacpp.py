@@ -54,8 +54,8 @@ class LlamaCppEngine:
 
     `slots` 0 means as many as keep the machine busy and fit its free memory (`budget`); `context` is in tokens for each
     slot, at most the model's trained context; `threads` 0 means every core that this process may use; `gpu_layers`
-    below 0 means all; `kv_type` is the format of the KV cache (`budget.cache_type`). Raises ModelFileError,
-    UnsupportedModelError and UsageError.
+    below 0 means all; `kv_type` is the format of the KV cache (`budget.cache_type`); on a GPU, room is left for an
+    adapter of `adapter_rank`. Raises ModelFileError, UnsupportedModelError and UsageError.
 
     One run at a time: a verb raises RuntimeError while the iterator of another is neither exhausted nor closed. A
     sampled token depends only on the seed and the logits; where the batch differs, these differ only by rounding.
@@ -71,12 +71,14 @@ class LlamaCppEngine:
         threads: int = 0,
         gpu_layers: int = -1,
         kv_type: str = "auto",
+        adapter_rank: int = 0,
     ) -> None:
         offload = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
         threads = threads or cpu.cores()
         self._decoder = Decoder(
-            gguf, slots=slots, context=context, threads=threads, gpu_layers=gpu_layers, offload=offload, kv_type=kv_type
-        )
+            gguf, slots=slots, context=context, threads=threads, gpu_layers=gpu_layers, offload=offload,
+            kv_type=kv_type, adapter_rank=adapter_rank,
+        )  # fmt: skip
         self._prefix: tuple[int, ...] = ()
         self._scheduler_now: Scheduler | None = None
         self._busy = False
@@ -260,15 +262,14 @@ class LlamaCppEngine:
             yield from self._decoder.run(step)
         except OutOfRoomError as error:
             self._prefix = ()
-            self._decoder.clear(all_sequences=True)
             step.completed = ()
-            if scheduler.shrink():
-                self._info = dataclasses.replace(self._info, slots=scheduler.slots)
-            else:
+            if not self._decoder.shrink():
                 raise WorkerError(
                     f"llama.cpp has no memory for a single sequence: {error}.",
                     "Lower --context, or close other programs, and run the same command again.",
                 ) from None
+            scheduler.shrink(self._decoder.slots, self._decoder.outputs)
+            self._info = dataclasses.replace(self._info, slots=self._decoder.slots)
 
     def _scheduler(self, jobs: list[SequenceJob], *, rearrange: bool = False) -> Scheduler:
         prefix = shared_prefix(jobs)

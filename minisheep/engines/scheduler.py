@@ -281,14 +281,15 @@ class Scheduler:
         filling = self._filling()
         return self._prefill_step(operations, filling) if filling else self._decode_step(operations)
 
-    def shrink(self) -> bool:
-        """After a step that could not be computed, halve the slots and restart the running jobs; False if one slot is
-        left. The caller must empty all sequences, the prefix too. Accepted tokens stay accepted, so nothing is sampled
-        twice; a job that samples nothing yields all its rows again.
+    def shrink(self, slots: int, outputs: int) -> None:
+        """After a step that could not be computed, go on with fewer slots and restart the running jobs.
+
+        All sequences must be empty by now, the prefix too. Accepted tokens stay accepted, so nothing is sampled twice;
+        a job that samples nothing yields all its rows again.
         """
-        if self._slots == 1:
-            return False
-        self._slots //= 2
+        if not 1 <= slots < self._slots or outputs < slots:
+            raise ValueError(f"{slots} slots with {outputs} rows in place of {self._slots}")
+        self._slots, self._outputs = slots, outputs
         again = [_Waiting(job) for job in self._completed]
         for _, live in sorted(self._live.items()):
             again.append(_Waiting(live.job, live.tokens[len(live.job.tokens) :]))
@@ -297,7 +298,6 @@ class Scheduler:
         self._sequence_of.clear()
         self._sampling.clear()
         self._completed, self._freed, self._prefix_done = [], [], 0
-        return True
 
     def _reported(self, key: int) -> int:
         self._sampling.remove(key)

@@ -192,7 +192,7 @@ def make_plan(
     mapped = replace(model.weights, tensors=int(copy * model.parameters)) if copy else model.weights
     slots = _slots(settings, model.shape, mapped, machine, cache)
     inference = memory_parts.inference_parts(
-        model.shape, mapped, Inference(slots, settings.context, cache, embeds), gpu=machine.is_gpu
+        model.shape, mapped, Inference(slots, settings.context, cache, embeds, settings.lora_rank), gpu=machine.is_gpu
     )
     load_in, float32 = settle(settings.load_in, cuda=machine.is_gpu, fast_bf16=machine.bfloat16)
     how = TrainingMemory(
@@ -262,7 +262,10 @@ def _slots(settings: Settings, shape: Shape, weights: Weights, machine: PlannedM
     if free is not None:
         free -= memory_parts.CUDA_CONTEXT + weights.on_gpu if machine.is_gpu else weights.tensors
     sequence = memory_parts.sequence_bytes(shape, settings.context, cache)
-    return budget.slots_within(slots, sequence_bytes=sequence, free_bytes=free)
+    return budget.fitting_slots(
+        slots, shape, settings.context, cache,
+        sequence_bytes=sequence, free_bytes=free, offload=machine.is_gpu, rank=settings.lora_rank,
+    )  # fmt: skip
 
 
 def _speed(model: Model, machine: PlannedMachine, token_bytes: int, slots: int) -> duration.Speed | None:

@@ -73,6 +73,8 @@ class Inference:
     cache: budget.CacheType
     embeds: bool = False
     """Whether a phase computes embeddings, in a context of its own."""
+    rank: int = 0
+    """Of the adapter on top; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,26 +108,19 @@ def sequence_bytes(shape: Shape, context: int, cache: budget.CacheType) -> int:
     return budget.sequence_tokens(context, shape.context) * token_bytes(shape, cache)
 
 
-def compute_bytes(shape: Shape, slots: int, context: int) -> int:
-    """llama.cpp's buffer for a forward pass: a batch's logits, the states between layers, and the mask.
-
-    Within 3 % of what llama.cpp reports for SmolLM2, Gemma 3 and Qwen2 with 1 to 63 slots.
-    """
-    logits = budget.output_rows(slots, shape.vocabulary) * shape.vocabulary * 4
-    tokens = budget.sequence_tokens(context, shape.context)
-    return logits + budget.UBATCH * 4 * (2 * shape.width + tokens)
-
-
 def inference_parts(shape: Shape, weights: Weights, how: Inference, *, gpu: bool) -> list[Part]:
     """On a GPU, or in the RAM of a machine without one."""
     first = Part("CUDA context", CUDA_CONTEXT) if gpu else Part("libraries", INFERENCE_LIBRARIES)
     held = weights.on_gpu if gpu else weights.tensors
     cells = (how.slots + 1) * sequence_bytes(shape, how.context, how.cache)
-    buffers = compute_bytes(shape, how.slots, how.context) + (0 if gpu else host_bytes(shape, how.slots))
+    beside = {"compute buffers": budget.compute_bytes(shape, how.slots, how.context) + host_bytes(shape, how.slots)}
+    if gpu:
+        beside = budget.beside_cache(shape, how.slots, how.context, how.cache, how.rank)
     if how.embeds:
         cells += sequence_bytes(shape, how.context, how.cache)
-        buffers += compute_bytes(shape, 1, how.context)
-    return [first, Part("weights", held), Part("KV cache", cells), Part("compute buffers", buffers)]
+        beside["compute buffers"] += budget.compute_bytes(shape, 1, how.context)
+    parts = [Part(name, size) for name, size in beside.items()]
+    return [first, Part("weights", held), Part("KV cache", cells), *parts]
 
 
 def host_bytes(shape: Shape, slots: int) -> int:
