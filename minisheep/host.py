@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minisheep.errors import Stopped
+from minisheep.errors import Stopped, WorkerError
 from minisheep.loop import Phase
 from minisheep.machine.gpu import Baseline
 from minisheep.machine.worker import WorkerProcess
@@ -21,6 +21,8 @@ ALONE = frozenset({"prepare", "train"})
 """Phases with a worker of their own: nothing else holds a model while they run, and all their memory is given back."""
 WARM_UP = "warm up"
 """A job that loads the libraries of the inference phases."""
+MOST_ABORTS, KEPT_SHARE = 3, 0.75
+"""How often a run goes on after llama.cpp aborted its worker, and the share of the slots that each next worker has."""
 
 
 def job_for(folder: RunFolder, phase: Phase) -> dict[str, Any]:
@@ -42,7 +44,7 @@ class RunHandler:
 
         if self._workspace is None or self._workspace.folder.path != run:
             self.close()
-            self._workspace = Workspace(run)
+            self._workspace = Workspace(run, slot_share=job.get("slot_share", 1.0))
         if job["phase"] == "prepare":
             from minisheep.prepare import prepare
 
@@ -101,6 +103,7 @@ class WorkerHost:
         """Keeps the inference engine, or is warming up for it."""
         self._alone: WorkerProcess | None = None
         self._stopping = False
+        self._aborts = 0
 
     def run(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
         """Raises the error that the phase raised, or `errors.WorkerError` if the worker died."""
@@ -110,8 +113,7 @@ class WorkerHost:
             if phase.name in ALONE:
                 self._run_alone(folder, phase, emit)
             else:
-                self._worker = self._worker or self._start(folder)
-                self._do(self._worker, folder, phase, emit)
+                self._run_inference(folder, phase, emit)
         except BaseException:
             # After a failure the state of a worker is unknown; a clean stop ends it too.
             self.kill()
@@ -135,6 +137,26 @@ class WorkerHost:
             worker.close()
         self._worker = self._alone = None
 
+    def _run_inference(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
+        """A full pool of CUDA's memory aborts the process, and would again: a new worker goes on with fewer slots."""
+        while True:
+            worker = self._worker = self._worker or self._start(folder)
+            try:
+                return self._do(worker, folder, phase, emit)
+            except WorkerError as error:
+                if self._stopping or worker.ended_by != signal.SIGABRT or self._aborts == MOST_ABORTS:
+                    raise
+                reason = error.message
+            self._aborts += 1
+            worker.kill()
+            worker.close()
+            self._worker = None
+            share = f"{KEPT_SHARE**self._aborts:.0%}"
+            text = (
+                f"{reason} Most often the GPU's memory was full. The phase goes on in a new worker with {share} of the"
+            )
+            emit(Note(f"{text} slots (attempt {self._aborts} of {MOST_ABORTS}); what was recorded is safe.", "warning"))
+
     def _run_alone(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
         self.close()
         baseline = Baseline()
@@ -149,7 +171,10 @@ class WorkerHost:
             emit(Note(left, "warning"))
 
     def _do(self, worker: WorkerProcess, folder: RunFolder, phase: Phase, emit: Emit) -> None:
-        worker.do(job_for(folder, phase), f"Round {phase.round}, {phase.name}", emit, self._tick)
+        job = job_for(folder, phase)
+        if self._aborts:
+            job["slot_share"] = KEPT_SHARE**self._aborts
+        worker.do(job, f"Round {phase.round}, {phase.name}", emit, self._tick)
 
     def _start(self, folder: RunFolder) -> WorkerProcess:
         return WorkerProcess("minisheep.host:RunHandler", folder.scratch / "worker.log", self._lock)

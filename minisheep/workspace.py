@@ -35,9 +35,13 @@ if TYPE_CHECKING:
 
 
 class Workspace:
-    """One run folder, opened for work. `close` frees the model."""
+    """One run folder, opened for work. `close` frees the model.
 
-    def __init__(self, path: Path) -> None:
+    The engine of this machine takes `slot_share` of the slots that its memory would allow.
+    """
+
+    def __init__(self, path: Path, slot_share: float = 1.0) -> None:
+        self._slot_share = slot_share
         self.folder = RunFolder(path)
         self.settings = config.make(config.read_toml(self.folder.settings))
         self._engines: dict[str, Engine] = {}
@@ -108,8 +112,10 @@ class Workspace:
             raise ModelFileError(f"{adapter} is missing, so round {adapter_round + 1} cannot start from it.")
         where = "there" if at_server else "here"
         if where not in self._engines:
-            opens = open_server if at_server else open_engine
-            self._engines[where] = opens(self.settings, self.model.inference_gguf)
+            gguf = self.model.inference_gguf
+            self._engines[where] = (
+                open_server(self.settings, gguf) if at_server else open_engine(self.settings, gguf, self._slot_share)
+            )
         engine = self._newest = self._engines[where]
         if engine.info != self._reported:
             self._reported = engine.info
@@ -147,8 +153,8 @@ def open_server(settings: Settings, gguf: Path) -> RemoteEngine:
     )
 
 
-def open_engine(settings: Settings, gguf: Path) -> StreamingEngine:
-    """The engine of this machine, on a GGUF. The fake one needs no file."""
+def open_engine(settings: Settings, gguf: Path, slot_share: float = 1.0) -> StreamingEngine:
+    """The engine of this machine, on a GGUF, with a share of the usual slots. The fake one needs no file."""
     if settings.engine == "fake":
         from minisheep.engines.fake_engine import FakeEngine
 
@@ -163,6 +169,7 @@ def open_engine(settings: Settings, gguf: Path) -> StreamingEngine:
         gpu_layers=settings.gpu_layers,
         kv_type=settings.kv_type,
         adapter_rank=settings.lora_rank,
+        slot_share=slot_share,
     )
 
 

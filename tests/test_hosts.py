@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from tiny_runs import tiny_run
+from worker_stand_ins import pretend
 
 from minisheep import loop
-from minisheep.errors import Stopped
+from minisheep.errors import Stopped, WorkerError
 from minisheep.host import WorkerHost
+from minisheep.machine.worker import WorkerProcess
+from minisheep.run.events import Event, Note
 from minisheep.run.folder import RunFolder
 
 
@@ -51,6 +54,41 @@ def test_a_killed_host_leaves_no_worker(folder: RunFolder) -> None:
         host.kill()
         host.close()
         assert not alive(pid)
+
+
+def stand_in_host(monkeypatch: pytest.MonkeyPatch, lock: int, source: str) -> WorkerHost:
+    script = pretend(monkeypatch, source)
+    monkeypatch.setattr(WorkerHost, "_start", lambda self, folder: WorkerProcess(script))
+    return WorkerHost(lock)
+
+
+@pytest.mark.parametrize(("enough", "workers"), [(0.8, 2), (0.5, 4)])
+def test_after_an_abort_a_new_worker_goes_on_with_fewer_slots_and_that_is_told(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, enough: float, workers: int
+) -> None:
+    source = f"os.abort() if job.get('slot_share', 1.0) > {enough} else emit(Note(str(job['slot_share'])))"
+    said: list[Event] = []
+    with tempfile.TemporaryFile() as lock:
+        host = stand_in_host(monkeypatch, lock.fileno(), source)
+        host.run(folder, loop.Phase(1, "respond"), said.append)
+        host.run(folder, loop.Phase(1, "judge"), said.append)
+        host.close()
+    notes = [event for event in said if isinstance(event, Note)]
+    assert [note.level for note in notes] == ["warning"] * (workers - 1) + ["info"] * 2
+    assert "SIGABRT" in notes[0].text and "75% of the slots" in notes[0].text
+    assert notes[-1].text == notes[-2].text == str(0.75 ** (workers - 1))
+
+
+@pytest.mark.parametrize(("source", "deaths"), [("os.abort()", 4), ("os.kill(os.getpid(), signal.SIGSEGV)", 1)])
+def test_what_aborts_again_and_again_or_dies_otherwise_ends_the_run(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, source: str, deaths: int
+) -> None:
+    said: list[Event] = []
+    with tempfile.TemporaryFile() as lock:
+        host = stand_in_host(monkeypatch, lock.fileno(), source)
+        with pytest.raises(WorkerError):
+            host.run(folder, loop.Phase(1, "respond"), said.append)
+    assert len(said) == deaths - 1
 
 
 def test_after_a_stop_nothing_more_is_begun(folder: RunFolder) -> None:

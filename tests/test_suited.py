@@ -55,6 +55,25 @@ def test_what_the_hardware_lacks_is_said_with_its_numbers(cuda: Cuda, words: str
     assert words in reason(cuda)
 
 
+@pytest.mark.parametrize(
+    ("header", "path", "lacks"), [(True, True, ""), (False, True, "Python.h"), (True, False, "a C compiler")]
+)
+def test_unsloth_is_not_chosen_where_its_first_kernel_could_not_be_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, header: bool, path: bool, lacks: str
+) -> None:
+    for name in ("clang", "gcc") if path else ():
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    if header:
+        (tmp_path / "Python.h").touch()
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(choose_trainer.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert choose_trainer.triton_lacks() == lacks
+    told = choose_trainer.obstacle(dataclasses.replace(GOOD, triton_lacks=lacks), SET)
+    assert (told is None) if not lacks else (told is not None and lacks in told.reason and "python3-dev" in told.fix)
+
+
 def test_a_driver_of_the_same_major_cuda_is_new_enough() -> None:
     assert reason(dataclasses.replace(GOOD, driver=(13, 0), build=(13, 2))) == ""
 

@@ -61,6 +61,7 @@ class Decoder:
         offload: bool = False,
         kv_type: str = "auto",
         adapter_rank: int = 0,
+        slot_share: float = 1.0,
     ) -> None:
         if not 0 <= slots <= MOST_SLOTS:
             raise UsageError(
@@ -82,7 +83,7 @@ class Decoder:
             trained = llama_cpp.llama_model_n_ctx_train(self._model)
             self._per_sequence = per_sequence = budget.sequence_tokens(context, trained)
             fitting = self._fitting(slots, per_sequence, offload=offload, threads=threads, rank=adapter_rank)
-            self._make_context(fitting, shrink=slots == 0)
+            self._make_context(max(1, int(fitting * slot_share)), shrink=slots == 0)
         except BaseException:
             self.close()
             raise

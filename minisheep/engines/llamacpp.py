@@ -55,7 +55,8 @@ class LlamaCppEngine:
     `slots` 0 means as many as keep the machine busy and fit its free memory (`budget`); `context` is in tokens for each
     slot, at most the model's trained context; `threads` 0 means every core that this process may use; `gpu_layers`
     below 0 means all; `kv_type` is the format of the KV cache (`budget.cache_type`); on a GPU, room is left for an
-    adapter of `adapter_rank`. Raises ModelFileError, UnsupportedModelError and UsageError.
+    adapter of `adapter_rank`; a `slot_share` below 1 takes that part of the slots. Raises ModelFileError,
+    UnsupportedModelError and UsageError.
 
     One run at a time: a verb raises RuntimeError while the iterator of another is neither exhausted nor closed. A
     sampled token depends only on the seed and the logits; where the batch differs, these differ only by rounding.
@@ -72,12 +73,13 @@ class LlamaCppEngine:
         gpu_layers: int = -1,
         kv_type: str = "auto",
         adapter_rank: int = 0,
+        slot_share: float = 1.0,
     ) -> None:
         offload = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
         threads = threads or cpu.cores()
         self._decoder = Decoder(
             gguf, slots=slots, context=context, threads=threads, gpu_layers=gpu_layers, offload=offload,
-            kv_type=kv_type, adapter_rank=adapter_rank,
+            kv_type=kv_type, adapter_rank=adapter_rank, slot_share=slot_share,
         )  # fmt: skip
         self._prefix: tuple[int, ...] = ()
         self._scheduler_now: Scheduler | None = None

@@ -87,6 +87,12 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def ended_by(self) -> int:
+        """The number of the signal that ended it; 0 where it still runs, or ended otherwise."""
+        code = self._process.poll()
+        return -code if code is not None and code < 0 else 0
+
     def do(
         self,
         job: dict[str, Any],

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import re
+import shutil
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +58,8 @@ class Cuda:
     """The newest CUDA that the driver can run."""
     build: tuple[int, int] | None = None
     """The CUDA that the installed torch was built for; None: torch for processors only, or no torch."""
+    triton_lacks: str = ""
+    """What Triton needs to compile a kernel and is not here (`triton_lacks`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,11 @@ def obstacle(
             f" {dotted(CAPABILITY)} (RTX 30 and newer)",
             "",
         )
+    if cuda.triton_lacks:
+        return Obstacle(
+            f"Triton, which compiles its kernels, lacks {cuda.triton_lacks}",
+            "Install both: apt install build-essential python3-dev (for the Python that runs this).",
+        )
     if load_in == "fp32":
         return Obstacle("it has no kernels for --load-in fp32", "Leave out --load-in.")
     if architecture is not None and architecture not in FAST:
@@ -210,7 +220,16 @@ def find_cuda() -> Cuda:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             build = build_in(Path(spec.origin).with_name("version.py").read_text(encoding="utf-8"))
     with Nvml() as nvml:
-        return Cuda(selected(nvml.gpus()), nvml.cuda(), build)
+        return Cuda(selected(nvml.gpus()), nvml.cuda(), build, triton_lacks())
+
+
+def triton_lacks() -> str:
+    """What is missing to compile a kernel's launcher: a C compiler (as Triton looks for one), or Python's headers."""
+    compiler = os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")
+    if not compiler:
+        return "a C compiler"
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return "" if header.is_file() else "Python.h"
 
 
 def build_in(text: str) -> tuple[int, int] | None:
