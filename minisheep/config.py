@@ -252,6 +252,9 @@ class Settings(BaseModel):
     )
     threads: Annotated[int, Field(ge=0)] = setting(0, "engine", "CPU threads; 0: all that are free", changeable=True)
     gpu_layers: int = setting(-1, "engine", "layers on the GPU; -1: all", changeable=True)
+    rehearsal: bool = setting(
+        True, "engine", "on a GPU, try a full batch and one training step before a run begins", changeable=True
+    )
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Settings:

@@ -13,6 +13,7 @@
     ├── StarvedError          3    a phase kept nothing: change a setting and continue the run
     ├── ExamError             3    no judge passed its exam: choose one, or force it, and continue the run
     ├── EndpointError         3    a judge's endpoint refused, failed or was unreadable; its verdicts are stored
+    ├── TrainerFailedError    3    a trainer failed before its first step; another takes its place in a new process
     ├── WorkerError           3    the worker process died or failed; the run can be continued
     │   └── TimeUpError            it did not end in time
     ├── CorruptRunError       1    the run folder holds something that minisheep did not write
@@ -88,6 +89,10 @@ class ExamError(MinisheepError):
 
 
 class EndpointError(MinisheepError):
+    exit_code = 3
+
+
+class TrainerFailedError(MinisheepError):
     exit_code = 3
 
 

@@ -10,14 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minisheep.errors import Stopped, WorkerError
+from minisheep import config
+from minisheep.errors import Stopped, TrainerFailedError, WorkerError
 from minisheep.loop import Phase
-from minisheep.machine.gpu import Baseline
-from minisheep.machine.worker import WorkerProcess
+from minisheep.machine.gpu import Baseline, Gpu, Peak, find_gpu
+from minisheep.machine.worker import Facts, WorkerProcess
+from minisheep.models.prepared import PreparedModel
 from minisheep.run.events import Emit, Note
 from minisheep.run.folder import RunFolder
 
-ALONE = frozenset({"prepare", "train"})
+REHEARSALS = ("rehearse writing", "rehearse training")
+ALONE = frozenset({"prepare", "train", REHEARSALS[1]})
 """Phases with a worker of their own: nothing else holds a model while they run, and all their memory is given back."""
 WARM_UP = "warm up"
 """A job that loads the libraries of the inference phases."""
@@ -35,11 +38,12 @@ class RunHandler:
     def __init__(self) -> None:
         self._workspace: Any = None
 
-    def do(self, job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
-        """``{"run": folder, "round": number, "phase": name}``. Raises what the phase raises."""
+    def do(self, job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> Facts | None:
+        """``{"run": folder, "round": number, "phase": name}``. Raises what the phase raises; a rehearsal has facts."""
         run = Path(job["run"])
         if job["phase"] == WARM_UP:
-            return warm_up(run)
+            warm_up(run)
+            return None
         from minisheep.workspace import Workspace
 
         if self._workspace is None or self._workspace.folder.path != run:
@@ -49,10 +53,15 @@ class RunHandler:
             from minisheep.prepare import prepare
 
             prepare(self._workspace.settings, self._workspace.folder.model, emit)
+        elif job["phase"] in REHEARSALS:
+            from minisheep import rehearsal
+
+            return rehearsal.do(self._workspace, job["phase"], emit, should_stop)
         else:
             from minisheep.phases import do
 
             do(self._workspace, job["round"], job["phase"], emit, should_stop)
+        return None
 
     def close(self) -> None:
         if self._workspace is not None:
@@ -70,6 +79,11 @@ def warm_up(run: Path) -> None:
             import minisheep.engines.llamacpp  # noqa: F401
     except Exception:
         traceback.print_exc()
+
+
+def falls_back(folder: RunFolder) -> bool:
+    """Whether a run that lost its trainer goes on with another one."""
+    return bool(PreparedModel.read(folder.model).trainer_failed)
 
 
 class InlineHost:
@@ -96,7 +110,10 @@ class WorkerHost:
     after the last training step only the model has to be loaded.
     """
 
-    def __init__(self, lock: int, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, lock: int, tick: Callable[[], None] = lambda: None, gpu: Callable[[], Gpu | None] = find_gpu
+    ) -> None:
+        self._gpu = gpu
         self._lock = lock
         self._tick = tick
         self._worker: WorkerProcess | None = None
@@ -104,16 +121,17 @@ class WorkerHost:
         self._alone: WorkerProcess | None = None
         self._stopping = False
         self._aborts = 0
+        self._share = 1.0
+        """Of the slots that the memory would allow."""
 
     def run(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
         """Raises the error that the phase raised, or `errors.WorkerError` if the worker died."""
         if self._stopping:
             raise Stopped(f"Stopped before round {phase.round}, {phase.name}; everything made so far is safe.")
         try:
-            if phase.name in ALONE:
-                self._run_alone(folder, phase, emit)
-            else:
-                self._run_inference(folder, phase, emit)
+            self._run(folder, phase, emit)
+            if phase.name == "prepare":
+                self._rehearse(folder, emit)
         except BaseException:
             # After a failure the state of a worker is unknown; a clean stop ends it too.
             self.kill()
@@ -137,7 +155,39 @@ class WorkerHost:
             worker.close()
         self._worker = self._alone = None
 
-    def _run_inference(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
+    def _run(self, folder: RunFolder, phase: Phase, emit: Emit) -> Facts:
+        if phase.name not in ALONE:
+            return self._run_inference(folder, phase, emit)
+        try:
+            return self._run_alone(folder, phase, emit)
+        except TrainerFailedError as error:
+            # model.json names another trainer now; without that, this one would only fail again.
+            if self._stopping or not falls_back(folder):
+                raise
+            emit(Note(error.message, "warning"))
+            return self._run_alone(folder, phase, emit)
+
+    def _rehearse(self, folder: RunFolder, emit: Emit) -> None:
+        """Try what will take hours in small, where there is a GPU and it was not tried before (`rehearsal`)."""
+        gpu = self._gpu()
+        if gpu is None or self._stopping:
+            return
+        from minisheep import rehearsal
+
+        settings = config.make(config.read_toml(folder.settings))
+        if not rehearsal.is_due(folder, settings, gpu):
+            self._share = rehearsal.slot_share(folder)
+            return
+
+        def part(name: str) -> rehearsal.PartResult:
+            with Peak() as peak:
+                facts = self._run(folder, Phase(0, name), emit)
+            return rehearsal.PartResult(facts, peak.bytes)
+
+        writing, training = part(REHEARSALS[0]), part(REHEARSALS[1])
+        emit(rehearsal.conclude(folder, settings, gpu, writing, training, self._share))
+
+    def _run_inference(self, folder: RunFolder, phase: Phase, emit: Emit) -> Facts:
         """A full pool of CUDA's memory aborts the process, and would again: a new worker goes on with fewer slots."""
         while True:
             worker = self._worker = self._worker or self._start(folder)
@@ -151,30 +201,30 @@ class WorkerHost:
             worker.kill()
             worker.close()
             self._worker = None
-            share = f"{KEPT_SHARE**self._aborts:.0%}"
-            text = (
-                f"{reason} Most often the GPU's memory was full. The phase goes on in a new worker with {share} of the"
-            )
-            emit(Note(f"{text} slots (attempt {self._aborts} of {MOST_ABORTS}); what was recorded is safe.", "warning"))
+            self._share *= KEPT_SHARE
+            text = f"{reason} Most often the GPU's memory was full. The phase goes on in a new worker with"
+            text += f" {self._share:.0%} of the slots (attempt {self._aborts} of {MOST_ABORTS})"
+            emit(Note(f"{text}; what was recorded is safe.", "warning"))
 
-    def _run_alone(self, folder: RunFolder, phase: Phase, emit: Emit) -> None:
+    def _run_alone(self, folder: RunFolder, phase: Phase, emit: Emit) -> Facts:
         self.close()
         baseline = Baseline()
         self._alone = self._start(folder)
         self._worker = self._start(folder)
         self._worker.send(json.dumps({"run": str(folder.path), "phase": WARM_UP}))
-        self._do(self._alone, folder, phase, emit)
+        facts = self._do(self._alone, folder, phase, emit)
         self._alone.close()
         self._alone = None
         left = baseline.left_over(frozenset({self._worker.pid}))
         if left:
             emit(Note(left, "warning"))
+        return facts
 
-    def _do(self, worker: WorkerProcess, folder: RunFolder, phase: Phase, emit: Emit) -> None:
+    def _do(self, worker: WorkerProcess, folder: RunFolder, phase: Phase, emit: Emit) -> Facts:
         job = job_for(folder, phase)
-        if self._aborts:
-            job["slot_share"] = KEPT_SHARE**self._aborts
-        worker.do(job, f"Round {phase.round}, {phase.name}", emit, self._tick)
+        if self._share < 1:
+            job["slot_share"] = self._share
+        return worker.do(job, f"Round {phase.round}, {phase.name}", emit, self._tick)
 
     def _start(self, folder: RunFolder) -> WorkerProcess:
         return WorkerProcess("minisheep.host:RunHandler", folder.scratch / "worker.log", self._lock)

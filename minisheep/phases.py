@@ -15,7 +15,7 @@ from typing import Any
 
 from minisheep.data.seed_tasks import SeedTask, load_items
 from minisheep.engines.base import Completion
-from minisheep.errors import CorruptRunError, StarvedError
+from minisheep.errors import CorruptRunError, StarvedError, TrainerFailedError
 from minisheep.rules.ifeval import VerifiableItem
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.run import events
@@ -327,7 +327,10 @@ def train(work: Workspace, round: int, report: Report) -> None:
             report.emit(event)
             report.wait_while_paused()
 
-        result = trainer.train(job, on_progress, report.should_stop)
+        try:
+            result = trainer.train(job, on_progress, report.should_stop)
+        except TrainerFailedError as error:
+            raise work.give_up_trainer(error) from error
         write_json(folder.training, {name: getattr(result, name) for name in type(result).__slots__})
     make_adapter_gguf(name, folder.adapter, work.model.gguf, folder.adapter_gguf)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -30,7 +30,13 @@ from minisheep.models.registry import ModelEntry, find_model
 from minisheep.plan import room
 from minisheep.rules import templates
 from minisheep.run.events import Emit, Note
-from minisheep.trainers.choose_trainer import check_training_on_gpu, choose_trainer, find_cuda, torch_obstacle
+from minisheep.trainers.choose_trainer import (
+    after_failure,
+    check_training_on_gpu,
+    choose_trainer,
+    find_cuda,
+    torch_obstacle,
+)
 
 TYPE = "Q8_0"
 """Half of f16's memory with almost no loss; for another type there is `minisheep convert --type`."""
@@ -90,9 +96,11 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         model = _prepare_real(settings, emit)
         _check_gpu(settings, model, emit)
         choice = choose_trainer(settings.trainer, settings.load_in, model.architecture)
+        failed = before.trainer_failed if before is not None else ""
+        choice = after_failure(choice, failed)
         if choice.message:
-            emit(Note(choice.message))
-        model = dataclasses.replace(model, trainer=choice.trainer)
+            emit(Note(choice.message, "warning" if choice.warning else "info"))
+        model = dataclasses.replace(model, trainer=choice.trainer, trainer_failed=failed if choice.warning else "")
         if settings.engine == "openai" and before is None:
             _try_server(settings, model, emit)
     if before is not None and before.gguf_sha256 != model.gguf_sha256:
@@ -108,7 +116,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
             emit(Note(f"Versions changed since the run began: {', '.join(changed)}. Results may, too.", "warning"))
         if before.inference_gguf.exists() and before.weights.exists():
             # Which libraries and GPU there are may have changed, and so may the setting.
-            kept = dataclasses.replace(before, trainer=model.trainer)
+            kept = dataclasses.replace(before, trainer=model.trainer, trainer_failed=model.trainer_failed)
             return kept if kept == before else _write(kept, stored)
         if before.inference_gguf.name != model.inference_gguf.name:
             gone, now = before.inference_gguf.name, model.inference_gguf.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from minisheep import config
 from minisheep.config import Settings
 from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_seeds
 from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
-from minisheep.errors import ModelFileError, Stopped
+from minisheep.errors import ModelFileError, Stopped, TrainerFailedError
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.rules.templates import Template
@@ -29,6 +30,7 @@ from minisheep.stages.evaluate import score_edges
 from minisheep.stages.exam import Exam, judge_for
 from minisheep.stages.generate import Harvest
 from minisheep.stages.judge import Judge
+from minisheep.trainers.choose_trainer import failed_with
 
 if TYPE_CHECKING:
     from minisheep.engines.openai import RemoteEngine
@@ -41,7 +43,7 @@ class Workspace:
     """
 
     def __init__(self, path: Path, slot_share: float = 1.0) -> None:
-        self._slot_share = slot_share
+        self.slot_share = slot_share
         self.folder = RunFolder(path)
         self.settings = config.make(config.read_toml(self.folder.settings))
         self._engines: dict[str, Engine] = {}
@@ -65,6 +67,20 @@ class Workspace:
     @cached_property
     def model(self) -> PreparedModel:
         return PreparedModel.read(self.folder.model)
+
+    def give_up_trainer(self, error: TrainerFailedError) -> TrainerFailedError:
+        """Note in model.json that training goes through PEFT from now on, where the user left the choice to us.
+
+        Unsloth has changed this process's libraries, so PEFT needs another: returns the error that says so.
+        """
+        if self.settings.trainer != "auto":
+            return error
+        reason = error.message.rstrip(".")
+        changed = dataclasses.replace(self.model, trainer="peft", trainer_failed=f"{reason} ({failed_with()})")
+        changed.write(self.folder.model)
+        return TrainerFailedError(
+            f"{reason}. Training goes through PEFT, in 4-bit (NF4), from now on.", "Give the same command again."
+        )
 
     @property
     def template(self) -> Template:
@@ -114,7 +130,7 @@ class Workspace:
         if where not in self._engines:
             gguf = self.model.inference_gguf
             self._engines[where] = (
-                open_server(self.settings, gguf) if at_server else open_engine(self.settings, gguf, self._slot_share)
+                open_server(self.settings, gguf) if at_server else open_engine(self.settings, gguf, self.slot_share)
             )
         engine = self._newest = self._engines[where]
         if engine.info != self._reported:

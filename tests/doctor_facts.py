@@ -55,6 +55,7 @@ HEALTHY: dict[str, Facts] = {
     },
     "weights": {"ids": [1, 2, 3, 4], "prompt": 2, "logprobs": [-1.1, -0.5], "load_in": "bf16", "note": ""},
     "unsloth": {"version": "2026.10.7", "device": "cuda"},
+    "unsloth step": {"loss": 1.5, "seconds": 4.0, "load_in": "4bit"},
 }  # fmt: skip
 
 
@@ -78,4 +79,5 @@ def on_a_processor() -> dict[str, Facts]:
         bitsandbytes={"device": "cpu", "with_cuda": False},
         train={"device": "cpu", "load_in": "bf16"},
         unsloth=None,
+        **{"unsloth step": None},
     )

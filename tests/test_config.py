@@ -298,6 +298,8 @@ def other_value(name: str) -> object:
     if name in OTHER:
         return OTHER[name]
     value = Settings.model_fields[name].default
+    if isinstance(value, bool):
+        return not value
     return value + 1 if isinstance(value, int) else value / 2
 
 

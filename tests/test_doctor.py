@@ -205,6 +205,21 @@ def test_the_torch_that_is_installed_stays_in_the_set_and_suits_the_driver(drive
     assert of("PyTorch", judged(here, facts(torch=cpu_build))).fix.endswith(f"pip install '{torch}'")
 
 
+@pytest.mark.parametrize(
+    ("step", "outcome", "told"),
+    [
+        ({"error": "Unsloth failed before its first finished step: Python.h"}, "warn", "trains no step"),
+        ({"loss": math.nan}, "warn", "not a finite number"),
+        ({"unasked": "no model"}, "ok", "no step was trained"),
+        ({}, "ok", "trains a step"),
+    ],
+)
+def test_an_unsloth_that_only_imports_is_not_called_healthy(step: Facts, outcome: str, told: str) -> None:
+    found = of("Unsloth", judged(machine(), facts(**{"unsloth step": step})))
+    assert found.outcome == outcome and told in found.found
+    assert found.fix or outcome == "ok"
+
+
 def test_a_cuda_build_that_finds_no_driver_is_not_called_one_for_processors() -> None:
     said = "this llama.cpp, built for CUDA, finds no GPU (ggml_cuda_init: failed to initialize CUDA: unknown error)"
     found = of("llama.cpp on the GPU", judged(machine(), facts(llama={"offload": False, "built": True, "fault": said})))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from tiny_training import Killed, adapter, distance, job, notes, pretend_gguf, s
 from trainer_contract import TrainerContract
 from unsloth_stand_in import stand_in
 
-from minisheep.errors import MinisheepError
+from minisheep.errors import MinisheepError, TrainerFailedError
 from minisheep.run.events import Event
 from minisheep.trainers import unsloth
 
@@ -38,6 +40,43 @@ def _unsloth(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestUnsloth(TrainerContract):
     trainer = "unsloth"
+
+    def test_another_error_of_the_gpu_is_not_taken_for_a_full_memory(
+        self, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Before a first step another trainer may take over; after one, the error is what it is."""
+        breaks_after(monkeypatch, 0)
+        work = job(tmp_path, weights)
+        with pytest.raises(TrainerFailedError, match=r"before its first finished step: CalledProcessError: .*gcc"):
+            self.train(work)
+        assert not work.output.exists()
+        breaks_after(monkeypatch, 2)
+        with pytest.raises(subprocess.CalledProcessError):
+            self.train(work)
+        breaks_after(monkeypatch, 0)
+        with pytest.raises(subprocess.CalledProcessError):  # steps of this training are on disk
+            self.train(work)
+
+
+def breaks_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """A forward pass that raises what Triton does without Python.h, after some optimizer steps."""
+    honest, done = train_loop_loss_sum(), [0]
+
+    def broken(model: Any, pairs: Any, device: Any) -> Any:
+        done[0] += 1
+        if done[0] > 2 * steps:  # two micro-batches a step
+            raise subprocess.CalledProcessError(1, ["gcc", "launcher.c"])
+        return honest(model, pairs, device)
+
+    from minisheep.trainers import train_loop
+
+    monkeypatch.setattr(train_loop, "loss_sum", broken)
+
+
+def train_loop_loss_sum() -> Any:
+    from minisheep.trainers.lora_model import loss_sum
+
+    return loss_sum
 
 
 def test_the_moments_of_adamw_are_kept_in_8_bits(tmp_path: Path, weights: Path) -> None:
@@ -110,3 +149,30 @@ def test_an_unsloth_that_cannot_start_is_one_line(
     with pytest.raises(MinisheepError) as error:
         unsloth.start_unsloth(tmp_path)
     assert "--trainer peft" in error.value.fix and "\n" not in str(error.value)
+    assert isinstance(error.value, TrainerFailedError)
+
+
+def test_where_the_choice_is_ours_the_run_goes_on_with_peft_and_says_why_ever_after(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tomli_w
+
+    from minisheep import config
+    from minisheep.models.prepared import PreparedModel
+    from minisheep.prepare import fake_model
+    from minisheep.run.folder import RunFolder
+    from minisheep.workspace import Workspace
+
+    for trainer, falls_back in (("auto", True), ("unsloth", False)):
+        folder = RunFolder(tmp_path / trainer)
+        folder.create()
+        folder.settings.write_text(tomli_w.dumps(config.make({"trainer": trainer}).model_dump()))
+        dataclasses.replace(fake_model(), trainer="unsloth").write(folder.model)
+        before = folder.model.read_bytes()
+        error = Workspace(folder.path).give_up_trainer(TrainerFailedError("Unsloth failed: no Python.h.", "do"))
+        after = PreparedModel.read(folder.model)
+        assert (after.trainer, "no Python.h" in after.trainer_failed) == (
+            ("peft", True) if falls_back else ("unsloth", False)
+        )
+        assert ("PEFT" in error.message) is falls_back
+        assert falls_back or (folder.model.read_bytes() == before and error.fix == "do")

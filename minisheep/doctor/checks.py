@@ -305,7 +305,11 @@ PROCESSOR_DOES = "--load-in bf16 trains without it."
 def check_training(machine: MachineFacts, place: packages.Place, facts: Mapping[str, Facts]) -> Iterator[CheckResult]:
     yield torch(machine, place, facts.get("torch", NOT_ASKED))
     yield bitsandbytes(machine, place, facts.get("bitsandbytes", NOT_ASKED))
-    yield unsloth(machine, facts.get("unsloth", {"unasked": "not installed: training uses PEFT"}))
+    yield unsloth(
+        machine,
+        facts.get("unsloth", {"unasked": "not installed: training uses PEFT"}),
+        facts.get("unsloth step", NO_MODEL),
+    )
     yield steps(machine, facts.get("train", NO_MODEL))
 
 
@@ -355,7 +359,8 @@ def bitsandbytes(machine: MachineFacts, place: packages.Place, facts: Facts) -> 
     return ok(name, text)
 
 
-def unsloth(machine: MachineFacts, facts: Facts) -> CheckResult:
+def unsloth(machine: MachineFacts, facts: Facts, step: Facts) -> CheckResult:
+    """Whether it imports and, where there is a model, trains a step: its kernels are compiled in the first one."""
     name = "Unsloth"
     if not machine.has_gpu:
         return skipped(name, NO_GPU)
@@ -363,7 +368,15 @@ def unsloth(machine: MachineFacts, facts: Facts) -> CheckResult:
         return skipped(name, facts["unasked"])
     if facts.get("error"):
         return warn(name, f"it does not import: {facts['error']}", "Fix 'unsloth versions', or use --trainer peft.")
-    return ok(name, f"Unsloth {facts['version']} imports, on {facts['device'] or 'an unnamed device'}")
+    text = f"Unsloth {facts['version']} imports, on {facts['device'] or 'an unnamed device'}"
+    if step.get("error"):
+        fix = step.get("fix") or "apt install build-essential python3-dev, or use --trainer peft."
+        return warn(name, f"{text}, but trains no step: {step['error']}", fix)
+    if "unasked" in step:
+        return ok(name, f"{text}; no step was trained: {step['unasked']}")
+    if not math.isfinite(step["loss"]):
+        return warn(name, f"{text}, but the loss of a step is not a finite number", "Use --trainer peft.")
+    return ok(name, f"{text}, and trains a step in {step['seconds']:.0f} s, base in {step['load_in']}")
 
 
 def steps(machine: MachineFacts, facts: Facts) -> CheckResult:

@@ -129,9 +129,7 @@ def train(model: PreparedModel, folder: Path) -> Facts:
     from minisheep.trainers.lora_model import this_machine
     from minisheep.trainers.peft import PeftTrainer
 
-    settings = TrainSettings(epochs=1, batch_size=4, micro_batch_size=4, validation=0.0, max_length=128)
-    job = TrainJob(1, examples(model), model.gguf, model.weights, folder / "adapter", folder / "scratch", settings)
-    job.scratch.mkdir()
+    job = one_step(model, folder)
     result = PeftTrainer().train(job, lambda event: None, lambda: False)
     moved = max(float(abs(t).max()) for name, t in lora_gguf.read_tensors(job.output).items() if "lora_B" in name)
     lora_gguf.convert_adapter(job.output, model.gguf, folder / "adapter.gguf")
@@ -140,6 +138,15 @@ def train(model: PreparedModel, folder: Path) -> Facts:
         "load_in": result.load_in, "device": this_machine("auto").device.type,
         "adapter": (folder / "adapter.gguf").stat().st_size,
     }  # fmt: skip
+
+
+def one_step(model: PreparedModel, folder: Path) -> TrainJob:
+    """Four short examples, trained on once together."""
+    # From 512 tokens on, Unsloth checkpoints as it does in a run.
+    settings = TrainSettings(epochs=1, batch_size=4, micro_batch_size=4, validation=0.0, max_length=512)
+    job = TrainJob(1, examples(model), model.gguf, model.weights, folder / "adapter", folder / "scratch", settings)
+    job.scratch.mkdir()
+    return job
 
 
 def weights(model: PreparedModel, folder: Path) -> Facts:
@@ -184,6 +191,14 @@ def unsloth(model: PreparedModel | None, folder: Path) -> Facts:
     return {"version": str(library.__version__), "device": str(getattr(library, "DEVICE_TYPE", ""))}
 
 
+def unsloth_step(model: PreparedModel, folder: Path) -> Facts:
+    """One optimizer step through Unsloth: its kernels are compiled now, by tools that may be missing."""
+    from minisheep.trainers.unsloth import UnslothTrainer
+
+    result = UnslothTrainer().train(one_step(model, folder), lambda event: None, lambda: False)
+    return {"loss": result.last_loss, "seconds": result.seconds, "load_in": result.load_in}
+
+
 def hub(model: PreparedModel | None, folder: Path) -> Facts:
     """The hub answers, by its own client with the user's proxy and mirror."""
     from huggingface_hub import constants, utils
@@ -210,9 +225,9 @@ GROUPS: dict[str, dict[str, Callable[..., Facts]]] = {
     "hub": {"hub": hub},
     "llama.cpp": {"llama": llama, "file": file, "generate": generate},
     "training": {"torch": torch, "bitsandbytes": bitsandbytes, "train": train, "weights": weights},
-    "unsloth": {"unsloth": unsloth},
+    "unsloth": {"unsloth": unsloth, "unsloth step": unsloth_step},
 }
-NEED_MODEL = frozenset({"file", "generate", "train", "weights"})
+NEED_MODEL = frozenset({"file", "generate", "train", "weights", "unsloth step"})
 MODEL = "model.json"
 
 

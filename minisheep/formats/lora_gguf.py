@@ -90,6 +90,21 @@ def convert_adapter(peft_dir: Path, base_gguf: Path, output: Path) -> None:
     _write(output, base, effective_alpha(config), layers)
 
 
+def blank_adapter(base_gguf: Path, output: Path, rank: int) -> None:
+    """Write an adapter of `rank` on every linear layer that changes nothing: B is zero. It takes the memory and the
+    time of a trained one. Raises as `convert_adapter` does."""
+    import numpy as np
+
+    base = read_base(base_gguf)
+    kinds = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    layers = {}
+    for name in (f"blk.{layer}.{kind}" for layer in range(base.layers) for kind in kinds):
+        if (shape := base.shapes.get(f"{name}.weight")) is not None:
+            rows, columns = shape
+            layers[name] = (np.ones((rank, columns), np.float32), np.zeros((rows, rank), np.float32))
+    _write(output, base, float(rank), layers)
+
+
 def effective_alpha(config: Mapping[str, Any]) -> float:
     """The alpha for which alpha / r is the adapter's scale; rank-stabilised LoRA scales by alpha / sqrt(r)."""
     alpha, rank = float(config["lora_alpha"]), int(config["r"])

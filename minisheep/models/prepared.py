@@ -33,6 +33,8 @@ class PreparedModel:
     versions: dict[str, str]
     trainer: str = ""
     """The trainer, as settled when the run was begun or continued last; empty in old runs."""
+    trainer_failed: str = ""
+    """Why Unsloth is not used though it could be: it failed here, with the versions that the text names."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -49,4 +51,6 @@ class PreparedModel:
 
     def write(self, path: Path) -> None:
         data = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+        if not self.trainer_failed:
+            del data["trainer_failed"]
         write_json(path, data)

@@ -181,6 +181,7 @@ class TrainerChoice:
     """``peft``, ``unsloth`` or ``fake``."""
     message: str
     """The choice and its reason in one line; empty where the user made it."""
+    warning: bool = False
 
 
 def settle(wanted: str, against: Obstacle | None, cuda: Cuda) -> TrainerChoice:
@@ -210,6 +211,20 @@ def choose_trainer(wanted: str, load_in: str, architecture: str | None = None) -
     cuda = find_cuda()
     against = obstacle(cuda, system.versions(SUPPORTED), load_in=load_in, architecture=architecture)
     return settle(wanted, against, cuda)
+
+
+def failed_with() -> str:
+    """The versions on which it depends whether Unsloth works: after a change of one it is tried again."""
+    found = system.versions(("unsloth", "unsloth_zoo", "torch", "triton"))
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def after_failure(choice: TrainerChoice, failed: str) -> TrainerChoice:
+    """`choice`, or PEFT where Unsloth `failed` on this machine before with the same versions; the text stays a warning
+    whenever the run goes on."""
+    if choice.trainer != "unsloth" or not choice.message or not failed.endswith(f"({failed_with()})"):
+        return choice
+    return TrainerChoice("peft", f"Training goes through PEFT, in 4-bit (NF4), since {failed}", warning=True)
 
 
 def find_cuda() -> Cuda:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 import os
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minisheep.errors import MinisheepError, ModelFileError
+from minisheep.errors import MinisheepError, ModelFileError, TrainerFailedError
 from minisheep.rules.identity import derive_seed
-from minisheep.run.events import Emit
+from minisheep.run.events import Emit, Event, TrainStep
 from minisheep.run.files import disk_errors, write_json
 from minisheep.trainers.base import TrainJob, TrainResult
 
+PEFT_INSTEAD = "Continue the run with --trainer peft, which trains in 4-bit as well."
 STAND_IN = "unsloth-tokenizer"
 """Unsloth needs a tokenizer beside a model; training works on ids, so it gets one of four words."""
 
@@ -28,11 +30,32 @@ class UnslothTrainer:
     """See `trainers.base.Trainer`."""
 
     def train(self, job: TrainJob, emit: Emit, should_stop: Callable[[], bool]) -> TrainResult:
-        """As `trainers.peft.PeftTrainer.train`. Raises `errors.MinisheepError` where Unsloth cannot be started."""
+        """As `trainers.peft.PeftTrainer.train`.
+
+        Raises `errors.TrainerFailedError` where Unsloth cannot be started, or fails by an error of its own before the
+        first step of this training is finished: its kernels are compiled then, by tools that may be missing.
+        """
+        stepped = any(job.scratch.glob("step-*"))
+
+        def listen(event: Event) -> None:
+            nonlocal stepped
+            stepped = stepped or isinstance(event, TrainStep)
+            emit(event)
+
         unsloth = start_unsloth(job.scratch.parent / "unsloth")
         from minisheep.trainers.peft import PeftTrainer
 
-        return PeftTrainer(UnslothMaker(unsloth)).train(job, emit, should_stop)
+        try:
+            return PeftTrainer(UnslothMaker(unsloth)).train(job, listen, should_stop)
+        except MinisheepError:
+            raise
+        except Exception as error:  # Triton's, torch's, a compiler's: of any kind
+            if stepped:
+                raise
+            traceback.print_exc()
+            raise TrainerFailedError(
+                f"Unsloth failed before its first finished step: {_reason(error)}.", PEFT_INSTEAD
+            ) from error
 
 
 def start_unsloth(cache: Path) -> Any:
@@ -48,12 +71,15 @@ def start_unsloth(cache: Path) -> Any:
     try:
         import unsloth
     except Exception as error:  # a missing GPU, driver or library makes it raise errors of any kind
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise MinisheepError(
-            f"Unsloth cannot start, so nothing was trained: {reason}",
-            "Continue the run with --trainer peft, which trains in 4-bit as well.",
+        raise TrainerFailedError(
+            f"Unsloth cannot start, so nothing was trained: {_reason(error)}.", PEFT_INSTEAD
         ) from error
     return unsloth
+
+
+def _reason(error: BaseException) -> str:
+    first = (str(error).strip().splitlines() or [""])[0].rstrip(".")[:300]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 class UnslothMaker:
