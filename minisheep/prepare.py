@@ -20,7 +20,7 @@ from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import check_architecture
 from minisheep.formats.model_facts import ModelFacts, model_facts, shape_of
 from minisheep.machine import system
-from minisheep.machine.gpu import BFLOAT16
+from minisheep.machine.gpu import BFLOAT16, pinned_note
 from minisheep.machine.llama_library import OFFLOAD_FIX
 from minisheep.models import cache
 from minisheep.models.cache import Report, cache_root, sha256_file
@@ -135,6 +135,8 @@ def _check_offload(settings: Settings) -> None:
 def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
     """Refuse, or warn, if training cannot use this GPU or lacks room on it. Raises `errors.UsageError`."""
     cuda = find_cuda()
+    if one_of_several := pinned_note(os.environ, cuda.gpu):
+        emit(Note(one_of_several))
     on_processor = check_training_on_gpu(settings.trainer, cuda)
     if on_processor:
         emit(Note(on_processor, "warning"))

@@ -57,6 +57,40 @@ def test_a_run_uses_the_first_gpu_that_is_visible_and_has_cuda(monkeypatch: pyte
         assert gpu.find_gpu() == found
 
 
+GT_1030 = Gpu("NVIDIA GeForce GT 1030", (6, 1), 2 * GIB, GIB)
+RTX_4090 = Gpu("NVIDIA GeForce RTX 4090", (8, 9), 24 * GIB, 23 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "environment", "shown"),
+    [
+        ([GT_1030, RTX_4090], {}, "1"),
+        ([GT_1030, RTX_3090, RTX_4090], {}, "2"),
+        ([RTX_4090, RTX_4090], {}, "0"),
+        ([RTX_4090], {}, None),
+        ([SILENT, RTX_4090], {}, None),
+        ([], {}, None),
+        ([GT_1030, RTX_4090], {"CUDA_VISIBLE_DEVICES": "0,1"}, None),
+    ],
+)
+def test_a_worker_sees_the_best_of_several_gpus_unless_the_user_chose(
+    monkeypatch: pytest.MonkeyPatch, gpus: list[Gpu], environment: dict[str, str], shown: str | None
+) -> None:
+    given = gpu.worker_variables(environment, lambda: gpus)
+    assert given["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID" and given.get("CUDA_VISIBLE_DEVICES") == shown
+    # The parent plans and checks for the GPU that its workers get.
+    monkeypatch.setattr(gpu.os, "environ", environment)
+    expected = gpu.selected(gpus)
+    monkeypatch.setattr(gpu.os, "environ", {**environment, **given})
+    assert gpu.selected(gpus) == expected
+    told = gpu.pinned_note({**environment, **given}, expected)
+    assert (expected is not None and expected.name in told and "CUDA_VISIBLE_DEVICES" in told) == (shown is not None)
+
+
+def test_cuda_counts_as_the_user_told_it_to() -> None:
+    assert gpu.worker_variables({"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}, list)["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+
+
 def test_the_screen_reads_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = nvml_stand_in.pretend(monkeypatch)
     gauge = Gauge()

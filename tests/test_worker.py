@@ -117,6 +117,12 @@ def test_an_orphan_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gone(int(done.stdout))
 
 
+def test_every_worker_counts_gpus_as_the_driver_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    with WorkerProcess(pretend(monkeypatch, "facts['order'] = os.environ['CUDA_DEVICE_ORDER']")) as worker:
+        assert worker.do({"phase": "x"}, "x") == {"order": "PCI_BUS_ID"}
+
+
 def test_a_stop_reaches_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     source = "emit(Found('begun', {}))\nwhile not should_stop(): time.sleep(0.01)\nraise Stopped('Stopped.')"
     with WorkerProcess(pretend(monkeypatch, source)) as worker, pytest.raises(Stopped):

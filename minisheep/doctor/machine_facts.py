@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minisheep.machine import cpu
 from minisheep.machine.cuda_setup import Compiler, find_compiler
-from minisheep.machine.gpu import Gpu, Nvml, dotted
+from minisheep.machine.gpu import Gpu, Nvml, best, dotted
 from minisheep.machine.system import free_ram, total_ram
 from minisheep.models.cache import cache_root
 
@@ -52,8 +52,9 @@ class MachineFacts:
 
     @property
     def capability(self) -> tuple[int, int] | None:
-        """Compute capability of the first GPU, for the build."""
-        return self.gpus[0].capability if self.gpus else None
+        """Compute capability of the GPU that a run uses, for the build."""
+        used = best(self.gpus)
+        return None if used is None else used.capability
 
     @property
     def cuda(self) -> tuple[int, int] | None:

@@ -140,14 +140,55 @@ def gpus_here() -> list[Gpu]:
 
 
 def find_gpu() -> Gpu | None:
-    """The GPU that CUDA, and so a run, would use first."""
+    """The GPU that a run would use."""
     return selected(gpus_here())
 
 
 def selected(gpus: Sequence[Gpu]) -> Gpu | None:
-    """The first of `gpus` that CUDA_VISIBLE_DEVICES leaves and CUDA can use."""
-    shown = visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return next((gpu for gpu in shown if gpu.capability is not None), None)
+    """The first of those that CUDA_VISIBLE_DEVICES leaves and CUDA can use; where it is not set, the `best`."""
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return best(gpus)
+    return next((gpu for gpu in visible(gpus, wanted) if gpu.capability is not None), None)
+
+
+def best(gpus: Sequence[Gpu]) -> Gpu | None:
+    """Of several, the one to work on: with the most memory, then the newest, then the first. An old one that drives the
+    display would else decide what a run can do."""
+    usable = [gpu for gpu in gpus if gpu.capability is not None]
+    return max(usable, key=lambda gpu: (gpu.total, gpu.capability), default=None)
+
+
+PINNED = "MINISHEEP_ONE_GPU_OF"
+"""Tells a worker that its GPU is one of so many and was not chosen by the user."""
+
+
+def worker_variables(environment: Mapping[str, str], gpus: Callable[[], Sequence[Gpu]] = gpus_here) -> dict[str, str]:
+    """Variables that a worker gets beside its parent's.
+
+    CUDA counts GPUs as the driver and nvidia-smi do, not by speed. Of several a worker sees one, unless the user said
+    which: llama.cpp would else spread over all of them what training has on one.
+    """
+    found = {"CUDA_DEVICE_ORDER": environment.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        return found
+    here = gpus()
+    usable = [gpu for gpu in here if gpu.capability is not None]
+    one = best(here)
+    if one is not None and len(usable) > 1:
+        index = next(i for i, gpu in enumerate(here) if gpu is one)
+        found |= {"CUDA_VISIBLE_DEVICES": str(index), PINNED: str(len(usable))}
+    return found
+
+
+def pinned_note(environment: Mapping[str, str], gpu: Gpu | None) -> str:
+    """What a run says of its `gpu` where it is one of several; empty where it is alone, or the user's choice."""
+    if gpu is None or PINNED not in environment:
+        return ""
+    return (
+        f"Of {environment[PINNED]} GPUs the run uses one, {gpu.name} (number {environment['CUDA_VISIBLE_DEVICES']} of"
+        " nvidia-smi): set CUDA_VISIBLE_DEVICES for another, or for several (llama.cpp then spreads over them)."
+    )
 
 
 def visible(gpus: Sequence[Gpu], wanted: str | None) -> list[Gpu]:

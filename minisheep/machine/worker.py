@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from minisheep.errors import DiskError, MinisheepError, Stopped, TimeUpError, WorkerError, by_name
+from minisheep.machine.gpu import worker_variables
 from minisheep.run.events import Emit, Event, Failed, JobDone, from_dict, to_dict
 
 TICK_SECONDS = 0.5
@@ -72,7 +73,12 @@ class WorkerProcess:
             stderr=self._log,
             pass_fds=() if lock is None else (lock,),
             start_new_session=True,
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                **worker_variables(os.environ),
+                "TOKENIZERS_PARALLELISM": "false",
+                "PYTHONUNBUFFERED": "1",
+            },
         )
 
     def __enter__(self) -> WorkerProcess:
