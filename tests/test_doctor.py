@@ -17,7 +17,6 @@ from minisheep.doctor.check_result import CheckResult, Facts, counted, failed, o
 from minisheep.doctor.diagnosis import groups, judge
 from minisheep.doctor.machine_facts import MachineFacts, free_disks, pci_gpus
 from minisheep.doctor.packages import Place, RequiredPackage, build_llama, mend_llama
-from minisheep.doctor.probes import offloaded
 from minisheep.engines import native
 from minisheep.errors import DownloadError, MinisheepError, ModelFileError, UsageError
 from minisheep.machine import cuda_setup, llama_library
@@ -344,7 +343,7 @@ def test_one_disk_is_told_once_though_its_folders_do_not_exist_yet(tmp_path: Pat
 
 def test_the_layers_are_read_from_the_newest_line() -> None:
     lines = ["load_tensors: offloaded 0/31 layers to GPU", "other", "load_tensors: offloaded 31/31 layers to GPU"]
-    assert offloaded(lines) == [31, 31] and offloaded(["other"]) is None
+    assert native.offloaded(lines) == [31, 31] and native.offloaded(["other"]) is None
 
 
 def test_a_template_is_taken_from_either_file_of_the_weights(tmp_path: Path) -> None:

@@ -429,6 +429,41 @@ def test_a_context_that_cannot_be_made_is_tried_with_one_slot_less(q8: Path, mon
     assert engine.info.slots == 7
 
 
+def test_the_layers_that_llama_cpp_put_on_the_gpu_are_known_when_it_is_ready(
+    q8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minisheep.engines import decode, native
+    from minisheep.engines.llamacpp import LlamaCppEngine
+
+    load = native.load_model
+
+    def on_a_gpu(*args: Any, **options: Any) -> Any:
+        model = load(*args, **options)
+        native._collect(native._INFO, b"load_tensors: offloaded 29/31 layers to GPU", None)
+        return model
+
+    monkeypatch.setattr(decode.native, "load_model", on_a_gpu)
+    engine = LlamaCppEngine(q8, slots=1, context=256)
+    engine.close()
+    assert engine.offloaded == [29, 31]
+
+
+def test_the_memory_of_devices_is_asked_by_the_library_s_own_loader() -> None:
+    """Here there is no GPU, so there is none to count; on a Mac the library has another ending."""
+    import llama_cpp._ctypes_extensions as own
+
+    from minisheep.engines import budget
+
+    asked: list[str] = []
+    load = own.load_shared_library
+    own.load_shared_library = lambda name, path: (asked.append(name), load(name, path))[1]
+    try:
+        assert budget.free_bytes(offload=True) is None
+    finally:
+        own.load_shared_library = load
+    assert asked == ["ggml-base"]
+
+
 def test_an_adapter_without_memory_is_not_called_one_of_another_model(
     q8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,20 @@ def test_who_holds_a_gpu_is_named_the_largest_first_and_without_this_run() -> No
     assert in_words(RTX_4090.holders) == ""
 
 
+@pytest.mark.parametrize("padding", [None, 0, 2, 3, 4])
+def test_unsloth_s_stand_in_tokenizer_never_pads_with_the_model_s_own_token(
+    tmp_path: Path, padding: int | None
+) -> None:
+    """Where the two are one, Unsloth zeroes that row of an untied embedding."""
+    from tokenizers import Tokenizer
+
+    from minisheep.trainers.unsloth import stand_in_tokenizer
+
+    folder = stand_in_tokenizer(tmp_path / "tokenizer", padding)
+    own = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id("<pad>")
+    assert own is not None and own != padding
+
+
 def test_choosing_and_the_trainer_itself_import_nothing_that_unsloth_must_come_before() -> None:
     code = "import sys, minisheep.phases, minisheep.trainers.choose_trainer, minisheep.trainers.unsloth as u;"
     code += "print(sorted({'torch', 'transformers', 'peft', 'trl', 'unsloth'} & set(sys.modules)))"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tempfile
 import time
 import traceback
@@ -65,7 +64,7 @@ def generate(model: PreparedModel, folder: Path) -> Facts:
     before = budget.free_bytes(offload=True) if offload else None
     engine = LlamaCppEngine(model.gguf, slots=2, context=256)
     try:
-        layers = offloaded(native.log_lines())
+        layers = engine.offloaded
         taken = None if before is None else before - (budget.free_bytes(offload=True) or 0)
         prompt, answer = model.template.prompt(USER), model.template.completion(ANSWER)
         began = time.perf_counter()
@@ -81,14 +80,6 @@ def generate(model: PreparedModel, folder: Path) -> Facts:
         }  # fmt: skip
     finally:
         engine.close()
-
-
-def offloaded(lines: list[str]) -> list[int] | None:
-    """``[31, 31]`` of llama.cpp's "offloaded 31/31 layers to GPU" (load_tensors); None without that line."""
-    for line in reversed(lines):
-        if match := re.search(r"offloaded (\d+)/(\d+) layers to GPU", line):
-            return [int(match[1]), int(match[2])]
-    return None
 
 
 def torch(model: PreparedModel | None, folder: Path) -> Facts:

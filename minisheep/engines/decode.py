@@ -68,6 +68,9 @@ class Decoder:
                 f"llama.cpp cannot run {slots} slots: it has 1 to {MOST_SLOTS}.", "Set another number with --slots."
             )
         self._model: Any = native.load_model(gguf, gpu_layers=gpu_layers)
+        # Read now: the log is forgotten when the context is made.
+        self.offloaded = native.offloaded(native.log_lines())
+        """Layers on the GPU and layers in all, as llama.cpp told while it loaded; None where it did not."""
         self._context: Any = None
         self._adapter: Any = None
         self._embedder: Embedder | None = None

@@ -104,6 +104,11 @@ class LlamaCppEngine:
         return self._info
 
     @property
+    def offloaded(self) -> list[int] | None:
+        """Layers on the GPU, and layers in all; None where llama.cpp does not say."""
+        return self._decoder.offloaded
+
+    @property
     def evaluated(self) -> int:
         return self._decoder.evaluated
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -133,6 +134,14 @@ def load_model(path: Path, *, gpu_layers: int = 0, vocab_only: bool = False) -> 
         f"llama.cpp cannot load the model {path.name}: {reason}.",
         "The file may be truncated or corrupt: delete it, and fetch it again.",
     )
+
+
+def offloaded(lines: list[str]) -> list[int] | None:
+    """``[31, 31]`` of llama.cpp's "offloaded 31/31 layers to GPU" (load_tensors); None without that line."""
+    for line in reversed(lines):
+        if match := re.search(r"offloaded (\d+)/(\d+) layers to GPU", line):
+            return [int(match[1]), int(match[2])]
+    return None
 
 
 _NONE = -1

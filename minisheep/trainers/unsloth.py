@@ -100,9 +100,10 @@ class UnslothMaker:
         if not (job.weights / "config.json").is_file():
             raise ModelFileError(f"{job.weights} has no training weights (config.json).", "Fetch the model again.")
         fast = self._unsloth.FastLanguageModel
-        tokenizer = stand_in_tokenizer(job.scratch.parent / STAND_IN)
         try:
-            longest = int(json.loads((job.weights / "config.json").read_bytes())["max_position_embeddings"])
+            config = json.loads((job.weights / "config.json").read_bytes())
+            longest = int(config["max_position_embeddings"])
+            tokenizer = stand_in_tokenizer(job.scratch.parent / STAND_IN, config.get("pad_token_id"))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 model, _ = fast.from_pretrained(
@@ -118,7 +119,8 @@ class UnslothMaker:
                     use_gradient_checkpointing="unsloth",
                     fix_tokenizer=False,
                     trust_remote_code=False,
-                    offload_embedding=False,
+                    # Into RAM where the GPU lacks room for a training step: 1.2 GiB of a 7B with 152k tokens.
+                    offload_embedding="auto",
                     local_files_only=True,
                 )
                 model = fast.get_peft_model(
@@ -139,17 +141,22 @@ class UnslothMaker:
                 "Fetch the model again, or continue the run with --trainer peft.",
             ) from error
         fast.for_training(model)
-        config = model.peft_config["default"]
-        config.base_model_name_or_path = job.weights.name
+        adapter = model.peft_config["default"]
+        adapter.base_model_name_or_path = job.weights.name
         # Names classes of this process; a plain PEFT folder has none.
-        config.auto_mapping = None
+        adapter.auto_mapping = None
         setattr(model, PADDING_FREE, True)
         return model
 
 
-def stand_in_tokenizer(folder: Path) -> Path:
-    """`folder`, absolute, with a tokenizer of four words in it. Raises `errors.DiskError`."""
-    words = {"<unk>": 0, "<s>": 1, "</s>": 2, "<pad>": 3}
+def stand_in_tokenizer(folder: Path, padding: int | None = None) -> Path:
+    """`folder`, absolute, with a tokenizer of a few words in it. Raises `errors.DiskError`.
+
+    Its padding token is not the model's `padding`: Unsloth zeroes that row of an untied embedding
+    (zero_pad_embedding_rows), which of this tokenizer would be the row of an ordinary token.
+    """
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    words |= {"<free>": 3, "<pad>": 4} if padding == 3 else {"<pad>": 3}
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     added = [
