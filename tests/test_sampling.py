@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from benchmarks.drawing import plain_candidates
+from minisheep.engines import sampling as sampling_module
 from minisheep.engines.base import Sampling
-from minisheep.engines.sampling import NEGLIGIBLE, Sampler, candidates
+from minisheep.engines.sampling import NEGLIGIBLE, TRIALS, DrawingPool, Sampler, candidates
 
 rows = st.lists(st.integers(-60, 60).map(lambda n: n / 4), min_size=1, max_size=40)
 
@@ -57,6 +60,79 @@ def test_looking_only_at_the_near_ones_changes_nothing(monkeypatch: pytest.Monke
     monkeypatch.setattr("minisheep.engines.sampling.NEAR", NEGLIGIBLE)
     others, other_probabilities = candidates(row, sampling)
     assert tokens.tolist() == others.tolist() and probabilities.tolist() == other_probabilities.tolist()
+
+
+def clear(row: np.ndarray[Any, Any], sampling: Sampling) -> bool:
+    """Whether no two tokens are equal where top-k cuts: which of them stays is not defined."""
+    order = np.sort(row)[::-1]
+    return not 0 < sampling.top_k < len(order) or bool(order[sampling.top_k - 1] != order[sampling.top_k])
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.sampled_from([1, 7, 300, 5000, 60_000]),
+    spread=st.sampled_from([0.0, 0.3, 1.0, 2.5, 6.0]),
+    boost=st.sampled_from([0.0, 3.0, 7.9, 8.1, 20.0]),
+    grid=st.booleans(),
+    top_k=st.sampled_from([0, 1, 5, 1024]),
+    top_p=st.sampled_from([1e-9, 0.5, 0.95, 1.0]),
+    temperature=st.sampled_from([0.3, 1.0, 1.7]),
+)
+def test_the_same_tokens_are_drawn_as_by_the_plain_reading(
+    seed: int, size: int, spread: float, boost: float, grid: bool, top_k: int, top_p: float, temperature: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    row = rng.normal(0, spread, size)
+    row[rng.integers(0, size, 3)] += boost
+    row = (np.round(row * 4) / 4 if grid else row).astype(np.float32)
+    sampling = Sampling(top_k=top_k, top_p=top_p, temperature=temperature)
+    assume(clear(row, sampling))
+    ours, plain = candidates(row, sampling), plain_candidates(row, sampling)
+    assert ours[0].tolist() == plain[0].tolist() and ours[1].tolist() == plain[1].tolist()
+
+
+def test_only_what_holds_the_nucleus_is_ordered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flat half of a vocabulary within 16 nats, and a few tokens that hold all: these alone are put in order."""
+    row = np.random.default_rng(2).normal(0, 0.5, 100_000).astype(np.float32)
+    row[[5, 700, 40_000]] += 20
+    ordered: list[int] = []
+    honest = sampling_module._ordered
+    monkeypatch.setattr(
+        sampling_module, "_ordered", lambda tokens, values: (ordered.append(len(tokens)), honest(tokens, values))[1]
+    )
+    candidates(row, Sampling())
+    assert sum(ordered) == 3
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_draw_what_one_after_the_other_would(threads: int) -> None:
+    rows = list(np.random.default_rng(3).normal(0, 2, (9, 20_000)).astype(np.float32))
+    alone = [Sampler(Sampling(), seed) for seed in range(9)]
+    together = [Sampler(Sampling(), seed) for seed in range(9)]
+    pool = DrawingPool(threads)
+    for count in (9, 2, *[9] * 5):
+        expected = [sampler.sample(row) for sampler, row in zip(alone[:count], rows, strict=False)]
+        assert pool.sample(together[:count], rows[:count]) == expected
+    pool.close()
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_threads_stay_only_where_they_are_faster(helps: bool) -> None:
+    now, seconds = [0.0], {True: 1.0 if helps else 3.0, False: 2.0}
+
+    class Timed(DrawingPool):
+        def sample(self, samplers: Any, rows: Any) -> list[int]:
+            turn = self.in_threads is None and len(self._seconds[True]) <= len(self._seconds[False])
+            self._clock = lambda: now.__setitem__(0, now[0] + seconds[turn]) or now[0]
+            return super().sample(samplers, rows)
+
+    pool = Timed(2)
+    samplers, rows = [Sampler(Sampling(), 1)] * 4, [np.zeros(10, dtype=np.float32)] * 4
+    for step in range(2 * TRIALS):
+        assert pool.in_threads is None, step
+        pool.sample(samplers, rows)
+    assert pool.in_threads is helps
+    pool.close()
 
 
 def test_greedy_takes_the_likeliest_and_the_first_of_equals() -> None:

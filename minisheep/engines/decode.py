@@ -126,6 +126,11 @@ class Decoder:
         halves are decoded one after the other. Raises OutOfRoomError where even one token does not fit or memory for
         the computation is missing, and WorkerError where the decode fails.
         """
+        for part in self.parts(step):
+            yield from part
+
+    def parts(self, step: Step) -> Iterator[list[tuple[LogitRow, int]]]:
+        """As `run`, but the rows together that can be read before the next part of the batch overwrites them."""
         n = len(step.tokens)
         # llama.cpp would abort the process.
         if n > BATCH or len(step.rows) > self.outputs:
@@ -136,9 +141,11 @@ class Decoder:
         rows = iter(step.rows)
         row = next(rows, None)
         for start, stop in self._decode(0, n):
+            part = []
             while row is not None and row.index < stop:
-                yield row, row.index - start
+                part.append((row, row.index - start))
                 row = next(rows, None)
+            yield part
 
     def logits(self, index: int) -> Logits:
         """The logits of a row, float32 of the vocabulary's size: a view that the next decode overwrites."""

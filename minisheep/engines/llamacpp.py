@@ -13,7 +13,7 @@ from pathlib import Path
 from minisheep.engines import base
 from minisheep.engines.decode import BATCH, Decoder, OutOfRoomError
 from minisheep.engines.native import Vocabulary
-from minisheep.engines.sampling import GrowingReply, LabelTree, Sampler
+from minisheep.engines.sampling import DrawingPool, GrowingReply, LabelTree, Sampler
 from minisheep.engines.scheduler import LogitRow, Scheduler, SequenceJob, Step, arrange, shared_prefix
 from minisheep.errors import UsageError, WorkerError
 from minisheep.machine import cpu, llama_library
@@ -81,6 +81,8 @@ class LlamaCppEngine:
             gguf, slots=slots, context=context, threads=threads, gpu_layers=gpu_layers, offload=offload,
             kv_type=kv_type, adapter_rank=adapter_rank, slot_share=slot_share,
         )  # fmt: skip
+        # Beside a GPU, drawing takes longer than computing; a processor's cores have the next step to compute.
+        self._drawing = DrawingPool(threads if offload else 1)
         self._prefix: tuple[int, ...] = ()
         self._scheduler_now: Scheduler | None = None
         self._busy = False
@@ -182,6 +184,7 @@ class LlamaCppEngine:
     def close(self) -> None:
         """Free everything native. May be called twice; do not advance an open iterator after it."""
         self._closed = True
+        self._drawing.close()
         self._decoder.close()
 
     def _generate(
@@ -192,22 +195,30 @@ class LlamaCppEngine:
             scheduler = self._scheduler(jobs)
             while (step := self._next(scheduler)) is not None:
                 finished = []
-                for row, index in self._run(scheduler, step):
-                    if row.key not in streams:
-                        request = requests[row.key]
-                        sampler = Sampler(request.sampling, request.seed)
-                        streams[row.key] = _Stream(request, GrowingReply(request.sampling.stop), sampler)
-                    finish = self._advance(scheduler, row.key, streams[row.key], index)
-                    if on_text is not None:
-                        on_text(streams[row.key].request.id, streams[row.key].new_text(ended=bool(finish)))
-                    if finish:
-                        stream = streams.pop(row.key)
-                        finished.append(base.Completion(stream.request.id, stream.reply.text, finish, stream.tokens))
+                for part in self._parts(scheduler, step):
+                    for row, _ in part:
+                        if row.key not in streams:
+                            request = requests[row.key]
+                            sampler = Sampler(request.sampling, request.seed)
+                            streams[row.key] = _Stream(request, GrowingReply(request.sampling.stop), sampler)
+                    tokens = self._drawing.sample(
+                        [streams[row.key].sampler for row, _ in part],
+                        [self._decoder.logits(index) for _, index in part],
+                    )
+                    for (row, _), token in zip(part, tokens, strict=True):
+                        finish = self._advance(scheduler, row.key, streams[row.key], token)
+                        if on_text is not None:
+                            text = streams[row.key].new_text(ended=bool(finish))
+                            on_text(streams[row.key].request.id, text)
+                        if finish:
+                            stream = streams.pop(row.key)
+                            finished.append(
+                                base.Completion(stream.request.id, stream.reply.text, finish, stream.tokens)
+                            )
                 yield from finished
 
-    def _advance(self, scheduler: Scheduler, key: int, stream: _Stream, index: int) -> str:
-        """Draw the next token of a completion and report it to the scheduler; the reason to finish, or ""."""
-        token = stream.sampler.sample(self._decoder.logits(index))
+    def _advance(self, scheduler: Scheduler, key: int, stream: _Stream, token: int) -> str:
+        """Add the drawn token to a completion and report it to the scheduler; the reason to finish, or ""."""
         if self.vocabulary.is_end(token):
             scheduler.finish(key)
             return "end"
@@ -264,9 +275,14 @@ class LlamaCppEngine:
                 yield from step.completed
 
     def _run(self, scheduler: Scheduler, step: Step) -> Iterator[tuple[LogitRow, int]]:
-        """`Decoder.run`; where memory runs out, the scheduler continues with fewer slots, and the step yields less."""
+        for part in self._parts(scheduler, step):
+            yield from part
+
+    def _parts(self, scheduler: Scheduler, step: Step) -> Iterator[list[tuple[LogitRow, int]]]:
+        """`Decoder.parts`; where memory runs out, the scheduler continues with fewer slots, and the step yields
+        less."""
         try:
-            yield from self._decoder.run(step)
+            yield from self._decoder.parts(step)
         except OutOfRoomError as error:
             self._prefix = ()
             step.completed = ()

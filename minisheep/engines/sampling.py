@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import codecs
 import random
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,8 @@ from minisheep.engines.base import Sampling
 NEGLIGIBLE = 16.0
 """Nats below the best token at temperature 1 from which a token is set aside: each is then at most 1.1e-7 as likely."""
 NEAR = 8.0
-"""Where at least top_k tokens lie within this many nats, the others are ignored: a flat row has half its vocabulary
-within 16 nats, and ordering those takes most of the time."""
+"""Where at least top_k tokens lie within this many nats, or those that do hold the nucleus, the others are not ordered:
+a flat row has half its vocabulary within 16 nats, and ordering those takes most of the time."""
 
 
 def candidates(logits: npt.NDArray[Any], sampling: Sampling) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
@@ -30,22 +32,84 @@ def candidates(logits: npt.NDArray[Any], sampling: Sampling) -> tuple[npt.NDArra
     `logits` is one row, of the vocabulary's size. Top-k and top-p look at the distribution at temperature 1.
     """
     highest, reach = logits.max(), max(1.0, sampling.temperature)
-    tokens = np.flatnonzero(logits >= highest - NEAR * reach)
-    if not 0 < sampling.top_k <= len(tokens):
-        tokens = np.flatnonzero(logits >= highest - NEGLIGIBLE * reach)
+    most = sampling.top_k if sampling.top_k > 0 else logits.size
+    within, count = _at_least(logits, highest, NEAR * reach, most)
+    if count < most and sampling.top_p < 1:
+        found = _nucleus(logits, highest, np.flatnonzero(within), reach, sampling)
+        if found is not None:
+            return found
+    if count < most:
+        within, count = _at_least(logits, highest, NEGLIGIBLE * reach, most)
+    tokens = np.flatnonzero(within)
     values = logits[tokens]
-    if 0 < sampling.top_k < len(tokens):
-        best = np.argpartition(values, -sampling.top_k)[-sampling.top_k :]
+    if most < count:
+        best = np.argpartition(values, -most)[-most:]
         best.sort()  # argpartition's own order is not defined
         tokens, values = tokens[best], values[best]
-    values = values.astype(np.float64)
-    order = np.argsort(-values, kind="stable")
-    tokens, values = tokens[order], values[order]
+    tokens, values = _ordered(tokens, values)
     if sampling.top_p < 1:
         mass = np.cumsum(_softmax(values))
         kept = int(np.searchsorted(mass, sampling.top_p * mass[-1])) + 1
         tokens, values = tokens[:kept], values[:kept]
     return tokens, _softmax(values / sampling.temperature)
+
+
+ENOUGH = 2
+"""How many times the tokens that are wanted may be partitioned; of more, most are set aside by comparing first."""
+HALVINGS = 6
+SURE = 1e-6
+"""Relative width of the sum's rounding: a nucleus whose end lies nearer than this to a token's edge is not decided by
+it."""
+
+
+def _at_least(logits: npt.NDArray[Any], highest: Any, reach: float, most: int) -> tuple[npt.NDArray[np.bool_], int]:
+    """Which tokens lie within `reach` nats of the `highest`, and how many; of more than `most`, fewer than all, but the
+    `most` likeliest among them.
+
+    In a flat row half the vocabulary is near; partitioning that takes most of the time, and comparing again little.
+    """
+    within = logits >= highest - reach
+    count = int(np.count_nonzero(within))
+    low, high = 0.0, reach
+    for _ in range(HALVINGS):
+        if count <= ENOUGH * most:
+            break
+        middle = (low + high) / 2
+        nearer = logits >= highest - middle
+        number = int(np.count_nonzero(nearer))
+        if number >= most:
+            within, count, high = nearer, number, middle
+        else:
+            low = middle
+    return within, count
+
+
+def _nucleus(
+    logits: npt.NDArray[Any], highest: Any, near: npt.NDArray[Any], reach: float, sampling: Sampling
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]] | None:
+    """The result of `candidates` where the tokens `near` hold `top_p` of the sum over all that count: then only these
+    are ordered. None where they do not, or where rounding could decide otherwise."""
+    most = sampling.top_k if sampling.top_k > 0 else logits.size
+    tokens, values = _ordered(near, logits[near])
+    mass = np.cumsum(np.exp(values - float(highest)))
+    within, count = _at_least(logits, highest, NEGLIGIBLE * reach, most)
+    every = logits[within]
+    if most < count:
+        every.partition(count - most)
+        every = every[-most:]
+    total = float(np.exp(every - highest).sum(dtype=np.float64))
+    first = int(np.searchsorted(mass, sampling.top_p * total * (1 - SURE)))
+    last = int(np.searchsorted(mass, sampling.top_p * total * (1 + SURE)))
+    if first != last or first >= len(mass):
+        return None
+    return tokens[: first + 1], _softmax(values[: first + 1] / sampling.temperature)
+
+
+def _ordered(tokens: npt.NDArray[Any], values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    """Both, the highest value first; `tokens` ascend."""
+    values = values.astype(np.float64)
+    order = np.argsort(-values, kind="stable")
+    return tokens[order], values[order]
 
 
 class Sampler:
@@ -67,6 +131,51 @@ class Sampler:
 def _softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     weights = np.exp(values - values.max())
     return np.asarray(weights / weights.sum())
+
+
+DRAWERS = 8
+"""Threads that draw at most: numpy lets go of the interpreter for the passes over a row, not for what lies between."""
+FEW = 4
+"""Rows that one thread draws sooner."""
+
+
+TRIALS = 8
+"""Steps that each way of drawing is timed for before the faster one stays."""
+
+
+class DrawingPool:
+    """Draws the tokens of several rows, with up to `threads` at once; the tokens are the same, since each sampler has
+    its own randomness. `close` ends the threads.
+
+    Whether threads help depends on the machine's free cores and on the vocabulary: handing the interpreter over may
+    cost more than numpy's passes bring. So both ways are tried in turn, and the faster stays.
+    """
+
+    def __init__(self, threads: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._pool = ThreadPoolExecutor(min(threads, DRAWERS), "draw") if threads > 1 else None
+        self._clock = clock
+        self._seconds: dict[bool, list[float]] = {True: [], False: []}
+        """For a row, by whether threads drew it."""
+        self.in_threads: bool | None = False if self._pool is None else None
+        """None while it is not decided yet."""
+
+    def sample(self, samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]]) -> list[int]:
+        """A token from each row, by the sampler at the same place."""
+        if self._pool is None or len(rows) < FEW or self.in_threads is False:
+            return [sampler.sample(row) for sampler, row in zip(samplers, rows, strict=True)]
+        threads = self.in_threads or len(self._seconds[True]) <= len(self._seconds[False])
+        began = self._clock()
+        draw = self._pool.map if threads else map
+        tokens = list(draw(lambda pair: pair[0].sample(pair[1]), list(zip(samplers, rows, strict=True))))
+        if self.in_threads is None:
+            self._seconds[threads].append((self._clock() - began) / len(rows))
+            if len(self._seconds[False]) == TRIALS:
+                self.in_threads = min(self._seconds[True]) < min(self._seconds[False])
+        return tokens
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 Path = tuple[int, ...]
