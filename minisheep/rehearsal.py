@@ -29,7 +29,7 @@ from minisheep.run.events import Emit, Event, Note
 from minisheep.run.files import read_json, write_json
 from minisheep.run.folder import RunFolder
 from minisheep.stages.train import train_settings
-from minisheep.trainers.base import TrainExample, TrainJob
+from minisheep.trainers.base import TrainExample, TrainJob, settle
 from minisheep.trainers.choose_trainer import make_trainer, needs_gpu
 
 if TYPE_CHECKING:
@@ -197,7 +197,8 @@ def _train(work: Workspace, emit: Emit, should_stop: Callable[[], bool]) -> dict
         for made in (scratch, output):
             shutil.rmtree(made, ignore_errors=True)
     gpu = find_gpu()
-    float32 = gpu is not None and gpu.capability is not None and gpu.capability < BFLOAT16
+    fast = gpu is None or gpu.capability is None or gpu.capability >= BFLOAT16
+    _, float32 = settle(settings.load_in, cuda=True, fast_bf16=fast, architecture=model.architecture)
     how = memory_parts.TrainingMemory(
         result.load_in, True, float32, settings.lora_rank, result.micro_batch_size or micro, settings.max_length
     )

@@ -37,6 +37,7 @@ def test_nothing_speaks_against_a_supported_gpu_and_set() -> None:
     assert reason() == ""
     assert reason(load_in="4bit", architecture="qwen2") == ""
     assert reason(torch="2.14.1+cu130", transformers="5.17") == ""
+    assert reason(dataclasses.replace(GOOD, gpu=Gpu("NVIDIA Tesla T4", (7, 5), 16 * GB, 16 * GB))) == ""
 
 
 @pytest.mark.parametrize(
@@ -46,8 +47,8 @@ def test_nothing_speaks_against_a_supported_gpu_and_set() -> None:
         (dataclasses.replace(GOOD, build=None), "built without CUDA"),
         (dataclasses.replace(GOOD, driver=(12, 8)), "CUDA up to 12.8, and torch was built for 13.0"),
         (
-            dataclasses.replace(GOOD, gpu=Gpu("NVIDIA Tesla T4", (7, 5), 16 * GB, 16 * GB)),
-            "Tesla T4 has compute capability 7.5, and training in bfloat16 needs 8.0",
+            Cuda(Gpu("NVIDIA GTX 1080", (6, 1), 8 * GB, 8 * GB), (12, 8), (12, 8)),
+            "GTX 1080 has compute capability 6.1, and Unsloth needs 7.0",
         ),
     ],
 )

@@ -184,8 +184,89 @@ def test_precision_follows_the_machine() -> None:
     assert chosen("bf16", False, False) == ("fp32", "float32", True)
     assert chosen("4bit", False, False) == ("4bit", "float32", True)
     assert chosen("fp32", True, True) == ("fp32", "float32", False)
+    assert chosen("auto", True, False) == ("4bit", "float16", True)
+    assert chosen("bf16", True, False) == ("bf16", "float16", True)
+    gemma = choose_precision("auto", cuda=True, fast_bf16=False, architecture="gemma3")
+    assert (gemma.load_in, str(gemma.dtype)) == ("4bit", "torch.float32")
     with pytest.raises(MinisheepError):
         choose_precision("8bit", cuda=True, fast_bf16=True)
+
+
+def test_a_scale_that_is_too_high_is_halved_until_the_gradients_are_numbers() -> None:
+    import torch
+
+    from minisheep.trainers import loss_scale
+
+    weight = torch.nn.Parameter(torch.tensor([3.0, 1e-6]))
+    scaling = loss_scale.LossScale(torch.float16)
+    tries = 0
+    while True:
+        tries += 1
+        weight.grad = None
+        scaling.scaled((weight.half() * torch.tensor([64.0, 1.0]).half()).sum().float()).backward()  # type: ignore
+        if scaling.unscale([weight], 0.0):
+            break
+    # 64 times the scale must be below 65,504; without a scale, half of float16's range below one is lost.
+    assert scaling.scale == 512.0 and tries == 6
+    assert weight.grad is not None and weight.grad.tolist() == [64.0, 1.0]
+    for _ in range(loss_scale.GROWTH - 1):
+        assert scaling.unscale([weight], 0.0)
+    assert scaling.scale == 1024.0
+
+
+def test_an_overflow_that_no_scale_mends_is_left_to_the_loop_and_other_formats_are_not_touched() -> None:
+    import torch
+
+    from minisheep.trainers.loss_scale import LossScale
+
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([math.inf, 1.0])
+    assert LossScale(torch.float16).unscale([weight], math.nan)
+    for dtype in (torch.float32, torch.bfloat16):
+        weight.grad = torch.tensor([math.inf, 0.3])
+        scaling = LossScale(dtype)
+        assert scaling.unscale([weight], 1.0) and weight.grad.tolist()[0] == math.inf and scaling.scale == 1.0
+        assert scaling.scaled(weight) is weight
+
+
+def test_a_training_in_float16_repeats_what_overflows_and_goes_on_exactly_after_a_kill(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny model computes in float32 here; what it lacks of float16, gradients that overflow, is put in."""
+    import torch
+
+    from minisheep.trainers import loss_scale, train_loop
+
+    honest, overflows = train_loop.loss_sum, [0]
+    monkeypatch.setattr(loss_scale, "GROWTH", 3)
+
+    class Overflow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, loss: torch.Tensor) -> torch.Tensor:
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+            if float(grads[0]) > 100:
+                overflows[0] += 1
+                return grads[0] * math.inf
+            return grads[0]
+
+    monkeypatch.setattr(train_loop, "loss_sum", lambda *given: Overflow.apply(honest(*given)))
+    plain = job(tmp_path / "plain", weights)
+    train(plain)
+    assert overflows == [0]
+    loop_scale = loss_scale.LossScale
+    monkeypatch.setattr(train_loop, "LossScale", lambda dtype: loop_scale(torch.float16))
+    whole, killed = job(tmp_path / "whole", weights), job(tmp_path / "killed", weights)
+    train(whole)
+    assert overflows[0] > 2
+    # A power of two changes no digit of a float32, so every step is the one of the plain training.
+    assert distance(adapter(plain), adapter(whole)) <= 1e-6
+    with pytest.raises(Killed):
+        train(killed, kill_after=5)
+    train(killed)
+    assert distance(adapter(whole), adapter(killed)) == 0
 
 
 def test_dropout_drops_its_share_and_says_how_much() -> None:

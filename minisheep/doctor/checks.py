@@ -81,7 +81,7 @@ def capability(machine: MachineFacts) -> CheckResult:
     if best < BFLOAT16:
         return warn(
             "compute capability",
-            f"{text}: no bfloat16 in hardware, so training computes in float32",
+            f"{text}: no bfloat16 in hardware, so training computes in float16, with the loss scaled",
             "Nothing to fix; `minisheep plan` allows for it.",
         )
     return ok("compute capability", text)

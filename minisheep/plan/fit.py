@@ -194,7 +194,9 @@ def make_plan(
     inference = memory_parts.inference_parts(
         model.shape, mapped, Inference(slots, settings.context, cache, embeds, settings.lora_rank), gpu=machine.is_gpu
     )
-    load_in, float32 = settle(settings.load_in, cuda=machine.is_gpu, fast_bf16=machine.bfloat16)
+    load_in, float32 = settle(
+        settings.load_in, cuda=machine.is_gpu, fast_bf16=machine.bfloat16, architecture=model.architecture
+    )
     how = TrainingMemory(
         load_in, machine.is_gpu, float32, settings.lora_rank, settings.micro_batch_size, settings.max_length
     )

@@ -1,8 +1,8 @@
 """GPUs that people have, from their makers' datasheets, and the search for one by name. Pure.
 
 `half` is dense tensor throughput in half precision with half-precision sums, `training` with float32 sums, in FLOP a
-second. Turing and older have no bfloat16, so training on them computes in float32 outside the tensor cores, as
-`trainers.lora_model.choose_precision` decides.
+second. Turing and older have no bfloat16 and train in float16, but for architectures that cannot
+(`trainers.base.settle`), whose time is then too short here.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def _model(
 
 
 GPUS = (
-    _model("RTX 2060", 2019, 6, 336, 51.6, 6.5, False),
+    _model("RTX 2060", 2019, 6, 336, 51.6, 25.8, False),
     _model("RTX 4050 Laptop", 2023, 6, 192, 36, 18),
-    _model("RTX 2070", 2018, 8, 448, 59.7, 7.5, False),
+    _model("RTX 2070", 2018, 8, 448, 59.7, 29.9, False),
     _model("RTX 3050", 2022, 8, 224, 36.4, 18.2),
     _model("RTX 3060 Ti", 2020, 8, 448, 64.8, 32.4),
     _model("RTX 3070", 2020, 8, 448, 81.3, 40.6),
@@ -52,12 +52,12 @@ GPUS = (
     _model("RTX 4060 Ti", 2023, 8, 288, 88.3, 44.1),
     _model("RTX 5060", 2025, 8, 448, 76.7, 38.4),
     _model("RTX 3080", 2020, 10, 760, 119, 59.5),
-    _model("RTX 2080 Ti", 2018, 11, 616, 107.6, 13.4, False),
+    _model("RTX 2080 Ti", 2018, 11, 616, 107.6, 53.8, False),
     _model("RTX 3060", 2021, 12, 360, 51.2, 25.6),
     _model("RTX 3080 Ti", 2021, 12, 912, 136, 68),
     _model("RTX 4070", 2023, 12, 504, 116.6, 58.3),
     _model("RTX 5070", 2025, 12, 672, 123.5, 61.7),
-    _model("T4", 2018, 16, 320, 65, 8.1, False),
+    _model("T4", 2018, 16, 320, 65, 65, False),
     _model("RTX 4060 Ti", 2023, 16, 288, 88.3, 44.1),
     _model("RTX 4070 Ti SUPER", 2024, 16, 672, 176.4, 88.2),
     _model("RTX 5060 Ti", 2025, 16, 448, 94.9, 47.4),

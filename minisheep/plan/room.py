@@ -137,7 +137,7 @@ class Need:
 
 
 def need_of(shape: Shape, architecture: str, settings: Settings, *, bfloat16: bool) -> Need:
-    load_in, float32 = settle(settings.load_in, cuda=True, fast_bf16=bfloat16)
+    load_in, float32 = settle(settings.load_in, cuda=True, fast_bf16=bfloat16, architecture=architecture)
     how = memory_parts.TrainingMemory(load_in, True, float32, settings.lora_rank, 1, settings.max_length)
     parts = memory_parts.training_parts(shape, architecture, how)
     return Need(

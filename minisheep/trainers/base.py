@@ -224,9 +224,15 @@ def learning_rate(step: int, total: int, warmup: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def settle(load_in: str, *, cuda: bool, fast_bf16: bool) -> tuple[str, bool]:
+NOT_IN_FLOAT16 = frozenset({"gemma3"})
+"""GGUF architectures whose activations leave float16's range, whatever the loss is scaled by."""
+
+
+def settle(load_in: str, *, cuda: bool, fast_bf16: bool, architecture: str = "") -> tuple[str, bool]:
     """The base's number format for a setting (``4bit``, ``bf16``, ``fp32``), and whether training computes in float32.
-    Without fast bfloat16 it does, and holds a base that is not 4-bit in float32 too.
+
+    Where bfloat16 is not fast, a GPU computes in float16 in its place (`trainers.loss_scale`), which ``bf16`` then
+    means, unless the `architecture` cannot; a processor computes in float32, and holds a base that is not 4-bit in it.
 
     Raises `errors.ConfigError` for an unknown value.
     """
@@ -234,6 +240,7 @@ def settle(load_in: str, *, cuda: bool, fast_bf16: bool) -> tuple[str, bool]:
         raise ConfigError(f"load_in cannot be {load_in!r}.", "Use auto, 4bit, bf16 or fp32.")
     if load_in == "auto":
         load_in = "4bit" if cuda else "bf16" if fast_bf16 else "fp32"
-    if load_in == "bf16" and not fast_bf16:
+    sixteen = fast_bf16 or (cuda and architecture not in NOT_IN_FLOAT16)
+    if load_in == "bf16" and not sixteen:
         load_in = "fp32"
-    return load_in, load_in == "fp32" or not fast_bf16
+    return load_in, load_in == "fp32" or not sixteen

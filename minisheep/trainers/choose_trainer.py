@@ -36,9 +36,8 @@ SUPPORTED: Mapping[str, tuple[str, str]] = {
 """The first version, and the first that is too new, of the packages that must work together; the extra `gpu` installs
 such a set."""
 
-CAPABILITY = (8, 0)
-"""Unsloth itself begins at 7.0, but trains in float16 where a GPU has no bfloat16; small gradients then become zero,
-since our loop does not scale the loss."""
+CAPABILITY = (7, 0)
+"""Where Unsloth begins; below 8.0 it computes in float16, and our loop scales the loss (`loss_scale`)."""
 
 BLACKWELL, BLACKWELL_CUDA = (12, 0), (12, 8)
 """RTX 50, and the first CUDA that knows it."""
@@ -147,8 +146,7 @@ def obstacle(
         return against
     if gpu.capability is not None and gpu.capability < CAPABILITY:
         return Obstacle(
-            f"{gpu.name} has compute capability {dotted(gpu.capability)}, and training in bfloat16 needs"
-            f" {dotted(CAPABILITY)} (RTX 30 and newer)",
+            f"{gpu.name} has compute capability {dotted(gpu.capability)}, and Unsloth needs {dotted(CAPABILITY)}",
             "",
         )
     if cuda.triton_lacks:

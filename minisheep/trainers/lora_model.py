@@ -44,17 +44,18 @@ class Precision:
     """For the user, where it is not the setting."""
 
 
-def choose_precision(load_in: str, *, cuda: bool, fast_bf16: bool) -> Precision:
+def choose_precision(load_in: str, *, cuda: bool, fast_bf16: bool, architecture: str = "") -> Precision:
     """The precision for `TrainSettings.load_in`. Raises `errors.ConfigError` for an unknown value."""
-    settled, float32 = settle(load_in, cuda=cuda, fast_bf16=fast_bf16)
+    settled, float32 = settle(load_in, cuda=cuda, fast_bf16=fast_bf16, architecture=architecture)
     where = "GPU" if cuda else "processor"
-    missed = not fast_bf16 and (settled == "4bit" or load_in == "bf16")
-    note = f"This {where} has no fast bfloat16: training computes in float32." if missed else ""
-    dtype = torch.float32 if float32 else torch.bfloat16
+    missed = not fast_bf16 and (settled in ("4bit", "bf16") or load_in == "bf16")
+    instead = "float32" if float32 else "float16, with the loss scaled"
+    note = f"This {where} has no fast bfloat16: training computes in {instead}." if missed else ""
+    dtype = torch.float32 if float32 else torch.bfloat16 if fast_bf16 else torch.float16
     return Precision(settled, dtype, torch.device("cuda" if cuda else "cpu"), note)
 
 
-def this_machine(load_in: str, *, needs_gpu: bool = False) -> Precision:
+def this_machine(load_in: str, *, needs_gpu: bool = False, architecture: str = "") -> Precision:
     """`choose_precision` for this machine.
 
     Raises `errors.MinisheepError` where it `needs_gpu` and torch, asked itself, cannot use one: after a suspend or a
@@ -72,7 +73,7 @@ def this_machine(load_in: str, *, needs_gpu: bool = False) -> Precision:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = cpu.multiplies_bfloat16(cpu.flags(cpu.cpuinfo()))
-    return choose_precision(load_in, cuda=cuda, fast_bf16=fast)
+    return choose_precision(load_in, cuda=cuda, fast_bf16=fast, architecture=architecture)
 
 
 def _cuda_fault() -> str:

@@ -136,7 +136,9 @@ class PeftTrainer:
                 " train on.",
                 "Raise max_length and continue the run.",
             )
-        precision = lora_model.this_machine(job.settings.load_in, needs_gpu=job.needs_gpu)
+        precision = lora_model.this_machine(
+            job.settings.load_in, needs_gpu=job.needs_gpu, architecture=base.architecture
+        )
         start = read_start(job.start, job.settings) if job.start else None
         fingerprint = training_fingerprint(
             job, data, precision, start=start.digest if start else None, maker=self._maker.name
@@ -189,7 +191,8 @@ def tokenise(gguf: Path, examples: Sequence[TrainExample], max_length: int) -> T
 def _emit_setup(job: TrainJob, data: Tokenised, precision: lora_model.Precision, maker: str, emit: Emit) -> None:
     if precision.note:
         emit(Note(precision.note, "warning"))
-    form = {"4bit": "4-bit NF4", "bf16": "bfloat16", "fp32": "float32"}[precision.load_in]
+    sixteen = "float16" if precision.dtype == torch.float16 else "bfloat16"
+    form = {"4bit": "4-bit NF4", "bf16": sixteen, "fp32": "float32"}[precision.load_in]
     through = f" through {maker.capitalize()}" if maker else ""
     emit(Note(f"Training{through} on {precision.device.type}, base in {form}, {len(data.pairs)} examples."))
     if data.left_out:

@@ -27,6 +27,7 @@ from minisheep.run.events import Emit, Note, TrainStep
 from minisheep.trainers import base
 from minisheep.trainers.checkpoint import Array, Checkpoint, newest_checkpoint, save_checkpoint
 from minisheep.trainers.lora_model import PeftModel, Precision, loss_sum
+from minisheep.trainers.loss_scale import LossScale
 
 BETAS = (0.9, 0.999)
 MOMENTS = ("exp_avg", "exp_avg_sq", "state1", "state2", "absmax1", "absmax2")
@@ -96,6 +97,9 @@ class _State:
     best_loss: float | None = None
     micro_batch_size: int = 0
     """The size that fitted the memory; 0 before the first step."""
+    loss_scale: float = 0.0
+    calm_steps: int = 0
+    """See `loss_scale.LossScale`; 0 in checkpoints of before there was one."""
 
 
 class TrainingLoop:
@@ -122,6 +126,7 @@ class TrainingLoop:
         self.micro_batch_size = self.settings.micro_batch_size
         self.adapted = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = make_adamw(self.adapted.values(), self.settings.learning_rate, eight_bit=eight_bit)
+        self.scaling = LossScale(precision.dtype)
         self.state = _State()
         self.validation_loss: float | None = None
         """Of the last validation, until it is emitted."""
@@ -155,6 +160,9 @@ class TrainingLoop:
         began, step = time.monotonic(), self.state.step
         batch = self._batch(step)
         loss = self._gradients(batch, step)
+        while not self.scaling.unscale(self.adapted.values(), loss):
+            self.optimizer.zero_grad()
+            loss = self._gradients(batch, step)
         norm = torch.nn.utils.clip_grad_norm_(list(self.adapted.values()), CLIP).item()
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = f"loss became {loss}" if not math.isfinite(loss) else f"gradient became {norm}"
@@ -171,6 +179,7 @@ class TrainingLoop:
         state = self.state
         state.first_loss = loss if step == 0 else state.first_loss
         state.step, state.last_loss, state.last_rate, state.tokens = step + 1, loss, rate, state.tokens + seen
+        state.loss_scale, state.calm_steps = self.scaling.scale, self.scaling.calm
         # An epoch's last step is emitted after its validation, together with that loss.
         speed = seen / max(time.monotonic() - began, 1e-9)
         if self._evaluation_due():
@@ -223,7 +232,7 @@ class TrainingLoop:
             # From identity, so that a resumed run drops the same units.
             torch.manual_seed(derive_seed(self.settings.seed, "dropout", step, number))
             loss = loss_sum(self.model, micro, self.precision.device) / supervised
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.scaling.scaled(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
 
@@ -312,6 +321,7 @@ class TrainingLoop:
         tensors = checkpoint.tensors
         self.state = _State(**checkpoint.state)
         self.saved_step = self.state.step
+        self.scaling.restore(self.state.loss_scale, self.state.calm_steps)
         if self.state.micro_batch_size:
             self.micro_batch_size = min(self.micro_batch_size, self.state.micro_batch_size)
         with torch.no_grad():
