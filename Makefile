@@ -4,7 +4,7 @@
 # make test-all    the slow tests too
 # make bench   minisheep and its peers, as JSON lines     make house   files, lines, circles, repeated names
 # make mutants     breaks twelve promises, one at a time, and sees whether the tests notice
-# make gpu-check [WHEELS=FOLDER]    everything that needs an NVIDIA GPU, into docs/gpu-check.json and .md
+# make gpu-check [WHEELS=FOLDER] [ARGS="--resume --only train"]    what needs an NVIDIA GPU, into docs/gpu-check.json, .md
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -101,7 +101,7 @@ bench: $(READY)
 
 # llama.cpp with CUDA and Unsloth are installed by the check itself, where there is a GPU.
 gpu-check: $(DEMO_READY)
-	$(BIN)/python -m benchmarks.gpucheck $(if $(WHEELS),--wheels "$(abspath $(WHEELS))")
+	$(BIN)/python -m benchmarks.gpucheck $(if $(WHEELS),--wheels "$(abspath $(WHEELS))") $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage dist

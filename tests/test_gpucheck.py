@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
 import sys
 import time
 from datetime import date
@@ -73,6 +74,72 @@ def test_figures_of_a_gpu_are_not_overwritten_by_a_machine_without_one(
     assert said.exit_code == 0 and "Kept:" in said.output
     assert (tmp_path / "gpu-check.json").read_text() == '{"measured_on_a_card": true}'
     assert page.may_replace({"measured_on_a_card": True}, machine()) and page.may_replace(None, no_gpu())
+
+
+KILLED_BETWEEN = """
+import os, sys
+sys.path[:0] = [{tests!r}, {root!r}]
+from doctor_facts import machine
+from benchmarks.gpucheck import __main__ as command, session
+from minisheep.doctor.check_result import ok
+os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+command.look = machine
+def run(options, machine, on_progress):
+    for name in ("install Unsloth", "train with peft", "decode, 1 sequence"):
+        if name == "train with peft" and "install Unsloth" not in options.done:
+            os.kill(os.getpid(), 9)
+        if name not in options.done:
+            yield ok(name, "measured", pid=os.getpid())
+session.run = run
+command.main(["--out", {out!r}, *sys.argv[1:]])
+"""
+
+
+def test_what_was_measured_before_a_machine_was_taken_away_is_kept_and_the_rest_is_done(tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    code = KILLED_BETWEEN.format(tests=str(here), root=str(here.parent), out=str(tmp_path))
+
+    def call(*args: str) -> int:
+        return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, timeout=60).returncode
+
+    assert call() == -9
+    first = (tmp_path / "gpu-check.jsonl").read_bytes()
+    assert b'"install Unsloth"' in first and not (tmp_path / "gpu-check.json").exists()
+    (tmp_path / "gpu-check.jsonl").write_bytes(first + b'{"name": "torn')
+    assert call("--resume") == 0
+    found = json.loads((tmp_path / "gpu-check.json").read_bytes())["results"]
+    assert [one["name"] for one in found] == ["install Unsloth", "train with peft", "decode, 1 sequence"]
+    assert len({one["figures"]["pid"] for one in found}) == 2
+    assert not (tmp_path / "gpu-check.jsonl").exists()
+    assert call() == -9  # without --resume, from the beginning
+
+
+def test_only_what_is_asked_for_and_missing_is_done(healthy_doctor: None) -> None:
+    def names(*only: str, done: tuple[str, ...] = ()) -> list[str]:
+        options = session.Options(only=only, done=frozenset(done))
+        return [result.name for result in session.run(options, no_gpu(), quiet)]
+
+    assert names("decode") == session.names_of("decode")
+    assert names("doctor", "align", done=("doctor",)) == session.names_of("align")
+    assert names("align", done=("align with peft",)) == ["align with unsloth"]
+    assert names() == [name for part in session.PARTS for name in session.names_of(part)]
+
+
+def test_a_prebuilt_llama_cpp_is_tried_before_a_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried: list[str] = []
+    works = ""
+
+    def install(step: build.Step, log: Path, on_progress: Any) -> CheckResult:
+        tried.append(step.name)
+        return ok(f"install {step.name}", "done") if works in step.name else fail(f"install {step.name}", "no", "do")
+
+    monkeypatch.setattr(parts, "install", install)
+    for one, steps in (("prebuilt", 1), ("llama.cpp", 1), ("neither", 2)):
+        works = one
+        tried.clear()
+        result = session.install_llama(machine(), tmp_path / "log", quiet)
+        assert result.name == "install llama.cpp with CUDA" and len(tried) == steps
+    assert build.prebuilt(machine(driver_cuda="11.2"), "python") is None
 
 
 def test_a_failure_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -307,7 +307,12 @@ def test_a_round_of_the_paper_is_the_work_of_docs_performance() -> None:
     found = {w.phase: w for w in duration.round_work(settings(judge="logits"))}
     assert found["respond"].drawn == 1_500_000
     assert found["judge"].drawn == 0 and 2_000_000 < found["judge"].read < 7_000_000
-    assert duration.kept_examples(settings()) == 3000
+    assert duration.kept_examples(settings(judge="logits")) == duration.kept_examples(
+        settings(judge="sample", keep="threshold:8")
+    ) == 300  # fmt: skip
+    assert (
+        duration.kept_examples(settings()) == duration.kept_examples(settings(judge="logits", keep="top:0.3")) == 3000
+    )
 
 
 def test_a_judge_that_replies_draws_tokens() -> None:

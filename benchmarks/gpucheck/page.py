@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from minisheep.doctor.check_result import CheckResult, counted, verdict
@@ -30,6 +32,19 @@ def document(
         "counts": counted(results),
         "results": [{key: value for key, value in one.to_dict().items() if key != "event"} for one in results],
     }
+
+
+def kept_results(path: Path, heading: Mapping[str, Any]) -> list[CheckResult]:
+    """The results that a call which was cut off left in `path`, whose first line is its `heading`; none where that is
+    another machine's or model's. A torn last line is none."""
+    try:
+        lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        first, *rest = lines or [{}]
+        if first != heading:
+            return []
+        return [CheckResult(**{key: value for key, value in one.items() if key != "event"}) for one in rest]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def describe(machine: MachineFacts) -> str:

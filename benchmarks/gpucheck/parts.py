@@ -90,10 +90,16 @@ def bench(model: str, on_progress: OnProgress) -> Iterator[CheckResult]:
             yield fail(f"bench {verb}", error.message, error.fix)
 
 
-def decode(job: Job) -> Iterator[CheckResult]:
-    """Tokens a second and VRAM, at each number of sequences in `SLOTS`."""
+def decode_name(slots: int) -> str:
+    return f"decode, {slots} sequence{'' if slots == 1 else 's'}"
+
+
+def decode(job: Job, done: frozenset[str] = frozenset()) -> Iterator[CheckResult]:
+    """Tokens a second and VRAM, at each number of sequences in `SLOTS` whose result is not `done`."""
     for slots in SLOTS:
-        name = f"decode, {slots} sequence{'' if slots == 1 else 's'}"
+        name = decode_name(slots)
+        if name in done:
+            continue
         try:
             one = replace(job, part=DECODE, slots=slots, sizes=DECODE_SIZES, repeats=REPEATS)
             facts, peak = measured(WORKER, one.to_job())

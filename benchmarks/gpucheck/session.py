@@ -6,8 +6,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.gpucheck import build, curves, jobs, parts
@@ -25,58 +25,98 @@ DOCTOR_SECONDS = 180.0
 PROBE_SECONDS = 60.0
 
 
+PARTS = ("install", "doctor", "train", "align", "decode", "bench")
+"""In order of worth, should the machine be taken away: what a run needs first, then figures."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     model: str = DEFAULT_MODEL
     install: bool = True
     """Whether missing packages may be installed into this environment."""
+    only: tuple[str, ...] = ()
+    """Of `PARTS`; empty: all."""
+    done: frozenset[str] = frozenset()
+    """Names of results that an earlier call has already."""
+
+    def wants(self, part: str, names: Sequence[str]) -> bool:
+        """Whether a part is to be done: it is asked for, and one of its results is missing."""
+        return (not self.only or part in self.only) and not set(names) <= self.done
 
 
 def run(options: Options, machine: MachineFacts, on_progress: OnProgress) -> Iterator[CheckResult]:
-    """Every part in order. A part's own error becomes its result."""
+    """Every part that is wanted, in order, each result as soon as it is known. A part's own error becomes its result;
+    what an earlier call has is left out."""
+    for result in _results(options, machine, on_progress):
+        if result.name not in options.done:
+            yield result
+
+
+def _results(options: Options, machine: MachineFacts, on_progress: OnProgress) -> Iterator[CheckResult]:
     with tempfile.TemporaryDirectory(prefix="minisheep-gpu-check-") as name:
         folder = Path(name)
         job = Job("prepare", options.model, {}, 1, folder=name)
+        wanted = [part for part in PARTS if options.wants(part, names_of(part))]
         if not machine.has_gpu:
-            yield from (skipped(part, NO_GPU) for part in before_doctor())
-            yield examine(options, on_progress)
-            yield from (skipped(part, NO_GPU) for part in after_doctor())
+            for part in wanted:
+                if part == "doctor":
+                    yield examine(options, on_progress)
+                else:
+                    yield from (skipped(result, NO_GPU) for result in names_of(part))
             return
-        yield from set_up(options, machine, folder, job, on_progress)
-        yield examine(options, on_progress)
-        missing = parts.prepare(job, on_progress)
+        if "install" in wanted:
+            yield from set_up(options, machine, folder, job, on_progress)
+        if "doctor" in wanted:
+            yield examine(options, on_progress)
+        measured = [part for part in wanted if part not in ("install", "doctor")]
+        missing = parts.prepare(job, on_progress) if measured else None
         if missing is not None:
             reason = f"{options.model} is not available: {missing.message}"
-            yield from (skipped(part, reason, missing.fix) for part in after_doctor())
+            yield from (skipped(result, reason, missing.fix) for part in measured for result in names_of(part))
             return
-        on_progress("measuring: bench")
-        yield from parts.bench(options.model, on_progress)
-        on_progress("measuring: decode")
-        yield from parts.decode(job)
-        refusal = parts.without_unsloth()
+        refusal = parts.without_unsloth() if {"train", "align"} & set(measured) else None
+        for part in measured:
+            yield from _measure(part, options, job, refusal, folder, on_progress)
+
+
+def _measure(
+    part: str, options: Options, job: Job, refusal: Refused | None, folder: Path, on_progress: OnProgress
+) -> Iterator[CheckResult]:
+    if part == "train":
         yield from train(job, refusal, on_progress)
+    elif part == "align":
         for trainer in TRAINERS:
+            name = f"align with {trainer}"
+            if name in options.done:
+                continue
             if trainer == "unsloth" and refusal is not None:
-                yield skipped(f"align with {trainer}", refusal.reason, refusal.fix)
+                yield skipped(name, refusal.reason, refusal.fix)
                 continue
             on_progress(f"aligning with {trainer}")
             yield parts.align(options.model, trainer, folder)
+    elif part == "decode":
+        on_progress("measuring: decode")
+        yield from parts.decode(job, options.done)
+    else:
+        on_progress("measuring: bench")
+        yield from parts.bench(options.model, on_progress)
+
+
+def names_of(part: str) -> list[str]:
+    """The names of a part's results."""
+    return {
+        "install": before_doctor(),
+        "doctor": ["doctor"],
+        "train": [*(f"train with {trainer}" for trainer in TRAINERS), "unsloth beside peft"],
+        "align": [f"align with {trainer}" for trainer in TRAINERS],
+        "decode": [parts.decode_name(slots) for slots in jobs.SLOTS],
+        "bench": [f"bench {verb}" for verb in jobs.BENCHED],
+    }[part]
 
 
 def before_doctor() -> list[str]:
     """Names of the set-up's results."""
     return ["install llama.cpp with CUDA", "install Unsloth"]
-
-
-def after_doctor() -> list[str]:
-    """Names of the measured parts, for a machine that can run none of them."""
-    return [
-        *(f"bench {verb}" for verb in jobs.BENCHED),
-        *(f"decode, {slots} sequence{'' if slots == 1 else 's'}" for slots in jobs.SLOTS),
-        *(f"train with {trainer}" for trainer in TRAINERS),
-        "unsloth beside peft",
-        *(f"align with {trainer}" for trainer in TRAINERS),
-    ]
 
 
 def set_up(
@@ -93,7 +133,7 @@ def set_up(
             llama, "missing, and --no-install forbids it", build.command_line(build.llama(machine, sys.executable, {}))
         )
     else:
-        yield parts.install(build.llama(machine, sys.executable, os.environ), folder / "llama.log", on_progress)
+        yield install_llama(machine, folder / "llama.log", on_progress)
     version = packages.installed_version("unsloth")
     step = build.unsloth(packages.requirements(), sys.executable)
     if version is not None:
@@ -102,6 +142,17 @@ def set_up(
         yield skipped(unsloth, "missing, and --no-install forbids it", build.command_line(step))
     else:
         yield parts.install(step, folder / "unsloth.log", on_progress)
+
+
+def install_llama(machine: MachineFacts, log: Path, on_progress: OnProgress) -> CheckResult:
+    """The prebuilt one where there is one, else a build; one result."""
+    prebuilt = build.prebuilt(machine, sys.executable)
+    if prebuilt is not None:
+        found = parts.install(prebuilt, log, on_progress)
+        if found.outcome == "ok":
+            return replace(found, name=before_doctor()[0], found=f"{found.found}, prebuilt")
+        on_progress(f"no prebuilt llama.cpp: {found.found}")
+    return parts.install(build.llama(machine, sys.executable, os.environ), log, on_progress)
 
 
 def examine(options: Options, on_progress: OnProgress) -> CheckResult:

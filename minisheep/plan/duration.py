@@ -91,12 +91,21 @@ def evaluation(settings: Settings) -> PhaseTokens:
     return PhaseTokens("evaluate", drawn, settings.eval_tasks * LOGLIK + sequences * QUESTION, sequences=sequences)
 
 
+GRADED = 0.03
+"""Share that the paper's threshold of 8 keeps at 7B: 229 to 318 of 10,000 (its table of data sizes)."""
+BEST = 0.3
+"""Share that `--keep auto` keeps by ranks, of a judge without grades."""
+
+
 def kept_examples(settings: Settings) -> int:
-    """Pairs that a round trains on. The paper's threshold keeps about three tenths, like `top:0.3`."""
-    if settings.judges:
-        share = settings.keep.value if settings.keep.kind == "top" else 0.3
+    """Pairs that a round trains on."""
+    if not settings.judges:
+        share = BEST if "density" in settings.filter else 0.9
+    elif settings.keep.kind == "top":
+        share = settings.keep.value
     else:
-        share = 0.3 if "density" in settings.filter else 0.9
+        graded = settings.keep.kind == "threshold" or settings.judge in ("logits", "sample")
+        share = GRADED if graded and settings.judge != "pmi" else BEST
     return max(1, min(settings.max_examples, round(settings.per_round * share)))
 
 
