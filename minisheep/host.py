@@ -188,13 +188,15 @@ class WorkerHost:
         emit(rehearsal.conclude(folder, settings, gpu, writing, training, self._share))
 
     def _run_inference(self, folder: RunFolder, phase: Phase, emit: Emit) -> Facts:
-        """A full pool of CUDA's memory aborts the process, and would again: a new worker goes on with fewer slots."""
+        """Beside a GPU, a full pool of CUDA's memory aborts the process, and would again: a new worker goes on with
+        fewer slots."""
         while True:
             worker = self._worker = self._worker or self._start(folder)
             try:
                 return self._do(worker, folder, phase, emit)
             except WorkerError as error:
-                if self._stopping or worker.ended_by != signal.SIGABRT or self._aborts == MOST_ABORTS:
+                aborted = worker.ended_by == signal.SIGABRT and self._gpu() is not None
+                if self._stopping or not aborted or self._aborts == MOST_ABORTS:
                     raise
                 reason = error.message
             self._aborts += 1

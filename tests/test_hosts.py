@@ -13,6 +13,7 @@ from worker_stand_ins import pretend
 from minisheep import loop
 from minisheep.errors import Stopped, WorkerError
 from minisheep.host import WorkerHost
+from minisheep.machine.gpu import Gpu
 from minisheep.machine.worker import WorkerProcess
 from minisheep.run.events import Event, Note
 from minisheep.run.folder import RunFolder
@@ -56,10 +57,13 @@ def test_a_killed_host_leaves_no_worker(folder: RunFolder) -> None:
         assert not alive(pid)
 
 
-def stand_in_host(monkeypatch: pytest.MonkeyPatch, lock: int, source: str) -> WorkerHost:
+GPU = Gpu("NVIDIA GeForce RTX 3060", (8, 6), 12 * 2**30, 11 * 2**30)
+
+
+def stand_in_host(monkeypatch: pytest.MonkeyPatch, lock: int, source: str, gpu: Gpu | None = GPU) -> WorkerHost:
     script = pretend(monkeypatch, source)
     monkeypatch.setattr(WorkerHost, "_start", lambda self, folder: WorkerProcess(script))
-    return WorkerHost(lock)
+    return WorkerHost(lock, gpu=lambda: gpu)
 
 
 @pytest.mark.parametrize(("enough", "workers"), [(0.8, 2), (0.5, 4)])
@@ -79,13 +83,16 @@ def test_after_an_abort_a_new_worker_goes_on_with_fewer_slots_and_that_is_told(
     assert notes[-1].text == notes[-2].text == str(0.75 ** (workers - 1))
 
 
-@pytest.mark.parametrize(("source", "deaths"), [("os.abort()", 4), ("os.kill(os.getpid(), signal.SIGSEGV)", 1)])
+@pytest.mark.parametrize(
+    ("source", "gpu", "deaths"),
+    [("os.abort()", GPU, 4), ("os.kill(os.getpid(), signal.SIGSEGV)", GPU, 1), ("os.abort()", None, 1)],
+)
 def test_what_aborts_again_and_again_or_dies_otherwise_ends_the_run(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, source: str, deaths: int
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, source: str, gpu: Gpu | None, deaths: int
 ) -> None:
     said: list[Event] = []
     with tempfile.TemporaryFile() as lock:
-        host = stand_in_host(monkeypatch, lock.fileno(), source)
+        host = stand_in_host(monkeypatch, lock.fileno(), source, gpu)
         with pytest.raises(WorkerError):
             host.run(folder, loop.Phase(1, "respond"), said.append)
     assert len(said) == deaths - 1

@@ -253,18 +253,18 @@ def test_a_training_in_float16_repeats_what_overflows_and_goes_on_exactly_after_
             return grads[0]
 
     monkeypatch.setattr(train_loop, "loss_sum", lambda *given: Overflow.apply(honest(*given)))
-    plain = job(tmp_path / "plain", weights)
+    plain = job(tmp_path / "plain", weights, 9)
     train(plain)
     assert overflows == [0]
     loop_scale = loss_scale.LossScale
     monkeypatch.setattr(train_loop, "LossScale", lambda dtype: loop_scale(torch.float16))
-    whole, killed = job(tmp_path / "whole", weights), job(tmp_path / "killed", weights)
+    whole, killed = job(tmp_path / "whole", weights, 9), job(tmp_path / "killed", weights, 9)
     train(whole)
     assert overflows[0] > 2
     # A power of two changes no digit of a float32, so every step is the one of the plain training.
     assert distance(adapter(plain), adapter(whole)) <= 1e-6
     with pytest.raises(Killed):
-        train(killed, kill_after=5)
+        train(killed, kill_after=4)
     train(killed)
     assert distance(adapter(whole), adapter(killed)) == 0
 
