@@ -461,7 +461,7 @@ def test_the_memory_of_devices_is_asked_by_the_library_s_own_loader() -> None:
         assert budget.free_bytes(offload=True) is None
     finally:
         own.load_shared_library = load
-    assert asked == ["ggml-base"]
+    assert asked[-1] == "ggml-base"
 
 
 def test_an_adapter_without_memory_is_not_called_one_of_another_model(
