@@ -19,6 +19,7 @@ from minisheep.errors import CorruptRunError, StarvedError
 from minisheep.rules.ifeval import VerifiableItem
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.run import events
+from minisheep.run.decision import decide
 from minisheep.run.events import Emit, Note, RoundMeasured
 from minisheep.run.files import read_json, write_atomic, write_json
 from minisheep.run.folder import Appender, RoundFolder, RunFolder, each_record, read_records, replace_records
@@ -64,7 +65,7 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     base = read_json(work.folder.round(0).metrics)["model"] if round else None
     measured = evaluation.model_metrics(likelihoods, answers, base) | evaluation.metrics(items, checked, base)
     earlier = {r: read_json(work.folder.round(r).metrics) for r in measured_before(work.folder, round)}
-    decision = evaluation.decide(round, measured, earlier)
+    decision = decide(round, measured, earlier)
     metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}
     if round:
         metrics["data"] = evaluation.data_metrics(

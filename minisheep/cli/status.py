@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -13,9 +14,10 @@ from minisheep import api, loop
 from minisheep.cli.options import view_options
 from minisheep.errors import UsageError
 from minisheep.rules import plain_text
+from minisheep.run import verdict
 from minisheep.run.events import Glimpse
 from minisheep.run.folder import RunFolder
-from minisheep.terminal import detached, live_screen, views, words
+from minisheep.terminal import detached, live_screen, run_summary, views, words
 from minisheep.terminal.screen_state import Follow
 
 LOOK_SECONDS = 0.5
@@ -26,13 +28,15 @@ LOOK_SECONDS = 0.5
 @click.option("--run", "run_option", metavar="DIR", help="the run folder, as for the other commands")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object and nothing else")
 @click.option("--plain", is_flag=True, help="no colours")
-def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) -> None:
-    """Show how far RUN is and what each round did. Without RUN: every run in runs/.
+@click.option("--full", is_flag=True, help="every measure of every round too")
+def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, full: bool) -> None:
+    """Show what RUN came to, how far it is, and what each round did. Without RUN: every run in runs/.
 
     \b
     minisheep status
-    minisheep status runs/mine
+    minisheep status runs/mine --full
     """
+    width = shutil.get_terminal_size((100, 24)).columns
     chosen = run or run_option
     runs = (
         [api.load_run(chosen)] if chosen else [api.Run(p.parent) for p in sorted(Path("runs").glob("*/manifest.json"))]
@@ -50,10 +54,19 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
                 "best": found.best,
                 "ended_early": found.ended_early,
                 "phases": done,
+                "verdict": verdict.sentence(verdict.conclude(found.metrics)),
                 "metrics": found.metrics,
             }
             click.echo(json.dumps(data))
             continue
+        if chosen:
+            parts = (run_summary.before_after(found, width), run_summary.numbers(found.metrics, width),
+                     run_summary.curve(found.metrics, width))  # fmt: skip
+            _say(
+                *run_summary.sentence(found.metrics, width),
+                "",
+                *(line for part in parts if part for line in (*part, "")),
+            )
         click.echo(plain_text.one_line(f"{found.path}: {found.settings.model}, {found.settings.rounds} round(s)"))
         if not chosen:
             click.echo(f"  {_ended(found)}" if after is None else f"  next: {words.where(after.round, after.name)}")
@@ -67,12 +80,17 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
             )
             text = f": {words.counted(phase.name, counts)}" if counts else ""
             click.echo(f"  {words.where(phase.round, phase.name):26} {state}{text}")
-        if found.metrics:
+        if full and found.metrics:
             views.print_metrics(found.metrics, plain=plain or not sys.stdout.isatty())
         if after is not None:
             click.echo(plain_text.one_line(f"Continue: minisheep align --run {found.path}"))
         else:
             click.echo(f"{_ended(found).capitalize()}.")
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        click.echo(plain_text.sanitise(line))
 
 
 def _ended(run: api.Run) -> str:

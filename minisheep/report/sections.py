@@ -9,10 +9,10 @@ from minisheep.report.blocks import Block, Charts, Curves, Items, Paragraph, Poi
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules import plain_text
 from minisheep.rules.identity import derive_seed
+from minisheep.run.decision import NORMAL_95
 from minisheep.run.events import TrainStep
 from minisheep.run.metric_catalogue import CATALOGUE, READINGS, Estimate, Metric, Value, harness_metric, round_values
 from minisheep.run.records import Example, Record, Rejection
-from minisheep.stages.evaluate import NORMAL_95
 from minisheep.terminal import words
 from minisheep.terminal.comparison_plot import NAMES
 from minisheep.terminal.comparison_table import cell

@@ -358,6 +358,27 @@ def verdict_rows(verdicts: Mapping[str, Any]) -> dict[str, Rows]:
     return {name: [row(verdict[name]) for verdict in verdicts.values()] for name in names}
 
 
+HALVES = ("trained", "unseen")
+"""Constraints of the kinds that a run trains on, and of the others."""
+
+
+def half(
+    verdicts: Mapping[str, Any], name: str, marked: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, list[bool]]]:
+    """By item and reading, the verdicts on the constraints of one of `HALVES`; items without any are left out.
+
+    An item's ``trained`` says of each of its constraints whether its kind is trained on; `marked` are the verdicts that
+    say it, if not these themselves. Empty where they do not, as in what an earlier version measured.
+    """
+    found = {}
+    for item, verdict in verdicts.items():
+        marks = (verdicts if marked is None else marked).get(item, {}).get("trained", ())
+        places = [place for place, mark in enumerate(marks) if mark is (name == "trained")]
+        if places and len(marks) == len(verdict["strict"]):
+            found[item] = {r: [verdict[r][place] for place in places] for r in READINGS if r in verdict}
+    return found
+
+
 def variants(response: str) -> tuple[str, ...]:
     """The answer without its first line, last line or both, each also without asterisks: 8 with the answer itself."""
     lines = response.split("\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -246,7 +246,12 @@ class Round:
     @property
     def answers(self) -> list[dict[str, Any]]:
         """Greedy answers to held-out tasks: ``task`` (its id), ``instruction``, ``input``, ``answer``, ``finish``."""
-        return list(_answers(self.folder.answers))
+        return list(_answers(self.folder.answers, ("task", "instruction", "input", "answer")))
+
+    @property
+    def verifiable(self) -> list[dict[str, Any]]:
+        """Greedy answers to verifiable instructions: ``item`` (its id), ``prompt``, ``answer``, ``finish``."""
+        return list(_answers(self.folder.verifiable, ("item", "prompt", "answer")))
 
     @property
     def adapter(self) -> Path:
@@ -285,12 +290,12 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _answers(path: Path) -> Iterator[dict[str, Any]]:
+def _answers(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Checks the fields, since these lines have no ids. A torn last line is no answer yet."""
     for number, line in enumerate(Reader(path.parent).lines(path), 1):
         try:
             row = json.loads(line.decode("utf-8", "surrogatepass"))
-            if not all(isinstance(row[name], str) for name in ("task", "instruction", "input", "answer")):
+            if not all(isinstance(row[name], str) for name in names):
                 raise TypeError("an answer's fields are texts")
         except UNREADABLE as error:
             raise CorruptRunError(f"{path}, line {number}, is damaged ({error}).", "Restore it from a copy.") from None
