@@ -15,7 +15,7 @@ from typing import Any
 from minisheep.api import Run, load_run
 from minisheep.errors import UsageError
 from minisheep.metrics.stats import change, paired_difference
-from minisheep.rules.ifeval import READINGS, paired
+from minisheep.rules.ifeval import HALVES, READINGS, half, paired
 from minisheep.run.folder import RunFolder
 from minisheep.run.metric_catalogue import Estimate, Value, round_values
 from minisheep.run.reading import harness_results, read_object
@@ -88,7 +88,7 @@ class PairedResults:
     first: tuple[RunResult, Measured]
     second: tuple[RunResult, Measured]
     values: dict[str, Estimate]
-    """The four verifiable shares and ``nll``."""
+    """The verifiable shares, of both halves too, and ``nll``."""
     not_comparable: tuple[str, ...]
     """Why values are missing."""
 
@@ -160,6 +160,9 @@ def difference(first: tuple[RunResult, Measured], second: tuple[RunResult, Measu
         why.append("verifiable instructions: none in common")
     else:
         values |= verifiable
+        if (halves := _halves(a.model, b.model)) is None:
+            why.append("trained and unseen kinds of constraint: not the same kinds in both")
+        values |= halves or {}
     if run_a.seeds != run_b.seeds:
         why.append("held-out tasks: the runs have different seed tasks")
     elif (nll := _likelihood(a.model, b.model)) is None:
@@ -233,6 +236,18 @@ def _verifiable(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Estimat
             for level, interval in change(*rows)._asdict().items():
                 estimates[f"{level}_{reading}"] = Estimate(*interval)
     return estimates
+
+
+def _halves(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Estimate] | None:
+    """Constraints of trained and of unseen kinds, in the answers' own words; None if the models' runs train on different
+    kinds, empty if both were measured by a version that did not tell them apart."""
+    ours, theirs = a.get("verifiable_by_item", {}), b.get("verifiable_by_item", {})
+    if any(ours[name].get("trained") != theirs[name].get("trained") for name in ours if name in theirs):
+        return None
+    pairs = {name: paired(half(ours, name), half(theirs, name)) for name in HALVES}
+    return {
+        f"constraints_{name}": Estimate(*change(*rows["own"]).instruction) for name, rows in pairs.items() if rows
+    }
 
 
 def _likelihood(a: Mapping[str, Any], b: Mapping[str, Any]) -> Estimate | None:

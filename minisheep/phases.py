@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.data.seed_tasks import SeedTask, load_items
 from minisheep.engines.base import Completion
 from minisheep.errors import CorruptRunError, StarvedError
@@ -63,7 +64,8 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             report.show(prompts[completion.id], completion.text)
             report.step(len(likelihoods) + len(answers) + len(checked), total, "verifiable instructions")
     base = read_json(work.folder.round(0).metrics)["model"] if round else None
-    measured = evaluation.model_metrics(likelihoods, answers, base) | evaluation.metrics(items, checked, base)
+    measured = evaluation.model_metrics(likelihoods, answers, base)
+    measured |= evaluation.metrics(items, checked, base, default_trained_kinds())
     earlier = {r: read_json(work.folder.round(r).metrics) for r in measured_before(work.folder, round)}
     decision = decide(round, measured, earlier)
     metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}

@@ -152,8 +152,8 @@ MOST_ROUNDS = 3
 """Rounds in the short table beside the base: the best and the newest."""
 DECIDES = "*"
 LEGEND = (
-    f"{DECIDES} decides which round is the best. Changes are in points or nats a token, with their 95 % intervals; better or"
-    " worse means that the interval lies on one side of 0. Fewer or more words are neither."
+    f"{DECIDES} decides which round is the best. Changes are in points or nats a token, with their 95 % intervals; better"
+    " or worse means that the interval lies on one side of 0. Fewer or more words are neither."
 )
 Row = tuple[str, ...]
 
@@ -275,6 +275,10 @@ def _verdict_words(kept: tuple[int, int, int] | None) -> str:
     return f"kept {before} of {count} constraint{'s' * (count != 1)} before, {after} after"
 
 
+TOTAL = "total"
+"""Stands beside the kinds in a round's metrics."""
+
+
 def curve(metrics: Sequence[Metrics]) -> dict[str, dict[int, tuple[int, int]]]:
     """The learning curve: by kind of constraint and round, answers drawn and how many of them passed the check.
 
@@ -284,8 +288,7 @@ def curve(metrics: Sequence[Metrics]) -> dict[str, dict[int, tuple[int, int]]]:
     for m in metrics:
         kinds = m.get("data", {}).get("constraints", {})
         for kind, counts in kinds.items() if isinstance(kinds, Mapping) else ():
-            # IFEval's names have a group before a colon; what has none is no kind but a total.
-            if ":" in kind and isinstance(counts, Mapping) and counts.get("draws"):
+            if kind != TOTAL and isinstance(counts, Mapping) and counts.get("draws"):
                 found.setdefault(kind, {})[int(m["round"])] = int(counts["draws"]), int(counts["passed"])
     return found
 
