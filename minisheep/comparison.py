@@ -239,15 +239,13 @@ def _verifiable(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Estimat
 
 
 def _halves(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Estimate] | None:
-    """Constraints of trained and of unseen kinds, in the answers' own words; None if the models' runs train on different
-    kinds, empty if both were measured by a version that did not tell them apart."""
+    """Constraints of trained and of unseen kinds, in the answers' own words; None if the runs train on different kinds,
+    empty if both were measured by a version that did not tell them apart."""
     ours, theirs = a.get("verifiable_by_item", {}), b.get("verifiable_by_item", {})
     if any(ours[name].get("trained") != theirs[name].get("trained") for name in ours if name in theirs):
         return None
     pairs = {name: paired(half(ours, name), half(theirs, name)) for name in HALVES}
-    return {
-        f"constraints_{name}": Estimate(*change(*rows["own"]).instruction) for name, rows in pairs.items() if rows
-    }
+    return {f"constraints_{name}": Estimate(*change(*rows["own"]).instruction) for name, rows in pairs.items() if rows}
 
 
 def _likelihood(a: Mapping[str, Any], b: Mapping[str, Any]) -> Estimate | None:

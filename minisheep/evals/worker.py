@@ -159,7 +159,7 @@ def measure(
     asker = Asker(subject.engine(round, emit), subject.template, spec.max_tokens, subject.settings.seed, on_progress)
     lm = EngineLM(asker, greedy=tasks.asks_greedy(plan.name, plan.task))
     harness = _evaluate(spec, plan, lm, chat=subject.template is not None)
-    entries = scores.items(harness["samples"][leaf])
+    entries = scores.items(harness["samples"][leaf], trained_kinds(spec.run) if leaf == "ifeval" else frozenset())
     settings = subject.identity(leaf, round, plan.data)
     result = {
         "task": leaf,
@@ -176,7 +176,7 @@ def measure(
         "task_version": str(harness["versions"].get(leaf, "")),
         "shots": harness["n-shot"].get(leaf),
         "items": len(entries),
-        "metrics": _metrics(entries, scores.values(harness["results"][leaf])),
+        "metrics": _metrics(entries, {**scores.values(harness["results"][leaf]), **scores.half_values(entries)}),
         "higher_is_better": {k: v for k, v in harness["higher_is_better"].get(leaf, {}).items() if isinstance(k, str)},
         "answers": asker.stats.to_dict(),
         "versions": system.versions(PACKAGES),

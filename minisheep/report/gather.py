@@ -12,12 +12,14 @@ from typing import Any
 
 from minisheep import config, loop
 from minisheep.data.seed_tasks import SeedTask, load_seeds, seeds_digest
-from minisheep.errors import MinisheepError, UsageError
+from minisheep.errors import CorruptRunError, MinisheepError, UsageError
 from minisheep.report.blocks import ListItem
+from minisheep.run import verdict
 from minisheep.run.events import EngineReady, Failed, Note, PhaseFinished, TrainStep
 from minisheep.run.folder import RoundFolder, RunFolder
 from minisheep.run.metric_catalogue import Estimate, round_values
-from minisheep.run.reading import Reader, RoundRecords, harness_results, read_round, training_steps
+from minisheep.run.reading import UNREADABLE, Reader, Round, RoundRecords, harness_results, read_round, training_steps
+from minisheep.run.verdict import BeforeAfter, Conclusion
 from minisheep.run.versus_lines import lines
 from minisheep.stages.collapse import alarms
 from minisheep.stages.exam import Exam
@@ -61,6 +63,10 @@ class Gathered:
     """The base (if it has a folder) and every round that has started."""
     seeds: tuple[SeedTask, ...]
     """Those that the run began with; empty if they are no longer available."""
+    conclusion: Conclusion | None
+    """What the run came to; None before a round was measured."""
+    examples: tuple[BeforeAfter, ...]
+    """Answers of the base and of the round that the conclusion is about."""
     harness: dict[int, dict[str, Estimate]]
     judged: tuple[tuple[ListItem, ...], ...]
     """What outside judges decided (`minisheep versus`), in words; one group for each comparison."""
@@ -116,6 +122,7 @@ def gather(path: str | Path) -> Gathered:
     harness = harness_results(folder.path, reader.notes)
     judged = [reader.json(path, _judged) for path in sorted((folder.path / "judged").glob("*.json"))]
     model = reader.json(folder.model, dict) or {}
+    conclusion = _conclusion(rounds, reader)
     return Gathered(
         path=folder.path,
         settings=settings,
@@ -125,6 +132,8 @@ def gather(path: str | Path) -> Gathered:
         state_known=state_known,
         all_rounds=rounds,
         seeds=seeds,
+        conclusion=conclusion,
+        examples=_examples(folder, conclusion, reader) if conclusion else (),
         harness=harness,
         judged=tuple(items for items in judged if items is not None),
         warnings=_once(e.text for e in events if isinstance(e, Note) and e.level == "warning"),
@@ -132,6 +141,27 @@ def gather(path: str | Path) -> Gathered:
         engines=_once(e.description for e in events if isinstance(e, EngineReady)),
         notes=tuple(reader.notes),
     )
+
+
+def _conclusion(rounds: Sequence[ReportRound], reader: Reader) -> Conclusion | None:
+    metrics = [r.metrics for r in rounds if r.metrics is not None]
+    try:
+        found = verdict.conclude(metrics)
+        verdict.sentence(found), verdict.short_table(metrics), verdict.curve(metrics)
+        return found
+    except UNREADABLE:
+        reader.notes.append("The rounds' metrics do not fit together, so this report has no verdict on the run.")
+        return None
+
+
+def _examples(folder: RunFolder, found: Conclusion, reader: Reader) -> tuple[BeforeAfter, ...]:
+    base, later = (Round(number, folder.round(number)) for number in (0, found.round))
+    try:
+        answers, checked = (base.answers, later.answers), (base.verifiable, later.verifiable)
+        return tuple(verdict.before_after(answers, checked, (found.base, found.model)))
+    except CorruptRunError as error:
+        reader.notes.append(f"{error.message} So no answers are shown beside each other.")
+        return ()
 
 
 def _round(reader: Reader, number: int, folder: RoundFolder, steps: tuple[TrainStep, ...]) -> ReportRound:

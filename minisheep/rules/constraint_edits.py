@@ -40,7 +40,9 @@ yes yet you your
 """
 PLAIN_WORDS = frozenset(_PLAIN.split())
 """Words of little content, which make no keyword, no title's end and no highlight."""
-_SMALL = frozenset("a an and as at but by for from in nor of on or the to with".split())
+_SMALL = frozenset(
+    ["a", "an", "and", "as", "at", "but", "by", "for", "from", "in", "nor", "of", "on", "or", "the", "to", "with"]
+)
 """Words that stay small inside a title."""
 LIMITS = (15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200)
 """Numbers of words that a constraint read off an answer may name."""

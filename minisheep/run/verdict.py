@@ -152,8 +152,8 @@ MOST_ROUNDS = 3
 """Rounds in the short table beside the base: the best and the newest."""
 DECIDES = "*"
 LEGEND = (
-    f"{DECIDES} decides which round is the best. Changes are in points or nats a token, with their 95 % intervals; better"
-    " or worse means that the interval lies on one side of 0. Fewer or more words are neither."
+    f"{DECIDES} decides which round is the best. Changes are in points or nats a token, with their 95 % intervals;"
+    " better or worse means that the interval lies on one side of 0. Fewer or more words are neither."
 )
 Row = tuple[str, ...]
 
