@@ -19,7 +19,7 @@ from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
 from minisheep.errors import ModelFileError, Stopped
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.prompts import Frame, user_text
-from minisheep.rules.templates import Template
+from minisheep.rules.templates import Conversation, Template, conversation
 from minisheep.run import events
 from minisheep.run.events import Emit, EngineReady, Glimpse, Paused, PhaseFinished, PhaseStarted, Progress
 from minisheep.run.files import read_json
@@ -127,6 +127,18 @@ class Workspace:
             engine.close()
         self._engines.clear()
         self._newest = None
+
+
+def conversation_of(model: PreparedModel) -> Conversation:
+    """How the run's template frames several turns; the template ``model`` is read from the model's file."""
+    if model.template.name != "model":
+        return conversation(model.template, "", {})
+    from minisheep.formats.gguf_header import read_header
+    from minisheep.formats.model_facts import bos_text, chat_template, eos_text
+
+    header = read_header(model.inference_gguf)
+    special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
+    return conversation(model.template, chat_template(header), special)
 
 
 def open_server(settings: Settings, gguf: Path) -> RemoteEngine:

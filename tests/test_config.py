@@ -66,10 +66,10 @@ def test_all_unknown_names_are_told_at_once_and_where() -> None:
     assert all(word in refused.value.message for word in ("'roundz'", "rounds", "'zzzzzzzzzzzz'", "my.toml"))
 
 
-@pytest.mark.parametrize("preset", list(config.PRESETS))
+@pytest.mark.parametrize("preset", list(presets.PRESETS))
 def test_presets_are_valid(preset: str) -> None:
     settings = config.make({}, preset).model_dump()
-    assert all(settings[name] == value for name, value in config.PRESETS[preset].items())
+    assert all(settings[name] == value for name, value in presets.PRESETS[preset].items())
 
 
 def test_an_unknown_preset_is_refused() -> None:
@@ -234,7 +234,7 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         config.make({}).rounds = 4  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("preset", list(config.PRESETS))
+@pytest.mark.parametrize("preset", list(presets.PRESETS))
 @pytest.mark.parametrize("seeds", ["", 'a "quoted" path\\n', "späße\u2028\x1f"])
 def test_resolved_settings_come_back_from_the_run_folder(tmp_path: Path, preset: str, seeds: str) -> None:
     folder = RunFolder(tmp_path)

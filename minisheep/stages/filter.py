@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from minisheep.config import Keep, Settings
+from minisheep.config import Settings
 from minisheep.engines.base import EmbedRequest, Engine, LoglikRequest
 from minisheep.errors import StarvedError
 from minisheep.metrics.diversity import assign, clusters_for, project
@@ -23,6 +23,7 @@ from minisheep.metrics.stats import describe
 from minisheep.rules.endings import cut_answer
 from minisheep.rules.heuristics import response_fault
 from minisheep.rules.identity import derive_seed
+from minisheep.rules.keep_rule import Keep
 from minisheep.rules.prompts import Frame, answer_prompt, user_text
 from minisheep.rules.templates import Prompt, Segment
 from minisheep.run.records import Example, Instruction, Rejection, Response, Verdict
