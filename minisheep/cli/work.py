@@ -11,6 +11,7 @@ import click
 from minisheep import api, config, loop
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.errors import MinisheepError, Stopped, UsageError
+from minisheep.presets import DEFAULT_PRESET
 from minisheep.run.events import Event, Failed, RunStarted
 from minisheep.run.files import read_json
 from minisheep.terminal import detached
@@ -78,7 +79,7 @@ def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str 
 
 def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any]) -> loop.Phase:
     """The run's next phase, if it has the command's name. Raises `errors.UsageError` where another comes before it."""
-    settings = config.make(given, preset or "paper")
+    settings = config.make(given, preset or DEFAULT_PRESET)
     path = Path(run) if run else api.default_folder(settings.model, preset)
     try:
         opened = api.load_run(path)

@@ -165,7 +165,7 @@ def plan(engine: Engine, asking: Asking, instructions: Sequence[Instruction]) ->
     return Plan(asked, cramped)
 
 
-def together(wanted: Iterable[Wanted], asked: Mapping[str, Asked]) -> list[list[Wanted]]:
+def grouped(wanted: Iterable[Wanted], asked: Mapping[str, Asked]) -> list[list[Wanted]]:
     """The answers to draw in groups that read the same solved tasks, in a fixed order: those without a constraint
     first, then by kind."""
     groups: dict[str, list[Wanted]] = {}
