@@ -1,7 +1,7 @@
 """Reads the kinds of constraint that a run draws: minisheep's own file or a user's, and installed plug-ins.
 
-A plug-in is an entry point of the group `GROUP`: an object with `kind`, `levels` or `arguments`, `wordings` and `check`,
-and perhaps `edit` and `trained`. Reading it runs its code; so a run does that once, stores the outcome
+A plug-in is an entry point of the group `GROUP`: an object with `kind`, `levels` or `arguments`, `wordings` and
+`check`, and perhaps `edit` and `trained`. Reading it runs its code; so a run does that once, stores the outcome
 (`Catalogue.to_dict`), and reads that (`stored_catalogue`) without importing anything.
 """
 
@@ -59,7 +59,8 @@ def stored_catalogue(stored: Mapping[str, Any], name: str = "The stored constrai
     known = {kind: _own(kind) for kind in KINDS}
     for kind, row in rows.items():
         if isinstance(row, dict) and row.get("plugin"):
-            known[kind] = ConstraintKind(kind, True, (), (), _elsewhere(kind), _elsewhere(kind), plugin=True)
+            ask = _elsewhere(kind)
+            known[kind] = ConstraintKind(kind, True, (), (), ask, ask if row.get("edits") else None, plugin=True)
     plain = {kind: {key: row[key] for key in _KEYS & set(row)} for kind, row in rows.items() if isinstance(row, dict)}
     return _catalogue(name, {**stored, "kinds": plain if len(plain) == len(rows) else kinds}, known)
 
@@ -73,6 +74,20 @@ def installed() -> dict[str, ConstraintKind]:
             raise ConfigError(f"{_called(point)}: there is already a constraint {kind.name!r}.", _PLUGIN_FIX)
         found[kind.name] = kind
     return found
+
+
+def find_plugin(kind: str) -> ConstraintKind:
+    """The installed plug-in of a kind, whatever the others are like. Raises `errors.ConfigError` where it is gone."""
+    refused = ""
+    for point in entry_points(group=GROUP):
+        try:
+            found = read_plugin(point)
+        except ConfigError as error:
+            refused = refused or f" {error.message}"
+        else:
+            if found.name == kind:
+                return found
+    raise ConfigError(f"No plug-in of the constraint {kind} is installed here.{refused}", _PLUGIN_FIX)
 
 
 def read_plugin(point: EntryPoint) -> ConstraintKind:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from minisheep.rules.ifeval import AT_LEAST, LESS_THAN
@@ -23,9 +24,9 @@ Reading = Callable[[str], list[dict[str, Any]]]
 _CODE = re.compile(r"[{}<>;=\\`|^$]|\w\(|\b(?:def|import|return|SELECT|print)\b|^\s{2,}\S", re.MULTILINE)
 _ITEM = re.compile(r"\s*(?:[-*+•]|\(?\d{1,2}[.)])\s+(?P<item>\S.*)")
 _FIELD = re.compile(r"\s*(?:[-*•]\s+)?(?P<name>\w[\w '-]{0,30}):\s+(?P<value>\S.*)")
-_CLAUSE = re.compile(r"[,;:]\s+(?=(?:and|but|so|or|yet|while|which|since|because|then|or)\b)|;\s+|:\s+")
-_JOINS = "and but so or yet while which who since because then as where when if until unless though although nor for"
-_COMMA = re.compile(r"\s*,\s*(?P<next>[\w'-]+)?")
+_THEN = r"and (?:then )?(?=(?:the|an?|it|they|he|she|we|you|I|this|that|these|there)\b)"
+_CLAUSE = re.compile(rf";\s+|,\s+(?:{_THEN}|(?=(?:but|so|yet)\b))")
+_LISTED = re.compile(r"\d,|,\s*\d|,\s+(?:[\w'-]+\s+){1,4}(?:and|or)\s|,[^,.]{1,20},")
 _WORD = re.compile(r"[^\W\d_][\w'-]*")
 _PLAIN = """
 a about after again all also although an and another any are as at away be because been before being between both but
@@ -39,6 +40,8 @@ yes yet you your
 """
 PLAIN_WORDS = frozenset(_PLAIN.split())
 """Words of little content, which make no keyword, no title's end and no highlight."""
+_SMALL = frozenset("a an and as at but by for from in nor of on or the to with".split())
+"""Words that stay small inside a title."""
 LIMITS = (15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200)
 """Numbers of words that a constraint read off an answer may name."""
 
@@ -55,24 +58,10 @@ def number_of_words(text: str) -> int:
 
 
 def no_comma(answer: str) -> str | None:
-    """A list of short parts gets "and" or "or" between them, other commas go; figures and columns keep theirs."""
-    if _is_code(answer) or "\n" in answer or re.search(r"\d,|,\s*\d", answer):
+    """Commas are left out, but not those of figures, columns and lists, whose parts would run into each other."""
+    if _is_code(answer) or "\n" in answer or _LISTED.search(answer):
         return None
-    sentences_without = []
-    for sentence in sentences(answer):
-        link = " or" if " or " in sentence and " and " not in sentence else " and"
-        parts = sentence.split(",")
-        listed = len(parts) > 1 and all(len(part.split()) <= 3 for part in parts[1:-1]) and len(parts[0].split()) > 0
-        listed = (
-            listed and (len(parts) > 2 or len(parts[1].split()) <= 4) and bool(re.search(r" (?:and|or) ", parts[-1]))
-        )
-
-        def replaced(match: re.Match[str], link: str = link, listed: bool = listed) -> str:
-            following = match["next"] or ""
-            return (link if listed and following not in _JOINS.split() else "") + " " + following
-
-        sentences_without.append(_COMMA.sub(replaced, sentence).replace("  ", " ").strip())
-    return " ".join(sentences_without)
+    return re.sub(r"\s*,\s*", " ", answer)
 
 
 def english_lowercase(answer: str) -> str | None:
@@ -106,10 +95,9 @@ def title(answer: str) -> str | None:
     begins = [word.strip(".,:;!?\"'()*") for word in re.split(r"[.!?:;]\s", first)[0].split()[:6]]
     while begins and (begins[-1].lower() in PLAIN_WORDS or not begins[-1]):
         begins.pop()
-    if not begins or begins[0][:1].isdigit():
+    if len(begins) < 1 + ("\n" in answer) or begins[0][:1].isdigit():
         return None
-    # Small words stay small inside a title, as they are written in English.
-    words = [w if n and w.lower() in PLAIN_WORDS else w[:1].upper() + w[1:] for n, w in enumerate(begins)]
+    words = [w if n and w in _SMALL else w[:1].upper() + w[1:] for n, w in enumerate(begins)]
     return f"<<{' '.join(words)}>>\n{answer}"
 
 
@@ -125,14 +113,14 @@ def end_checker(answer: str, *, end_phrase: str) -> str | None:
 
 
 def number_words(answer: str, *, num_words: int, relation: str) -> str | None:
-    """A long answer loses whole sentences at its end; a short one is not made longer."""
+    """A long answer loses whole sentences at its end. One that is far below the limit shows nothing."""
     if _is_code(answer):
         return None
     words = number_of_words(answer)
     if relation == AT_LEAST:
         return answer if words >= num_words else None
     if words < num_words:
-        return answer
+        return answer if words * 4 >= num_words else None
     kept = ""
     for sentence in [] if "\n" in answer else sentences(answer):
         longer = f"{kept} {sentence}".strip()
@@ -221,6 +209,18 @@ EDITS: Mapping[str, Edit] = {
     "detectable_content:postscript": postscript,
     "keywords:existence": existence,
 }
+AT_ODDS: Mapping[str, re.Pattern[str]] = {
+    kind: re.compile(words, re.IGNORECASE)
+    for kind, words in {
+        "punctuation:no_comma": r"punctuat|comma|grammar|correct",
+        "change_case:english_lowercase": r"capital|punctuat|correct|abbreviat|letters",
+        "change_case:english_capital": r"capital|punctuat|correct|abbreviat|letters",
+        "detectable_format:number_bullet_lists": r"sentence|paragraph|headline|poem|verse|title",
+        "detectable_format:json_format": r"poem|verse|haiku",
+        "startend:quotation": r"quot|speech",
+    }.items()
+}
+"""What an instruction asks for that a constraint of the kind would be at odds with."""
 READINGS: Mapping[str, Reading] = {
     "length_constraints:number_words": read_words,
     "detectable_format:number_bullet_lists": read_bullets,
@@ -241,12 +241,23 @@ def _items(answer: str) -> list[str] | None:
 
 
 def _splits(answer: str) -> list[list[str]]:
-    """A line of text in parts: sentences, then clauses, then the parts of a bare list."""
+    """A line of text in parts: sentences; else clauses, if each says something; else the parts of a bare list."""
     whole = sentences(answer)
-    clauses = [_capital(part.strip()) for sentence in whole for part in _CLAUSE.split(sentence) if part.strip()]
-    found = [whole, [part if part.endswith((".", "!", "?")) else f"{part}." for part in clauses]]
+    clauses = [part.strip() for sentence in whole for part in _clauses(sentence)]
+    clauses = [part[:1].upper() + part[1:] + ("" if part.endswith((".", "!", "?")) else ".") for part in clauses]
     parts = [part.strip(" .") for part in re.split(r",\s+|\s+and\s+", answer)]
-    return [*found, parts] if all(0 < len(part.split()) <= 4 for part in parts) else found
+    found = [whole]
+    if all(len(part.split()) >= 4 for part in clauses):
+        found.append(clauses)
+    if len(parts) > 2 and all(0 < len(part.split()) <= 4 for part in parts):
+        found.append(parts)
+    return found
+
+
+def _clauses(sentence: str) -> list[str]:
+    """A sentence whose commas stand between parts of a list is left whole."""
+    parts = _CLAUSE.split(sentence)
+    return [sentence] if any("," in part for part in parts) else parts
 
 
 def _grouped(parts: Sequence[str], groups: int) -> list[str]:
@@ -255,11 +266,7 @@ def _grouped(parts: Sequence[str], groups: int) -> list[str]:
         return []
     groups = min(groups, len(parts))
     ends = [round(len(parts) * n / groups) for n in range(groups + 1)]
-    return [" ".join(parts[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return [" ".join(parts[a:b]) for a, b in pairwise(ends)]
 
 
 def _finished(answer: str) -> str:

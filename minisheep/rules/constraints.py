@@ -5,7 +5,7 @@ answer kept it. Its verdict costs nothing, and is as right in the fifth round as
 trained on; the others show whether a model has learnt to follow, or only what it was drilled in.
 
 `data.constraint_kinds` reads a `Catalogue` from a file, `stages.checking` decides kinds of plug-ins in a process of
-their own. Everything here follows from identity (`rules.identity`): a run that goes on draws what an unbroken one draws.
+their own. What is drawn follows from identity (`rules.identity`), so a run that goes on draws as an unbroken one does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from minisheep.rules.constraint_edits import READINGS, content_words
+from minisheep.rules.constraint_edits import AT_ODDS, READINGS, content_words
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.task_list import Task
 
@@ -230,6 +230,8 @@ def hindsight(catalogue: Catalogue, answer: str, others: Sequence[str], *identit
 
 def _solved(kind: ConstraintKind, sets: Sequence[Arguments], seed: SolvedTask) -> tuple[Arguments, str] | None:
     """The first arguments that the seed's answer can be made to keep, and that answer."""
+    if kind.name in AT_ODDS and AT_ODDS[kind.name].search(seed.instruction):
+        return None
     if kind.name == "keywords:existence":
         sets = [_own_words(arguments, seed) for arguments in sets]
     for arguments in sets:
