@@ -102,8 +102,8 @@ class Opening:
     """Of a run that goes on, without the phases to do again; None for a new run."""
     note: str = ""
     """The settings that changed, in words."""
-    preset: str = DEFAULT_PRESET
-    """What a new run began from."""
+    preset: str = ""
+    """What the run began from, to be recorded; empty where that is not to be said."""
 
 
 def read_standing(folder: RunFolder, preset: str | None) -> tuple[Settings | None, Mapping[str, Any] | None]:
@@ -189,7 +189,8 @@ def write(folder: RunFolder, opening: Opening, inputs: Mapping[str, str]) -> Non
             catalogue = load_catalogue(settings.constraint_file, language=settings.language)
             write_json(folder.constraints, catalogue.to_dict())
         write_settings(folder, settings)
-        folder.write_manifest({"phases": {}, "inputs": inputs, "preset": opening.preset})
+        preset = {"preset": opening.preset} if opening.preset else {}
+        folder.write_manifest({"phases": {}, "inputs": inputs, **preset})
     elif opening.note:
         # The manifest first: if cut off in between, the filter is done again with the old --keep, not left out.
         folder.write_manifest(dict(opening.manifest))

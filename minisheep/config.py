@@ -259,8 +259,8 @@ class Settings(BaseModel):
                 yield f"{cause} {why}, so --keep {self.keep} has no effect; leave one out"
             if self.answers > 1 and not self.constraints:
                 yield (
-                    f"--answers {self.answers} keeps the best judged, and {cause} judges none; give --constraints, where"
-                    " a program judges, or leave one out"
+                    f"--answers {self.answers} keeps the best judged, and {cause} judges none; leave one out, or give"
+                    " --constraints, where a program judges"
                 )
         if self.judge == "pmi" and self.assess in ("quality", "following"):
             yield f"--judge pmi has no criteria, so --assess {self.assess} has no effect; leave one out"
@@ -296,14 +296,14 @@ class Settings(BaseModel):
         if self.constraints:
             if self.rules != "on":
                 yield (
-                    f"--constraints {self.constraints:g} needs --rules on: an answer that only says its instruction back"
+                    f"--constraints {self.constraints:g} needs --rules on: an answer that says its instruction back"
                     f" keeps many constraints, and --rules {self.rules} would keep it"
                 )
             return
         if self.hindsight:
             yield f"--hindsight {self.hindsight:g} adds to --constraints, and that is 0; add --constraints 0.5"
         if self.constraint_file:
-            yield f"--constraint-file {self.constraint_file} is not used while --constraints is 0; add --constraints 0.5"
+            yield f"--constraint-file {self.constraint_file} has no effect without --constraints; add --constraints 0.5"
 
     def _server_contradictions(self) -> Iterator[str]:
         """Contradictions between --engine and the settings of a server."""

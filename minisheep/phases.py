@@ -13,10 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from minisheep.asking import NOT_SHOWN, ONE_TURN, checked, how_asked
 from minisheep.data.seed_tasks import SeedTask, load_items
-from minisheep.engines.base import Completion, Engine
+from minisheep.engines.base import Completion
 from minisheep.errors import CorruptRunError, StarvedError
-from minisheep.rules.constraints import WordedConstraint
 from minisheep.rules.ifeval import VerifiableItem
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.run import events
@@ -27,12 +27,12 @@ from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Rej
 from minisheep.stages import evaluate as evaluation
 from minisheep.stages.checking import Checker
 from minisheep.stages.collapse import alarms, echo, rambling
-from minisheep.stages.constrain import answers_to_check, constraint_metrics, faulty, never_kept, one_sided, tally
+from minisheep.stages.constrain import constraint_metrics, one_sided
 from minisheep.stages.exam import Exam, exam_error, examine, failed_warning
 from minisheep.stages.filter import by_rules, for_judge, keep_examples, measure, rule_counts
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import JudgedText, Pair, findings, judge_health, judge_pairs
-from minisheep.stages.respond import Asking, grouped, plan
+from minisheep.stages.respond import grouped
 from minisheep.stages.respond import respond as answer
 from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job
 from minisheep.workspace import BATCH, Report, Workspace, closing, fresh, in_batches, replay, verdicts_without_raw
@@ -214,10 +214,10 @@ def respond(work: Workspace, round: int, report: Report) -> None:
         missing = [(instruction, sample) for instruction, sample in pairs if (instruction.id, sample) not in done]
         report.start(len(pairs), len(done), "answers")
         if round == 1 and settings.answer_shots and not asking.shows:
-            report.emit(Note(_NOT_SHOWN if settings.show == "first" else _ONE_TURN))
+            report.emit(Note(NOT_SHOWN if settings.show == "first" else ONE_TURN))
         if missing:
             engine = work.answer_engine(round, report.ready)
-            asked = _asked(folder, engine, asking, instructions, report)
+            asked = how_asked(folder, engine, asking, instructions, report)
             texts = {i.id: user_text(i.instruction, i.input) for i in instructions}
             texts |= {record.instruction_id: user_text(record.instruction, record.input) for record in asked.values()}
 
@@ -240,36 +240,6 @@ def respond(work: Workspace, round: int, report: Report) -> None:
     report.counts = {"responses": len(pairs), "tokens": tokens}
 
 
-_NOT_SHOWN = (
-    "--answer-shots is for a base model; this model is asked by its template, and no seed tasks are shown. With --show"
-    " every they stand before each instruction as earlier turns."
-)
-_ONE_TURN = "The model's template takes one turn, so no solved seed tasks are shown, despite --answer-shots."
-
-
-def _asked(
-    folder: RoundFolder, engine: Engine, asking: Asking, instructions: Sequence[Instruction], report: Report
-) -> dict[str, Asked]:
-    """How the round's instructions are put, by instruction; decided and written before the first answer."""
-    if not asking.recorded:
-        return {}
-    if not folder.asked.exists():
-        made = plan(engine, asking, instructions)
-        if made.cramped:
-            report.emit(
-                Note(
-                    f"A context of {engine.info.context} tokens holds fewer than {asking.settings.answer_shots} solved"
-                    f" tasks beside {made.cramped} of {len(instructions)} instructions, so fewer are shown there. A new"
-                    f" run with --context {2 * engine.info.context} shows more.",
-                    "warning",
-                )
-            )
-        if not made.asked:
-            return {}
-        replace_records(folder.asked, made.asked)
-    return {record.instruction_id: record for record in each_record(folder.asked, Asked)}
-
-
 def judge(work: Workspace, round: int, report: Report) -> None:
     """Check each constraint, then judge each pair, or measure it where a model-only filter decides."""
     folder, settings = work.folder.round(round), work.settings
@@ -285,7 +255,7 @@ def judge(work: Workspace, round: int, report: Report) -> None:
         done.add(verdict.response_id)
         report.newest.count([verdict])
     report.start(len(candidates.pairs), len(done), "pairs")
-    checks = _checked(work, folder, report) if work.catalogue is not None else {}
+    checks = checked(work, folder, report) if work.catalogue is not None else {}
     judged = for_judge(settings, candidates, checks)
     missing = [pair for pair in judged if pair.response.id not in done]
     if settings.judges:
@@ -324,29 +294,6 @@ def judge(work: Workspace, round: int, report: Report) -> None:
         report.counts |= {"checked": len(checks), "passed": sum(check.passed for check in checks.values())}
 
 
-def _checked(work: Workspace, folder: RoundFolder, report: Report) -> dict[str, Check]:
-    """A program's verdict on each answer to an instruction with a constraint, by response: those on disk and the rest."""
-    assert work.catalogue is not None
-    checks = {check.response_id: check for check in each_record(folder.checks, Check)}
-    answers = answers_to_check(each_record(folder.asked, Asked), each_record(folder.responses, Response))
-    with Checker(work.catalogue) as checker, Appender(folder.checks) as file:
-        for record, response, text in answers:
-            if response.id not in checks:
-                constraint = WordedConstraint.from_dict(record.constraint)
-                check = Check(
-                    response.id,
-                    constraint.kind,
-                    *checker.check(constraint, user_text(record.instruction, record.input), text),
-                )
-                file.append(check.to_dict())
-                checks[response.id] = check
-                report.step(len(checks), len(answers), "constraints checked")
-    for sentence in (faulty(checks.values()), never_kept(tally(checks.values()))):
-        if sentence:
-            report.emit(Note(sentence, "warning"))
-    return checks
-
-
 def filter(work: Workspace, round: int, report: Report) -> None:
     folder, settings = work.folder.round(round), work.settings
     responses = read_records(folder.responses, Response)
@@ -354,9 +301,7 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     instructions = read_records(folder.instructions, Instruction)
     # Only the model-only filters decide by raw numbers.
     verdicts = (
-        verdicts_without_raw(folder.verdicts)
-        if settings.filter == "score"
-        else read_records(folder.verdicts, Verdict)
+        verdicts_without_raw(folder.verdicts) if settings.filter == "score" else read_records(folder.verdicts, Verdict)
     )
     kept, dropped = keep_examples(
         settings, round, instructions, responses, verdicts,

@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from minisheep import api, config
+from minisheep import api, config, presets
 from minisheep.cli.work import align
 from minisheep.config import Keep, Settings
 from minisheep.errors import ConfigError, RunMismatchError
@@ -278,6 +278,12 @@ OTHER: dict[str, object] = {
     "judge_model": "base",
     "judge_prompt": "icl",
     "assess": "quality",
+    "show": "every",
+    "answer_model": "base",
+    "constraints": 0.5,
+    "constraint_file": "mine.toml",
+    "hindsight": 0.25,
+    "take": "first",
     "filter": "density",
     "rules": "off",
     "engine_url": "http://other:8000/v1",
@@ -287,7 +293,15 @@ OTHER: dict[str, object] = {
 }
 SERVER = {"engine": "openai", "engine_url": "http://one:8000/v1", "engine_model": "one"}
 
+BESIDE: dict[str, dict[str, object]] = {
+    "show": {"answer_shots": 3},
+    "constraint_file": {"constraints": 0.5},
+    "hindsight": {"constraints": 0.5},
+}
+"""What a setting's other value needs beside it."""
 CONTRADICTING = {
+    *BESIDE,
+    "rules",
     *("engine", "trainer", "judge", "keep", "filter"),
     *("engine_url", "engine_model", "engine_key_env", "engine_hook"),
 }
@@ -303,7 +317,7 @@ def other_value(name: str) -> object:
 
 @pytest.mark.parametrize("name", [name for name in config.names() if name != "engine"])
 def test_a_continued_run_takes_what_may_change_and_names_what_may_not(name: str) -> None:
-    stored = config.make(SERVER if name.startswith("engine_") else {})
+    stored = config.make(SERVER if name.startswith("engine_") else BESIDE.get(name, {}))
     wanted = {name: other_value(name)}
     assert wanted[name] != stored.model_dump()[name]
     if config.is_changeable(name):

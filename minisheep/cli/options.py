@@ -80,9 +80,7 @@ def given_settings(
     given = config.read_toml(Path(config_file)) if config_file else {}
     file_preset = given.pop("preset", None)
     if file_preset is not None and file_preset not in PRESETS:
-        raise UsageError(
-            f"{config_file}: there is no preset {file_preset!r}.", f"Presets: {', '.join(PRESETS)}."
-        )
+        raise UsageError(f"{config_file}: there is no preset {file_preset!r}.", f"Presets: {', '.join(PRESETS)}.")
     given.update({name: value for name, value in flags.items() if value is not None})
     return given, preset or file_preset
 

@@ -1,8 +1,8 @@
 """Rules that an instruction must pass before it is answered, and an answer before it is judged. Pure.
 
-After Self-Instruct (Wang et al. 2023) and the heuristic filter of I-SHEEP. Three rules for answers are new (`NOT_PAPERS`):
-a judge by likelihood loves an answer that repeats the instruction or that loops, so those must be gone before it
-scores, and an answer without an end teaches to ramble.
+After Self-Instruct (Wang et al. 2023) and the heuristic filter of I-SHEEP. Three rules for answers are new
+(`NOT_PAPERS`): a judge by likelihood loves an answer that repeats the instruction or that loops, so those must be gone
+before it scores, and an answer without an end teaches to ramble.
 Similarity to earlier instructions needs an index of them: see `similarity.NoveltyIndex`.
 
 A rule takes an instruction and its input, or an `AnsweredText`, and returns what it found, or None. Closed code fences

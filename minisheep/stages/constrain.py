@@ -62,7 +62,7 @@ def never_kept(counts: Mapping[str, tuple[int, int]]) -> str:
     kinds = [f"{kind} ({draws} answers)" for kind, (draws, passed) in counts.items() if draws and not passed]
     if not kinds:
         return ""
-    return f"No answer kept a constraint of {', '.join(kinds)}. The round goes on without; later ones ask more easily."
+    return f"No answer kept a constraint of {', '.join(kinds)}. The round goes on without them."
 
 
 def faulty(checks: Iterable[Check]) -> str:

@@ -69,9 +69,7 @@ def measure(engine: Engine, settings: Settings, frame: Frame, pairs: Sequence[Pa
                 yield Verdict(response, "density+ppl", None, None, -known[response], raw)
 
 
-def choose(
-    settings: Settings, round: int, verdicts: Mapping[str, Verdict], *, needed: bool = True
-) -> FilterChoice:
+def choose(settings: Settings, round: int, verdicts: Mapping[str, Verdict], *, needed: bool = True) -> FilterChoice:
     """What a `settings.filter` other than ``score`` keeps of the verdicts of `measure`, by response id.
 
     Raises `errors.StarvedError` where a limit drops everything, unless none is `needed`.
@@ -173,12 +171,12 @@ def by_rules(
     candidates = Candidates([], {}, [])
     for instruction in instructions:
         for response in sorted(answers.get(instruction.id, ()), key=lambda r: r.sample):
-            answer, cut = (response.text.strip(), "") if rules == "paper" else cut_answer(response.text, response.finish)
+            answer, cut = (
+                (response.text.strip(), "") if rules == "paper" else cut_answer(response.text, response.finish)
+            )
             finish = "stop" if cut else response.finish
             pair = Pair(instruction, response, answer, records.get(response.asked))
-            fault = response_fault(
-                pair.question, instruction.input, answer, finish, language=language, rules=rules
-            )
+            fault = response_fault(pair.question, instruction.input, answer, finish, language=language, rules=rules)
             if fault is None:
                 candidates.pairs.append(pair)
                 candidates.cuts[response.id] = cut
@@ -341,9 +339,7 @@ def _starved_fix(keep: Keep, scored: Sequence[object]) -> str:
 def _rejection(fault: tuple[str, str], pair: Pair, output: str | None = None) -> Rejection:
     """`output` is the pair's answer, unless given."""
     instruction, text = pair.instruction, pair.answer if output is None else output
-    return Rejection(
-        "filter", *fault, pair.response.id, instruction.position, pair.question, instruction.input, text
-    )
+    return Rejection("filter", *fault, pair.response.id, instruction.position, pair.question, instruction.input, text)
 
 
 def _example(pair: Pair, verdict: Verdict | None, cut: str) -> Example:

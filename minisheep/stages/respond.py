@@ -96,9 +96,7 @@ class Asking:
             if kind:
                 assert self.catalogue is not None
                 identity = (settings.seed, self.round, "constraint shots", kind)
-                shown = solved_with(
-                    self.catalogue, kind, self.standings, seeds, settings.answer_shots, *identity
-                )
+                shown = solved_with(self.catalogue, kind, self.standings, seeds, settings.answer_shots, *identity)
                 self._solved[kind] = [(seed_id, task, answer) for seed_id, task, answer, _ in shown]
             else:
                 pool = [(seed.id, (seed.task, seed.output)) for seed in seeds]
@@ -199,11 +197,11 @@ def respond(
         seed = derive_seed(settings.seed, asking.round, "respond", instruction.id, sample)
         requests.append(GenerateRequest(f"{instruction.id}/{sample}", prompt, sampling, seed))
     for completion in engine.generate(requests):
-        instruction_id, _, sample = completion.id.rpartition("/")
+        instruction_id, _, number = completion.id.rpartition("/")
         record = records.get(instruction_id)
         yield Response(
             instruction_id,
-            int(sample),
+            int(number),
             completion.text,
             completion.finish,
             completion.tokens,
