@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,23 @@ import tomli_w
 
 from minisheep import config, loop
 from minisheep.config import Settings
+from minisheep.data.constraint_kinds import load_catalogue
 from minisheep.data.seed_tasks import load_prompts, load_seeds, seeds_digest
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
+from minisheep.presets import DEFAULT_PRESET, PRESETS, described, with_preset
 from minisheep.rules.identity import digest
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
-from minisheep.run.files import meant, write_atomic
+from minisheep.run.files import meant, write_atomic, write_json
 from minisheep.run.folder import Appender, Lock, RunFolder
 from minisheep.run.reading import Round
 from minisheep.stages.respond import LONGEST_SHOWN, showable
 from minisheep.trainers.choose_trainer import choose_trainer
 
-NOT_A_RUN = frozenset({".lock", "scratch", "run.toml", "model.json", "events.jsonl", "manifest.json", "pause"})
+NOT_A_RUN = frozenset(
+    {".lock", "scratch", "run.toml", "model.json", "constraints.json", "events.jsonl", "manifest.json", "pause"}
+)
 
 
 def align(
@@ -65,7 +69,7 @@ def open_run(
     Raises `errors.UsageError` for settings, seeds or names that are wrong, before anything is made, and
     `errors.RunLockedError` if another process works there.
     """
-    requested = config.with_preset(given, preset) if preset else dict(given)
+    requested = with_preset(given, preset) if preset else dict(given)
     folder = RunFolder(Path(run) if run is not None else default_folder(config.make(requested).model, preset))
     if not folder.exists:
         # Checked before there is a folder, so that a refusal leaves none behind.
@@ -74,13 +78,16 @@ def open_run(
         folder.create()
     lock = Lock(folder.path)
     try:
-        opening = resolve(requested, *read_standing(folder, preset))
+        opening = replace(resolve(requested, *read_standing(folder, preset)), preset=preset or preset_of(folder))
         write(folder, opening, check(opening))
         settled, resumed = opening.settings, bool(opening.manifest and opening.manifest["phases"])
         with _logging(folder, emit) as log:
             log(RunStarted(str(folder.path), settled.model, settled.rounds, settled.engine, settled.trainer, resumed))
             if opening.note:
                 log(Note(opening.note))
+            elif not resumed:
+                usual = dict(config.make({}, opening.preset))
+                log(Note(described(opening.preset, dict(settled), usual)))
             yield folder, settled, lock, log
     finally:
         lock.release()
@@ -95,6 +102,8 @@ class Opening:
     """Of a run that goes on, without the phases to do again; None for a new run."""
     note: str = ""
     """The settings that changed, in words."""
+    preset: str = ""
+    """What the run began from, to be recorded; empty where that is not to be said."""
 
 
 def read_standing(folder: RunFolder, preset: str | None) -> tuple[Settings | None, Mapping[str, Any] | None]:
@@ -103,6 +112,12 @@ def read_standing(folder: RunFolder, preset: str | None) -> tuple[Settings | Non
     begun = bool(manifest["phases"]) or (folder.exists and any(folder.round(n).path.exists() for n in (0, 1)))
     stored = stored_settings(folder) if begun or (folder.exists and preset is None) else None
     return stored, manifest if begun else None
+
+
+def preset_of(folder: RunFolder) -> str:
+    """The preset that a run began from; the default where none is recorded, or one that is gone."""
+    stored = folder.read_manifest().get("preset")
+    return stored if stored in PRESETS else DEFAULT_PRESET
 
 
 def resolve(
@@ -146,6 +161,8 @@ def check(opening: Opening) -> dict[str, str]:
             f"Short means at most {LONGEST_SHOWN} characters, answer included.",
         )
     prompts = load_prompts(settings.prompts)
+    if settings.constraints and opening.manifest is None:
+        load_catalogue(settings.constraint_file, language=settings.language)
     if settings.trainer == "unsloth":
         choose_trainer(settings.trainer, settings.load_in)
     if settings.engine == "openai":
@@ -166,8 +183,14 @@ def write(folder: RunFolder, opening: Opening, inputs: Mapping[str, str]) -> Non
     """Write what was resolved and checked to the folder. Raises `errors.DiskError`."""
     if opening.manifest is None:
         folder.model.unlink(missing_ok=True)
-        write_settings(folder, opening.settings)
-        folder.write_manifest({"phases": {}, "inputs": inputs})
+        folder.constraints.unlink(missing_ok=True)
+        settings = opening.settings
+        if settings.constraints:
+            catalogue = load_catalogue(settings.constraint_file, language=settings.language)
+            write_json(folder.constraints, catalogue.to_dict())
+        write_settings(folder, settings)
+        preset = {"preset": opening.preset} if opening.preset else {}
+        folder.write_manifest({"phases": {}, "inputs": inputs, **preset})
     elif opening.note:
         # The manifest first: if cut off in between, the filter is done again with the old --keep, not left out.
         folder.write_manifest(dict(opening.manifest))
@@ -205,7 +228,7 @@ def _logging(folder: RunFolder, emit: Emit) -> Iterator[Emit]:
 def default_folder(model: str, preset: str | None) -> Path:
     """The folder of a run without --run, which the same command finds again."""
     name = Path(model.split(":")[0]).name.removesuffix(".gguf").lower() or "run"
-    return Path("runs") / (f"{name}-{preset}" if preset and preset != "paper" else name)
+    return Path("runs") / (f"{name}-{preset}" if preset and preset != DEFAULT_PRESET else name)
 
 
 def write_settings(folder: RunFolder, settings: Settings) -> None:

@@ -4,7 +4,7 @@
     round r     exam       the judge is examined on seed tasks before it may judge
                 generate   the model of round r-1 writes instructions, five seed tasks in context
                 respond    it answers them
-                judge      it judges its own pairs
+                judge      a program checks constraints, if there are any; it judges its own pairs
                 filter     rules, then scores; what is kept becomes training data
                 train      a LoRA adapter, by default always from the base, on this round's data (the paper's one_base)
                 evaluate   measure base + adapter on held-out tasks; the next round starts from it
@@ -65,7 +65,7 @@ def _round(settings: Settings, number: int) -> list[str]:
         "exam": settings.judges and settings.exam_tasks > 0,
         "generate": True,
         "respond": True,
-        "judge": settings.judges or settings.filter != "score",
+        "judge": settings.judges or settings.filter != "score" or settings.constraints > 0,
         "filter": True,
         "train": True,
         "evaluate": number % settings.eval_every == 0 or number == settings.rounds,

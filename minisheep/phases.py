@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from minisheep.data.constraint_kinds import default_trained_kinds
+from minisheep.asking import NOT_SHOWN, ONE_TURN, checked, how_asked
 from minisheep.data.seed_tasks import SeedTask, load_items
 from minisheep.engines.base import Completion
 from minisheep.errors import CorruptRunError, StarvedError
@@ -24,13 +24,17 @@ from minisheep.run.decision import decide
 from minisheep.run.events import Emit, Note, RoundMeasured
 from minisheep.run.files import read_json, write_atomic, write_json
 from minisheep.run.folder import Appender, RoundFolder, RunFolder, each_record, read_records, replace_records
-from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.run.reading import trained_kinds
+from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.stages import evaluate as evaluation
+from minisheep.stages.checking import Checker
 from minisheep.stages.collapse import alarms, echo, rambling
+from minisheep.stages.constrain import constraint_metrics, one_sided
 from minisheep.stages.exam import Exam, exam_error, examine, failed_warning
-from minisheep.stages.filter import by_rules, keep_examples, measure, rule_counts
+from minisheep.stages.filter import by_rules, for_judge, keep_examples, measure, rule_counts
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import JudgedText, Pair, findings, judge_health, judge_pairs
+from minisheep.stages.respond import grouped
 from minisheep.stages.respond import respond as answer
 from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job
 from minisheep.workspace import BATCH, Report, Workspace, closing, fresh, in_batches, replay, verdicts_without_raw
@@ -65,9 +69,9 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             report.step(len(likelihoods) + len(answers) + len(checked), total, "verifiable instructions")
     base = read_json(work.folder.round(0).metrics)["model"] if round else None
     measured = evaluation.model_metrics(likelihoods, answers, base)
-    measured |= evaluation.metrics(items, checked, base, default_trained_kinds())
+    measured |= evaluation.metrics(items, checked, base, trained_kinds(work.folder))
     earlier = {r: read_json(work.folder.round(r).metrics) for r in measured_before(work.folder, round)}
-    decision = decide(round, measured, earlier)
+    decision = decide(round, measured, earlier, halves=settings.constraints > 0)
     metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}
     if round:
         metrics["data"] = evaluation.data_metrics(
@@ -81,6 +85,10 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
         for name, path in (("exam", folder.exam), ("judge", folder.health), ("diversity", folder.diversity)):
             if path.exists():
                 metrics["data"][name] = read_json(path)
+        if settings.constraints:
+            metrics["data"]["constraints"] = constraint_metrics(
+                each_record(folder.asked, Asked), each_record(folder.checks, Check), each_record(folder.kept, Example)
+            )
     _write_answers(folder, answered, answers)
     _write_verifiable(folder, items, checked)
     write_json(folder.metrics, metrics)
@@ -199,63 +207,73 @@ def generate(work: Workspace, round: int, report: Report) -> None:
 
 
 def respond(work: Workspace, round: int, report: Report) -> None:
-    folder = work.folder.round(round)
+    folder, settings = work.folder.round(round), work.settings
     instructions = read_records(folder.instructions, Instruction)
     done = {(response.instruction_id, response.sample) for response in each_record(folder.responses, Response)}
-    pairs = [(instruction, sample) for instruction in instructions for sample in range(work.settings.answers)]
-    missing = [(instruction, sample) for instruction, sample in pairs if (instruction.id, sample) not in done]
-    report.start(len(pairs), len(done), "answers")
-    if work.settings.answer_shots and round == 1 and work.frame(round).template is not None:
-        report.emit(
-            Note(
-                "--answer-shots is for a base model; this model is asked by its template, and no seed tasks are shown."
-            )
-        )
-    if missing:
-        engine = work.engine(round - 1, report.ready)
-        texts = {i.id: user_text(i.instruction, i.input) for i in instructions}
-        _append_each(
-            in_batches(lambda some: answer(engine, work.settings, work.frame(round), round, some, work.seeds), missing),
-            folder.responses, report, len(done), len(pairs),
-            lambda response: report.show(texts[response.instruction_id], response.text),
-        )  # fmt: skip
+    with ExitStack() as leaving:
+        checker = leaving.enter_context(Checker(work.catalogue)) if work.catalogue is not None else None
+        asking = work.asking(round, checker.catalogue if checker is not None else None)
+        pairs = [(instruction, sample) for instruction in instructions for sample in range(asking.answers(instruction))]
+        missing = [(instruction, sample) for instruction, sample in pairs if (instruction.id, sample) not in done]
+        report.start(len(pairs), len(done), "answers")
+        if round == 1 and settings.answer_shots and not asking.shows:
+            report.emit(Note(NOT_SHOWN if settings.show == "first" else ONE_TURN))
+        if missing:
+            engine = work.answer_engine(round, report.ready)
+            asked = how_asked(folder, engine, asking, instructions, report)
+            texts = {i.id: user_text(i.instruction, i.input) for i in instructions}
+            texts |= {record.instruction_id: user_text(record.instruction, record.input) for record in asked.values()}
+
+            def answers() -> Iterator[Response]:
+                for group in grouped(missing, asked):
+                    yield from in_batches(lambda some: answer(engine, asking, some, asked), group)
+
+            _append_each(
+                answers(), folder.responses, report, len(done), len(pairs),
+                lambda response: report.show(texts[response.instruction_id], response.text),
+            )  # fmt: skip
     # Counted from the file, so that a continued phase counts what it made before.
     tokens = cut = 0
     for response in each_record(folder.responses, Response):
         tokens += response.tokens
         cut += response.finish == "length"
-    alarm = rambling(len(pairs), cut, work.settings.answer_max_tokens)
-    if alarm and work.frame(round).template is None and not work.settings.answer_shots:
+    alarm = rambling(len(pairs), cut, settings.answer_max_tokens)
+    if alarm and asking.frame.template is None and not asking.shows:
         report.emit(Note(alarm.text, "warning"))
     report.counts = {"responses": len(pairs), "tokens": tokens}
 
 
 def judge(work: Workspace, round: int, report: Report) -> None:
-    """Judge each pair, or measure it where a model-only filter decides."""
+    """Check each constraint, then judge each pair, or measure it where a model-only filter decides."""
     folder, settings = work.folder.round(round), work.settings
     candidates = by_rules(
         read_records(folder.instructions, Instruction),
         read_records(folder.responses, Response),
         settings.language,
-        settings.rules == "on",
+        settings.rules,
+        read_records(folder.asked, Asked),
     )
     done = set()
     for verdict in each_record(folder.verdicts, Verdict):
         done.add(verdict.response_id)
         report.newest.count([verdict])
-    missing = [pair for pair in candidates.pairs if pair.response.id not in done]
     report.start(len(candidates.pairs), len(done), "pairs")
+    checks = checked(work, folder, report) if work.catalogue is not None else {}
+    judged = for_judge(settings, candidates, checks)
+    missing = [pair for pair in judged if pair.response.id not in done]
     if settings.judges:
         engine, frame = work.judge_engine(round, report.ready), work.judge_frame(round)
         chosen = work.judge(round)
 
         def verdicts(some: list[Pair]) -> Iterator[Verdict]:
             return judge_pairs(engine, chosen, frame, work.texts, [JudgedText.of(pair) for pair in some])
-    else:
+    elif settings.filter != "score":
         engine, frame = work.engine(round - 1, report.ready), work.frame(round)
 
         def verdicts(some: list[Pair]) -> Iterator[Verdict]:
             return measure(engine, settings, frame, some)
+    else:
+        missing = []
 
     if missing:
         before = engine.evaluated
@@ -263,33 +281,35 @@ def judge(work: Workspace, round: int, report: Report) -> None:
 
         def show(verdict: Verdict) -> None:
             pair = pairs[verdict.response_id]
-            report.show(user_text(pair.instruction.instruction, pair.instruction.input), pair.answer, verdict)
+            report.show(user_text(pair.question, pair.instruction.input), pair.answer, verdict)
 
-        _append_each(in_batches(verdicts, missing), folder.verdicts, report, len(done), len(candidates.pairs), show)
+        _append_each(in_batches(verdicts, missing), folder.verdicts, report, len(done), len(judged), show)
         if engine.evaluated > before:
             report.counts["tokens_per_pair"] = (engine.evaluated - before) // len(missing)
     if settings.judges:
-        health = judge_health(
-            engine, chosen, frame, work.texts, candidates.pairs, read_records(folder.verdicts, Verdict)
-        )
+        health = judge_health(engine, chosen, frame, work.texts, judged, read_records(folder.verdicts, Verdict))
         write_json(folder.health, health)
         for finding in findings(health):
             report.emit(Note(f"The judge of round {round}, {finding}", "warning"))
-    report.counts |= {"judged": len(candidates.pairs), "dropped_by_rules": len(candidates.rejected)}
+    scored = len(judged) if settings.judges or settings.filter != "score" else 0
+    report.counts |= {"judged": scored, "dropped_by_rules": len(candidates.rejected)}
+    if checks:
+        report.counts |= {"checked": len(checks), "passed": sum(check.passed for check in checks.values())}
 
 
 def filter(work: Workspace, round: int, report: Report) -> None:
-    folder = work.folder.round(round)
+    folder, settings = work.folder.round(round), work.settings
     responses = read_records(folder.responses, Response)
     report.start(len(responses), 0, "pairs")
     instructions = read_records(folder.instructions, Instruction)
     # Only the model-only filters decide by raw numbers.
     verdicts = (
-        verdicts_without_raw(folder.verdicts)
-        if work.settings.filter == "score"
-        else read_records(folder.verdicts, Verdict)
+        verdicts_without_raw(folder.verdicts) if settings.filter == "score" else read_records(folder.verdicts, Verdict)
     )
-    kept, dropped = keep_examples(work.settings, round, instructions, responses, verdicts)
+    kept, dropped = keep_examples(
+        settings, round, instructions, responses, verdicts,
+        read_records(folder.asked, Asked), read_records(folder.checks, Check), work.catalogue,
+    )  # fmt: skip
     if len(kept) + len(dropped) != len(responses):
         raise CorruptRunError(
             f"{folder.path} is damaged: {len(kept)} answers are kept and {len(dropped)} dropped, of {len(responses)}."
@@ -303,6 +323,8 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     replace_records(folder.kept, kept)
     _watch(work, round, instructions, responses, kept, report)
     report.counts = {"kept": len(kept), "dropped": len(dropped)}
+    if settings.constraints and (note := one_sided(kept, settings)):
+        report.emit(Note(note, "warning"))
     report.step(len(responses), len(responses), f"kept {len(kept)}, dropped {len(dropped)}")
 
 

@@ -14,21 +14,25 @@ import numpy as np
 
 from minisheep import config
 from minisheep.config import Settings
+from minisheep.data.constraint_kinds import stored_catalogue
 from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_seeds
 from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
 from minisheep.errors import ModelFileError, Stopped
 from minisheep.models.prepared import PreparedModel
+from minisheep.rules.constraints import Catalogue, curriculum
 from minisheep.rules.prompts import Frame, user_text
-from minisheep.rules.templates import Template
+from minisheep.rules.templates import Conversation, Template, conversation
 from minisheep.run import events
 from minisheep.run.events import Emit, EngineReady, Glimpse, Paused, PhaseFinished, PhaseStarted, Progress
 from minisheep.run.files import read_json
 from minisheep.run.folder import RunFolder, each_record, read_records
-from minisheep.run.records import Draft, Instruction, Record, Rejection, Verdict
+from minisheep.run.records import Check, Draft, Instruction, Record, Rejection, Verdict
+from minisheep.stages.constrain import tally
 from minisheep.stages.evaluate import score_edges
 from minisheep.stages.exam import Exam, judge_for
 from minisheep.stages.generate import Harvest
 from minisheep.stages.judge import Judge
+from minisheep.stages.respond import Asking
 
 if TYPE_CHECKING:
     from minisheep.engines.openai import RemoteEngine
@@ -79,6 +83,38 @@ class Workspace:
         """The judge of a round: the model that made its data, or the base (as the paper's public code has it)."""
         return self.engine(0 if self.settings.judge_model == "base" else round - 1, ready)
 
+    @cached_property
+    def conversation(self) -> Conversation:
+        """How the run's template writes several turns."""
+        return conversation_of(self.model)
+
+    @cached_property
+    def catalogue(self) -> Catalogue | None:
+        """The constraints of the run, as it stored them; None for a run without."""
+        if not self.settings.constraints:
+            return None
+        return stored_catalogue(read_json(self.folder.constraints), str(self.folder.constraints))
+
+    def asking(self, round: int, catalogue: Catalogue | None = None) -> Asking:
+        """How the instructions of a round are put; solved tasks are made with the functions of `catalogue`."""
+        known = catalogue or self.catalogue
+        earlier = [tally(each_record(self.folder.round(r).checks, Check)) for r in range(1, round)]
+        frame = self.frame(1 if self.settings.answer_model == "base" else round)
+        return Asking(
+            self.settings,
+            round,
+            frame,
+            self.seeds,
+            # Read from the model's file, which only runs that show turns need for it.
+            self.conversation if self.settings.show == "every" and frame.template is not None else None,
+            known,
+            curriculum(known, earlier) if known is not None else {},
+        )
+
+    def answer_engine(self, round: int, ready: Callable[[EngineInfo], None]) -> Engine:
+        """The model that answers in a round: the round's own, or the base."""
+        return self.engine(0 if self.settings.answer_model == "base" else round - 1, ready)
+
     def judge(self, round: int) -> Judge:
         """The judge that passed the round's exam, or the one that the settings name."""
         path = self.folder.round(round).exam
@@ -127,6 +163,18 @@ class Workspace:
             engine.close()
         self._engines.clear()
         self._newest = None
+
+
+def conversation_of(model: PreparedModel) -> Conversation:
+    """How the run's template frames several turns; the template ``model`` is read from the model's file."""
+    if model.template.name != "model":
+        return conversation(model.template, "", {})
+    from minisheep.formats.gguf_header import read_header
+    from minisheep.formats.model_facts import bos_text, chat_template, eos_text
+
+    header = read_header(model.inference_gguf)
+    special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
+    return conversation(model.template, chat_template(header), special)
 
 
 def open_server(settings: Settings, gguf: Path) -> RemoteEngine:

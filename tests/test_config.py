@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from minisheep import api, config
+from minisheep import api, config, presets
 from minisheep.cli.work import align
 from minisheep.config import Keep, Settings
 from minisheep.errors import ConfigError, RunMismatchError
@@ -66,10 +66,10 @@ def test_all_unknown_names_are_told_at_once_and_where() -> None:
     assert all(word in refused.value.message for word in ("'roundz'", "rounds", "'zzzzzzzzzzzz'", "my.toml"))
 
 
-@pytest.mark.parametrize("preset", list(config.PRESETS))
+@pytest.mark.parametrize("preset", list(presets.PRESETS))
 def test_presets_are_valid(preset: str) -> None:
     settings = config.make({}, preset).model_dump()
-    assert all(settings[name] == value for name, value in config.PRESETS[preset].items())
+    assert all(settings[name] == value for name, value in presets.PRESETS[preset].items())
 
 
 def test_an_unknown_preset_is_refused() -> None:
@@ -234,7 +234,7 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         config.make({}).rounds = 4  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("preset", list(config.PRESETS))
+@pytest.mark.parametrize("preset", list(presets.PRESETS))
 @pytest.mark.parametrize("seeds", ["", 'a "quoted" path\\n', "späße\u2028\x1f"])
 def test_resolved_settings_come_back_from_the_run_folder(tmp_path: Path, preset: str, seeds: str) -> None:
     folder = RunFolder(tmp_path)
@@ -278,6 +278,12 @@ OTHER: dict[str, object] = {
     "judge_model": "base",
     "judge_prompt": "icl",
     "assess": "quality",
+    "show": "every",
+    "answer_model": "base",
+    "constraints": 0.5,
+    "constraint_file": "mine.toml",
+    "hindsight": 0.25,
+    "take": "first",
     "filter": "density",
     "rules": "off",
     "engine_url": "http://other:8000/v1",
@@ -287,7 +293,15 @@ OTHER: dict[str, object] = {
 }
 SERVER = {"engine": "openai", "engine_url": "http://one:8000/v1", "engine_model": "one"}
 
+BESIDE: dict[str, dict[str, object]] = {
+    "show": {"answer_shots": 3},
+    "constraint_file": {"constraints": 0.5},
+    "hindsight": {"constraints": 0.5},
+}
+"""What a setting's other value needs beside it."""
 CONTRADICTING = {
+    *BESIDE,
+    "rules",
     *("engine", "trainer", "judge", "keep", "filter"),
     *("engine_url", "engine_model", "engine_key_env", "engine_hook"),
 }
@@ -303,7 +317,7 @@ def other_value(name: str) -> object:
 
 @pytest.mark.parametrize("name", [name for name in config.names() if name != "engine"])
 def test_a_continued_run_takes_what_may_change_and_names_what_may_not(name: str) -> None:
-    stored = config.make(SERVER if name.startswith("engine_") else {})
+    stored = config.make(SERVER if name.startswith("engine_") else BESIDE.get(name, {}))
     wanted = {name: other_value(name)}
     assert wanted[name] != stored.model_dump()[name]
     if config.is_changeable(name):

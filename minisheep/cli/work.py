@@ -13,6 +13,7 @@ import click
 from minisheep import api, config, loop
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.errors import MinisheepError, Stopped, UsageError
+from minisheep.presets import DEFAULT_PRESET
 from minisheep.run.events import Event, Failed, RunStarted
 from minisheep.run.files import read_json
 from minisheep.terminal import detached, run_summary
@@ -81,7 +82,7 @@ def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str 
 
 
 def _folder(run: str | None, preset: str | None, given: dict[str, Any]) -> Path:
-    return Path(run) if run else api.default_folder(config.make(given, preset or "paper").model, preset)
+    return Path(run) if run else api.default_folder(config.make(given, preset or DEFAULT_PRESET).model, preset)
 
 
 def _phases(folder: Path) -> set[str]:
@@ -95,7 +96,7 @@ def _phases(folder: Path) -> set[str]:
 
 def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any]) -> loop.Phase:
     """The run's next phase, if it has the command's name. Raises `errors.UsageError` where another comes before it."""
-    settings, path = config.make(given, preset or "paper"), _folder(run, preset, given)
+    settings, path = config.make(given, preset or DEFAULT_PRESET), _folder(run, preset, given)
     try:
         opened = api.load_run(path)
     except UsageError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import config, prepare
+from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.engines.base import Engine
 from minisheep.errors import MinisheepError, ModelFileError, Stopped, UsageError
 from minisheep.evals import eval_run, scores, tasks
@@ -28,6 +29,7 @@ from minisheep.run import events
 from minisheep.run.events import Emit, EngineReady, Note, PhaseFinished, PhaseStarted, Progress, TaskMeasured
 from minisheep.run.files import write_json
 from minisheep.run.folder import RunFolder
+from minisheep.run.reading import trained_kinds
 from minisheep.workspace import open_engine
 
 PACKAGES = ("minisheep", "lm_eval", "datasets", "llama-cpp-python", "langdetect", "nltk")
@@ -69,6 +71,11 @@ class ModelUnderTest:
         if frame == "auto":
             frame = "template" if self._folder is not None or self.model.kind == "instruct" else "plain"
         return self.model.template if frame == "template" else None
+
+    @property
+    def trained_kinds(self) -> frozenset[str]:
+        """The kinds of constraint that the run trains on; of a lone model, those that a run would."""
+        return default_trained_kinds() if self._folder is None else trained_kinds(self._folder)
 
     def identity(self, task: str, round: int, data: str) -> dict[str, Any]:
         """Everything that a result depends on; `data` is the digest of a file of rows, or empty."""
@@ -159,7 +166,7 @@ def measure(
     asker = Asker(subject.engine(round, emit), subject.template, spec.max_tokens, subject.settings.seed, on_progress)
     lm = EngineLM(asker, greedy=tasks.asks_greedy(plan.name, plan.task))
     harness = _evaluate(spec, plan, lm, chat=subject.template is not None)
-    entries = scores.items(harness["samples"][leaf], trained_kinds(spec.run) if leaf == "ifeval" else frozenset())
+    entries = scores.items(harness["samples"][leaf], subject.trained_kinds if leaf == "ifeval" else frozenset())
     settings = subject.identity(leaf, round, plan.data)
     result = {
         "task": leaf,

@@ -1,7 +1,8 @@
 """Rules that an instruction must pass before it is answered, and an answer before it is judged. Pure.
 
-After Self-Instruct (Wang et al. 2023) and the heuristic filter of I-SHEEP. Two rules for answers are new: a judge by
-likelihood loves an answer that repeats the instruction or that loops, so those must be gone before it scores.
+After Self-Instruct (Wang et al. 2023) and the heuristic filter of I-SHEEP. Three rules for answers are new
+(`NOT_PAPERS`): a judge by likelihood loves an answer that repeats the instruction or that loops, so those must be gone
+before it scores, and an answer without an end teaches to ramble.
 Similarity to earlier instructions needs an index of them: see `similarity.NoveltyIndex`.
 
 A rule takes an instruction and its input, or an `AnsweredText`, and returns what it found, or None. Closed code fences
@@ -273,17 +274,28 @@ RESPONSE_RULES: tuple[tuple[str, ResponseRule, str], ...] = (
 """Name, function, and what a dropped answer does; in the order of the checks."""
 
 
+NOT_PAPERS = frozenset({"loops", "copies_instruction", "never_ends"})
+"""Rules for answers that the paper lacks."""
+RULE_SETS: dict[str, frozenset[str]] = {
+    "on": frozenset(name for name, _, _ in RESPONSE_RULES),
+    "paper": frozenset(name for name, _, _ in RESPONSE_RULES) - NOT_PAPERS,
+    "off": frozenset({"empty"}),
+}
+"""The rules for answers that each value of ``--rules`` means."""
+
+
 def response_fault(
-    instruction: str, input: str, output: str, finish: str, *, language: str = "en"
+    instruction: str, input: str, output: str, finish: str, *, language: str = "en", rules: str = "on"
 ) -> tuple[str, str] | None:
     """The first rule that the answer breaks and what was found, or None where it passes. Never raises.
 
     output: the answer after `endings.cut_answer`.
     finish: how `output` ended: the completion's own finish, or ``stop`` where `cut_answer` shortened it.
     language: ``en`` drops Chinese characters; any other code lets them pass.
+    rules: which of `RULE_SETS` apply.
     """
     pair = AnsweredText(instruction, input, output, finish, language)
-    faults = ((name, rule(pair)) for name, rule, _ in RESPONSE_RULES)
+    faults = ((name, rule(pair)) for name, rule, _ in RESPONSE_RULES if name in RULE_SETS[rules])
     return next(((name, detail) for name, detail in faults if detail is not None), None)
 
 

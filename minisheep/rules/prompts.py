@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.task_list import Task
-from minisheep.rules.templates import Prompt, Segment, Template
+from minisheep.rules.templates import Conversation, Prompt, Segment, Template
 
 CRITERIA = ("quality", "following")
 """The criteria of a judge that gives grades (the paper's two)."""
@@ -112,10 +112,24 @@ def answer_prompt(frame: Frame, instruction: str, input: str) -> Prompt:
     return frame.ask(user_text(instruction, input))
 
 
-def shown_answer_prompt(solved: Sequence[tuple[Task, str]], instruction: str, input: str) -> Prompt:
-    """After solved tasks, in plain text; `Frame.stop` ends the answer where the model goes on with another task."""
-    tasks = [*((user_text(task.instruction, task.input), f" {answer}") for task, answer in solved)]
-    tasks.append((user_text(instruction, input), ""))
+def shown_answer_prompt(
+    solved: Sequence[tuple[Task, str]], instruction: str, input: str, turns: Conversation | None = None
+) -> Prompt:
+    """After solved tasks: as the earlier turns of a conversation where the model has `turns`, else in plain text, where
+    `Frame.stop` ends the answer if the model goes on with another task.
+
+    Raises ValueError where the template takes a single turn.
+    """
+    asked = user_text(instruction, input)
+    if turns is not None:
+        earlier = [(user_text(task.instruction, task.input), answer) for task, answer in solved]
+        messages = [
+            {"role": role, "content": text}
+            for pair in earlier
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        return turns.prompt([*messages, {"role": "user", "content": asked}])
+    tasks = [*((user_text(task.instruction, task.input), f" {answer}") for task, answer in solved), (asked, "")]
     return (Segment("\n\n".join(f"Instruction: {question}\nAnswer:{answer}" for question, answer in tasks)),)
 
 

@@ -3,6 +3,7 @@
     runs/NAME/
       run.toml         resolved settings            manifest.json   which phases are done; replaced atomically, last
       model.json       files, hashes, versions      events.jsonl    every event, in order
+      constraints.json the kinds of constraint that a run with --constraints draws, with their words
       round-1/         *.jsonl, adapter/, adapter.gguf, metrics.json
       .lock            held while a process works   scratch/        checkpoints, worker logs, the present; may be lost
       pause            while it is there, the run waits
@@ -158,7 +159,9 @@ class RoundFolder:
         self.exam = path / "exam.json"
         self.drafts = path / "drafts.jsonl"
         self.instructions = path / "instructions.jsonl"
+        self.asked = path / "asked.jsonl"
         self.responses = path / "responses.jsonl"
+        self.checks = path / "checks.jsonl"
         self.verdicts = path / "verdicts.jsonl"
         self.health = path / "judge.json"
         self.diversity = path / "diversity.json"
@@ -179,6 +182,7 @@ class RunFolder:
         self.path = path
         self.settings = path / "run.toml"
         self.model = path / "model.json"
+        self.constraints = path / "constraints.json"
         self.manifest = path / "manifest.json"
         self.events = path / "events.jsonl"
         self.scratch = path / "scratch"

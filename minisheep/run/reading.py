@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from minisheep.data.constraint_kinds import default_trained_kinds, stored_catalogue
 from minisheep.errors import CorruptRunError
 from minisheep.run.events import PhaseFinished, TrainStep, from_dict
 from minisheep.run.files import read_json
@@ -288,6 +289,15 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CorruptRunError(f"{path} is damaged: it holds no object.", "Restore it from a copy.")
     return found
+
+
+def trained_kinds(folder: RunFolder) -> frozenset[str]:
+    """The kinds of constraint that a run trains on, as it stored them; minisheep's own split for a run without.
+
+    Raises `errors.CorruptRunError` and `errors.ConfigError` for a damaged file.
+    """
+    stored = read_object(folder.constraints)
+    return stored_catalogue(stored, str(folder.constraints)).trained if stored else default_trained_kinds()
 
 
 def _answers(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:

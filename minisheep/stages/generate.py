@@ -52,7 +52,7 @@ class Harvest:
             if len(self.kept) + len(kept) >= self.settings.per_round:
                 break
             text = user_text(task.instruction, task.input)
-            fault = instruction_fault(task.instruction, task.input) if self.settings.rules == "on" else None
+            fault = instruction_fault(task.instruction, task.input) if self.settings.rules != "off" else None
             similarity = 0.0
             if fault is None:
                 similar, similarity, _ = self.novelty.too_similar(text, self.settings.novelty)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, TypeVar
 
-from minisheep.config import GRADED
 from minisheep.engines.base import Completion, Engine, GenerateRequest, LoglikRequest, Sampling, ScoreRequest, Scores
 from minisheep.metrics.stats import spearman, standard_deviation
 from minisheep.rules import prompts
 from minisheep.rules.evidence import Blend, Likelihoods, evidence
 from minisheep.rules.identity import derive_seed, six_decimals, six_digits
+from minisheep.rules.keep_rule import GRADED
 from minisheep.rules.templates import Prompt, Segment
-from minisheep.run.records import Instruction, Response, Verdict
+from minisheep.run.records import Asked, Instruction, Response, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,17 @@ class Pair:
     instruction: Instruction
     response: Response
     answer: str
+    asked: Asked | None = None
+    """How the instruction was put, where that was not the instruction alone."""
+
+    @property
+    def question(self) -> str:
+        """The instruction as the model read it, with its constraint if it carries one."""
+        return self.asked.instruction if self.asked else self.instruction.instruction
+
+    @property
+    def constrained(self) -> bool:
+        return self.asked is not None and bool(self.asked.constraint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +50,7 @@ class JudgedText:
 
     @classmethod
     def of(cls, pair: Pair) -> JudgedText:
-        return cls(pair.response.id, pair.instruction.instruction, pair.instruction.input, pair.answer)
+        return cls(pair.response.id, pair.question, pair.instruction.input, pair.answer)
 
 
 @dataclass(frozen=True, slots=True)
