@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -277,6 +278,21 @@ def test_a_finished_run_says_how_to_go_on(call: Call, tmp_path: Path) -> None:
     assert "--rounds 2" in again.out
 
 
+def test_a_run_that_patience_ended_says_why_nothing_is_done_and_what_does_something(call: Call, tmp_path: Path) -> None:
+    """More rounds alone do nothing there: the advice is held to its word by following it."""
+    run = tmp_path / "run"
+    tiny_run(run, per_round=4, rounds=2, patience=1, eval_verifiable=0, eval_answers=0)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["phases"]["round-2/evaluate"] |= {"best": 0, "without_gain": 2}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    said = call("align", "--run", str(run), "--rounds", "3").out
+    assert "Nothing was done" in said and "2 measured rounds in a row" in said and "--patience 1" in said
+    (advice,) = (line.removeprefix("More:  minisheep ") for line in said.splitlines() if line.startswith("More:"))
+    assert "--patience 4" in advice
+    assert call(*shlex.split(advice)).code == 0 and len(api.load_run(run).rounds) == 3
+    assert "Nothing was done" not in call("align", "--run", str(run), "--rounds", "4", "--patience", "9").out
+
+
 def test_the_filter_can_be_repeated_with_another_keep(call: Call, tmp_path: Path) -> None:
     run = tmp_path / "run"
     tiny_run(run, until=loop.Phase(1, "filter"), per_round=4)
@@ -330,8 +346,10 @@ def test_status_shows_phases_and_the_table(call: Call, tmp_path: Path) -> None:
     out = call("status", str(run)).out
     for told in ("base model, evaluate", "round 1, train", "round 2, respond", "waiting", "base", "round 1"):
         assert told in out
-    assert "held-out NLL per token" in out and "pairs kept" in out
-    assert "scores of round 1 (pmi)" in out
+    assert out.startswith("Use ") and out.count("│") > 3
+    assert "likelihood of right answers" in out and "held-out NLL per token" not in out
+    whole = call("status", str(run), "--full").out
+    assert "held-out NLL per token" in whole and "scores of round 1 (pmi)" in whole
     assert f"Continue: minisheep align --run {run}" in out
     assert call("status", "--run", str(run)).out == out
 

@@ -28,6 +28,7 @@ from minisheep.report.blocks import Bars, Document, Fold, Items, Table
 from minisheep.report.gather import Gathered, gather
 from minisheep.report.write import NO_PICTURES, document, html_page, markdown, write
 from minisheep.rules.ifeval import HALVES
+from minisheep.run import verdict
 from minisheep.run.files import write_json
 from minisheep.run.records import Example, Rejection
 from minisheep.terminal import words
@@ -360,7 +361,8 @@ def watched(read: Gathered, first: dict[str, Any] | None, second: dict[str, Any]
 def test_a_collapse_is_found_and_a_healthy_run_is_called_so(read: Gathered) -> None:
     first = measured(1, 100, HEALTHY)
     ill = watched(read, first, measured(2, 100, COLLAPSED["openings"], 2))
-    assert 'instructions begin with \\"what is' in words_of(ill, findings.findings_section)
+    said = words_of(ill, findings.findings_section)
+    assert 'instructions begin with \\"what is' in said and "was not measured" not in said
     well = watched(read, first, measured(2, 100, HEALTHY, 2))
     assert "No sign of collapse" in words_of(well, findings.findings_section)
 
@@ -388,6 +390,39 @@ def test_a_failed_exam_is_found_and_advised_about(read: Gathered) -> None:
     assert "failed its exam" in words_of(ill, findings.findings_section) and "failed its exam" in words_of(
         ill, findings.advice_section
     )
+
+
+def test_no_judge_is_called_good_that_passed_no_exam(read: Gathered) -> None:
+    """Scores that look healthy say nothing of whether they are right."""
+    health = {"judge": "pmi", "judged": 60, "scored": 60, "saturation": 0.1, "spread": 1.0, "invalid": 0.0,
+              "length": None, "agreement": None, "agreement_pairs": 0}  # fmt: skip
+    exam = read.rounds[0].exam
+    assert exam is not None
+    failed = dataclasses.replace(exam, judges={n: dataclasses.replace(m, passes=False) for n, m in exam.judges.items()})
+    levels = {}
+    for name, taken in (("none", None), ("failed", failed), ("passed", exam)):
+        r = dataclasses.replace(read.rounds[0], exam=taken, health=health)
+        levels[name] = [item.level for item in findings._judge(r) if "health checks" in item.text]
+    assert levels == {"none": ["plain"], "failed": ["plain"], "passed": ["good"]}
+
+
+def test_commands_that_are_advised_keep_the_runs_settings(read: Gathered) -> None:
+    (block,) = findings.advice_section(read).blocks
+    assert isinstance(block, Items)
+    again = [item.command for item in block.items if item.command.startswith("minisheep align")]
+    assert again and all(f"--config {read.path}/run.toml" in c and f"--run {read.path}-" in c for c in again)
+
+
+def test_a_report_begins_with_the_sentence_and_shows_answers_beside_each_other(
+    read: Gathered, told: Document, drawings: dict[str, str]
+) -> None:
+    sentence = verdict.sentence(read.conclusion)
+    assert told.lead.startswith(sentence)
+    html, text = html_page(told, drawings), markdown(told)
+    assert text.split("\n\n")[1].startswith(sentence) and len(read.examples) == 3
+    assert entities.escape(read.examples[0].base) in html and read.examples[0].round in text
+    short, *_ = (b for s in told.sections if s.anchor == "metrics" for b in s.blocks if isinstance(b, Table))
+    assert len(short.rows) <= 6 and html.count("<details>") >= 1
 
 
 def test_answers_that_are_cut_off_are_advised_about(read: Gathered) -> None:

@@ -36,7 +36,6 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
     minisheep status
     minisheep status runs/mine --full
     """
-    width = shutil.get_terminal_size((100, 24)).columns
     chosen = run or run_option
     runs = (
         [api.load_run(chosen)] if chosen else [api.Run(p.parent) for p in sorted(Path("runs").glob("*/manifest.json"))]
@@ -60,13 +59,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
             click.echo(json.dumps(data))
             continue
         if chosen:
-            parts = (run_summary.before_after(found, width), run_summary.numbers(found.metrics, width),
-                     run_summary.curve(found.metrics, width))  # fmt: skip
-            _say(
-                *run_summary.sentence(found.metrics, width),
-                "",
-                *(line for part in parts if part for line in (*part, "")),
-            )
+            _say(*_came_to(found, shutil.get_terminal_size((100, 24)).columns))
         click.echo(plain_text.one_line(f"{found.path}: {found.settings.model}, {found.settings.rounds} round(s)"))
         if not chosen:
             click.echo(f"  {_ended(found)}" if after is None else f"  next: {words.where(after.round, after.name)}")
@@ -86,6 +79,19 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
             click.echo(plain_text.one_line(f"Continue: minisheep align --run {found.path}"))
         else:
             click.echo(f"{_ended(found).capitalize()}.")
+
+
+def _came_to(run: api.Run, width: int) -> list[str]:
+    """The sentence, answers before and after, the short table and the learning curve, with an empty line after each."""
+    metrics = run.metrics
+    found = verdict.conclude(metrics)
+    parts = (
+        run_summary.sentence(found, width),
+        run_summary.before_after(run, found, width),
+        run_summary.numbers(found, metrics, width),
+        run_summary.curve(metrics, width),
+    )
+    return [line for part in parts if part for line in (*part, "")]
 
 
 def _say(*lines: str) -> None:

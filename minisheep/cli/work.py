@@ -16,6 +16,7 @@ from minisheep.errors import MinisheepError, Stopped, UsageError
 from minisheep.presets import DEFAULT_PRESET
 from minisheep.run.events import Event, Failed, RunStarted
 from minisheep.run.files import read_json
+from minisheep.run.verdict import conclude
 from minisheep.terminal import detached, run_summary
 from minisheep.terminal.live_screen import usable
 from minisheep.terminal.views import JsonView, PlainView, View, choose_view, draws
@@ -150,15 +151,19 @@ PIPED = (100, 10_000)
 def _show(run: api.Run, view: View, before: set[str]) -> None:
     """What the run came to, and what can be done next. `before` holds the phases that were done before this command."""
     width, height = shutil.get_terminal_size(PIPED)
-    verdict = run_summary.sentence(run.metrics, width)
+    metrics = run.metrics
+    found = conclude(metrics)
+    verdict = run_summary.sentence(found, width)
     after = run.next_phase
     if after is not None:
         where = shlex.quote(str(run.path))
-        for line in verdict if run.metrics[1:] else ():
+        for line in verdict if found is not None else ():
             view.say(line)
         view.say(f"Next: `minisheep {after.name} --run {where}`, or `minisheep align --run {where}` for the rest.")
         return
-    lines = [*verdict, "", *run_summary.numbers(run.metrics, width), "", *run_summary.before_after(run, width), ""]
+    lines = [
+        *verdict, "", *run_summary.numbers(found, metrics, width), "", *run_summary.before_after(run, found, width), "",
+    ]  # fmt: skip
     last = [*([_why_nothing(run)] if set(run.phases_done) == before else []), *_what_next(run)]
     if len(lines) + len(last) > height:
         # By the end the first lines have left the terminal.

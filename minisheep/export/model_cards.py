@@ -23,6 +23,7 @@ from minisheep.models.registry import REPO, safe_name
 from minisheep.rules.plain_text import one_line
 from minisheep.run.files import write_atomic
 from minisheep.run.records import Example
+from minisheep.run.verdict import conclude, round_sentence
 from minisheep.terminal import comparison_table
 
 SOURCES = (
@@ -269,9 +270,11 @@ def _funnel(choice: ExportChoice, data: Sequence[RoundData]) -> str:
 
 def _measures(choice: ExportChoice) -> str:
     rows = _rows(("measure", "base", f"round {choice.round}"), measures(choice))
-    if not rows:
+    found = conclude(choice.run.metrics, choice.round) if rows else None
+    if found is None:
         return "This round was not compared with its base, so this card makes no claim."
-    return f"{rows}\n\nBrackets hold 95 % intervals, parentheses standard errors. The model never saw held-out tasks."
+    caption = "Brackets hold 95 % intervals, parentheses standard errors. The model never saw held-out tasks."
+    return f"{round_sentence(found)}\n\n{rows}\n\n{caption}"
 
 
 def _export(choice: ExportChoice, spec: ExportSpec) -> str:

@@ -147,7 +147,7 @@ def _conclusion(rounds: Sequence[ReportRound], reader: Reader) -> Conclusion | N
     metrics = [r.metrics for r in rounds if r.metrics is not None]
     try:
         found = verdict.conclude(metrics)
-        verdict.sentence(found), verdict.short_table(metrics), verdict.curve(metrics)
+        verdict.sentence(found), verdict.short_table(found, metrics), verdict.curve(metrics)
         return found
     except UNREADABLE:
         reader.notes.append("The rounds' metrics do not fit together, so this report has no verdict on the run.")

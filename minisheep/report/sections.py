@@ -83,7 +83,7 @@ def _outcome_blocks(run: Gathered) -> Iterator[Block]:
         yield Paragraph("Nothing has been measured yet.")
         return
     if run.conclusion is not None:
-        titles, rows = verdict.short_table([r.metrics or {} for r in run.measured])
+        titles, rows = verdict.short_table(run.conclusion, [r.metrics or {} for r in run.measured])
         yield Table(titles, tuple(rows), verdict.LEGEND)
     yield Fold("Every measure", tuple(_all_measures(run)))
     for lines in run.judged:

@@ -18,8 +18,8 @@ Metrics = Mapping[str, Any]
 """A round's metrics.json."""
 IN_WORDS = {
     "constraints": "following constraints",
-    "constraints_trained": "following constraints of the kinds it trained on",
-    "constraints_unseen": "following constraints of kinds it never trained on",
+    "constraints_trained": "following trained kinds of constraint",
+    "constraints_unseen": "following unseen kinds of constraint",
     "likelihood": "the likelihood of right answers",
     "ended": "ending its answers",
 }
@@ -158,12 +158,11 @@ LEGEND = (
 Row = tuple[str, ...]
 
 
-def short_table(metrics: Sequence[Metrics], most: int = MOST_ROUNDS) -> tuple[Row, list[Row]]:
+def short_table(found: Conclusion | None, metrics: Sequence[Metrics], most: int = MOST_ROUNDS) -> tuple[Row, list[Row]]:
     """Titles and at most six rows: what is measured, base and at most `most` rounds, and the change with its interval.
 
     In every row up is better; rows that decide are marked with `DECIDES`. No rows before a round is measured.
     """
-    found = conclude(metrics)
     if found is None:
         return (), []
     shown = _shown([m for m in metrics if m["round"]], found.round, most)

@@ -26,8 +26,8 @@ def room(width: int) -> int:
     return max(LEAST, min(MOST, width))
 
 
-def sentence(metrics: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    return wrap(clean(verdict.sentence(verdict.conclude(metrics))), room(width), 12)
+def sentence(found: Conclusion | None, width: int) -> list[str]:
+    return wrap(clean(verdict.sentence(found)), room(width), 12)
 
 
 def examples(run: api.Run, found: Conclusion) -> list[BeforeAfter]:
@@ -38,22 +38,21 @@ def examples(run: api.Run, found: Conclusion) -> list[BeforeAfter]:
     )
 
 
-def numbers(metrics: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+def numbers(found: Conclusion | None, metrics: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """The short table and what to know of it; nothing before a round was measured."""
-    titles, rows = verdict.short_table(metrics)
+    titles, rows = verdict.short_table(found, metrics)
     if not rows:
         return []
     width = room(width)
     lines = table(titles, rows, width)
     if len(lines) > 1 + len(rows):
         # Rather fewer rounds than a table in pieces.
-        lines = table(*verdict.short_table(metrics, most=1), width)
+        lines = table(*verdict.short_table(found, metrics, most=1), width)
     return [*lines, *wrap(verdict.LEGEND, width, 4)]
 
 
-def before_after(run: api.Run, width: int) -> list[str]:
+def before_after(run: api.Run, found: Conclusion | None, width: int) -> list[str]:
     """Answers of the base and of the round that the sentence is about. Raises `errors.CorruptRunError`."""
-    found = verdict.conclude(run.metrics)
     shown = [] if found is None else examples(run, found)
     if found is None or not shown:
         return []
