@@ -325,6 +325,12 @@ class Settings(BaseModel):
         return self.filter == "score" and self.assess != "none"
 
     @property
+    def answers_drawn(self) -> tuple[int, int]:
+        """About how many answers a round draws for its instructions without a constraint, and for those with one."""
+        constrained = round(self.per_round * self.constraints)
+        return (self.per_round - constrained) * (self.answers if self.judges else 1), constrained * self.answers
+
+    @property
     def criteria(self) -> tuple[str, ...]:
         """The criteria that count, in the order in which they are asked."""
         return {"none": (), "both": ("quality", "following")}.get(self.assess, (self.assess,))
