@@ -23,11 +23,15 @@ from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import chatml, conversation
 from minisheep.run.events import Note
 from minisheep.run.folder import RunFolder, read_records
+from minisheep.run.reading import Reader
 from minisheep.run.records import Asked, Check, Example, Instruction, Response, Verdict
 from minisheep.stages.constrain import by_checks, constraint_metrics, one_sided, read_off, spread
 from minisheep.stages.filter import keep_examples
 from minisheep.stages.judge import Pair
 from minisheep.stages.respond import Asking, grouped, plan, respond
+from minisheep.terminal.pager import sections
+from minisheep.terminal.record_browser import history, items
+from minisheep.terminal.words import counted
 from minisheep.workspace import Workspace
 
 CONSTRAINED: dict[str, Any] = {
@@ -388,3 +392,44 @@ def test_a_run_says_and_keeps_what_preset_it_began_from(tmp_path: Path) -> None:
     assert not any(isinstance(event, Note) and event.text.startswith("Settings: ") for event in said)
     assert api.preset_of(RunFolder(done.path)) == "demo"
     assert set(presets.PRESET_NOTES) == set(presets.PRESETS)
+
+
+def test_the_guide_names_every_setting_of_the_papers_preset() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "guide" / "paper.md").read_text(encoding="utf-8")
+    for name, value in presets.PRESETS["paper"].items():
+        assert f"`{config.flag(name)} {value}`" in guide
+    assert presets.PRESETS["default"] == {}
+
+
+# What is told afterwards
+
+
+def test_a_records_history_tells_how_it_was_asked_and_what_the_program_found(run: api.Run) -> None:
+    found = run.rounds[0]
+    checks = {check.response_id: check for check in found.checks}
+    kept = next(example for example in found.kept if example.parents[1] in checks)
+    records = found.whole(Reader(run.path))
+    told = dict(sections(history(records, load_seeds(), kept.id)))
+    (asked,) = [text for heading, text in told.items() if heading.startswith("asked as") and "after" in heading]
+    assert kept.instruction in asked
+    assert any(heading.startswith(f"check {checks[kept.parents[1]].id}") and " kept" in heading for heading in told)
+    (item,) = [item for item in items(records) if item.decision_id == kept.id]
+    assert item.instruction == kept.instruction
+    # By the id of what was asked, too.
+    assert history(records, [], kept.parents[-1]).answers and list(found.ids_with(kept.parents[-1]))
+
+
+def test_the_report_names_the_preset_and_says_where_none_was_recorded(run: api.Run) -> None:
+    assert "Preset: demo (" in api.load_run(run.path).report().with_suffix(".md").read_text()
+    folder = RunFolder(run.path)
+    manifest = folder.read_manifest()
+    folder.write_manifest({name: value for name, value in manifest.items() if name != "preset"})
+    try:
+        assert "Preset: not recorded" in run.report().with_suffix(".md").read_text()
+    finally:
+        folder.write_manifest(manifest)
+
+
+def test_a_phase_tells_how_many_answers_keep_their_constraint() -> None:
+    counts = {"judged": 4.0, "dropped_by_rules": 1.0, "checked": 9.0, "passed": 5.0}
+    assert counted("judge", counts).endswith("; 5 of 9 answers keep their constraint")
