@@ -274,6 +274,8 @@ def test_show_says_when(tmp_path: Path) -> None:
         ({"show": "never", "answer_shots": 2}, "--show never"),
         ({"hindsight": 0.3}, "--constraints 0.5"),
         ({"constraint_file": "mine.toml"}, "--constraints 0.5"),
+        ({"constraint_control": "exchanged"}, "--constraints 0.5"),
+        ({"constraint_control": "exchanged", "constraints": 0.5, "hindsight": 0.2}, "--hindsight"),
         ({"constraints": 0.5, "rules": "off"}, "--rules on"),
         ({"assess": "none", "answers": 2}, "--constraints"),
     ],
@@ -361,6 +363,20 @@ def test_what_is_read_off_answers_is_true_of_them_and_within_the_share() -> None
         assert new.messages[0]["content"] == new.instruction and new.instruction.endswith(new.constraint["wording"])
     counts = constraint_metrics([], [], found)
     assert counts == {"total": {"draws": 0, "passed": 0, "instructions": 0, "kept": 0, "hindsight": len(changed)}}
+
+
+def test_the_control_exchanges_constraints_and_nothing_else(tmp_path: Path, run: api.Run) -> None:
+    given: dict[str, Any] = {**dict(run.settings), "hindsight": 0.0, "rounds": 1}
+    plain = api.align(tmp_path / "plain", inline=True, **given).rounds[0].kept
+    control = (
+        api.align(tmp_path / "control", inline=True, **{**given, "constraint_control": "exchanged"}).rounds[0].kept
+    )
+    assert [(e.output, e.input, e.parents) for e in plain] == [(e.output, e.input, e.parents) for e in control]
+    both = [(a, b) for a, b in zip(plain, control, strict=True) if a.constraint]
+    assert len(both) > 3 and all(a == b for a, b in zip(plain, control, strict=True) if not a.constraint)
+    assert sorted(str(a.constraint) for a, _ in both) == sorted(str(b.constraint) for _, b in both)
+    assert all(a.constraint["kind"] != b.constraint["kind"] for a, b in both if a.constraint and b.constraint)
+    assert all(b.constraint and b.messages[0]["content"].count(b.constraint["wording"]) == 1 for _, b in both)
 
 
 # Presets
