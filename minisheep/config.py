@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 
 from minisheep.errors import ConfigError, RunMismatchError
 from minisheep.presets import DEFAULT_PRESET, with_preset
-from minisheep.rules.keep_rule import Keep
+from minisheep.rules.asking_settings import asking_contradictions
+from minisheep.rules.keep import GRADED as GRADED
+from minisheep.rules.keep import Keep as Keep
 
 MIN_EXAM = 8
 """Fewest seed tasks for an exam: half of them are used for fitting."""
@@ -111,6 +113,12 @@ class Settings(BaseModel):
         0.0,
         "respond",
         "at most this share of the other kept answers get a constraint that they happen to keep, read off the answer",
+    )
+    constraint_control: Literal["none", "exchanged"] = setting(
+        "none",
+        "respond",
+        "for experiments; exchanged: training sees each checked answer with another one's constraint, so that only the"
+        " link between the two is cut",
     )
 
     # judging and keeping
@@ -268,7 +276,7 @@ class Settings(BaseModel):
             yield f"--judge pmi asks no question, so --judge-prompt {self.judge_prompt} has no effect; leave one out"
         if self.judges and self.judge == "auto" and self.exam_tasks < MIN_EXAM:
             yield f"--judge auto needs --exam-tasks {MIN_EXAM} or more to choose by"
-        yield from self._asking_contradictions()
+        yield from asking_contradictions(self)
         yield from self._server_contradictions()
         if self.keep.kind == "threshold":
             if self.judge == "auto":
@@ -286,24 +294,6 @@ class Settings(BaseModel):
         for name in ("generate_max_tokens", "answer_max_tokens", "eval_max_tokens", "eval_verifiable_max_tokens"):
             if getattr(self, name) >= self.context:
                 yield f"{flag(name)} {getattr(self, name)} does not fit --context {self.context}"
-
-    def _asking_contradictions(self) -> Iterator[str]:
-        """Contradictions in how instructions are put to the model."""
-        if self.show == "every" and not self.answer_shots:
-            yield "--show every shows --answer-shots solved tasks, and that is 0; add --answer-shots 3"
-        if self.show == "never" and self.answer_shots:
-            yield f"--show never shows no solved tasks, and --answer-shots is {self.answer_shots}; leave one out"
-        if self.constraints:
-            if self.rules != "on":
-                yield (
-                    f"--constraints {self.constraints:g} needs --rules on: an answer that says its instruction back"
-                    f" keeps many constraints, and --rules {self.rules} would keep it"
-                )
-            return
-        if self.hindsight:
-            yield f"--hindsight {self.hindsight:g} adds to --constraints, and that is 0; add --constraints 0.5"
-        if self.constraint_file:
-            yield f"--constraint-file {self.constraint_file} has no effect without --constraints; add --constraints 0.5"
 
     def _server_contradictions(self) -> Iterator[str]:
         """Contradictions between --engine and the settings of a server."""
@@ -323,6 +313,12 @@ class Settings(BaseModel):
     def judges(self) -> bool:
         """Whether the model judges its pairs at all."""
         return self.filter == "score" and self.assess != "none"
+
+    @property
+    def answers_drawn(self) -> tuple[int, int]:
+        """About how many answers a round draws for its instructions without a constraint, and for those with one."""
+        constrained = round(self.per_round * self.constraints)
+        return (self.per_round - constrained) * (self.answers if self.judges else 1), constrained * self.answers
 
     @property
     def criteria(self) -> tuple[str, ...]:

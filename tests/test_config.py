@@ -283,6 +283,7 @@ OTHER: dict[str, object] = {
     "constraints": 0.5,
     "constraint_file": "mine.toml",
     "hindsight": 0.25,
+    "constraint_control": "exchanged",
     "take": "first",
     "filter": "density",
     "rules": "off",
@@ -297,6 +298,7 @@ BESIDE: dict[str, dict[str, object]] = {
     "show": {"answer_shots": 3},
     "constraint_file": {"constraints": 0.5},
     "hindsight": {"constraints": 0.5},
+    "constraint_control": {"constraints": 0.5},
 }
 """What a setting's other value needs beside it."""
 CONTRADICTING = {

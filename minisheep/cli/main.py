@@ -77,7 +77,7 @@ def cli() -> None:
 
     \b
     minisheep align --preset demo            two rounds of a tiny model, in minutes, on any computer
-    minisheep align --model qwen1.5-7b       the paper's method on one consumer GPU
+    minisheep align --model qwen1.5-7b       the method on one consumer GPU; --preset paper: closest to the paper
     minisheep status RUN                     how far it is, and what each round did
 
     To continue an interrupted run, give the same command again.

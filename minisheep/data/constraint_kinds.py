@@ -202,14 +202,19 @@ def _kind(where: str, row: Mapping[str, Any], known: ConstraintKind, fix: str) -
     sets = [arguments for level in levels for arguments in level]
     if not all(isinstance(arguments, dict) for arguments in sets):
         raise ConfigError(f"{where}: a set of arguments must be a table, {{}} for none.", fix)
+    if trained and known.name == REPEATS:
+        raise ConfigError(f"{where} wants the instruction itself repeated, and cannot be trained on.", fix)
     if not known.plugin:
         for arguments in sets:
-            # What it may ask to be repeated is the instruction, which is not known yet.
-            resolve(Constraint(known.name, arguments), "the instruction", where)
+            resolve(Constraint(known.name, arguments), "", where)
+    try:
+        json.dumps(levels)
+    except TypeError as error:
+        raise ConfigError(f"{where}: an argument can be no date or time: {error}.", fix) from None
     names = {frozenset(arguments) for arguments in sets}
     if len(names) > 1:
         raise ConfigError(f"{where}: all its sets of arguments must name the same ones.", fix)
-    wanted = set().union(*names) if known.name != REPEATS else set()
+    wanted = set().union(*names)
     for wording in wordings if sets else ():
         _hold_wording(where, wording, wanted, fix)
     return ConstraintKind(

@@ -41,6 +41,10 @@ CUT = 0.8
 """Share of the allowed tokens that answers take, where that is less."""
 QUESTION = 40
 """Tokens of a prompt that it does not share: an instruction."""
+SOLVED = 100
+"""Tokens of a seed task that is shown with its answer."""
+CHECKED = 0.6
+"""Share of the instructions with a constraint that have an answer to keep."""
 ASKED = 30
 """Tokens of the question about one criterion, after the pair."""
 REPLY = 40
@@ -72,7 +76,8 @@ class PhaseTokens:
 def round_work(settings: Settings) -> list[PhaseTokens]:
     """The phases of a round, in order; the base model gets the last one too, before the first round."""
     phases = [_generate(settings), _respond(settings)]
-    pairs = settings.per_round * settings.answers
+    # Of the answers with a constraint, those that keep it are judged: about half.
+    pairs = settings.answers_drawn[0] + (settings.answers_drawn[1] // 2 if settings.judges else 0)
     if settings.judges and settings.exam_tasks:
         answers = settings.exam_tasks * SPOILED // 2
         each = 2 * _judged(settings) if settings.judge == "auto" else 150
@@ -92,11 +97,13 @@ def evaluation(settings: Settings) -> PhaseTokens:
 
 
 def kept_examples(settings: Settings) -> int:
-    """Pairs that a round trains on. The paper's threshold keeps about three tenths, like `top:0.3`."""
+    """Pairs that a round trains on. The paper's threshold keeps about three tenths, like `top:0.3`; of
+    instructions with a constraint most have an answer that keeps it."""
     if settings.judges:
         share = settings.keep.value if settings.keep.kind == "top" else 0.3
     else:
         share = 0.3 if "density" in settings.filter else 0.9
+    share += (CHECKED - share) * settings.constraints
     return max(1, min(settings.max_examples, round(settings.per_round * share)))
 
 
@@ -109,8 +116,16 @@ def _generate(settings: Settings) -> PhaseTokens:
 
 
 def _respond(settings: Settings) -> PhaseTokens:
-    answers = settings.per_round * settings.answers
-    return PhaseTokens("respond", answers * _answer(settings), settings.per_round * QUESTION, sequences=answers)
+    answers = sum(settings.answers_drawn)
+    # Solved tasks are read once for all that share them, but every sequence holds them.
+    shown = SOLVED * settings.answer_shots if settings.show == "every" else 0
+    return PhaseTokens(
+        "respond",
+        answers * _answer(settings),
+        settings.per_round * QUESTION,
+        sequences=answers,
+        prompt=QUESTION + shown,
+    )
 
 
 def _train(settings: Settings) -> PhaseTokens:

@@ -101,7 +101,7 @@ def model_parts(file: int, parameters: int, *, weights: bool, copy: float) -> li
 
 def round_bytes(settings: Settings, shape: Shape) -> int:
     """What one round adds on disk: the adapter twice (safetensors and GGUF, float32) and its records."""
-    answers = settings.per_round * settings.answers
+    answers = sum(settings.answers_drawn)
     text = TOKEN_BYTES * min(duration.ANSWER, duration.CUT * settings.answer_max_tokens)
     records = settings.per_round * INSTRUCTION_BYTES + answers * (ANSWER_BYTES + text)
     records += duration.kept_examples(settings) * (KEPT_BYTES + text)

@@ -56,6 +56,8 @@ class Gathered:
     model: dict[str, Any]
     inputs: dict[str, str]
     """Digests of seed tasks and prompts."""
+    preset: str
+    """What its settings began from; empty where that was not recorded."""
     phases: dict[str, dict[str, float]]
     state_known: bool
     """Whether the manifest says what is done."""
@@ -117,7 +119,7 @@ def gather(path: str | Path) -> Gathered:
     if rounds and not folder.manifest.exists():
         reader.note(folder.manifest, "missing, so this report cannot say how far the run got")
     state_known = manifest is not None or not (rounds or folder.manifest.exists())
-    manifest = manifest or {"phases": {}, "inputs": {}}
+    manifest = manifest or {"phases": {}, "inputs": {}, "preset": ""}
     seeds = _seeds(settings, manifest["inputs"], reader)
     harness = harness_results(folder.path, reader.notes)
     judged = [reader.json(path, _judged) for path in sorted((folder.path / "judged").glob("*.json"))]
@@ -128,6 +130,7 @@ def gather(path: str | Path) -> Gathered:
         settings=settings,
         model=model,
         inputs=manifest["inputs"],
+        preset=manifest["preset"],
         phases=manifest["phases"],
         state_known=state_known,
         all_rounds=rounds,
@@ -198,7 +201,11 @@ def _manifest(data: Mapping[str, Any]) -> dict[str, Any]:
         for key, counts in data["phases"].items()
         if _PHASE.fullmatch(key)
     }
-    return {"phases": phases, "inputs": {name: str(value) for name, value in data.get("inputs", {}).items()}}
+    return {
+        "phases": phases,
+        "inputs": {name: str(value) for name, value in data.get("inputs", {}).items()},
+        "preset": str(data.get("preset", "")),
+    }
 
 
 def _health(data: dict[str, Any]) -> dict[str, Any]:

@@ -40,9 +40,10 @@ yes yet you your
 """
 PLAIN_WORDS = frozenset(_PLAIN.split())
 """Words of little content, which make no keyword, no title's end and no highlight."""
-_SMALL = frozenset(
-    ["a", "an", "and", "as", "at", "but", "by", "for", "from", "in", "nor", "of", "on", "or", "the", "to", "with"]
-)
+_LITTLE = """
+a an and as at but by for from in nor of on or the to with
+"""
+_SMALL = frozenset(_LITTLE.split())
 """Words that stay small inside a title."""
 LIMITS = (15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200)
 """Numbers of words that a constraint read off an answer may name."""
@@ -165,7 +166,7 @@ def postscript(answer: str, *, postscript_marker: str) -> str | None:
     """The last sentence of two or more becomes the postscript."""
     if _is_code(answer) or "\n" in answer:
         return None
-    *before, last = sentences(answer)
+    *before, last = sentences(answer) or [""]
     if not before or len(last.split()) < 3 or not last.endswith((".", "!", "?")):
         return None
     return f"{' '.join(before)}\n\n{postscript_marker} {last}"

@@ -20,15 +20,17 @@ from minisheep.run.events import PhaseFinished, TrainStep, from_dict
 from minisheep.run.files import read_json
 from minisheep.run.folder import RoundFolder, RunFolder, read_records
 from minisheep.run.metric_catalogue import Estimate, harness_values
-from minisheep.run.records import Draft, Example, Instruction, Record, Rejection, Response, Verdict
+from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Record, Rejection, Response, Verdict
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
 UNREADABLE = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError, OverflowError)
 """The errors that data of an unexpected shape causes in the code that reads it."""
-SCORES = frozenset({"no_score", "not_best", "low_score", "high_perplexity", "crowded", "not_lowest"})
-"""Rules of the filter that need a verdict; the others look at the text."""
+SCORES = frozenset(
+    {"constraint_not_kept", "no_score", "not_best", "low_score", "high_perplexity", "crowded", "not_lowest"}
+)
+"""Rules of the filter that need a verdict, of a judge or a program; the others look at the text."""
 
 
 class Reader:
@@ -113,6 +115,8 @@ class RoundRecords:
     verdicts: list[Verdict]
     kept: list[Example]
     rejected: list[Rejection]
+    asked: list[Asked]
+    checks: list[Check]
 
     @property
     def stages(self) -> list[tuple[str, int | None]]:
@@ -143,10 +147,12 @@ def read_round(number: int, folder: RoundFolder, reader: Reader) -> RoundRecords
     rejected = reader.records(folder.rejected, Rejection)
     kept = reader.records(folder.kept, Example)
     verdicts = reader.records(folder.verdicts, Verdict)
+    checks = reader.records(folder.checks, Check)
     responses = reader.records(folder.responses, Response)
+    asked = reader.records(folder.asked, Asked)
     instructions = reader.records(folder.instructions, Instruction)
     drafts = reader.records(folder.drafts, Draft)
-    return RoundRecords(number, drafts, instructions, responses, verdicts, kept, rejected)
+    return RoundRecords(number, drafts, instructions, responses, verdicts, kept, rejected, asked, checks)
 
 
 def training_steps(events: Iterable[Any], number: int) -> tuple[TrainStep, ...]:
@@ -196,6 +202,16 @@ class Round:
     @property
     def responses(self) -> list[Response]:
         return read_records(self.folder.responses, Response)
+
+    @property
+    def asked(self) -> list[Asked]:
+        """How instructions were put that were not asked as they stand."""
+        return read_records(self.folder.asked, Asked)
+
+    @property
+    def checks(self) -> list[Check]:
+        """Programs' verdicts on answers to instructions with a constraint."""
+        return read_records(self.folder.checks, Check)
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -271,8 +287,8 @@ class Round:
         """The ids of records that begin with `prefix`, by the beginnings of lines alone."""
         start, folder = b'{"id":"', self.folder
         wanted = start + prefix.encode("utf-8", "replace")
-        outputs = (folder.kept, folder.rejected, folder.verdicts)
-        for path in (*outputs, folder.responses, folder.instructions, folder.drafts):
+        outputs = (folder.kept, folder.rejected, folder.verdicts, folder.checks)
+        for path in (*outputs, folder.responses, folder.asked, folder.instructions, folder.drafts):
             for line in self._reader().lines(path):
                 if line.startswith(wanted):
                     yield line[len(start) :].partition(b'"')[0].decode("utf-8", "replace")

@@ -142,6 +142,26 @@ def read_off(
     return [chosen.get(example.id, example) for example in kept]
 
 
+def exchanged(settings: Settings, round: int, kept: Sequence[tuple[Pair, Example]]) -> list[Example]:
+    """The kept examples with a constraint, each with the constraint of another, of another kind where the kinds allow
+    it: the control that has the same answers to the same instructions, and no link from a constraint to its answer."""
+
+    def order(item: tuple[Pair, Example]) -> tuple[str, int]:
+        _, example = item
+        return str((example.constraint or {})["kind"]), derive_seed(settings.seed, round, "exchanged", example.id)
+
+    ordered = sorted(kept, key=order)
+    # Neighbours are of one kind; a step as long as the longest row of one kind leaves it.
+    counts = Counter(order(item)[0] for item in ordered)
+    step = max(counts.values(), default=0)
+    new: dict[str, Example] = {}
+    for place, (pair, example) in enumerate(ordered):
+        other = ordered[(place + (step if step < len(ordered) else 1)) % len(ordered)][1].constraint or {}
+        text = constrained(pair.instruction.instruction, other["wording"])
+        new[example.id] = demanding(example, text, other)
+    return [new[example.id] for _, example in kept]
+
+
 def demanding(example: Example, instruction: str, constraint: dict[str, Any]) -> Example:
     """The example with an instruction that holds a constraint."""
     user = {"role": "user", "content": user_text(instruction, example.input)}

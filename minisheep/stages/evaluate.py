@@ -21,14 +21,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from minisheep.config import Settings
+from minisheep.config import GRADED, Settings
 from minisheep.data.seed_tasks import SeedTask
 from minisheep.engines.base import Completion, Engine, GenerateRequest, LoglikRequest, Sampling
 from minisheep.metrics.stats import Accuracy, accuracy, change, describe, distinct_n, paired_difference
 from minisheep.rules.heuristics import AnsweredText, copies_instruction
 from minisheep.rules.identity import six_decimals
 from minisheep.rules.ifeval import HALVES, READINGS, REPEATS, VerifiableItem, half, loose, paired, strict, verdict_rows
-from minisheep.rules.keep_rule import GRADED
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.templates import Template
 from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict

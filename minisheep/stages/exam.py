@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from minisheep.config import MIN_EXAM, Settings
+from minisheep.config import GRADED, MIN_EXAM, Settings
 from minisheep.data.seed_tasks import SeedTask
 from minisheep.engines.base import Engine
 from minisheep.errors import ExamError
@@ -20,7 +20,6 @@ from minisheep.metrics.stats import auc
 from minisheep.rules.corrupt import KINDS, ExamTask, corrupted
 from minisheep.rules.evidence import Blend, Likelihoods, evidence, fit
 from minisheep.rules.identity import derive_seed, six_decimals
-from minisheep.rules.keep_rule import GRADED
 from minisheep.rules.prompts import Frame
 from minisheep.stages.judge import SIDES, Judge, JudgedText, judge_pairs, likelihoods, verdict_by_likelihood
 

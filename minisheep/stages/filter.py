@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from minisheep.config import Settings
+from minisheep.config import Keep, Settings
 from minisheep.engines.base import EmbedRequest, Engine, LoglikRequest
 from minisheep.errors import StarvedError
 from minisheep.metrics.diversity import assign, clusters_for, project
@@ -26,11 +26,10 @@ from minisheep.rules.constraints import Catalogue
 from minisheep.rules.endings import cut_answer
 from minisheep.rules.heuristics import response_fault
 from minisheep.rules.identity import derive_seed
-from minisheep.rules.keep_rule import Keep
 from minisheep.rules.prompts import Frame, answer_prompt, user_text
 from minisheep.rules.templates import Prompt, Segment
 from minisheep.run.records import Asked, Check, Example, Instruction, Rejection, Response, Verdict
-from minisheep.stages.constrain import by_checks, read_off, spread
+from minisheep.stages.constrain import by_checks, exchanged, read_off, spread
 from minisheep.stages.judge import Pair
 
 PART = 128
@@ -299,6 +298,8 @@ def keep_examples(
     if settings.hindsight and catalogue is not None:
         kept = read_off(settings, round, catalogue, kept, {pair.response.id: pair.answer for pair in plain.pairs})
     certain = [_example(p, by_response.get(p.response.id), candidates.cuts[p.response.id]) for p in checked]
+    if settings.constraint_control == "exchanged":
+        certain = exchanged(settings, round, list(zip(checked, certain, strict=True)))
     return _in_order(settings, instructions, spread(certain, kept)), rejected
 
 

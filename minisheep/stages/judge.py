@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, TypeVar
 
+from minisheep.config import GRADED
 from minisheep.engines.base import Completion, Engine, GenerateRequest, LoglikRequest, Sampling, ScoreRequest, Scores
 from minisheep.metrics.stats import spearman, standard_deviation
 from minisheep.rules import prompts
 from minisheep.rules.evidence import Blend, Likelihoods, evidence
 from minisheep.rules.identity import derive_seed, six_decimals, six_digits
-from minisheep.rules.keep_rule import GRADED
 from minisheep.rules.templates import Prompt, Segment
 from minisheep.run.records import Asked, Instruction, Response, Verdict
 

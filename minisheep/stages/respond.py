@@ -127,7 +127,7 @@ class Asking:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AskingPlan:
     """How the instructions of a round are put, where that differs from asking them alone."""
 
     asked: list[Asked]
@@ -135,7 +135,7 @@ class Plan:
     """Instructions before which the context held fewer solved tasks than there were to show."""
 
 
-def plan(engine: Engine, asking: Asking, instructions: Sequence[Instruction]) -> Plan:
+def plan(engine: Engine, asking: Asking, instructions: Sequence[Instruction]) -> AskingPlan:
     """Decide how each instruction is put; of `engine` only the size of prompts is asked."""
     settings = asking.settings
     asked: list[Asked] = []
@@ -160,7 +160,7 @@ def plan(engine: Engine, asking: Asking, instructions: Sequence[Instruction]) ->
                     settings.answer_model,
                 )
             )
-    return Plan(asked, cramped)
+    return AskingPlan(asked, cramped)
 
 
 def grouped(wanted: Iterable[Wanted], asked: Mapping[str, Asked]) -> list[list[Wanted]]:

@@ -1,4 +1,4 @@
-"""The rule by which a filter keeps what the judge scored, and which judges give grades. Pure."""
+"""What the filter keeps by the judge's scores: the setting ``--keep``, read and settled. Pure."""
 
 from __future__ import annotations
 
