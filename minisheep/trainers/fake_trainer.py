@@ -28,8 +28,12 @@ def fake_fingerprint(job: base.TrainJob) -> str:
 
     Raises `errors.ModelFileError`.
     """
-    texts = [[[s.text for s in e.prompt], [s.text for s in e.completion]] for e in job.examples]
-    examples = digest("fake-examples", {"texts": texts})
+    texts = [
+        [[s.text for s in part] for part in (e.prompt, e.completion, *([e.rejected] if e.rejected else []))]
+        for e in job.examples
+    ]
+    preference = {} if job.settings.loss == "sft" else {"loss": job.settings.loss, "beta": job.settings.beta}
+    examples = digest("fake-examples", {"texts": texts, **preference})
     if job.start is None:
         return examples
     start = base.read_scale(job.start, job.settings)
@@ -96,6 +100,7 @@ class FakeTrainer:
             load_in="fake",
             truncated=0,
             left_out=0,
+            pairs=sum(job.examples[index].rejected is not None for index in training),
         )
 
     def _write(self, job: base.TrainJob, fingerprint: str) -> None:
@@ -120,7 +125,8 @@ def fake_loss(step: int) -> float:
 
 
 def _words(example: base.TrainExample) -> int:
-    return sum(len(segment.text.split()) for segment in (*example.prompt, *example.completion))
+    texts = (*example.prompt, *example.completion, *(example.rejected or ()))
+    return sum(len(segment.text.split()) for segment in texts)
 
 
 def _read_step(path: Path, fingerprint: str, total: int) -> int:
