@@ -19,6 +19,7 @@ from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageE
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
 from minisheep.rules.identity import digest
+from minisheep.rules.loss_settings import seeds_text
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
 from minisheep.run.files import meant, write_atomic
 from minisheep.run.folder import Appender, Lock, RunFolder
@@ -81,6 +82,8 @@ def open_run(
             log(RunStarted(str(folder.path), settled.model, settled.rounds, settled.engine, settled.trainer, resumed))
             if opening.note:
                 log(Note(opening.note))
+            if settled.mix_seeds:
+                log(Note(seeds_text(settled.mix_seeds), "warning"))
             yield folder, settled, lock, log
     finally:
         lock.release()

@@ -9,21 +9,20 @@ once, when a run is made, and kept in the run folder.
 from __future__ import annotations
 
 import difflib
-import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from minisheep.errors import ConfigError, RunMismatchError
+from minisheep.rules.keep import GRADED as GRADED
+from minisheep.rules.keep import Keep as Keep
+from minisheep.rules.loss_settings import loss_contradictions
 
 MIN_EXAM = 8
 """Fewest seed tasks for an exam: half of them are used for fitting."""
-GRADED = frozenset({"logits", "sample"})
-"""Judges whose scores are grades from 1 to 10."""
 
 PresetName = Literal["paper", "demo"]
 Positive = Annotated[int, Field(ge=1)]
@@ -34,43 +33,6 @@ Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 def setting(default: Any, group: str, description: str, *, changeable: bool = False) -> Any:
     """A setting of `group`; a `changeable` one may differ when a run is continued, since finished work stays valid."""
     return Field(default=default, description=description, json_schema_extra={"group": group, "changeable": changeable})
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """What the filter keeps by score: ``threshold:C`` (above C), ``top:F`` (the best fraction F) or ``auto``."""
-
-    kind: Literal["auto", "threshold", "top"]
-    value: float = 0.0
-    written: str = field(default="", compare=False)
-    """As the user wrote it: this is stored and shown. The same rule written differently is no change."""
-
-    def __str__(self) -> str:
-        return self.written or ("auto" if self.kind == "auto" else f"{self.kind}:{self.value:g}")
-
-    def settled(self, judge: str) -> Keep:
-        """What ``auto`` means for a judge: the paper's threshold where there are grades, else the best fraction."""
-        if self.kind != "auto":
-            return self
-        return Keep("threshold", 8.0) if judge in GRADED else Keep("top", 0.3)
-
-    @classmethod
-    def parse(cls, given: object) -> Keep:
-        """Raises ValueError that names the valid forms. A `Keep` stays as it is."""
-        if isinstance(given, Keep):
-            return given
-        if given == "auto":
-            return cls("auto")
-        kind, _, number = str(given).partition(":")
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if kind == "threshold" and math.isfinite(value):
-            return cls("threshold", value, str(given))
-        if kind == "top" and 0 < value <= 1:
-            return cls("top", value, str(given))
-        raise ValueError(f"keep {given!r} is not threshold:NUMBER, top:FRACTION (above 0, at most 1) or auto")
 
 
 class Settings(BaseModel):
@@ -204,6 +166,27 @@ class Settings(BaseModel):
     checkpoint_seconds: Annotated[float, Field(gt=0)] = setting(
         60.0, "train", "at most this much training is lost in a crash", changeable=True
     )
+    loss: Literal["sft", "orpo", "dpo"] = setting(
+        "sft",
+        "train",
+        "sft: likelihood of what was kept; orpo: that, and its odds against a worse answer; dpo: pairs of answers"
+        " alone, against the base. orpo and dpo train without dropout",
+    )
+    prefer: Literal["checked", "judged", "shown"] = setting(
+        "checked",
+        "train",
+        "the worse answer of a pair; checked: one that fails its constraint; judged: the one that the judge likes"
+        " least; shown: what the model answers without the solved tasks of --answer-shots",
+    )
+    preference_beta: Annotated[float, Field(gt=0, le=10)] = setting(
+        0.1, "train", "orpo: weight of the odds; dpo: how little the model may leave its base"
+    )
+    mix_seeds: Annotated[float, Field(ge=0, lt=1)] = setting(
+        0.0,
+        "train",
+        "share of the training examples that are seed tasks, written by people; 0: the model trains on its own data"
+        " alone",
+    )
 
     # measuring
     eval_every: Positive = setting(
@@ -280,6 +263,7 @@ class Settings(BaseModel):
         if self.judges and self.judge == "auto" and self.exam_tasks < MIN_EXAM:
             yield f"--judge auto needs --exam-tasks {MIN_EXAM} or more to choose by"
         yield from self._server_contradictions()
+        yield from loss_contradictions(self)
         if self.keep.kind == "threshold":
             if self.judge == "auto":
                 yield (

@@ -16,6 +16,7 @@ from typing import Any
 from minisheep.data.seed_tasks import SeedTask, load_items
 from minisheep.engines.base import Completion
 from minisheep.errors import CorruptRunError, StarvedError
+from minisheep.pairing import draw_unshown, read_pairs, write_pairs
 from minisheep.rules.ifeval import VerifiableItem
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.run import events
@@ -30,7 +31,7 @@ from minisheep.stages.filter import by_rules, keep_examples, measure, rule_count
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import JudgedText, Pair, findings, judge_health, judge_pairs
 from minisheep.stages.respond import respond as answer
-from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job
+from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job, training_notes
 from minisheep.workspace import BATCH, Report, Workspace, closing, fresh, in_batches, replay, verdicts_without_raw
 
 
@@ -78,6 +79,8 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
         for name, path in (("exam", folder.exam), ("judge", folder.health), ("diversity", folder.diversity)):
             if path.exists():
                 metrics["data"][name] = read_json(path)
+        if settings.loss != "sft":
+            metrics["data"]["pairs"] = len(read_pairs(work.folder, [round]))
     _write_answers(folder, answered, answers)
     _write_verifiable(folder, items, checked)
     write_json(folder.metrics, metrics)
@@ -216,6 +219,7 @@ def respond(work: Workspace, round: int, report: Report) -> None:
             folder.responses, report, len(done), len(pairs),
             lambda response: report.show(texts[response.instruction_id], response.text),
         )  # fmt: skip
+    draw_unshown(work, round, instructions, report)
     # Counted from the file, so that a continued phase counts what it made before.
     tokens = cut = 0
     for response in each_record(folder.responses, Response):
@@ -298,8 +302,9 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     generated = [r for r in each_record(folder.rejected, Rejection) if r.stage == "generate"]
     replace_records(folder.rejected, [*generated, *dropped])
     replace_records(folder.kept, kept)
+    paired = write_pairs(work, round, (instructions, responses, verdicts, kept), report)
     _watch(work, round, instructions, responses, kept, report)
-    report.counts = {"kept": len(kept), "dropped": len(dropped)}
+    report.counts = {"kept": len(kept), "dropped": len(dropped), **paired}
     report.step(len(responses), len(responses), f"kept {len(kept)}, dropped {len(dropped)}")
 
 
@@ -319,7 +324,10 @@ def train(work: Workspace, round: int, report: Report) -> None:
             work.settings, work.template, round, examples,
             gguf=work.model.gguf, weights=work.model.weights, output=folder.adapter, scratch=scratch,
             start=work.folder.round(before).adapter if before else None,
+            pairs=read_pairs(work.folder, rounds_trained_on(strategy, round)), seeds=work.seeds,
         )  # fmt: skip
+        for note in training_notes(work.settings, round, job, len(examples)):
+            report.emit(Note(note))
         trainer = make_trainer(name)
 
         def on_progress(event: Any) -> None:
@@ -328,12 +336,14 @@ def train(work: Workspace, round: int, report: Report) -> None:
             report.wait_while_paused()
 
         result = trainer.train(job, on_progress, report.should_stop)
-        write_json(folder.training, {name: getattr(result, name) for name in type(result).__slots__})
+        write_json(folder.training, result.to_dict())
     make_adapter_gguf(name, folder.adapter, work.model.gguf, folder.adapter_gguf)
     shutil.rmtree(scratch, ignore_errors=True)
     counts = read_json(folder.training)
     report.counts = {
-        name: counts[name] for name in ("steps", "examples", "tokens", "first_loss", "last_loss") if name in counts
+        name: counts[name]
+        for name in ("steps", "examples", "pairs", "tokens", "first_loss", "last_loss")
+        if name in counts
     }
 
 

@@ -284,12 +284,19 @@ OTHER: dict[str, object] = {
     "engine_model": "other",
     "engine_key_env": "KEY",
     "engine_hook": "./put",
+    "loss": "orpo",
+    "prefer": "judged",
+    "mix_seeds": 0.25,
 }
+PAIRED = {"loss": "dpo", "answers": 2}
+PAIRS: dict[str, dict[str, object]] = {"loss": {"answers": 2}, "prefer": PAIRED, "preference_beta": PAIRED}
+"""What a run must have for these to mean anything."""
 SERVER = {"engine": "openai", "engine_url": "http://one:8000/v1", "engine_model": "one"}
 
 CONTRADICTING = {
     *("engine", "trainer", "judge", "keep", "filter"),
     *("engine_url", "engine_model", "engine_key_env", "engine_hook"),
+    *("loss", "prefer", "preference_beta"),
 }
 """Settings whose other value contradicts other values of others."""
 
@@ -303,7 +310,7 @@ def other_value(name: str) -> object:
 
 @pytest.mark.parametrize("name", [name for name in config.names() if name != "engine"])
 def test_a_continued_run_takes_what_may_change_and_names_what_may_not(name: str) -> None:
-    stored = config.make(SERVER if name.startswith("engine_") else {})
+    stored = config.make(SERVER if name.startswith("engine_") else PAIRS.get(name, {}))
     wanted = {name: other_value(name)}
     assert wanted[name] != stored.model_dump()[name]
     if config.is_changeable(name):
