@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minisheep.data.seed_tasks import SeedTask, load_items
-from minisheep.engines.base import Completion
+from minisheep.engines.base import Completion, Engine
 from minisheep.errors import CorruptRunError, StarvedError
 from minisheep.pairing import draw_unshown, read_pairs, write_pairs
 from minisheep.rules.ifeval import VerifiableItem
@@ -35,9 +35,14 @@ from minisheep.stages.train import rounds_trained_on, starts_from, together, tra
 from minisheep.workspace import BATCH, Report, Workspace, closing, fresh, in_batches, replay, verdicts_without_raw
 
 
-def evaluate(work: Workspace, round: int, report: Report) -> None:
-    """Measure the base with the round's adapter on held-out tasks; round 0 is the base alone."""
-    folder = work.folder.make_round(round)
+def measure_model(
+    work: Workspace,
+    folder: RoundFolder,
+    engine_of: Callable[[], Engine],
+    base: dict[str, Any] | None,
+    report: Report,
+) -> dict[str, Any]:
+    """The metrics of one model, whose answers are written to `folder`; `base` are the base model's, None for itself."""
     settings = work.settings
     tasks = evaluation.held_out(work.seeds, settings.eval_tasks)
     answered = tasks[: settings.eval_answers]
@@ -45,7 +50,7 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     total = len(tasks) + len(answered) + len(items)
     prompts = {task.id: user_text(task.instruction, task.input) for task in answered} | {i.id: i.prompt for i in items}
     report.start(total, 0, "tasks")
-    engine = work.measuring_engine(round, report.ready)
+    engine = engine_of()
     likelihoods = []
     for likelihood in evaluation.likelihoods(engine, work.template, tasks):
         likelihoods.append(likelihood)
@@ -62,8 +67,18 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             checked.append(completion)
             report.show(prompts[completion.id], completion.text)
             report.step(len(likelihoods) + len(answers) + len(checked), total, "verifiable instructions")
-    base = read_json(work.folder.round(0).metrics)["model"] if round else None
     measured = evaluation.model_metrics(likelihoods, answers, base) | evaluation.metrics(items, checked, base)
+    _write_answers(folder, answered, answers)
+    _write_verifiable(folder, items, checked)
+    report.counts = {"tasks": len(tasks), "answers": len(answers) + len(checked)}
+    return measured
+
+
+def evaluate(work: Workspace, round: int, report: Report) -> None:
+    """Measure the base with the round's adapter on held-out tasks; round 0 is the base alone."""
+    folder = work.folder.make_round(round)
+    base = read_json(work.folder.round(0).metrics)["model"] if round else None
+    measured = measure_model(work, folder, lambda: work.measuring_engine(round, report.ready), base, report)
     earlier = {r: read_json(work.folder.round(r).metrics) for r in measured_before(work.folder, round)}
     decision = evaluation.decide(round, measured, earlier)
     metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}
@@ -79,22 +94,15 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
         for name, path in (("exam", folder.exam), ("judge", folder.health), ("diversity", folder.diversity)):
             if path.exists():
                 metrics["data"][name] = read_json(path)
-        if settings.loss != "sft":
+        if work.settings.loss != "sft":
             metrics["data"]["pairs"] = len(read_pairs(work.folder, [round]))
-    _write_answers(folder, answered, answers)
-    _write_verifiable(folder, items, checked)
     write_json(folder.metrics, metrics)
     report.emit(RoundMeasured(round, metrics))
     if decision["text"]:
         report.emit(Note(decision["text"]))
     if alarm := echo(round, measured):
         report.emit(Note(alarm.text, "warning"))
-    report.counts = {
-        "tasks": len(tasks),
-        "answers": len(answers) + len(checked),
-        "best": decision["best"],
-        "without_gain": decision["without_gain"],
-    }
+    report.counts |= {"best": decision["best"], "without_gain": decision["without_gain"]}
 
 
 def measured_before(folder: RunFolder, round: int) -> list[int]:

@@ -171,7 +171,7 @@ def test_a_certain_answer_has_a_finite_loss_and_gradient() -> None:
 def test_gradients_are_those_of_the_plain_layers_in_one_pass(
     weights: Path, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:
-    """The written-out layers and the head in pieces, in micro-batches of one pair, against autograd over whole logits."""
+    """The written-out layers, in micro-batches of one pair, against autograd over whole logits."""
     import torch
     from torch.nn.functional import logsigmoid
 
@@ -214,6 +214,7 @@ def test_gradients_are_those_of_the_plain_layers_in_one_pass(
             assert (parameter.grad - expected[name]).abs().max().item() <= 1e-4 * max(highest, 1e-3), name
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(("loss", "without"), [("dpo", 0), ("orpo", 6)])
 def test_a_killed_training_on_pairs_ends_with_the_adapter_of_an_undisturbed_one(
     tmp_path: Path, weights: Path, loss: str, without: int
@@ -232,6 +233,7 @@ def test_a_killed_training_on_pairs_ends_with_the_adapter_of_an_undisturbed_one(
     assert dataclasses.replace(resumed, seconds=0) == dataclasses.replace(whole, seconds=0)
 
 
+@pytest.mark.model
 def test_each_loss_learns_to_prefer_and_gives_another_adapter(tmp_path: Path, weights: Path) -> None:
     made = {}
     for loss in ("sft", "orpo", "dpo"):
@@ -248,6 +250,7 @@ def test_each_loss_learns_to_prefer_and_gives_another_adapter(tmp_path: Path, we
     assert distance(made["sft"], made["orpo"]) > 1e-4 < distance(made["orpo"], made["dpo"])
 
 
+@pytest.mark.model
 def test_micro_batches_change_nothing_for_pairs(tmp_path: Path, weights: Path) -> None:
     jobs = [paired(job(tmp_path / str(n), weights, micro_batch_size=n), "dpo") for n in (1, 8)]
     first = [train(each).first_loss for each in jobs]
@@ -255,6 +258,7 @@ def test_micro_batches_change_nothing_for_pairs(tmp_path: Path, weights: Path) -
     assert distance(adapter(jobs[0]), adapter(jobs[1])) < 1e-3
 
 
+@pytest.mark.model
 def test_a_full_memory_halves_the_pairs_of_a_pass(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +280,7 @@ def test_a_full_memory_halves_the_pairs_of_a_pass(
     assert "Out of memory" in notes(said) and max(widest[-8:]) == 2
 
 
+@pytest.mark.model
 def test_the_loss_is_part_of_what_a_training_is(tmp_path: Path, weights: Path) -> None:
     work = paired(job(tmp_path, weights, count=8), "orpo")
     train(work)
@@ -297,14 +302,13 @@ def test_a_rejected_answer_is_cut_like_a_kept_one() -> None:
 @pytest.mark.model
 @pytest.mark.parametrize("loss", ["orpo", "dpo"])
 def test_a_real_model_takes_a_step(tmp_path: Path, loss: str) -> None:
-    from real_models import smollm2
+    import real_models
 
-    from minisheep.models.cache import sha256_file
-    from minisheep.models.registry import find_model
-    from minisheep.prepare import training_weights
+    from minisheep.formats.gguf_to_hf import dequantise
 
-    gguf = smollm2()
-    folder, _ = training_weights(find_model("smollm2-135m"), gguf, sha256_file(gguf), lambda event: None)
+    gguf = real_models.smollm2()
+    folder = gguf.with_name("smollm2-135m-weights")
+    dequantise(gguf, folder, lambda event: None)
     work = dataclasses.replace(
         paired(job(tmp_path, folder, count=4, epochs=1, learning_rate=1e-4), loss), gguf=gguf, weights=folder
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,17 @@ def fake_fingerprint(job: base.TrainJob) -> str:
 def fake_adapter_gguf(path: Path, digest: str) -> None:
     """Write an adapter for the fake engine: a line that llama.cpp refuses. Raises `errors.DiskError`."""
     write_atomic(path, f"{LABEL} adapter {digest}\n".encode())
+
+
+def fake_sum(adapters: Sequence[Path], weights: Sequence[float], output: Path) -> None:
+    """The sum of fake adapters: a fake one that depends on each and on its weight. Raises `errors.DiskError`."""
+    configs = [read_config(folder) for folder in adapters]
+    parts = [[config["examples"], weight] for config, weight in zip(configs, weights, strict=True)]
+    rank = sum(config["r"] for config in configs)
+    scale = {"examples": digest("fake-sum", {"parts": parts}), "r": rank, "lora_alpha": rank, "use_rslora": False}
+    with publish(output) as folder:
+        write_json(folder / "adapter_config.json", configs[0] | scale)
+        write_atomic(folder / TENSORS, f"{LABEL}\n".encode())
 
 
 class FakeTrainer:
