@@ -21,6 +21,7 @@ from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
 from minisheep.presets import DEFAULT_PRESET, PRESETS, described, with_preset
 from minisheep.rules.identity import digest
+from minisheep.rules.loss_settings import seeds_text
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
 from minisheep.run.files import meant, write_atomic, write_json
 from minisheep.run.folder import Appender, Lock, RunFolder
@@ -88,6 +89,8 @@ def open_run(
             elif not resumed:
                 usual = dict(config.make({}, opening.preset))
                 log(Note(described(opening.preset, dict(settled), usual)))
+            if settled.mix_seeds:
+                log(Note(seeds_text(settled.mix_seeds), "warning"))
             yield folder, settled, lock, log
     finally:
         lock.release()

@@ -22,6 +22,7 @@ from minisheep.presets import DEFAULT_PRESET, with_preset
 from minisheep.rules.asking_settings import asking_contradictions
 from minisheep.rules.keep import GRADED as GRADED
 from minisheep.rules.keep import Keep as Keep
+from minisheep.rules.loss_settings import loss_contradictions
 
 MIN_EXAM = 8
 """Fewest seed tasks for an exam: half of them are used for fitting."""
@@ -198,6 +199,27 @@ class Settings(BaseModel):
     checkpoint_seconds: Annotated[float, Field(gt=0)] = setting(
         60.0, "train", "at most this much training is lost in a crash", changeable=True
     )
+    loss: Literal["sft", "orpo", "dpo"] = setting(
+        "sft",
+        "train",
+        "sft: likelihood of what was kept; orpo: that, and its odds against a worse answer; dpo: pairs of answers"
+        " alone, against the base. orpo and dpo train without dropout",
+    )
+    prefer: Literal["checked", "judged", "shown"] = setting(
+        "checked",
+        "train",
+        "the worse answer of a pair; checked: one that fails its constraint; judged: the one that the judge likes"
+        " least; shown: what the model answers without the solved tasks of --answer-shots",
+    )
+    preference_beta: Annotated[float, Field(gt=0, le=10)] = setting(
+        0.1, "train", "orpo: weight of the odds; dpo: how little the model may leave its base"
+    )
+    mix_seeds: Annotated[float, Field(ge=0, lt=1)] = setting(
+        0.0,
+        "train",
+        "share of the training examples that are seed tasks, written by people; 0: the model trains on its own data"
+        " alone",
+    )
 
     # measuring
     eval_every: Positive = setting(
@@ -278,6 +300,7 @@ class Settings(BaseModel):
             yield f"--judge auto needs --exam-tasks {MIN_EXAM} or more to choose by"
         yield from asking_contradictions(self)
         yield from self._server_contradictions()
+        yield from loss_contradictions(self)
         if self.keep.kind == "threshold":
             if self.judge == "auto":
                 yield (

@@ -15,8 +15,9 @@ from typing import Any
 
 from minisheep.asking import NOT_SHOWN, ONE_TURN, checked, how_asked
 from minisheep.data.seed_tasks import SeedTask, load_items
-from minisheep.engines.base import Completion
+from minisheep.engines.base import Completion, Engine
 from minisheep.errors import CorruptRunError, StarvedError
+from minisheep.pairing import draw_unshown, read_pairs, write_pairs
 from minisheep.rules.ifeval import VerifiableItem
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.run import events
@@ -36,13 +37,18 @@ from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import JudgedText, Pair, findings, judge_health, judge_pairs
 from minisheep.stages.respond import grouped
 from minisheep.stages.respond import respond as answer
-from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job
+from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job, training_notes
 from minisheep.workspace import BATCH, Report, Workspace, closing, fresh, in_batches, replay, verdicts_without_raw
 
 
-def evaluate(work: Workspace, round: int, report: Report) -> None:
-    """Measure the base with the round's adapter on held-out tasks; round 0 is the base alone."""
-    folder = work.folder.make_round(round)
+def measure_model(
+    work: Workspace,
+    folder: RoundFolder,
+    engine_of: Callable[[], Engine],
+    base: dict[str, Any] | None,
+    report: Report,
+) -> dict[str, Any]:
+    """The metrics of one model, whose answers are written to `folder`; `base` are the base model's, None for itself."""
     settings = work.settings
     tasks = evaluation.held_out(work.seeds, settings.eval_tasks)
     answered = tasks[: settings.eval_answers]
@@ -50,7 +56,7 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     total = len(tasks) + len(answered) + len(items)
     prompts = {task.id: user_text(task.instruction, task.input) for task in answered} | {i.id: i.prompt for i in items}
     report.start(total, 0, "tasks")
-    engine = work.measuring_engine(round, report.ready)
+    engine = engine_of()
     likelihoods = []
     for likelihood in evaluation.likelihoods(engine, work.template, tasks):
         likelihoods.append(likelihood)
@@ -67,9 +73,19 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             checked.append(completion)
             report.show(prompts[completion.id], completion.text)
             report.step(len(likelihoods) + len(answers) + len(checked), total, "verifiable instructions")
-    base = read_json(work.folder.round(0).metrics)["model"] if round else None
     measured = evaluation.model_metrics(likelihoods, answers, base)
     measured |= evaluation.metrics(items, checked, base, trained_kinds(work.folder))
+    _write_answers(folder, answered, answers)
+    _write_verifiable(folder, items, checked)
+    report.counts = {"tasks": len(tasks), "answers": len(answers) + len(checked)}
+    return measured
+
+
+def evaluate(work: Workspace, round: int, report: Report) -> None:
+    """Measure the base with the round's adapter on held-out tasks; round 0 is the base alone."""
+    folder, settings = work.folder.make_round(round), work.settings
+    base = read_json(work.folder.round(0).metrics)["model"] if round else None
+    measured = measure_model(work, folder, lambda: work.measuring_engine(round, report.ready), base, report)
     earlier = {r: read_json(work.folder.round(r).metrics) for r in measured_before(work.folder, round)}
     decision = decide(round, measured, earlier, halves=settings.constraints > 0)
     metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}
@@ -89,20 +105,15 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             metrics["data"]["constraints"] = constraint_metrics(
                 each_record(folder.asked, Asked), each_record(folder.checks, Check), each_record(folder.kept, Example)
             )
-    _write_answers(folder, answered, answers)
-    _write_verifiable(folder, items, checked)
+        if settings.loss != "sft":
+            metrics["data"]["pairs"] = len(read_pairs(work.folder, [round]))
     write_json(folder.metrics, metrics)
     report.emit(RoundMeasured(round, metrics))
     if decision["text"]:
         report.emit(Note(decision["text"]))
     if alarm := echo(round, measured):
         report.emit(Note(alarm.text, "warning"))
-    report.counts = {
-        "tasks": len(tasks),
-        "answers": len(answers) + len(checked),
-        "best": decision["best"],
-        "without_gain": decision["without_gain"],
-    }
+    report.counts |= {"best": decision["best"], "without_gain": decision["without_gain"]}
 
 
 def measured_before(folder: RunFolder, round: int) -> list[int]:
@@ -232,6 +243,7 @@ def respond(work: Workspace, round: int, report: Report) -> None:
                 answers(), folder.responses, report, len(done), len(pairs),
                 lambda response: report.show(texts[response.instruction_id], response.text),
             )  # fmt: skip
+    draw_unshown(work, round, instructions, report)
     # Counted from the file, so that a continued phase counts what it made before.
     tokens = cut = 0
     for response in each_record(folder.responses, Response):
@@ -321,8 +333,9 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     generated = [r for r in each_record(folder.rejected, Rejection) if r.stage == "generate"]
     replace_records(folder.rejected, [*generated, *dropped])
     replace_records(folder.kept, kept)
+    paired = write_pairs(work, round, (instructions, responses, verdicts, kept), report)
     _watch(work, round, instructions, responses, kept, report)
-    report.counts = {"kept": len(kept), "dropped": len(dropped)}
+    report.counts = {"kept": len(kept), "dropped": len(dropped), **paired}
     if settings.constraints and (note := one_sided(kept, settings)):
         report.emit(Note(note, "warning"))
     report.step(len(responses), len(responses), f"kept {len(kept)}, dropped {len(dropped)}")
@@ -344,7 +357,10 @@ def train(work: Workspace, round: int, report: Report) -> None:
             work.settings, work.template, round, examples,
             gguf=work.model.gguf, weights=work.model.weights, output=folder.adapter, scratch=scratch,
             start=work.folder.round(before).adapter if before else None,
+            pairs=read_pairs(work.folder, rounds_trained_on(strategy, round)), seeds=work.seeds,
         )  # fmt: skip
+        for note in training_notes(work.settings, round, job, len(examples)):
+            report.emit(Note(note))
         trainer = make_trainer(name)
 
         def on_progress(event: Any) -> None:
@@ -353,12 +369,14 @@ def train(work: Workspace, round: int, report: Report) -> None:
             report.wait_while_paused()
 
         result = trainer.train(job, on_progress, report.should_stop)
-        write_json(folder.training, {name: getattr(result, name) for name in type(result).__slots__})
+        write_json(folder.training, result.to_dict())
     make_adapter_gguf(name, folder.adapter, work.model.gguf, folder.adapter_gguf)
     shutil.rmtree(scratch, ignore_errors=True)
     counts = read_json(folder.training)
     report.counts = {
-        name: counts[name] for name in ("steps", "examples", "tokens", "first_loss", "last_loss") if name in counts
+        name: counts[name]
+        for name in ("steps", "examples", "pairs", "tokens", "first_loss", "last_loss")
+        if name in counts
     }
 
 

@@ -291,7 +291,13 @@ OTHER: dict[str, object] = {
     "engine_model": "other",
     "engine_key_env": "KEY",
     "engine_hook": "./put",
+    "loss": "orpo",
+    "prefer": "judged",
+    "mix_seeds": 0.25,
 }
+PAIRED = {"loss": "dpo", "answers": 2}
+PAIRS: dict[str, dict[str, object]] = {"loss": {"answers": 2}, "prefer": PAIRED, "preference_beta": PAIRED}
+"""What a run must have for these to mean anything."""
 SERVER = {"engine": "openai", "engine_url": "http://one:8000/v1", "engine_model": "one"}
 
 BESIDE: dict[str, dict[str, object]] = {
@@ -306,6 +312,7 @@ CONTRADICTING = {
     "rules",
     *("engine", "trainer", "judge", "keep", "filter"),
     *("engine_url", "engine_model", "engine_key_env", "engine_hook"),
+    *("loss", "prefer", "preference_beta"),
 }
 """Settings whose other value contradicts other values of others."""
 
@@ -319,7 +326,7 @@ def other_value(name: str) -> object:
 
 @pytest.mark.parametrize("name", [name for name in config.names() if name != "engine"])
 def test_a_continued_run_takes_what_may_change_and_names_what_may_not(name: str) -> None:
-    stored = config.make(SERVER if name.startswith("engine_") else BESIDE.get(name, {}))
+    stored = config.make(SERVER if name.startswith("engine_") else {**BESIDE, **PAIRS}.get(name, {}))
     wanted = {name: other_value(name)}
     assert wanted[name] != stored.model_dump()[name]
     if config.is_changeable(name):

@@ -153,11 +153,14 @@ def handoff(
         click.echo(
             json.dumps({
                 "event": "HandedOff", "folder": str(folder), "command": command, "train": len(job.train),
-                "validation": len(job.validation), "left_out": job.left_out,
+                "validation": len(job.validation), "left_out": job.left_out, "unpaired": job.unpaired,
             })
         )  # fmt: skip
         return
-    click.echo(plain_text.one_line(f"{folder}: {len(job.train)} examples and {len(job.validation)} for validation."))
+    what = "preference pairs" if job.preference else "examples"
+    click.echo(plain_text.one_line(f"{folder}: {len(job.train)} {what} and {len(job.validation)} for validation."))
+    if job.unpaired:
+        click.echo(f"{job.unpaired} not handed over: they have no rejected answer.")
     if job.left_out:
         click.echo(f"{job.left_out} left out: their text looks like a special token of the template.")
     click.echo(plain_text.one_line(f"Train: cd {folder} && {command}"))

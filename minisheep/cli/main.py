@@ -37,6 +37,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "compare": ("minisheep.cli.compare", "Show settings against results, over several runs."),
     "versus": ("minisheep.cli.versus", "Have an outside model judge what training did to the answers."),
     "eval": ("minisheep.cli.eval", "Measure a run or a model on tasks of lm-evaluation-harness."),
+    "soup": ("minisheep.cli.soup", "Join the adapters of several rounds to one, and measure it."),
     "export": ("minisheep.cli.export", "Make a round into a GGUF, an Ollama model, safetensors or a hub folder."),
     "handoff": ("minisheep.cli.export", "Write a round's data and a configuration for Axolotl or LLaMA-Factory."),
     "completion": ("minisheep.cli.reference", "Complete commands and flags in your shell."),

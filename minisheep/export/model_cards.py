@@ -20,6 +20,7 @@ from minisheep.errors import CorruptRunError, ExportError, UsageError
 from minisheep.export.export_choice import WITH_GGUF, ExportChoice, ExportSpec
 from minisheep.models.hub import said_offline
 from minisheep.models.registry import REPO, safe_name
+from minisheep.rules.loss_settings import seeds_text
 from minisheep.rules.plain_text import one_line
 from minisheep.run.files import write_atomic
 from minisheep.run.records import Example
@@ -103,7 +104,11 @@ def training(choice: ExportChoice) -> dict[str, str]:
         "base precision": str(recorded.get("load_in") or settings.load_in),
         "seed": str(settings.seed),
     }
-    for name in ("examples", "steps", "tokens"):
+    if settings.loss != "sft":
+        rows["loss"] = f"{settings.loss}, beta {settings.preference_beta:g}, worse answers as {settings.prefer}"
+    if settings.mix_seeds:
+        rows["seed tasks"] = seeds_text(settings.mix_seeds)
+    for name in ("examples", "pairs", "steps", "tokens"):
         if isinstance(recorded.get(name), int):
             rows[name] = f"{recorded[name]:,}"
     return rows
@@ -167,8 +172,8 @@ def model_card(
         "Use it to study what self-alignment does to a model of this size: for research, teaching and comparison with"
         " its base. Do not rely on it as an assistant.",
         "## Limits",
-        f"{SOURCES} It has the faults and biases of its base and may have more, since it was trained on its own"
-        " mistakes. It was not tested for safety. The numbers above come from one run and from short tasks in one"
+        f"{_sources(choice)} It has the faults and biases of its base and may have more, since it was trained on its"
+        " own mistakes. It was not tested for safety. The numbers above come from one run and from short tasks in one"
         " language.",
         "## Licence",
         choice.licence,
@@ -229,6 +234,10 @@ def dataset_card(choice: ExportChoice, data: Sequence[RoundData]) -> str:
         choice.licence,
     ]
     return _card(front.to_yaml(), parts)
+
+
+def _sources(choice: ExportChoice) -> str:
+    return f"{SOURCES} {seeds_text(choice.run.settings.mix_seeds)}".strip()
 
 
 def _card(front: str, parts: Iterable[str]) -> str:

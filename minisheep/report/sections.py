@@ -24,6 +24,7 @@ from minisheep.rules import plain_text
 from minisheep.rules.identity import derive_seed
 from minisheep.run import verdict
 from minisheep.run.decision import NORMAL_95
+from minisheep.rules.loss_settings import seeds_text
 from minisheep.run.events import TrainStep
 from minisheep.run.metric_catalogue import CATALOGUE, READINGS, Estimate, Metric, Value, harness_metric, round_values
 from minisheep.run.records import Example, Record, Rejection
@@ -194,6 +195,7 @@ def _curve(run: Gathered, values: dict[int, dict[str, Value]], name: str, title:
 COUNTS = (
     ("steps", "steps"),
     ("examples", "examples trained on"),
+    ("pairs", "of these with a rejected answer"),
     ("validation_examples", "examples held back"),
     ("truncated", "examples cut at --max-length"),
     ("left_out", "examples left out"),
@@ -205,6 +207,12 @@ COUNTS = (
     ("load_in", "precision of the base"),
     ("seconds", "time"),
 )
+LOSSES = {
+    "orpo": "Negative log-likelihood per token of the kept answers, in nats, plus the weighted loss of their odds.",
+    "dpo": "Loss of each pair in nats: log 2 where the model prefers as its base does, lower where it prefers the kept"
+    " answer more.",
+}
+"""What the curve of a preference loss shows."""
 MOST_POINTS = 400
 """Of a curve; a longer one is thinned evenly."""
 
@@ -215,14 +223,20 @@ def training_section(run: Gathered) -> Section:
 
 def _training_blocks(run: Gathered) -> Iterator[Block]:
     trained = [r for r in run.rounds if r.training is not None]
-    curves = tuple(curve for r in run.rounds if (curve := _loss_curve(r.number, r.steps)) is not None)
+    loss = run.settings.loss if run.settings else "sft"
+    axis = "nats per token" if loss == "sft" else f"loss of {loss}"
+    curves = tuple(curve for r in run.rounds if (curve := _loss_curve(r.number, r.steps, axis)) is not None)
+    if run.settings and run.settings.mix_seeds:
+        yield Paragraph(seeds_text(run.settings.mix_seeds))
     if not trained and not curves:
         yield Paragraph("Nothing has been trained yet.")
         return
     if curves:
         yield Charts(
             curves,
-            "Mean negative log-likelihood per supervised token, in nats, at each optimizer step. Lower is better.",
+            "Mean negative log-likelihood per supervised token, in nats, at each optimizer step. Lower is better."
+            if loss == "sft"
+            else f"{LOSSES[loss]} A round without pairs has the likelihood alone.",
         )
     else:
         yield Paragraph("There are no loss curves: events.jsonl holds no training steps.")
@@ -237,13 +251,13 @@ def _training_blocks(run: Gathered) -> Iterator[Block]:
         )
 
 
-def _loss_curve(number: int, steps: tuple[TrainStep, ...]) -> Curves | None:
+def _loss_curve(number: int, steps: tuple[TrainStep, ...], axis: str) -> Curves | None:
     loss = [Point(step.step, float(step.loss)) for step in steps]
     validation = [Point(step.step, float(v)) for step in steps if (v := step.validation_loss) is not None]
     if len(loss) < 2:
         return None
     series = [("training", _thinned(loss))] + ([("validation", _thinned(validation))] if validation else [])
-    return Curves(f"loss-{number}", f"Loss, round {number}", "nats per token", tuple(series))
+    return Curves(f"loss-{number}", f"Loss, round {number}", axis, tuple(series))
 
 
 def _thinned(points: list[Point]) -> tuple[Point, ...]:

@@ -166,6 +166,8 @@ class RoundFolder:
         self.health = path / "judge.json"
         self.diversity = path / "diversity.json"
         self.kept = path / "kept.jsonl"
+        self.unshown = path / "unshown.jsonl"
+        self.pairs = path / "pairs.jsonl"
         self.rejected = path / "rejected.jsonl"
         self.answers = path / "answers.jsonl"
         self.verifiable = path / "verifiable.jsonl"

@@ -5,7 +5,7 @@ byte on disk is noticed when a record is read, and the lineage of a training exa
 no clock times: a run that was killed and continued ends with the same records as one that was left alone.
 
     Draft -> Instruction (-> Asked) -> Response (-> Check) -> Verdict -> Example
-       \-> Rejection                      \-> Rejection           \-> Rejection
+       \-> Rejection                      \-> Rejection           \-> Rejection, PreferencePair
 """
 
 from __future__ import annotations
@@ -179,6 +179,24 @@ class Example(Record):
     constraint: dict[str, Any] | None = None
     """What the instruction demands and a program found kept: ``kind``, ``arguments``, ``wording``. It was either asked
     for, or (where the `Asked` names none) read off the finished answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair(Record):
+    """A kept answer and a worse one to the same prompt, as trainers of preferences read them."""
+
+    KIND: ClassVar[str] = "pair"
+    TUPLES: ClassVar[frozenset[str]] = frozenset({"parents"})
+
+    prompt: list[dict[str, str]]
+    chosen: list[dict[str, str]]
+    rejected: list[dict[str, str]]
+    by: str
+    """``checked``, ``judged`` or ``shown``: how the two differ."""
+    rejected_ended: bool
+    """Whether the worse answer ended by itself; one that was cut off has no end to learn."""
+    parents: tuple[str, ...]
+    """Ids of the kept example, of its response and of the worse one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,8 +99,9 @@ Row = tuple[str, list[str]]
 
 
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Row]]:
-    """The table of rounds: column titles, and a row for each measure. `metrics` in order, the base first."""
-    titles = ["base" if m["round"] == 0 else f"round {m['round']}" for m in metrics]
+    """The table of rounds: column titles, and a row for each measure. `metrics` in order, the base first; what is no
+    round has a ``name``."""
+    titles = [m.get("name") or ("base" if m["round"] == 0 else f"round {m['round']}") for m in metrics]
 
     def row(name: str, *path: str, form: str = "{:.3f}") -> Row:
         return name, [_cell(m, path, form) for m in metrics]
