@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 
+from minisheep.rules.prompts import user_text
 from minisheep.run.events import Note
-from minisheep.run.folder import Appender, RoundFolder, RunFolder, each_record, read_records, replace_records
-from minisheep.run.reading import Reader
-from minisheep.run.records import Example, Instruction, PreferencePair, Response, Verdict
+from minisheep.run.folder import Appender, RunFolder, each_record, read_records, replace_records
+from minisheep.run.records import Asked, Check, Example, Instruction, PreferencePair, Response, Verdict
 from minisheep.stages.filter import by_rules
 from minisheep.stages.pairs import pairs_text, preference_pairs, unshown_answers, wants_unshown
 from minisheep.workspace import Report, Workspace, closing, in_batches
@@ -22,8 +21,8 @@ def draw_unshown(work: Workspace, round: int, instructions: Sequence[Instruction
 
     Drawn when all of the round's own answers are there, since they bound their lengths.
     """
-    folder, settings, frame = work.folder.round(round), work.settings, work.frame(round)
-    if not wants_unshown(settings, frame):
+    folder, settings, asking = work.folder.round(round), work.settings, work.asking(round)
+    if not wants_unshown(settings, asking.shows):
         return
     shown: dict[str, list[Response]] = {}
     for response in each_record(folder.responses, Response):
@@ -32,12 +31,18 @@ def draw_unshown(work: Workspace, round: int, instructions: Sequence[Instruction
     missing = [i for i in instructions if i.id in shown and i.id not in done]
     if not missing:
         return
-    engine, texts = work.engine(round - 1, report.ready), {i.id: i.instruction for i in missing}
-    answers = in_batches(lambda some: unshown_answers(engine, settings, frame, round, some, shown), missing)
+    engine, texts = work.answer_engine(round, report.ready), {i.id: (i.instruction, i.input) for i in missing}
+    # An instruction with a constraint is put with it, or the pair would compare answers to two questions.
+    asked = {a.instruction_id: (a.instruction, a.input) for a in each_record(folder.asked, Asked)}
+    texts |= {id_: text for id_, text in asked.items() if id_ in texts}
+    answers = in_batches(
+        lambda some: unshown_answers(engine, settings, asking.frame, round, {i.id: texts[i.id] for i in some}, shown),
+        missing,
+    )
     with Appender(folder.unshown) as file, closing(answers) as records:
         for count, response in enumerate(records, len(done) + 1):
             file.append(response.to_dict())
-            report.show(texts[response.instruction_id], response.text)
+            report.show(user_text(*texts[response.instruction_id]), response.text)
             report.step(count, len(done) + len(missing), "answers without solved tasks")
 
 
@@ -47,20 +52,19 @@ def write_pairs(work: Workspace, round: int, filtered: Filtered, report: Report)
     if settings.loss == "sft":
         return {}
     instructions, responses, verdicts, kept = filtered
-    candidates = by_rules(instructions, responses, settings.language, settings.rules == "on")
+    asked = each_record(folder.asked, Asked)
+    candidates = by_rules(instructions, responses, settings.language, settings.rules, asked)
     pairs, missed = preference_pairs(
-        settings, kept, candidates.pairs, {v.response_id: v for v in verdicts}, checked(folder),
+        settings,
+        kept,
+        candidates.pairs,
+        {verdict.response_id: verdict for verdict in verdicts},
+        {check.response_id: check.passed for check in each_record(folder.checks, Check)},
         read_records(folder.unshown, Response),
-    )  # fmt: skip
+    )
     replace_records(folder.pairs, pairs)
     report.emit(Note(pairs_text(round, len(kept), len(pairs), missed), "info" if pairs else "warning"))
     return {"pairs": len(pairs)}
-
-
-def checked(folder: RoundFolder) -> dict[str, bool]:
-    """Whether each checked answer of a round keeps its constraint, by response id; empty where nothing was checked."""
-    rows = map(json.loads, Reader(folder.path).lines(folder.path / "checks.jsonl"))
-    return {str(row["response_id"]): bool(row["passed"]) for row in rows}
 
 
 def read_pairs(folder: RunFolder, rounds: Iterable[int]) -> dict[str, PreferencePair]:

@@ -19,10 +19,10 @@ from minisheep.api import Run, load_run, resolve_round
 from minisheep.errors import UsageError
 from minisheep.formats.lora_gguf import TENSORS
 from minisheep.machine.worker import WorkerProcess, stoppable
+from minisheep.run.decision import NAMES, decide
 from minisheep.run.events import Emit
 from minisheep.run.files import disk_errors, read_json, write_json
 from minisheep.run.folder import RoundFolder
-from minisheep.stages import evaluate as evaluation
 
 WORKER = "minisheep.soup:do"
 PHASE = "soup"
@@ -146,7 +146,7 @@ def do(job: Mapping[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> N
 def compared(
     measured: Mapping[str, Any], metrics: Mapping[int, Mapping[str, Any]], best: int | None
 ) -> list[dict[str, Any]]:
-    """The decision of `stages.evaluate` against the base, then against the best round if that is another. Pure.
+    """The decision of `run.decision` against the base, then against the best round if that is another. Pure.
 
     ``against`` is the rival, ``outcome`` and ``measures`` are as in a round's metrics.
     """
@@ -155,7 +155,7 @@ def compared(
         if rival not in metrics:
             continue
         alone = {rival: {"model": metrics[rival]["model"], "decision": {"best": rival, "without_gain": 0}}}
-        decision = evaluation.decide(rival + 1, measured, alone)
+        decision = decide(rival + 1, measured, alone)
         found.append({name: decision[name] for name in ("against", "outcome", "measures")})
     return found
 
@@ -182,7 +182,7 @@ def sentence(soup: Soup, decisions: Sequence[Mapping[str, Any]]) -> str:
 def _figure(measure: str, difference: Mapping[str, float]) -> str:
     scale, form, unit = (1, "+.3f", "") if measure == "likelihood" else (100, "+.1f", " points")
     value, low, high = (format(scale * difference[name], form) for name in ("value", "low", "high"))
-    return f"{evaluation.NAMES[measure]} {value}{unit} [{low} to {high}]"
+    return f"{NAMES[measure]} {value}{unit} [{low} to {high}]"
 
 
 def _sha256(path: Path) -> str:

@@ -18,7 +18,7 @@ from minisheep.rules.loss_settings import loss_contradictions
 from minisheep.rules.templates import chatml
 from minisheep.run.events import Event, Note
 from minisheep.run.folder import RunFolder, read_records
-from minisheep.run.records import Example, Instruction, PreferencePair, Response, Verdict
+from minisheep.run.records import Check, Example, Instruction, PreferencePair, Response, Verdict
 from minisheep.stages.judge import Pair
 from minisheep.stages.pairs import REASONS, alike, preference_pairs
 from minisheep.stages.train import train_job
@@ -192,20 +192,21 @@ def test_a_round_without_pairs_trains_by_likelihood_and_says_so(tmp_path: Path) 
 
 
 def test_what_a_program_checked_makes_pairs(tmp_path: Path) -> None:
-    """As a round with constraints leaves its checks: whether each answer keeps its own."""
-    path = tmp_path / "run"
-    tiny_run(path, loss="dpo", answers=3, until=loop.Phase(1, "judge"))
-    folder = RunFolder(path).round(1)
-    rows = [
-        {"response_id": r.id, "kind": "k", "passed": n % 3 == 0, "fault": ""}
-        for n, r in enumerate(read_records(folder.responses, Response))
-    ]
-    (folder.path / "checks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run, _ = tiny_run(path, until=loop.Phase(1, "filter"))
-    passed = {row["response_id"]: row["passed"] for row in rows}
+    """Both answers of a pair were asked with the constraint; the kept one keeps it, the other does not."""
+    run, _ = tiny_run(
+        tmp_path / "run", loss="dpo", answers=4, constraints=1.0, answer_shots=2, show="every",
+        until=loop.Phase(1, "filter"),
+    )  # fmt: skip
+    folder = RunFolder(tmp_path / "run").round(1)
+    passed = {check.response_id: check.passed for check in read_records(folder.checks, Check)}
+    kept = {example.id: example for example in read_records(folder.kept, Example)}
     pairs = read_records(folder.pairs, PreferencePair)
-    assert pairs and all(passed[pair.parents[1]] and not passed[pair.parents[2]] for pair in pairs)
-    assert all(pair.by == "checked" for pair in pairs) and run.next_phase == loop.Phase(1, "train")
+    assert pairs and run.next_phase == loop.Phase(1, "train")
+    for pair in pairs:
+        example, better, worse = pair.parents
+        constraint = kept[example].constraint
+        assert pair.by == "checked" and passed[better] and not passed[worse]
+        assert constraint is not None and constraint["wording"] in pair.prompt[0]["content"]
 
 
 def test_a_run_without_the_switches_has_nothing_of_them(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from minisheep.report.blocks import (
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules import plain_text
 from minisheep.rules.identity import derive_seed
+from minisheep.rules.loss_settings import seeds_text
 from minisheep.run import verdict
 from minisheep.run.decision import NORMAL_95
-from minisheep.rules.loss_settings import seeds_text
 from minisheep.run.events import TrainStep
 from minisheep.run.metric_catalogue import CATALOGUE, READINGS, Estimate, Metric, Value, harness_metric, round_values
 from minisheep.run.records import Example, Record, Rejection

@@ -20,7 +20,7 @@ from minisheep.engines.base import Engine, GenerateRequest, Sampling
 from minisheep.rules.endings import cut_answer
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import Frame, answer_prompt
-from minisheep.run.records import Example, Instruction, PreferencePair, Response, Verdict
+from minisheep.run.records import Example, PreferencePair, Response, Verdict
 from minisheep.stages.judge import Pair
 
 WIDEST = 0.3
@@ -34,9 +34,8 @@ REASONS = {
 """Why a kept example has no pair, in words."""
 
 
-def wants_unshown(settings: Settings, frame: Frame) -> bool:
+def wants_unshown(settings: Settings, shown: bool) -> bool:
     """Whether one answer more is drawn for each instruction, without the solved tasks that the others were shown."""
-    shown = frame.template is None and settings.answer_shots > 0
     return shown and settings.loss != "sft" and settings.prefer == "shown"
 
 
@@ -45,26 +44,25 @@ def unshown_answers(
     settings: Settings,
     frame: Frame,
     round: int,
-    instructions: Sequence[Instruction],
+    texts: Mapping[str, tuple[str, str]],
     shown: Mapping[str, Sequence[Response]],
 ) -> Iterator[Response]:
-    """One answer to each of `instructions`, asked plainly, as they finish.
+    """One answer to each instruction, asked plainly, as they finish. `texts` holds (instruction, input) by id.
 
     It gets no more tokens than its pair may be long: `WIDEST` above the longest of the `shown` answers, which are given
     by instruction id. A base model rarely ends by itself, and whole answers would be several times as long.
     """
     requests = []
-    for instruction in instructions:
-        longest = max(response.tokens for response in shown[instruction.id])
+    for id_, (instruction, input) in texts.items():
+        longest = max(response.tokens for response in shown[id_])
         sampling = Sampling(
             temperature=settings.answer_temperature,
             top_p=settings.answer_top_p,
             max_tokens=min(settings.answer_max_tokens, max(8, math.ceil(longest * (1 + WIDEST)))),
             stop=frame.stop,
         )
-        prompt = answer_prompt(frame, instruction.instruction, instruction.input)
-        seed = derive_seed(settings.seed, round, "unshown", instruction.id)
-        requests.append(GenerateRequest(instruction.id, prompt, sampling, seed))
+        seed = derive_seed(settings.seed, round, "unshown", id_)
+        requests.append(GenerateRequest(id_, answer_prompt(frame, instruction, input), sampling, seed))
     for completion in engine.generate(requests):
         yield Response(completion.id, 0, completion.text, completion.finish, completion.tokens)
 
