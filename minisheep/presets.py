@@ -29,12 +29,27 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_answers": 12, "eval_max_tokens": 64, "eval_verifiable": 16, "eval_verifiable_max_tokens": 64,
         "context": 1024,
     },
+    # Two rounds of a base model that a program judges, on two CPU cores in minutes. The base answers in both, with
+    # solved tasks shown: so it keeps more constraints than a round's model does alone.
+    "constraints": {
+        "model": "gemma-3-270m", "rounds": 2, "per_round": 24,
+        "generate_temperature": 0.8, "generate_max_tokens": 224,
+        "answers": 3, "answer_temperature": 0.7, "answer_max_tokens": 80,
+        "answer_shots": 3, "show": "every", "answer_model": "base", "constraints": 0.7,
+        "assess": "none", "exam_tasks": 0,
+        "learning_rate": 3e-4, "warmup_steps": 2, "batch_size": 2, "micro_batch_size": 2, "max_length": 512,
+        "checkpoint_seconds": 20.0,
+        "eval_tasks": 40, "eval_answers": 8, "eval_max_tokens": 64,
+        "eval_verifiable": 24, "eval_verifiable_max_tokens": 64,
+        "context": 1024,
+    },
 }  # fmt: skip
 
 PRESET_NOTES = {
     DEFAULT_PRESET: "minisheep's own",
     "paper": "as close to the paper as minisheep gets; docs/guide/paper.md lists what differs",
-    "demo": "two rounds of a small model in minutes",
+    "demo": "two rounds of a small model in minutes, judged by likelihoods",
+    "constraints": "two rounds of a small base model in minutes, judged by a program; what `make demo` does",
 }
 """What each preset is, for help and for a line at the start of a run."""
 MOST_NAMED = 12

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from measured_runs import measured_run
 from rich.cells import cell_len
 
+from minisheep import api
+from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.run import verdict
 from minisheep.run.decision import decide
 from minisheep.terminal import run_summary
@@ -189,3 +191,20 @@ def test_the_learning_curve_counts_kinds_and_no_total_twice(tmp_path: Path) -> N
     lines = run_summary.curve(metrics, 80)
     assert "43 % of 14" in lines[1] and "60 % of 10" in lines[1] and run_summary.curve(metrics[:1], 80) == []
     assert json.dumps(lines).count("total") == 0
+
+
+def test_the_demo_ends_with_a_verdict_on_both_halves_and_a_learning_curve(tmp_path: Path) -> None:
+    """The preset of `make demo` on the fakes: all that its end shows is there, whatever the made-up numbers say."""
+    small = {"engine": "fake", "trainer": "fake", "per_round": 8, "eval_tasks": 6, "eval_answers": 3}
+    done = api.align(tmp_path / "run", preset="constraints", inline=True, **small)
+    settings, metrics = done.settings, done.metrics
+    assert (settings.model, settings.rounds, settings.judges) == ("gemma-3-270m", 2, False)
+    decided = metrics[1]["decision"]["measures"]
+    assert {"constraints_trained", "constraints_unseen"} <= set(decided) and "constraints" not in decided
+    curve = verdict.curve(metrics)
+    assert set(curve) <= default_trained_kinds() and {r for by_round in curve.values() for r in by_round} == {1, 2}
+    drawn = sum(draws for draws, _ in verdict.curve_totals(curve).values())
+    assert drawn == sum(m["data"]["constraints"]["total"]["draws"] for m in metrics[1:])
+    found = verdict.conclude(metrics)
+    assert found is not None and len(run_summary.examples(done, found)) == 3
+    assert verdict.ROWS["constraints_unseen"] in "\n".join(run_summary.numbers(found, metrics, 80))
