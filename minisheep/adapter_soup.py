@@ -24,7 +24,7 @@ from minisheep.run.files import disk_errors, read_json, write_json
 from minisheep.run.folder import RoundFolder
 from minisheep.stages import evaluate as evaluation
 
-WORKER = "minisheep.soup:do"
+WORKER = "minisheep.adapter_soup:do"
 PHASE = "soup"
 DESCRIPTION = "soup.json"
 
