@@ -109,15 +109,19 @@ def _generate(settings: Settings) -> PhaseTokens:
 
 
 def _respond(settings: Settings) -> PhaseTokens:
-    answers = settings.per_round * settings.answers
+    unshown = settings.loss != "sft" and settings.prefer == "shown"
+    answers = settings.per_round * (settings.answers + unshown)
     return PhaseTokens("respond", answers * _answer(settings), settings.per_round * QUESTION, sequences=answers)
 
 
 def _train(settings: Settings) -> PhaseTokens:
-    examples = kept_examples(settings)
+    examples = round(kept_examples(settings) / (1 - settings.mix_seeds))
     held = len(base.split(examples, settings.validation, settings.seed)[1])
     # Validation is only a forward pass: a third of the work.
     passes = settings.epochs * (examples - held + held / 3)
+    if settings.loss != "sft":
+        # Each with a worse answer at most; DPO reads all once more, without the adapter.
+        passes = 2 * (passes + (examples / 3 if settings.loss == "dpo" else 0))
     return PhaseTokens("train", trained=round(passes * min(settings.max_length, QUESTION + _answer(settings))))
 
 
