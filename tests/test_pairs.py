@@ -13,6 +13,7 @@ from minisheep import api, config, loop
 from minisheep.data.seed_tasks import load_seeds
 from minisheep.errors import ConfigError, RunMismatchError
 from minisheep.pairing import read_pairs
+from minisheep.plan.duration import round_work
 from minisheep.prepare import fake_model
 from minisheep.rules.loss_settings import loss_contradictions
 from minisheep.rules.templates import chatml
@@ -293,3 +294,10 @@ def test_mixed_data_is_said_at_the_start_and_in_what_tells_of_the_run(tmp_path: 
     assert "not trained on self-made data alone" in (run.path / "report" / "report.md").read_text()
     more = api.align(run.path, inline=True, rounds=2)
     assert more.next_phase is None
+
+
+def test_a_plan_counts_the_second_answer() -> None:
+    given = {"answers": 2, "mix_seeds": 0.0}
+    work = {loss: round_work(config.make({**given, "loss": loss})) for loss in ("sft", "orpo", "dpo")}
+    trained = {loss: next(p for p in phases if p.phase == "train").trained for loss, phases in work.items()}
+    assert trained["orpo"] == pytest.approx(2 * trained["sft"], abs=2) and trained["dpo"] > trained["orpo"]

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from export_runs import save_adapter
 from tiny_runs import minisheep, tiny_run
 
-from minisheep import soup as soups
+from minisheep import adapter_soup
 from minisheep.cli.main import cli
 from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError
 from minisheep.formats.adapter_sum import summed, write_sum
@@ -145,11 +145,11 @@ def test_the_decision_is_the_rounds_own(tmp_path: Path) -> None:
     run, _ = tiny_run(tmp_path / "run")
     metrics = {m["round"]: m for m in run.metrics}
     own = metrics[2]["decision"]
-    found = soups.compared(metrics[2]["model"], metrics, own["against"])
+    found = adapter_soup.compared(metrics[2]["model"], metrics, own["against"])
     assert found[-1] == {name: own[name] for name in ("against", "outcome", "measures")}
-    assert [d["against"] for d in soups.compared(metrics[2]["model"], metrics, None)] == [0]
-    soup = soups.Soup(run, (1, 2, 3), (1, 1, 1), tmp_path)
-    assert soups.sentence(soup, found).startswith("The soup of rounds 1, 2 and 3 is")
+    assert [d["against"] for d in adapter_soup.compared(metrics[2]["model"], metrics, None)] == [0]
+    soup = adapter_soup.Soup(run, (1, 2, 3), (1, 1, 1), tmp_path)
+    assert adapter_soup.sentence(soup, found).startswith("The soup of rounds 1, 2 and 3 is")
 
 
 @pytest.mark.model

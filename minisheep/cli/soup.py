@@ -27,16 +27,16 @@ def soup(run: str, rounds: str, weights: str | None, out: str | None, plain: boo
     minisheep soup runs/mine --rounds 1,2
     minisheep soup runs/mine --rounds 1,2,3 --weights 0.5,0.3,0.2
     """
-    from minisheep import soup as soups
+    from minisheep import adapter_soup
     from minisheep.terminal.views import JsonView, LiveView, choose_view, print_metrics
 
-    chosen = soups.choose(run, rounds, weights, out)
+    chosen = adapter_soup.choose(run, rounds, weights, out)
     view = choose_view(plain=plain, as_json=as_json)
     try:
-        made = soups.make(chosen, view, view.tick)
+        made = adapter_soup.make(chosen, view, view.tick)
     finally:
         view.close()
-    said = soups.sentence(chosen, made["decisions"])
+    said = adapter_soup.sentence(chosen, made["decisions"])
     if isinstance(view, JsonView):
         click.echo(json.dumps({"event": "Soup", "folder": str(chosen.out), "text": said, **made}))
         return

@@ -116,7 +116,8 @@ def _generate(settings: Settings) -> PhaseTokens:
 
 
 def _respond(settings: Settings) -> PhaseTokens:
-    answers = sum(settings.answers_drawn)
+    unshown = settings.loss != "sft" and settings.prefer == "shown"
+    answers = sum(settings.answers_drawn) + settings.per_round * unshown
     # Solved tasks are read once for all that share them, but every sequence holds them.
     shown = SOLVED * settings.answer_shots if settings.show == "every" else 0
     return PhaseTokens(
@@ -129,10 +130,13 @@ def _respond(settings: Settings) -> PhaseTokens:
 
 
 def _train(settings: Settings) -> PhaseTokens:
-    examples = kept_examples(settings)
+    examples = round(kept_examples(settings) / (1 - settings.mix_seeds))
     held = len(base.split(examples, settings.validation, settings.seed)[1])
     # Validation is only a forward pass: a third of the work.
     passes = settings.epochs * (examples - held + held / 3)
+    if settings.loss != "sft":
+        # Each with a worse answer at most; DPO reads all once more, without the adapter.
+        passes = 2 * (passes + (examples / 3 if settings.loss == "dpo" else 0))
     return PhaseTokens("train", trained=round(passes * min(settings.max_length, QUESTION + _answer(settings))))
 
 

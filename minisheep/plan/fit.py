@@ -192,9 +192,9 @@ def make_plan(
         model.shape, mapped, Inference(slots, settings.context, cache, embeds), gpu=machine.is_gpu
     )
     load_in, float32 = settle(settings.load_in, cuda=machine.is_gpu, fast_bf16=machine.bfloat16)
-    how = TrainingMemory(
-        load_in, machine.is_gpu, float32, settings.lora_rank, settings.micro_batch_size, settings.max_length
-    )
+    # A pair goes through the model as two examples, and is never divided.
+    micro = settings.micro_batch_size if settings.loss == "sft" else max(2, settings.micro_batch_size)
+    how = TrainingMemory(load_in, machine.is_gpu, float32, settings.lora_rank, micro, settings.max_length)
     training = memory_parts.training_parts(model.shape, model.architecture, how)
     speed = _speed(model, machine, memory_parts.token_bytes(model.shape, cache), slots)
     works = duration.round_work(settings) if works is None else works

@@ -254,6 +254,7 @@ class TrainingLoop:
         texts = sorted(
             {text for pair in self.data.pairs for text in sequences([pair])}, key=lambda t: (len(t.ids), t.ids)
         )
+        self.emit(Note(f"DPO compares with the base: its likelihood of {len(texts)} answers is measured first."))
         self.model.eval()
         with self.model.disable_adapter():
             measured = self._without_gradient(

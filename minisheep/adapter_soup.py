@@ -24,7 +24,7 @@ from minisheep.run.events import Emit
 from minisheep.run.files import disk_errors, read_json, write_json
 from minisheep.run.folder import RoundFolder
 
-WORKER = "minisheep.soup:do"
+WORKER = "minisheep.adapter_soup:do"
 PHASE = "soup"
 DESCRIPTION = "soup.json"
 
