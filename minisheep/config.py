@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from minisheep.errors import ConfigError, RunMismatchError
+from minisheep.rules.languages import language_code
 
 MIN_EXAM = 8
 """Fewest seed tasks for an exam: half of them are used for fitting."""
@@ -175,7 +176,11 @@ class Settings(BaseModel):
     exam_auc: Share = setting(0.8, "judge", "AUC that a judge must reach over all kinds of corrupted answers to pass")
     exam_kind: Share = setting(0.5, "judge", "AUC that it must reach for each kind")
     force: bool = setting(False, "judge", "go on with a judge that failed its exam", changeable=True)
-    language: str = setting("en", "judge", "language of the run; en drops answers with Chinese characters")
+    language: Annotated[str, PlainValidator(language_code)] = setting(
+        "en",
+        "judge",
+        "language of the run, code or name: its own seeds, prompts and rules where there are any",
+    )
 
     # training
     trainer: Literal["auto", "peft", "unsloth", "fake"] = setting(

@@ -25,6 +25,7 @@ from minisheep.rules.heuristics import response_fault
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import Frame, answer_prompt, user_text
 from minisheep.rules.templates import Prompt, Segment
+from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.records import Example, Instruction, Rejection, Response, Verdict
 from minisheep.stages.judge import Pair
 
@@ -150,7 +151,10 @@ class Candidates:
 
 
 def by_rules(
-    instructions: Sequence[Instruction], responses: Sequence[Response], language: str, rules: bool = True
+    instructions: Sequence[Instruction],
+    responses: Sequence[Response],
+    wording: Wording = ENGLISH,
+    rules: bool = True,
 ) -> Candidates:
     """Cut each answer at its natural end, then apply the rules for pairs. In the order of the instructions and, for
     each, of its answers. Without `rules` only empty answers are dropped."""
@@ -160,9 +164,10 @@ def by_rules(
     candidates = Candidates([], {}, [])
     for instruction in instructions:
         for response in sorted(answers.get(instruction.id, ()), key=lambda r: r.sample):
-            answer, cut = cut_answer(response.text, response.finish)
+            asked = user_text(instruction.instruction, instruction.input)
+            answer, cut = cut_answer(response.text, response.finish, asked, wording)
             finish = "stop" if cut else response.finish
-            fault = response_fault(instruction.instruction, instruction.input, answer, finish, language=language)
+            fault = response_fault(instruction.instruction, instruction.input, answer, finish, wording=wording)
             if fault is None or not (rules or fault[0] == "empty"):
                 candidates.pairs.append(Pair(instruction, response, answer))
                 candidates.cuts[response.id] = cut
@@ -240,9 +245,10 @@ def keep_examples(
     instructions: Sequence[Instruction],
     responses: Sequence[Response],
     verdicts: Sequence[Verdict],
+    wording: Wording = ENGLISH,
 ) -> tuple[list[Example], list[Rejection]]:
     """The whole filter: `by_rules`, then by what the settings say."""
-    candidates = by_rules(instructions, responses, settings.language, settings.rules == "on")
+    candidates = by_rules(instructions, responses, wording, settings.rules == "on")
     by_response = {v.response_id: v for v in verdicts}
     if settings.filter != "score":
         return by_measures(candidates, by_response, settings, round)

@@ -49,7 +49,7 @@ def respond(
         GenerateRequest(
             id=f"{instruction.id}/{sample}",
             prompt=(
-                shown_answer_prompt(solved, instruction.instruction, instruction.input)
+                shown_answer_prompt(solved, instruction.instruction, instruction.input, frame.words)
                 if solved
                 else answer_prompt(frame, instruction.instruction, instruction.input)
             ),
