@@ -66,7 +66,7 @@ _CLOSING = re.compile(r"[\"')\]}‘’“”«»]+?(?:\s+|(?=--)|$)", re.MULTILI
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*\.?$")
 _INITIAL = re.compile(r"[^\W\d]\.$")
 _ELLIPSIS = re.compile(r"\.\.+$")
-_FULL_WIDTH = re.compile("[。！？｡]+[”’」』）》\"]*")
+_FULL_WIDTH = re.compile('[。！？｡]+[”’」』）》"]*')
 _RUN_OR_CHARACTER = re.compile(rf"(?=[^\W_])[{UNSPACED}]|[^\W{UNSPACED}]+")
 
 
