@@ -17,6 +17,7 @@ from judge_stand_in import Answer, Asked, StandIn, fails, stand_in
 from tiny_runs import tiny_run
 
 from minisheep import config, loop, workspace
+from minisheep.data.constraint_kinds import load_catalogue, stored_catalogue
 from minisheep.data.seed_tasks import load_items, load_prompts, load_seeds, load_wording, shipped
 from minisheep.engines.http import Post
 from minisheep.engines.openai import NAMES, RemoteEngine
@@ -24,6 +25,7 @@ from minisheep.engines.openai_wire import OPTIONAL
 from minisheep.errors import ConfigError, SeedFileError
 from minisheep.report import plots
 from minisheep.report.write import write
+from minisheep.rules.constraints import draw, hindsight, solved_with
 from minisheep.rules.corrupt import KINDS
 from minisheep.rules.endings import cut_answer
 from minisheep.rules.heuristics import INSTRUCTION_RULES, RESPONSE_RULES, instruction_fault, response_fault
@@ -348,3 +350,21 @@ def test_a_faulty_file_of_labels_is_refused_by_name(tmp_path: Path, text: str, t
     with pytest.raises(SeedFileError, match=re.escape(told)) as raised:
         load_wording(str(tmp_path), "fr")
     assert "labels.toml" in str(raised.value)
+
+
+def test_chinese_constraints_are_drawn_worded_and_made() -> None:
+    catalogue = load_catalogue(language="zh", plugins=False)
+    assert stored_catalogue(catalogue.to_dict()) == catalogue and len(catalogue.trained) == 10
+    for number in range(60):
+        constraint = draw(catalogue, {}, number)
+        assert not re.search("less than|at least|[{}]", constraint.wording), constraint
+    seeds = load_seeds(language="zh")
+    for kind in catalogue.trained:
+        solved = solved_with(catalogue, kind, {}, seeds, 20, 1)
+        assert len(solved) == 20, kind
+        for _, task, answer, constraint in solved:
+            assert catalogue.kinds[kind].check(answer, **constraint.arguments)
+            before = task.instruction.removesuffix(constraint.wording)
+            assert before != task.instruction and not before.endswith((" ", ".")), task
+    outputs = [seed.output for seed in seeds]
+    assert sum(hindsight(catalogue, one, outputs, one) is not None for one in outputs) > len(outputs) / 2
