@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from minisheep.rules import words as scripts
+from minisheep.rules import text_words as scripts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ def words(text: str) -> list[str]:
 
 
 def read(text: str, n: int) -> Text:
-    """The length of a text, and the n-grams of its first `LONGEST` words, both as `rules.words.scaled` has them."""
+    """The length of a text, and the n-grams of its first `LONGEST` words, both as `rules.text_words.scaled` has them."""
     every = words(text)
     n, first = scripts.scaled(n, text), every[: scripts.scaled(LONGEST, text)]
     # 64 bits: two different n-grams practically never meet.

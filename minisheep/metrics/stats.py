@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minisheep.rules.identity import six_decimals
-from minisheep.rules.words import pieces
+from minisheep.rules.text_words import pieces
 
 
 class Summary(NamedTuple):
@@ -60,7 +60,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[
 
 
 def distinct_n(texts: Iterable[str], n: int) -> float:
-    """Distinct n-grams / all n-grams of lower-case words (`rules.words`) over all texts (Li et al. 2016), 0 .. 1.
+    """Distinct n-grams / all n-grams of lower-case words (`rules.text_words`) over all texts (Li et al. 2016), 0 .. 1.
 
     ValueError where n is below 1 or no text has n words.
     """

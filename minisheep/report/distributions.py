@@ -21,7 +21,7 @@ from minisheep.report.blocks import Block, Charts, HistogramBlock, Paragraph, Sc
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
-from minisheep.rules.words import word_count
+from minisheep.rules.text_words import word_count
 from minisheep.stages.evaluate import EDGES, PERPLEXITY_EDGES
 
 MOST_ROUNDS = 4

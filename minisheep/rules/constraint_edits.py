@@ -19,7 +19,7 @@ from typing import Any
 
 from minisheep.rules.ifeval import AT_LEAST, LESS_THAN
 from minisheep.rules.ifeval_text import count_words, sentences
-from minisheep.rules.words import unspaced, word_count
+from minisheep.rules.text_words import unspaced, word_count
 
 Edit = Callable[..., str | None]
 Reading = Callable[[str], list[dict[str, Any]]]

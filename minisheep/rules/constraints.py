@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from minisheep.rules.constraint_edits import AT_ODDS, READINGS, content_words
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.task_list import Task
-from minisheep.rules.words import unspaced
+from minisheep.rules.text_words import unspaced
 
 Arguments = dict[str, Any]
 SOLVED, FAILED = 0.9, 0.1

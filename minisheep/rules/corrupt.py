@@ -22,7 +22,7 @@ from itertools import pairwise
 from minisheep.rules import endings
 from minisheep.rules.prompts import user_text
 from minisheep.rules.similarity import tokens
-from minisheep.rules.words import END, START, UNSPACED, pieces, scaled, spans, unspaced, whole, word_count
+from minisheep.rules.text_words import END, START, UNSPACED, pieces, scaled, spans, unspaced, whole, word_count
 
 Change = tuple[str, str]
 """A whole word and what takes its place, wherever the word stands."""
@@ -129,7 +129,7 @@ def names(text: str) -> list[str]:
 
 
 LEAST_TO_CUT, LEAST_TO_SCRAMBLE = 8, 6
-"""Words below which half an answer, or its words in another order, may still be right (`rules.words.scaled`)."""
+"""Words below which half an answer, or its words in another order, may still be right (`rules.text_words.scaled`)."""
 LEAST_TO_ECHO = 4
 """Words of an instruction below which a part of it is no echo."""
 NEAREST = 4

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
+from minisheep.rules.text_words import END, START, scaled, words
 from minisheep.rules.wording import ENGLISH, Wording
-from minisheep.rules.words import END, START, scaled, words
 
 SHORTEST_REPEATED = 4
-"""Words that a sentence must have for its repetition to end the answer (`rules.words.scaled`); "Yes." may come
+"""Words that a sentence must have for its repetition to end the answer (`rules.text_words.scaled`); "Yes." may come
 twice."""
 
 # "Answer:" and "Response:" in plain text may open the conclusion of an answer; after "###" they open a new one.

@@ -5,7 +5,7 @@ likelihood loves an answer that repeats the instruction or that loops, so those 
 Similarity to earlier instructions needs an index of them: see `similarity.NoveltyIndex`.
 
 A rule takes an `AskedText` or an `AnsweredText` and returns what it found, or None. Closed code fences are not searched
-for speaker turns and loops. Lengths are in words, and by `rules.words` in characters where a script has no blanks;
+for speaker turns and loops. Lengths are in words, and by `rules.text_words` in characters where a script has no blanks;
 `rules.wording` says which rules are for English alone.
 """
 
@@ -20,12 +20,12 @@ from functools import cache
 
 from minisheep.rules import endings, similarity
 from minisheep.rules.prompts import user_text
+from minisheep.rules.text_words import END, START, scaled, unspaced, whole, word_count, words
 from minisheep.rules.wording import ENGLISH, ENGLISH_ALONE, Wording
-from minisheep.rules.words import END, START, scaled, unspaced, whole, word_count, words
 
 SHORTEST, LONGEST = 4, 150
 """Words that an instruction may have, both included. Four characters are the fewest too, since they can ask for
-something; the most are `rules.words.scaled`."""
+something; the most are `rules.text_words.scaled`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def shortened(text: str, limit: int = 60) -> str:
 
 
 # Rules for answers.
-# All in words, `rules.words.scaled`.
+# All in words, `rules.text_words.scaled`.
 LOOP_NGRAM, LOOP_SHARE, LOOP_WORDS = 4, 0.3, 24
 """An answer of at least 24 words loops where more than 0.3 of its 4-grams were there before."""
 LOOP_LINES, LOOP_SENTENCES, LOOP_RUN = 3, 2, 5

@@ -21,7 +21,7 @@ from typing import Any
 
 from minisheep.errors import ConfigError
 from minisheep.rules.ifeval_text import as_whole_word, count_sentences, count_words, is_language, words
-from minisheep.rules.words import unspaced
+from minisheep.rules.text_words import unspaced
 
 # Constraints on the form of an answer: lists, sections, titles, JSON, beginnings and endings.
 OPTIONS = (

@@ -23,7 +23,7 @@ from itertools import pairwise
 from typing import Any
 
 from minisheep.errors import UsageError
-from minisheep.rules.words import END, START, UNSPACED
+from minisheep.rules.text_words import END, START, UNSPACED
 
 _ABBREVIATIONS = """
 mr mrs ms dr prof st jr sr gen col lt maj sen rep messrs adm jan feb aug sep sept oct nov dec tues wed fri inc

@@ -11,8 +11,8 @@ from typing import TypeVar
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.task_list import Task
 from minisheep.rules.templates import Prompt, Segment, Template
+from minisheep.rules.text_words import END
 from minisheep.rules.wording import ENGLISH, Wording
-from minisheep.rules.words import END
 
 CRITERIA = ("quality", "following")
 """The criteria of a judge that gives grades (the paper's two)."""

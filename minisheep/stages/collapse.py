@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from minisheep.data.seed_tasks import SeedTask
 from minisheep.metrics import diversity
 from minisheep.rules.prompts import user_text
-from minisheep.rules.words import word_count
+from minisheep.rules.text_words import word_count
 from minisheep.run.records import Example, Instruction, Rejection, Response
 
 SIZES = (200, 2000, 20_000)

@@ -35,7 +35,7 @@ from minisheep.rules.identity import six_decimals
 from minisheep.rules.ifeval import READINGS, REPEATS, VerifiableItem, loose, paired, strict, verdict_rows
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.templates import Template
-from minisheep.rules.words import word_count
+from minisheep.rules.text_words import word_count
 from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
 
 T = TypeVar("T")

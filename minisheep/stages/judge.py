@@ -16,7 +16,7 @@ from minisheep.rules import prompts
 from minisheep.rules.evidence import Blend, Likelihoods, evidence
 from minisheep.rules.identity import derive_seed, six_decimals, six_digits
 from minisheep.rules.templates import Prompt, Segment
-from minisheep.rules.words import unspaced, word_count
+from minisheep.rules.text_words import unspaced, word_count
 from minisheep.run.records import Instruction, Response, Verdict
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from minisheep.data.seed_tasks import SeedTask
 from minisheep.errors import UsageError
-from minisheep.rules.words import word_count
+from minisheep.rules.text_words import word_count
 from minisheep.run.reading import Round, RoundRecords
 from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
 

@@ -12,7 +12,7 @@ from minisheep.errors import UsageError
 from minisheep.metrics.stats import accuracy, paired_difference, standard_error
 from minisheep.rules.identity import six_decimals
 from minisheep.rules.prompts import user_text
-from minisheep.rules.words import word_count
+from minisheep.rules.text_words import word_count
 
 T = TypeVar("T")
 

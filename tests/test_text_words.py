@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from minisheep.metrics import diversity
 from minisheep.rules.ifeval import verify
 from minisheep.rules.ifeval_text import count_sentences, count_words
-from minisheep.rules.words import per_word, pieces, scaled, spans, unspaced, whole, word_count, words
+from minisheep.rules.text_words import per_word, pieces, scaled, spans, unspaced, whole, word_count, words
 
 LATIN = st.text(st.characters(max_codepoint=0x2FF))
 
