@@ -15,7 +15,7 @@ import tomli_w
 from minisheep import config, loop
 from minisheep.config import Settings
 from minisheep.data.constraint_kinds import load_catalogue
-from minisheep.data.seed_tasks import load_prompts, load_seeds, seeds_digest
+from minisheep.data.seed_tasks import load_prompts, load_seeds, load_wording, seeds_digest
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
@@ -153,7 +153,7 @@ def check(opening: Opening) -> dict[str, str]:
     `errors.RunMismatchError` if seeds or prompts differ from those that the run began with.
     """
     settings = opening.settings
-    seeds = load_seeds(settings.seeds)
+    seeds = load_seeds(settings.seeds, settings.language)
     shown = sum(not seed.held_out for seed in seeds)
     if shown < settings.shots:
         raise UsageError(f"--shots {settings.shots} shows {settings.shots} seed tasks, but there are only {shown}.")
@@ -163,7 +163,8 @@ def check(opening: Opening) -> dict[str, str]:
             f"--answer-shots {settings.answer_shots} shows that many short seed tasks, but there are only {short}.",
             f"Short means at most {LONGEST_SHOWN} characters, answer included.",
         )
-    prompts = load_prompts(settings.prompts)
+    prompts = load_prompts(settings.prompts, settings.language)
+    load_wording(settings.prompts, settings.language)
     if settings.constraints and opening.manifest is None:
         load_catalogue(settings.constraint_file, language=settings.language)
     if settings.trainer == "unsloth":

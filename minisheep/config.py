@@ -22,6 +22,7 @@ from minisheep.presets import DEFAULT_PRESET, with_preset
 from minisheep.rules.asking_settings import asking_contradictions
 from minisheep.rules.keep import GRADED as GRADED
 from minisheep.rules.keep import Keep as Keep
+from minisheep.rules.languages import language_code
 from minisheep.rules.loss_settings import loss_contradictions
 
 MIN_EXAM = 8
@@ -167,7 +168,11 @@ class Settings(BaseModel):
     exam_auc: Share = setting(0.8, "judge", "AUC that a judge must reach over all kinds of corrupted answers to pass")
     exam_kind: Share = setting(0.5, "judge", "AUC that it must reach for each kind")
     force: bool = setting(False, "judge", "go on with a judge that failed its exam", changeable=True)
-    language: str = setting("en", "judge", "language of the run; en drops answers with Chinese characters")
+    language: Annotated[str, PlainValidator(language_code)] = setting(
+        "en",
+        "judge",
+        "language of the run, code or name: its own seeds, prompts and rules where there are any",
+    )
 
     # training
     trainer: Literal["auto", "peft", "unsloth", "fake"] = setting(

@@ -53,7 +53,7 @@ def write_pairs(work: Workspace, round: int, filtered: Filtered, report: Report)
         return {}
     instructions, responses, verdicts, kept = filtered
     asked = each_record(folder.asked, Asked)
-    candidates = by_rules(instructions, responses, settings.language, settings.rules, asked)
+    candidates = by_rules(instructions, responses, work.wording, settings.rules, asked)
     pairs, missed = preference_pairs(
         settings,
         kept,

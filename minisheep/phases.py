@@ -52,7 +52,7 @@ def measure_model(
     settings = work.settings
     tasks = evaluation.held_out(work.seeds, settings.eval_tasks)
     answered = tasks[: settings.eval_answers]
-    items = evaluation.chosen(load_items(), settings.eval_verifiable)
+    items = evaluation.chosen(load_items(language=settings.language), settings.eval_verifiable)
     total = len(tasks) + len(answered) + len(items)
     prompts = {task.id: user_text(task.instruction, task.input) for task in answered} | {i.id: i.prompt for i in items}
     report.start(total, 0, "tasks")
@@ -169,7 +169,8 @@ def exam(work: Workspace, round: int, report: Report) -> None:
 def generate(work: Workspace, round: int, report: Report) -> None:
     folder = work.folder.make_round(round)
     seeds, settings = work.seeds, work.settings
-    harvest = Harvest(settings, novelty_index(seeds, work.earlier_instructions(round), work.evaluation_prompts))
+    known = novelty_index(seeds, work.earlier_instructions(round), work.evaluation_prompts)
+    harvest = Harvest(settings, known, wording=work.wording)
     drafts = {draft.index: draft for draft in each_record(folder.drafts, Draft)}
     made = len(drafts)
     on_disk = replay(
@@ -261,7 +262,7 @@ def judge(work: Workspace, round: int, report: Report) -> None:
     candidates = by_rules(
         read_records(folder.instructions, Instruction),
         read_records(folder.responses, Response),
-        settings.language,
+        work.wording,
         settings.rules,
         read_records(folder.asked, Asked),
     )
@@ -320,7 +321,7 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     )
     kept, dropped = keep_examples(
         settings, round, instructions, responses, verdicts,
-        read_records(folder.asked, Asked), read_records(folder.checks, Check), work.catalogue,
+        read_records(folder.asked, Asked), read_records(folder.checks, Check), work.catalogue, work.wording,
     )  # fmt: skip
     if len(kept) + len(dropped) != len(responses):
         raise CorruptRunError(

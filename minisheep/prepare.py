@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minisheep.config import Settings
+from minisheep.data.seed_tasks import shipped
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import check_architecture
@@ -28,6 +29,7 @@ from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import ModelEntry, find_model
 from minisheep.plan import room
 from minisheep.rules import templates
+from minisheep.rules.languages import NAMES
 from minisheep.run.events import Emit, Note
 from minisheep.trainers.choose_trainer import choose_trainer, find_cuda
 
@@ -81,6 +83,8 @@ PACKAGES = (
 def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
     """The model of a run, written to `stored` (``model.json``). Raises `errors.MinisheepError` for what cannot work."""
     before = PreparedModel.read(stored) if stored.exists() else None
+    if before is None and (missing := _in_english(settings)):
+        emit(Note(missing, "warning"))
     if settings.engine == "fake":
         model = fake_model("base" if settings.kind == "base" else "instruct")
         emit(Note("The engine and the trainer are fake. No model runs, and the records mean nothing.", "warning"))
@@ -112,6 +116,22 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
             gone, now = before.inference_gguf.name, model.inference_gguf.name
             emit(Note(f"The run began with {gone}, which is gone. It goes on with {now}.", "warning"))
     return _write(model, stored)
+
+
+def _in_english(settings: Settings) -> str:
+    """What a run in another language is shown in English, for want of the language's own; empty where nothing is."""
+    if settings.language == "en":
+        return ""
+    names = {"seeds": "seeds.jsonl", "prompts": "prompts"}
+    english = [
+        kind for kind, name in names.items() if not getattr(settings, kind) and shipped(name, settings.language) == name
+    ]
+    if not english:
+        return ""
+    return (
+        f"minisheep has no {' and no '.join(english)} in {NAMES[settings.language]}, so the model is shown English."
+        f" Start a new run with {' and '.join(f'--{kind}' for kind in english)} of your own (docs/guide/languages.md)."
+    )
 
 
 def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:

@@ -15,13 +15,14 @@ import numpy as np
 from minisheep import config
 from minisheep.config import Settings
 from minisheep.data.constraint_kinds import stored_catalogue
-from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_seeds
+from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_seeds, load_wording
 from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
 from minisheep.errors import ModelFileError, Stopped
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.constraints import Catalogue, curriculum
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.rules.templates import Conversation, Template, conversation
+from minisheep.rules.wording import Wording
 from minisheep.run import events
 from minisheep.run.events import Emit, EngineReady, Glimpse, Paused, PhaseFinished, PhaseStarted, Progress
 from minisheep.run.files import read_json
@@ -51,16 +52,20 @@ class Workspace:
 
     @cached_property
     def seeds(self) -> list[SeedTask]:
-        return load_seeds(self.settings.seeds)
+        return load_seeds(self.settings.seeds, self.settings.language)
 
     @cached_property
     def texts(self) -> dict[str, str]:
-        return load_prompts(self.settings.prompts)
+        return load_prompts(self.settings.prompts, self.settings.language)
+
+    @cached_property
+    def wording(self) -> Wording:
+        return load_wording(self.settings.prompts, self.settings.language)
 
     @property
     def evaluation_prompts(self) -> list[str]:
         """The evaluation's instructions beside held-out seeds: no round may train on them."""
-        return [item.prompt for item in load_items()]
+        return [item.prompt for item in load_items(language=self.settings.language)]
 
     @cached_property
     def model(self) -> PreparedModel:
@@ -73,7 +78,7 @@ class Workspace:
 
     def frame(self, round: int) -> Frame:
         """The frame for the model that makes a round's data: plain text for an untrained base, else the template."""
-        return Frame(None if round == 1 and self.model.kind == "base" else self.template)
+        return Frame(None if round == 1 and self.model.kind == "base" else self.template, self.wording)
 
     def judge_frame(self, round: int) -> Frame:
         """The frame for the judge of a round; for the base, if it judges, as before any training."""

@@ -138,7 +138,7 @@ def test_nothing_left_to_score_says_which_rules_dropped_it() -> None:
 def test_a_rambling_answer_is_cut_and_the_cut_is_told() -> None:
     instruction = pair(0).instruction
     response = Response(instruction.id, 0, "A robin sings.\n\nInstruction: Name a fish.\nResponse: Cod", "length", 9)
-    found = by_rules([instruction], [response], "en")
+    found = by_rules([instruction], [response])
     assert [p.answer for p in found.pairs] == ["A robin sings."]
     assert found.cuts == {response.id: "new_turn"}
     verdict = Verdict(response.id, "logits", 9, 9, 9, {})
@@ -148,7 +148,7 @@ def test_a_rambling_answer_is_cut_and_the_cut_is_told() -> None:
 
 
 def test_an_instruction_without_an_answer_is_left_out() -> None:
-    assert by_rules([pair(0).instruction], [], "en") == Candidates([], {}, [])
+    assert by_rules([pair(0).instruction], []) == Candidates([], {}, [])
 
 
 # Generate

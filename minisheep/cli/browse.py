@@ -152,7 +152,7 @@ def _page(run: api.Run, chosen: Sequence[record_browser.RecordFate]) -> None:
 def _seeds(run: api.Run) -> list[SeedTask]:
     """The run's seed tasks; none where their file is gone: the drafts have their ids in any case."""
     try:
-        return load_seeds(run.settings.seeds)
+        return load_seeds(run.settings.seeds, run.settings.language)
     except SeedFileError as error:
         _warn(str(error))
         return []

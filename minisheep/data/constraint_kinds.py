@@ -13,6 +13,7 @@ import re
 import string
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
@@ -161,9 +162,12 @@ def _table(path: str, language: str) -> tuple[str, dict[str, Any]]:
 def _catalogue(name: str, table: Mapping[str, Any], known: dict[str, ConstraintKind]) -> Catalogue:
     """The known kinds, each with what the table says of it."""
     rows, language = table.get("kinds"), table.get("language", "en")
-    extra = sorted(set(table) - {"language", "kinds"})
+    extra = sorted(set(table) - {"language", "words", "kinds"})
     if extra:
-        raise ConfigError(f"{name}: there is no key {extra[0]!r}, only language and kinds.", _FIX)
+        raise ConfigError(f"{name}: there is no key {extra[0]!r}, only language, words and kinds.", _FIX)
+    words = table.get("words", {})
+    if not isinstance(words, dict) or not all(isinstance(said, str) and said for said in words.values()):
+        raise ConfigError(f"{name}: [words] must say each word in the language, as text.", _FIX)
     if not isinstance(rows, dict) or not isinstance(language, str) or not language:
         raise ConfigError(f'{name} holds no [kinds."..."], or its language is no text.', _FIX)
     kinds = dict(known)
@@ -177,7 +181,7 @@ def _catalogue(name: str, table: Mapping[str, Any], known: dict[str, ConstraintK
         if not isinstance(row, dict):
             raise ConfigError(f"{name}: {kind} is no table.", _FIX)
         kinds[kind] = _kind(f"{name}: {kind}", row, known[kind], _FIX)
-    catalogue = Catalogue(kinds, language)
+    catalogue = Catalogue({kind: replace(known, words=words) for kind, known in kinds.items()}, language, words)
     if not catalogue.trained:
         raise ConfigError(f"{name}: no kind has trained = true, so there is nothing to draw.", _FIX)
     return catalogue

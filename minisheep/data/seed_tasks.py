@@ -1,9 +1,14 @@
-"""Reads seed tasks, prompts and verifiable prompts: those that minisheep ships, or a user's in their place."""
+"""Reads seed tasks, prompts and verifiable prompts: those that minisheep ships, or a user's in their place.
+
+What it ships for another language has that language's code in its name (``seeds.zh.jsonl``, ``prompts/zh``); where
+there is none, English serves.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -14,6 +19,7 @@ from minisheep.rules.identity import digest
 from minisheep.rules.ifeval import Constraint, VerifiableItem, resolve
 from minisheep.rules.prompts import PLACEHOLDERS
 from minisheep.rules.task_list import Task
+from minisheep.rules.wording import Wording, wording_of
 
 _SEED_FIX = "Nothing was started. Mend this line, or give another --seeds file."
 HELD_OUT_SHARE = 0.3
@@ -36,13 +42,24 @@ class SeedTask:
         return Task(self.instruction, self.input)
 
 
-def load_seeds(path: str = "") -> list[SeedTask]:
+def shipped(name: str, language: str = "en") -> str:
+    """A file or folder of minisheep's own: that of the language where there is one, else the English one.
+
+    name: as the English one is called, ``seeds.jsonl`` for example.
+    """
+    stem, _, ending = name.partition(".")
+    own = f"{stem}.{language}.{ending}" if ending else f"{stem}/{language}"
+    found = resources.files("minisheep.data").joinpath(own)
+    return own if language != "en" and (found.is_file() or found.is_dir()) else name
+
+
+def load_seeds(path: str = "", language: str = "en") -> list[SeedTask]:
     """Seed tasks from a file in our format, Self-Instruct's or Alpaca's; minisheep's own for an empty `path`.
 
     JSON lines, or one JSON array. Where no task says `held_out`, every third or so is held out, chosen by its id.
     Raises `errors.SeedFileError` naming the file and the line of the first fault, and for a file with too few tasks.
     """
-    text, name = _read(path, "seeds.jsonl", "seed file", SeedFileError, _SEED_FIX)
+    text, name = _read(path, shipped("seeds.jsonl", language), "seed file", SeedFileError, _SEED_FIX)
     seeds: list[SeedTask] = []
     seen: set[str] = set()
     split = False
@@ -88,10 +105,10 @@ def _items(name: str, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
         yield number, item
 
 
-def _read(path: str, shipped: str, what: str, refused: type[UsageError], fix: str) -> tuple[str, str]:
+def _read(path: str, own: str, what: str, refused: type[UsageError], fix: str) -> tuple[str, str]:
     """The text of a user's file, or of the shipped one for an empty `path`, and its name for messages."""
     try:
-        data = Path(path).read_bytes() if path else resources.files("minisheep.data").joinpath(shipped).read_bytes()
+        data = Path(path).read_bytes() if path else resources.files("minisheep.data").joinpath(own).read_bytes()
     except OSError as error:
         raise refused(f"The {what} {path} cannot be read: {error.strerror}.") from None
     name = path or f"minisheep's {what}"
@@ -147,21 +164,24 @@ def _hold_out(seeds: list[SeedTask]) -> list[SeedTask]:
     return [replace(seed, held_out=seed.id in chosen) for seed in seeds]
 
 
-def load_prompts(folder: str = "") -> dict[str, str]:
-    """The prompt texts by name; a file ``NAME.txt`` in `folder` replaces minisheep's own.
+def load_prompts(folder: str = "", language: str = "en") -> dict[str, str]:
+    """The prompt texts by name; a file ``NAME.txt`` in `folder` replaces minisheep's own. With them stand the words of
+    a ``labels.toml``, as it is written, where there is one.
 
     Raises `errors.SeedFileError` for a folder that does not exist, an unknown file or a missing placeholder.
     """
-    shipped = resources.files("minisheep.data").joinpath("prompts")
-    texts = {name: shipped.joinpath(f"{name}.txt").read_text(encoding="utf-8") for name in PLACEHOLDERS}
+    own = resources.files("minisheep.data").joinpath(shipped("prompts", language))
+    texts = {name: own.joinpath(f"{name}.txt").read_text(encoding="utf-8") for name in PLACEHOLDERS}
+    if labels := _labels_text(folder, language)[0]:
+        texts["labels"] = labels
     if not folder:
         return texts
-    fix = f"Prompt files: {', '.join(f'{name}.txt' for name in PLACEHOLDERS)}."
+    fix = f"Prompt files: {', '.join(f'{name}.txt' for name in PLACEHOLDERS)}, labels.toml."
     root = Path(folder)
     if not root.is_dir():
         raise SeedFileError(f"The prompts folder {folder} does not exist.", fix)
     for file in sorted(root.glob("*.txt")):
-        if file.stem not in texts:
+        if file.stem not in PLACEHOLDERS:
             raise SeedFileError(f"{file} replaces no prompt.", fix)
         try:
             texts[file.stem] = file.read_text(encoding="utf-8")
@@ -173,19 +193,45 @@ def load_prompts(folder: str = "") -> dict[str, str]:
     return texts
 
 
+LABELS = "labels.toml"
+
+
+def load_wording(folder: str = "", language: str = "en") -> Wording:
+    """The words of a language: of ``labels.toml`` in `folder`, or of minisheep's own.
+
+    Raises `errors.SeedFileError` for a file that cannot be read or has an entry that is none.
+    """
+    text, name = _labels_text(folder, language)
+    try:
+        table: Mapping[str, Any] = tomllib.loads(text)
+        return wording_of(language, table)
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise SeedFileError(f"{name}: {error}.", "docs/guide/languages.md shows every entry.") from None
+
+
+def _labels_text(folder: str, language: str) -> tuple[str, str]:
+    """The text of the labels file and its name; both empty where there is none."""
+    path = Path(folder) / LABELS if folder else None
+    if path is not None and path.exists():
+        return _read(str(path), "", "file of labels", SeedFileError, "Nothing was started. Mend this file.")
+    own = shipped("prompts", language)
+    found = resources.files("minisheep.data").joinpath(own, LABELS)
+    return (found.read_text(encoding="utf-8"), f"minisheep's {own}/{LABELS}") if found.is_file() else ("", "")
+
+
 _ITEM_FIX = (
     'A line looks like {"id": ..., "prompt": ..., "checks": [{"kind": "punctuation:no_comma", "arguments": {}}]}, or'
     ' like IFEval\'s {"key": ..., "prompt": ..., "instruction_id_list": [...], "kwargs": [...]}.'
 )
 
 
-def load_items(path: str = "") -> list[VerifiableItem]:
+def load_items(path: str = "", language: str = "en") -> list[VerifiableItem]:
     """The items of a file of JSON lines, in its order; minisheep's own for an empty `path`.
 
     Every argument is checked here, so that no verdict fails later. Raises `errors.ConfigError` naming the file and
     the line or the item.
     """
-    text, name = _read(path, "verifiable.jsonl", "evaluation file", ConfigError, _ITEM_FIX)
+    text, name = _read(path, shipped("verifiable.jsonl", language), "evaluation file", ConfigError, _ITEM_FIX)
     items: dict[str, VerifiableItem] = {}
     for number, row in _rows(name, text, ConfigError, _ITEM_FIX):
         item = _item(f"{name}, line {number}", row)

@@ -340,7 +340,7 @@ def compare_likelihoods(
 def users(settings: Settings, count: int) -> list[str]:
     """The user's turns: held-out tasks of the run's seeds, or of the built-in seeds if that file is gone."""
     try:
-        seeds = load_seeds(settings.seeds)
+        seeds = load_seeds(settings.seeds, settings.language)
     except SeedFileError:
         seeds = load_seeds()
     return [user_text(task.instruction, task.input) for task in held_out(seeds, count)]

@@ -96,7 +96,7 @@ def read_job(path: str, round: str = "last", base: str = "") -> HandoffJob:
         settings, model.template, number, examples,
         gguf=model.gguf, weights=model.weights, output=Path(), scratch=Path(),
         pairs=read_pairs(folder, rounds_trained_on(settings.strategy, number)),
-        seeds=load_seeds(settings.seeds) if settings.mix_seeds else (),
+        seeds=load_seeds(settings.seeds, settings.language) if settings.mix_seeds else (),
     )  # fmt: skip
     safe = [example for example in job.examples if not looks_special(example, model.template)]
     if not safe:

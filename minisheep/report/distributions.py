@@ -21,6 +21,7 @@ from minisheep.report.blocks import Block, Charts, HistogramBlock, Paragraph, Sc
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
+from minisheep.rules.text_words import word_count
 from minisheep.stages.evaluate import EDGES, PERPLEXITY_EDGES
 
 MOST_ROUNDS = 4
@@ -101,7 +102,7 @@ def _others(run: Gathered) -> Iterator[tuple[str, str, str, Values]]:
         ("dropped-words", "Words in a dropped answer", lambda r: [x.output for x in r.rejected if x.stage == "filter"]),
     )
     for name, title, of in texts:
-        values = {r.title: [float(len(str(text).split())) for text in of(r)] for r in run.rounds if of(r)}
+        values = {r.title: [float(word_count(str(text))) for text in of(r)] for r in run.rounds if of(r)}
         if values:
             yield name, title, "words", values
     similarities = {

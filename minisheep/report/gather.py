@@ -246,7 +246,7 @@ def _seeds(settings: config.Settings | None, inputs: Mapping[str, str], reader: 
     if settings is None:
         return ()
     try:
-        seeds = load_seeds(settings.seeds)
+        seeds = load_seeds(settings.seeds, settings.language)
     except MinisheepError as error:
         reader.notes.append(f"{error.message} The map of the data shows no seed tasks.")
         return ()

@@ -4,6 +4,8 @@ An edit takes a good answer and the arguments of a constraint, and returns the a
 that would spoil it: code stays code, and a letter is no list. It changes as little as it can, since the model is shown
 the outcome as a good answer. The check decides whether it has kept the constraint, not the edit.
 
+In a script without blanks nothing tells where a word ends, so there the parts between marks stand for words.
+
 A reading returns sets of arguments that may be true of an answer, the most telling first.
 """
 
@@ -16,14 +18,15 @@ from itertools import pairwise
 from typing import Any
 
 from minisheep.rules.ifeval import AT_LEAST, LESS_THAN
-from minisheep.rules.ifeval_text import sentences
+from minisheep.rules.ifeval_text import count_words, sentences
+from minisheep.rules.text_words import unspaced, word_count
 
 Edit = Callable[..., str | None]
 Reading = Callable[[str], list[dict[str, Any]]]
 
 _CODE = re.compile(r"[{}<>;=\\`|^$]|\w\(|\b(?:def|import|return|SELECT|print)\b|^\s{2,}\S", re.MULTILINE)
-_ITEM = re.compile(r"\s*(?:[-*+•]|\(?\d{1,2}[.)])\s+(?P<item>\S.*)")
-_FIELD = re.compile(r"\s*(?:[-*•]\s+)?(?P<name>\w[\w '-]{0,30}):\s+(?P<value>\S.*)")
+_ITEM = re.compile(r"\s*(?:(?:[-*+•]|\(?\d{1,2}[.)])\s+|\d{1,2}[、．])(?P<item>\S.*)")
+_FIELD = re.compile(r"\s*(?:[-*•]\s+)?(?P<name>\w[\w '-]{0,30})(?::\s+|：)(?P<value>\S.*)")
 _THEN = r"and (?:then )?(?=(?:the|an?|it|they|he|she|we|you|I|this|that|these|there)\b)"
 _CLAUSE = re.compile(rf";\s+|,\s+(?:{_THEN}|(?=(?:but|so|yet)\b))")
 _LISTED = re.compile(r"\d,|,\s*\d|,\s+(?:[\w'-]+\s+){1,4}(?:and|or)\s|,[^,.]{1,20},")
@@ -45,26 +48,32 @@ a an and as at but by for from in nor of on or the to with
 """
 _SMALL = frozenset(_LITTLE.split())
 """Words that stay small inside a title."""
+STOPS = (".", "!", "?", "。", "！", "？")
+LONGEST_PART = 6
+"""Characters between two marks that may stand for a word, in a script without blanks."""
 LIMITS = (15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200)
 """Numbers of words that a constraint read off an answer may name."""
 
 
 def content_words(text: str) -> list[str]:
     """The different words of four letters or more that say something, in lower case, the longest first."""
+    if unspaced(text):
+        parts = dict.fromkeys(part for part in re.split(r"[\W_]+", text) if 2 <= len(part) <= LONGEST_PART)
+        return sorted(parts, key=lambda part: (-len(part), part))
     found = dict.fromkeys(word.lower() for word in _WORD.findall(text) if "'" not in word and "-" not in word)
     return sorted((word for word in found if len(word) >= 4 and word not in PLAIN_WORDS), key=lambda w: (-len(w), w))
 
 
 def number_of_words(text: str) -> int:
     r"""As ``length_constraints:number_words`` counts them: runs of ``\w``."""
-    return len(re.findall(r"\w+", text))
+    return count_words(text)
 
 
 def no_comma(answer: str) -> str | None:
     """Commas are left out, but not those of figures, columns and lists, whose parts would run into each other."""
     if _is_code(answer) or "\n" in answer or _LISTED.search(answer):
         return None
-    return re.sub(r"\s*,\s*", " ", answer)
+    return re.sub(r"\s*[,，]\s*" if unspaced(answer) else r"\s*,\s*", " ", answer)
 
 
 def english_lowercase(answer: str) -> str | None:
@@ -84,7 +93,7 @@ def number_bullet_lists(answer: str, *, num_bullets: int) -> str | None:
         if "\n" in answer:
             return None
         items = next((parts for parts in _splits(answer) if len(parts) >= num_bullets), [])
-        if len(items) > num_bullets and not all(part.endswith((".", "!", "?")) for part in items):
+        if len(items) > num_bullets and not all(part.endswith(STOPS) for part in items):
             return None
         items = _grouped(items, num_bullets)
     return "\n".join(f"* {item}" for item in items) if len(items) == num_bullets else None
@@ -95,6 +104,9 @@ def title(answer: str) -> str | None:
     if _is_code(answer):
         return None
     first = (_items(answer) or [answer.split("\n")[0]])[0]
+    if unspaced(answer):
+        begin = re.split(r"[\W_]+", first.lstrip("“「《"))[0]
+        return f"<<{begin}>>\n{answer}" if 2 <= len(begin) <= 2 * LONGEST_PART else None
     begins = [word.strip(".,:;!?\"'()*") for word in re.split(r"[.!?:;]\s", first)[0].split()[:6]]
     while begins and (begins[-1].lower() in PLAIN_WORDS or not begins[-1]):
         begins.pop()
@@ -106,7 +118,11 @@ def title(answer: str) -> str | None:
 
 def quotation(answer: str) -> str | None:
     """Double marks inside it become single ones."""
-    return None if _is_code(answer) else '"' + answer.replace('"', "'") + '"'
+    if _is_code(answer):
+        return None
+    if unspaced(answer):
+        return "“" + answer.replace("“", "‘").replace("”", "’").replace('"', "’") + "”"
+    return '"' + answer.replace('"', "'") + '"'
 
 
 def end_checker(answer: str, *, end_phrase: str) -> str | None:
@@ -126,7 +142,7 @@ def number_words(answer: str, *, num_words: int, relation: str) -> str | None:
         return answer if words * 4 >= num_words else None
     kept = ""
     for sentence in [] if "\n" in answer else sentences(answer):
-        longer = f"{kept} {sentence}".strip()
+        longer = f"{kept}{_blank(answer)}{sentence}".strip()
         if number_of_words(longer) >= num_words:
             break
         kept = longer
@@ -151,14 +167,15 @@ def json_format(answer: str) -> str | None:
     fields = [_FIELD.fullmatch(line) for line in lines]
     items = _items(answer)
     made: dict[str, Any]
+    names = ("要点", "各行", "回答") if unspaced(answer) else ("items", "lines", "answer")
     if len(lines) > 1 and all(fields):
         made = {match["name"].strip().lower(): match["value"] for match in fields if match}
         if len(made) < len(lines):
             return None
     elif items is not None:
-        made = {"items": items}
+        made = {names[0]: items}
     else:
-        made = {"lines": lines} if len(lines) > 1 else {"answer": answer}
+        made = {names[1]: lines} if len(lines) > 1 else {names[2]: answer}
     return json.dumps(made, ensure_ascii=False)
 
 
@@ -167,9 +184,10 @@ def postscript(answer: str, *, postscript_marker: str) -> str | None:
     if _is_code(answer) or "\n" in answer:
         return None
     *before, last = sentences(answer) or [""]
-    if not before or len(last.split()) < 3 or not last.endswith((".", "!", "?")):
+    if not before or word_count(last) < 3 or not last.endswith(STOPS):
         return None
-    return f"{' '.join(before)}\n\n{postscript_marker} {last}"
+    blank = _blank(answer)
+    return f"{blank.join(before)}\n\n{postscript_marker}{blank}{last}"
 
 
 def existence(answer: str, *, keywords: Sequence[str]) -> str | None:
@@ -215,12 +233,13 @@ EDITS: Mapping[str, Edit] = {
 AT_ODDS: Mapping[str, re.Pattern[str]] = {
     kind: re.compile(words, re.IGNORECASE)
     for kind, words in {
-        "punctuation:no_comma": r"punctuat|comma|grammar|correct",
+        "punctuation:no_comma": r"punctuat|comma|grammar|correct|标点|逗号|语病|错别字|改正",
         "change_case:english_lowercase": r"capital|punctuat|correct|abbreviat|letters",
         "change_case:english_capital": r"capital|punctuat|correct|abbreviat|letters",
-        "detectable_format:number_bullet_lists": r"sentence|paragraph|headline|poem|verse|title",
-        "detectable_format:json_format": r"poem|verse|haiku",
-        "startend:quotation": r"quot|speech",
+        "detectable_format:number_bullet_lists": r"sentence|paragraph|headline|poem|verse|title"
+        r"|[一两几]句|句话|段|诗|标题|口号",
+        "detectable_format:json_format": r"poem|verse|haiku|诗",
+        "startend:quotation": r"quot|speech|引号|反问",
     }.items()
 }
 """What an instruction asks for that a constraint of the kind would be at odds with."""
@@ -247,9 +266,12 @@ def _splits(answer: str) -> list[list[str]]:
     """A line of text in parts: sentences; else clauses, if each says something; else the parts of a bare list."""
     whole = sentences(answer)
     clauses = [part.strip() for sentence in whole for part in _clauses(sentence)]
-    clauses = [part[:1].upper() + part[1:] + ("" if part.endswith((".", "!", "?")) else ".") for part in clauses]
-    parts = [part.strip(" .") for part in re.split(r",\s+|\s+and\s+", answer)]
+    clauses = [part[:1].upper() + part[1:] + ("" if part.endswith(STOPS) else ".") for part in clauses]
+    parts = [part.strip(" .。") for part in re.split(r",\s+|\s+and\s+|、", answer)]
     found = [whole]
+    if unspaced(answer):
+        found.append([part + ("" if part.endswith(STOPS) else "。") for part in re.split("；|(?<=。)", answer) if part])
+        return [*found, parts] if len(parts) > 2 and all(0 < len(part) <= LONGEST_PART for part in parts) else found
     if all(len(part.split()) >= 4 for part in clauses):
         found.append(clauses)
     if len(parts) > 2 and all(0 < len(part.split()) <= 4 for part in parts):
@@ -269,13 +291,18 @@ def _grouped(parts: Sequence[str], groups: int) -> list[str]:
         return []
     groups = min(groups, len(parts))
     ends = [round(len(parts) * n / groups) for n in range(groups + 1)]
-    return [" ".join(parts[a:b]) for a, b in pairwise(ends)]
+    return [_blank(parts[0]).join(parts[a:b]) for a, b in pairwise(ends)]
 
 
 def _finished(answer: str) -> str:
     """With a full stop where the last line ends in a word."""
-    return answer if "\n" in answer or not answer[-1:].isalnum() else f"{answer}."
+    return answer if "\n" in answer or not answer[-1:].isalnum() else answer + ("。" if unspaced(answer) else ".")
 
 
 def _gap(answer: str) -> str:
-    return "\n" if "\n" in answer else " "
+    return "\n" if "\n" in answer else _blank(answer)
+
+
+def _blank(text: str) -> str:
+    """What stands between two sentences."""
+    return "" if unspaced(text) else " "

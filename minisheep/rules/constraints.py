@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from minisheep.rules.constraint_edits import AT_ODDS, READINGS, content_words
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.task_list import Task
+from minisheep.rules.text_words import unspaced
 
 Arguments = dict[str, Any]
 SOLVED, FAILED = 0.9, 0.1
@@ -64,9 +65,13 @@ class ConstraintKind:
     check: Callable[..., bool] = field(compare=False, repr=False)
     edit: Callable[..., str | None] | None = field(default=None, compare=False, repr=False)
     plugin: bool = False
+    words: Mapping[str, str] = field(default_factory=dict)
+    """How arguments that are English words are said in the wordings' language."""
 
     def worded(self, arguments: Arguments, chance: random.Random) -> WordedConstraint:
-        wording = chance.choice(self.wordings).format(**{name: _spoken(value) for name, value in arguments.items()})
+        wording = chance.choice(self.wordings).format(
+            **{name: _spoken(value, self.words) for name, value in arguments.items()}
+        )
         return WordedConstraint(self.name, arguments, wording)
 
 
@@ -76,6 +81,8 @@ class Catalogue:
 
     kinds: Mapping[str, ConstraintKind]
     language: str = "en"
+    words: Mapping[str, str] = field(default_factory=dict)
+    """As in each of the kinds."""
 
     @property
     def trained(self) -> frozenset[str]:
@@ -96,7 +103,8 @@ class Catalogue:
             }
             for name, kind in sorted(self.kinds.items())
         }
-        return {"language": self.language, "kinds": kinds}
+        words = {"words": dict(self.words)} if self.words else {}
+        return {"language": self.language, **words, "kinds": kinds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +172,10 @@ def is_constrained(share: float, *identity: object) -> bool:
 
 def constrained(instruction: str, wording: str) -> str:
     """The instruction with the constraint behind it, in a sentence of its own."""
-    text = instruction.rstrip()
+    text, wide = instruction.rstrip(), unspaced(instruction)
     if text[-1:].isalnum() or text[-1:] in "\"')]”’":
-        text += "" if text[-2:-1] in ".!?" and not text[-1:].isalnum() else "."
-    return f"{text}{chr(10) if chr(10) in text else ' '}{wording}".lstrip()
+        text += "" if text[-2:-1] in ".!?。！？" and not text[-1:].isalnum() else "。" if wide else "."
+    return f"{text}{chr(10) if chr(10) in text else '' if wide else ' '}{wording}".lstrip()
 
 
 def solved_with(
@@ -259,6 +267,9 @@ def _chance(*identity: object) -> random.Random:
     return random.Random(derive_seed(*identity))  # noqa: S311
 
 
-def _spoken(value: Any) -> str:
+def _spoken(value: Any, words: Mapping[str, str]) -> str:
     """An argument inside a sentence; words of a list in quotation marks."""
-    return ", ".join(f'"{part}"' for part in value) if isinstance(value, list | tuple) else str(value)
+    if not isinstance(value, list | tuple):
+        return words.get(value, value) if isinstance(value, str) else str(value)
+    wide = any(unspaced(str(part)) for part in value)
+    return "、".join(f"“{part}”" for part in value) if wide else ", ".join(f'"{part}"' for part in value)

@@ -12,6 +12,7 @@ from minisheep.rules.constraints import Catalogue, constrained, hindsight
 from minisheep.rules.endings import cut_answer
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
+from minisheep.rules.text_words import word_count
 from minisheep.run.records import Asked, Check, Example, Response, Verdict
 from minisheep.stages.judge import Pair
 
@@ -100,7 +101,7 @@ def by_checks(
         verdict = verdicts.get(pair.response.id)
         score = verdict.score if verdict is not None else None
         unended = bool(cuts[pair.response.id]) or pair.response.finish == "length"
-        return -score if score is not None else float("inf"), unended, len(pair.answer.split()), pair.response.sample
+        return -score if score is not None else float("inf"), unended, word_count(pair.answer), pair.response.sample
 
     kept = []
     for others in passing.values():

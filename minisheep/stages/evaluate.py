@@ -30,6 +30,7 @@ from minisheep.rules.identity import six_decimals
 from minisheep.rules.ifeval import HALVES, READINGS, REPEATS, VerifiableItem, half, loose, paired, strict, verdict_rows
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.templates import Template
+from minisheep.rules.text_words import word_count
 from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
 
 T = TypeVar("T")
@@ -113,7 +114,7 @@ def model_metrics(
         metrics |= {
             "answers": len(answers),
             "ended": _tidy(sum(answer.finish != "length" for answer in answers) / len(answers)),
-            "answer_words": _tidy(fmean([len(text.split()) for text in texts])),
+            "answer_words": _tidy(fmean([word_count(text) for text in texts])),
             "answer_tokens": _tidy(fmean([answer.tokens for answer in answers])),
             "distinct_1": _distinct(texts, 1),
             "distinct_2": _distinct(texts, 2),
@@ -142,7 +143,7 @@ def data_metrics(
         "keep_rate": _tidy(len(kept) / len(responses)) if responses else 0.0,
         "near_duplicate_rate": _tidy(similar / (similar + len(instructions))) if instructions else 0.0,
         "dropped_by_rule": dict(sorted(rules.items())),
-        "kept_words": _tidy(fmean([len(example.output.split()) for example in kept])) if kept else 0.0,
+        "kept_words": _tidy(fmean([word_count(example.output) for example in kept])) if kept else 0.0,
         "kept_distinct_2": _distinct([example.output for example in kept], 2),
     }
     if scores:
@@ -166,7 +167,7 @@ def score_edges(judge: str) -> Sequence[float]:
 
 def _distinct(texts: Sequence[str], n: int) -> float | None:
     """None where no text has `n` words: there is nothing to measure."""
-    return _tidy(distinct_n(texts, n)) if any(len(text.split()) >= n for text in texts) else None
+    return _tidy(distinct_n(texts, n)) if any(word_count(text) >= n for text in texts) else None
 
 
 def _tidy(number: float) -> float:

@@ -15,7 +15,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from minisheep.config import Keep, Settings
 from minisheep.engines.base import EmbedRequest, Engine, LoglikRequest
@@ -28,6 +28,7 @@ from minisheep.rules.heuristics import response_fault
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import Frame, answer_prompt, user_text
 from minisheep.rules.templates import Prompt, Segment
+from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.records import Asked, Check, Example, Instruction, Rejection, Response, Verdict
 from minisheep.stages.constrain import by_checks, exchanged, read_off, spread
 from minisheep.stages.judge import Pair
@@ -156,7 +157,7 @@ class Candidates:
 def by_rules(
     instructions: Sequence[Instruction],
     responses: Sequence[Response],
-    language: str,
+    wording: Wording = ENGLISH,
     rules: str = "on",
     asked: Iterable[Asked] = (),
 ) -> Candidates:
@@ -170,12 +171,15 @@ def by_rules(
     candidates = Candidates([], {}, [])
     for instruction in instructions:
         for response in sorted(answers.get(instruction.id, ()), key=lambda r: r.sample):
+            pair = Pair(instruction, response, response.text, records.get(response.asked))
             answer, cut = (
-                (response.text.strip(), "") if rules == "paper" else cut_answer(response.text, response.finish)
+                (response.text.strip(), "")
+                if rules == "paper"
+                else cut_answer(response.text, response.finish, user_text(pair.question, instruction.input), wording)
             )
             finish = "stop" if cut else response.finish
-            pair = Pair(instruction, response, answer, records.get(response.asked))
-            fault = response_fault(pair.question, instruction.input, answer, finish, language=language, rules=rules)
+            pair = replace(pair, answer=answer)
+            fault = response_fault(pair.question, instruction.input, answer, finish, wording=wording, rules=rules)
             if fault is None:
                 candidates.pairs.append(pair)
                 candidates.cuts[response.id] = cut
@@ -272,10 +276,11 @@ def keep_examples(
     asked: Sequence[Asked] = (),
     checks: Sequence[Check] = (),
     catalogue: Catalogue | None = None,
+    wording: Wording = ENGLISH,
 ) -> tuple[list[Example], list[Rejection]]:
     """The whole filter: `by_rules`; programs for pairs with a constraint (of the run's `catalogue`), and what the
     settings say for the others. The examples stand as training takes them. Raises `errors.StarvedError` for none."""
-    candidates = by_rules(instructions, responses, settings.language, settings.rules, asked)
+    candidates = by_rules(instructions, responses, wording, settings.rules, asked)
     by_response = {v.response_id: v for v in verdicts}
     checked, failed = by_checks(
         [pair for pair in candidates.pairs if pair.constrained],

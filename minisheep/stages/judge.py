@@ -16,6 +16,7 @@ from minisheep.rules import prompts
 from minisheep.rules.evidence import Blend, Likelihoods, evidence
 from minisheep.rules.identity import derive_seed, six_decimals, six_digits
 from minisheep.rules.templates import Prompt, Segment
+from minisheep.rules.text_words import unspaced, word_count
 from minisheep.run.records import Asked, Instruction, Response, Verdict
 
 
@@ -261,7 +262,6 @@ SATURATED, UNREADABLE, FLAT, LONGER, DISAGREES = 0.5, 0.5, 0.05, 0.6, 0.4
 """When a sign is a finding: the share of top grades and of invalid mass above it, the spread of grades below it, the
 rank correlation with length beyond it, the one with itself below it."""
 
-LEAD_IN = "Please do the following for me."
 OTHER_STYLE = {"simple": "combined", "combined": "simple", "icl": "combined"}
 
 
@@ -286,7 +286,7 @@ def judge_health(
     scores = {v.response_id: v.score for v in verdicts if v.score is not None and v.response_id in items}
     values = list(scores.values())
     graded = judge.name in GRADED
-    words = [float(len(items[id_].answer.split())) for id_ in scores]
+    words = [float(word_count(items[id_].answer)) for id_ in scores]
     most = min(AGAIN, int(AGAIN_SHARE * len(scores)))
     again, count = agreement(engine, judge, frame, texts, [items[id_] for id_ in scores], scores, most)
     return {
@@ -320,7 +320,8 @@ def agreement(
     if judge.name in GRADED:
         judge = replace(judge, prompt=OTHER_STYLE[judge.prompt])
     else:
-        chosen = [replace(item, instruction=f"{LEAD_IN} {item.instruction}") for item in chosen]
+        lead = frame.words.lead_in if unspaced(frame.words.lead_in) else f"{frame.words.lead_in} "
+        chosen = [replace(item, instruction=lead + item.instruction) for item in chosen]
     second = {v.response_id: v.score for v in judge_pairs(engine, judge, frame, texts, chosen) if v.score is not None}
     ids = [item.id for item in chosen if item.id in second]
     return rank_correlation([first_scores[id_] for id_ in ids], [second[id_] for id_ in ids]), len(ids)

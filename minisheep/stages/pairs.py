@@ -20,6 +20,7 @@ from minisheep.engines.base import Engine, GenerateRequest, Sampling
 from minisheep.rules.endings import cut_answer
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import Frame, answer_prompt
+from minisheep.rules.text_words import word_count
 from minisheep.run.records import Example, PreferencePair, Response, Verdict
 from minisheep.stages.judge import Pair
 
@@ -148,7 +149,7 @@ def _score(pair: Pair, verdicts: Mapping[str, Verdict]) -> float:
 
 def alike(one: str, other: str) -> bool:
     """Whether two answers are about equally long, in words."""
-    shorter, longer = sorted((len(one.split()), len(other.split())))
+    shorter, longer = sorted((word_count(one), word_count(other)))
     return shorter >= (1 - WIDEST) * longer
 
 

@@ -108,7 +108,9 @@ class Asking:
         if not solved:
             return answer_prompt(self.frame, instruction, input)
         turns = self.turns if self.frame.template is not None else None
-        return shown_answer_prompt([(task, answer) for _, task, answer in solved], instruction, input, turns)
+        return shown_answer_prompt(
+            [(task, answer) for _, task, answer in solved], instruction, input, turns, self.frame.words
+        )
 
     def fitting(self, engine: Engine, solved: Sequence[Solved], instruction: str, input: str) -> Sequence[Solved]:
         """As many of the solved tasks as the context holds beside the instruction and its answer, from the first."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from minisheep.data.seed_tasks import SeedTask
 from minisheep.errors import UsageError
+from minisheep.rules.text_words import word_count
 from minisheep.run.reading import Round, RoundRecords
 from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Rejection, Response, Verdict
 
@@ -270,7 +271,7 @@ ORDERS: dict[str, Callable[[RecordFate], float | None]] = {
     "made": lambda item: 0,
     "score": lambda item: item.score,
     "similarity": lambda item: item.similarity,
-    "words": lambda item: len(item.answer.split()),
+    "words": lambda item: word_count(item.answer),
 }
 """By name, the value to sort by; the highest comes first."""
 

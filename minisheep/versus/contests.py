@@ -12,6 +12,7 @@ from minisheep.errors import UsageError
 from minisheep.metrics.stats import accuracy, paired_difference, standard_error
 from minisheep.rules.identity import six_decimals
 from minisheep.rules.prompts import user_text
+from minisheep.rules.text_words import word_count
 
 T = TypeVar("T")
 
@@ -159,7 +160,7 @@ def _lengths(contests: Sequence[Contest]) -> dict[str, float]:
 
 
 def _words(text: str) -> int:
-    return len(text.split())
+    return word_count(text)
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
