@@ -5,8 +5,8 @@ F = 2PR / (P + R) in double precision, where L is the longest common subsequence
 decided by that same arithmetic (for 7 and 13 tokens with L = 7 it gives 0.7000000000000001, which is above 0.7).
 
 One knowing difference: `rouge_score` sees a-z and 0-9 alone, so in other scripts it compares the digits of two texts,
-or nothing. Here words are those of any script (`rules.text_words`), and of ASCII texts the same as there. A text without
-words (signs alone) is compared by its characters, and only with other texts of that kind.
+or nothing. Here words are those of any script (`rules.text_words`), and of ASCII texts the same as there. A text
+without words (signs alone) is compared by its characters, and only with other texts of that kind.
 
 The search for the nearest rests on an inverted index over multisets of tokens. The number of shared tokens, repetitions
 counted, is never below the longest common subsequence, so it shows which texts need no comparison. As in prefix
