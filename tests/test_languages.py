@@ -35,6 +35,7 @@ from minisheep.rules.languages import language_code
 from minisheep.rules.prompts import user_text
 from minisheep.rules.similarity import NoveltyIndex
 from minisheep.rules.wording import BY_WORDS, ENGLISH, ENGLISH_ALONE, wording_of
+from minisheep.run.events import Note
 
 HERE = Path(__file__).parent
 GUIDE = HERE.parent / "docs" / "guide" / "languages.md"
@@ -368,3 +369,15 @@ def test_chinese_constraints_are_drawn_worded_and_made() -> None:
             assert before != task.instruction and not before.endswith((" ", ".")), task
     outputs = [seed.output for seed in seeds]
     assert sum(hindsight(catalogue, one, outputs, one) is not None for one in outputs) > len(outputs) / 2
+
+
+def test_a_run_that_is_shown_english_texts_says_so(tmp_path: Path) -> None:
+    told = {}
+    for language, given in (("de", {}), ("fr", {"prompts": str(tmp_path)}), ("zh", {}), ("en", {})):
+        _, said = tiny_run(tmp_path / language, until=loop.Phase(0, "prepare"), language=language, **given)
+        told[language] = [e.text for e in said if isinstance(e, Note) and "shown English" in e.text]
+    assert (
+        told["de"] and "no seeds and no prompts in German" in told["de"][0] and "--seeds and --prompts" in told["de"][0]
+    )
+    assert "no seeds in French" in told["fr"][0]
+    assert not told["zh"] and not told["en"]

@@ -62,7 +62,7 @@ def words(text: str) -> list[str]:
 
 
 def read(text: str, n: int) -> Text:
-    """The length of a text, and the n-grams of its first `LONGEST` words, as `rules.text_words.scaled` has them."""
+    """The length of a text, and the n-grams of its first `LONGEST` words, both `rules.text_words.scaled`."""
     every = words(text)
     n, first = scripts.scaled(n, text), every[: scripts.scaled(LONGEST, text)]
     # 64 bits: two different n-grams practically never meet.
