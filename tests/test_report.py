@@ -91,7 +91,7 @@ def test_every_section_is_there_in_both_forms(told: Document) -> None:
 def test_what_the_table_with_intervals_shows_are_rows_of_the_status_table() -> None:
     verifiable = {name: {"value": 0.5} for name in ("instruction_strict", "instruction_own", "copied")}
     change = {"mean": -0.1, "standard_error": 0.02}
-    model = {"held_out_nll": 2.5, "nll_change": change, "ended": 0.5, "verifiable": verifiable}
+    model = {"held_out_nll": 2.5, "nll_change": change, "ended": 0.5, "answer_words": 30.0, "verifiable": verifiable}
     model |= {f"verifiable_{half}": {"instruction_own": {"value": 0.5}} for half in HALVES}
     exam = {"chosen": "pmi", "judges": {"pmi": {"auc": 0.9}}}
     data = {"kept": 18, "keep_rate": 0.6, "scores": {"judge": "pmi"}, "exam": exam}

@@ -48,6 +48,7 @@ WITH_INTERVALS = frozenset(
         "held-out NLL per token",
         "  change to base (standard error)",
         "greedy answers that end by themselves",
+        "words in a greedy answer",
         "constraints kept, strict",
         "  in its own words",
         "  of trained kinds",

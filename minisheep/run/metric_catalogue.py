@@ -68,6 +68,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("nll", ("held-out", "NLL"), "nats", "lower"),
     Metric("nll_change", ("NLL minus", "base (se)"), "change", "lower"),
     Metric("ended", ("held-out", "ended"), "share"),
+    Metric("answer_words", ("words in", "an answer"), "count", ""),
     Metric("kept", ("pairs", "kept"), "count", ""),
     Metric("keep_rate", ("keep", "rate"), "share", ""),
     Metric("judge_used", ("judge", "used"), "word", ""),
@@ -93,6 +94,7 @@ def round_values(metrics: Mapping[str, Any], exam: Mapping[str, Any], judge: str
         "nll": estimate(model.get("held_out_nll")),
         "nll_change": estimate({"value": change.get("mean"), "error": change.get("standard_error")}),
         "ended": estimate(model.get("ended")),
+        "answer_words": estimate(model.get("answer_words")),
         "kept": estimate(data.get("kept")),
         "keep_rate": estimate(data.get("keep_rate")),
     }
