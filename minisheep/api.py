@@ -15,6 +15,7 @@ import tomli_w
 from minisheep import config, loop
 from minisheep.config import Settings
 from minisheep.data.seed_tasks import load_prompts, load_seeds, seeds_digest
+from minisheep.engines.permission import check_permitted, remember
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
@@ -75,7 +76,9 @@ def open_run(
     lock = Lock(folder.path)
     try:
         opening = resolve(requested, *read_standing(folder, preset))
+        check_permitted(opening.settings, folder.path, given)
         write(folder, opening, check(opening))
+        remember(opening.settings, folder.path, given)
         settled, resumed = opening.settings, bool(opening.manifest and opening.manifest["phases"])
         with _logging(folder, emit) as log:
             log(RunStarted(str(folder.path), settled.model, settled.rounds, settled.engine, settled.trainer, resumed))

@@ -92,7 +92,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
             emit(Note(choice.message))
         model = dataclasses.replace(model, trainer=choice.trainer)
         if settings.engine == "openai" and before is None:
-            _try_server(settings, model, emit)
+            _try_server(settings, model, emit, stored.parent)
     if before is not None and before.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
             f"The file of {before.name} has changed since the run began: its SHA-256 was {before.gguf_sha256[:16]}...,"
@@ -127,12 +127,12 @@ def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
         emit(Note(message, "warning"))
 
 
-def _try_server(settings: Settings, model: PreparedModel, emit: Emit) -> None:
+def _try_server(settings: Settings, model: PreparedModel, emit: Emit, run: Path) -> None:
     """Ask the server for a few tokens. Raises `errors.MinisheepError` if it cannot do what the run needs."""
     from minisheep.engines.openai_wire import refusal
     from minisheep.workspace import open_server
 
-    engine = open_server(settings, model.gguf)
+    engine = open_server(settings, model.gguf, run)
     try:
         if engine.post.exposes_key:
             emit(Note(f"The key goes unencrypted to {engine.post.name}. Use https:// to protect it.", "warning"))

@@ -108,8 +108,10 @@ class Workspace:
             raise ModelFileError(f"{adapter} is missing, so round {adapter_round + 1} cannot start from it.")
         where = "there" if at_server else "here"
         if where not in self._engines:
-            opens = open_server if at_server else open_engine
-            self._engines[where] = opens(self.settings, self.model.inference_gguf)
+            gguf = self.model.inference_gguf
+            self._engines[where] = (
+                open_server(self.settings, gguf, self.folder.path) if at_server else open_engine(self.settings, gguf)
+            )
         engine = self._newest = self._engines[where]
         if engine.info != self._reported:
             self._reported = engine.info
@@ -129,14 +131,16 @@ class Workspace:
         self._newest = None
 
 
-def open_server(settings: Settings, gguf: Path) -> RemoteEngine:
-    """The engine at the server that `settings` name; of the GGUF, it reads the vocabulary.
+def open_server(settings: Settings, gguf: Path, run: Path) -> RemoteEngine:
+    """The engine at the server that the settings of the folder `run` name; of the GGUF, it reads the vocabulary.
 
-    Raises `errors.UsageError` if the variable named for the key is empty.
+    Raises `errors.UsageError` if the user gave no such server, and if the variable named for the key is empty.
     """
     from minisheep.engines.native import Vocabulary
     from minisheep.engines.openai import RemoteEngine, server
+    from minisheep.engines.permission import check_permitted
 
+    check_permitted(settings, run)
     return RemoteEngine(
         Vocabulary.from_file(gguf),
         server(settings),
