@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageE
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
 from minisheep.rules.identity import digest
+from minisheep.run import integrity
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
 from minisheep.run.files import meant, write_atomic
 from minisheep.run.folder import Appender, Lock, RunFolder
+from minisheep.run.integrity import Damage
 from minisheep.run.reading import Round
 from minisheep.stages.respond import LONGEST_SHOWN, showable
 from minisheep.trainers.choose_trainer import choose_trainer
@@ -219,6 +221,7 @@ def write_settings(folder: RunFolder, settings: Settings) -> None:
 def _refuse_foreign_folder(folder: RunFolder) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise UsageError(f"{folder.path} is not a folder.", "Give another --run.")
+    folder.check_manifest()
     names = [path.name for path in folder.path.iterdir()] if folder.path.exists() else []
     foreign = [name for name in names if meant(name) not in NOT_A_RUN]
     if foreign and not folder.settings.exists():
@@ -269,6 +272,19 @@ class Run:
         return dict(RunFolder(self.path).read_manifest()["phases"])
 
     @property
+    def damage(self) -> list[Damage]:
+        """Files of finished phases that are not what those phases left; empty for runs of before there were marks."""
+        folder = RunFolder(self.path)
+        return integrity.damage(folder, folder.read_manifest())
+
+    def check_whole(self, phase: str, numbers: Iterable[int]) -> None:
+        """Raise `errors.CorruptRunError` where what a phase left in one of these rounds is damaged."""
+        wanted = {loop.Phase(number, phase).key for number in numbers}
+        for found in self.damage:
+            if found.key in wanted:
+                raise found.error()
+
+    @property
     def best(self) -> int | None:
         """The round to use, by its evaluation; 0 is the base model, None before anything was measured."""
         return loop.standing(self.phases_done).best
@@ -299,6 +315,7 @@ def load_run(path: str | Path) -> Run:
     """Open a run folder for reading. Raises `errors.UsageError` if it is none."""
     folder = RunFolder(Path(path))
     if not folder.exists:
+        folder.check_manifest()
         raise UsageError(f"{path} is not a run folder.", "`minisheep align` makes one.")
     return Run(folder.path)
 

@@ -16,15 +16,16 @@ from minisheep import config
 from minisheep.config import Settings
 from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_seeds
 from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
-from minisheep.errors import ModelFileError, Stopped
+from minisheep.errors import CorruptRunError, ModelFileError, Stopped
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.rules.templates import Template
 from minisheep.run import events
 from minisheep.run.events import Emit, EngineReady, Glimpse, Paused, PhaseFinished, PhaseStarted, Progress
-from minisheep.run.files import read_json
 from minisheep.run.folder import RunFolder, each_record, read_records
+from minisheep.run.reading import UNREADABLE, read_shaped
 from minisheep.run.records import Draft, Instruction, Record, Rejection, Verdict
+from minisheep.run.typed import EXAM
 from minisheep.stages.evaluate import score_edges
 from minisheep.stages.exam import Exam, judge_for
 from minisheep.stages.generate import Harvest
@@ -82,7 +83,7 @@ class Workspace:
     def judge(self, round: int) -> Judge:
         """The judge that passed the round's exam, or the one that the settings name."""
         path = self.folder.round(round).exam
-        exam = Exam.from_dict(read_json(path)) if path.exists() else None
+        exam = read_exam(path) if path.exists() else None
         return judge_for(self.settings, round, exam)
 
     def earlier_instructions(self, round: int) -> list[Instruction]:
@@ -342,6 +343,15 @@ def fresh(records: list[Any], on_disk: set[str]) -> list[dict[str, Any]]:
     """Those that an interrupted run has not written yet."""
     new: list[Record] = [record for record in records if record.id not in on_disk]
     return [record.to_dict() for record in new]
+
+
+def read_exam(path: Path) -> Exam:
+    """The exam in a file. Raises `errors.CorruptRunError`."""
+    try:
+        return Exam.from_dict(read_shaped(path, EXAM))
+    except UNREADABLE as error:
+        fix = "Restore it from a copy; `minisheep status RUN` may say what makes it again."
+        raise CorruptRunError(f"{path} is damaged: {error!r}.", fix) from None
 
 
 def verdicts_without_raw(path: Path) -> list[Verdict]:

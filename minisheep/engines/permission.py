@@ -1,9 +1,9 @@
 """What a run folder may ask of this machine: a program to start, a server to speak to, a secret to send it.
 
 A run folder may come from anybody, so its settings are data. What starts a program (``engine_hook``), names a server
-(``engine_url``) or reads a secret (``engine_key_env``) is believed only where the user gave it: on this command line, in
-a file named there, or earlier, by this machine's own record. The record is beside the cached models, readable by this
-user alone: one empty file for each thing given, named by a digest of the run folder's real path and what was given.
+(``engine_url``) or reads a secret (``engine_key_env``) is believed only where the user gave it: on this command line,
+in a file named there, or earlier, by this machine's own record. The record is beside the cached models, readable by
+this user alone: one empty file for each thing given, named by a digest of the run folder's real path and of the thing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PAIR = "engine_key_env at engine_url"
 def check_permitted(settings: Settings, run: Path, given: Mapping[str, Any] = {}) -> None:  # never changed
     """Raise `errors.UsageError` if `settings`, of the folder `run`, hold what the user gave neither now nor before.
 
-    given: what this command line holds, by the names of settings. Nothing is started, sent or read from the environment.
+    given: what this command line holds, by the names of settings. Nothing is started, sent or looked up.
     """
     wanted = list(_not_given(settings, run, given))
     if not wanted:

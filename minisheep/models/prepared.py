@@ -10,6 +10,10 @@ from typing import Any, Self
 from minisheep.errors import CorruptRunError
 from minisheep.rules.templates import Template
 from minisheep.run.files import read_json, write_json
+from minisheep.run.typed import check_fields
+
+PATHS = ("gguf", "inference_gguf", "weights")
+"""Fields that are texts in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,13 @@ class PreparedModel:
         data: dict[str, Any] = read_json(path)
         try:
             template = data.pop("template")
+            check_fields(Template, template)
+            check_fields(cls, {name: value for name, value in data.items() if name not in PATHS})
             template["stop"] = tuple(template["stop"])
-            for name in ("gguf", "inference_gguf", "weights"):
+            for name in PATHS:
                 data[name] = Path(data[name])
             return cls(template=Template(**template), **data)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CorruptRunError(f"{path} is damaged: {error}.", "Restore it, or start a new run.") from None
 
     def write(self, path: Path) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 
 from minisheep import config, loop
 from minisheep.data.seed_tasks import SeedTask, load_seeds, seeds_digest
-from minisheep.errors import MinisheepError, UsageError
+from minisheep.errors import CorruptRunError, MinisheepError, UsageError
 from minisheep.report.blocks import ListItem
 from minisheep.run.events import EngineReady, Failed, Note, PhaseFinished, TrainStep
 from minisheep.run.folder import RoundFolder, RunFolder
+from minisheep.run.integrity import Damage, damage
 from minisheep.run.metric_catalogue import Estimate, round_values
 from minisheep.run.reading import Reader, RoundRecords, harness_results, read_round, training_steps
+from minisheep.run.typed import DIVERSITY, EXAM, HEALTH, METRICS, TRAINING
 from minisheep.run.versus_lines import lines
 from minisheep.stages.collapse import alarms
 from minisheep.stages.exam import Exam
@@ -110,6 +112,9 @@ def gather(path: str | Path) -> Gathered:
     rounds = tuple(_round(reader, n, folder.round(n), training_steps(events, n)) for n in numbers)
     if rounds and not folder.manifest.exists():
         reader.note(folder.manifest, "missing, so this report cannot say how far the run got")
+    reader.notes += [
+        f"{found}: damaged. Restore it, or have its phase done again: {found.command}." for found in _damage(folder)
+    ]
     state_known = manifest is not None or not (rounds or folder.manifest.exists())
     manifest = manifest or {"phases": {}, "inputs": {}}
     seeds = _seeds(settings, manifest["inputs"], reader)
@@ -138,14 +143,21 @@ def _round(reader: Reader, number: int, folder: RoundFolder, steps: tuple[TrainS
     records = read_round(number, folder, reader)
     return ReportRound(
         **{field.name: getattr(records, field.name) for field in fields(records)},
-        exam=reader.json(folder.exam, Exam.from_dict),
-        health=reader.json(folder.health, _health),
-        diversity=reader.json(folder.diversity, _diversity),
-        training=reader.json(folder.training, dict),
-        metrics=reader.json(folder.metrics, lambda data: _metrics(data, number)),
+        exam=reader.json(folder.exam, Exam.from_dict, EXAM),
+        health=reader.json(folder.health, _health, HEALTH),
+        diversity=reader.json(folder.diversity, _diversity, DIVERSITY),
+        training=reader.json(folder.training, dict, TRAINING),
+        metrics=reader.json(folder.metrics, lambda data: _metrics(data, number), METRICS),
         steps=steps,
         hashes={p.name: sha for p in (folder.kept, folder.adapter_gguf) if (sha := reader.sha256(p))},
     )
+
+
+def _damage(folder: RunFolder) -> list[Damage]:
+    try:
+        return damage(folder, folder.read_manifest())
+    except CorruptRunError:
+        return []  # said already
 
 
 def _settings(folder: RunFolder, reader: Reader) -> config.Settings | None:

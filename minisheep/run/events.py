@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from minisheep.errors import DiskError
+from minisheep.run.typed import METRICS, NotOfShapeError, check, check_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +243,12 @@ def from_dict(data: dict[str, Any]) -> Event:
     if kind is None:
         raise ValueError(f"not an event: {data!r}")
     try:
+        check_fields(kind, fields)
         event: Event = kind(**fields)
-    except TypeError as error:
-        raise ValueError(f"not an event: {data!r}") from error
+        if isinstance(event, RoundMeasured):
+            check(event.metrics, METRICS)
+    except (TypeError, NotOfShapeError) as error:
+        raise ValueError(f"not an event: {str(data)[:200]} ({error})") from error
     return event
 
 
@@ -274,7 +278,7 @@ def read(path: Path) -> list[Timed]:
     """The newest event of each kind, oldest first."""
     try:
         return sorted((timed(line) for line in json.loads(path.read_bytes())), key=lambda event: event[0])
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return []
 
 

@@ -84,7 +84,9 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file that minisheep wrote. Raises `errors.CorruptRunError`."""
     try:
         return json.loads(path.read_bytes())
-    except (ValueError, UnicodeDecodeError) as error:
+    except FileNotFoundError:
+        raise CorruptRunError(f"{path} is missing.", "Restore it from a copy, or start a new run.") from None
+    except (ValueError, RecursionError) as error:
         raise CorruptRunError(f"{path} is damaged: {error}.", "Restore it from a copy, or start a new run.") from None
 
 

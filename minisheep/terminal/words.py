@@ -169,7 +169,7 @@ def _outcome(metrics: Mapping[str, Any]) -> str:
         return "-"
     rival = "base" if decision["against"] == 0 else f"round {decision['against']}"
     verdicts = {"gain": "better than", "loss": "worse than", "mixed": "mixed to", "none": "equal to"}
-    return f"{verdicts[decision['outcome']]} {rival}"
+    return f"{verdicts.get(decision.get('outcome', ''), 'not comparable to')} {rival}"
 
 
 def _judge(metrics: Mapping[str, Any]) -> str:
@@ -179,7 +179,8 @@ def _judge(metrics: Mapping[str, Any]) -> str:
 
 def _exam(metrics: Mapping[str, Any]) -> str:
     exam = metrics.get("data", {}).get("exam")
-    return "-" if exam is None else f"{exam['judges'][exam['chosen']]['auc']:.2f}"
+    mark = None if exam is None else exam["judges"].get(exam["chosen"])
+    return "-" if mark is None else f"{mark['auc']:.2f}"
 
 
 def measured(event: events.RoundMeasured) -> str:
