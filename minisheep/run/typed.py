@@ -208,7 +208,7 @@ METRICS: dict[str, Any] = {
         "diversity": Maybe(DIVERSITY),
         "scores": {
             "judge!": str,
-            "histogram!": _a_histogram,
+            "histogram": _a_histogram,
             **dict.fromkeys(("n", "max", "mean", "median", "min", "sd", "saturation", "unreadable"), NUMBER),
         },
     },

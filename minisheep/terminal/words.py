@@ -133,7 +133,7 @@ def score_histogram(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for m in metrics:
         scores = m.get("data", {}).get("scores")
-        if scores:
+        if scores and "histogram" in scores:
             edges, counts = scores["histogram"]["edges"], scores["histogram"]["counts"]
             most = max(counts) or 1
             bars = "".join(BARS[-(-8 * count // most)] for count in counts)
