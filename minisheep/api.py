@@ -22,7 +22,7 @@ from minisheep.models.registry import find_model
 from minisheep.rules.identity import digest
 from minisheep.run import integrity
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
-from minisheep.run.files import meant, write_atomic
+from minisheep.run.files import check_links, meant, write_atomic
 from minisheep.run.folder import Appender, Lock, RunFolder
 from minisheep.run.integrity import Damage
 from minisheep.run.reading import Round
@@ -75,8 +75,10 @@ def open_run(
         check(resolve(requested))
         _refuse_foreign_folder(folder)
         folder.create()
+    check_links(folder.path, writing=True)
     lock = Lock(folder.path)
     try:
+        folder.sweep()
         opening = resolve(requested, *read_standing(folder, preset))
         check_permitted(opening.settings, folder.path, given)
         write(folder, opening, check(opening))
@@ -312,11 +314,13 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """Open a run folder for reading. Raises `errors.UsageError` if it is none."""
+    """Open a run folder for reading. Raises `errors.UsageError` if it is none, and
+    `errors.CorruptRunError` for one without a manifest, or with links that lead out of it."""
     folder = RunFolder(Path(path))
     if not folder.exists:
         folder.check_manifest()
         raise UsageError(f"{path} is not a run folder.", "`minisheep align` makes one.")
+    check_links(folder.path, writing=False)
     return Run(folder.path)
 
 

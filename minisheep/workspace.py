@@ -17,6 +17,7 @@ from minisheep.config import Settings
 from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_seeds
 from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
 from minisheep.errors import CorruptRunError, ModelFileError, Stopped
+from minisheep.formats.gguf_header import read_header
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.rules.templates import Template
@@ -117,7 +118,7 @@ class Workspace:
         if engine.info != self._reported:
             self._reported = engine.info
             ready(engine.info)
-        engine.set_adapter(adapter)
+        put_adapter(engine, adapter)
         return engine
 
     @property
@@ -142,6 +143,7 @@ def open_server(settings: Settings, gguf: Path, run: Path) -> RemoteEngine:
     from minisheep.engines.permission import check_permitted
 
     check_permitted(settings, run)
+    read_header(gguf)
     return RemoteEngine(
         Vocabulary.from_file(gguf),
         server(settings),
@@ -152,12 +154,24 @@ def open_server(settings: Settings, gguf: Path, run: Path) -> RemoteEngine:
     )
 
 
+def put_adapter(engine: Engine, adapter: Path | None) -> None:
+    """Hot-load the adapter GGUF of a round, or none; its header is checked before native code maps it.
+
+    Raises `errors.ModelFileError` and what the engine raises.
+    """
+    if adapter is not None and engine.info.backend != "fake":
+        read_header(adapter)
+    engine.set_adapter(adapter)
+
+
 def open_engine(settings: Settings, gguf: Path) -> StreamingEngine:
-    """The engine of this machine, on a GGUF. The fake one needs no file."""
+    """The engine of this machine, on a GGUF whose header is checked first: model.json may name any file. The fake one
+    needs no file. Raises `errors.ModelFileError` and what the engine raises."""
     if settings.engine == "fake":
         from minisheep.engines.fake_engine import FakeEngine
 
         return FakeEngine()
+    read_header(gguf)
     from minisheep.engines.llamacpp import LlamaCppEngine
 
     return LlamaCppEngine(

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from minisheep.errors import CorruptRunError
+from minisheep.rules.plain_text import one_line
 from minisheep.rules.templates import Template
 from minisheep.run.files import read_json, write_json
 from minisheep.run.typed import check_fields
 
+LONGEST = 300
+"""Characters of a text in the file that is shown."""
 PATHS = ("gguf", "inference_gguf", "weights")
 """Fields that are texts in the file."""
 
@@ -49,6 +52,9 @@ class PreparedModel:
             template["stop"] = tuple(template["stop"])
             for name in PATHS:
                 data[name] = Path(data[name])
+            # Cards and Modelfiles are made of these: a line break in one would begin a line of its own.
+            for name in ("name", "title", "kind", "architecture", "licence", "source"):
+                data[name] = one_line(data[name], LONGEST)
             return cls(template=Template(**template), **data)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CorruptRunError(f"{path} is damaged: {error}.", "Restore it, or start a new run.") from None

@@ -15,6 +15,7 @@ from minisheep.data.seed_tasks import SeedTask, load_seeds, seeds_digest
 from minisheep.errors import CorruptRunError, MinisheepError, UsageError
 from minisheep.report.blocks import ListItem
 from minisheep.run.events import EngineReady, Failed, Note, PhaseFinished, TrainStep
+from minisheep.run.files import check_links
 from minisheep.run.folder import RoundFolder, RunFolder
 from minisheep.run.integrity import Damage, damage
 from minisheep.run.metric_catalogue import Estimate, round_values
@@ -104,6 +105,7 @@ def gather(path: str | Path) -> Gathered:
     folder = RunFolder(Path(path))
     if not (folder.manifest.is_file() or folder.settings.is_file()):
         raise UsageError(f"{path} is not a run folder.", "Give the folder of a run; `minisheep align` makes one.")
+    check_links(folder.path, writing=False)
     reader = Reader(folder.path)
     settings = _settings(folder, reader)
     manifest = reader.json(folder.manifest, _manifest)

@@ -15,6 +15,7 @@ import dataclasses
 import errno
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -298,7 +299,8 @@ def point(phase: str) -> None:
     """A phase calls this after each record on disk. Causes a fault on demand, so that tests can show what happens then.
 
     ``MINISHEEP_FAULT=abort:respond:3`` aborts the process (as a failed assertion in native code would) at the third
-    record of the phase; ``full:respond:3`` raises the error of a full disk there.
+    record of the phase; ``full:respond:3`` raises the error of a full disk there. ``kill`` ends a worker without a
+    word, ``kill-parent`` the process that started it, ``kill-both`` the two.
     """
     fault = os.environ.get("MINISHEEP_FAULT")
     if not fault:
@@ -310,4 +312,11 @@ def point(phase: str) -> None:
     if _seen[name] == int(count):
         if kind == "abort":
             os.abort()
+        if kind.startswith("kill"):
+            # Only a worker leads a session of its own: a phase that runs in its caller's process ends nobody.
+            if kind != "kill" and os.getsid(0) == os.getpid():
+                os.kill(os.getppid(), signal.SIGKILL)
+            if kind != "kill-parent":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return
         raise DiskError(f"Injected fault: {os.strerror(errno.ENOSPC)}.", "Give the same command again.")

@@ -27,7 +27,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minisheep.errors import CorruptRunError, RunLockedError
-from minisheep.run.files import disk_errors, fsync_folder, open_lock, read_json, try_lock, write_atomic, write_json
+from minisheep.rules.plain_text import one_line
+from minisheep.run.files import (
+    disk_errors,
+    fsync_folder,
+    open_lock,
+    read_json,
+    sweep,
+    try_lock,
+    who_has_open,
+    write_atomic,
+    write_json,
+)
 from minisheep.run.records import Draft, Record, Response, Verdict
 
 R = TypeVar("R", bound=Record)
@@ -45,7 +56,7 @@ class Appender:
         self.path = path
         with disk_errors(path):
             new = not path.exists()
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             if new:
                 fsync_folder(path.parent)
             self._size = self._cut_torn_tail()
@@ -135,7 +146,7 @@ class Lock:
         deadline = time.monotonic() + wait_seconds
         while not try_lock(self.handle):
             if time.monotonic() >= deadline:
-                holder = os.pread(self.handle, 200, 0).decode(errors="replace").strip() or "another process"
+                holder = _holder(folder / ".lock", os.pread(self.handle, 200, 0).decode(errors="replace").strip())
                 os.close(self.handle)
                 raise RunLockedError(
                     f"{folder} is in use by {holder}.",
@@ -151,6 +162,17 @@ class Lock:
         if self.handle >= 0:
             os.close(self.handle)
             self.handle = -1
+
+
+def _holder(lock: Path, noted: str) -> str:
+    """Who holds a lock: as it was noted, or where that process is gone, the workers that it left."""
+    noted = one_line(noted, 100)
+    left = re.fullmatch(r"process (\d+) on (.*)", noted)
+    if left and left[2] == socket.gethostname() and not Path(f"/proc/{left[1]}").exists():
+        workers = [process for process in who_has_open(lock) if process != os.getpid()]
+        if workers:
+            return f"process {', '.join(map(str, workers))}, a worker of process {left[1]}, which has ended"
+    return noted or "another process"
 
 
 class RoundFolder:
@@ -235,6 +257,11 @@ class RunFolder:
         with disk_errors(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def sweep(self) -> None:
+        """Delete what killed processes left half written; only under the lock."""
+        for folder in (self.path, self.scratch, *self.path.glob("round-*")):
+            sweep(folder)
 
     def create(self) -> None:
         """Make the folder itself. Raises `errors.DiskError`."""

@@ -128,7 +128,9 @@ def _an_estimate(value: Any) -> bool:
     if not isinstance(value, dict) or not {"value", "error", "groups"} <= set(value):
         return False
     error, groups = value["error"], value["groups"]
-    return _fits(value["value"], float) and _fits(groups, int) and (error is None or (_fits(error, float) and groups > 1))
+    return (
+        _fits(value["value"], float) and _fits(groups, int) and (error is None or (_fits(error, float) and groups > 1))
+    )
 
 
 def _estimates_by_size(value: Any) -> bool:
