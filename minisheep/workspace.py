@@ -160,7 +160,11 @@ def put_adapter(engine: Engine, adapter: Path | None) -> None:
     Raises `errors.ModelFileError` and what the engine raises.
     """
     if adapter is not None and engine.info.backend != "fake":
-        read_header(adapter)
+        try:
+            read_header(adapter)
+        except ModelFileError as error:
+            fix = "Restore it from a copy; `minisheep status RUN` may say what makes it again."
+            raise ModelFileError(error.message, fix) from None
     engine.set_adapter(adapter)
 
 

@@ -174,9 +174,9 @@ def _greedy(ids: Ids) -> dict[str, Any]:
 
 
 def _logprob(value: Any) -> float:
-    if not isinstance(value, int | float) or math.isnan(value) or value > 0.01:
-        raise ValueError(f"{value!r} is not a log-probability")
-    # Compared before it is converted: hundreds of digits are no float.
+    # Compared and never converted before: hundreds of digits are no float.
+    if not isinstance(value, int | float) or not value <= 0.01:
+        raise ValueError(f"{str(value)[:40]} is not a log-probability")
     return min(0.0, float(max(LOWEST, value)))
 
 

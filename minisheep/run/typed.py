@@ -161,11 +161,11 @@ EXAM: dict[str, Any] = {
     "least_kind": float,
 }
 HEALTH: dict[str, Any] = {
-    "judge": str,
-    "judged": int,
-    "scored": int,
-    "agreement_pairs": int,
-    **dict.fromkeys(("agreement", "invalid", "length", "saturation", "spread"), NUMBER),
+    "judge!": str,
+    "judged!": int,
+    "scored!": int,
+    "agreement_pairs!": int,
+    **dict.fromkeys(("agreement!", "invalid!", "length!", "saturation!", "spread!"), NUMBER),
 }
 DIVERSITY: dict[str, Any] = {
     "answers!": {
