@@ -19,10 +19,13 @@ from minisheep.api import Run, load_run, resolve_round
 from minisheep.errors import UsageError
 from minisheep.formats.lora_gguf import TENSORS
 from minisheep.machine.worker import WorkerProcess, stoppable
+from minisheep.models.prepared import PreparedModel
 from minisheep.run.decision import NAMES, decide
 from minisheep.run.events import Emit
 from minisheep.run.files import disk_errors, read_json, write_json
 from minisheep.run.folder import RoundFolder
+from minisheep.run.reading import read_object, read_shaped
+from minisheep.run.typed import METRICS
 
 WORKER = "minisheep.adapter_soup:do"
 PHASE = "soup"
@@ -49,7 +52,7 @@ class Soup:
     @property
     def gguf(self) -> Path:
         """The base that the run's engine loads."""
-        return Path(read_json(self.run.path / "model.json")["inference_gguf"])
+        return PreparedModel.read(self.run.path / "model.json").inference_gguf
 
     def description(self) -> dict[str, Any]:
         """What the soup is made of, JSON-ready: by this an unfinished one is known again."""
@@ -106,9 +109,7 @@ def make(soup: Soup, emit: Emit, tick: Callable[[], None] = lambda: None) -> dic
         fix = "Give the same command to go on."
         with WorkerProcess(WORKER) as worker, stoppable("Stopped before the soup was measured.", fix):
             worker.do(job, "The soup", emit, tick)
-    found = read_json(soup.folder.metrics)
-    assert isinstance(found, dict)
-    return found
+    return read_object(soup.folder.metrics)
 
 
 def do(job: Mapping[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
@@ -128,7 +129,7 @@ def do(job: Mapping[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> N
         if not folder.adapter_gguf.exists():
             make_adapter_gguf(trainer, folder.adapter, work.model.gguf, folder.adapter_gguf)
         report = Report(max(job["rounds"]), PHASE, emit, should_stop)
-        base = read_json(work.folder.round(0).metrics)["model"]
+        base = read_shaped(work.folder.round(0).metrics, METRICS)["model"]
         measured = measure_model(
             work, folder, lambda: work.measuring_engine_with(folder.adapter_gguf, report.ready), base, report
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,18 @@ from minisheep import config, loop
 from minisheep.config import Settings
 from minisheep.data.constraint_kinds import load_catalogue
 from minisheep.data.seed_tasks import load_prompts, load_seeds, load_wording, seeds_digest
+from minisheep.engines.permission import check_permitted, remember
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.registry import find_model
 from minisheep.presets import DEFAULT_PRESET, PRESETS, described, with_preset
 from minisheep.rules.identity import digest
 from minisheep.rules.loss_settings import seeds_text
+from minisheep.run import integrity
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
-from minisheep.run.files import meant, write_atomic, write_json
+from minisheep.run.files import check_links, meant, write_atomic, write_json
 from minisheep.run.folder import Appender, Lock, RunFolder
+from minisheep.run.integrity import Damage
 from minisheep.run.reading import Round
 from minisheep.stages.respond import LONGEST_SHOWN, showable
 from minisheep.trainers.choose_trainer import choose_trainer
@@ -77,10 +80,14 @@ def open_run(
         check(resolve(requested))
         _refuse_foreign_folder(folder)
         folder.create()
+    check_links(folder.path, writing=True)
     lock = Lock(folder.path)
     try:
+        folder.sweep()
         opening = replace(resolve(requested, *read_standing(folder, preset)), preset=preset or preset_of(folder))
+        check_permitted(opening.settings, folder.path, given)
         write(folder, opening, check(opening))
+        remember(opening.settings, folder.path, given)
         settled, resumed = opening.settings, bool(opening.manifest and opening.manifest["phases"])
         with _logging(folder, emit) as log:
             log(RunStarted(str(folder.path), settled.model, settled.rounds, settled.engine, settled.trainer, resumed))
@@ -243,6 +250,7 @@ def write_settings(folder: RunFolder, settings: Settings) -> None:
 def _refuse_foreign_folder(folder: RunFolder) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise UsageError(f"{folder.path} is not a folder.", "Give another --run.")
+    folder.check_manifest()
     names = [path.name for path in folder.path.iterdir()] if folder.path.exists() else []
     foreign = [name for name in names if meant(name) not in NOT_A_RUN]
     if foreign and not folder.settings.exists():
@@ -293,6 +301,19 @@ class Run:
         return dict(RunFolder(self.path).read_manifest()["phases"])
 
     @property
+    def damage(self) -> list[Damage]:
+        """Files of finished phases that are not what those phases left; empty for runs of before there were marks."""
+        folder = RunFolder(self.path)
+        return integrity.damage(folder, folder.read_manifest())
+
+    def check_whole(self, phase: str, numbers: Iterable[int]) -> None:
+        """Raise `errors.CorruptRunError` where what a phase left in one of these rounds is damaged."""
+        wanted = {loop.Phase(number, phase).key for number in numbers}
+        for found in self.damage:
+            if found.key in wanted:
+                raise found.error()
+
+    @property
     def best(self) -> int | None:
         """The round to use, by its evaluation; 0 is the base model, None before anything was measured."""
         return loop.standing(self.phases_done).best
@@ -320,10 +341,13 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """Open a run folder for reading. Raises `errors.UsageError` if it is none."""
+    """Open a run folder for reading. Raises `errors.UsageError` if it is none, and
+    `errors.CorruptRunError` for one without a manifest, or with links that lead out of it."""
     folder = RunFolder(Path(path))
     if not folder.exists:
+        folder.check_manifest()
         raise UsageError(f"{path} is not a run folder.", "`minisheep align` makes one.")
+    check_links(folder.path, writing=False)
     return Run(folder.path)
 
 

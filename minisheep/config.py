@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
+from minisheep.data.seed_tasks import read_given
 from minisheep.errors import ConfigError, RunMismatchError
 from minisheep.presets import DEFAULT_PRESET, with_preset
 from minisheep.rules.asking_settings import asking_contradictions
@@ -394,10 +395,11 @@ def make(given: Mapping[str, Any], preset: str = DEFAULT_PRESET, base: Settings 
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file. Raises `errors.ConfigError` for a missing, broken or unknown one."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Besides its own errors, tomllib passes on those of int() for thousands of digits and of deep nesting.
+        data = tomllib.loads(read_given(path).decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     check_names([name for name in data if name != "preset"], where=f" in {path}")
     return data

@@ -23,22 +23,34 @@ from minisheep.rules.prompts import Frame, user_text
 from minisheep.run import events
 from minisheep.run.decision import decide
 from minisheep.run.events import Emit, Note, RoundMeasured
-from minisheep.run.files import read_json, write_atomic, write_json
-from minisheep.run.folder import Appender, RoundFolder, RunFolder, each_record, read_records, replace_records
-from minisheep.run.reading import trained_kinds
+from minisheep.run.files import write_atomic, write_json
+from minisheep.run.folder import Appender, RoundFolder, RunFolder, each_record, line_of, read_records, replace_records
+from minisheep.run.integrity import mark_lines
+from minisheep.run.reading import read_shaped, trained_kinds
 from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.run.typed import DIVERSITY, EXAM, HEALTH, METRICS, TRAINING
 from minisheep.stages import evaluate as evaluation
 from minisheep.stages.checking import Checker
 from minisheep.stages.collapse import alarms, echo, rambling
 from minisheep.stages.constrain import constraint_metrics, one_sided
-from minisheep.stages.exam import Exam, exam_error, examine, failed_warning
+from minisheep.stages.exam import exam_error, examine, failed_warning
 from minisheep.stages.filter import by_rules, for_judge, keep_examples, measure, rule_counts
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import JudgedText, Pair, findings, judge_health, judge_pairs
 from minisheep.stages.respond import grouped
 from minisheep.stages.respond import respond as answer
 from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job, training_notes
-from minisheep.workspace import BATCH, Report, Workspace, closing, fresh, in_batches, replay, verdicts_without_raw
+from minisheep.workspace import (
+    BATCH,
+    Report,
+    Workspace,
+    closing,
+    fresh,
+    in_batches,
+    read_exam,
+    replay,
+    verdicts_without_raw,
+)
 
 
 def measure_model(
@@ -84,9 +96,9 @@ def measure_model(
 def evaluate(work: Workspace, round: int, report: Report) -> None:
     """Measure the base with the round's adapter on held-out tasks; round 0 is the base alone."""
     folder, settings = work.folder.make_round(round), work.settings
-    base = read_json(work.folder.round(0).metrics)["model"] if round else None
+    base = read_shaped(work.folder.round(0).metrics, METRICS)["model"] if round else None
     measured = measure_model(work, folder, lambda: work.measuring_engine(round, report.ready), base, report)
-    earlier = {r: read_json(work.folder.round(r).metrics) for r in measured_before(work.folder, round)}
+    earlier = {r: read_shaped(work.folder.round(r).metrics, METRICS) for r in measured_before(work.folder, round)}
     decision = decide(round, measured, earlier, halves=settings.constraints > 0)
     metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}
     if round:
@@ -98,9 +110,14 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             read_records(folder.kept, Example),
             each_record(folder.rejected, Rejection),
         )
-        for name, path in (("exam", folder.exam), ("judge", folder.health), ("diversity", folder.diversity)):
+        shown = (
+            ("exam", folder.exam, EXAM),
+            ("judge", folder.health, HEALTH),
+            ("diversity", folder.diversity, DIVERSITY),
+        )
+        for name, path, shape in shown:
             if path.exists():
-                metrics["data"][name] = read_json(path)
+                metrics["data"][name] = read_shaped(path, shape)
         if settings.constraints:
             metrics["data"]["constraints"] = constraint_metrics(
                 each_record(folder.asked, Asked), each_record(folder.checks, Check), each_record(folder.kept, Example)
@@ -150,7 +167,7 @@ def exam(work: Workspace, round: int, report: Report) -> None:
     folder, settings = work.folder.make_round(round), work.settings
     report.start(settings.exam_tasks, 0, "answers")
     if folder.exam.exists():
-        result = Exam.from_dict(read_json(folder.exam))
+        result = read_exam(folder.exam)
     else:
         result = examine(
             work.judge_engine(round, report.ready), settings, work.judge_frame(round), work.texts, round, work.seeds,
@@ -328,9 +345,11 @@ def filter(work: Workspace, round: int, report: Report) -> None:
             f"{folder.path} is damaged: {len(kept)} answers are kept and {len(dropped)} dropped, of {len(responses)}."
         )
     # The filter may run again with another --keep, so it replaces what it wrote before, and with it an adapter that
-    # was just trained on that.
-    folder.training.unlink(missing_ok=True)
-    shutil.rmtree(folder.adapter, ignore_errors=True)
+    # was just trained on that. What comes out as it was, to mend a damaged file, leaves the adapter alone.
+    before = work.folder.read_manifest().get("files", {}).get(f"round-{round}/filter", {}).get("kept.jsonl")
+    if before != mark_lines(line_of(example.to_dict()) for example in kept):
+        folder.training.unlink(missing_ok=True)
+        shutil.rmtree(folder.adapter, ignore_errors=True)
     generated = [r for r in each_record(folder.rejected, Rejection) if r.stage == "generate"]
     replace_records(folder.rejected, [*generated, *dropped])
     replace_records(folder.kept, kept)
@@ -373,7 +392,7 @@ def train(work: Workspace, round: int, report: Report) -> None:
         write_json(folder.training, result.to_dict())
     make_adapter_gguf(name, folder.adapter, work.model.gguf, folder.adapter_gguf)
     shutil.rmtree(scratch, ignore_errors=True)
-    counts = read_json(folder.training)
+    counts = read_shaped(folder.training, TRAINING)
     report.counts = {
         name: counts[name]
         for name in ("steps", "examples", "pairs", "tokens", "first_loss", "last_loss")
@@ -416,7 +435,7 @@ def _watch(
     outputs = (example.output for other in earlier for example in each_record(other.kept, Example))
     rejected = each_record(folder.rejected, Rejection)
     write_json(folder.diversity, watch(instructions, responses, kept, rejected, work.seeds, outputs))
-    diversities = {r: read_json(work.folder.round(r).diversity) for r in range(1, round + 1)}
+    diversities = {r: read_shaped(work.folder.round(r).diversity, DIVERSITY) for r in range(1, round + 1)}
     for alarm in alarms(diversities):
         report.emit(Note(alarm.text, "warning"))
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def gguf_of(entry: ModelEntry, report: Report, offline: bool = False) -> Fetched
     folder = fetch_weights(entry, report, offline)
     assert folder is not None
     output = cache.cache_path("converted", f"{_identity(folder)}-{TYPE.lower()}.gguf")
-    if not output.exists():
+    if not _still_whole(output, report):
         from minisheep.formats.hf_to_gguf import convert
 
         with cache.lock(f"convert-{output.stem}", report):
@@ -53,6 +54,7 @@ def gguf_of(entry: ModelEntry, report: Report, offline: bool = False) -> Fetched
                 report(f"{entry.title} has no GGUF. It is converted to one in {TYPE}, once for this model.")
                 try:
                     convert(folder, output, TYPE, entry.title, report)
+                    cache.note_made(output)
                 except MinisheepError as error:
                     raise _explained(entry, error) from None
     return FetchedFile(output, sha256_file(output), output.stat().st_size, f"converted from {entry.weights}")
@@ -96,7 +98,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
             emit(Note(choice.message))
         model = dataclasses.replace(model, trainer=choice.trainer)
         if settings.engine == "openai" and before is None:
-            _try_server(settings, model, emit)
+            _try_server(settings, model, emit, stored.parent)
     if before is not None and before.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
             f"The file of {before.name} has changed since the run began: its SHA-256 was {before.gguf_sha256[:16]}...,"
@@ -147,12 +149,12 @@ def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
         emit(Note(message, "warning"))
 
 
-def _try_server(settings: Settings, model: PreparedModel, emit: Emit) -> None:
+def _try_server(settings: Settings, model: PreparedModel, emit: Emit, run: Path) -> None:
     """Ask the server for a few tokens. Raises `errors.MinisheepError` if it cannot do what the run needs."""
     from minisheep.engines.openai_wire import refusal
     from minisheep.workspace import open_server
 
-    engine = open_server(settings, model.gguf)
+    engine = open_server(settings, model.gguf, run)
     try:
         if engine.post.exposes_key:
             emit(Note(f"The key goes unencrypted to {engine.post.name}. Use https:// to protect it.", "warning"))
@@ -266,10 +268,11 @@ def _inference_copy(
 
     def copy_of(format: str) -> Path:
         copy = folder / f"{sha256[:32]}-{format}.gguf"
-        if not copy.exists():
+        if not _still_whole(copy, report):
             report(f"{gguf.name}: this CPU is slow with its format. A copy in {format.upper()} is made, once.")
             copy.parent.mkdir(parents=True, exist_ok=True)
             requantise(gguf, copy, format)
+            cache.note_made(copy)
         return copy
 
     cpuinfo = cpu.cpuinfo()
@@ -288,6 +291,18 @@ def _inference_copy(
         speeds = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
         note += f" (tokens/s of 16 sequences in a short trial: {speeds})"
     return copy_of(chosen), note
+
+
+def _still_whole(made: Path, report: Callable[[str], None]) -> bool:
+    """Whether a copy that was made once is there and as it was made; a damaged one is removed, to be made anew."""
+    if not made.exists():
+        return False
+    if cache.is_as_made(made):
+        return True
+    report(f"{made} in the cache has changed since it was made, so it is damaged. It is made again.")
+    with cache.disk_errors("The damaged copy cannot be removed"):
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
+    return False
 
 
 def training_weights(
@@ -312,8 +327,9 @@ def training_weights(
 
     folder = cache_root() / "dequantised" / sha256[:32]
     note = "training starts from the GGUF's own tensors, dequantised to bf16"
-    if not folder.exists():
+    if not _still_whole(folder, report):
         report(f"{gguf.name}: {note}, once for this model.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         dequantise(gguf, folder, emit)
+        cache.note_made(folder)
     return folder, note

@@ -17,7 +17,8 @@ from minisheep.config import Settings
 from minisheep.data.constraint_kinds import stored_catalogue
 from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_seeds, load_wording
 from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
-from minisheep.errors import ModelFileError, Stopped
+from minisheep.errors import CorruptRunError, ModelFileError, Stopped
+from minisheep.formats.gguf_header import read_header
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.constraints import Catalogue, curriculum
 from minisheep.rules.prompts import Frame, user_text
@@ -27,7 +28,9 @@ from minisheep.run import events
 from minisheep.run.events import Emit, EngineReady, Glimpse, Paused, PhaseFinished, PhaseStarted, Progress
 from minisheep.run.files import read_json
 from minisheep.run.folder import RunFolder, each_record, read_records
+from minisheep.run.reading import UNREADABLE, read_shaped
 from minisheep.run.records import Check, Draft, Instruction, Record, Rejection, Verdict
+from minisheep.run.typed import EXAM
 from minisheep.stages.constrain import tally
 from minisheep.stages.evaluate import score_edges
 from minisheep.stages.exam import Exam, judge_for
@@ -123,7 +126,7 @@ class Workspace:
     def judge(self, round: int) -> Judge:
         """The judge that passed the round's exam, or the one that the settings name."""
         path = self.folder.round(round).exam
-        exam = Exam.from_dict(read_json(path)) if path.exists() else None
+        exam = read_exam(path) if path.exists() else None
         return judge_for(self.settings, round, exam)
 
     def earlier_instructions(self, round: int) -> list[Instruction]:
@@ -156,13 +159,15 @@ class Workspace:
     def _engine(self, adapter: Path | None, at_server: bool, ready: Callable[[EngineInfo], None]) -> Engine:
         where = "there" if at_server else "here"
         if where not in self._engines:
-            opens = open_server if at_server else open_engine
-            self._engines[where] = opens(self.settings, self.model.inference_gguf)
+            gguf = self.model.inference_gguf
+            self._engines[where] = (
+                open_server(self.settings, gguf, self.folder.path) if at_server else open_engine(self.settings, gguf)
+            )
         engine = self._newest = self._engines[where]
         if engine.info != self._reported:
             self._reported = engine.info
             ready(engine.info)
-        engine.set_adapter(adapter)
+        put_adapter(engine, adapter)
         return engine
 
     @property
@@ -189,14 +194,17 @@ def conversation_of(model: PreparedModel) -> Conversation:
     return conversation(model.template, chat_template(header), special)
 
 
-def open_server(settings: Settings, gguf: Path) -> RemoteEngine:
-    """The engine at the server that `settings` name; of the GGUF, it reads the vocabulary.
+def open_server(settings: Settings, gguf: Path, run: Path) -> RemoteEngine:
+    """The engine at the server that the settings of the folder `run` name; of the GGUF, it reads the vocabulary.
 
-    Raises `errors.UsageError` if the variable named for the key is empty.
+    Raises `errors.UsageError` if the user gave no such server, and if the variable named for the key is empty.
     """
     from minisheep.engines.native import Vocabulary
     from minisheep.engines.openai import RemoteEngine, server
+    from minisheep.engines.permission import check_permitted
 
+    check_permitted(settings, run)
+    read_header(gguf)
     return RemoteEngine(
         Vocabulary.from_file(gguf),
         server(settings),
@@ -207,12 +215,28 @@ def open_server(settings: Settings, gguf: Path) -> RemoteEngine:
     )
 
 
+def put_adapter(engine: Engine, adapter: Path | None) -> None:
+    """Hot-load the adapter GGUF of a round, or none; its header is checked before native code maps it.
+
+    Raises `errors.ModelFileError` and what the engine raises.
+    """
+    if adapter is not None and engine.info.backend != "fake":
+        try:
+            read_header(adapter)
+        except ModelFileError as error:
+            fix = "Restore it from a copy; `minisheep status RUN` may say what makes it again."
+            raise ModelFileError(error.message, fix) from None
+    engine.set_adapter(adapter)
+
+
 def open_engine(settings: Settings, gguf: Path) -> StreamingEngine:
-    """The engine of this machine, on a GGUF. The fake one needs no file."""
+    """The engine of this machine, on a GGUF whose header is checked first: model.json may name any file. The fake one
+    needs no file. Raises `errors.ModelFileError` and what the engine raises."""
     if settings.engine == "fake":
         from minisheep.engines.fake_engine import FakeEngine
 
         return FakeEngine()
+    read_header(gguf)
     from minisheep.engines.llamacpp import LlamaCppEngine
 
     return LlamaCppEngine(
@@ -398,6 +422,15 @@ def fresh(records: list[Any], on_disk: set[str]) -> list[dict[str, Any]]:
     """Those that an interrupted run has not written yet."""
     new: list[Record] = [record for record in records if record.id not in on_disk]
     return [record.to_dict() for record in new]
+
+
+def read_exam(path: Path) -> Exam:
+    """The exam in a file. Raises `errors.CorruptRunError`."""
+    try:
+        return Exam.from_dict(read_shaped(path, EXAM))
+    except UNREADABLE as error:
+        fix = "Restore it from a copy; `minisheep status RUN` may say what makes it again."
+        raise CorruptRunError(f"{path} is damaged: {error!r}.", fix) from None
 
 
 def verdicts_without_raw(path: Path) -> list[Verdict]:

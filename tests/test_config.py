@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import string
 from pathlib import Path
@@ -18,7 +19,8 @@ from pydantic import ValidationError
 from minisheep import api, config, presets
 from minisheep.cli.work import align
 from minisheep.config import Keep, Settings
-from minisheep.errors import ConfigError, RunMismatchError
+from minisheep.data.seed_tasks import load_seeds, read_given
+from minisheep.errors import ConfigError, RunMismatchError, SeedFileError
 from minisheep.run.folder import RunFolder
 
 LETTERS = string.ascii_lowercase + "_"
@@ -355,3 +357,30 @@ def test_all_and_only_fixed_settings_are_named(changed: set[str]) -> None:
 def test_saying_the_same_again_is_no_change() -> None:
     stored = config.make({}, "demo")
     assert config.continued(stored, stored.model_dump()) == stored
+
+
+@pytest.mark.parametrize("text", ["seed = " + "9" * 5000, "seed = " + "[" * 20_000, "a" * 100 + "." * 9])
+def test_a_settings_file_of_an_odd_size_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "odd.toml").write_text(text)
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        config.read_toml(tmp_path / "odd.toml")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero here")
+def test_a_device_has_no_end_and_a_pipe_is_read_as_far_as_it_may_be(tmp_path: Path) -> None:
+    for path, kind in (("/dev/zero", SeedFileError), (str(tmp_path), SeedFileError)):
+        with pytest.raises(kind, match="cannot be read"):
+            load_seeds(path)
+    with pytest.raises(ConfigError, match="neither a file nor a pipe"):
+        config.read_toml(Path("/dev/zero"))
+    read, write = os.pipe()
+    os.write(write, b"some text")
+    os.close(write)
+    assert read_given(f"/dev/fd/{read}") == b"some text"
+    os.close(read)
+    read, write = os.pipe()
+    os.write(write, b"x" * 2000)
+    os.close(write)
+    with pytest.raises(OSError, match="came through the pipe"):
+        read_given(f"/dev/fd/{read}", most=1000)
+    os.close(read)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,9 +17,10 @@ from worker_stand_ins import SCRIPT, pretend
 
 import minisheep
 from minisheep.cli.main import VERBS
-from minisheep.errors import DiskError, ModelFileError, Stopped, TimeUpError, UsageError, WorkerError
+from minisheep.errors import DiskError, ModelFileError, RunLockedError, Stopped, TimeUpError, UsageError, WorkerError
 from minisheep.machine.worker import WorkerProcess, load
 from minisheep.run.events import Event, Found
+from minisheep.run.folder import Lock
 
 JOB = {"phase": "try"}
 ROOT = Path(minisheep.__file__).parent
@@ -121,3 +123,29 @@ def test_a_stop_reaches_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     source = "emit(Found('begun', {}))\nwhile not should_stop(): time.sleep(0.01)\nraise Stopped('Stopped.')"
     with WorkerProcess(pretend(monkeypatch, source)) as worker, pytest.raises(Stopped):
         worker.do(JOB, "Doing it", lambda event: worker.send("stop"), seconds=30)
+
+
+def test_a_worker_holds_the_lock_of_its_parent_and_is_named_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The parent is gone, as the note in the lock's file says, and its worker still works in the folder."""
+    lock = Lock(tmp_path)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / ".lock").write_text(f"process {gone.pid} on {socket.gethostname()}\n")
+    with WorkerProcess(pretend(monkeypatch, ""), tmp_path / "log", lock.handle) as worker:
+        worker.do(JOB, "Doing it")
+        lock.release()
+        with pytest.raises(RunLockedError) as refused:
+            Lock(tmp_path, wait_seconds=0)
+        assert f"process {worker.pid}, a worker of process {gone.pid}, which has ended" in refused.value.message
+    Lock(tmp_path, wait_seconds=1).release()
+
+
+def test_a_worker_ends_when_its_stdin_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a job, without a signal: all that an orphan gets."""
+    with WorkerProcess(pretend(monkeypatch, "emit(Found('begun', {})); time.sleep(60)")) as worker:
+        begun = time.monotonic()
+        with pytest.raises(WorkerError):
+            worker.do(JOB, "Doing it", lambda event: worker._process.stdin.close(), seconds=30)  # type: ignore[union-attr]
+        assert time.monotonic() - begun < 20

@@ -21,7 +21,7 @@ from minisheep.machine.worker import WorkerProcess
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.templates import Message
 from minisheep.run.events import AnswerDone, AnswerPart, Emit, EngineReady, Event, Note
-from minisheep.workspace import Workspace, conversation_of, open_engine
+from minisheep.workspace import Workspace, conversation_of, open_engine, put_adapter
 
 WINDOW = 4
 """Old turns are left out to give an answer up to one token in `WINDOW` of the context."""
@@ -144,7 +144,7 @@ class ChatModel:
             return
         if adapter is not None and not adapter.exists():
             raise ModelFileError(f"{adapter} is missing, so round {number} cannot answer.", "Choose another round.")
-        self._engine.set_adapter(adapter)
+        put_adapter(self._engine, adapter)
         self._adapter = adapter
 
 

@@ -21,6 +21,8 @@ from minisheep.terminal import detached, live_screen, run_summary, views, words
 from minisheep.terminal.screen_state import Follow
 
 LOOK_SECONDS = 0.5
+SHOWN = 10
+"""Damaged files that are named one by one."""
 
 
 @click.command()
@@ -43,7 +45,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
     if not runs:
         raise UsageError("There is no run in runs/.", "`minisheep align --preset demo` makes one.")
     for found in runs:
-        done, after = found.phases_done, found.next_phase
+        done, after, damaged = found.phases_done, found.next_phase, found.damage
         if as_json:
             data = {
                 "run": str(found.path),
@@ -55,12 +57,21 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
                 "phases": done,
                 "verdict": verdict.sentence(verdict.conclude(found.metrics)),
                 "metrics": found.metrics,
+                "damage": [
+                    {"round": one.round, "phase": one.phase, "file": one.name, "what": one.what, "again": one.command}
+                    for one in damaged
+                ],
             }
             click.echo(json.dumps(data))
             continue
         if chosen:
             _say(*_came_to(found, shutil.get_terminal_size((100, 24)).columns))
         click.echo(plain_text.one_line(f"{found.path}: {found.settings.model}, {found.settings.rounds} round(s)"))
+        for one in damaged[:SHOWN]:
+            text = f"DAMAGED: {one}. Restore it from a copy, or have its phase done again: {one.command}"
+            click.echo(f"  {plain_text.one_line(text)}")
+        if len(damaged) > SHOWN:
+            click.echo(f"  ... and {len(damaged) - SHOWN} more damaged files")
         if not chosen:
             click.echo(f"  {_ended(found)}" if after is None else f"  next: {words.where(after.round, after.name)}")
             continue

@@ -13,9 +13,9 @@ import click
 from minisheep import api, config, loop
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.errors import MinisheepError, Stopped, UsageError
+from minisheep.models.prepared import PreparedModel
 from minisheep.presets import DEFAULT_PRESET
 from minisheep.run.events import Event, Failed, RunStarted
-from minisheep.run.files import read_json
 from minisheep.run.verdict import conclude
 from minisheep.terminal import detached, run_summary
 from minisheep.terminal.live_screen import usable
@@ -103,6 +103,8 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
     except UsageError:
         phase: loop.Phase | None = loop.Phase(0, "evaluate")
     else:
+        if (damaged := opened.damage) and damaged[0].phase == verb:
+            return loop.Phase(damaged[0].round, verb)
         phase, settings = opened.next_phase, opened.settings
     if phase is None:
         raise UsageError(f"{path} is finished: {len(opened.rounds)} round(s).", _go_on(opened))
@@ -174,11 +176,11 @@ def _show(run: api.Run, view: View, before: set[str]) -> None:
 
 def _what_next(run: api.Run) -> Iterator[str]:
     """What can be done with a finished run: commands with a word for each."""
-    path, model = shlex.quote(str(run.path)), read_json(run.path / "model.json")
+    path, model = shlex.quote(str(run.path)), PreparedModel.read(run.path / "model.json")
     yield f"Look:  minisheep report {path} (all of it as one page), minisheep browse {path} (every record),"
     yield f"       minisheep status {path} --full (every measure)"
     yield _go_on(run)
-    if model["gguf_sha256"] == "fake":
+    if model.gguf_sha256 == "fake":
         return
     number = run.best or run.rounds[-1].number
     chosen = next(r for r in run.rounds if r.number == number)
@@ -187,7 +189,7 @@ def _what_next(run: api.Run) -> Iterator[str]:
         yield f"Note:  no round was better than the base model beyond chance; these commands use round {number}."
     yield f"Talk:  minisheep chat {path} {which} --compare"
     yield f"Use:   minisheep export {path} {which} --to ollama (or gguf, lmstudio, merged, adapter, hub-folder)"
-    yield f"       llama-cli -m {model['inference_gguf']} --lora {chosen.adapter_gguf}"
+    yield f"       llama-cli -m {model.inference_gguf} --lora {chosen.adapter_gguf}"
 
 
 def _command(verb: str, text: str) -> click.Command:

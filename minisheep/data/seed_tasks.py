@@ -6,7 +6,10 @@ there is none, English serves.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -85,6 +88,25 @@ def load_seeds(path: str = "", language: str = "en") -> list[SeedTask]:
     return seeds
 
 
+MOST_OF_A_PIPE = 1 << 28
+"""Bytes; a pipe does not tell how much there is to come."""
+
+
+def read_given(path: str | Path, most: int = MOST_OF_A_PIPE) -> bytes:
+    """The bytes of a regular file, or of a pipe of a bounded length: a device such as /dev/zero has no end, and would
+    take all memory. Raises OSError, whose `strerror` says why nothing is read."""
+    with open(path, "rb") as file:
+        kind = os.fstat(file.fileno()).st_mode
+        if stat.S_ISREG(kind):
+            return file.read()
+        if not stat.S_ISFIFO(kind):
+            raise OSError(errno.EINVAL, "it is neither a file nor a pipe")
+        data = file.read(most + 1)
+        if len(data) > most:
+            raise OSError(errno.EFBIG, f"more than {most >> 20} MB came through the pipe")
+        return data
+
+
 def seeds_digest(seeds: Iterable[SeedTask]) -> str:
     """By which a run knows its seed tasks again."""
     return digest("seeds", {"tasks": [[s.id, s.instruction, s.input, s.output, s.held_out] for s in seeds]})
@@ -108,7 +130,7 @@ def _items(name: str, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
 def _read(path: str, own: str, what: str, refused: type[UsageError], fix: str) -> tuple[str, str]:
     """The text of a user's file, or of the shipped one for an empty `path`, and its name for messages."""
     try:
-        data = Path(path).read_bytes() if path else resources.files("minisheep.data").joinpath(own).read_bytes()
+        data = read_given(path) if path else resources.files("minisheep.data").joinpath(own).read_bytes()
     except OSError as error:
         raise refused(f"The {what} {path} cannot be read: {error.strerror}.") from None
     name = path or f"minisheep's {what}"
@@ -184,7 +206,7 @@ def load_prompts(folder: str = "", language: str = "en") -> dict[str, str]:
         if file.stem not in PLACEHOLDERS:
             raise SeedFileError(f"{file} replaces no prompt.", fix)
         try:
-            texts[file.stem] = file.read_text(encoding="utf-8")
+            texts[file.stem] = read_given(file).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SeedFileError(f"{file} cannot be read: {error}.", fix) from None
         missing = [p for p in sorted(PLACEHOLDERS[file.stem]) if f"{{{p}}}" not in texts[file.stem]]

@@ -19,7 +19,7 @@ from minisheep.engines import budget, native
 from minisheep.engines.embed import BatchArrays, Embedder
 from minisheep.engines.native import Vocabulary
 from minisheep.engines.scheduler import Copy, Free, LogitRow, Step
-from minisheep.errors import UnsupportedModelError, UsageError, WorkerError
+from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError, WorkerError
 from minisheep.machine import cpu
 
 Logits = npt.NDArray[np.float32]
@@ -30,6 +30,17 @@ BATCH = 2048
 """Tokens of one llama_decode."""
 NO_SLOT, NO_MEMORY = 1, -2
 """Codes of llama_decode: the KV cache has no room for the batch; there is no memory to compute it."""
+
+
+def finite(row: Logits) -> Logits:
+    """The row, if its highest value is a number (a NaN anywhere makes it none). Raises ModelFileError."""
+    if not np.isfinite(row.max()):
+        raise ModelFileError(
+            "The model computes no numbers (NaN or infinity), so nothing that it says counts: its file or its adapter"
+            " is damaged, or its number format overflows.",
+            "Delete the file and fetch it again, or train that round again.",
+        )
+    return row
 
 
 class OutOfRoomError(Exception):
@@ -131,11 +142,14 @@ class Decoder:
                 row = next(rows, None)
 
     def logits(self, index: int) -> Logits:
-        """The logits of a row, float32 of the vocabulary's size: a view that the next decode overwrites."""
+        """The logits of a row, float32 of the vocabulary's size: a view that the next decode overwrites.
+
+        Raises ModelFileError where they are not numbers: with NaN, every likelihood would look perfect.
+        """
         pointer = llama_cpp.llama_get_logits_ith(self._context, index)
         if not pointer:
             raise WorkerError(f"llama.cpp has no logits at {index}: {native.log_line()}.")
-        return np.ctypeslib.as_array(pointer, shape=(self.vocabulary.size,))
+        return finite(np.ctypeslib.as_array(pointer, shape=(self.vocabulary.size,)))
 
     def logprobs(self, index: int, tokens: Sequence[int]) -> list[float]:
         """Natural-log probabilities of `tokens` in a row (log-softmax over the vocabulary, summed in float64)."""

@@ -149,7 +149,9 @@ def rounds(
         raise UsageError(f"{run} has no model yet.", f"Continue the run with `minisheep align --run {run}`.")
     opened = load_run(run)
     chosen = {resolve_round(opened, one, opened.trained, on_progress=on_progress) for one in given}
-    return tuple(sorted(chosen | ({0} if base else set()))) or (0, *opened.trained)
+    wanted = tuple(sorted(chosen | ({0} if base else set()))) or (0, *opened.trained)
+    opened.check_whole("train", wanted)
+    return wanted
 
 
 def default_out(run: str, model: str) -> Path:

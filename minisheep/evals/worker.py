@@ -30,7 +30,7 @@ from minisheep.run.events import Emit, EngineReady, Note, PhaseFinished, PhaseSt
 from minisheep.run.files import write_json
 from minisheep.run.folder import RunFolder
 from minisheep.run.reading import trained_kinds
-from minisheep.workspace import open_engine
+from minisheep.workspace import open_engine, put_adapter
 
 PACKAGES = ("minisheep", "lm_eval", "datasets", "llama-cpp-python", "langdetect", "nltk")
 SEEDS = (0, 1234)
@@ -111,7 +111,7 @@ class ModelUnderTest:
             info = self._engine.info
             text = f"{info.description}, {info.slots} sequences of {info.context} tokens"
             emit(EngineReady(info.backend, text))
-        self._engine.set_adapter(adapter)
+        put_adapter(self._engine, adapter)
         return self._engine
 
     def close(self) -> None:

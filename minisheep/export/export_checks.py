@@ -376,6 +376,19 @@ def by_modelfile(path: Path, users: list[str]) -> list[str]:
         raise ModelFileError(f"The Modelfile cannot be read back: {error}.", "Nothing was exported.") from None
 
 
+def check_modelfile(path: Path, meant: ollama.Modelfile) -> None:
+    """Raise `errors.ModelFileError` unless a Modelfile says, as Ollama reads it, what it was meant to say."""
+    try:
+        found = ollama.parse(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelFileError(f"The Modelfile cannot be read back: {error}.", "Nothing was exported.") from None
+    if found != meant:
+        raise ModelFileError(
+            f"The Modelfile does not say what it should: FROM {found.source!r}, parameters {dict(found.parameters)}.",
+            "Nothing was exported.",
+        )
+
+
 def end_tokens(path: Path) -> list[int]:
     """The tokens at which transformers ends an answer, from a folder's generation_config.json."""
     ids = json.loads((path / "generation_config.json").read_bytes())["eos_token_id"]

@@ -139,6 +139,7 @@ def choose_export(path: str, round: str, base_id: str = "") -> ExportChoice:
     if not trained:
         raise UsageError(f"{path} has no trained round yet.", f"Continue the run with `minisheep align --run {path}`.")
     number = resolve_round(run, round, trained)
+    run.check_whole("train", [number])
     unknown = f"No best round is known yet, so round {number}, the last trained one, is exported."
     note = unknown if round == "best" and run.best is None else ""
     if base_id and (HUB_ID.fullmatch(base_id) is None or ":" in base_id or "@" in base_id):

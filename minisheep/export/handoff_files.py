@@ -90,6 +90,7 @@ def read_job(path: str, round: str = "last", base: str = "") -> HandoffJob:
         raise UsageError(f"{path}: no round is filtered yet.", f"Run `minisheep filter --run {path}` first.")
     number = resolve_round(run, round, ready, "filtered")
     model = PreparedModel.read(folder.model)
+    run.check_whole("filter", rounds_trained_on(settings.strategy, number))
     examples = together([run.round(r).kept for r in rounds_trained_on(settings.strategy, number)])
     before = starts_from(settings.strategy, number)
     job = train_job(

@@ -260,7 +260,9 @@ def _modelfile(work: ExportWork) -> None:
             f"num_ctx is the context of the run; the base supports {model_facts.context_length(work.header)} tokens.",
         ),
     )
-    write_atomic(spec.model_folder / export_checks.MODELFILE, modelfile.text().encode())
+    path = spec.model_folder / export_checks.MODELFILE
+    write_atomic(path, modelfile.text().encode())
+    export_checks.check_modelfile(path, modelfile)
 
 
 def _check_room(work: ExportWork) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from minisheep.errors import UnknownModelError
 from minisheep.models.shape import Shape
+from minisheep.rules.plain_text import one_line
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 """A model's name; also a folder in the cache."""
@@ -294,6 +295,8 @@ def _by_hub_id(name: str) -> ModelEntry | None:
 
 
 def _outsider(title: str, *, gguf: GgufSource | None = None, weights: WeightsSource | None = None) -> ModelEntry:
+    # A file's name may hold line breaks, and cards and Modelfiles are made of titles.
+    title = one_line(title, 100)
     return ModelEntry(
         name=safe_name(title),
         title=title,

@@ -16,9 +16,12 @@ from minisheep.errors import CorruptRunError, MinisheepError, UsageError
 from minisheep.report.blocks import ListItem
 from minisheep.run import verdict
 from minisheep.run.events import EngineReady, Failed, Note, PhaseFinished, TrainStep
+from minisheep.run.files import check_links
 from minisheep.run.folder import RoundFolder, RunFolder
+from minisheep.run.integrity import Damage, damage
 from minisheep.run.metric_catalogue import Estimate, round_values
 from minisheep.run.reading import UNREADABLE, Reader, Round, RoundRecords, harness_results, read_round, training_steps
+from minisheep.run.typed import DIVERSITY, EXAM, HEALTH, METRICS, TRAINING
 from minisheep.run.verdict import BeforeAfter, Conclusion
 from minisheep.run.versus_lines import lines
 from minisheep.stages.collapse import alarms
@@ -110,6 +113,7 @@ def gather(path: str | Path) -> Gathered:
     folder = RunFolder(Path(path))
     if not (folder.manifest.is_file() or folder.settings.is_file()):
         raise UsageError(f"{path} is not a run folder.", "Give the folder of a run; `minisheep align` makes one.")
+    check_links(folder.path, writing=False)
     reader = Reader(folder.path)
     settings = _settings(folder, reader)
     manifest = reader.json(folder.manifest, _manifest)
@@ -118,6 +122,9 @@ def gather(path: str | Path) -> Gathered:
     rounds = tuple(_round(reader, n, folder.round(n), training_steps(events, n)) for n in numbers)
     if rounds and not folder.manifest.exists():
         reader.note(folder.manifest, "missing, so this report cannot say how far the run got")
+    reader.notes += [
+        f"{found}: damaged. Restore it, or have its phase done again: {found.command}." for found in _damage(folder)
+    ]
     state_known = manifest is not None or not (rounds or folder.manifest.exists())
     manifest = manifest or {"phases": {}, "inputs": {}, "preset": ""}
     seeds = _seeds(settings, manifest["inputs"], reader)
@@ -171,14 +178,21 @@ def _round(reader: Reader, number: int, folder: RoundFolder, steps: tuple[TrainS
     records = read_round(number, folder, reader)
     return ReportRound(
         **{field.name: getattr(records, field.name) for field in fields(records)},
-        exam=reader.json(folder.exam, Exam.from_dict),
-        health=reader.json(folder.health, _health),
-        diversity=reader.json(folder.diversity, _diversity),
-        training=reader.json(folder.training, dict),
-        metrics=reader.json(folder.metrics, lambda data: _metrics(data, number)),
+        exam=reader.json(folder.exam, Exam.from_dict, EXAM),
+        health=reader.json(folder.health, _health, HEALTH),
+        diversity=reader.json(folder.diversity, _diversity, DIVERSITY),
+        training=reader.json(folder.training, dict, TRAINING),
+        metrics=reader.json(folder.metrics, lambda data: _metrics(data, number), METRICS),
         steps=steps,
         hashes={p.name: sha for p in (folder.kept, folder.adapter_gguf) if (sha := reader.sha256(p))},
     )
+
+
+def _damage(folder: RunFolder) -> list[Damage]:
+    try:
+        return damage(folder, folder.read_manifest())
+    except CorruptRunError:
+        return []  # said already
 
 
 def _settings(folder: RunFolder, reader: Reader) -> config.Settings | None:

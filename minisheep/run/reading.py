@@ -21,6 +21,7 @@ from minisheep.run.files import read_json
 from minisheep.run.folder import RoundFolder, RunFolder, read_records
 from minisheep.run.metric_catalogue import Estimate, harness_values
 from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Record, Rejection, Response, Verdict
+from minisheep.run.typed import EXAM, HEALTH, METRICS, TRAINING, NotOfShapeError, check
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -76,12 +77,14 @@ class Reader:
         except OSError as error:
             self.note(path, f"cannot be read ({error.strerror})")
 
-    def json(self, path: Path, check: Callable[[dict[str, Any]], T]) -> T | None:
-        """What `check` makes of a JSON object; None where there is no file, or where it is not such an object."""
+    def json(self, path: Path, make: Callable[[dict[str, Any]], T], shape: Any = dict[str, Any]) -> T | None:
+        """What `make` makes of a JSON object of a shape of `run.typed`; None where there is no file, or where it is not
+        such an object."""
         try:
             found = json.loads(path.read_bytes())
             if isinstance(found, dict):
-                return check(found)
+                check(found, shape)
+                return make(found)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -238,17 +241,17 @@ class Round:
     @property
     def exam(self) -> dict[str, Any]:
         """The judge's exam, as `stages.exam.Exam.to_dict` writes it."""
-        return read_object(self.folder.exam)
+        return read_object(self.folder.exam, EXAM)
 
     @property
     def judge_health(self) -> dict[str, Any]:
         """The signs that `stages.judge.judge_health` lists."""
-        return read_object(self.folder.health)
+        return read_object(self.folder.health, HEALTH)
 
     @property
     def training(self) -> dict[str, Any]:
         """What the training counted: examples, steps, tokens, losses in nats per token, seconds."""
-        return read_object(self.folder.training)
+        return read_object(self.folder.training, TRAINING)
 
     @property
     def steps(self) -> list[TrainStep]:
@@ -258,7 +261,7 @@ class Round:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        return read_object(self.folder.metrics)
+        return read_object(self.folder.metrics, METRICS)
 
     @property
     def answers(self) -> list[dict[str, Any]]:
@@ -297,13 +300,23 @@ class Round:
         return Reader(self.folder.path.parent)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object of minisheep's own; empty where there is no such file. Raises `errors.CorruptRunError`."""
-    if not path.exists():
-        return {}
+def read_object(path: Path, shape: Any = dict[str, Any]) -> dict[str, Any]:
+    """A JSON object of minisheep's own, of one of the shapes of `run.typed`; empty where there is no such file.
+
+    Raises `errors.CorruptRunError`."""
+    return read_shaped(path, shape) if path.exists() else {}
+
+
+def read_shaped(path: Path, shape: Any) -> dict[str, Any]:
+    """The JSON object of a file that must be there. Raises `errors.CorruptRunError`."""
     found = read_json(path)
-    if not isinstance(found, dict):
-        raise CorruptRunError(f"{path} is damaged: it holds no object.", "Restore it from a copy.")
+    try:
+        check(found, shape)
+        if not isinstance(found, dict):
+            raise NotOfShapeError("it holds no object")
+    except NotOfShapeError as error:
+        fix = "Restore it from a copy; `minisheep status RUN` may say what makes it again."
+        raise CorruptRunError(f"{path} is damaged: {error}.", fix) from None
     return found
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, cast
 
 from minisheep.rules.identity import digest
+from minisheep.run.typed import check_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,12 @@ class Record:
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """The record that `to_dict` wrote.
 
-        Raises ValueError where a field is missing or unknown, or where the content does not match the id.
+        Raises ValueError where a field is missing, unknown or of another type, or the content does not match the id.
         """
         names = {f.name for f in dataclasses.fields(cls)}
         if odd := sorted((names ^ set(data)) - (cls.LATER - set(data))):
             raise ValueError(f"not a {cls.KIND}: fields {', '.join(odd)}")
+        check_fields(cls, data)
         values = {k: tuple(v) if isinstance(v, list) and k in cls.TUPLES else v for k, v in data.items()}
         return cls(**cast("dict[str, Any]", values))
 

@@ -393,5 +393,5 @@ class Follow:
 def _event(line: bytes) -> Timed | None:
     try:
         return events.timed(json.loads(line))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None

@@ -144,7 +144,7 @@ def score_histogram(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for m in metrics:
         scores = m.get("data", {}).get("scores")
-        if scores:
+        if scores and "histogram" in scores:
             edges, counts = scores["histogram"]["edges"], scores["histogram"]["counts"]
             most = max(counts) or 1
             bars = "".join(BARS[-(-8 * count // most)] for count in counts)
@@ -186,7 +186,7 @@ def _outcome(metrics: Mapping[str, Any]) -> str:
         return "-"
     rival = "base" if decision["against"] == 0 else f"round {decision['against']}"
     verdicts = {"gain": "better than", "loss": "worse than", "mixed": "mixed against", "none": "equal to"}
-    return f"{verdicts[decision['outcome']]} {rival}"
+    return f"{verdicts.get(decision.get('outcome', ''), 'not comparable to')} {rival}"
 
 
 def _judge(metrics: Mapping[str, Any]) -> str:
@@ -196,7 +196,8 @@ def _judge(metrics: Mapping[str, Any]) -> str:
 
 def _exam(metrics: Mapping[str, Any]) -> str:
     exam = metrics.get("data", {}).get("exam")
-    return "-" if exam is None else f"{exam['judges'][exam['chosen']]['auc']:.2f}"
+    mark = None if exam is None else exam["judges"].get(exam["chosen"])
+    return "-" if mark is None else f"{mark['auc']:.2f}"
 
 
 def measured(event: events.RoundMeasured) -> str:

@@ -53,6 +53,8 @@ def choose_rounds(
         raise UsageError(
             f"The base of {run.path} has not been measured.", f"Measure it with `minisheep align --run {run.path}`."
         )
+    for phase in ("train", "evaluate"):
+        run.check_whole(phase, (ours, theirs))
     if ours == theirs:
         raise UsageError(
             f"--round {round} and --against {against} are the same model.", "Choose another with --round N."
