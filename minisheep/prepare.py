@@ -18,8 +18,9 @@ from minisheep.config import Settings
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import check_architecture
+from minisheep.formats.model_check import check_model
 from minisheep.formats.model_facts import ModelFacts, model_facts, shape_of
-from minisheep.machine import system
+from minisheep.machine import jinja_child, system
 from minisheep.machine.gpu import gpu_without_offload
 from minisheep.models import cache
 from minisheep.models.cache import Report, cache_root, sha256_file
@@ -28,6 +29,7 @@ from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import ModelEntry, find_model
 from minisheep.plan import room
 from minisheep.rules import templates
+from minisheep.rules.templates import Template
 from minisheep.run.events import Emit, Note
 from minisheep.trainers.choose_trainer import choose_trainer, find_cuda
 
@@ -189,13 +191,40 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
         kind = "instruct" if facts.chat_template else "base"
         otherwise = " (--kind changes that)" if trainable else ""
         report(f"{entry.name} is not in the registry. Its file suggests kind {kind}{otherwise}.")
-    template = templates.choose(settings.template, entry.template, facts.chat_template, special)
+    template = templates.choose(settings.template, entry.template, facts.chat_template, special, jinja_child.render)
+    checked = check_model(fetched.path, header, template)
+    for warning in (*checked.warnings, *_thought(facts.chat_template, special, template)):
+        emit(Note(warning, "warning"))
     inference, inference_note = _inference_copy(fetched.path, fetched.sha256, facts, settings.threads, report)
     return PreparedModel(
         name=entry.name, title=entry.title, kind=kind, architecture=header.architecture, licence=entry.licence,
         gguf=fetched.path, gguf_sha256=fetched.sha256, source=fetched.source, inference_gguf=inference,
-        inference_note=inference_note, weights=Path(), weights_note="", template=template, versions=versions(),
+        inference_note=inference_note, weights=Path(), weights_note="", template=checked.template,
+        versions=versions(),
     )  # fmt: skip
+
+
+def _thought(source: str, special: dict[str, str], template: Template) -> list[str]:
+    """What is to be told where the model's own template opens a thought before each answer."""
+    if template.name != "model" or templates.closed_source(source, special, template, jinja_child.render) == source:
+        return []
+    return [
+        "The model's own template opens a thought before each answer. The run closes it again, so answers come without"
+        " thoughts, as they are trained, and an export's template closes it too."
+    ]
+
+
+def _checked_again(model: PreparedModel, emit: Emit) -> PreparedModel:
+    """A run's model after the check of this version, which a run of another version may not have passed."""
+    header = read_header(model.inference_gguf)
+    try:
+        checked = check_model(model.inference_gguf, header, model.template, tells_log=False)
+    except UnsupportedModelError as error:
+        emit(Note(error.message.replace(" Nothing was generated.", ""), "warning"))
+        return model
+    for warning in checked.warnings:
+        emit(Note(warning, "warning"))
+    return dataclasses.replace(model, template=checked.template)
 
 
 def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: str) -> PreparedModel:
@@ -203,8 +232,10 @@ def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: 
 
     Raises `errors.RunMismatchError` where what is found is another model, and `errors.MinisheepError` for none.
     """
-    if settings.engine == "fake" or all(getattr(model, name).exists() for name in needed):
+    if settings.engine == "fake":
         return model
+    if all(getattr(model, name).exists() for name in needed):
+        return _checked_again(model, emit)
     prepared = _prepare_real(settings, emit) if "weights" in needed else for_inference(settings, emit)
     if prepared.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
@@ -213,7 +244,8 @@ def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: 
             "Restore the old file, then give the same command again.",
         )
     weights = prepared.weights if "weights" in needed else model.weights
-    return dataclasses.replace(model, gguf=prepared.gguf, inference_gguf=prepared.inference_gguf, weights=weights)
+    found = dataclasses.replace(model, gguf=prepared.gguf, inference_gguf=prepared.inference_gguf, weights=weights)
+    return _checked_again(found, emit)
 
 
 def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:

@@ -17,6 +17,7 @@ from typing import Any
 from minisheep.chat.session import ChatAnswer, left_out
 from minisheep.engines.base import GenerateRequest, Sampling, StreamingEngine
 from minisheep.errors import MinisheepError, ModelFileError, UsageError, WorkerError
+from minisheep.machine import jinja_child
 from minisheep.machine.worker import WorkerProcess
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.identity import derive_seed
@@ -158,7 +159,7 @@ def _conversation(model: PreparedModel) -> Conversation:
 
     header = read_header(model.inference_gguf)
     special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
-    return conversation(model.template, chat_template(header), special)
+    return conversation(model.template, chat_template(header), special, jinja_child.render)
 
 
 @contextlib.contextmanager

