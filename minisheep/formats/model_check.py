@@ -19,10 +19,10 @@ from minisheep.rules.plain_text import one_line
 from minisheep.rules.templates import Template
 
 KNOWN_ENDS = (
-    *("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"),
-    *("<|end|>", "<|eot|>", "<|EOT|>", "<｜end▁of▁sentence｜>", "<|endofturn|>", "<|return|>"),
+    *("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>"),
+    *("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<|EOT|>", "<|endofturn|>", "<|return|>"),
 )
-"""Tokens that end an answer or a text in public models, for files that name none."""
+"""Tokens that end a text or an answer in public models, for files that name none."""
 MOST_WARNINGS = 5
 _MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|<(?:start|end)_of_turn>")
 _EOS = "tokenizer.ggml.eos_token_id"
