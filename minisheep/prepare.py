@@ -15,11 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minisheep.config import Settings
+from minisheep.data.seed_tasks import load_items, load_prompts, load_seeds
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import check_architecture
 from minisheep.formats.model_check import check_model
-from minisheep.formats.model_facts import ModelFacts, model_facts, shape_of
+from minisheep.formats.model_facts import ModelFacts, context_length, model_facts, shape_of
 from minisheep.machine import jinja_child, system
 from minisheep.machine.gpu import gpu_without_offload
 from minisheep.models import cache
@@ -31,6 +32,8 @@ from minisheep.plan import room
 from minisheep.rules import templates
 from minisheep.rules.templates import Template
 from minisheep.run.events import Emit, Note
+from minisheep.stages.evaluate import chosen
+from minisheep.stages.lengths import Lengths
 from minisheep.trainers.choose_trainer import choose_trainer, find_cuda
 
 TYPE = "Q8_0"
@@ -93,8 +96,10 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         if choice.message:
             emit(Note(choice.message))
         model = dataclasses.replace(model, trainer=choice.trainer)
-        if settings.engine == "openai" and before is None:
-            _try_server(settings, model, emit)
+        if before is None:
+            _check_lengths(settings, model, emit)
+            if settings.engine == "openai":
+                _try_server(settings, model, emit)
     if before is not None and before.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
             f"The file of {before.name} has changed since the run began: its SHA-256 was {before.gguf_sha256[:16]}...,"
@@ -114,6 +119,21 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
             gone, now = before.inference_gguf.name, model.inference_gguf.name
             emit(Note(f"The run began with {gone}, which is gone. It goes on with {now}.", "warning"))
     return _write(model, stored)
+
+
+def _check_lengths(settings: Settings, model: PreparedModel, emit: Emit) -> None:
+    """Refuse what does not fit the context, while seeds and context may still be changed. Raises as `Lengths.check`."""
+    from minisheep.engines.native import Vocabulary
+
+    room = min(settings.context, context_length(read_header(model.gguf)))
+    with Vocabulary.from_file(model.gguf) as vocabulary:
+        lengths = Lengths(
+            settings, model.template, model.kind, load_prompts(settings.prompts),
+            lambda prompt: len(vocabulary.encode(prompt, bos=True)),
+        )  # fmt: skip
+        items = chosen(load_items(), settings.eval_verifiable)
+        for warning in lengths.check(load_seeds(settings.seeds), items, room):
+            emit(Note(warning, "warning"))
 
 
 def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:

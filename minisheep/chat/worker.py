@@ -21,6 +21,7 @@ from minisheep.machine import jinja_child
 from minisheep.machine.worker import WorkerProcess
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.identity import derive_seed
+from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Conversation, Message, conversation
 from minisheep.run.events import AnswerDone, AnswerPart, Emit, EngineReady, Event, Note
 from minisheep.workspace import Workspace, open_engine
@@ -66,7 +67,7 @@ class ChatModel:
         self._work = Workspace(run)
         settings = self._work.settings
         if not self._work.folder.model.exists():
-            raise UsageError(f"{run} has no model yet.", f"Fetch it with `minisheep align --run {run}`.")
+            raise UsageError(f"{run} has no model yet.", f"Fetch it with `minisheep align --run {shell(run)}`.")
         model = prepare.ensure_files(self._work.model, settings, emit, "inference_gguf")
         self._conversation = _conversation(model)
         # One sequence is enough; more would only take memory.

@@ -11,6 +11,7 @@ import click
 from minisheep import api, config, loop
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.errors import MinisheepError, Stopped, UsageError
+from minisheep.rules.plain_text import shell
 from minisheep.run.events import Event, Failed, RunStarted
 from minisheep.run.files import read_json
 from minisheep.terminal import detached
@@ -69,7 +70,7 @@ def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str 
         error.fix = error.fix or "Give the same command to go on."
         raise
     if shown.left:
-        view.say(f"The run goes on. Its screen: minisheep attach {shown.run}")
+        view.say(f"The run goes on. Its screen: minisheep attach {shell(shown.run)}")
         return
     for line in shown.last_words:
         view.say(line)
@@ -98,7 +99,7 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
         return loop.Phase(phase.round, "filter")
     raise UsageError(
         f"{verb} cannot be done yet in {path}: the next phase is {phase.name} of round {phase.round}.",
-        f"Give `minisheep {phase.name} --run {path}`, or `minisheep align --run {path}` for all of it.",
+        f"Give `minisheep {phase.name} --run {shell(path)}`, or `minisheep align --run {shell(path)}` for all of it.",
     )
 
 
@@ -106,10 +107,10 @@ def _go_on(run: api.Run) -> str:
     """How to continue a finished run: more rounds, or more patience if rounds are left."""
     settings = run.settings
     if run.ended_early:
-        return f"More:  minisheep align --run {run.path} --patience {settings.patience + 2}"
+        return f"More:  minisheep align --run {shell(run.path)} --patience {settings.patience + 2}"
     if settings.strategy == "direct":
         return "More:  --strategy direct has one round; start another run for more."
-    return f"More:  minisheep align --run {run.path} --rounds {settings.rounds + 1}"
+    return f"More:  minisheep align --run {shell(run.path)} --rounds {settings.rounds + 1}"
 
 
 def _show(run: api.Run, view: View, *, plain: bool) -> None:
@@ -119,9 +120,8 @@ def _show(run: api.Run, view: View, *, plain: bool) -> None:
         print_metrics(metrics, plain=plain)
     after = run.next_phase
     if after is not None:
-        view.say(
-            f"Next: `minisheep {after.name} --run {run.path}`, or `minisheep align --run {run.path}` for the rest."
-        )
+        where = shell(run.path)
+        view.say(f"Next: `minisheep {after.name} --run {where}`, or `minisheep align --run {where}` for the rest.")
         return
     for line in _what_next(run):
         view.say(line)
@@ -129,7 +129,7 @@ def _show(run: api.Run, view: View, *, plain: bool) -> None:
 
 def _what_next(run: api.Run) -> Iterator[str]:
     """What can be done with a finished run: commands with a word for each."""
-    path, model = run.path, read_json(run.path / "model.json")
+    path, model = shell(run.path), read_json(run.path / "model.json")
     yield f"Look:  minisheep report {path} (all of it as one page), minisheep browse {path} (every record)"
     yield _go_on(run)
     if model["gguf_sha256"] == "fake":
@@ -141,7 +141,7 @@ def _what_next(run: api.Run) -> Iterator[str]:
         yield f"Note:  no round was better than the base model beyond chance; these commands use round {number}."
     yield f"Talk:  minisheep chat {path} {which} --compare"
     yield f"Use:   minisheep export {path} {which} --to ollama (or gguf, lmstudio, merged, adapter, hub-folder)"
-    yield f"       llama-cli -m {model['inference_gguf']} --lora {chosen.adapter_gguf}"
+    yield f"       llama-cli -m {shell(model['inference_gguf'])} --lora {shell(chosen.adapter_gguf)}"
 
 
 def _command(verb: str, text: str) -> click.Command:

@@ -60,7 +60,7 @@ def forget_log() -> None:
 def warnings() -> list[str]:
     """What llama.cpp warned of since `forget_log`, each line once and without the function's name; no rules and no
     reminders in capitals, which it puts around a warning."""
-    lines = (re.sub(r"^[a-z_0-9]+: +", "", line) for line in _warnings)
+    lines = (re.sub(r"^[a-z_0-9]+:\s*", "", line) for line in _warnings)
     return list(dict.fromkeys(line for line in lines if re.search(r"[a-z]", line)))
 
 

@@ -13,7 +13,6 @@ import hashlib
 import lzma
 import os
 import re
-import shlex
 import stat
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from minisheep.models import cache, hub
 from minisheep.models.cache import REPORT_EVERY, Report, folder_bytes, sha256_file
 from minisheep.models.hub import what_is_missing
 from minisheep.models.registry import HubFile, HubRepo, LocalPath, ModelEntry, WheelPart, Wheels, safe_name
-from minisheep.rules.plain_text import megabytes
+from minisheep.rules.plain_text import megabytes, shell
 from minisheep.run.files import put_in_place
 
 OTHER_WAY = "or pass a model file that you already have with --gguf FILE"
@@ -160,12 +159,12 @@ def part_error(path: Path | str, number: int, count: int) -> ModelFileError:
     """The error for part `number` (from 1) of a split model; `path` is on this machine or names a file on the hub."""
     named = _PART.search(str(path)) is not None or number == 1
     first = _PART.sub(f"-00001-of-{count:05}.gguf", str(path)) if named else "FIRST-PART.gguf"
-    whole = shlex.quote(_PART.sub("", Path(first).name).removesuffix(".gguf") + "-whole.gguf")
+    whole = shell(_PART.sub("", Path(first).name).removesuffix(".gguf") + "-whole.gguf")
     return ModelFileError(
         f"{path} is part {number} of {count} of a split model, and minisheep reads a model from one file. Nothing was"
         " started.",
         f"Put all parts into one folder and join them with llama.cpp's own tool: `llama-gguf-split --merge"
-        f" {shlex.quote(first)} {whole}`. Then give --gguf {whole}.",
+        f" {shell(first)} {whole}`. Then give --gguf {whole}.",
     )
 
 
@@ -270,7 +269,7 @@ def _checked(sha256: str | None, size: int | None, path: Path, source: str, repo
         raise ModelFileError(
             f"The model file {path} is damaged or a different file: it has {has} and should have {expected}. "
             "It is not used.",
-            f"Delete it (`rm {path.resolve()}`) and run the same command again.",
+            f"Delete it (`rm {shell(path.resolve())}`) and run the same command again.",
         )
     return FetchedFile(path, digest, actual, source)
 
