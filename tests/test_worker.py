@@ -17,8 +17,8 @@ from worker_stand_ins import SCRIPT, pretend
 import minisheep
 from minisheep.cli.main import VERBS
 from minisheep.errors import DiskError, ModelFileError, Stopped, TimeUpError, UsageError, WorkerError
-from minisheep.machine.worker import WorkerProcess, load
-from minisheep.run.events import Event, Found
+from minisheep.machine.worker import Silence, WorkerProcess, load
+from minisheep.run.events import Event, Found, Note
 
 JOB = {"phase": "try"}
 ROOT = Path(minisheep.__file__).parent
@@ -121,3 +121,34 @@ def test_a_stop_reaches_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     source = "emit(Found('begun', {}))\nwhile not should_stop(): time.sleep(0.01)\nraise Stopped('Stopped.')"
     with WorkerProcess(pretend(monkeypatch, source)) as worker, pytest.raises(Stopped):
         worker.do(JOB, "Doing it", lambda event: worker.send("stop"), seconds=30)
+
+
+def test_a_silent_worker_is_told_ever_more_rarely_and_ended_only_when_asked() -> None:
+    silence = Silence(0.0)
+    told = [now for now in range(2000) if silence.verdict(float(now), None, halted=False) == "tell"]
+    assert told == [120, 240, 480, 960, 1920]
+    silence.heard_of(2000.0)
+    assert not silence.verdict(2060.0, 2000.0, halted=False) == "tell"
+    assert silence.verdict(2060.0, 2000.0, halted=False) == "end"
+    assert silence.verdict(2010.0, 2004.0, halted=True) == "end"
+
+
+def test_a_pause_is_no_silence_and_a_halted_worker_is_told_at_once() -> None:
+    silence = Silence(0.0)
+    assert silence.verdict(6.0, None, halted=True) == "tell"
+    silence.heard_of(10.0, paused=True)
+    assert not silence.verdict(9000.0, None, halted=False)
+
+
+def test_a_worker_that_the_system_holds_is_told_and_ended_after_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minisheep.machine.worker.HALTED_SECONDS", 0.2)
+    source = "emit(Found({})); os.kill(os.getpid(), signal.SIGSTOP)"
+    with pytest.raises(Stopped, match="was ended"), WorkerProcess(pretend(monkeypatch, source)) as worker:
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Note):
+                assert f"kill -CONT {worker.pid}" in event.text
+                worker.send("stop")
+
+        worker.do(JOB, "Doing it", on_event, seconds=30)
+    assert gone(worker.pid)

@@ -186,7 +186,7 @@ def _works() -> bool:
 
 def _report(kind: str, message: str, fix: str) -> None:
     """Report an error as one line on stderr, or for ``--json`` as an event on stdout."""
-    if "--json" in sys.argv[1:]:
+    if "--json" in sys.argv[1:] and not isinstance(sys.stdout, Nowhere):
         # Where that is what fails, there is still the other way.
         with contextlib.suppress(OSError):
             click.echo(json.dumps({"event": "Failed", "kind": kind, "message": message, "fix": fix}))

@@ -140,7 +140,9 @@ def _read(path: str, shipped: str, what: str, refused: type[UsageError]) -> tupl
     try:
         data = read_bytes(path) if path else resources.files("minisheep.data").joinpath(shipped).read_bytes()
     except OSError as error:
-        raise refused(f"The {what} {path} cannot be read: {error.strerror}.") from None
+        raise refused(
+            f"The {what} {path} cannot be read: {error.strerror}.", "Nothing was started. Check it."
+        ) from None
     return data, path or f"minisheep's {what}"
 
 

@@ -168,7 +168,7 @@ class Post:
         if self.key:
             request.add_unredirected_header("Authorization", f"Bearer {self.key}")
         late = f"did not answer within {self.timeout:g} s"
-        with Exchange(self.timeout) as exchange:
+        with Deadline(self.timeout) as exchange:
             try:
                 opener = exchange.opener(direct=is_loopback(parts.hostname or ""))
                 with opener.open(request, timeout=self.timeout) as response:
@@ -236,7 +236,7 @@ def is_loopback(host: str) -> bool:
     return bool(mapped.is_loopback or mapped.is_unspecified)
 
 
-class Exchange:
+class Deadline:
     """One request and its reply within one deadline.
 
     A socket's timeout starts again with each byte, so a server that trickles its headers, or says 100 Continue for
@@ -249,7 +249,7 @@ class Exchange:
         self._timer = threading.Timer(seconds, self._end)
         self._timer.daemon = True
 
-    def __enter__(self) -> Exchange:
+    def __enter__(self) -> Deadline:
         self._timer.start()
         return self
 

@@ -1,8 +1,8 @@
 """The limits that a container or a batch system sets: memory and processor time of this process's control groups.
 
-A limit holds at every level above it, so the smallest of all levels counts: a Slurm job's, a pod's or a user's slice. In
-version 1 each resource has a tree of its own (``memory/``, ``cpu/``); in version 2 there is one tree, and its root has no
-limits but in a container, which sees its own group as the root (Linux, Documentation/admin-guide/cgroup-v2.rst).
+A limit holds for every level below it, so the smallest of all levels counts: a Slurm job's, a pod's or a user's slice.
+In version 1 each resource has a tree of its own (``memory/``, ``cpu/``); in version 2 there is one tree, and its root
+has no limits but in a container, which sees its own group as the root (Linux, Documentation/admin-guide/cgroup-v2.rst).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def total_ram(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
 
 
 def free_ram(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
-    """Bytes of RAM that can be had without swapping, within the limits of the container or the batch job if there are any."""
+    """Bytes of RAM that can be had without swapping, within the limits of the container or the batch job."""
     try:
         lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if ":" in line)
         free = int(lines["MemAvailable"].split()[0]) * 1024

@@ -263,10 +263,10 @@ def absolute_paths(given: Mapping[str, Any], folder: Path | None = None) -> dict
         path = Path(text).expanduser()
         beside = folder / path if folder is not None else path
         if name in PATHS:
-            found[name] = str((beside if beside.exists() else path).absolute())
+            found[name] = _absolute(beside if beside.exists() else path)
         else:
             here = next((place for place in (beside, path) if _holds_model(place)), None)
-            found[name] = text if here is None else str(here.absolute())
+            found[name] = text if here is None else _absolute(here)
         try:
             found[name].encode()
         except UnicodeEncodeError:
@@ -275,6 +275,12 @@ def absolute_paths(given: Mapping[str, Any], folder: Path | None = None) -> dict
                 "Nothing was started. Give the file or folder another name, or reach it by a link.",
             ) from None
     return found
+
+
+def _absolute(path: Path) -> str:
+    """As it is given, but for steps upwards: the same file has the same path from any folder."""
+    path = path.absolute()
+    return str(path.parent.resolve() / path.name if ".." in path.parts else path)
 
 
 def _holds_model(path: Path) -> bool:

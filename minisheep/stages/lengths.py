@@ -16,7 +16,6 @@ from minisheep.rules.ifeval import VerifiableItem
 from minisheep.rules.prompts import CRITERIA, Frame, answer_prompt, judge_prompt, task_list_prompt
 from minisheep.rules.templates import Prompt, Template
 from minisheep.stages import exam
-from minisheep.stages.evaluate import held_out
 
 Count = Callable[[Prompt], int]
 """Tokens of a prompt."""
@@ -67,7 +66,7 @@ class Lengths:
     def _alone(self, seed: SeedTask) -> int:
         """The most tokens of all that is asked about one seed task."""
         settings, sizes = self._settings, [0]
-        if seed.held_out and seed in held_out([seed], 1):
+        if seed.held_out:
             answered = answer_prompt(self._frames[-1], seed.instruction, seed.input)
             sizes.append(self._count((*answered, *self._template.completion(seed.output))))
         elif not seed.held_out:
