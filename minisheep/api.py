@@ -15,14 +15,16 @@ import tomli_w
 from minisheep import config, loop
 from minisheep.config import Settings
 from minisheep.data.constraint_kinds import load_catalogue
-from minisheep.data.seed_tasks import load_prompts, load_seeds, load_wording, seeds_digest
+from minisheep.data.seed_tasks import is_pipe, load_prompts, load_seeds, load_wording, read_bytes, seeds_digest
 from minisheep.engines.permission import check_permitted, remember
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
+from minisheep.formats.gguf_header import read_header
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
-from minisheep.models.registry import find_model
+from minisheep.models.registry import PATHS, PERHAPS, LocalPath, absolute_paths, find_model
 from minisheep.presets import DEFAULT_PRESET, PRESETS, described, with_preset
 from minisheep.rules.identity import digest
 from minisheep.rules.loss_settings import seeds_text
+from minisheep.rules.plain_text import shell
 from minisheep.run import integrity
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
 from minisheep.run.files import check_links, meant, write_atomic, write_json
@@ -32,8 +34,10 @@ from minisheep.run.reading import Round
 from minisheep.stages.respond import LONGEST_SHOWN, showable
 from minisheep.trainers.choose_trainer import choose_trainer
 
+PIPED = "seeds.jsonl"
+"""A run's copy of seeds that came through a pipe."""
 NOT_A_RUN = frozenset(
-    {".lock", "scratch", "run.toml", "model.json", "constraints.json", "events.jsonl", "manifest.json", "pause"}
+    {".lock", "scratch", "run.toml", "model.json", "constraints.json", "events.jsonl", "manifest.json", "pause", PIPED}
 )
 
 
@@ -73,6 +77,7 @@ def open_run(
     Raises `errors.UsageError` for settings, seeds or names that are wrong, before anything is made, and
     `errors.RunLockedError` if another process works there.
     """
+    given = absolute_paths(given)
     requested = with_preset(given, preset) if preset else dict(given)
     folder = RunFolder(Path(run) if run is not None else default_folder(config.make(requested).model, preset))
     if not folder.exists:
@@ -84,9 +89,10 @@ def open_run(
     lock = Lock(folder.path)
     try:
         folder.sweep()
+        requested |= _same_pipe(requested, folder)
         opening = replace(resolve(requested, *read_standing(folder, preset)), preset=preset or preset_of(folder))
         check_permitted(opening.settings, folder.path, given)
-        write(folder, opening, check(opening))
+        opening = write(folder, opening, check(opening))
         remember(opening.settings, folder.path, given)
         settled, resumed = opening.settings, bool(opening.manifest and opening.manifest["phases"])
         with _logging(folder, emit) as log:
@@ -140,6 +146,7 @@ def resolve(
     """
     if stored is None or manifest is None:
         return Opening(config.make(requested, base=stored))
+    stored = stored.model_copy(update=absolute_paths(stored.model_dump(include={*PATHS, *PERHAPS})))
     settings, done = config.continued(stored, requested), dict(manifest["phases"])
     changed = [name for name in config.names() if getattr(settings, name) != getattr(stored, name)]
     if not changed:
@@ -181,7 +188,9 @@ def check(opening: Opening) -> dict[str, str]:
 
         check_server(settings)
     if settings.engine != "fake":
-        find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
+        entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
+        if isinstance(entry.gguf, LocalPath) and entry.gguf.path.is_file():
+            read_header(entry.gguf.path)
     inputs = {"seeds": seeds_digest(seeds), "prompts": digest("prompts", prompts)}
     if opening.manifest is not None and opening.manifest.get("inputs") != inputs:
         raise RunMismatchError(
@@ -190,8 +199,21 @@ def check(opening: Opening) -> dict[str, str]:
     return inputs
 
 
-def write(folder: RunFolder, opening: Opening, inputs: Mapping[str, str]) -> None:
-    """Write what was resolved and checked to the folder. Raises `errors.DiskError`."""
+def _same_pipe(requested: Mapping[str, Any], folder: RunFolder) -> dict[str, str]:
+    """The run's own copy of its seeds, where the same come through a pipe again."""
+    given, kept = requested.get("seeds", ""), folder.path / PIPED
+    if is_pipe(given) and kept.is_file() and kept.read_bytes() == read_bytes(given):
+        return {"seeds": str(kept.absolute())}
+    return {}
+
+
+def write(folder: RunFolder, opening: Opening, inputs: Mapping[str, str]) -> Opening:
+    """Write what was resolved and checked to the folder, with seeds that came through a pipe, and return it as it is
+    written. Raises `errors.DiskError`."""
+    if opening.manifest is None and is_pipe(opening.settings.seeds):
+        kept = folder.path / PIPED
+        write_atomic(kept, read_bytes(opening.settings.seeds))
+        opening = replace(opening, settings=opening.settings.model_copy(update={"seeds": str(kept.absolute())}))
     if opening.manifest is None:
         folder.model.unlink(missing_ok=True)
         folder.constraints.unlink(missing_ok=True)
@@ -208,6 +230,7 @@ def write(folder: RunFolder, opening: Opening, inputs: Mapping[str, str]) -> Non
         write_settings(folder, opening.settings)
     # Giving the command again lifts a pause.
     folder.pause.unlink(missing_ok=True)
+    return opening
 
 
 @contextlib.contextmanager
@@ -389,6 +412,6 @@ def resolve_round(
     if number is not None and (number in there or (number == 0 and on_progress is not None)):
         return number
     if not there:
-        fix = f"Give {flag} base." if on_progress else f"`minisheep align --run {run.path}` goes on."
+        fix = f"Give {flag} base." if on_progress else f"`minisheep align --run {shell(run.path)}` goes on."
         raise UsageError(f"{named}: {run.path} has {state} no round yet.", fix)
     raise UsageError(f"{named}: {run.path} has {state} {listed}.", f"Give one of them, {words}.")

@@ -16,6 +16,7 @@ from minisheep.api import Run, load_run
 from minisheep.errors import UsageError
 from minisheep.metrics.stats import change, paired_difference
 from minisheep.rules.ifeval import HALVES, READINGS, half, paired
+from minisheep.rules.plain_text import shell
 from minisheep.run.folder import RunFolder
 from minisheep.run.metric_catalogue import Estimate, Value, round_values
 from minisheep.run.reading import harness_results, read_object
@@ -106,13 +107,13 @@ def compare(paths: Sequence[str]) -> Comparison:
     if not any(result.measured for result in results):
         raise UsageError(
             f"Nothing has been measured in {' or '.join(result.path for result in results)} yet.",
-            f"`minisheep align --run {results[0].path}` goes on.",
+            f"`minisheep align --run {shell(results[0].path)}` goes on.",
         )
     notes += [f"{run.path}, {found}: damaged. To mend it: {found.command}." for run in opened for found in run.damage]
     for result in results:
         if not result.rounds:
             state = "only its base has been measured" if result.measured else "nothing has been measured there yet"
-            notes.append(f"{result.path}: {state}; `minisheep align --run {result.path}` goes on.")
+            notes.append(f"{result.path}: {state}; `minisheep align --run {shell(result.path)}` goes on.")
     if len({result.gguf for result in results}) > 1:
         notes.append("The runs are of different models: each is measured against its own base.")
     return Comparison(results, differing(results), (*_bases(results), *_rounds(results)), notes)

@@ -396,7 +396,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file. Raises `errors.ConfigError` for a missing, broken or unknown one."""
     try:
         # Besides its own errors, tomllib passes on those of int() for thousands of digits and of deep nesting.
-        data = tomllib.loads(read_given(path).decode("utf-8"))
+        data = tomllib.loads(read_given(path).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:

@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minisheep.config import Settings
-from minisheep.data.seed_tasks import shipped
+from minisheep.data.seed_tasks import load_items, load_prompts, load_seeds, load_wording, shipped
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import check_architecture
-from minisheep.formats.model_facts import ModelFacts, model_facts, shape_of
-from minisheep.machine import system
+from minisheep.formats.model_check import check_model
+from minisheep.formats.model_facts import ModelFacts, context_length, model_facts, shape_of
+from minisheep.machine import jinja_child, system
 from minisheep.machine.gpu import gpu_without_offload
 from minisheep.models import cache
 from minisheep.models.cache import Report, cache_root, sha256_file
@@ -31,7 +32,10 @@ from minisheep.models.registry import ModelEntry, find_model
 from minisheep.plan import room
 from minisheep.rules import templates
 from minisheep.rules.languages import NAMES
+from minisheep.rules.templates import Template
 from minisheep.run.events import Emit, Note
+from minisheep.stages.evaluate import chosen
+from minisheep.stages.lengths import Lengths
 from minisheep.trainers.choose_trainer import choose_trainer, find_cuda
 
 TYPE = "Q8_0"
@@ -97,8 +101,10 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         if choice.message:
             emit(Note(choice.message))
         model = dataclasses.replace(model, trainer=choice.trainer)
-        if settings.engine == "openai" and before is None:
-            _try_server(settings, model, emit, stored.parent)
+        if before is None:
+            _check_lengths(settings, model, emit)
+            if settings.engine == "openai":
+                _try_server(settings, model, emit, stored.parent)
     if before is not None and before.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
             f"The file of {before.name} has changed since the run began: its SHA-256 was {before.gguf_sha256[:16]}...,"
@@ -134,6 +140,22 @@ def _in_english(settings: Settings) -> str:
         f"minisheep has no {' and no '.join(english)} in {NAMES[settings.language]}, so the model is shown English."
         f" Start a new run with {' and '.join(f'--{kind}' for kind in english)} of your own (docs/guide/languages.md)."
     )
+
+
+def _check_lengths(settings: Settings, model: PreparedModel, emit: Emit) -> None:
+    """Refuse what does not fit the context, while seeds and context may still be changed. Raises as `Lengths.check`."""
+    from minisheep.engines.native import Vocabulary
+
+    room = min(settings.context, context_length(read_header(model.gguf)))
+    with Vocabulary.from_file(model.gguf) as vocabulary:
+        lengths = Lengths(
+            settings, model.template, model.kind, load_prompts(settings.prompts, settings.language),
+            lambda prompt: len(vocabulary.encode(prompt, bos=True)),
+            load_wording(settings.prompts, settings.language),
+        )  # fmt: skip
+        items = chosen(load_items(language=settings.language), settings.eval_verifiable)
+        for warning in lengths.check(load_seeds(settings.seeds, settings.language), items, room):
+            emit(Note(warning, "warning"))
 
 
 def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
@@ -211,13 +233,40 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
         kind = "instruct" if facts.chat_template else "base"
         otherwise = " (--kind changes that)" if trainable else ""
         report(f"{entry.name} is not in the registry. Its file suggests kind {kind}{otherwise}.")
-    template = templates.choose(settings.template, entry.template, facts.chat_template, special)
+    template = templates.choose(settings.template, entry.template, facts.chat_template, special, jinja_child.render)
+    checked = check_model(fetched.path, header, template)
+    for warning in (*checked.warnings, *_thought(facts.chat_template, special, template)):
+        emit(Note(warning, "warning"))
     inference, inference_note = _inference_copy(fetched.path, fetched.sha256, facts, settings.threads, report)
     return PreparedModel(
         name=entry.name, title=entry.title, kind=kind, architecture=header.architecture, licence=entry.licence,
         gguf=fetched.path, gguf_sha256=fetched.sha256, source=fetched.source, inference_gguf=inference,
-        inference_note=inference_note, weights=Path(), weights_note="", template=template, versions=versions(),
+        inference_note=inference_note, weights=Path(), weights_note="", template=checked.template,
+        versions=versions(),
     )  # fmt: skip
+
+
+def _thought(source: str, special: dict[str, str], template: Template) -> list[str]:
+    """What is to be told where the model's own template opens a thought before each answer."""
+    if template.name != "model" or templates.closed_source(source, special, template, jinja_child.render) == source:
+        return []
+    return [
+        "The model's own template opens a thought before each answer. The run closes it again, so answers come without"
+        " thoughts, as they are trained, and an export's template closes it too."
+    ]
+
+
+def _checked_again(model: PreparedModel, emit: Emit) -> PreparedModel:
+    """A run's model after the check of this version, which a run of another version may not have passed."""
+    header = read_header(model.inference_gguf)
+    try:
+        checked = check_model(model.inference_gguf, header, model.template, tells_log=False)
+    except UnsupportedModelError as error:
+        emit(Note(error.message.replace(" Nothing was generated.", ""), "warning"))
+        return model
+    for warning in checked.warnings:
+        emit(Note(warning, "warning"))
+    return dataclasses.replace(model, template=checked.template)
 
 
 def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: str) -> PreparedModel:
@@ -225,8 +274,10 @@ def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: 
 
     Raises `errors.RunMismatchError` where what is found is another model, and `errors.MinisheepError` for none.
     """
-    if settings.engine == "fake" or all(getattr(model, name).exists() for name in needed):
+    if settings.engine == "fake":
         return model
+    if all(getattr(model, name).exists() for name in needed):
+        return _checked_again(model, emit)
     prepared = _prepare_real(settings, emit) if "weights" in needed else for_inference(settings, emit)
     if prepared.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
@@ -235,7 +286,8 @@ def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: 
             "Restore the old file, then give the same command again.",
         )
     weights = prepared.weights if "weights" in needed else model.weights
-    return dataclasses.replace(model, gguf=prepared.gguf, inference_gguf=prepared.inference_gguf, weights=weights)
+    found = dataclasses.replace(model, gguf=prepared.gguf, inference_gguf=prepared.inference_gguf, weights=weights)
+    return _checked_again(found, emit)
 
 
 def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:

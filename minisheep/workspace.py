@@ -19,6 +19,7 @@ from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_s
 from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
 from minisheep.errors import CorruptRunError, ModelFileError, Stopped
 from minisheep.formats.gguf_header import read_header
+from minisheep.machine import jinja_child
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules.constraints import Catalogue, curriculum
 from minisheep.rules.prompts import Frame, user_text
@@ -191,7 +192,7 @@ def conversation_of(model: PreparedModel) -> Conversation:
 
     header = read_header(model.inference_gguf)
     special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
-    return conversation(model.template, chat_template(header), special)
+    return conversation(model.template, chat_template(header), special, jinja_child.render)
 
 
 def open_server(settings: Settings, gguf: Path, run: Path) -> RemoteEngine:

@@ -14,7 +14,7 @@ from minisheep.export.ollama import Modelfile, chat_template, go_template, param
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import find_model
 from minisheep.prepare import fake_model
-from minisheep.rules.templates import Template, chatml, from_jinja, llama_3, plain, render_jinja
+from minisheep.rules.templates import Template, chatml, from_jinja, llama_3, plain, render_here
 
 SMOLLM2 = Template(
     "model",
@@ -91,14 +91,14 @@ def test_our_own_frames_are_rendered_alike_by_jinja(name: str) -> None:
     frame = take_apart(template, bos)
     source = chat_template(frame, frame.bos)
     messages = [{"role": "user", "content": "Hi {{ there }}"}]
-    assert render_jinja(source, {}, messages, answer_next=True) == text_of(template, "Hi {{ there }}")
+    assert render_here(source, {}, [(messages, True)])[0] == text_of(template, "Hi {{ there }}")
     again = from_jinja(source, {"eos_token": "</s>"})
     assert (again.before, again.between, again.end) == (template.before, template.between, template.end)
 
 
 def test_a_chat_template_can_begin_with_the_begin_token() -> None:
     source = chat_template(take_apart(plain("</s>"), "<s>"), "<s>")
-    rendered = render_jinja(source, {}, [{"role": "user", "content": "Hi"}], answer_next=True)
+    rendered = render_here(source, {}, [([{"role": "user", "content": "Hi"}], True)])[0]
     assert rendered == "<s>Instruction: Hi\nResponse: "
 
 
@@ -106,7 +106,7 @@ def test_a_conversation_keeps_its_turns_apart() -> None:
     source = chat_template(take_apart(chatml(), ""), "")
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "A"}]
     messages += [{"role": "assistant", "content": "B"}, {"role": "user", "content": "C"}]
-    assert render_jinja(source, {}, messages, answer_next=True) == (
+    assert render_here(source, {}, [(messages, True)])[0] == (
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\nB<|im_end|>\n"
         "<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n"
     )

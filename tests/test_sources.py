@@ -25,7 +25,7 @@ from minisheep.models import cache
 from minisheep.models import fetch as fetch_module
 from minisheep.models.cache import cache_path, sha256_file
 from minisheep.models.fetch import fetch_gguf, fetch_weights, not_pinned
-from minisheep.models.hub import what_is_missing
+from minisheep.models.hub import SKIPPED_PATTERNS, WEIGHT_PATTERNS, shards, what_is_missing
 from minisheep.models.registry import ModelEntry, WheelPart, Wheels, find_model
 from minisheep.prepare import _still_whole
 
@@ -683,3 +683,18 @@ def test_a_file_changed_with_its_time_kept_is_read_again(tmp_path):
         file.write(b"!")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert sha256_file(path) != first
+
+
+def test_one_whole_file_wins_over_an_index_of_another_save(tmp_path):
+    index = b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'
+    folder = weights_folder(tmp_path / "w", **{"model.safetensors": safetensors(), INDEX: index})
+    assert not what_is_missing(folder)
+    assert shards(folder) == {"model.safetensors"}
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("model.safetensors", True), ("consolidated.safetensors", False)])
+def test_weights_in_a_second_format_are_not_fetched(name, wanted):
+    from huggingface_hub.utils import filter_repo_objects
+
+    kept = filter_repo_objects([name], allow_patterns=WEIGHT_PATTERNS, ignore_patterns=SKIPPED_PATTERNS)
+    assert bool([*kept]) is wanted

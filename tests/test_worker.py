@@ -18,8 +18,8 @@ from worker_stand_ins import SCRIPT, pretend
 import minisheep
 from minisheep.cli.main import VERBS
 from minisheep.errors import DiskError, ModelFileError, RunLockedError, Stopped, TimeUpError, UsageError, WorkerError
-from minisheep.machine.worker import WorkerProcess, load
-from minisheep.run.events import Event, Found
+from minisheep.machine.worker import Silence, WorkerProcess, load
+from minisheep.run.events import Event, Found, Note
 from minisheep.run.folder import Lock
 
 JOB = {"phase": "try"}
@@ -149,3 +149,34 @@ def test_a_worker_ends_when_its_stdin_does(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(WorkerError):
             worker.do(JOB, "Doing it", lambda event: worker._process.stdin.close(), seconds=30)  # type: ignore[union-attr]
         assert time.monotonic() - begun < 20
+
+
+def test_a_silent_worker_is_told_ever_more_rarely_and_ended_only_when_asked() -> None:
+    silence = Silence(0.0)
+    told = [now for now in range(2000) if silence.verdict(float(now), None, halted=False) == "tell"]
+    assert told == [120, 240, 480, 960, 1920]
+    silence.heard_of(2000.0)
+    assert not silence.verdict(2059.0, 2000.0, halted=False)
+    assert silence.verdict(2060.0, 2000.0, halted=False) == "end"
+    assert silence.verdict(2010.0, 2004.0, halted=True) == "end"
+
+
+def test_a_pause_is_no_silence_and_a_halted_worker_is_told_at_once() -> None:
+    silence = Silence(0.0)
+    assert silence.verdict(6.0, None, halted=True) == "tell"
+    silence.heard_of(10.0, paused=True)
+    assert not silence.verdict(9000.0, None, halted=False)
+
+
+def test_a_worker_that_the_system_holds_is_told_and_ended_after_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minisheep.machine.worker.HALTED_SECONDS", 0.2)
+    source = "emit(Found('x', {})); os.kill(os.getpid(), signal.SIGSTOP)"
+    with pytest.raises(Stopped, match="was ended"), WorkerProcess(pretend(monkeypatch, source)) as worker:
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Note):
+                assert f"kill -CONT {worker.pid}" in event.text
+                worker.send("stop")
+
+        worker.do(JOB, "Doing it", on_event, seconds=30)
+    assert gone(worker.pid)

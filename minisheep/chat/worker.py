@@ -19,6 +19,7 @@ from minisheep.engines.base import GenerateRequest, Sampling, StreamingEngine
 from minisheep.errors import MinisheepError, ModelFileError, UsageError, WorkerError
 from minisheep.machine.worker import WorkerProcess
 from minisheep.rules.identity import derive_seed
+from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Message
 from minisheep.run.events import AnswerDone, AnswerPart, Emit, EngineReady, Event, Note
 from minisheep.workspace import Workspace, conversation_of, open_engine, put_adapter
@@ -64,7 +65,7 @@ class ChatModel:
         self._work = Workspace(run)
         settings = self._work.settings
         if not self._work.folder.model.exists():
-            raise UsageError(f"{run} has no model yet.", f"Fetch it with `minisheep align --run {run}`.")
+            raise UsageError(f"{run} has no model yet.", f"Fetch it with `minisheep align --run {shell(run)}`.")
         model = prepare.ensure_files(self._work.model, settings, emit, "inference_gguf")
         self._conversation = conversation_of(model)
         # One sequence is enough; more would only take memory.

@@ -74,8 +74,8 @@ def _lines(made: dict[str, Any], pushed: list[str]) -> list[str]:
     size = sum(row["bytes"] for row in made["files"].values()) / 1e6
     folder = made["folder"]
     use = {
-        "ollama": f"ollama create {made['name']} -f {folder}/Modelfile",
-        "gguf": f"llama-cli -m {folder}/{made['name']}-{made['format']}.gguf",
+        "ollama": f"ollama create {made['name']} -f {plain_text.shell(f'{folder}/Modelfile')}",
+        "gguf": "llama-cli -m " + plain_text.shell(f"{folder}/{made['name']}-{made['format']}.gguf"),
         "lmstudio": f"copy {folder}/minisheep into LM Studio's folder of models",
         "adapter": f"peft.PeftModel.from_pretrained(base, {folder!r})",
         "merged": f"transformers.AutoModelForCausalLM.from_pretrained({folder!r})",

@@ -10,6 +10,7 @@ import click
 
 from minisheep import config
 from minisheep.errors import UsageError
+from minisheep.models.registry import absolute_paths
 from minisheep.presets import PRESET_NOTES, PRESETS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -77,11 +78,11 @@ def given_settings(
     config_file: str | None, preset: str | None, flags: dict[str, Any]
 ) -> tuple[dict[str, Any], str | None]:
     """The settings that the user gave in a file and by flags (which win), and the preset."""
-    given = config.read_toml(Path(config_file)) if config_file else {}
+    given = absolute_paths(config.read_toml(Path(config_file)), Path(config_file).parent) if config_file else {}
     file_preset = given.pop("preset", None)
     if file_preset is not None and file_preset not in PRESETS:
         raise UsageError(f"{config_file}: there is no preset {file_preset!r}.", f"Presets: {', '.join(PRESETS)}.")
-    given.update({name: value for name, value in flags.items() if value is not None})
+    given.update(absolute_paths({name: value for name, value in flags.items() if value is not None}))
     return given, preset or file_preset
 
 

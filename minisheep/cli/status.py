@@ -14,6 +14,7 @@ from minisheep import api, loop
 from minisheep.cli.options import view_options
 from minisheep.errors import UsageError
 from minisheep.rules import plain_text
+from minisheep.rules.plain_text import shell
 from minisheep.run import verdict
 from minisheep.run.events import Glimpse
 from minisheep.run.folder import RunFolder
@@ -87,7 +88,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
         if full and found.metrics:
             views.print_metrics(found.metrics, plain=plain or not sys.stdout.isatty())
         if after is not None:
-            click.echo(plain_text.one_line(f"Continue: minisheep align --run {found.path}"))
+            click.echo(plain_text.one_line(f"Continue: minisheep align --run {shell(found.path)}"))
         else:
             click.echo(f"{_ended(found).capitalize()}.")
 

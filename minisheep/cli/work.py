@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from minisheep.cli.options import GroupedCommand, given_settings, run_options, s
 from minisheep.errors import MinisheepError, Stopped, UsageError
 from minisheep.models.prepared import PreparedModel
 from minisheep.presets import DEFAULT_PRESET
+from minisheep.rules.plain_text import shell
 from minisheep.run.events import Event, Failed, RunStarted
 from minisheep.run.verdict import conclude
 from minisheep.terminal import detached, run_summary
@@ -75,7 +75,7 @@ def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str 
         error.fix = error.fix or "Give the same command to go on."
         raise
     if shown.left:
-        view.say(f"The run goes on. Its screen: minisheep attach {shown.run}")
+        view.say(f"The run goes on. Its screen: minisheep attach {shell(shown.run)}")
         return
     for line in shown.last_words:
         view.say(line)
@@ -118,7 +118,7 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
         return loop.Phase(phase.round, "filter")
     raise UsageError(
         f"{verb} cannot be done yet in {path}: the next phase is {phase.name} of round {phase.round}.",
-        f"Give `minisheep {phase.name} --run {path}`, or `minisheep align --run {path}` for all of it.",
+        f"Give `minisheep {phase.name} --run {shell(path)}`, or `minisheep align --run {shell(path)}` for all of it.",
     )
 
 
@@ -131,7 +131,7 @@ def _go_on(run: api.Run) -> str:
     standing = loop.standing(done)
     if standing.ends(settings):
         flags += f" --patience {standing.without_gain + 2}"
-    return f"More:  minisheep align --run {shlex.quote(str(run.path))}{flags}"
+    return f"More:  minisheep align --run {shell(run.path)}{flags}"
 
 
 def _why_nothing(run: api.Run) -> str:
@@ -158,7 +158,7 @@ def _show(run: api.Run, view: View, before: set[str]) -> None:
     verdict = run_summary.sentence(found, width)
     after = run.next_phase
     if after is not None:
-        where = shlex.quote(str(run.path))
+        where = shell(run.path)
         for line in verdict if found is not None else ():
             view.say(line)
         view.say(f"Next: `minisheep {after.name} --run {where}`, or `minisheep align --run {where}` for the rest.")
@@ -176,7 +176,7 @@ def _show(run: api.Run, view: View, before: set[str]) -> None:
 
 def _what_next(run: api.Run) -> Iterator[str]:
     """What can be done with a finished run: commands with a word for each."""
-    path, model = shlex.quote(str(run.path)), PreparedModel.read(run.path / "model.json")
+    path, model = shell(run.path), PreparedModel.read(run.path / "model.json")
     yield f"Look:  minisheep report {path} (all of it as one page), minisheep browse {path} (every record),"
     yield f"       minisheep status {path} --full (every measure)"
     yield _go_on(run)
@@ -189,7 +189,7 @@ def _what_next(run: api.Run) -> Iterator[str]:
         yield f"Note:  no round was better than the base model beyond chance; these commands use round {number}."
     yield f"Talk:  minisheep chat {path} {which} --compare"
     yield f"Use:   minisheep export {path} {which} --to ollama (or gguf, lmstudio, merged, adapter, hub-folder)"
-    yield f"       llama-cli -m {model.inference_gguf} --lora {chosen.adapter_gguf}"
+    yield f"       llama-cli -m {shell(model.inference_gguf)} --lora {shell(chosen.adapter_gguf)}"
 
 
 def _command(verb: str, text: str) -> click.Command:

@@ -7,6 +7,7 @@ Split KV (``kv_unified=False``): each of the `slots + 1` sequences has a stream 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ class Decoder:
             return
         native.check_gguf(path, "adapter")
         native.forget_log()
-        adapter = llama_cpp.llama_adapter_lora_init(self._model, str(path).encode())
+        adapter = llama_cpp.llama_adapter_lora_init(self._model, os.fsencode(path))
         if not adapter:
             raise UnsupportedModelError(
                 f"llama.cpp refuses the adapter {path}: {native.log_line()}.",

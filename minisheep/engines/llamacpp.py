@@ -27,6 +27,8 @@ class _Stream:
     request: base.GenerateRequest
     reply: GrowingReply
     sampler: Sampler
+    ends: frozenset[int]
+    """Tokens that end this completion beside those that end any."""
     tokens: int = 0
     passed_on: int = 0
     """Characters that `OnText` has had."""
@@ -179,6 +181,7 @@ class LlamaCppEngine:
         self, requests: list[base.GenerateRequest], jobs: list[SequenceJob], on_text: base.OnText | None
     ) -> Iterator[base.Completion]:
         streams: dict[int, _Stream] = {}
+        ends: dict[tuple[str, ...], frozenset[int]] = {}
         with self._exclusive():
             scheduler = self._scheduler(jobs)
             while (step := self._next(scheduler)) is not None:
@@ -186,8 +189,10 @@ class LlamaCppEngine:
                 for row, index in self._run(scheduler, step):
                     if row.key not in streams:
                         request = requests[row.key]
-                        sampler = Sampler(request.sampling, request.seed)
-                        streams[row.key] = _Stream(request, GrowingReply(request.sampling.stop), sampler)
+                        sampler, stops = Sampler(request.sampling, request.seed), request.sampling.stop
+                        if stops not in ends:
+                            ends[stops] = self.vocabulary.ends(stops)
+                        streams[row.key] = _Stream(request, GrowingReply(stops), sampler, ends[stops])
                     finish = self._advance(scheduler, row.key, streams[row.key], index)
                     if on_text is not None:
                         on_text(streams[row.key].request.id, streams[row.key].new_text(ended=bool(finish)))
@@ -199,7 +204,7 @@ class LlamaCppEngine:
     def _advance(self, scheduler: Scheduler, key: int, stream: _Stream, index: int) -> str:
         """Draw the next token of a completion and report it to the scheduler; the reason to finish, or ""."""
         token = stream.sampler.sample(self._decoder.logits(index))
-        if self.vocabulary.is_end(token):
+        if self.vocabulary.is_end(token) or token in stream.ends:
             scheduler.finish(key)
             return "end"
         stream.tokens += 1

@@ -34,8 +34,9 @@ from minisheep.errors import ExportError, ModelFileError, SeedFileError, Unsuppo
 from minisheep.export import ollama
 from minisheep.formats.gguf_header import GgufHeader, read_header
 from minisheep.formats.model_facts import bos_text, chat_template, eos_text
+from minisheep.machine import jinja_child
 from minisheep.rules.prompts import user_text
-from minisheep.rules.templates import Prompt, Segment, Template, render_jinja
+from minisheep.rules.templates import Prompt, Segment, Template
 from minisheep.stages.evaluate import held_out
 
 ENDS = 0.95
@@ -263,7 +264,8 @@ def prompt_checks(
         ids = vocabulary.encode((Segment(template.end, True),), bos=False)
         return [
             prompts(pairs, words=words, piece=vocabulary.piece),
-            end(ids, all(vocabulary.is_end(token) for token in ids), template.end),
+            # An adapter's base may not mark it; the run stopped there by itself.
+            end(ids, all(vocabulary.is_end(token) for token in ids) or template.end in template.stop, template.end),
         ]
 
 
@@ -364,7 +366,7 @@ def by_jinja(source: str, header: GgufHeader, users: list[str]) -> list[str]:
     Raises `errors.UnsupportedModelError` if it cannot be rendered.
     """
     special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
-    return [render_jinja(source, special, [{"role": "user", "content": user}], answer_next=True) for user in users]
+    return jinja_child.render(source, special, [([{"role": "user", "content": user}], True) for user in users])
 
 
 def by_modelfile(path: Path, users: list[str]) -> list[str]:

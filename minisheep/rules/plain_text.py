@@ -7,6 +7,7 @@ rich removes only a few control characters by itself; escape sequences and the 8
 from __future__ import annotations
 
 import re
+import shlex
 
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
@@ -43,3 +44,8 @@ def duration(seconds: float) -> str:
 
 
 BARS = " ▁▂▃▄▅▆▇█"
+
+
+def shell(text: object) -> str:
+    """A path or name as one word of a shell's command."""
+    return shlex.quote(str(text))

@@ -11,6 +11,7 @@ from rich.text import Text
 from minisheep.machine.gpu import Gpu
 from minisheep.machine.system import MachineLoad
 from minisheep.rules import plain_text
+from minisheep.rules.plain_text import shell
 from minisheep.terminal import screen_charts, words
 from minisheep.terminal.screen_charts import DIM, STRONG, WARN, Part, block, clean, line, right, title, wrap
 from minisheep.terminal.screen_state import LogLine, Look, NewestTexts, State
@@ -336,7 +337,7 @@ def _standing(state: State, look: Look) -> Part:
 def _footer(state: State, width: int, look: Look) -> Text:
     if look.help:
         return line(width, (" ? back   q leave", DIM))
-    lost = "" if look.alive else f"It is not running. To continue: minisheep align --run {state.run}"
+    lost = "" if look.alive else f"It is not running. To continue: minisheep align --run {shell(state.run)}"
     text = look.message or state.ended or lost
     if text:
         style = STRONG if state.outcome == "finished" and not look.message else WARN
