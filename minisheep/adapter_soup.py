@@ -134,7 +134,9 @@ def do(job: Mapping[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> N
             work, folder, lambda: work.measuring_engine_with(folder.adapter_gguf, report.ready), base, report
         )
         run = Run(work.folder.path)
-        decisions = compared(measured, {m["round"]: m for m in run.metrics}, run.best)
+        decisions = compared(
+            measured, {m["round"]: m for m in run.metrics}, run.best, halves=work.settings.constraints > 0
+        )
         write_json(
             folder.metrics,
             {"rounds": job["rounds"], "weights": job["weights"], "model": measured, "decisions": decisions},
@@ -145,7 +147,7 @@ def do(job: Mapping[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> N
 
 
 def compared(
-    measured: Mapping[str, Any], metrics: Mapping[int, Mapping[str, Any]], best: int | None
+    measured: Mapping[str, Any], metrics: Mapping[int, Mapping[str, Any]], best: int | None, *, halves: bool = False
 ) -> list[dict[str, Any]]:
     """The decision of `run.decision` against the base, then against the best round if that is another. Pure.
 
@@ -156,7 +158,7 @@ def compared(
         if rival not in metrics:
             continue
         alone = {rival: {"model": metrics[rival]["model"], "decision": {"best": rival, "without_gain": 0}}}
-        decision = decide(rival + 1, measured, alone)
+        decision = decide(rival + 1, measured, alone, halves=halves)
         found.append({name: decision[name] for name in ("against", "outcome", "measures")})
     return found
 

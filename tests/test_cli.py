@@ -183,7 +183,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "run with a name too long": (["align", *FAKE, "--run", "x" * 300], 74, "File name too long"),
     "toml key": (["align", "--config", "{0}/bad.toml"], 2, "unknown setting 'roundz' in {0}/bad.toml (nearest: rounds"),
     "toml syntax": (["align", "--config", "{0}/broken.toml"], 2, "not valid TOML"),
-    "toml preset": (["align", "--config", "{0}/preset.toml"], 2, "Presets: paper, demo"),
+    "toml preset": (["align", "--config", "{0}/preset.toml"], 2, "Presets: default, paper, demo"),
     "no toml": (["align", "--config", "{0}/none.toml"], 2, "cannot be read"),
     "status of nothing": (["status"], 2, "minisheep align --preset demo"),
     "status of no run": (["status", "{0}/foreign"], 2, "is not a run folder"),

@@ -18,6 +18,7 @@ from minisheep.engines.base import GenerateRequest
 from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.errors import ConfigError, Stopped
 from minisheep.host import InlineHost
+from minisheep.rules.asking_settings import asking_rows
 from minisheep.rules.ifeval import verify
 from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import chatml, conversation
@@ -449,3 +450,9 @@ def test_the_report_names_the_preset_and_says_where_none_was_recorded(run: api.R
 def test_a_phase_tells_how_many_answers_keep_their_constraint() -> None:
     counts = {"judged": 4.0, "dropped_by_rules": 1.0, "checked": 9.0, "passed": 5.0}
     assert counted("judge", counts).endswith("; 5 of 9 answers keep their constraint")
+
+
+def test_cards_say_how_answers_were_asked_for() -> None:
+    assert asking_rows(config.make({})) == {}
+    rows = asking_rows(config.make({"constraints": 0.5, "show": "every", "answer_shots": 3}))
+    assert "50%" in rows["constraints"] and "every round" in rows["solved seed tasks shown"]

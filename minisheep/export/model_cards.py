@@ -20,6 +20,7 @@ from minisheep.errors import CorruptRunError, ExportError, UsageError
 from minisheep.export.export_choice import WITH_GGUF, ExportChoice, ExportSpec
 from minisheep.models.hub import said_offline
 from minisheep.models.registry import REPO, safe_name
+from minisheep.rules.asking_settings import asking_rows
 from minisheep.rules.loss_settings import seeds_text
 from minisheep.rules.plain_text import one_line
 from minisheep.run.files import write_atomic
@@ -98,6 +99,7 @@ def training(choice: ExportChoice) -> dict[str, str]:
     recorded = choice.run.round(choice.round).training
     rows = {
         "method": "I-SHEEP (arXiv 2408.08072), strategy " + settings.strategy,
+        **asking_rows(settings),
         "adapter": f"LoRA, rank {settings.lora_rank}, alpha {settings.lora_alpha:g}, all linear layers",
         "learning rate": f"{settings.learning_rate:g}, cosine, {settings.warmup_steps} steps of warm-up",
         "epochs": f"{settings.epochs}, {settings.batch_size} examples per step",
@@ -212,6 +214,7 @@ def dataset_card(choice: ExportChoice, data: Sequence[RoundData]) -> str:
                 "seed": str(settings.seed),
                 "instructions sampled at": _sampling(settings.generate_temperature, settings.generate_top_p),
                 "answers sampled at": _sampling(settings.answer_temperature, settings.answer_top_p),
+                **asking_rows(settings),
                 "dropped as too similar": f"ROUGE-L above {settings.novelty:g} with a seed or an earlier instruction",
                 "kept": str(settings.keep),
             }.items(),

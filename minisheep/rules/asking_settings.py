@@ -50,3 +50,17 @@ def asking_contradictions(settings: AskingSettings) -> Iterator[str]:
         yield f"--hindsight {settings.hindsight:g} adds to --constraints, and that is 0; add --constraints 0.5"
     if settings.constraint_file:
         yield f"--constraint-file {settings.constraint_file} has no effect without --constraints; add --constraints 0.5"
+
+
+def asking_rows(settings: AskingSettings) -> dict[str, str]:
+    """How answers were asked for where that was not zero-shot, for tables about a run's data: what it is, in words."""
+    rows = {}
+    if settings.answer_shots:
+        when = {"first": "a base model's first round", "every": "every round"}[settings.show]
+        rows["solved seed tasks shown"] = f"{settings.answer_shots} before each instruction that is answered, in {when}"
+    if settings.constraints:
+        rows["constraints"] = (
+            f"on {settings.constraints:.0%} of the instructions, worded by minisheep or a user; a program checked that"
+            " the answer keeps them"
+        )
+    return rows

@@ -25,9 +25,14 @@ def loss_contradictions(settings: Any) -> Iterator[str]:
         yield f"--loss dpo learns from pairs alone, and the seed tasks of --mix-seeds {settings.mix_seeds:g} have none"
     if prefer != "shown" and settings.answers < 2:
         yield f"{given} compares answers to one instruction, so it needs --answers 2 or more"
+    if prefer == "checked" and not settings.constraints:
+        yield (
+            f"{given} compares answers that keep a constraint with answers that do not, and --constraints is 0; add"
+            " --constraints 0.5, or let the judge choose: --prefer judged"
+        )
     if prefer == "judged" and not settings.judges:
         yield f"{given} needs a judge, and --assess {settings.assess} with --filter {settings.filter} has none"
-    if prefer == "shown" and not settings.answer_shots:
+    if prefer == "shown" and (not settings.answer_shots or settings.show == "never"):
         yield f"{given} compares with answers that were given without solved tasks, so it needs --answer-shots"
 
 
