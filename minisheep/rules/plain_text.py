@@ -34,7 +34,9 @@ def megabytes(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``7 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """``7 s``, ``3 min 05 s``, ``2 h 10 min``; for what is no number of seconds, that it is not known."""
+    if not abs(seconds) < 1e15:
+        return "an unknown time"
     whole = int(seconds + 0.5)
     if whole < 60:
         return f"{whole} s"

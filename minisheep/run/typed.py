@@ -75,7 +75,9 @@ def check_fields(kind: type[Any], fields: Mapping[str, Any]) -> None:
     hints: dict[str, Any] = _hints(cast("Hashable", kind))
     for name, value in fields.items():
         if name in hints:
-            _expect(_fits(value, hints[name]), name, getattr(hints[name], "__name__", str(hints[name])))
+            # A figure that stands alone may be NaN or infinite, as a training's loss may; it is shown as it is.
+            odd = isinstance(value, float) and _fits(0.0, hints[name])
+            _expect(odd or _fits(value, hints[name]), name, getattr(hints[name], "__name__", str(hints[name])))
 
 
 @functools.cache
