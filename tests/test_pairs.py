@@ -48,7 +48,7 @@ def judged(pairs: list[Pair], *scores: float | None) -> dict[str, Verdict]:
 
 
 def settings(**given: Any) -> config.Settings:
-    return config.make({"loss": "dpo", "answers": 4, **given})
+    return config.make({"loss": "dpo", "answers": 4, "constraints": 0.5, **given})
 
 
 def test_a_passing_answer_is_preferred_to_a_failing_one_of_its_length() -> None:
@@ -125,11 +125,13 @@ def test_an_unshown_answer_that_says_the_same_is_no_pair() -> None:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"loss": "dpo", "answers": 2, "strategy": "one-last"}, "--strategy one-last"),
-        ({"loss": "dpo"}, "--answers 2"),
+        ({"loss": "dpo", "constraints": 0.5, "answers": 2, "strategy": "one-last"}, "--strategy one-last"),
+        ({"loss": "dpo", "constraints": 0.5}, "--answers 2"),
+        ({"loss": "dpo", "answers": 2}, "--constraints 0.5"),
+        ({"loss": "orpo", "prefer": "shown", "answer_shots": 2, "show": "never"}, "--answer-shots"),
         ({"loss": "orpo", "prefer": "judged"}, "--answers 2"),
         ({"loss": "orpo", "prefer": "shown"}, "--answer-shots"),
-        ({"loss": "dpo", "answers": 2, "mix_seeds": 0.1}, "--mix-seeds"),
+        ({"loss": "dpo", "constraints": 0.5, "answers": 2, "mix_seeds": 0.1}, "--mix-seeds"),
         ({"prefer": "judged"}, "--prefer judged"),
         ({"preference_beta": 0.5}, "--preference-beta 0.5"),
     ],
@@ -183,12 +185,13 @@ def test_pairs_of_all_rounds_are_read_where_all_are_trained_on(tmp_path: Path) -
 
 
 def test_a_round_without_pairs_trains_by_likelihood_and_says_so(tmp_path: Path) -> None:
-    """Nothing is checked in this run, so no kept answer has a failing one beside it."""
-    run, said = tiny_run(tmp_path / "run", rounds=1, loss="dpo", answers=2)
+    """Of instructions that get one answer, none has a worse one beside it: so few carry a constraint that none does."""
+    given: dict[str, Any] = {"constraints": 1e-9, "answers": 2}
+    run, said = tiny_run(tmp_path / "run", rounds=1, loss="dpo", **given)
     assert "has no pair of answers for --loss dpo, so it trains by likelihood" in notes(said)
     assert "no answer fails the constraint" in notes(said)
     assert "pairs" not in run.round(1).training and run.round(1).training["examples"] == len(run.round(1).kept)
-    plain, _ = tiny_run(tmp_path / "plain", rounds=1, answers=2)
+    plain, _ = tiny_run(tmp_path / "plain", rounds=1, **given)
     assert run.round(1).adapter_gguf.read_bytes() == plain.round(1).adapter_gguf.read_bytes()
 
 
@@ -247,7 +250,7 @@ def test_a_run_that_dies_goes_on_to_the_same_pairs(tmp_path: Path, phase: str, c
 
 def test_a_loss_cannot_be_changed_in_a_run(tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", until=loop.Phase(0, "evaluate"), **JUDGED)
-    for given in ({"loss": "orpo"}, {"preference_beta": 0.3}, {"prefer": "checked"}):
+    for given in ({"loss": "orpo"}, {"preference_beta": 0.3}, {"loss": "sft", "prefer": "checked"}):
         with pytest.raises(RunMismatchError):
             tiny_run(tmp_path / "run", **given)
 
@@ -297,7 +300,7 @@ def test_mixed_data_is_said_at_the_start_and_in_what_tells_of_the_run(tmp_path: 
 
 
 def test_a_plan_counts_the_second_answer() -> None:
-    given = {"answers": 2, "mix_seeds": 0.0}
+    given = {"answers": 2, "mix_seeds": 0.0, "constraints": 1.0}
     work = {loss: round_work(config.make({**given, "loss": loss})) for loss in ("sft", "orpo", "dpo")}
     trained = {loss: next(p for p in phases if p.phase == "train").trained for loss, phases in work.items()}
     assert trained["orpo"] == pytest.approx(2 * trained["sft"], abs=2) and trained["dpo"] > trained["orpo"]
