@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from minisheep import config
+from minisheep.data.seed_tasks import load_items
 from minisheep.report.blocks import Block, Items, ListItem, Paragraph, Section
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules import plain_text
@@ -135,12 +136,12 @@ def _advice(run: Gathered) -> Iterator[ListItem]:
         yield ListItem(
             "No round was better than the base. More rounds are unlikely to help. Try more data (the largest round"
             f" kept {most_kept} pairs), a better judge or a larger model.",
-            command=f"minisheep align --model {shlex.quote(settings.model)} --per-round {settings.per_round * 4}",
+            command=f"{_new_run(settings)} --per-round {settings.per_round * 4}",
         )
     elif 0 < most_kept < FEW_KEPT:
         yield ListItem(
             f"Generate more data. No round kept more than {most_kept} pairs, and the paper trains on thousands.",
-            command=f"minisheep align --model {shlex.quote(settings.model)} --per-round {settings.per_round * 4}",
+            command=f"{_new_run(settings)} --per-round {settings.per_round * 4}",
         )
     if last is not None:
         yield from _data(last, settings)
@@ -159,8 +160,17 @@ def _advice(run: Gathered) -> Iterator[ListItem]:
     other = next(s for s in ("one-base", "total-base") if s != settings.strategy)
     yield ListItem(
         f"Try another strategy and compare the two. This run used {settings.strategy}.",
-        command=f"minisheep align --model {shlex.quote(settings.model)} --strategy {other} --run {where}-{other} &&"
+        command=f"{_new_run(settings)} --strategy {other} --run {where}-{other} &&"
         f" minisheep compare {where} {where}-{other}",
+    )
+
+
+def _new_run(settings: config.Settings) -> str:
+    """The command for another run of the same model on the same texts."""
+    texts = ("language", "seeds", "prompts")
+    given = [name for name in texts if getattr(settings, name) != config.Settings.model_fields[name].default]
+    return " ".join(
+        ["minisheep align", *(f"{config.flag(n)} {shlex.quote(getattr(settings, n))}" for n in ("model", *given))]
     )
 
 
@@ -198,7 +208,7 @@ def _measuring(run: Gathered, settings: config.Settings) -> Iterator[ListItem]:
         strict = round_values(r.metrics or {}, {}, "").get("instruction_strict")
         if not isinstance(strict, Estimate) or strict.low is None or strict.high is None:
             continue
-        whole, width = config.Settings.model_fields["eval_verifiable"].default, strict.high - strict.low
+        whole, width = len(load_items(language=settings.language)), strict.high - strict.low
         if width / 2 > WIDE and settings.eval_verifiable < whole:
             yield ListItem(
                 f"Constraints were checked on only {settings.eval_verifiable} instructions, so their interval is"
