@@ -6,7 +6,6 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -155,9 +154,9 @@ def lines(path: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def english(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def english(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        yield a_round(tmp_path_factory.mktemp("english"), "en", patch)[0]
+        return a_round(tmp_path_factory.mktemp("english"), "en", patch)[0]
 
 
 @pytest.mark.parametrize("language", ["zh", "ru", "de", "ar", "ja"])
@@ -177,7 +176,10 @@ def test_a_round_keeps_as_much_as_in_english(
     diversity = json.loads((new / "diversity.json").read_text())
     assert diversity["instructions"]["words"]["value"] > 4 and diversity["instructions"]["openings"]["different"] > 4
     monkeypatch.setattr(plots, "available", lambda: False)
-    page = write(folder).html.read_text(encoding="utf-8")
+    written = write(folder)
+    page, plain = (path.read_text(encoding="utf-8") for path in (written.html, written.markdown))
+    assert f"--language {language} --seeds" in plain
+    assert ("Words are characters here" in plain) == (language in ("zh", "ja"))
     assert TASKS[language][-1][0] in page or TASKS[language][-2][0] in page
 
 
@@ -374,7 +376,7 @@ def test_chinese_constraints_are_drawn_worded_and_made() -> None:
 def test_a_run_that_is_shown_english_texts_says_so(tmp_path: Path) -> None:
     told = {}
     for language, given in (("de", {}), ("fr", {"prompts": str(tmp_path)}), ("zh", {}), ("en", {})):
-        _, said = tiny_run(tmp_path / language, until=loop.Phase(0, "prepare"), language=language, **given)
+        _, said = tiny_run(tmp_path / language, until=loop.Phase(0, "evaluate"), language=language, **given)
         told[language] = [e.text for e in said if isinstance(e, Note) and "shown English" in e.text]
     assert (
         told["de"] and "no seeds and no prompts in German" in told["de"][0] and "--seeds and --prompts" in told["de"][0]

@@ -20,6 +20,7 @@ from minisheep.metrics.stats import quantile
 from minisheep.report.blocks import Block, Charts, HistogramBlock, Paragraph, Scatter, Section, Table
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules.identity import derive_seed
+from minisheep.rules.languages import BY_CHARACTERS
 from minisheep.rules.prompts import user_text
 from minisheep.rules.text_words import word_count
 from minisheep.stages.evaluate import EDGES, PERPLEXITY_EDGES
@@ -28,6 +29,7 @@ MOST_ROUNDS = 4
 """Rounds in one picture; tables have all."""
 BINS = 20
 SHARES = (0.1, 0.5, 0.9)
+IN_CHARACTERS = " Words are characters here, since the run's language has no blanks between words."
 
 T = TypeVar("T")
 Values = Mapping[str, Sequence[float]]
@@ -59,7 +61,7 @@ def _spread_blocks(run: Gathered) -> Iterator[Block]:
             tuple(plots),
             "Each curve shows shares of one round. A score outside its judge's scale is not drawn. The last bin of a"
             " length holds all longer texts. Similarity is ROUGE-L with the most similar seed task or earlier"
-            " instruction.",
+            " instruction." + (IN_CHARACTERS if run.settings and run.settings.language in BY_CHARACTERS else ""),
         )
     yield Table(
         ("what", "round", "number", "mean", "smallest", "10 %", "median", "90 %", "largest"),

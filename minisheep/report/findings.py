@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from minisheep import config
+from minisheep.data.seed_tasks import load_items
 from minisheep.report.blocks import Block, Items, ListItem, Paragraph, Section
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules import plain_text
@@ -213,7 +214,7 @@ def _measuring(run: Gathered, settings: config.Settings) -> Iterator[ListItem]:
         strict = round_values(r.metrics or {}, {}, "").get("instruction_strict")
         if not isinstance(strict, Estimate) or strict.low is None or strict.high is None:
             continue
-        whole, width = config.Settings.model_fields["eval_verifiable"].default, strict.high - strict.low
+        whole, width = len(load_items(language=settings.language)), strict.high - strict.low
         if width / 2 > WIDE and settings.eval_verifiable < whole:
             yield ListItem(
                 f"Constraints were checked on only {settings.eval_verifiable} instructions, so their interval is"

@@ -31,6 +31,8 @@ yi Yiddish, yo Yoruba, za Zhuang, zh Chinese, zu Zulu
 """
 NAMES = {code: name for code, _, name in (entry.strip().partition(" ") for entry in _TABLE.split(","))}
 """English names by code."""
+BY_CHARACTERS = frozenset({"zh", "ja", "th", "lo", "km", "my"})
+"""Languages without blanks between words, whose characters are counted in the place of words."""
 _ALSO = {
     "mandarin": "zh", "zho": "zh", "chi": "zh", "cmn": "zh", "eng": "en", "deu": "de", "ger": "de", "fra": "fr",
     "fre": "fr", "spa": "es", "rus": "ru", "ara": "ar", "jpn": "ja", "kor": "ko", "por": "pt", "ita": "it", "hin": "hi",

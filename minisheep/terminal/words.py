@@ -175,7 +175,7 @@ def _points(metrics: Mapping[str, Any], measure: str) -> str:
 
 def _draws(metrics: Mapping[str, Any]) -> str:
     """Of the answers drawn to instructions with a constraint, the share that kept it."""
-    counts = curve_totals(curve([metrics])).get(metrics["round"])
+    counts = curve_totals(curve([metrics])).get(metrics.get("round", 0))
     return "-" if counts is None else f"{counts[1] / counts[0]:.0%}"
 
 
