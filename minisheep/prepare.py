@@ -20,7 +20,6 @@ from minisheep.data.seed_tasks import load_items, load_prompts, load_seeds, load
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import check_architecture
-from minisheep.formats.model_check import check_model
 from minisheep.formats.model_facts import ModelFacts, context_length, model_facts, shape_of
 from minisheep.machine import jinja_child, system
 from minisheep.machine.gpu import gpu_without_offload
@@ -34,8 +33,6 @@ from minisheep.rules import templates
 from minisheep.rules.languages import NAMES
 from minisheep.rules.templates import Template
 from minisheep.run.events import Emit, Note
-from minisheep.stages.evaluate import chosen
-from minisheep.stages.lengths import Lengths
 from minisheep.trainers.choose_trainer import choose_trainer, find_cuda
 
 TYPE = "Q8_0"
@@ -145,6 +142,8 @@ def _in_english(settings: Settings) -> str:
 def _check_lengths(settings: Settings, model: PreparedModel, emit: Emit) -> None:
     """Refuse what does not fit the context, while seeds and context may still be changed. Raises as `Lengths.check`."""
     from minisheep.engines.native import Vocabulary
+    from minisheep.stages.evaluate import chosen
+    from minisheep.stages.lengths import Lengths
 
     room = min(settings.context, context_length(read_header(model.gguf)))
     with Vocabulary.from_file(model.gguf) as vocabulary:
@@ -215,6 +214,8 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
     With `trainable`, an architecture whose adapters cannot be converted is refused before anything is made.
     """
 
+    from minisheep.formats.model_check import check_model
+
     def report(text: str) -> None:
         emit(Note(text))
 
@@ -258,6 +259,8 @@ def _thought(source: str, special: dict[str, str], template: Template) -> list[s
 
 def _checked_again(model: PreparedModel, emit: Emit) -> PreparedModel:
     """A run's model after the check of this version, which a run of another version may not have passed."""
+    from minisheep.formats.model_check import check_model
+
     header = read_header(model.inference_gguf)
     try:
         checked = check_model(model.inference_gguf, header, model.template, tells_log=False)

@@ -139,6 +139,8 @@ def test_a_run_whose_file_left_the_cache_gets_it_again_or_is_refused(
     gone.write(run.model)
     here = dataclasses.replace(gone, inference_gguf=tmp_path / "here.gguf")
     monkeypatch.setattr("minisheep.prepare.for_inference", lambda settings, emit: here)
+    # No file is there to be checked.
+    monkeypatch.setattr("minisheep.prepare._checked_again", lambda model, emit: model)
     spec = EvalSpec("out", ("ifeval",), run=str(run.path))
     assert ModelUnderTest(spec, lambda event: None).model.inference_gguf == here.inference_gguf
     here = dataclasses.replace(here, gguf_sha256="another")
