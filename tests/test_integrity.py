@@ -132,6 +132,19 @@ def test_older_runs_have_no_marks_and_go_on(run: Path) -> None:
     assert {key.partition("/")[0] for key in folder.read_manifest()["files"]} == {"round-3"}
 
 
+def test_an_older_run_that_lost_verdicts_says_which_file(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    tiny_run(run, until=loop.Phase(1, "judge"))
+    folder = RunFolder(run)
+    manifest = folder.read_manifest()
+    del manifest["files"]
+    folder.write_manifest(manifest)
+    path = run / "round-1" / "verdicts.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5]))
+    with pytest.raises(CorruptRunError, match=r"round-1/verdicts\.jsonl"):
+        tiny_run(run)
+
+
 def test_leaves_use_no_damaged_file(run: Path) -> None:
     (run / "round-2" / "adapter.gguf").write_bytes(b"other")
     (run / "round-1" / "answers.jsonl").unlink()

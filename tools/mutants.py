@@ -40,8 +40,8 @@ MUTANTS = (
     Mutant(
         "the manifest is written first",
         "counts = _do(folder, phase, host, emit)\n        done[phase.key]",
-        "done[phase.key] = {}\n        folder.write_manifest(manifest)\n        counts = _do(folder, phase, host, emit)\n"
-        "        done[phase.key]",
+        "done[phase.key] = {}\n        folder.write_manifest(manifest)\n"
+        "        counts = _do(folder, phase, host, emit)\n        done[phase.key]",
         ("test_loop.py",),
     ),
     Mutant(

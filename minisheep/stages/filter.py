@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from minisheep.config import Keep, Settings
 from minisheep.engines.base import EmbedRequest, Engine, LoglikRequest
-from minisheep.errors import StarvedError
+from minisheep.errors import CorruptRunError, StarvedError
 from minisheep.metrics.diversity import assign, clusters_for, project
 from minisheep.metrics.stats import describe
 from minisheep.rules.endings import cut_answer
@@ -241,9 +241,19 @@ def keep_examples(
     responses: Sequence[Response],
     verdicts: Sequence[Verdict],
 ) -> tuple[list[Example], list[Rejection]]:
-    """The whole filter: `by_rules`, then by what the settings say."""
+    """The whole filter: `by_rules`, then by what the settings say.
+
+    Raises `errors.StarvedError` where nothing is kept, and `errors.CorruptRunError` where a verdict is missing.
+    """
     candidates = by_rules(instructions, responses, settings.language, settings.rules == "on")
     by_response = {v.response_id: v for v in verdicts}
+    without = sum(pair.response.id not in by_response for pair in candidates.pairs)
+    if without and (settings.judges or settings.filter != "score"):
+        raise CorruptRunError(
+            f"{without} of {len(candidates.pairs)} answers of round {round} have no verdict, though all were judged:"
+            f" round-{round}/verdicts.jsonl is damaged.",
+            "Restore it from a copy, or start a new run.",
+        )
     if settings.filter != "score":
         return by_measures(candidates, by_response, settings, round)
     if settings.assess == "none":
