@@ -4,7 +4,7 @@
 # make docs    the command reference, from the code         make coverage    how much of the code the tests run
 # make test-all    the slow tests too
 # make bench   minisheep and its peers, as JSON lines     make house   files, lines, circles, repeated names
-# make mutants     breaks twelve promises, one at a time, and sees whether the tests notice
+# make mutants     breaks promises, one at a time, and sees whether the tests notice
 # make gpu-check [WHEELS=FOLDER]    everything that needs an NVIDIA GPU, into docs/gpu-check.json and .md
 SHELL := /bin/bash
 PYTHON ?= python3

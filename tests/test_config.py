@@ -298,7 +298,11 @@ OTHER: dict[str, object] = {
     "mix_seeds": 0.25,
 }
 PAIRED = {"loss": "dpo", "answers": 2, "constraints": 0.5}
-PAIRS: dict[str, dict[str, object]] = {"loss": {"answers": 2, "constraints": 0.5}, "prefer": PAIRED, "preference_beta": PAIRED}
+PAIRS: dict[str, dict[str, object]] = {
+    "loss": {"answers": 2, "constraints": 0.5},
+    "prefer": PAIRED,
+    "preference_beta": PAIRED,
+}
 """What a run must have for these to mean anything."""
 SERVER = {"engine": "openai", "engine_url": "http://one:8000/v1", "engine_model": "one"}
 

@@ -47,8 +47,9 @@ VERBS = (
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("whole") / "run"
     tiny_run(run, judge="auto", exam_tasks=12, exam_auc=0.5, exam_kind=0)
-    write_json(run / "judged" / "j-pair-round-2-base.json", VERSUS) if (run / "judged").mkdir() is None else None
-    (run / "eval").mkdir()
+    for name in ("judged", "eval"):
+        (run / name).mkdir()
+    write_json(run / "judged" / "j-pair-round-2-base.json", VERSUS)
     write_json(run / "eval" / "ifeval-round-1.json", EVAL)
     return run
 
@@ -79,7 +80,7 @@ def test_no_damage_ends_in_a_traceback(whole: Path, tmp_path: Path, count: int, 
         chance = random.Random(number)
         what = " and ".join(mutate(run, chance) for _ in range(chance.choice((1, 1, 2))))
         # A few verbs each, so that all see many folders; then the run itself goes on, or says why not.
-        verbs = VERBS if count > 100 else chance.sample(VERBS, 6)
+        verbs = VERBS if count > 100 else chance.sample(VERBS, 4)
         faults += [f"{number}: {what}: {verb[0]}: {fault}" for verb in verbs if (fault := said(verb, run, whole))]
         try:
             api.align(run, inline=True, rounds=2)

@@ -405,7 +405,7 @@ def test_the_key_is_read_from_the_environment_and_stored_nowhere(monkeypatch: py
 
 @pytest.mark.parametrize("digits", ["-1" + "0" * 400, "-1e400", "-" + "9" * 5000, "1" + "0" * 400, "NaN"])
 def test_a_number_of_any_length_is_a_log_probability_or_an_error_of_the_server(digits: str) -> None:
-    body = '{"choices": [{"text": "x", "logprobs": {"token_logprobs": [0, ' + digits + ", -1]}}]}"
+    body = f'{{"choices": [{{"text": "x", "logprobs": {{"token_logprobs": [0, {digits}, -1]}}}}]}}'
     try:
         (value,) = echoed(read(body.encode()), 1, 2)
     except ValueError:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from minisheep.config import Keep, Settings
 from minisheep.engines.base import EmbedRequest, Engine, LoglikRequest
-from minisheep.errors import StarvedError
+from minisheep.errors import CorruptRunError, StarvedError
 from minisheep.metrics.diversity import assign, clusters_for, project
 from minisheep.metrics.stats import describe
 from minisheep.rules.constraints import Catalogue
@@ -279,15 +279,19 @@ def keep_examples(
     wording: Wording = ENGLISH,
 ) -> tuple[list[Example], list[Rejection]]:
     """The whole filter: `by_rules`; programs for pairs with a constraint (of the run's `catalogue`), and what the
-    settings say for the others. The examples stand as training takes them. Raises `errors.StarvedError` for none."""
+    settings say for the others. The examples stand as training takes them.
+
+    Raises `errors.StarvedError` where nothing is kept, and `errors.CorruptRunError` where a check or a verdict is
+    missing.
+    """
     candidates = by_rules(instructions, responses, wording, settings.rules, asked)
     by_response = {v.response_id: v for v in verdicts}
-    checked, failed = by_checks(
-        [pair for pair in candidates.pairs if pair.constrained],
-        {check.response_id: check for check in checks},
-        by_response,
-        candidates.cuts,
-    )
+    by_check = {check.response_id: check for check in checks}
+    constrained = [pair for pair in candidates.pairs if pair.constrained]
+    _all_there(constrained, by_check, round, "checks.jsonl")
+    if settings.judges or settings.filter != "score":
+        _all_there(for_judge(settings, candidates, by_check), by_response, round, "verdicts.jsonl")
+    checked, failed = by_checks(constrained, by_check, by_response, candidates.cuts)
     plain = Candidates(
         [pair for pair in candidates.pairs if not pair.constrained],
         candidates.cuts,
@@ -306,6 +310,16 @@ def keep_examples(
     if settings.constraint_control == "exchanged":
         certain = exchanged(settings, round, list(zip(checked, certain, strict=True)))
     return _in_order(settings, instructions, spread(certain, kept)), rejected
+
+
+def _all_there(pairs: Sequence[Pair], found: Mapping[str, object], round: int, name: str) -> None:
+    without = sum(pair.response.id not in found for pair in pairs)
+    if without:
+        raise CorruptRunError(
+            f"{without} of {len(pairs)} answers of round {round} have no record in round-{round}/{name}, which is"
+            " damaged.",
+            "Restore it from a copy, or start a new run.",
+        )
 
 
 def _in_order(settings: Settings, instructions: Sequence[Instruction], kept: list[Example]) -> list[Example]:
