@@ -69,7 +69,9 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             report.step(len(likelihoods) + len(answers) + len(checked), total, "verifiable instructions")
     base = read_json(work.folder.round(0).metrics)["model"] if round else None
     measured = evaluation.model_metrics(likelihoods, answers, base)
-    measured |= evaluation.metrics(items, checked, base, trained_kinds(work.folder))
+    # Other runs store what they always did; `evaluation.with_halves` tells their kinds apart for a reader.
+    trained = trained_kinds(work.folder) if settings.constraints else frozenset[str]()
+    measured |= evaluation.metrics(items, checked, base, trained)
     earlier = {r: read_json(work.folder.round(r).metrics) for r in measured_before(work.folder, round)}
     decision = decide(round, measured, earlier, halves=settings.constraints > 0)
     metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}
