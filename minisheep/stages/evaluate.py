@@ -235,6 +235,7 @@ def _by_halves(verdicts: Mapping[str, Any], before: Mapping[str, Any]) -> dict[s
             found = _compared(
                 f"verifiable_{name}", *({i: _own(v) for i, v in some.items()} for some in (part, earlier))
             )
+            found = {key: {n: v for n, v in of.items() if not n.endswith("strict")} for key, of in found.items()}
             found[f"verifiable_{name}"]["instructions"] = sum(len(verdict["own"]) for verdict in part.values())
             result |= found
     return result
