@@ -19,7 +19,8 @@ from minisheep.rules.ifeval import HALVES, READINGS, half, paired
 from minisheep.rules.plain_text import shell
 from minisheep.run.folder import RunFolder
 from minisheep.run.metric_catalogue import Estimate, Value, round_values
-from minisheep.run.reading import harness_results, read_object
+from minisheep.run.reading import harness_results, read_object, trained_kinds
+from minisheep.stages.evaluate import with_halves
 
 FITTING = frozenset({"threads", "slots", "gpu_layers", "micro_batch_size", "checkpoint_seconds"})
 """Settings that fit a run to its machine; they change results only by rounding, so tables leave them out."""
@@ -180,8 +181,11 @@ def _read(run: Run, key: str, notes: list[str]) -> RunResult:
     harness = harness_results(run.path, notes)
     measured: list[Measured] = []
     decided = False
+    base: Mapping[str, Any] = {}
     for round in run.measured:
         metrics = round.metrics
+        metrics["model"] = with_halves(metrics.get("model", {}), base, trained_kinds(folder))
+        base = base or metrics["model"]
         decided = decided or "decision" in metrics
         values = {**round_values(metrics, round.exam, settings.judge), **harness.get(round.number, {})}
         measured.append(Measured(round.number, values, metrics.get("model", {})))

@@ -297,7 +297,6 @@ OTHER: dict[str, object] = {
     "prefer": "judged",
     "mix_seeds": 0.25,
 }
-PAIRED = {"loss": "dpo", "answers": 2, "constraints": 0.5}
 PAIRS: dict[str, dict[str, object]] = {
     "loss": {"answers": 2, "constraints": 0.5},
     "prefer": PAIRED,

@@ -6,11 +6,12 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from minisheep import config, loop
+from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.data.seed_tasks import SeedTask, load_seeds, seeds_digest
 from minisheep.errors import CorruptRunError, MinisheepError, UsageError
 from minisheep.report.blocks import ListItem
@@ -25,6 +26,7 @@ from minisheep.run.typed import DIVERSITY, EXAM, HEALTH, METRICS, TRAINING
 from minisheep.run.verdict import BeforeAfter, Conclusion
 from minisheep.run.versus_lines import lines
 from minisheep.stages.collapse import alarms
+from minisheep.stages.evaluate import with_halves
 from minisheep.stages.exam import Exam
 from minisheep.stages.judge import findings
 from minisheep.terminal import words
@@ -131,6 +133,7 @@ def gather(path: str | Path) -> Gathered:
     harness = harness_results(folder.path, reader.notes)
     judged = [reader.json(path, _judged) for path in sorted((folder.path / "judged").glob("*.json"))]
     model = reader.json(folder.model, dict) or {}
+    rounds = _with_halves(rounds)
     conclusion = _conclusion(rounds, reader)
     return Gathered(
         path=folder.path,
@@ -151,6 +154,20 @@ def gather(path: str | Path) -> Gathered:
         engines=_once(e.description for e in events if isinstance(e, EngineReady)),
         notes=tuple(reader.notes),
     )
+
+
+def _with_halves(rounds: tuple[ReportRound, ...]) -> tuple[ReportRound, ...]:
+    """The rounds with trained and unseen kinds of constraint told apart, as far as their metrics allow."""
+    base: Mapping[str, Any] = {}
+    found = []
+    for r in rounds:
+        try:
+            model = with_halves((r.metrics or {})["model"], base, default_trained_kinds())
+            base = base or model
+            found.append(replace(r, metrics={**(r.metrics or {}), "model": model}))
+        except UNREADABLE:
+            found.append(r)
+    return tuple(found)
 
 
 def _conclusion(rounds: Sequence[ReportRound], reader: Reader) -> Conclusion | None:

@@ -103,7 +103,8 @@ def decide(
         "outcome": result,
         "best": round if gained else best,
         "without_gain": 0 if gained else int(last["without_gain"]) + 1,
-        "text": sentence(round, best, found, result) + (lengths(now, measured[best]["model"]) if gained else ""),
+        "text": sentence(round, best, found, result)
+        + (lengths(now, measured[best]["model"]) if gained and halves else ""),
     }
 
 

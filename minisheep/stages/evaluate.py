@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from minisheep.config import GRADED, Settings
-from minisheep.data.seed_tasks import SeedTask
+from minisheep.data.seed_tasks import SeedTask, load_items
 from minisheep.engines.base import Completion, Engine, GenerateRequest, LoglikRequest, Sampling
 from minisheep.metrics.stats import Accuracy, accuracy, change, describe, distinct_n, paired_difference
 from minisheep.rules.heuristics import AnsweredText, copies_instruction
@@ -211,11 +211,40 @@ def metrics(
         "verifiable_by_kind": _by_kind(answered, verdicts),
         "verifiable_by_item": verdicts,
     }
+    return result | _by_halves(verdicts, before)
+
+
+def with_halves(model: Mapping[str, Any], base: Mapping[str, Any], trained: frozenset[str]) -> Mapping[str, Any]:
+    """A model's metrics with the halves that a run without constraints does not store.
+
+    Only verdicts on minisheep's own items are told apart, since no file of the run says of what kinds they are.
+    """
+    verdicts = model.get("verifiable_by_item", {})
+    kinds = {item.id: [check.kind for check in item.checks] for item in load_items()}
+    if not verdicts or any("trained" in v or len(kinds.get(i, ())) != len(v["strict"]) for i, v in verdicts.items()):
+        return model
+    marked = {i: {**verdict, "trained": [kind in trained for kind in kinds[i]]} for i, verdict in verdicts.items()}
+    return {**model, "verifiable_by_item": marked, **_by_halves(marked, base.get("verifiable_by_item", {}))}
+
+
+def _by_halves(verdicts: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Constraints kept in the answers' own words, and their change; empty where no kind is marked as trained on."""
+    result: dict[str, Any] = {}
     for name in HALVES:
-        if part := half(verdicts, name):
-            result |= _compared(f"verifiable_{name}", part, half(before, name, verdicts))
-            result[f"verifiable_{name}"]["instructions"] = sum(len(verdict["strict"]) for verdict in part.values())
+        part, earlier = half(verdicts, name), half(before, name, verdicts)
+        if part and all("own" in verdict for verdict in part.values()):
+            found = _compared(
+                f"verifiable_{name}", *({i: _own(v) for i, v in some.items()} for some in (part, earlier))
+            )
+            found = {key: {n: v for n, v in of.items() if not n.endswith("strict")} for key, of in found.items()}
+            found[f"verifiable_{name}"]["instructions"] = sum(len(verdict["own"]) for verdict in part.values())
+            result |= found
     return result
+
+
+def _own(verdict: Mapping[str, list[bool]]) -> dict[str, list[bool]]:
+    # Under both names: what is paired is told by the length of `strict`.
+    return {"strict": verdict["own"], "own": verdict["own"]}
 
 
 def _compared(name: str, verdicts: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
