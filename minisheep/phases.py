@@ -86,7 +86,7 @@ def measure_model(
             report.show(prompts[completion.id], completion.text)
             report.step(len(likelihoods) + len(answers) + len(checked), total, "verifiable instructions")
     measured = evaluation.model_metrics(likelihoods, answers, base)
-    # Runs without constraints store what they always did; `evaluation.with_halves` tells their kinds apart for a reader.
+    # Runs without constraints store what they always did: `evaluation.with_halves` tells kinds apart for their readers.
     trained = trained_kinds(work.folder) if settings.constraints else frozenset[str]()
     measured |= evaluation.metrics(items, checked, base, trained)
     _write_answers(folder, answered, answers)

@@ -297,8 +297,10 @@ OTHER: dict[str, object] = {
     "prefer": "judged",
     "mix_seeds": 0.25,
 }
+CHECKED: dict[str, object] = {"answers": 2, "constraints": 0.5}
+PAIRED: dict[str, object] = {"loss": "dpo", **CHECKED}
 PAIRS: dict[str, dict[str, object]] = {
-    "loss": {"answers": 2, "constraints": 0.5},
+    "loss": CHECKED,
     "prefer": PAIRED,
     "preference_beta": PAIRED,
 }
