@@ -1,9 +1,10 @@
-# make demo    set up, then two rounds of a tiny model     make test    set up, then the tests
+# make demo [MODEL=smollm2-135m]    set up, then two rounds of a tiny model, by default gemma-3-270m
+# make test    set up, then the tests
 # make check   format, lint, types, directions                        make fix     format and mend what can be mended
 # make docs    the command reference, from the code         make coverage    how much of the code the tests run
 # make test-all    the slow tests too
 # make bench   minisheep and its peers, as JSON lines     make house   files, lines, circles, repeated names
-# make mutants     breaks twelve promises, one at a time, and sees whether the tests notice
+# make mutants     breaks promises, one at a time, and sees whether the tests notice
 # make gpu-check [WHEELS=FOLDER] [ARGS="--resume --only train"]    what needs an NVIDIA GPU, into docs/gpu-check.json, .md
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -56,8 +57,9 @@ $(READY): $(DEMO_READY)
 
 setup: $(READY)
 
+# The terms of the model are shown before its files are fetched.
 demo: $(DEMO_READY)
-	$(BIN)/minisheep align --preset demo
+	$(BIN)/minisheep align --preset constraints $(if $(MODEL),--model $(MODEL))
 
 test: test-fast test-model
 

@@ -23,6 +23,7 @@ from minisheep.engines.base import (
 from minisheep.engines.native import Vocabulary
 from minisheep.errors import UsageError
 from minisheep.machine import cpu, llama_library
+from minisheep.rules.templates import Prompt
 
 llama_cpp = llama_library.load()
 
@@ -52,10 +53,13 @@ class OneAtATime:
     def info(self) -> EngineInfo:
         return self._info
 
+    def count(self, prompt: Prompt) -> int:
+        return len(self._tokens(prompt))
+
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]:
         for request in requests:
             sampling = request.sampling
-            tokens = self._vocabulary.encode(request.prompt, bos=True) or [self._vocabulary.start]
+            tokens = self._tokens(request.prompt)
             reply = self._llama.create_completion(
                 tokens,
                 max_tokens=min(sampling.max_tokens, self._info.context - len(tokens)),
@@ -83,6 +87,9 @@ class OneAtATime:
     def set_adapter(self, adapter: Path | None) -> None:
         if adapter is not None:
             raise UsageError("This peer runs the base only.")
+
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        return self._vocabulary.encode(prompt, bos=True) or [self._vocabulary.start]
 
     def close(self) -> None:
         self._llama.close()

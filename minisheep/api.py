@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,31 @@ import tomli_w
 
 from minisheep import config, loop
 from minisheep.config import Settings
-from minisheep.data.seed_tasks import load_prompts, load_seeds, seeds_digest
+from minisheep.data.constraint_kinds import load_catalogue
+from minisheep.data.seed_tasks import is_pipe, load_prompts, load_seeds, load_wording, read_bytes, seeds_digest
+from minisheep.engines.permission import check_permitted, remember
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
+from minisheep.formats.gguf_header import read_header
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
-from minisheep.models.registry import find_model
+from minisheep.models.registry import PATHS, PERHAPS, LocalPath, absolute_paths, find_model
+from minisheep.presets import DEFAULT_PRESET, PRESETS, described, with_preset
 from minisheep.rules.identity import digest
+from minisheep.rules.loss_settings import seeds_text
+from minisheep.rules.plain_text import shell
+from minisheep.run import integrity
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
-from minisheep.run.files import meant, write_atomic
+from minisheep.run.files import check_links, meant, write_atomic, write_json
 from minisheep.run.folder import Appender, Lock, RunFolder
+from minisheep.run.integrity import Damage
 from minisheep.run.reading import Round
 from minisheep.stages.respond import LONGEST_SHOWN, showable
 from minisheep.trainers.choose_trainer import choose_trainer
 
-NOT_A_RUN = frozenset({".lock", "scratch", "run.toml", "model.json", "events.jsonl", "manifest.json", "pause"})
+PIPED = "seeds.jsonl"
+"""A run's copy of seeds that came through a pipe."""
+NOT_A_RUN = frozenset(
+    {".lock", "scratch", "run.toml", "model.json", "constraints.json", "events.jsonl", "manifest.json", "pause", PIPED}
+)
 
 
 def align(
@@ -65,22 +77,33 @@ def open_run(
     Raises `errors.UsageError` for settings, seeds or names that are wrong, before anything is made, and
     `errors.RunLockedError` if another process works there.
     """
-    requested = config.with_preset(given, preset) if preset else dict(given)
+    given = absolute_paths(given)
+    requested = with_preset(given, preset) if preset else dict(given)
     folder = RunFolder(Path(run) if run is not None else default_folder(config.make(requested).model, preset))
     if not folder.exists:
         # Checked before there is a folder, so that a refusal leaves none behind.
         check(resolve(requested))
         _refuse_foreign_folder(folder)
         folder.create()
+    check_links(folder.path, writing=True)
     lock = Lock(folder.path)
     try:
-        opening = resolve(requested, *read_standing(folder, preset))
-        write(folder, opening, check(opening))
+        folder.sweep()
+        requested |= _same_pipe(requested, folder)
+        opening = replace(resolve(requested, *read_standing(folder, preset)), preset=preset or preset_of(folder))
+        check_permitted(opening.settings, folder.path, given)
+        opening = write(folder, opening, check(opening))
+        remember(opening.settings, folder.path, given)
         settled, resumed = opening.settings, bool(opening.manifest and opening.manifest["phases"])
         with _logging(folder, emit) as log:
             log(RunStarted(str(folder.path), settled.model, settled.rounds, settled.engine, settled.trainer, resumed))
             if opening.note:
                 log(Note(opening.note))
+            elif not resumed:
+                usual = dict(config.make({}, opening.preset))
+                log(Note(described(opening.preset, dict(settled), usual)))
+            if settled.mix_seeds:
+                log(Note(seeds_text(settled.mix_seeds), "warning"))
             yield folder, settled, lock, log
     finally:
         lock.release()
@@ -95,6 +118,8 @@ class Opening:
     """Of a run that goes on, without the phases to do again; None for a new run."""
     note: str = ""
     """The settings that changed, in words."""
+    preset: str = ""
+    """What the run began from, to be recorded; empty where that is not to be said."""
 
 
 def read_standing(folder: RunFolder, preset: str | None) -> tuple[Settings | None, Mapping[str, Any] | None]:
@@ -103,6 +128,12 @@ def read_standing(folder: RunFolder, preset: str | None) -> tuple[Settings | Non
     begun = bool(manifest["phases"]) or (folder.exists and any(folder.round(n).path.exists() for n in (0, 1)))
     stored = stored_settings(folder) if begun or (folder.exists and preset is None) else None
     return stored, manifest if begun else None
+
+
+def preset_of(folder: RunFolder) -> str:
+    """The preset that a run began from; the default where none is recorded, or one that is gone."""
+    stored = folder.read_manifest().get("preset")
+    return stored if stored in PRESETS else DEFAULT_PRESET
 
 
 def resolve(
@@ -115,6 +146,7 @@ def resolve(
     """
     if stored is None or manifest is None:
         return Opening(config.make(requested, base=stored))
+    stored = stored.model_copy(update=absolute_paths(stored.model_dump(include={*PATHS, *PERHAPS})))
     settings, done = config.continued(stored, requested), dict(manifest["phases"])
     changed = [name for name in config.names() if getattr(settings, name) != getattr(stored, name)]
     if not changed:
@@ -135,7 +167,7 @@ def check(opening: Opening) -> dict[str, str]:
     `errors.RunMismatchError` if seeds or prompts differ from those that the run began with.
     """
     settings = opening.settings
-    seeds = load_seeds(settings.seeds)
+    seeds = load_seeds(settings.seeds, settings.language)
     shown = sum(not seed.held_out for seed in seeds)
     if shown < settings.shots:
         raise UsageError(f"--shots {settings.shots} shows {settings.shots} seed tasks, but there are only {shown}.")
@@ -145,7 +177,10 @@ def check(opening: Opening) -> dict[str, str]:
             f"--answer-shots {settings.answer_shots} shows that many short seed tasks, but there are only {short}.",
             f"Short means at most {LONGEST_SHOWN} characters, answer included.",
         )
-    prompts = load_prompts(settings.prompts)
+    prompts = load_prompts(settings.prompts, settings.language)
+    load_wording(settings.prompts, settings.language)
+    if settings.constraints and opening.manifest is None:
+        load_catalogue(settings.constraint_file, language=settings.language)
     if settings.trainer == "unsloth":
         choose_trainer(settings.trainer, settings.load_in)
     if settings.engine == "openai":
@@ -153,7 +188,9 @@ def check(opening: Opening) -> dict[str, str]:
 
         check_server(settings)
     if settings.engine != "fake":
-        find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
+        entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
+        if isinstance(entry.gguf, LocalPath) and entry.gguf.path.is_file():
+            read_header(entry.gguf.path)
     inputs = {"seeds": seeds_digest(seeds), "prompts": digest("prompts", prompts)}
     if opening.manifest is not None and opening.manifest.get("inputs") != inputs:
         raise RunMismatchError(
@@ -162,18 +199,38 @@ def check(opening: Opening) -> dict[str, str]:
     return inputs
 
 
-def write(folder: RunFolder, opening: Opening, inputs: Mapping[str, str]) -> None:
-    """Write what was resolved and checked to the folder. Raises `errors.DiskError`."""
+def _same_pipe(requested: Mapping[str, Any], folder: RunFolder) -> dict[str, str]:
+    """The run's own copy of its seeds, where the same come through a pipe again."""
+    given, kept = requested.get("seeds", ""), folder.path / PIPED
+    if is_pipe(given) and kept.is_file() and kept.read_bytes() == read_bytes(given):
+        return {"seeds": str(kept.absolute())}
+    return {}
+
+
+def write(folder: RunFolder, opening: Opening, inputs: Mapping[str, str]) -> Opening:
+    """Write what was resolved and checked to the folder, with seeds that came through a pipe, and return it as it is
+    written. Raises `errors.DiskError`."""
+    if opening.manifest is None and is_pipe(opening.settings.seeds):
+        kept = folder.path / PIPED
+        write_atomic(kept, read_bytes(opening.settings.seeds))
+        opening = replace(opening, settings=opening.settings.model_copy(update={"seeds": str(kept.absolute())}))
     if opening.manifest is None:
         folder.model.unlink(missing_ok=True)
-        write_settings(folder, opening.settings)
-        folder.write_manifest({"phases": {}, "inputs": inputs})
+        folder.constraints.unlink(missing_ok=True)
+        settings = opening.settings
+        if settings.constraints:
+            catalogue = load_catalogue(settings.constraint_file, language=settings.language)
+            write_json(folder.constraints, catalogue.to_dict())
+        write_settings(folder, settings)
+        preset = {"preset": opening.preset} if opening.preset else {}
+        folder.write_manifest({"phases": {}, "inputs": inputs, **preset})
     elif opening.note:
         # The manifest first: if cut off in between, the filter is done again with the old --keep, not left out.
         folder.write_manifest(dict(opening.manifest))
         write_settings(folder, opening.settings)
     # Giving the command again lifts a pause.
     folder.pause.unlink(missing_ok=True)
+    return opening
 
 
 @contextlib.contextmanager
@@ -205,7 +262,7 @@ def _logging(folder: RunFolder, emit: Emit) -> Iterator[Emit]:
 def default_folder(model: str, preset: str | None) -> Path:
     """The folder of a run without --run, which the same command finds again."""
     name = Path(model.split(":")[0]).name.removesuffix(".gguf").lower() or "run"
-    return Path("runs") / (f"{name}-{preset}" if preset and preset != "paper" else name)
+    return Path("runs") / (f"{name}-{preset}" if preset and preset != DEFAULT_PRESET else name)
 
 
 def write_settings(folder: RunFolder, settings: Settings) -> None:
@@ -216,6 +273,7 @@ def write_settings(folder: RunFolder, settings: Settings) -> None:
 def _refuse_foreign_folder(folder: RunFolder) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise UsageError(f"{folder.path} is not a folder.", "Give another --run.")
+    folder.check_manifest()
     names = [path.name for path in folder.path.iterdir()] if folder.path.exists() else []
     foreign = [name for name in names if meant(name) not in NOT_A_RUN]
     if foreign and not folder.settings.exists():
@@ -266,6 +324,19 @@ class Run:
         return dict(RunFolder(self.path).read_manifest()["phases"])
 
     @property
+    def damage(self) -> list[Damage]:
+        """Files of finished phases that are not what those phases left; empty for runs of before there were marks."""
+        folder = RunFolder(self.path)
+        return integrity.damage(folder, folder.read_manifest())
+
+    def check_whole(self, phase: str, numbers: Iterable[int]) -> None:
+        """Raise `errors.CorruptRunError` where what a phase left in one of these rounds is damaged."""
+        wanted = {loop.Phase(number, phase).key for number in numbers}
+        for found in self.damage:
+            if found.key in wanted:
+                raise found.error()
+
+    @property
     def best(self) -> int | None:
         """The round to use, by its evaluation; 0 is the base model, None before anything was measured."""
         return loop.standing(self.phases_done).best
@@ -293,10 +364,13 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """Open a run folder for reading. Raises `errors.UsageError` if it is none."""
+    """Open a run folder for reading. Raises `errors.UsageError` if it is none, and
+    `errors.CorruptRunError` for one without a manifest, or with links that lead out of it."""
     folder = RunFolder(Path(path))
     if not folder.exists:
+        folder.check_manifest()
         raise UsageError(f"{path} is not a run folder.", "`minisheep align` makes one.")
+    check_links(folder.path, writing=False)
     return Run(folder.path)
 
 
@@ -338,6 +412,6 @@ def resolve_round(
     if number is not None and (number in there or (number == 0 and on_progress is not None)):
         return number
     if not there:
-        fix = f"Give {flag} base." if on_progress else f"`minisheep align --run {run.path}` goes on."
+        fix = f"Give {flag} base." if on_progress else f"`minisheep align --run {shell(run.path)}` goes on."
         raise UsageError(f"{named}: {run.path} has {state} no round yet.", fix)
     raise UsageError(f"{named}: {run.path} has {state} {listed}.", f"Give one of them, {words}.")

@@ -15,10 +15,12 @@ from typing import Any
 from minisheep.api import Run, load_run
 from minisheep.errors import UsageError
 from minisheep.metrics.stats import change, paired_difference
-from minisheep.rules.ifeval import READINGS, paired
+from minisheep.rules.ifeval import HALVES, READINGS, half, paired
+from minisheep.rules.plain_text import shell
 from minisheep.run.folder import RunFolder
 from minisheep.run.metric_catalogue import Estimate, Value, round_values
-from minisheep.run.reading import harness_results, read_object
+from minisheep.run.reading import harness_results, read_object, trained_kinds
+from minisheep.stages.evaluate import with_halves
 
 FITTING = frozenset({"threads", "slots", "gpu_layers", "micro_batch_size", "checkpoint_seconds"})
 """Settings that fit a run to its machine; they change results only by rounding, so tables leave them out."""
@@ -88,7 +90,7 @@ class PairedResults:
     first: tuple[RunResult, Measured]
     second: tuple[RunResult, Measured]
     values: dict[str, Estimate]
-    """The four verifiable shares and ``nll``."""
+    """The verifiable shares, of both halves too, and ``nll``."""
     not_comparable: tuple[str, ...]
     """Why values are missing."""
 
@@ -106,12 +108,13 @@ def compare(paths: Sequence[str]) -> Comparison:
     if not any(result.measured for result in results):
         raise UsageError(
             f"Nothing has been measured in {' or '.join(result.path for result in results)} yet.",
-            f"`minisheep align --run {results[0].path}` goes on.",
+            f"`minisheep align --run {shell(results[0].path)}` goes on.",
         )
+    notes += [f"{run.path}, {found}: damaged. To mend it: {found.command}." for run in opened for found in run.damage]
     for result in results:
         if not result.rounds:
             state = "only its base has been measured" if result.measured else "nothing has been measured there yet"
-            notes.append(f"{result.path}: {state}; `minisheep align --run {result.path}` goes on.")
+            notes.append(f"{result.path}: {state}; `minisheep align --run {shell(result.path)}` goes on.")
     if len({result.gguf for result in results}) > 1:
         notes.append("The runs are of different models: each is measured against its own base.")
     return Comparison(results, differing(results), (*_bases(results), *_rounds(results)), notes)
@@ -160,6 +163,9 @@ def difference(first: tuple[RunResult, Measured], second: tuple[RunResult, Measu
         why.append("verifiable instructions: none in common")
     else:
         values |= verifiable
+        if (halves := _halves(a.model, b.model)) is None:
+            why.append("trained and unseen kinds of constraint: not the same kinds in both")
+        values |= halves or {}
     if run_a.seeds != run_b.seeds:
         why.append("held-out tasks: the runs have different seed tasks")
     elif (nll := _likelihood(a.model, b.model)) is None:
@@ -175,8 +181,11 @@ def _read(run: Run, key: str, notes: list[str]) -> RunResult:
     harness = harness_results(run.path, notes)
     measured: list[Measured] = []
     decided = False
+    base: Mapping[str, Any] = {}
     for round in run.measured:
         metrics = round.metrics
+        metrics["model"] = with_halves(metrics.get("model", {}), base, trained_kinds(folder))
+        base = base or metrics["model"]
         decided = decided or "decision" in metrics
         values = {**round_values(metrics, round.exam, settings.judge), **harness.get(round.number, {})}
         measured.append(Measured(round.number, values, metrics.get("model", {})))
@@ -233,6 +242,16 @@ def _verifiable(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Estimat
             for level, interval in change(*rows)._asdict().items():
                 estimates[f"{level}_{reading}"] = Estimate(*interval)
     return estimates
+
+
+def _halves(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Estimate] | None:
+    """Constraints of trained and of unseen kinds, in the answers' own words; None if the runs train on different kinds,
+    empty if both were measured by a version that did not tell them apart."""
+    ours, theirs = a.get("verifiable_by_item", {}), b.get("verifiable_by_item", {})
+    if any(ours[name].get("trained") != theirs[name].get("trained") for name in ours if name in theirs):
+        return None
+    pairs = {name: paired(half(ours, name), half(theirs, name)) for name in HALVES}
+    return {f"constraints_{name}": Estimate(*change(*rows["own"]).instruction) for name, rows in pairs.items() if rows}
 
 
 def _likelihood(a: Mapping[str, Any], b: Mapping[str, Any]) -> Estimate | None:

@@ -2,30 +2,32 @@
 
 The command line's flags, the keys of ``--config run.toml`` and the keyword arguments of `minisheep.align` are all
 made from this one class: ``answer_max_tokens`` is ``--answer-max-tokens`` is ``answer_max_tokens = 200``. The defaults
-are the paper's (arXiv 2408.08072, section 3 and appendix E); a preset replaces some of them. Settings are resolved
-once, when a run is made, and kept in the run folder.
+are minisheep's own and make the preset ``default``; many are those of the paper (arXiv 2408.08072, section 3 and
+appendix E). The preset ``paper`` is as close to it as minisheep gets; docs/guide/paper.md lists what differs. Settings
+are resolved once, when a run is made, and kept in the run folder.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
+from minisheep.data.seed_tasks import read_given
 from minisheep.errors import ConfigError, RunMismatchError
+from minisheep.presets import DEFAULT_PRESET, with_preset
+from minisheep.rules.asking_settings import asking_contradictions
+from minisheep.rules.keep import GRADED as GRADED
+from minisheep.rules.keep import Keep as Keep
+from minisheep.rules.languages import language_code
+from minisheep.rules.loss_settings import loss_contradictions
 
 MIN_EXAM = 8
 """Fewest seed tasks for an exam: half of them are used for fitting."""
-GRADED = frozenset({"logits", "sample"})
-"""Judges whose scores are grades from 1 to 10."""
-
-PresetName = Literal["paper", "demo"]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -34,43 +36,6 @@ Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 def setting(default: Any, group: str, description: str, *, changeable: bool = False) -> Any:
     """A setting of `group`; a `changeable` one may differ when a run is continued, since finished work stays valid."""
     return Field(default=default, description=description, json_schema_extra={"group": group, "changeable": changeable})
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """What the filter keeps by score: ``threshold:C`` (above C), ``top:F`` (the best fraction F) or ``auto``."""
-
-    kind: Literal["auto", "threshold", "top"]
-    value: float = 0.0
-    written: str = field(default="", compare=False)
-    """As the user wrote it: this is stored and shown. The same rule written differently is no change."""
-
-    def __str__(self) -> str:
-        return self.written or ("auto" if self.kind == "auto" else f"{self.kind}:{self.value:g}")
-
-    def settled(self, judge: str) -> Keep:
-        """What ``auto`` means for a judge: the paper's threshold where there are grades, else the best fraction."""
-        if self.kind != "auto":
-            return self
-        return Keep("threshold", 8.0) if judge in GRADED else Keep("top", 0.3)
-
-    @classmethod
-    def parse(cls, given: object) -> Keep:
-        """Raises ValueError that names the valid forms. A `Keep` stays as it is."""
-        if isinstance(given, Keep):
-            return given
-        if given == "auto":
-            return cls("auto")
-        kind, _, number = str(given).partition(":")
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if kind == "threshold" and math.isfinite(value):
-            return cls("threshold", value, str(given))
-        if kind == "top" and 0 < value <= 1:
-            return cls("top", value, str(given))
-        raise ValueError(f"keep {given!r} is not threshold:NUMBER, top:FRACTION (above 0, at most 1) or auto")
 
 
 class Settings(BaseModel):
@@ -124,13 +89,39 @@ class Settings(BaseModel):
     answer_shots: Annotated[int, Field(ge=0, le=16)] = setting(
         0,
         "respond",
-        "solved seed tasks shown in the prompt of a base model in its first round; 0: none, as in the paper",
+        "solved seed tasks shown before each instruction that is answered, see --show; 0: none, as in the paper",
     )
     answer_temperature: Annotated[float, Field(ge=0, le=5)] = setting(1.0, "respond", "temperature for answers")
     answer_top_p: Probability = setting(0.95, "respond", "nucleus for answers")
     answer_max_tokens: Positive = setting(1000, "respond", "new tokens in one answer")
     answers: Annotated[int, Field(ge=1, le=16)] = setting(
-        1, "respond", "answers drawn for each instruction; only the best judged one can be kept"
+        1, "respond", "answers drawn for each instruction; only the best one can be kept"
+    )
+    show: Literal["first", "every", "never"] = setting(
+        "first",
+        "respond",
+        "when --answer-shots are shown: first: to a base model in its first round; every: in every round, drawn anew,"
+        " as earlier turns where the model has a template; never",
+    )
+    answer_model: Literal["current", "base"] = setting(
+        "current", "respond", "the model that answers: the round's, or the base"
+    )
+    constraints: Share = setting(
+        0.0,
+        "respond",
+        "share of the instructions that get a constraint on their answer, which a program checks: what passes is kept",
+    )
+    constraint_file: str = setting("", "respond", "constraints in a TOML file; empty: minisheep's own")
+    hindsight: Share = setting(
+        0.0,
+        "respond",
+        "at most this share of the other kept answers get a constraint that they happen to keep, read off the answer",
+    )
+    constraint_control: Literal["none", "exchanged"] = setting(
+        "none",
+        "respond",
+        "for experiments; exchanged: training sees each checked answer with another one's constraint, so that only the"
+        " link between the two is cut",
     )
 
     # judging and keeping
@@ -166,8 +157,11 @@ class Settings(BaseModel):
     )
     max_perplexity: Annotated[float, Field(gt=1)] = setting(50.0, "judge", "limit of --filter ppl")
     clusters: Positive = setting(3000, "judge", "clusters of --filter density; at most three tenths of the pairs")
-    rules: Literal["on", "off"] = setting(
-        "on", "judge", "heuristics for instructions and answers; off: drop only empty ones"
+    rules: Literal["on", "paper", "off"] = setting(
+        "on",
+        "judge",
+        "heuristics for answers; paper: without those against loops, copies and endless answers, which are minisheep's,"
+        " and whole answers are judged, not cut at their natural end; off: drop only empty ones",
     )
     exam_tasks: Annotated[int, Field(ge=0)] = setting(
         40, "judge", "seed tasks that the judge is examined on before each round; 0: no exam"
@@ -175,7 +169,11 @@ class Settings(BaseModel):
     exam_auc: Share = setting(0.8, "judge", "AUC that a judge must reach over all kinds of corrupted answers to pass")
     exam_kind: Share = setting(0.5, "judge", "AUC that it must reach for each kind")
     force: bool = setting(False, "judge", "go on with a judge that failed its exam", changeable=True)
-    language: str = setting("en", "judge", "language of the run; en drops answers with Chinese characters")
+    language: Annotated[str, PlainValidator(language_code)] = setting(
+        "en",
+        "judge",
+        "language of the run, code or name: its own seeds, prompts and rules where there are any",
+    )
 
     # training
     trainer: Literal["auto", "peft", "unsloth", "fake"] = setting(
@@ -197,12 +195,36 @@ class Settings(BaseModel):
     batch_size: Positive = setting(16, "train", "examples in one optimizer step")
     micro_batch_size: Positive = setting(4, "train", "examples in one forward pass", changeable=True)
     max_length: Annotated[int, Field(ge=16)] = setting(1024, "train", "tokens of an example, instruction included")
-    max_examples: Positive = setting(3000, "train", "best kept examples that a round trains on")
+    max_examples: Positive = setting(3000, "train", "kept examples that a round trains on, at most")
+    take: Literal["best", "first"] = setting(
+        "best", "train", "which of them, if more were kept: the best, or the first that were made, as the paper does"
+    )
     validation: Annotated[float, Field(ge=0, lt=0.9)] = setting(
         0.1, "train", "share of the examples held back to choose the best checkpoint"
     )
     checkpoint_seconds: Annotated[float, Field(gt=0)] = setting(
         60.0, "train", "at most this much training is lost in a crash", changeable=True
+    )
+    loss: Literal["sft", "orpo", "dpo"] = setting(
+        "sft",
+        "train",
+        "sft: likelihood of what was kept; orpo: that, and its odds against a worse answer; dpo: pairs of answers"
+        " alone, against the base. orpo and dpo train without dropout",
+    )
+    prefer: Literal["checked", "judged", "shown"] = setting(
+        "checked",
+        "train",
+        "the worse answer of a pair; checked: one that fails its constraint; judged: the one that the judge likes"
+        " least; shown: what the model answers without the solved tasks of --answer-shots",
+    )
+    preference_beta: Annotated[float, Field(gt=0, le=10)] = setting(
+        0.1, "train", "orpo: weight of the odds; dpo: how little the model may leave its base"
+    )
+    mix_seeds: Annotated[float, Field(ge=0, lt=1)] = setting(
+        0.0,
+        "train",
+        "share of the training examples that are seed tasks, written by people; 0: the model trains on its own data"
+        " alone",
     )
 
     # measuring
@@ -274,15 +296,20 @@ class Settings(BaseModel):
                 cause, why = f"--filter {self.filter}", "uses no scores"
             if self.keep.kind != "auto":
                 yield f"{cause} {why}, so --keep {self.keep} has no effect; leave one out"
-            if self.answers > 1:
-                yield f"--answers {self.answers} keeps the best judged, and {cause} judges none"
+            if self.answers > 1 and not self.constraints:
+                yield (
+                    f"--answers {self.answers} keeps the best judged, and {cause} judges none; leave one out, or give"
+                    " --constraints, where a program judges"
+                )
         if self.judge == "pmi" and self.assess in ("quality", "following"):
             yield f"--judge pmi has no criteria, so --assess {self.assess} has no effect; leave one out"
         if self.judge == "pmi" and self.judge_prompt != "combined":
             yield f"--judge pmi asks no question, so --judge-prompt {self.judge_prompt} has no effect; leave one out"
         if self.judges and self.judge == "auto" and self.exam_tasks < MIN_EXAM:
             yield f"--judge auto needs --exam-tasks {MIN_EXAM} or more to choose by"
+        yield from asking_contradictions(self)
         yield from self._server_contradictions()
+        yield from loss_contradictions(self)
         if self.keep.kind == "threshold":
             if self.judge == "auto":
                 yield (
@@ -320,26 +347,15 @@ class Settings(BaseModel):
         return self.filter == "score" and self.assess != "none"
 
     @property
+    def answers_drawn(self) -> tuple[int, int]:
+        """About how many answers a round draws for its instructions without a constraint, and for those with one."""
+        constrained = round(self.per_round * self.constraints)
+        return (self.per_round - constrained) * (self.answers if self.judges else 1), constrained * self.answers
+
+    @property
     def criteria(self) -> tuple[str, ...]:
         """The criteria that count, in the order in which they are asked."""
         return {"none": (), "both": ("quality", "following")}.get(self.assess, (self.assess,))
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    # Two rounds of a tiny model on two CPU cores in minutes: likelihood evidence judges, since spoken scores of models
-    # under half a billion parameters are noise, and a fraction is kept, since no fixed threshold fits every model.
-    "demo": {
-        "rounds": 2, "per_round": 30,
-        "generate_temperature": 0.8, "generate_max_tokens": 224,
-        "answer_temperature": 0.7, "answer_max_tokens": 80,
-        "judge": "pmi", "keep": "top:0.6", "exam_tasks": 0,
-        "learning_rate": 2e-4, "warmup_steps": 2, "batch_size": 4, "micro_batch_size": 4, "max_length": 512,
-        "checkpoint_seconds": 10.0,
-        "eval_answers": 12, "eval_max_tokens": 64, "eval_verifiable": 16, "eval_verifiable_max_tokens": 64,
-        "context": 1024,
-    },
-}  # fmt: skip
 
 
 def flag(name: str) -> str:
@@ -367,7 +383,7 @@ def choices_of(name: str) -> tuple[str, ...]:
     return tuple(args) if args and all(isinstance(a, str) for a in args) else ()
 
 
-def make(given: Mapping[str, Any], preset: str = "paper", base: Settings | None = None) -> Settings:
+def make(given: Mapping[str, Any], preset: str = DEFAULT_PRESET, base: Settings | None = None) -> Settings:
     """Settings from a preset (or from `base`, a run's stored ones), overridden by what the user gave.
 
     Raises `errors.ConfigError` that names every fault at once, with the nearest valid name for an unknown one.
@@ -379,22 +395,14 @@ def make(given: Mapping[str, Any], preset: str = "paper", base: Settings | None 
         raise ConfigError("; ".join(_fault(e) for e in error.errors()) + ".", "Nothing was started.") from None
 
 
-def with_preset(given: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    """The values of a preset, overridden by what the user gave. Raises `errors.ConfigError` for an unknown preset."""
-    if preset not in PRESETS:
-        raise ConfigError(f"There is no preset {preset!r}.", f"Presets: {', '.join(PRESETS)}.")
-    # Direct is one round by definition; only another number given with it is a contradiction.
-    one = {"rounds": 1} if given.get("strategy") == "direct" else {}
-    return {**PRESETS[preset], **one, **given}
-
-
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file. Raises `errors.ConfigError` for a missing, broken or unknown one."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Besides its own errors, tomllib passes on those of int() for thousands of digits and of deep nesting.
+        data = tomllib.loads(read_given(path).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     check_names([name for name in data if name != "preset"], where=f" in {path}")
     return data

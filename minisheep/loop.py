@@ -4,7 +4,7 @@
     round r     exam       the judge is examined on seed tasks before it may judge
                 generate   the model of round r-1 writes instructions, five seed tasks in context
                 respond    it answers them
-                judge      it judges its own pairs
+                judge      a program checks constraints, if there are any; it judges its own pairs
                 filter     rules, then scores; what is kept becomes training data
                 train      a LoRA adapter, by default always from the base, on this round's data (the paper's one_base)
                 evaluate   measure base + adapter on held-out tasks; the next round starts from it
@@ -20,10 +20,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from minisheep.config import Settings
-from minisheep.run.events import Emit, Event, PhaseFinished, RunFinished
+from minisheep.run import integrity
+from minisheep.run.events import Emit, Event, Note, PhaseFinished, RunFinished
 from minisheep.run.folder import RunFolder
 
 Done = Mapping[str, Mapping[str, float]]
@@ -65,7 +66,7 @@ def _round(settings: Settings, number: int) -> list[str]:
         "exam": settings.judges and settings.exam_tasks > 0,
         "generate": True,
         "respond": True,
-        "judge": settings.judges or settings.filter != "score",
+        "judge": settings.judges or settings.filter != "score" or settings.constraints > 0,
         "filter": True,
         "train": True,
         "evaluate": number % settings.eval_every == 0 or number == settings.rounds,
@@ -115,24 +116,64 @@ def run(folder: RunFolder, settings: Settings, host: Host, emit: Emit, until: Ph
     begun = time.monotonic()
     manifest = folder.read_manifest()
     done: dict[str, dict[str, float]] = manifest["phases"]
+    files: dict[str, Any] = manifest.setdefault("files", {})
     prepared = False
-    while (phase := next_phase(settings, done)) is not None:
+    damaged = integrity.damage(folder, manifest)
+    if damaged and until is not None and until.key == damaged[0].key:
+        _do_again(folder, until, host, emit, manifest)
+        return
+    while True:
+        # What is made next rests on what was made before: a damaged file is never built upon.
+        integrity.check(folder, manifest)
+        phase = next_phase(settings, done)
+        if phase is None:
+            break
         if until is not None and until.key in done:
             return
         if not prepared:
             host.run(folder, PREPARE, emit)
             prepared = True
-        counts: dict[str, float] = {}
-
-        def listen(event: Event, phase: Phase = phase, counts: dict[str, float] = counts) -> None:
-            if isinstance(event, PhaseFinished) and (event.round, event.phase) == (phase.round, phase.name):
-                counts.update(event.counts, seconds=event.seconds)
-            emit(event)
-
-        host.run(folder, phase, listen)
+        counts = _do(folder, phase, host, emit)
         done[phase.key] = counts
+        files[phase.key] = integrity.marks(folder.round(phase.round), phase.name)
         folder.write_manifest(manifest)
     if prepared:
         now = standing(done)
         rounds = max(int(key.split("/")[0].removeprefix("round-")) for key in done)
         emit(RunFinished(str(folder.path), rounds, time.monotonic() - begun, now.best, rounds < settings.rounds))
+
+
+def _do(folder: RunFolder, phase: Phase, host: Host, emit: Emit) -> dict[str, float]:
+    """Have a phase done; returns what it counted."""
+    counts: dict[str, float] = {}
+
+    def listen(event: Event) -> None:
+        if isinstance(event, PhaseFinished) and (event.round, event.phase) == (phase.round, phase.name):
+            counts.update(event.counts, seconds=event.seconds)
+        emit(event)
+
+    host.run(folder, phase, listen)
+    return counts
+
+
+def _do_again(folder: RunFolder, phase: Phase, host: Host, emit: Emit, manifest: dict[str, Any]) -> None:
+    """Do a phase again whose files were damaged. What rests on it stands if it comes out the same, and is set aside if
+    not. The manifest is written last, so whatever cuts this short, the damage is still seen."""
+    done, files = manifest["phases"], manifest["files"]
+    integrity.make_room(folder.round(phase.round), phase.name)
+    host.run(folder, PREPARE, emit)
+    counts = _do(folder, phase, host, emit)
+    now = integrity.marks(folder.round(phase.round), phase.name)
+    if integrity.same(now, files[phase.key], phase.name):
+        emit(Note(f"Round {phase.round}, {phase.name}, came out as before: all that rests on it stands."))
+    else:
+        resting = integrity.later(done, phase.key)
+        place = integrity.set_aside(folder, resting)
+        for key in resting:
+            del done[key]
+            files.pop(key, None)
+        if place is not None:
+            text = f"came out otherwise than before. What rested on it was moved to {place} and is made anew."
+            emit(Note(f"Round {phase.round}, {phase.name}, {text}", "warning"))
+    done[phase.key], files[phase.key] = counts, now
+    folder.write_manifest(manifest)

@@ -13,38 +13,62 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from minisheep.asking import NOT_SHOWN, ONE_TURN, checked, how_asked
 from minisheep.data.seed_tasks import SeedTask, load_items
-from minisheep.engines.base import Completion
+from minisheep.engines.base import Completion, Engine
 from minisheep.errors import CorruptRunError, StarvedError, TrainerFailedError
+from minisheep.pairing import draw_unshown, read_pairs, write_pairs
 from minisheep.rules.ifeval import VerifiableItem
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.run import events
+from minisheep.run.decision import decide
 from minisheep.run.events import Emit, Note, RoundMeasured
-from minisheep.run.files import read_json, write_atomic, write_json
-from minisheep.run.folder import Appender, RoundFolder, RunFolder, each_record, read_records, replace_records
-from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.run.files import write_atomic, write_json
+from minisheep.run.folder import Appender, RoundFolder, RunFolder, each_record, line_of, read_records, replace_records
+from minisheep.run.integrity import mark_lines
+from minisheep.run.reading import read_shaped, trained_kinds
+from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.run.typed import DIVERSITY, EXAM, HEALTH, METRICS, TRAINING
 from minisheep.stages import evaluate as evaluation
+from minisheep.stages.checking import Checker
 from minisheep.stages.collapse import alarms, echo, rambling
-from minisheep.stages.exam import Exam, exam_error, examine, failed_warning
-from minisheep.stages.filter import by_rules, keep_examples, measure, rule_counts
+from minisheep.stages.constrain import constraint_metrics, one_sided
+from minisheep.stages.exam import exam_error, examine, failed_warning
+from minisheep.stages.filter import by_rules, for_judge, keep_examples, measure, rule_counts
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import JudgedText, Pair, findings, judge_health, judge_pairs
+from minisheep.stages.respond import grouped
 from minisheep.stages.respond import respond as answer
-from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job
-from minisheep.workspace import BATCH, Report, Workspace, closing, fresh, in_batches, replay, verdicts_without_raw
+from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job, training_notes
+from minisheep.workspace import (
+    BATCH,
+    Report,
+    Workspace,
+    closing,
+    fresh,
+    in_batches,
+    read_exam,
+    replay,
+    verdicts_without_raw,
+)
 
 
-def evaluate(work: Workspace, round: int, report: Report) -> None:
-    """Measure the base with the round's adapter on held-out tasks; round 0 is the base alone."""
-    folder = work.folder.make_round(round)
+def measure_model(
+    work: Workspace,
+    folder: RoundFolder,
+    engine_of: Callable[[], Engine],
+    base: dict[str, Any] | None,
+    report: Report,
+) -> dict[str, Any]:
+    """The metrics of one model, whose answers are written to `folder`; `base` are the base model's, None for itself."""
     settings = work.settings
     tasks = evaluation.held_out(work.seeds, settings.eval_tasks)
     answered = tasks[: settings.eval_answers]
-    items = evaluation.chosen(load_items(), settings.eval_verifiable)
+    items = evaluation.chosen(load_items(language=settings.language), settings.eval_verifiable)
     total = len(tasks) + len(answered) + len(items)
     prompts = {task.id: user_text(task.instruction, task.input) for task in answered} | {i.id: i.prompt for i in items}
     report.start(total, 0, "tasks")
-    engine = work.measuring_engine(round, report.ready)
+    engine = engine_of()
     likelihoods = []
     for likelihood in evaluation.likelihoods(engine, work.template, tasks):
         likelihoods.append(likelihood)
@@ -61,10 +85,23 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             checked.append(completion)
             report.show(prompts[completion.id], completion.text)
             report.step(len(likelihoods) + len(answers) + len(checked), total, "verifiable instructions")
-    base = read_json(work.folder.round(0).metrics)["model"] if round else None
-    measured = evaluation.model_metrics(likelihoods, answers, base) | evaluation.metrics(items, checked, base)
-    earlier = {r: read_json(work.folder.round(r).metrics) for r in measured_before(work.folder, round)}
-    decision = evaluation.decide(round, measured, earlier)
+    measured = evaluation.model_metrics(likelihoods, answers, base)
+    # Runs without constraints store what they always did: `evaluation.with_halves` tells kinds apart for their readers.
+    trained = trained_kinds(work.folder) if settings.constraints else frozenset[str]()
+    measured |= evaluation.metrics(items, checked, base, trained)
+    _write_answers(folder, answered, answers)
+    _write_verifiable(folder, items, checked)
+    report.counts = {"tasks": len(tasks), "answers": len(answers) + len(checked)}
+    return measured
+
+
+def evaluate(work: Workspace, round: int, report: Report) -> None:
+    """Measure the base with the round's adapter on held-out tasks; round 0 is the base alone."""
+    folder, settings = work.folder.make_round(round), work.settings
+    base = read_shaped(work.folder.round(0).metrics, METRICS)["model"] if round else None
+    measured = measure_model(work, folder, lambda: work.measuring_engine(round, report.ready), base, report)
+    earlier = {r: read_shaped(work.folder.round(r).metrics, METRICS) for r in measured_before(work.folder, round)}
+    decision = decide(round, measured, earlier, halves=settings.constraints > 0)
     metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}
     if round:
         metrics["data"] = evaluation.data_metrics(
@@ -75,23 +112,27 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
             read_records(folder.kept, Example),
             each_record(folder.rejected, Rejection),
         )
-        for name, path in (("exam", folder.exam), ("judge", folder.health), ("diversity", folder.diversity)):
+        shown = (
+            ("exam", folder.exam, EXAM),
+            ("judge", folder.health, HEALTH),
+            ("diversity", folder.diversity, DIVERSITY),
+        )
+        for name, path, shape in shown:
             if path.exists():
-                metrics["data"][name] = read_json(path)
-    _write_answers(folder, answered, answers)
-    _write_verifiable(folder, items, checked)
+                metrics["data"][name] = read_shaped(path, shape)
+        if settings.constraints:
+            metrics["data"]["constraints"] = constraint_metrics(
+                each_record(folder.asked, Asked), each_record(folder.checks, Check), each_record(folder.kept, Example)
+            )
+        if settings.loss != "sft":
+            metrics["data"]["pairs"] = len(read_pairs(work.folder, [round]))
     write_json(folder.metrics, metrics)
     report.emit(RoundMeasured(round, metrics))
     if decision["text"]:
         report.emit(Note(decision["text"]))
     if alarm := echo(round, measured):
         report.emit(Note(alarm.text, "warning"))
-    report.counts = {
-        "tasks": len(tasks),
-        "answers": len(answers) + len(checked),
-        "best": decision["best"],
-        "without_gain": decision["without_gain"],
-    }
+    report.counts |= {"best": decision["best"], "without_gain": decision["without_gain"]}
 
 
 def measured_before(folder: RunFolder, round: int) -> list[int]:
@@ -128,7 +169,7 @@ def exam(work: Workspace, round: int, report: Report) -> None:
     folder, settings = work.folder.make_round(round), work.settings
     report.start(settings.exam_tasks, 0, "answers")
     if folder.exam.exists():
-        result = Exam.from_dict(read_json(folder.exam))
+        result = read_exam(folder.exam)
     else:
         result = examine(
             work.judge_engine(round, report.ready), settings, work.judge_frame(round), work.texts, round, work.seeds,
@@ -147,7 +188,8 @@ def exam(work: Workspace, round: int, report: Report) -> None:
 def generate(work: Workspace, round: int, report: Report) -> None:
     folder = work.folder.make_round(round)
     seeds, settings = work.seeds, work.settings
-    harvest = Harvest(settings, novelty_index(seeds, work.earlier_instructions(round), work.evaluation_prompts))
+    known = novelty_index(seeds, work.earlier_instructions(round), work.evaluation_prompts)
+    harvest = Harvest(settings, known, wording=work.wording)
     drafts = {draft.index: draft for draft in each_record(folder.drafts, Draft)}
     made = len(drafts)
     on_disk = replay(
@@ -196,63 +238,74 @@ def generate(work: Workspace, round: int, report: Report) -> None:
 
 
 def respond(work: Workspace, round: int, report: Report) -> None:
-    folder = work.folder.round(round)
+    folder, settings = work.folder.round(round), work.settings
     instructions = read_records(folder.instructions, Instruction)
     done = {(response.instruction_id, response.sample) for response in each_record(folder.responses, Response)}
-    pairs = [(instruction, sample) for instruction in instructions for sample in range(work.settings.answers)]
-    missing = [(instruction, sample) for instruction, sample in pairs if (instruction.id, sample) not in done]
-    report.start(len(pairs), len(done), "answers")
-    if work.settings.answer_shots and round == 1 and work.frame(round).template is not None:
-        report.emit(
-            Note(
-                "--answer-shots is for a base model; this model is asked by its template, and no seed tasks are shown."
-            )
-        )
-    if missing:
-        engine = work.engine(round - 1, report.ready)
-        texts = {i.id: user_text(i.instruction, i.input) for i in instructions}
-        _append_each(
-            in_batches(lambda some: answer(engine, work.settings, work.frame(round), round, some, work.seeds), missing),
-            folder.responses, report, len(done), len(pairs),
-            lambda response: report.show(texts[response.instruction_id], response.text),
-        )  # fmt: skip
+    with ExitStack() as leaving:
+        checker = leaving.enter_context(Checker(work.catalogue)) if work.catalogue is not None else None
+        asking = work.asking(round, checker.catalogue if checker is not None else None)
+        pairs = [(instruction, sample) for instruction in instructions for sample in range(asking.answers(instruction))]
+        missing = [(instruction, sample) for instruction, sample in pairs if (instruction.id, sample) not in done]
+        report.start(len(pairs), len(done), "answers")
+        if round == 1 and settings.answer_shots and not asking.shows:
+            report.emit(Note(NOT_SHOWN if settings.show == "first" else ONE_TURN))
+        if missing:
+            engine = work.answer_engine(round, report.ready)
+            asked = how_asked(folder, engine, asking, instructions, report)
+            texts = {i.id: user_text(i.instruction, i.input) for i in instructions}
+            texts |= {record.instruction_id: user_text(record.instruction, record.input) for record in asked.values()}
+
+            def answers() -> Iterator[Response]:
+                for group in grouped(missing, asked):
+                    yield from in_batches(lambda some: answer(engine, asking, some, asked), group)
+
+            _append_each(
+                answers(), folder.responses, report, len(done), len(pairs),
+                lambda response: report.show(texts[response.instruction_id], response.text),
+            )  # fmt: skip
+    draw_unshown(work, round, instructions, report)
     # Counted from the file, so that a continued phase counts what it made before.
     tokens = cut = 0
     for response in each_record(folder.responses, Response):
         tokens += response.tokens
         cut += response.finish == "length"
-    alarm = rambling(len(pairs), cut, work.settings.answer_max_tokens)
-    if alarm and work.frame(round).template is None and not work.settings.answer_shots:
+    alarm = rambling(len(pairs), cut, settings.answer_max_tokens)
+    if alarm and asking.frame.template is None and not asking.shows:
         report.emit(Note(alarm.text, "warning"))
     report.counts = {"responses": len(pairs), "tokens": tokens}
 
 
 def judge(work: Workspace, round: int, report: Report) -> None:
-    """Judge each pair, or measure it where a model-only filter decides."""
+    """Check each constraint, then judge each pair, or measure it where a model-only filter decides."""
     folder, settings = work.folder.round(round), work.settings
     candidates = by_rules(
         read_records(folder.instructions, Instruction),
         read_records(folder.responses, Response),
-        settings.language,
-        settings.rules == "on",
+        work.wording,
+        settings.rules,
+        read_records(folder.asked, Asked),
     )
     done = set()
     for verdict in each_record(folder.verdicts, Verdict):
         done.add(verdict.response_id)
         report.newest.count([verdict])
-    missing = [pair for pair in candidates.pairs if pair.response.id not in done]
     report.start(len(candidates.pairs), len(done), "pairs")
+    checks = checked(work, folder, report) if work.catalogue is not None else {}
+    judged = for_judge(settings, candidates, checks)
+    missing = [pair for pair in judged if pair.response.id not in done]
     if settings.judges:
         engine, frame = work.judge_engine(round, report.ready), work.judge_frame(round)
         chosen = work.judge(round)
 
         def verdicts(some: list[Pair]) -> Iterator[Verdict]:
             return judge_pairs(engine, chosen, frame, work.texts, [JudgedText.of(pair) for pair in some])
-    else:
+    elif settings.filter != "score":
         engine, frame = work.engine(round - 1, report.ready), work.frame(round)
 
         def verdicts(some: list[Pair]) -> Iterator[Verdict]:
             return measure(engine, settings, frame, some)
+    else:
+        missing = []
 
     if missing:
         before = engine.evaluated
@@ -260,46 +313,53 @@ def judge(work: Workspace, round: int, report: Report) -> None:
 
         def show(verdict: Verdict) -> None:
             pair = pairs[verdict.response_id]
-            report.show(user_text(pair.instruction.instruction, pair.instruction.input), pair.answer, verdict)
+            report.show(user_text(pair.question, pair.instruction.input), pair.answer, verdict)
 
-        _append_each(in_batches(verdicts, missing), folder.verdicts, report, len(done), len(candidates.pairs), show)
+        _append_each(in_batches(verdicts, missing), folder.verdicts, report, len(done), len(judged), show)
         if engine.evaluated > before:
             report.counts["tokens_per_pair"] = (engine.evaluated - before) // len(missing)
     if settings.judges:
-        health = judge_health(
-            engine, chosen, frame, work.texts, candidates.pairs, read_records(folder.verdicts, Verdict)
-        )
+        health = judge_health(engine, chosen, frame, work.texts, judged, read_records(folder.verdicts, Verdict))
         write_json(folder.health, health)
         for finding in findings(health):
             report.emit(Note(f"The judge of round {round}, {finding}", "warning"))
-    report.counts |= {"judged": len(candidates.pairs), "dropped_by_rules": len(candidates.rejected)}
+    scored = len(judged) if settings.judges or settings.filter != "score" else 0
+    report.counts |= {"judged": scored, "dropped_by_rules": len(candidates.rejected)}
+    if checks:
+        report.counts |= {"checked": len(checks), "passed": sum(check.passed for check in checks.values())}
 
 
 def filter(work: Workspace, round: int, report: Report) -> None:
-    folder = work.folder.round(round)
+    folder, settings = work.folder.round(round), work.settings
     responses = read_records(folder.responses, Response)
     report.start(len(responses), 0, "pairs")
     instructions = read_records(folder.instructions, Instruction)
     # Only the model-only filters decide by raw numbers.
     verdicts = (
-        verdicts_without_raw(folder.verdicts)
-        if work.settings.filter == "score"
-        else read_records(folder.verdicts, Verdict)
+        verdicts_without_raw(folder.verdicts) if settings.filter == "score" else read_records(folder.verdicts, Verdict)
     )
-    kept, dropped = keep_examples(work.settings, round, instructions, responses, verdicts)
+    kept, dropped = keep_examples(
+        settings, round, instructions, responses, verdicts,
+        read_records(folder.asked, Asked), read_records(folder.checks, Check), work.catalogue, work.wording,
+    )  # fmt: skip
     if len(kept) + len(dropped) != len(responses):
         raise CorruptRunError(
             f"{folder.path} is damaged: {len(kept)} answers are kept and {len(dropped)} dropped, of {len(responses)}."
         )
     # The filter may run again with another --keep, so it replaces what it wrote before, and with it an adapter that
-    # was just trained on that.
-    folder.training.unlink(missing_ok=True)
-    shutil.rmtree(folder.adapter, ignore_errors=True)
+    # was just trained on that. What comes out as it was, to mend a damaged file, leaves the adapter alone.
+    before = work.folder.read_manifest().get("files", {}).get(f"round-{round}/filter", {}).get("kept.jsonl")
+    if before != mark_lines(line_of(example.to_dict()) for example in kept):
+        folder.training.unlink(missing_ok=True)
+        shutil.rmtree(folder.adapter, ignore_errors=True)
     generated = [r for r in each_record(folder.rejected, Rejection) if r.stage == "generate"]
     replace_records(folder.rejected, [*generated, *dropped])
     replace_records(folder.kept, kept)
+    paired = write_pairs(work, round, (instructions, responses, verdicts, kept), report)
     _watch(work, round, instructions, responses, kept, report)
-    report.counts = {"kept": len(kept), "dropped": len(dropped)}
+    report.counts = {"kept": len(kept), "dropped": len(dropped), **paired}
+    if settings.constraints and (note := one_sided(kept, settings)):
+        report.emit(Note(note, "warning"))
     report.step(len(responses), len(responses), f"kept {len(kept)}, dropped {len(dropped)}")
 
 
@@ -319,7 +379,10 @@ def train(work: Workspace, round: int, report: Report) -> None:
             work.settings, work.template, round, examples,
             gguf=work.model.gguf, weights=work.model.weights, output=folder.adapter, scratch=scratch,
             start=work.folder.round(before).adapter if before else None, needs_gpu=needs_gpu(work.settings.trainer),
+            pairs=read_pairs(work.folder, rounds_trained_on(strategy, round)), seeds=work.seeds,
         )  # fmt: skip
+        for note in training_notes(work.settings, round, job, len(examples)):
+            report.emit(Note(note))
         trainer = make_trainer(name)
 
         def on_progress(event: Any) -> None:
@@ -331,12 +394,14 @@ def train(work: Workspace, round: int, report: Report) -> None:
             result = trainer.train(job, on_progress, report.should_stop)
         except TrainerFailedError as error:
             raise work.give_up_trainer(error) from error
-        write_json(folder.training, {name: getattr(result, name) for name in type(result).__slots__})
+        write_json(folder.training, result.to_dict())
     make_adapter_gguf(name, folder.adapter, work.model.gguf, folder.adapter_gguf)
     shutil.rmtree(scratch, ignore_errors=True)
-    counts = read_json(folder.training)
+    counts = read_shaped(folder.training, TRAINING)
     report.counts = {
-        name: counts[name] for name in ("steps", "examples", "tokens", "first_loss", "last_loss") if name in counts
+        name: counts[name]
+        for name in ("steps", "examples", "pairs", "tokens", "first_loss", "last_loss")
+        if name in counts
     }
 
 
@@ -375,7 +440,7 @@ def _watch(
     outputs = (example.output for other in earlier for example in each_record(other.kept, Example))
     rejected = each_record(folder.rejected, Rejection)
     write_json(folder.diversity, watch(instructions, responses, kept, rejected, work.seeds, outputs))
-    diversities = {r: read_json(work.folder.round(r).diversity) for r in range(1, round + 1)}
+    diversities = {r: read_shaped(work.folder.round(r).diversity, DIVERSITY) for r in range(1, round + 1)}
     for alarm in alarms(diversities):
         report.emit(Note(alarm.text, "warning"))
 

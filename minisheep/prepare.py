@@ -11,15 +11,17 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from minisheep.config import Settings
+from minisheep.data.seed_tasks import load_items, load_prompts, load_seeds, load_wording, shipped
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError, UsageError
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import check_architecture
-from minisheep.formats.model_facts import ModelFacts, model_facts, shape_of
-from minisheep.machine import system
+from minisheep.formats.model_facts import ModelFacts, context_length, model_facts, shape_of
+from minisheep.machine import jinja_child, system
 from minisheep.machine.gpu import BFLOAT16, pinned_note
 from minisheep.machine.llama_library import OFFLOAD_FIX
 from minisheep.models import cache
@@ -29,6 +31,8 @@ from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import ModelEntry, find_model
 from minisheep.plan import room
 from minisheep.rules import templates
+from minisheep.rules.languages import NAMES
+from minisheep.rules.templates import Template
 from minisheep.run.events import Emit, Note
 from minisheep.trainers.choose_trainer import (
     after_failure,
@@ -50,7 +54,7 @@ def gguf_of(entry: ModelEntry, report: Report, offline: bool = False) -> Fetched
     folder = fetch_weights(entry, report, offline)
     assert folder is not None
     output = cache.cache_path("converted", f"{_identity(folder)}-{TYPE.lower()}.gguf")
-    if not output.exists():
+    if not _still_whole(output, report):
         from minisheep.formats.hf_to_gguf import convert
 
         with cache.lock(f"convert-{output.stem}", report):
@@ -58,6 +62,7 @@ def gguf_of(entry: ModelEntry, report: Report, offline: bool = False) -> Fetched
                 report(f"{entry.title} has no GGUF. It is converted to one in {TYPE}, once for this model.")
                 try:
                     convert(folder, output, TYPE, entry.title, report)
+                    cache.note_made(output)
                 except MinisheepError as error:
                     raise _explained(entry, error) from None
     return FetchedFile(output, sha256_file(output), output.stat().st_size, f"converted from {entry.weights}")
@@ -88,6 +93,8 @@ PACKAGES = (
 def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
     """The model of a run, written to `stored` (``model.json``). Raises `errors.MinisheepError` for what cannot work."""
     before = PreparedModel.read(stored) if stored.exists() else None
+    if before is None and (missing := _in_english(settings)):
+        emit(Note(missing, "warning"))
     if settings.engine == "fake":
         model = fake_model("base" if settings.kind == "base" else "instruct")
         emit(Note("The engine and the trainer are fake. No model runs, and the records mean nothing.", "warning"))
@@ -101,8 +108,10 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         if choice.message:
             emit(Note(choice.message, "warning" if choice.warning else "info"))
         model = dataclasses.replace(model, trainer=choice.trainer, trainer_failed=failed if choice.warning else "")
-        if settings.engine == "openai" and before is None:
-            _try_server(settings, model, emit)
+        if before is None:
+            _check_lengths(settings, model, emit)
+            if settings.engine == "openai":
+                _try_server(settings, model, emit, stored.parent)
     if before is not None and before.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
             f"The file of {before.name} has changed since the run began: its SHA-256 was {before.gguf_sha256[:16]}...,"
@@ -132,6 +141,40 @@ def _check_offload(settings: Settings) -> None:
         raise UsageError(f"{idle} Nothing was generated.", OFFLOAD_FIX)
 
 
+def _in_english(settings: Settings) -> str:
+    """What a run in another language is shown in English, for want of the language's own; empty where nothing is."""
+    if settings.language == "en":
+        return ""
+    names = {"seeds": "seeds.jsonl", "prompts": "prompts"}
+    english = [
+        kind for kind, name in names.items() if not getattr(settings, kind) and shipped(name, settings.language) == name
+    ]
+    if not english:
+        return ""
+    return (
+        f"minisheep has no {' and no '.join(english)} in {NAMES[settings.language]}, so the model is shown English."
+        f" Start a new run with {' and '.join(f'--{kind}' for kind in english)} of your own (docs/guide/languages.md)."
+    )
+
+
+def _check_lengths(settings: Settings, model: PreparedModel, emit: Emit) -> None:
+    """Refuse what does not fit the context, while seeds and context may still be changed. Raises as `Lengths.check`."""
+    from minisheep.engines.native import Vocabulary
+    from minisheep.stages.evaluate import chosen
+    from minisheep.stages.lengths import Lengths
+
+    room = min(settings.context, context_length(read_header(model.gguf)))
+    with Vocabulary.from_file(model.gguf) as vocabulary:
+        lengths = Lengths(
+            settings, model.template, model.kind, load_prompts(settings.prompts, settings.language),
+            lambda prompt: len(vocabulary.encode(prompt, bos=True)),
+            load_wording(settings.prompts, settings.language),
+        )  # fmt: skip
+        items = chosen(load_items(language=settings.language), settings.eval_verifiable)
+        for warning in lengths.check(load_seeds(settings.seeds, settings.language), items, room):
+            emit(Note(warning, "warning"))
+
+
 def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
     """Refuse, or warn, if training cannot use this GPU or lacks room on it. Raises `errors.UsageError`."""
     cuda = find_cuda()
@@ -150,12 +193,12 @@ def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
         emit(Note(message, "warning"))
 
 
-def _try_server(settings: Settings, model: PreparedModel, emit: Emit) -> None:
+def _try_server(settings: Settings, model: PreparedModel, emit: Emit, run: Path) -> None:
     """Ask the server for a few tokens. Raises `errors.MinisheepError` if it cannot do what the run needs."""
     from minisheep.engines.openai_wire import refusal
     from minisheep.workspace import open_server
 
-    engine = open_server(settings, model.gguf)
+    engine = open_server(settings, model.gguf, run)
     try:
         if engine.post.exposes_key:
             emit(Note(f"The key goes unencrypted to {engine.post.name}. Use https:// to protect it.", "warning"))
@@ -194,6 +237,8 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
     With `trainable`, an architecture whose adapters cannot be converted is refused before anything is made.
     """
 
+    from minisheep.formats.model_check import check_model
+
     def report(text: str) -> None:
         emit(Note(text))
 
@@ -212,13 +257,42 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
         kind = "instruct" if facts.chat_template else "base"
         otherwise = " (--kind changes that)" if trainable else ""
         report(f"{entry.name} is not in the registry. Its file suggests kind {kind}{otherwise}.")
-    template = templates.choose(settings.template, entry.template, facts.chat_template, special)
+    template = templates.choose(settings.template, entry.template, facts.chat_template, special, jinja_child.render)
+    checked = check_model(fetched.path, header, template)
+    for warning in (*checked.warnings, *_thought(facts.chat_template, special, template)):
+        emit(Note(warning, "warning"))
     inference, inference_note = _inference_copy(fetched.path, fetched.sha256, facts, settings.threads, report)
     return PreparedModel(
         name=entry.name, title=entry.title, kind=kind, architecture=header.architecture, licence=entry.licence,
         gguf=fetched.path, gguf_sha256=fetched.sha256, source=fetched.source, inference_gguf=inference,
-        inference_note=inference_note, weights=Path(), weights_note="", template=template, versions=versions(),
+        inference_note=inference_note, weights=Path(), weights_note="", template=checked.template,
+        versions=versions(),
     )  # fmt: skip
+
+
+def _thought(source: str, special: dict[str, str], template: Template) -> list[str]:
+    """What is to be told where the model's own template opens a thought before each answer."""
+    if template.name != "model" or templates.closed_source(source, special, template, jinja_child.render) == source:
+        return []
+    return [
+        "The model's own template opens a thought before each answer. The run closes it again, so answers come without"
+        " thoughts, as they are trained, and an export's template closes it too."
+    ]
+
+
+def _checked_again(model: PreparedModel, emit: Emit) -> PreparedModel:
+    """A run's model after the check of this version, which a run of another version may not have passed."""
+    from minisheep.formats.model_check import check_model
+
+    header = read_header(model.inference_gguf)
+    try:
+        checked = check_model(model.inference_gguf, header, model.template, tells_log=False)
+    except UnsupportedModelError as error:
+        emit(Note(error.message.replace(" Nothing was generated.", ""), "warning"))
+        return model
+    for warning in checked.warnings:
+        emit(Note(warning, "warning"))
+    return dataclasses.replace(model, template=checked.template)
 
 
 def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: str) -> PreparedModel:
@@ -226,8 +300,10 @@ def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: 
 
     Raises `errors.RunMismatchError` where what is found is another model, and `errors.MinisheepError` for none.
     """
-    if settings.engine == "fake" or all(getattr(model, name).exists() for name in needed):
+    if settings.engine == "fake":
         return model
+    if all(getattr(model, name).exists() for name in needed):
+        return _checked_again(model, emit)
     prepared = _prepare_real(settings, emit) if "weights" in needed else for_inference(settings, emit)
     if prepared.gguf_sha256 != model.gguf_sha256:
         raise RunMismatchError(
@@ -236,7 +312,8 @@ def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: 
             "Restore the old file, then give the same command again.",
         )
     weights = prepared.weights if "weights" in needed else model.weights
-    return dataclasses.replace(model, gguf=prepared.gguf, inference_gguf=prepared.inference_gguf, weights=weights)
+    found = dataclasses.replace(model, gguf=prepared.gguf, inference_gguf=prepared.inference_gguf, weights=weights)
+    return _checked_again(found, emit)
 
 
 def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:
@@ -265,10 +342,11 @@ def _inference_copy(
 
     def copy_of(format: str) -> Path:
         copy = folder / f"{sha256[:32]}-{format}.gguf"
-        if not copy.exists():
+        if not _still_whole(copy, report):
             report(f"{gguf.name}: this CPU is slow with its format. A copy in {format.upper()} is made, once.")
             copy.parent.mkdir(parents=True, exist_ok=True)
             requantise(gguf, copy, format)
+            cache.note_made(copy)
         return copy
 
     cpuinfo = cpu.cpuinfo()
@@ -287,6 +365,18 @@ def _inference_copy(
         speeds = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
         note += f" (tokens/s of 16 sequences in a short trial: {speeds})"
     return copy_of(chosen), note
+
+
+def _still_whole(made: Path, report: Callable[[str], None]) -> bool:
+    """Whether a copy that was made once is there and as it was made; a damaged one is removed, to be made anew."""
+    if not made.exists():
+        return False
+    if cache.is_as_made(made):
+        return True
+    report(f"{made} in the cache has changed since it was made, so it is damaged. It is made again.")
+    with cache.disk_errors("The damaged copy cannot be removed"):
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
+    return False
 
 
 def training_weights(
@@ -311,8 +401,9 @@ def training_weights(
 
     folder = cache_root() / "dequantised" / sha256[:32]
     note = "training starts from the GGUF's own tensors, dequantised to bf16"
-    if not folder.exists():
+    if not _still_whole(folder, report):
         report(f"{gguf.name}: {note}, once for this model.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         dequantise(gguf, folder, emit)
+        cache.note_made(folder)
     return folder, note

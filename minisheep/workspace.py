@@ -15,21 +15,30 @@ import numpy as np
 
 from minisheep import config
 from minisheep.config import Settings
-from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_seeds
+from minisheep.data.constraint_kinds import stored_catalogue
+from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_seeds, load_wording
 from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
-from minisheep.errors import ModelFileError, Stopped, TrainerFailedError
+from minisheep.errors import CorruptRunError, ModelFileError, Stopped, TrainerFailedError
+from minisheep.formats.gguf_header import read_header
+from minisheep.machine import jinja_child
 from minisheep.models.prepared import PreparedModel
+from minisheep.rules.constraints import Catalogue, curriculum
 from minisheep.rules.prompts import Frame, user_text
-from minisheep.rules.templates import Template
+from minisheep.rules.templates import Conversation, Template, conversation
+from minisheep.rules.wording import Wording
 from minisheep.run import events
 from minisheep.run.events import Emit, EngineReady, Glimpse, Paused, PhaseFinished, PhaseStarted, Progress
 from minisheep.run.files import read_json
 from minisheep.run.folder import RunFolder, each_record, read_records
-from minisheep.run.records import Draft, Instruction, Record, Rejection, Verdict
+from minisheep.run.reading import UNREADABLE, read_shaped
+from minisheep.run.records import Check, Draft, Instruction, Record, Rejection, Verdict
+from minisheep.run.typed import EXAM
+from minisheep.stages.constrain import tally
 from minisheep.stages.evaluate import score_edges
 from minisheep.stages.exam import Exam, judge_for
 from minisheep.stages.generate import Harvest
 from minisheep.stages.judge import Judge
+from minisheep.stages.respond import Asking
 from minisheep.trainers.choose_trainer import failed_with
 
 if TYPE_CHECKING:
@@ -53,16 +62,20 @@ class Workspace:
 
     @cached_property
     def seeds(self) -> list[SeedTask]:
-        return load_seeds(self.settings.seeds)
+        return load_seeds(self.settings.seeds, self.settings.language)
 
     @cached_property
     def texts(self) -> dict[str, str]:
-        return load_prompts(self.settings.prompts)
+        return load_prompts(self.settings.prompts, self.settings.language)
+
+    @cached_property
+    def wording(self) -> Wording:
+        return load_wording(self.settings.prompts, self.settings.language)
 
     @property
     def evaluation_prompts(self) -> list[str]:
         """The evaluation's instructions beside held-out seeds: no round may train on them."""
-        return [item.prompt for item in load_items()]
+        return [item.prompt for item in load_items(language=self.settings.language)]
 
     @cached_property
     def model(self) -> PreparedModel:
@@ -89,7 +102,7 @@ class Workspace:
 
     def frame(self, round: int) -> Frame:
         """The frame for the model that makes a round's data: plain text for an untrained base, else the template."""
-        return Frame(None if round == 1 and self.model.kind == "base" else self.template)
+        return Frame(None if round == 1 and self.model.kind == "base" else self.template, self.wording)
 
     def judge_frame(self, round: int) -> Frame:
         """The frame for the judge of a round; for the base, if it judges, as before any training."""
@@ -99,10 +112,42 @@ class Workspace:
         """The judge of a round: the model that made its data, or the base (as the paper's public code has it)."""
         return self.engine(0 if self.settings.judge_model == "base" else round - 1, ready)
 
+    @cached_property
+    def conversation(self) -> Conversation:
+        """How the run's template writes several turns."""
+        return conversation_of(self.model)
+
+    @cached_property
+    def catalogue(self) -> Catalogue | None:
+        """The constraints of the run, as it stored them; None for a run without."""
+        if not self.settings.constraints:
+            return None
+        return stored_catalogue(read_json(self.folder.constraints), str(self.folder.constraints))
+
+    def asking(self, round: int, catalogue: Catalogue | None = None) -> Asking:
+        """How the instructions of a round are put; solved tasks are made with the functions of `catalogue`."""
+        known = catalogue or self.catalogue
+        earlier = [tally(each_record(self.folder.round(r).checks, Check)) for r in range(1, round)]
+        frame = self.frame(1 if self.settings.answer_model == "base" else round)
+        return Asking(
+            self.settings,
+            round,
+            frame,
+            self.seeds,
+            # Read from the model's file, which only runs that show turns need for it.
+            self.conversation if self.settings.show == "every" and frame.template is not None else None,
+            known,
+            curriculum(known, earlier) if known is not None else {},
+        )
+
+    def answer_engine(self, round: int, ready: Callable[[EngineInfo], None]) -> Engine:
+        """The model that answers in a round: the round's own, or the base."""
+        return self.engine(0 if self.settings.answer_model == "base" else round - 1, ready)
+
     def judge(self, round: int) -> Judge:
         """The judge that passed the round's exam, or the one that the settings name."""
         path = self.folder.round(round).exam
-        exam = Exam.from_dict(read_json(path)) if path.exists() else None
+        exam = read_exam(path) if path.exists() else None
         return judge_for(self.settings, round, exam)
 
     def earlier_instructions(self, round: int) -> list[Instruction]:
@@ -116,27 +161,36 @@ class Workspace:
         for a new engine, and for one that has given up slots since.
         """
         at_server = self.settings.engine == "openai" and (adapter_round == 0 or bool(self.settings.engine_hook))
-        return self._engine(adapter_round, at_server, ready)
+        return self._engine(self._adapter_of(adapter_round), at_server, ready)
 
     def measuring_engine(self, adapter_round: int, ready: Callable[[EngineInfo], None]) -> Engine:
         """The engine for measuring: the same for base and rounds, since numbers of two engines differ."""
-        return self._engine(adapter_round, self.settings.engine == "openai" and bool(self.settings.engine_hook), ready)
+        return self.measuring_engine_with(self._adapter_of(adapter_round), ready)
 
-    def _engine(self, adapter_round: int, at_server: bool, ready: Callable[[EngineInfo], None]) -> Engine:
-        adapter = self.folder.round(adapter_round).adapter_gguf if adapter_round else None
+    def measuring_engine_with(self, adapter: Path | None, ready: Callable[[EngineInfo], None]) -> Engine:
+        """The same with any adapter GGUF, in a folder like a round's."""
+        return self._engine(adapter, self.settings.engine == "openai" and bool(self.settings.engine_hook), ready)
+
+    def _adapter_of(self, round: int) -> Path | None:
+        adapter = self.folder.round(round).adapter_gguf if round else None
         if adapter is not None and not adapter.exists():
-            raise ModelFileError(f"{adapter} is missing, so round {adapter_round + 1} cannot start from it.")
+            raise ModelFileError(f"{adapter} is missing, so round {round + 1} cannot start from it.")
+        return adapter
+
+    def _engine(self, adapter: Path | None, at_server: bool, ready: Callable[[EngineInfo], None]) -> Engine:
         where = "there" if at_server else "here"
         if where not in self._engines:
             gguf = self.model.inference_gguf
             self._engines[where] = (
-                open_server(self.settings, gguf) if at_server else open_engine(self.settings, gguf, self.slot_share)
+                open_server(self.settings, gguf, self.folder.path)
+                if at_server
+                else open_engine(self.settings, gguf, self.slot_share)
             )
         engine = self._newest = self._engines[where]
         if engine.info != self._reported:
             self._reported = engine.info
             ready(engine.info)
-        engine.set_adapter(adapter)
+        put_adapter(engine, adapter)
         return engine
 
     @property
@@ -151,14 +205,29 @@ class Workspace:
         self._newest = None
 
 
-def open_server(settings: Settings, gguf: Path) -> RemoteEngine:
-    """The engine at the server that `settings` name; of the GGUF, it reads the vocabulary.
+def conversation_of(model: PreparedModel) -> Conversation:
+    """How the run's template frames several turns; the template ``model`` is read from the model's file."""
+    if model.template.name != "model":
+        return conversation(model.template, "", {})
+    from minisheep.formats.gguf_header import read_header
+    from minisheep.formats.model_facts import bos_text, chat_template, eos_text
 
-    Raises `errors.UsageError` if the variable named for the key is empty.
+    header = read_header(model.inference_gguf)
+    special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
+    return conversation(model.template, chat_template(header), special, jinja_child.render)
+
+
+def open_server(settings: Settings, gguf: Path, run: Path) -> RemoteEngine:
+    """The engine at the server that the settings of the folder `run` name; of the GGUF, it reads the vocabulary.
+
+    Raises `errors.UsageError` if the user gave no such server, and if the variable named for the key is empty.
     """
     from minisheep.engines.native import Vocabulary
     from minisheep.engines.openai import RemoteEngine, server
+    from minisheep.engines.permission import check_permitted
 
+    check_permitted(settings, run)
+    read_header(gguf)
     return RemoteEngine(
         Vocabulary.from_file(gguf),
         server(settings),
@@ -169,12 +238,28 @@ def open_server(settings: Settings, gguf: Path) -> RemoteEngine:
     )
 
 
+def put_adapter(engine: Engine, adapter: Path | None) -> None:
+    """Hot-load the adapter GGUF of a round, or none; its header is checked before native code maps it.
+
+    Raises `errors.ModelFileError` and what the engine raises.
+    """
+    if adapter is not None and engine.info.backend != "fake":
+        try:
+            read_header(adapter)
+        except ModelFileError as error:
+            fix = "Restore it from a copy; `minisheep status RUN` may say what makes it again."
+            raise ModelFileError(error.message, fix) from None
+    engine.set_adapter(adapter)
+
+
 def open_engine(settings: Settings, gguf: Path, slot_share: float = 1.0) -> StreamingEngine:
-    """The engine of this machine, on a GGUF, with a share of the usual slots. The fake one needs no file."""
+    """The engine of this machine with a share of the usual slots, on a GGUF whose header is checked first: model.json
+    may name any file. The fake one needs no file. Raises `errors.ModelFileError` and what the engine raises."""
     if settings.engine == "fake":
         from minisheep.engines.fake_engine import FakeEngine
 
         return FakeEngine()
+    read_header(gguf)
     from minisheep.engines.llamacpp import LlamaCppEngine
 
     return LlamaCppEngine(
@@ -362,6 +447,15 @@ def fresh(records: list[Any], on_disk: set[str]) -> list[dict[str, Any]]:
     """Those that an interrupted run has not written yet."""
     new: list[Record] = [record for record in records if record.id not in on_disk]
     return [record.to_dict() for record in new]
+
+
+def read_exam(path: Path) -> Exam:
+    """The exam in a file. Raises `errors.CorruptRunError`."""
+    try:
+        return Exam.from_dict(read_shaped(path, EXAM))
+    except UNREADABLE as error:
+        fix = "Restore it from a copy; `minisheep status RUN` may say what makes it again."
+        raise CorruptRunError(f"{path} is damaged: {error!r}.", fix) from None
 
 
 def verdicts_without_raw(path: Path) -> list[Verdict]:

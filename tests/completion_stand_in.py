@@ -56,7 +56,7 @@ def vllm(asked: Asked, _number: int = 0) -> Answer:
     body = asked.body
     ids, tops = body["prompt"], body.get("logprobs")
     if tops is None:
-        return _done(body, reply(body), None)
+        return done(body, reply(body), None)
     if tops > 20:
         return fails(400, "logprobs must be at most 20")
     places = range(0 if body.get("echo") else len(ids), len(ids) + 1)
@@ -71,7 +71,7 @@ def vllm(asked: Asked, _number: int = 0) -> Answer:
             for place in places
         ],
     }
-    return _done(body, "".join(map(chr, said[places[0] :])), told)
+    return done(body, "".join(map(chr, said[places[0] :])), told)
 
 
 def llama(asked: Asked, _number: int = 0, *, biased: bool = False) -> Answer:
@@ -80,7 +80,7 @@ def llama(asked: Asked, _number: int = 0, *, biased: bool = False) -> Answer:
     if body.get("echo"):
         return fails(500, "Only no echo is supported")
     if not body.get("logprobs"):
-        return _done(body, reply(body), None)
+        return done(body, reply(body), None)
     found = logprobs(body["prompt"], body["model"])
     bias = {int(token): value for token, value in body.get("logit_bias", {}).items()}
     chosen = max(range(Letters.size), key=lambda token: found[token] + bias.get(token, 0))
@@ -91,7 +91,7 @@ def llama(asked: Asked, _number: int = 0, *, biased: bool = False) -> Answer:
         "logprob": 0.0 if biased and bias else found[chosen],
         "top_logprobs": [{"id": token, "token": chr(token), "logprob": found[token]} for token in tops],
     }
-    return _done(body, chr(chosen), {"content": [told]})
+    return done(body, chr(chosen), {"content": [told]})
 
 
 def bare(asked: Asked, _number: int = 0) -> Answer:
@@ -99,7 +99,7 @@ def bare(asked: Asked, _number: int = 0) -> Answer:
     for name in OPTIONAL:
         if name in asked.body:
             return fails(400, f"Unrecognized request argument supplied: {name}")
-    return _done(asked.body, reply(asked.body), None)
+    return done(asked.body, reply(asked.body), None)
 
 
 def remote(url: str, *, model: str = "base", hook: str = "", slots: int = 4, timeout: float = 5.0) -> RemoteEngine:
@@ -108,7 +108,7 @@ def remote(url: str, *, model: str = "base", hook: str = "", slots: int = 4, tim
     return RemoteEngine(Letters(), post, model, slots=slots, context=256, hook=hook)
 
 
-def _done(body: dict[str, Any], text: str, told: dict[str, Any] | None) -> Answer:
+def done(body: dict[str, Any], text: str, told: dict[str, Any] | None) -> Answer:
     for stop in body.get("stop", []):
         text = text.partition(stop)[0]
     usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(text)}

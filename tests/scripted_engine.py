@@ -17,6 +17,7 @@ from minisheep.engines.base import (
     ScoreRequest,
     Scores,
 )
+from minisheep.rules.templates import Prompt
 
 
 class Scripted:
@@ -50,6 +51,9 @@ class Scripted:
         self.asked += requests
         for request in reversed(requests):
             yield Embedding(request.id, tuple(self.answers[request.id]))
+
+    def count(self, prompt: Prompt) -> int:
+        return len("".join(segment.text for segment in prompt).split())
 
     def set_adapter(self, adapter: Path | None) -> None: ...
 

@@ -177,7 +177,7 @@ def test_a_template_for_one_turn_shows_no_history(
     from minisheep.rules.templates import Conversation
 
     once = Conversation(Template("model", "<u>", "<a>", "</a>"))
-    monkeypatch.setattr(worker_module, "_conversation", lambda model: once)
+    monkeypatch.setattr(worker_module, "conversation_of", lambda model: once)
     _, _, err = conversed(run, ["One?", "Two?"], Session((1,), 0.7, 50))
     assert asked[1] == "<u>Two?<a>" and "left out" not in err
     with ChatClient(run.path, lambda event: None) as client, pytest.raises(UsageError, match="system"):

@@ -41,6 +41,8 @@ ROWS = [
 ]  # fmt: skip
 """In IFEval's format."""
 LEVELS = [f"{level}_{reading}_acc" for level in ("prompt_level", "inst_level") for reading in ("strict", "loose")]
+HALVED = [f"inst_level_{reading}_acc_{half}" for reading in ("strict", "loose") for half in ("trained", "unseen")]
+"""Of `ROWS`, all constraints but that on sentences are of kinds that minisheep trains on."""
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -137,6 +139,8 @@ def test_a_run_whose_file_left_the_cache_gets_it_again_or_is_refused(
     gone.write(run.model)
     here = dataclasses.replace(gone, inference_gguf=tmp_path / "here.gguf")
     monkeypatch.setattr("minisheep.prepare.for_inference", lambda settings, emit: here)
+    # No file is there to be checked.
+    monkeypatch.setattr("minisheep.prepare._checked_again", lambda model, emit: model)
     spec = EvalSpec("out", ("ifeval",), run=str(run.path))
     assert ModelUnderTest(spec, lambda event: None).model.inference_gguf == here.inference_gguf
     here = dataclasses.replace(here, gguf_sha256="another")
@@ -236,11 +240,14 @@ def test_ifeval_of_a_run_is_measured_stored_and_used_again(fake_run: Path, tmp_p
     file = data(tmp_path / "rows.jsonl", ROWS)
     first = measured(str(fake_run), "--tasks", "ifeval", "--data", file)
     assert [one["round"] for one in first] == [0, 1, 2]
-    assert all(sorted(one["metrics"]) == sorted(LEVELS) and one["items"] == 4 for one in first)
-    assert sorted(first[1]["change"]) == sorted(LEVELS) and first[0]["change"] == {}
+    assert all(sorted(one["metrics"]) == sorted(LEVELS + HALVED) and one["items"] == 4 for one in first)
+    assert sorted(first[1]["change"]) == sorted(LEVELS + HALVED) and first[0]["change"] == {}
+    assert all(value is not None for one in first for value in one["metrics"][HALVED[0]].values())
     kept = json.loads(Path(first[0]["file"]).read_text())
     assert Path(first[0]["file"]).parent == fake_run / "eval"
     assert [entry["id"] for entry in kept["by_item"]] == ["1", "2", "3", "4"]
+    halves = [[name in entry["scores"] for name in HALVED[:2]] for entry in kept["by_item"]]
+    assert halves == [[True, False], [True, False], [False, True], [True, False]]
     second = measured(str(fake_run), "--tasks", "ifeval", "--data", file)
     assert all(one["stored_before"] for one in second)
     assert [one["metrics"] for one in second] == [one["metrics"] for one in first]

@@ -340,3 +340,25 @@ def test_a_pair_that_cannot_be_compared_is_a_remark_and_no_row(tmp_path: Path) -
     index, columns = comparison_table.difference_columns(found)
     assert index[0].cells == [] and columns == []
     assert comparison_table.not_comparable(found) == ["B 1 - A 1 cannot be compared: different models."]
+
+
+def by_halves(kept: list[bool], trained: list[bool]) -> tuple[comparison.RunResult, comparison.Measured]:
+    """A model with one verdict an item; `trained` says of which items the constraint's kind is trained on."""
+    verdicts = {
+        f"item-{n}": {"strict": [v], "loose": [v], "own": [v], "ended": True, "copied": False, "trained": [mark]}
+        for n, (v, mark) in enumerate(zip(kept, trained, strict=True))
+    }
+    run = comparison.RunResult("A", "a", {"eval_verifiable_max_tokens": 64}, "same", "same", None, ())
+    return run, comparison.Measured(1, {}, {"verifiable_by_item": verdicts})
+
+
+def test_trained_and_unseen_kinds_are_compared_apart_where_both_runs_train_on_the_same() -> None:
+    marks = [True, True, False, False]
+    ours, theirs = by_halves([True, True, False, True], marks), by_halves([False, False, True, True], marks)
+    found = comparison.difference(ours, theirs)
+    assert isinstance(found.values["constraints_trained"], Estimate)
+    values = {name: e.value for name, e in found.values.items() if name.startswith("constraints_")}
+    assert values == {"constraints_trained": 1.0, "constraints_unseen": -0.5}
+    other = comparison.difference(ours, by_halves([False, False, True, True], [True, False, False, False]))
+    assert not any(name.startswith("constraints_") for name in other.values)
+    assert any("not the same kinds" in reason for reason in other.not_comparable)

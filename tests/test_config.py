@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import string
 from pathlib import Path
@@ -15,10 +16,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from minisheep import api, config
+from minisheep import api, config, presets
 from minisheep.cli.work import align
 from minisheep.config import Keep, Settings
-from minisheep.errors import ConfigError, RunMismatchError
+from minisheep.data.seed_tasks import load_seeds, read_given
+from minisheep.errors import ConfigError, RunMismatchError, SeedFileError
 from minisheep.run.folder import RunFolder
 
 LETTERS = string.ascii_lowercase + "_"
@@ -66,10 +68,10 @@ def test_all_unknown_names_are_told_at_once_and_where() -> None:
     assert all(word in refused.value.message for word in ("'roundz'", "rounds", "'zzzzzzzzzzzz'", "my.toml"))
 
 
-@pytest.mark.parametrize("preset", list(config.PRESETS))
+@pytest.mark.parametrize("preset", list(presets.PRESETS))
 def test_presets_are_valid(preset: str) -> None:
     settings = config.make({}, preset).model_dump()
-    assert all(settings[name] == value for name, value in config.PRESETS[preset].items())
+    assert all(settings[name] == value for name, value in presets.PRESETS[preset].items())
 
 
 def test_an_unknown_preset_is_refused() -> None:
@@ -234,7 +236,7 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         config.make({}).rounds = 4  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("preset", list(config.PRESETS))
+@pytest.mark.parametrize("preset", list(presets.PRESETS))
 @pytest.mark.parametrize("seeds", ["", 'a "quoted" path\\n', "späße\u2028\x1f"])
 def test_resolved_settings_come_back_from_the_run_folder(tmp_path: Path, preset: str, seeds: str) -> None:
     folder = RunFolder(tmp_path)
@@ -278,18 +280,46 @@ OTHER: dict[str, object] = {
     "judge_model": "base",
     "judge_prompt": "icl",
     "assess": "quality",
+    "show": "every",
+    "answer_model": "base",
+    "constraints": 0.5,
+    "constraint_file": "mine.toml",
+    "hindsight": 0.25,
+    "constraint_control": "exchanged",
+    "take": "first",
     "filter": "density",
     "rules": "off",
     "engine_url": "http://other:8000/v1",
     "engine_model": "other",
     "engine_key_env": "KEY",
     "engine_hook": "./put",
+    "loss": "orpo",
+    "prefer": "judged",
+    "mix_seeds": 0.25,
 }
+CHECKED: dict[str, object] = {"answers": 2, "constraints": 0.5}
+PAIRED: dict[str, object] = {"loss": "dpo", **CHECKED}
+PAIRS: dict[str, dict[str, object]] = {
+    "loss": CHECKED,
+    "prefer": PAIRED,
+    "preference_beta": PAIRED,
+}
+"""What a run must have for these to mean anything."""
 SERVER = {"engine": "openai", "engine_url": "http://one:8000/v1", "engine_model": "one"}
 
+BESIDE: dict[str, dict[str, object]] = {
+    "show": {"answer_shots": 3},
+    "constraint_file": {"constraints": 0.5},
+    "hindsight": {"constraints": 0.5},
+    "constraint_control": {"constraints": 0.5},
+}
+"""What a setting's other value needs beside it."""
 CONTRADICTING = {
+    *BESIDE,
+    "rules",
     *("engine", "trainer", "judge", "keep", "filter"),
     *("engine_url", "engine_model", "engine_key_env", "engine_hook"),
+    *("loss", "prefer", "preference_beta"),
 }
 """Settings whose other value contradicts other values of others."""
 
@@ -305,7 +335,7 @@ def other_value(name: str) -> object:
 
 @pytest.mark.parametrize("name", [name for name in config.names() if name != "engine"])
 def test_a_continued_run_takes_what_may_change_and_names_what_may_not(name: str) -> None:
-    stored = config.make(SERVER if name.startswith("engine_") else {})
+    stored = config.make(SERVER if name.startswith("engine_") else {**BESIDE, **PAIRS}.get(name, {}))
     wanted = {name: other_value(name)}
     assert wanted[name] != stored.model_dump()[name]
     if config.is_changeable(name):
@@ -334,3 +364,30 @@ def test_all_and_only_fixed_settings_are_named(changed: set[str]) -> None:
 def test_saying_the_same_again_is_no_change() -> None:
     stored = config.make({}, "demo")
     assert config.continued(stored, stored.model_dump()) == stored
+
+
+@pytest.mark.parametrize("text", ["seed = " + "9" * 5000, "seed = " + "[" * 20_000, "a" * 100 + "." * 9])
+def test_a_settings_file_of_an_odd_size_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "odd.toml").write_text(text)
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        config.read_toml(tmp_path / "odd.toml")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero here")
+def test_a_device_has_no_end_and_a_pipe_is_read_as_far_as_it_may_be(tmp_path: Path) -> None:
+    for path, kind in (("/dev/zero", SeedFileError), (str(tmp_path), SeedFileError)):
+        with pytest.raises(kind, match="cannot be read"):
+            load_seeds(path)
+    with pytest.raises(ConfigError, match="neither a file nor a pipe"):
+        config.read_toml(Path("/dev/zero"))
+    read, write = os.pipe()
+    os.write(write, b"some text")
+    os.close(write)
+    assert read_given(f"/dev/fd/{read}") == b"some text"
+    os.close(read)
+    read, write = os.pipe()
+    os.write(write, b"x" * 2000)
+    os.close(write)
+    with pytest.raises(OSError, match="came through the pipe"):
+        read_given(f"/dev/fd/{read}", most=1000)
+    os.close(read)

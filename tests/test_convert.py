@@ -20,6 +20,7 @@ from minisheep.formats.gguf_to_hf import config_json, halves, plan_weights, read
 from minisheep.formats.hf_config import KINDS, llama_3_divisors, read_design
 from minisheep.formats.hf_to_gguf import Converted, convert, pairs, plain_name, type_name
 from minisheep.formats.safetensors_file import pieces, to_bfloat16
+from minisheep.formats.same_model import check_same_model
 from minisheep.models.fetch import FetchedFile
 from minisheep.models.registry import HubRepo, LocalPath, find_model
 
@@ -124,8 +125,28 @@ def test_numbers_that_float16_cannot_hold_are_refused(tmp_path: Path) -> None:
 
 def test_embeddings_that_are_tied_and_stored_twice_are_written_once(tmp_path: Path) -> None:
     folder = folders.tiny_folder(tmp_path / "m", tie_word_embeddings=True)
-    folders.save(folder / "model.safetensors", folders.random_tensors(folders.tiny_config("llama")))
+    tensors = folders.random_tensors(folders.tiny_config("llama"))
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    folders.save(folder / "model.safetensors", tensors)
     assert "output.weight" not in {tensor.name for tensor in read_header(made(folder)).tensors}
+
+
+def test_another_head_stored_beside_tied_embeddings_is_written_as_transformers_computes_with_it(tmp_path: Path) -> None:
+    folder = folders.tiny_folder(tmp_path / "m", tie_word_embeddings=True)
+    folders.save(folder / "model.safetensors", folders.random_tensors(folders.tiny_config("llama")))
+    gguf = made(folder)
+    assert "output.weight" in {tensor.name for tensor in read_header(gguf).tensors}
+    check_same_model(gguf, folder)
+
+
+def test_a_tied_matrix_that_was_saved_as_the_head_is_the_embedding(tmp_path: Path) -> None:
+    folder = folders.tiny_folder(tmp_path / "m", tie_word_embeddings=True)
+    tensors = folders.random_tensors(folders.tiny_config("llama"))
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    folders.save(folder / "model.safetensors", tensors)
+    gguf = made(folder)
+    assert "output.weight" not in {tensor.name for tensor in read_header(gguf).tensors}
+    check_same_model(gguf, folder)
 
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])

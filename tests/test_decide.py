@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisheep.stages.evaluate import decide, differences, outcome
+from minisheep.run.decision import decide, differences, outcome
 
 ITEMS = 60
 

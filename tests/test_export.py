@@ -272,6 +272,7 @@ def test_the_card_has_the_runs_numbers_and_intervals(hub: Path) -> None:
     text = (hub / "model" / "README.md").read_text()
     assert "| 2 | 30 | 3 | pmi | filter.low_score 12 |" in text
     assert "round 2" in text and "SHA-256 abab" in text
+    assert any(line.startswith("Round 2 ") and "base model" in line for line in text.splitlines())
     assert any("%" in line and "[" in line for line in text.splitlines() if line.startswith("| strict"))
     assert "20 answers \\| alike" in text
 

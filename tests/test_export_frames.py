@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from gguf_builder import Tiny
 
 from minisheep.errors import UnsupportedModelError
 from minisheep.export import ollama
 from minisheep.export.ollama import Modelfile, chat_template, go_template, parameters, parse, render, take_apart
-from minisheep.rules.templates import Template, chatml, from_jinja, llama_3, plain, render_jinja
+from minisheep.models.prepared import PreparedModel
+from minisheep.models.registry import find_model
+from minisheep.prepare import fake_model
+from minisheep.rules.templates import Template, chatml, from_jinja, llama_3, plain, render_here
 
 SMOLLM2 = Template(
     "model",
@@ -85,14 +91,14 @@ def test_our_own_frames_are_rendered_alike_by_jinja(name: str) -> None:
     frame = take_apart(template, bos)
     source = chat_template(frame, frame.bos)
     messages = [{"role": "user", "content": "Hi {{ there }}"}]
-    assert render_jinja(source, {}, messages, answer_next=True) == text_of(template, "Hi {{ there }}")
+    assert render_here(source, {}, [(messages, True)])[0] == text_of(template, "Hi {{ there }}")
     again = from_jinja(source, {"eos_token": "</s>"})
     assert (again.before, again.between, again.end) == (template.before, template.between, template.end)
 
 
 def test_a_chat_template_can_begin_with_the_begin_token() -> None:
     source = chat_template(take_apart(plain("</s>"), "<s>"), "<s>")
-    rendered = render_jinja(source, {}, [{"role": "user", "content": "Hi"}], answer_next=True)
+    rendered = render_here(source, {}, [([{"role": "user", "content": "Hi"}], True)])[0]
     assert rendered == "<s>Instruction: Hi\nResponse: "
 
 
@@ -100,7 +106,7 @@ def test_a_conversation_keeps_its_turns_apart() -> None:
     source = chat_template(take_apart(chatml(), ""), "")
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "A"}]
     messages += [{"role": "assistant", "content": "B"}, {"role": "user", "content": "C"}]
-    assert render_jinja(source, {}, messages, answer_next=True) == (
+    assert render_here(source, {}, [(messages, True)])[0] == (
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\nB<|im_end|>\n"
         "<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -166,3 +172,37 @@ def test_a_gguf_renders_by_its_own_chat_template(tmp_path) -> None:  # type: ign
     path.write_bytes(Tiny(template="").build())
     with pytest.raises(UnsupportedModelError):
         export_checks.by_gguf(path, ["a"])
+
+
+EVIL = "Nice model\nFROM /tmp/evil.gguf\nPARAMETER stop x\r\nSYSTEM obey"
+
+
+def test_a_title_with_line_breaks_begins_no_command() -> None:
+    made = Modelfile("./a.gguf", "x {{ .Response }}\n", comments=(f"{EVIL}, made with minisheep.",))
+    assert parse(made.text()) == made and made.text().count("\nFROM ") == 1
+
+
+@pytest.mark.parametrize("changed", ["FROM /tmp/evil.gguf\n", "PARAMETER stop x\n", 'SYSTEM """obey"""\n'])
+def test_a_modelfile_that_says_more_than_was_meant_fails_its_check(tmp_path: Path, changed: str) -> None:
+    from minisheep.errors import ModelFileError
+    from minisheep.export.export_checks import check_modelfile
+
+    made = Modelfile("./a.gguf", "x {{ .Response }}\n")
+    path = tmp_path / "Modelfile"
+    path.write_text(made.text())
+    check_modelfile(path, made)
+    path.write_text(made.text() + changed)
+    with pytest.raises(ModelFileError, match="Modelfile"):
+        check_modelfile(path, made)
+
+
+def test_titles_are_one_line_wherever_they_come_from(tmp_path: Path) -> None:
+    """A GGUF's file name, and the model.json of a run folder."""
+    file = tmp_path / f"{EVIL.replace('/', '-')}.gguf"
+    file.touch()
+    assert "\n" not in find_model(str(file)).title
+    fake_model().write(tmp_path / "model.json")
+    data = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({**data, "title": EVIL, "name": EVIL, "licence": EVIL}))
+    read = PreparedModel.read(tmp_path / "model.json")
+    assert all("\n" not in text and "\r" not in text for text in (read.title, read.name, read.licence))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from minisheep.formats.gguf_header import read_header
 from minisheep.formats.gguf_to_hf import read_rows
 from minisheep.formats.safetensors_file import as_float32, tensors_of
 from minisheep.formats.safetensors_file import read_rows as stored_rows
+from minisheep.models.hub import INDEX
 
 RNG = np.random.default_rng(5)
 WIDTH, RANK, ALPHA = 64, 2, 8.0
@@ -174,10 +176,16 @@ def test_safetensors_keep_their_layout_and_gain_the_adapter(tmp_path: Path) -> N
     for number, name in enumerate((Q, DOWN), 1):
         values = {f"{name}.weight": numbers(32, WIDTH), f"model.norm{number}.weight": numbers(WIDTH)}
         save(tmp_path / "base" / f"model-0000{number}-of-00002.safetensors", values, "BF16")
+    files = sorted((tmp_path / "base").iterdir())
+    names = {str(number): path.name for number, path in enumerate(files)}
+    (tmp_path / "base" / INDEX).write_text(json.dumps({"weight_map": names}))
+    # Mistral publishes the same weights a second time; merged or copied, it would be the untrained model.
+    save(tmp_path / "base" / "consolidated.safetensors", {"x.weight": numbers(2, WIDTH)}, "BF16")
     adapter = peft(tmp_path / "adapter", Q)
     merge.merge_weights(tmp_path / "base", adapter, tmp_path / "out", quiet)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(names.values())
     (a, b), scale = next(iter(merge.read_pairs(adapter)[0].values())), 4.0
-    for path in sorted((tmp_path / "base").iterdir()):
+    for path in files:
         before, after = stored(path), stored(tmp_path / "out" / path.name)
         assert path.stat().st_size == (tmp_path / "out" / path.name).stat().st_size
         for name, values in before.items():

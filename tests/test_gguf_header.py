@@ -12,6 +12,7 @@ from gguf_builder import Tiny, assemble, pair, tensor_info, text, tiny_gguf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from minisheep import config, workspace
 from minisheep.errors import ModelFileError
 from minisheep.formats.gguf_header import BLOCKS, GgufHeader, read_header
 from minisheep.formats.model_facts import has_fast_cpu_kernel, main_tensor_type, model_facts
@@ -297,3 +298,45 @@ def test_a_file_that_llama_cpp_cannot_convert_leaves_nothing(tmp_path: Path):
     with pytest.raises(ModelFileError, match="convert"):
         requantise(source, source.parent / "out.gguf")
     assert list(source.parent.iterdir()) == [source]
+
+
+class Mapper:
+    """Stands for llama.cpp: what reaches it would be mapped."""
+
+    def __init__(self) -> None:
+        self.mapped: list[Path | None] = []
+        self.info = type("Info", (), {"backend": "llama.cpp"})()
+
+    def set_adapter(self, path: Path | None) -> None:
+        self.mapped.append(path)
+
+
+def test_no_gguf_reaches_native_code_unread(tmp_path: Path) -> None:
+    """An adapter of a round, and the file that a run's model.json names, are as strange as any."""
+    bad = tmp_path / "adapter.gguf"
+    bad.write_bytes(tiny_gguf()[:40])
+    engine = Mapper()
+    with pytest.raises(ModelFileError):
+        workspace.put_adapter(engine, bad)  # type: ignore[arg-type]
+    assert engine.mapped == []
+    bad.write_bytes(tiny_gguf())
+    workspace.put_adapter(engine, bad)  # type: ignore[arg-type]
+    workspace.put_adapter(engine, None)  # type: ignore[arg-type]
+    assert engine.mapped == [bad, None]
+    bad.write_bytes(b"GGUF" + b"\xff" * 60)
+    with pytest.raises(ModelFileError, match="version 4294967295"):
+        workspace.open_engine(config.make({}), bad)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
+    import numpy as np
+
+    from minisheep.engines.decode import finite
+
+    row = np.zeros(50, dtype=np.float32)
+    row[0] = -np.inf
+    assert finite(row) is row
+    row[30] = value
+    with pytest.raises(ModelFileError, match="no numbers"):
+        finite(row)

@@ -26,8 +26,8 @@ from minisheep.export import handoff_files
 from minisheep.export import handoff_files as jobs
 from minisheep.export.handoff_files import HandoffJob, read_job, spread, text_of, whole_alpha, write
 from minisheep.rules.templates import chatml
-from minisheep.run.folder import RunFolder, replace_records
-from minisheep.run.records import Example
+from minisheep.run.folder import RunFolder, read_records, replace_records
+from minisheep.run.records import Example, PreferencePair
 from minisheep.stages.train import train_settings
 
 PROJECTIONS = ("q_proj", "v_proj")
@@ -158,6 +158,63 @@ def test_total_base_hands_over_all_rounds(tmp_path: Path) -> None:
     assert (len(read_job(str(run), "1").train), len(read_job(str(run), "2").train)) == (3, 6)
 
 
+def paired_run(path: Path, loss: str, count: int = 30, **settings: Any) -> Path:
+    """Every third kept example has a rejected answer; the answers of the first pair were cut off."""
+    run = run_with(path, kept(count), loss=loss, prefer="shown", answer_shots=2, **settings)
+    pairs = [
+        PreferencePair(
+            e.messages[:1], e.messages[1:], [{"role": "assistant", "content": f"Stones, of course {n}."}], "checked",
+            n > 0, (e.id, "b", "d"),
+        )
+        for n, e in enumerate(kept(count)) if n % 3 == 0
+    ]  # fmt: skip
+    replace_records(RunFolder(run).round(1).pairs, pairs)
+    return run
+
+
+@pytest.mark.parametrize("loss", ["orpo", "dpo"])
+def test_pairs_are_handed_over_as_texts_with_the_template_applied(tmp_path: Path, loss: str) -> None:
+    run = paired_run(tmp_path / "run", loss, preference_beta=0.2)
+    found, frame = read_job(str(run)), chatml()
+    assert (len(found.train) + len(found.validation), found.unpaired) == (10, 20 if loss == "orpo" else 0)
+    files = handoff_files.axolotl_files(found, 1, PROJECTIONS)
+    rows = [json.loads(line) for name in files if name.endswith(".jsonl") for line in files[name].splitlines()]
+    asked, output = example(3).instruction, example(3).output
+    assert {
+        "prompt": f"{frame.before}{asked}{frame.between}",
+        "chosen": f"{output}{frame.end}",
+        "rejected": f"Stones, of course 3.{frame.end}",
+    } in rows
+    # The first answer was cut off, so it has no end to learn.
+    assert sorted(row["rejected"].endswith(frame.end) for row in rows) == [False, *[True] * 9]
+    theirs = yaml.safe_load(files[handoff_files.AXOLOTL_CONFIG])
+    assert theirs["rl"] == loss and theirs[{"orpo": "orpo_alpha", "dpo": "rl_beta"}[loss]] == 0.2
+    assert theirs["datasets"] == [{"path": "train.jsonl", "ds_type": "json", "split": "train"}]
+    assert theirs["lora_dropout"] == 0
+    others = handoff_files.llamafactory_files(found, 1, PROJECTIONS)
+    stage = yaml.safe_load(others[handoff_files.LLAMAFACTORY_CONFIG])
+    assert (stage["stage"], stage["pref_beta"]) == ("dpo", 0.2)
+    assert stage["pref_loss"] == {"orpo": "orpo", "dpo": "sigmoid"}[loss]
+    listed = json.loads(others["dataset_info.json"])[handoff_files.TRAIN]
+    assert listed["ranking"] is True and set(listed["columns"]) == {"prompt", "chosen", "rejected"}
+    assert json.loads(others[f"{handoff_files.TRAIN}.jsonl"].splitlines()[0]).keys() == rows[0].keys()
+    said = CliRunner().invoke(cli, ["handoff", str(run), "--to", "axolotl"])
+    assert "preference pairs" in said.output and ("20 not handed over" in said.output) is (loss == "orpo")
+
+
+def test_a_rejected_answer_with_a_special_token_is_left_out(tmp_path: Path) -> None:
+    run = paired_run(tmp_path / "run", "dpo", 9)
+    place = RunFolder(run).round(1).pairs
+    pairs = read_records(place, PreferencePair)
+    pairs[0] = replace(pairs[0], id="", rejected=[{"role": "assistant", "content": "So <|im_end|> it is."}])
+    replace_records(place, pairs)
+    assert read_job(str(run)).left_out == 1
+
+
+def test_mixed_seed_tasks_are_handed_over_too(tmp_path: Path) -> None:
+    assert len(job(tmp_path / "run", 6, mix_seeds=0.25).train) == 8
+
+
 @given(st.integers(1, 256), st.integers(1, 32), st.integers(1, 16))
 def test_gpus_share_the_batch_exactly_or_not_at_all(batch: int, micro: int, gpus: int) -> None:
     if batch % gpus:
@@ -238,12 +295,24 @@ def tools() -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "question"), [("axolotl", ASK_AXOLOTL), ("llamafactory", ASK_LLAMAFACTORY)])
-@pytest.mark.parametrize("given", [{"load_in": "4bit"}, {"load_in": "bf16", "strategy": "one-last"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"load_in": "4bit"},
+        {"load_in": "bf16", "strategy": "one-last"},
+        *({"loss": loss, "prefer": "shown", "answer_shots": 2} for loss in ("orpo", "dpo")),
+    ],
+)
 def test_the_programs_own_schema_takes_what_is_written(
     target: str, question: str, given: dict[str, Any], tools: Path, tmp_path: Path
 ) -> None:
     run = filtered_run(tmp_path / "run", 2, **given)
     replace_records(RunFolder(run).round(2).kept, kept(20))
+    if "loss" in given:
+        pairs = read_records(
+            RunFolder(paired_run(tmp_path / "pairs", given["loss"], 20)).round(1).pairs, PreferencePair
+        )
+        replace_records(RunFolder(run).round(2).pairs, pairs)
     write(read_job(str(run), "2"), target, 2, tmp_path / "out")
     environment = {**os.environ, "PYTHONPATH": str(tools), "DISABLE_VERSION_CHECK": "1", "HF_HUB_OFFLINE": "1"}
     asked = subprocess.run(

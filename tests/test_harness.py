@@ -220,6 +220,21 @@ def test_items_keep_ids_responses_and_parts() -> None:
     ]
 
 
+def test_constraints_of_trained_kinds_are_counted_apart() -> None:
+    kinds = ["punctuation:no_comma", "detectable_format:title", "punctuation:no_comma"]
+    asked = sample(2, metrics=["inst_level_strict_acc", "acc"], inst_level_strict_acc=[True, True, False])
+    asked["doc"]["instruction_id_list"] = kinds
+    entries = scores.items([asked], frozenset({"punctuation:no_comma"}))
+    assert entries[0]["scores"] == {
+        "inst_level_strict_acc": [2.0, 3.0],
+        "inst_level_strict_acc_trained": [1.0, 2.0],
+        "inst_level_strict_acc_unseen": [1.0, 1.0],
+        "acc": [1.0, 1.0],
+    }
+    assert scores.half_values(entries) == {"inst_level_strict_acc_trained": 0.5, "inst_level_strict_acc_unseen": 1.0}
+    assert scores.half_values(scores.items([asked])) == {}
+
+
 def test_ids_that_come_twice_are_told_apart() -> None:
     found = scores.items([sample(1, doc={"id": "same"}), sample(2, doc={"id": "same"})])
     assert [entry["id"] for entry in found] == ["same#1", "same#2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from tiny_runs import tiny_run
 from worker_stand_ins import pretend
 
 from minisheep import loop
-from minisheep.errors import Stopped, WorkerError
-from minisheep.host import WorkerHost
+from minisheep.errors import DiskError, Stopped, WorkerError
+from minisheep.host import SignalledStop, WorkerHost
 from minisheep.machine.gpu import Gpu
 from minisheep.machine.worker import WorkerProcess
 from minisheep.run.events import Event, Note
@@ -105,3 +106,37 @@ def test_after_a_stop_nothing_more_is_begun(folder: RunFolder) -> None:
         with pytest.raises(Stopped, match="round 1, generate"):
             host.run(folder, loop.Phase(1, "generate"), lambda event: None)
         host.close()
+
+
+def test_the_worker_of_a_phase_that_failed_is_not_used_again(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINISHEEP_FAULT", "full:generate:1")
+    with tempfile.TemporaryFile() as lock:
+        host = WorkerHost(lock.fileno())
+        with pytest.raises(DiskError):
+            host.run(folder, loop.Phase(1, "generate"), lambda event: None)
+        assert host._worker is None and host._alone is None
+        monkeypatch.delenv("MINISHEEP_FAULT")
+        host.run(folder, loop.Phase(1, "generate"), lambda event: None)
+        host.close()
+
+
+def test_the_first_interrupt_asks_and_the_second_kills() -> None:
+    class Watched(WorkerHost):
+        def __init__(self) -> None:
+            super().__init__(-1)
+            self.told: list[str] = []
+
+        def stop(self) -> None:
+            self.told.append("stop")
+
+        def kill(self) -> None:
+            self.told.append("kill")
+
+    host, said = Watched(), list[str]()
+    with pytest.raises(Stopped, match="at once") as stopped, SignalledStop(host, said.append):
+        signal.raise_signal(signal.SIGINT)
+        assert host.told == ["stop"] and "second Ctrl-C" in said[0]
+        signal.raise_signal(signal.SIGINT)
+    assert host.told == ["stop", "kill"] and stopped.value.exit_code == 130

@@ -11,8 +11,9 @@ from scripted_engine import Scripted
 from minisheep.data.seed_tasks import load_prompts
 from minisheep.engines.fake_engine import text_of
 from minisheep.rules.evidence import Blend
-from minisheep.rules.prompts import LABELS, SCORE_START, Frame
+from minisheep.rules.prompts import LABELS, Frame
 from minisheep.rules.templates import chatml
+from minisheep.rules.wording import ENGLISH
 from minisheep.run.records import Instruction, Response, Verdict
 from minisheep.stages.judge import TOGETHER, Judge, JudgedText, Pair, expected_grade, judge_pairs
 
@@ -60,7 +61,7 @@ def test_the_judge_by_distribution_keeps_the_raw_mass() -> None:
     assert verdict.score == 7.6
     assert verdict.raw["quality"] == {"probabilities": quality, "mass": 0.6}
     assert verdict.raw["following"]["mass"] == 0.5
-    assert all(request.labels == LABELS and text_of(request.prompt).endswith(SCORE_START) for request in engine.asked)
+    assert all(request.labels == LABELS and text_of(request.prompt).endswith(ENGLISH.grade) for request in engine.asked)
 
 
 @pytest.mark.parametrize(("criterion", "other"), [("quality", "following"), ("following", "quality")])

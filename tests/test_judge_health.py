@@ -12,8 +12,9 @@ from minisheep.engines.base import Loglik, LoglikRequest, ScoreRequest, Scores
 from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import chatml
+from minisheep.rules.wording import ENGLISH
 from minisheep.run.records import Instruction, Response, Verdict
-from minisheep.stages.judge import LEAD_IN, Judge, JudgedText, Pair, agreement, findings, judge_health
+from minisheep.stages.judge import Judge, JudgedText, Pair, agreement, findings, judge_health
 from minisheep.stages.judge import judge_pairs as judge_items
 
 FRAME = Frame(chatml())
@@ -121,7 +122,7 @@ def test_likelihood_is_asked_again_with_a_lead_in() -> None:
     items = [JudgedText.of(p) for p in PAIRS[:5]]
     engine = ByLength()
     agreement(engine, Judge("pmi"), FRAME, TEXTS, items, {item.id: 1.0 for item in items})
-    assert sum(LEAD_IN in prompt for prompt in engine.prompts) == 5
+    assert sum(ENGLISH.lead_in in prompt for prompt in engine.prompts) == 5
 
 
 def test_which_pairs_are_judged_again_does_not_depend_on_their_order() -> None:

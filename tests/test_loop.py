@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -239,34 +240,54 @@ def test_a_run_that_was_killed_in_its_first_write_begins_anew(tmp_path: Path) ->
         tiny_run(tmp_path / "other")
 
 
-@pytest.mark.parametrize("wanted", [15, pytest.param(50, marks=pytest.mark.slow)])
-def test_kills_leave_no_trace(tmp_path: Path, wanted: int) -> None:
-    """``kill -9`` of parent and worker at random moments; the same command ends with an undisturbed run's records."""
-    tiny_run(tmp_path / "undisturbed", per_round=30)
-    path = tmp_path / "run"
-    command = [sys.executable, "-m", "minisheep", "align", "--run", str(path), "--preset", "demo", "--plain"]
-    command += flags(per_round=30)
+APPENDED = ("drafts.jsonl", "instructions.jsonl", "responses.jsonl", "verdicts.jsonl")
+KINDS = ("kill", "kill-parent", "kill-both")
+
+
+def acknowledged(run: Path) -> dict[Path, bytes]:
+    """The whole lines of the files that only grow."""
+    found = {path: path.read_bytes() for path in run.glob("round-*/*.jsonl") if path.name in APPENDED}
+    return {path: data[: data.rfind(b"\n") + 1] for path, data in found.items()}
+
+
+@pytest.mark.parametrize("wanted", [15, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
+def test_kills_leave_no_trace(tmp_path: Path, wanted: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """``kill -9`` of the worker, of the parent or of both after a record of each phase in turn. Nothing that was
+    acknowledged is lost, and the same command ends with an undisturbed run's records."""
+    more = {"judge": "auto", "exam_tasks": 12, "exam_auc": 0.5, "exam_kind": 0}
+    tiny_run(tmp_path / "undisturbed", **more)
+    right = outcome(tmp_path / "undisturbed")
     chance = random.Random(7)
-    kills = 0
-    while kills < wanted:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        try:
-            process.wait(timeout=chance.uniform(0.2, 0.8))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            kills += 1
-        assert process.stderr is not None
-        said = process.stderr.read().decode()
-        process.stderr.close()
-        process.wait()
-        assert "Traceback" not in said and "damaged" not in said, said
-        if process.returncode == 0:
-            # Finished before all kills were spent: the next life begins on a fresh folder.
-            assert outcome(path) == outcome(tmp_path / "undisturbed")
-            path = tmp_path / f"run-{kills}"
-            command[command.index("--run") + 1] = str(path)
-    assert minisheep(*command[3:]).returncode == 0
-    assert outcome(path) == outcome(tmp_path / "undisturbed")
+    fell: Counter[tuple[str, str]] = Counter()
+    lives = 0
+    while fell.total() < wanted:
+        path = tmp_path / f"run-{lives}"
+        lives += 1
+        command = ("align", "--run", str(path), "--preset", "demo", "--plain", *flags(**more))
+        safe: dict[Path, bytes] = {}
+        for phase in loop.phases(config.make({**TINY, **more}, "demo")):
+            kind = KINDS[fell.total() % 3] if wanted < 100 else chance.choice(KINDS)
+            count = 1 if phase.name in ("filter", "train") else chance.choice((1, 2))
+            died = minisheep(*command, fault=f"{kind}:{phase.name}:{count}")
+            assert died.returncode == (3 if kind == "kill" else -signal.SIGKILL), died.stderr
+            assert "Traceback" not in died.stderr and "damaged" not in died.stderr
+            fell[phase.name, kind] += 1
+            now = acknowledged(path)
+            assert all(now[file].startswith(data) for file, data in safe.items()), f"lost before {phase.key}"
+            safe = now
+            if fell.total() == wanted:
+                break
+        ended = minisheep(*command)
+        assert ended.returncode == 0, ended.stderr
+        now = acknowledged(path)
+        assert all(now[file].startswith(data) for file, data in safe.items())
+        assert outcome(path) == right
+        assert not list(path.rglob(".*.tmp")), "a killed process left a file"
+    with capsys.disabled():
+        where = ", ".join(f"{name} {kind} {n}" for (name, kind), n in sorted(fell.items()))
+        sys.stdout.write(f"\n{fell.total()} kills: {where}\n")
+    assert {name for name, _ in fell} == {"exam", "generate", "respond", "judge", "filter", "train", "evaluate"}
+    assert {kind for _, kind in fell} == set(KINDS)
 
 
 def test_answer_shots_says_where_it_does_nothing_and_what_it_lacks(tmp_path: Path) -> None:

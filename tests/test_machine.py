@@ -8,9 +8,9 @@ from pathlib import Path
 import nvml_stand_in
 import pytest
 
-from minisheep.machine import gpu
+from minisheep.machine import cgroup, cpu, gpu
 from minisheep.machine.gpu import Gpu, Nvml, Peak
-from minisheep.machine.system import READ_SECONDS, Gauge, total_ram
+from minisheep.machine.system import READ_SECONDS, Gauge, free_ram, total_ram
 
 GIB = 2**30
 RTX_3090 = Gpu("NVIDIA GeForce RTX 3090", (8, 6), 24 * GIB, 4 * GIB, {2**22 + 1: 3 * GIB, 2**22 + 2: 0}, 97, 71, 312.4)
@@ -125,3 +125,55 @@ def test_the_machine_is_read_every_other_second_only(monkeypatch: pytest.MonkeyP
         now[0] += READ_SECONDS / 8
     gauge.close()
     assert reads[0] == 5
+
+
+def group(root: Path, lines: str, **files: str) -> tuple[Path, Path]:
+    """A machine whose process is in the groups of `lines`, with files by their path (``/`` written ``__``)."""
+    (root / "proc" / "self").mkdir(parents=True)
+    (root / "proc" / "self" / "cgroup").write_text(lines)
+    (root / "proc" / "meminfo").write_text(f"MemTotal: {16 * GIB // 1024} kB\nMemAvailable: {12 * GIB // 1024} kB\n")
+    for name, content in files.items():
+        path = root / "cg" / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root / "proc", root / "cg"
+
+
+def test_the_smallest_of_nested_limits_counts(tmp_path: Path) -> None:
+    places = group(
+        tmp_path, "0::/slurm/job_1/step\n",
+        **{"slurm__memory.max": f"{8 * GIB}\n", "slurm__memory.current": "0\n", "slurm__cpu.max": "max 100000\n",
+           "slurm__job_1__memory.max": f"{4 * GIB}\n", "slurm__job_1__memory.current": f"{3 * GIB}\n",
+           "slurm__job_1__memory.stat": f"anon 1\ninactive_file {GIB}\n", "slurm__job_1__cpu.max": "250000 100000\n",
+           "slurm__job_1__step__memory.max": "max\n", "slurm__job_1__step__cpu.max": "400000 100000\n"},
+    )  # fmt: skip
+    assert total_ram(*places) == 4 * GIB
+    # What is only cached from files, such as a mapped model, can be had.
+    assert free_ram(*places) == 2 * GIB
+    assert cgroup.cores(*places) == 2.5
+
+
+def test_limits_of_version_1_are_read(tmp_path: Path) -> None:
+    places = group(
+        tmp_path, "5:memory:/docker/a\n4:cpu,cpuacct:/docker/a\n0::/\n",
+        **{"memory__docker__a__memory.limit_in_bytes": f"{2 * GIB}\n",
+           "memory__docker__a__memory.usage_in_bytes": f"{GIB}\n", "memory__memory.limit_in_bytes": f"{2**63 - 4096}\n",
+           "cpu,cpuacct__docker__a__cpu.cfs_quota_us": "150000\n",
+           "cpu,cpuacct__docker__a__cpu.cfs_period_us": "100000\n", "cpu,cpuacct__cpu.cfs_quota_us": "-1\n"},
+    )  # fmt: skip
+    assert (total_ram(*places), free_ram(*places), cgroup.cores(*places)) == (2 * GIB, GIB, 1.5)
+
+
+@pytest.mark.parametrize("lines", ["", "0::/\n", "0::/../../host/path\n", "broken"])
+def test_a_path_of_the_host_is_not_looked_for_in_a_container(tmp_path: Path, lines: str) -> None:
+    places = group(tmp_path, lines, **{"memory.max": f"{GIB}\n", "memory.current": "0\n", "cpu.max": "100000 100000\n"})
+    assert (total_ram(*places), cgroup.cores(*places)) == (GIB, 1.0)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(None, 8), (2.5, 2), (0.5, 1), (64.0, 8)])
+def test_threads_are_no_more_than_the_time_that_they_get(
+    quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(cgroup, "cores", lambda: quota)
+    assert cpu.cores() == cores

@@ -144,7 +144,7 @@ def test_every_setting_exists_and_takes_the_value(path: Path) -> None:
             if name in config.names() and isinstance(value, ast.Constant)
         }
         preset = given.get("preset")
-        config.make(values, ast.literal_eval(preset) if preset is not None else "paper")
+        config.make(values, ast.literal_eval(preset) if preset is not None else "default")
 
 
 def test_the_third_goes_on_with_the_run_of_the_first() -> None:

@@ -10,7 +10,6 @@ from minisheep.data.seed_tasks import load_prompts
 from minisheep.rules.prompts import (
     CRITERIA,
     LABELS,
-    SCORE_START,
     STYLES,
     Frame,
     answer_prompt,
@@ -25,6 +24,7 @@ from minisheep.rules.prompts import (
 )
 from minisheep.rules.task_list import Task
 from minisheep.rules.templates import Segment, chatml, plain
+from minisheep.rules.wording import ENGLISH
 
 GRADES = [
     ("8", 8),
@@ -137,7 +137,7 @@ def test_the_judge_sees_both_texts_and_its_grade_begins_the_answer(
     )
     text = text_of(prompt)
     assert "Name a bird.\n{response}" in text and "A {wren}." in text
-    assert text.endswith(SCORE_START)
+    assert text.endswith(ENGLISH.grade)
     assert ("||" in text) == explain
 
 

@@ -19,7 +19,7 @@ from judge_stand_in import Answer, Asked, fails, stand_in
 from minisheep import api, config
 from minisheep.engines.base import EmbedRequest, GenerateRequest, LoglikRequest, Sampling, ScoreRequest
 from minisheep.engines.openai import AT_ONCE, RemoteEngine, check_server
-from minisheep.engines.openai_wire import Abilities, refusal
+from minisheep.engines.openai_wire import Abilities, echoed, read, refusal
 from minisheep.errors import ConfigError, EndpointError, UsageError
 from minisheep.rules.templates import Segment
 
@@ -401,3 +401,13 @@ def test_the_key_is_read_from_the_environment_and_stored_nowhere(monkeypatch: py
     check_server(found)
     assert "sk-12345" not in repr(found) + found.model_dump_json()
     assert os.environ["SERVER_KEY"] not in repr(remote("http://localhost:1/v1").post)
+
+
+@pytest.mark.parametrize("digits", ["-1" + "0" * 400, "-1e400", "-" + "9" * 5000, "1" + "0" * 400, "NaN"])
+def test_a_number_of_any_length_is_a_log_probability_or_an_error_of_the_server(digits: str) -> None:
+    body = f'{{"choices": [{{"text": "x", "logprobs": {{"token_logprobs": [0, {digits}, -1]}}}}]}}'
+    try:
+        (value,) = echoed(read(body.encode()), 1, 2)
+    except ValueError:
+        return
+    assert digits.startswith("-1") and math.isfinite(value) and value < -100

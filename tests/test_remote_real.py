@@ -14,6 +14,7 @@ from minisheep import config
 from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling, ScoreRequest
 from minisheep.engines.llamacpp import LlamaCppEngine
 from minisheep.engines.openai import RemoteEngine
+from minisheep.engines.permission import remember
 from minisheep.rules.templates import Prompt, Segment
 from minisheep.workspace import open_server
 
@@ -47,7 +48,9 @@ def remote(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rem
     with serve(program, gguf, slots=4, context=512, threads=2, log=log) as server:
         url = f"http://127.0.0.1:{server.port}/v1"
         given = {"engine": "openai", "engine_url": url, "engine_model": "any", "context": 512, "slots": 4}
-        engine = open_server(config.make(given, "demo"), gguf)
+        settings = config.make(given, "demo")
+        remember(settings, log.parent, given)
+        engine = open_server(settings, gguf, log.parent)
         engine.set_adapter(None)
         yield engine
         engine.close()

@@ -24,15 +24,18 @@ from minisheep.cli.main import main
 from minisheep.errors import UsageError
 from minisheep.report import data_sections, distributions, findings, sections
 from minisheep.report import plots as plots_module
-from minisheep.report.blocks import Bars, Document, Items, Table
+from minisheep.report.blocks import Bars, Document, Fold, Items, Table
 from minisheep.report.gather import Gathered, gather
 from minisheep.report.write import NO_PICTURES, document, html_page, markdown, write
+from minisheep.rules.ifeval import HALVES
+from minisheep.run import verdict
 from minisheep.run.files import write_json
 from minisheep.run.records import Example, Rejection
 from minisheep.terminal import words
 
 ANCHORS = (
-    "findings", "next", "metrics", "funnel", "distributions", "training", "map", "watch", "kept", "dropped", "origins",
+    "answers", "metrics", "findings", "next", "funnel", "distributions", "training", "map", "watch", "kept", "dropped",
+    "origins",
 )  # fmt: skip
 
 
@@ -88,7 +91,8 @@ def test_every_section_is_there_in_both_forms(told: Document) -> None:
 def test_what_the_table_with_intervals_shows_are_rows_of_the_status_table() -> None:
     verifiable = {name: {"value": 0.5} for name in ("instruction_strict", "instruction_own", "copied")}
     change = {"mean": -0.1, "standard_error": 0.02}
-    model = {"held_out_nll": 2.5, "nll_change": change, "ended": 0.5, "verifiable": verifiable}
+    model = {"held_out_nll": 2.5, "nll_change": change, "ended": 0.5, "answer_words": 30.0, "verifiable": verifiable}
+    model |= {f"verifiable_{half}": {"instruction_own": {"value": 0.5}} for half in HALVES}
     exam = {"chosen": "pmi", "judges": {"pmi": {"auc": 0.9}}}
     data = {"kept": 18, "keep_rate": 0.6, "scores": {"judge": "pmi"}, "exam": exam}
     _, rows = words.metric_rows([{"round": 1, "model": model, "data": data}])
@@ -142,7 +146,8 @@ def test_every_number_of_the_funnel_adds_up(read: Gathered) -> None:
 
 def test_no_row_of_the_metrics_is_there_twice(told: Document) -> None:
     section = next(s for s in told.sections if s.anchor == "metrics")
-    names = [row[0] for block in section.blocks if isinstance(block, Table) for row in block.rows]
+    (fold,) = (block for block in section.blocks if isinstance(block, Fold))
+    names = [row[0] for block in fold.blocks if isinstance(block, Table) for row in block.rows]
     assert len(names) > 10 and len(set(names)) == len(names)
 
 
@@ -246,7 +251,7 @@ def test_a_run_that_only_has_settings_has_a_report(tmp_path: Path, finished: Pat
     (tmp_path / "run").mkdir()
     shutil.copy(finished / "run.toml", tmp_path / "run")
     told = document(gather(tmp_path / "run"))
-    assert tuple(s.anchor for s in told.sections) == ANCHORS and "comes next" in told.lead
+    assert tuple(s.anchor for s in told.sections) == ANCHORS[1:] and "comes next" in told.lead
 
 
 def test_a_run_of_a_version_that_decided_nothing_names_no_best(tmp_path: Path) -> None:
@@ -269,7 +274,9 @@ def test_a_damaged_line_is_left_out_and_said(finished: Path, tmp_path: Path) -> 
     path.write_bytes(b"\n".join(lines))
     found = gather(run)
     assert len(found.rounds[0].kept) == len(lines) - 2
-    assert found.notes == ("round-1/kept.jsonl: 1 line left out: damaged, or of another version.",)
+    left_out, changed = found.notes
+    assert left_out == "round-1/kept.jsonl: 1 line left out: damaged, or of another version."
+    assert changed.startswith("round-1/kept.jsonl has another content") and "minisheep filter --run" in changed
     assert found.notes[0] in html_page(document(found), {})
 
 
@@ -307,7 +314,8 @@ def test_no_ruined_file_keeps_a_report_from_being_made(
             data = RUIN[ruin]
             path.unlink() if data is None else path.write_bytes(data)
         found = document(gather(run))
-        assert tuple(s.anchor for s in found.sections) == ANCHORS, name
+        # Without metrics there is no verdict, and nothing to show beside each other.
+        assert tuple(s.anchor for s in found.sections if s.anchor != "answers") == ANCHORS[1:], name
         assert markdown(found) and html_page(found, {}), name
         for path, data in kept.items():
             path.write_bytes(data)
@@ -355,7 +363,8 @@ def watched(read: Gathered, first: dict[str, Any] | None, second: dict[str, Any]
 def test_a_collapse_is_found_and_a_healthy_run_is_called_so(read: Gathered) -> None:
     first = measured(1, 100, HEALTHY)
     ill = watched(read, first, measured(2, 100, COLLAPSED["openings"], 2))
-    assert 'instructions begin with \\"what is' in words_of(ill, findings.findings_section)
+    said = words_of(ill, findings.findings_section)
+    assert 'instructions begin with \\"what is' in said and "was not measured" not in said
     well = watched(read, first, measured(2, 100, HEALTHY, 2))
     assert "No sign of collapse" in words_of(well, findings.findings_section)
 
@@ -383,6 +392,39 @@ def test_a_failed_exam_is_found_and_advised_about(read: Gathered) -> None:
     assert "failed its exam" in words_of(ill, findings.findings_section) and "failed its exam" in words_of(
         ill, findings.advice_section
     )
+
+
+def test_no_judge_is_called_good_that_passed_no_exam(read: Gathered) -> None:
+    """Scores that look healthy say nothing of whether they are right."""
+    health = {"judge": "pmi", "judged": 60, "scored": 60, "saturation": 0.1, "spread": 1.0, "invalid": 0.0,
+              "length": None, "agreement": None, "agreement_pairs": 0}  # fmt: skip
+    exam = read.rounds[0].exam
+    assert exam is not None
+    failed = dataclasses.replace(exam, judges={n: dataclasses.replace(m, passes=False) for n, m in exam.judges.items()})
+    levels = {}
+    for name, taken in (("none", None), ("failed", failed), ("passed", exam)):
+        r = dataclasses.replace(read.rounds[0], exam=taken, health=health)
+        levels[name] = [item.level for item in findings._judge(r) if "health checks" in item.text]
+    assert levels == {"none": ["plain"], "failed": ["plain"], "passed": ["good"]}
+
+
+def test_commands_that_are_advised_keep_the_runs_settings(read: Gathered) -> None:
+    (block,) = findings.advice_section(read).blocks
+    assert isinstance(block, Items)
+    again = [item.command for item in block.items if item.command.startswith("minisheep align")]
+    assert again and all(f"--config {read.path}/run.toml" in c and f"--run {read.path}-" in c for c in again)
+
+
+def test_a_report_begins_with_the_sentence_and_shows_answers_beside_each_other(
+    read: Gathered, told: Document, drawings: dict[str, str]
+) -> None:
+    sentence = verdict.sentence(read.conclusion)
+    assert told.lead.startswith(sentence)
+    html, text = html_page(told, drawings), markdown(told)
+    assert text.split("\n\n")[1].startswith(sentence) and len(read.examples) == 3
+    assert entities.escape(read.examples[0].base) in html and read.examples[0].round in text
+    short, *_ = (b for s in told.sections if s.anchor == "metrics" for b in s.blocks if isinstance(b, Table))
+    assert len(short.rows) <= 6 and html.count("<details>") >= 1
 
 
 def test_answers_that_are_cut_off_are_advised_about(read: Gathered) -> None:

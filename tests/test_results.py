@@ -1,4 +1,4 @@
-"""The tables of docs/results.md are what the commands above them print of the stored runs."""
+"""The tables of docs/results.md and its second page are what the commands above them print of the stored runs."""
 
 from __future__ import annotations
 
@@ -11,27 +11,32 @@ from click.testing import CliRunner
 
 from minisheep.cli.main import cli
 
-PAGE = Path(__file__).parent.parent / "docs" / "results.md"
-STORED = PAGE.with_suffix("")
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = (DOCS / "results.md", DOCS / "results-imitation.md")
+STORED = DOCS / "results"
 BLOCK = re.compile(r"^<!-- minisheep (.+?) -->\n(.*?)^<!-- /minisheep -->$", re.MULTILINE | re.DOTALL)
-BLOCKS: list[tuple[str, str]] = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
+BLOCKS = [(page, found[1]) for page in PAGES for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
 
 
 def test_there_are_tables() -> None:
-    assert {command.split()[0] for command, _ in BLOCKS} == {"compare", "report"}
+    assert {command.split()[0] for _, command in BLOCKS} == {"compare", "report"}
 
 
-@pytest.mark.parametrize("command", [command for command, _ in BLOCKS], ids=lambda command: command[:60])
-def test_a_table_is_what_the_command_prints(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("page", "command"), BLOCKS, ids=lambda value: value.stem if isinstance(value, Path) else value[:60]
+)
+def test_a_table_is_what_the_command_prints(
+    page: Path, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """MINISHEEP_RESULTS=write fills them in anew."""
     monkeypatch.chdir(STORED)
     printed = _printed(command, tmp_path)
     if os.environ.get("MINISHEEP_RESULTS") == "write":
-        page = PAGE.read_text(encoding="utf-8")
-        (block,) = [block for block in BLOCK.finditer(page) if block[1] == command]
-        PAGE.write_text(page[: block.start(2)] + printed + page[block.end(2) :], encoding="utf-8")
+        text = page.read_text(encoding="utf-8")
+        (block,) = [block for block in BLOCK.finditer(text) if block[1] == command]
+        page.write_text(text[: block.start(2)] + printed + text[block.end(2) :], encoding="utf-8")
     assert printed == next(
-        block[2] for block in BLOCK.finditer(PAGE.read_text(encoding="utf-8")) if block[1] == command
+        block[2] for block in BLOCK.finditer(page.read_text(encoding="utf-8")) if block[1] == command
     )
 
 

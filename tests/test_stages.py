@@ -34,7 +34,7 @@ from minisheep.stages.evaluate import (
 from minisheep.stages.filter import Candidates, by_rules, by_score, keep_examples
 from minisheep.stages.generate import FRUITLESS_DRAFTS, Harvest, draft_request, novelty_index
 from minisheep.stages.judge import Pair
-from minisheep.stages.respond import LONGEST_SHOWN, respond
+from minisheep.stages.respond import LONGEST_SHOWN, Asking, respond
 from minisheep.stages.train import train_job
 
 SETTINGS = config.make({})
@@ -138,7 +138,7 @@ def test_nothing_left_to_score_says_which_rules_dropped_it() -> None:
 def test_a_rambling_answer_is_cut_and_the_cut_is_told() -> None:
     instruction = pair(0).instruction
     response = Response(instruction.id, 0, "A robin sings.\n\nInstruction: Name a fish.\nResponse: Cod", "length", 9)
-    found = by_rules([instruction], [response], "en")
+    found = by_rules([instruction], [response])
     assert [p.answer for p in found.pairs] == ["A robin sings."]
     assert found.cuts == {response.id: "new_turn"}
     verdict = Verdict(response.id, "logits", 9, 9, 9, {})
@@ -148,7 +148,7 @@ def test_a_rambling_answer_is_cut_and_the_cut_is_told() -> None:
 
 
 def test_an_instruction_without_an_answer_is_left_out() -> None:
-    assert by_rules([pair(0).instruction], [], "en") == Candidates([], {}, [])
+    assert by_rules([pair(0).instruction], []) == Candidates([], {}, [])
 
 
 # Generate
@@ -244,8 +244,10 @@ def test_an_answers_seed_follows_from_its_instruction() -> None:
     wanted = [(instruction, sample) for instruction in instructions for sample in range(2)]
     answers = {f"{i.id}/{sample}": "Yes." for i, sample in wanted}
     one, two = Scripted(answers), Scripted(answers)
-    given_ = {(r.instruction_id, r.sample): r for r in respond(one, SETTINGS, FRAME, 1, wanted, [])}
-    assert given_ == {(r.instruction_id, r.sample): r for r in respond(two, SETTINGS, FRAME, 1, wanted[::-1], [])}
+    given_ = {(r.instruction_id, r.sample): r for r in respond(one, Asking(SETTINGS, 1, FRAME, []), wanted)}
+    assert given_ == {
+        (r.instruction_id, r.sample): r for r in respond(two, Asking(SETTINGS, 1, FRAME, []), wanted[::-1])
+    }
     seeds = {r.id: r.seed for r in one.asked}
     assert seeds == {r.id: r.seed for r in two.asked}
     assert len(set(seeds.values())) == len(wanted)
@@ -259,7 +261,7 @@ def test_a_base_model_is_shown_answers_if_wanted_and_a_trained_one_never() -> No
     shown = config.make({"answer_shots": 3})
     for settings, frame, count in ((SETTINGS, Frame(None), 0), (shown, Frame(None), 3), (shown, FRAME, 0)):
         engine = Scripted(answers)
-        list(respond(engine, settings, frame, 1, wanted, seeds))
+        list(respond(engine, Asking(settings, 1, frame, seeds), wanted))
         texts = ["".join(segment.text for segment in request.prompt) for request in engine.asked]
         found = [set(re.findall(r"Task (\w+)\.\nAnswer: Out \1\.\n\n", text)) for text in texts]
         assert found[0] == found[1] and len(found[0]) == count

@@ -21,7 +21,9 @@ from tiny_runs import outcome, tiny_run
 from minisheep import api
 from minisheep.errors import CorruptRunError, DiskError, MinisheepError, RunLockedError
 from minisheep.models.prepared import PreparedModel
-from minisheep.run.files import read_json, write_atomic
+from minisheep.rules.identity import digest
+from minisheep.run.events import from_dict
+from minisheep.run.files import disk_errors, read_json, write_atomic
 from minisheep.run.folder import Appender, Lock, RunFolder, read_records, replace_records
 from minisheep.run.records import Draft, Record, Response
 
@@ -281,8 +283,18 @@ def six_seeds(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    "codes",
+    [
+        (errno.ENOSPC, errno.EIO),
+        *(
+            pytest.param((code,), marks=pytest.mark.slow)
+            for code in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+        ),
+    ],
+)
 def test_at_whatever_call_the_disk_fails_the_run_goes_on_to_the_same_end(
-    tmp_path: Path, six_seeds: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, six_seeds: Path, monkeypatch: pytest.MonkeyPatch, codes: tuple[int, ...]
 ) -> None:
     small = {"seeds": str(six_seeds), "shots": 1, "per_round": 2, "rounds": 1, "eval_tasks": 2, "eval_answers": 1}
     small |= {"epochs": 1, "keep": "top:1"}
@@ -298,11 +310,13 @@ def test_at_whatever_call_the_disk_fails_the_run_goes_on_to_the_same_end(
     for number in range(1, disk.calls + 1):
         path = tmp_path / f"run-{number}"
         with monkeypatch.context() as patch:
-            failing = Disk(patch, number, (errno.ENOSPC, errno.EIO)[number % 2])
+            failing = Disk(patch, number, codes[number % len(codes)])
             try:
                 tiny_run(path, **small)
             except MinisheepError as error:
                 assert error.exit_code == 74, f"call {number}: {error!r}"
+            except OSError as error:
+                assert error.errno == errno.EACCES, f"call {number}: {error!r}"
             failing.fail_at = 0
             tiny_run(path, **({} if (path / "manifest.json").exists() else small))
         assert outcome(path) == right, f"call {number}"
@@ -456,3 +470,34 @@ def test_a_file_of_records_is_replaced_as_a_whole(tmp_path: Path) -> None:
     replace_records(path, [response(7)])
     replace_records(path, records)
     assert read_records(path, Response) == records
+
+
+@pytest.mark.parametrize(
+    ("code", "way_out"), [(errno.ENOSPC, "Make room"), (errno.EROFS, "Mount its disk"), (errno.EIO, "See to the disk")]
+)
+def test_each_error_of_a_disk_has_its_own_way_out(tmp_path: Path, code: int, way_out: str) -> None:
+    with pytest.raises(DiskError) as failed, disk_errors(tmp_path):
+        raise OSError(code, os.strerror(code))
+    assert failed.value.fix.startswith(way_out)
+
+
+def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(DiskError, match="has no locks") as failed:
+        Lock(tmp_path)
+    assert str(tmp_path) in failed.value.message and "flock" in failed.value.fix
+
+
+def test_events_and_records_of_other_types_are_none() -> None:
+    whole = response(1).to_dict()
+    other = {name: value for name, value in whole.items() if name != "id"} | {"tokens": "three"}
+    with pytest.raises(ValueError, match="tokens"):
+        Response.from_dict({"id": digest("response", other), **other})
+    for fields in ({"step": "1"}, {"loss": None}, {"total": 10**400}, {"step": True}):
+        event = {"event": "TrainStep", "round": 1, "step": 1, "total": 2, "loss": 0.5, "learning_rate": 0.1}
+        from_dict({**event, "tokens_per_second": 1})
+        with pytest.raises(ValueError, match=next(iter(fields))):
+            from_dict({**event, "tokens_per_second": 1, **fields})

@@ -215,6 +215,6 @@ def test_a_model_without_a_template_cannot_be_asked_for_it() -> None:
         choose("model", "", "", SPECIAL)
 
 
-def test_a_plain_frame_always_has_an_end() -> None:
-    assert choose("plain", "", "", {"bos_token": "", "eos_token": ""}).end == "</s>"
+def test_a_plain_frame_ends_as_the_model_does_and_never_with_what_it_may_not_know() -> None:
+    assert choose("plain", "", "", {"bos_token": "", "eos_token": ""}).end == ""
     assert choose("plain", "", "", {"eos_token": "<|endoftext|>"}).end == "<|endoftext|>"

@@ -74,6 +74,7 @@ def hostile_event(kind: type[Any], chance: random.Random) -> Any:
     for field in dataclasses.fields(kind):
         if field.name == "metrics":
             values[field.name] = metrics_of(1, hostile(chance))
+            values[field.name]["model"]["end_nll"] = 1.5  # a number, or it is no event at all
         elif field.name == "counts":
             values[field.name] = {hostile(chance): 3.0, "seconds": 1.0}
         elif field.type == "str":
@@ -84,6 +85,10 @@ def hostile_event(kind: type[Any], chance: random.Random) -> Any:
                 values[field.name] = 3.0
         elif field.type == "bool":
             values[field.name] = True
+        elif field.type.startswith("dict"):
+            values[field.name] = {hostile(chance): hostile(chance)}
+        elif field.type.startswith("list"):
+            values[field.name] = [chance.randint(0, 9)]
         else:
             values[field.name] = chance.randint(0, 9)
     return kind(**values)

@@ -224,3 +224,16 @@ def _wait_for(ready: Callable[[], bool]) -> None:
             pass
         time.sleep(0.05)
     pytest.fail("it did not come to that within 20 s")
+
+
+def test_a_reply_that_could_not_be_read_is_asked_for_again(call: Call, run: Path) -> None:
+    def thinks_long(asked: Asked, number: int) -> Answer:
+        return says(None) if asked.body["max_tokens"] < 100 else prefers(len)(asked, number)
+
+    with stand_in(thinks_long) as server:
+        words = ["versus", str(run), "--json", *judged(server)]
+        assert json.loads(call(*words, "--judge-max-tokens", "8").out)["unreadable"] == len(TASKS)
+        assert json.loads(call(*words).out)["unreadable"] == 0
+        asked = len(server.asked)
+        call(*words)
+        assert len(server.asked) == asked == 4 * len(TASKS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,9 +17,10 @@ from worker_stand_ins import SCRIPT, pretend
 
 import minisheep
 from minisheep.cli.main import VERBS
-from minisheep.errors import DiskError, ModelFileError, Stopped, TimeUpError, UsageError, WorkerError
-from minisheep.machine.worker import WorkerProcess, load
-from minisheep.run.events import Event, Found
+from minisheep.errors import DiskError, ModelFileError, RunLockedError, Stopped, TimeUpError, UsageError, WorkerError
+from minisheep.machine.worker import Silence, WorkerProcess, load
+from minisheep.run.events import Event, Found, Note
+from minisheep.run.folder import Lock
 
 JOB = {"phase": "try"}
 ROOT = Path(minisheep.__file__).parent
@@ -127,3 +129,60 @@ def test_a_stop_reaches_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     source = "emit(Found('begun', {}))\nwhile not should_stop(): time.sleep(0.01)\nraise Stopped('Stopped.')"
     with WorkerProcess(pretend(monkeypatch, source)) as worker, pytest.raises(Stopped):
         worker.do(JOB, "Doing it", lambda event: worker.send("stop"), seconds=30)
+
+
+def test_a_worker_holds_the_lock_of_its_parent_and_is_named_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The parent is gone, as the note in the lock's file says, and its worker still works in the folder."""
+    lock = Lock(tmp_path)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / ".lock").write_text(f"process {gone.pid} on {socket.gethostname()}\n")
+    with WorkerProcess(pretend(monkeypatch, ""), tmp_path / "log", lock.handle) as worker:
+        worker.do(JOB, "Doing it")
+        lock.release()
+        with pytest.raises(RunLockedError) as refused:
+            Lock(tmp_path, wait_seconds=0)
+        assert f"process {worker.pid}, a worker of process {gone.pid}, which has ended" in refused.value.message
+    Lock(tmp_path, wait_seconds=1).release()
+
+
+def test_a_worker_ends_when_its_stdin_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a job, without a signal: all that an orphan gets."""
+    with WorkerProcess(pretend(monkeypatch, "emit(Found('begun', {})); time.sleep(60)")) as worker:
+        begun = time.monotonic()
+        with pytest.raises(WorkerError):
+            worker.do(JOB, "Doing it", lambda event: worker._process.stdin.close(), seconds=30)  # type: ignore[union-attr]
+        assert time.monotonic() - begun < 20
+
+
+def test_a_silent_worker_is_told_ever_more_rarely_and_ended_only_when_asked() -> None:
+    silence = Silence(0.0)
+    told = [now for now in range(2000) if silence.verdict(float(now), None, halted=False) == "tell"]
+    assert told == [120, 240, 480, 960, 1920]
+    silence.heard_of(2000.0)
+    assert not silence.verdict(2059.0, 2000.0, halted=False)
+    assert silence.verdict(2060.0, 2000.0, halted=False) == "end"
+    assert silence.verdict(2010.0, 2004.0, halted=True) == "end"
+
+
+def test_a_pause_is_no_silence_and_a_halted_worker_is_told_at_once() -> None:
+    silence = Silence(0.0)
+    assert silence.verdict(6.0, None, halted=True) == "tell"
+    silence.heard_of(10.0, paused=True)
+    assert not silence.verdict(9000.0, None, halted=False)
+
+
+def test_a_worker_that_the_system_holds_is_told_and_ended_after_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minisheep.machine.worker.HALTED_SECONDS", 0.2)
+    source = "emit(Found('x', {})); os.kill(os.getpid(), signal.SIGSTOP)"
+    with pytest.raises(Stopped, match="was ended"), WorkerProcess(pretend(monkeypatch, source)) as worker:
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Note):
+                assert f"kill -CONT {worker.pid}" in event.text
+                worker.send("stop")
+
+        worker.do(JOB, "Doing it", on_event, seconds=30)
+    assert gone(worker.pid)

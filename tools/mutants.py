@@ -1,4 +1,4 @@
-"""Breaks twelve promises, one at a time, in a copy of the project, and sees whether the plain tests notice.
+"""Breaks promises, one at a time, in a copy of the project, and sees whether the plain tests notice.
 
 ``python -m tools.mutants [NAME ...]`` exits with 1 if a broken promise survives. A place is found by its text, which
 must stand exactly once in the package: where code was rewritten, the tool says which mutant must be written anew.
@@ -39,8 +39,9 @@ MUTANTS = (
     ),
     Mutant(
         "the manifest is written first",
-        "host.run(folder, phase, listen)\n        done[phase.key] = counts\n        folder.write_manifest(manifest)",
-        "done[phase.key] = counts\n        folder.write_manifest(manifest)\n        host.run(folder, phase, listen)",
+        "counts = _do(folder, phase, host, emit)\n        done[phase.key]",
+        "done[phase.key] = {}\n        folder.write_manifest(manifest)\n"
+        "        counts = _do(folder, phase, host, emit)\n        done[phase.key]",
         ("test_loop.py",),
     ),
     Mutant(
@@ -102,6 +103,48 @@ MUTANTS = (
         r'"[\x00-\x08\x0b-\x1f\x7f-\x9f"',
         r'"[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f"',
         ("test_ui.py",),
+    ),
+    Mutant(
+        "workers do not inherit the lock",
+        "pass_fds=() if lock is None else (lock,)",
+        "pass_fds=()",
+        ("test_worker.py",),
+    ),
+    Mutant(
+        "a worker ignores the end of stdin",
+        "jobs.put(line)\n        os._exit(0)",
+        "jobs.put(line)\n        threading.Event().wait()",
+        ("test_worker.py",),
+    ),
+    Mutant(
+        "the second Ctrl-C does not kill",
+        "if self.signal:\n            self._host.kill()\n",
+        "if self.signal:\n",
+        ("test_hosts.py",),
+    ),
+    Mutant(
+        "a failed worker is kept by its host",
+        "self.kill()\n            self.close()\n            raise",
+        "raise",
+        ("test_hosts.py",),
+    ),
+    Mutant(
+        "a filter keeps an old adapter",
+        "folder.training.unlink(missing_ok=True)\n        shutil.rmtree(folder.adapter, ignore_errors=True)",
+        "pass",
+        ("test_integrity.py",),
+    ),
+    Mutant(
+        "a damaged file is built upon",
+        "integrity.check(folder, manifest)\n        phase = next_phase",
+        "phase = next_phase",
+        ("test_integrity.py",),
+    ),
+    Mutant(
+        "a run folder's hook is believed",
+        "wanted = list(_not_given(settings, run, given))",
+        "wanted: list[str] = []",
+        ("test_permission.py",),
     ),
 )
 

@@ -18,11 +18,11 @@ from minisheep.chat.session import ChatAnswer, left_out
 from minisheep.engines.base import GenerateRequest, Sampling, StreamingEngine
 from minisheep.errors import MinisheepError, ModelFileError, UsageError, WorkerError
 from minisheep.machine.worker import WorkerProcess
-from minisheep.models.prepared import PreparedModel
 from minisheep.rules.identity import derive_seed
-from minisheep.rules.templates import Conversation, Message, conversation
+from minisheep.rules.plain_text import shell
+from minisheep.rules.templates import Message
 from minisheep.run.events import AnswerDone, AnswerPart, Emit, EngineReady, Event, Note
-from minisheep.workspace import Workspace, open_engine
+from minisheep.workspace import Workspace, conversation_of, open_engine, put_adapter
 
 WINDOW = 4
 """Old turns are left out to give an answer up to one token in `WINDOW` of the context."""
@@ -65,9 +65,9 @@ class ChatModel:
         self._work = Workspace(run)
         settings = self._work.settings
         if not self._work.folder.model.exists():
-            raise UsageError(f"{run} has no model yet.", f"Fetch it with `minisheep align --run {run}`.")
+            raise UsageError(f"{run} has no model yet.", f"Fetch it with `minisheep align --run {shell(run)}`.")
         model = prepare.ensure_files(self._work.model, settings, emit, "inference_gguf")
-        self._conversation = _conversation(model)
+        self._conversation = conversation_of(model)
         # One sequence is enough; more would only take memory.
         self._engine: StreamingEngine = open_engine(settings.model_copy(update={"slots": 1}), model.inference_gguf)
         self._adapter: Path | None = None
@@ -145,20 +145,8 @@ class ChatModel:
             return
         if adapter is not None and not adapter.exists():
             raise ModelFileError(f"{adapter} is missing, so round {number} cannot answer.", "Choose another round.")
-        self._engine.set_adapter(adapter)
+        put_adapter(self._engine, adapter)
         self._adapter = adapter
-
-
-def _conversation(model: PreparedModel) -> Conversation:
-    """How the run's template frames several turns; the template ``model`` is read from the model's file."""
-    if model.template.name != "model":
-        return conversation(model.template, "", {})
-    from minisheep.formats.gguf_header import read_header
-    from minisheep.formats.model_facts import bos_text, chat_template, eos_text
-
-    header = read_header(model.inference_gguf)
-    special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
-    return conversation(model.template, chat_template(header), special)
 
 
 @contextlib.contextmanager

@@ -53,6 +53,8 @@ def browse(run: str, id_: str | None, plain: bool, as_json: bool, **given: Any) 
     minisheep browse runs/mine 4f2a
     """
     opened = api.load_run(run)
+    for found in opened.damage:
+        _warn(f"{found}: damaged. Restore it, or have its phase done again: {found.command}")
     dumb = os.environ.get("TERM") in ("dumb", "") or "NO_COLOR" in os.environ
     screen = sys.stdin.isatty() and sys.stdout.isatty() and not (plain or as_json or dumb)
     if id_ is not None:
@@ -152,7 +154,7 @@ def _page(run: api.Run, chosen: Sequence[record_browser.RecordFate]) -> None:
 def _seeds(run: api.Run) -> list[SeedTask]:
     """The run's seed tasks; none where their file is gone: the drafts have their ids in any case."""
     try:
-        return load_seeds(run.settings.seeds)
+        return load_seeds(run.settings.seeds, run.settings.language)
     except SeedFileError as error:
         _warn(str(error))
         return []

@@ -49,6 +49,7 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
     opened = api.load_run(run)
     screen = _screen(plain=given["plain"], as_json=given["as_json"])
     rounds = view.sides(opened, round_, base=base, compare=compare, on_progress=screen.note)
+    opened.check_whole("train", rounds)
     session = _session(opened.settings, rounds, given)
     person = once is None and sys.stdin.isatty() and sys.stdout.isatty() and not given["as_json"]
 

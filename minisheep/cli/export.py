@@ -74,8 +74,8 @@ def _lines(made: dict[str, Any], pushed: list[str]) -> list[str]:
     size = sum(row["bytes"] for row in made["files"].values()) / 1e6
     folder = made["folder"]
     use = {
-        "ollama": f"ollama create {made['name']} -f {folder}/Modelfile",
-        "gguf": f"llama-cli -m {folder}/{made['name']}-{made['format']}.gguf",
+        "ollama": f"ollama create {made['name']} -f {plain_text.shell(f'{folder}/Modelfile')}",
+        "gguf": "llama-cli -m " + plain_text.shell(f"{folder}/{made['name']}-{made['format']}.gguf"),
         "lmstudio": f"copy {folder}/minisheep into LM Studio's folder of models",
         "adapter": f"peft.PeftModel.from_pretrained(base, {folder!r})",
         "merged": f"transformers.AutoModelForCausalLM.from_pretrained({folder!r})",
@@ -153,11 +153,14 @@ def handoff(
         click.echo(
             json.dumps({
                 "event": "HandedOff", "folder": str(folder), "command": command, "train": len(job.train),
-                "validation": len(job.validation), "left_out": job.left_out,
+                "validation": len(job.validation), "left_out": job.left_out, "unpaired": job.unpaired,
             })
         )  # fmt: skip
         return
-    click.echo(plain_text.one_line(f"{folder}: {len(job.train)} examples and {len(job.validation)} for validation."))
+    what = "preference pairs" if job.preference else "examples"
+    click.echo(plain_text.one_line(f"{folder}: {len(job.train)} {what} and {len(job.validation)} for validation."))
+    if job.unpaired:
+        click.echo(f"{job.unpaired} not handed over: they have no rejected answer.")
     if job.left_out:
         click.echo(f"{job.left_out} left out: their text looks like a special token of the template.")
     click.echo(plain_text.one_line(f"Train: cd {folder} && {command}"))

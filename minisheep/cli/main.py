@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import importlib
+import io
 import json
 import os
 import sys
@@ -11,7 +14,7 @@ import sys
 import click
 
 from minisheep import __version__
-from minisheep.errors import DiskError, MinisheepError
+from minisheep.errors import DiskError, MinisheepError, UsageError
 from minisheep.rules.plain_text import one_line
 
 STAGE_HELP = "Do the run's next {0} phase (and nothing after it)."
@@ -37,6 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "compare": ("minisheep.cli.compare", "Show settings against results, over several runs."),
     "versus": ("minisheep.cli.versus", "Have an outside model judge what training did to the answers."),
     "eval": ("minisheep.cli.eval", "Measure a run or a model on tasks of lm-evaluation-harness."),
+    "soup": ("minisheep.cli.soup", "Join the adapters of several rounds to one, and measure it."),
     "export": ("minisheep.cli.export", "Make a round into a GGUF, an Ollama model, safetensors or a hub folder."),
     "handoff": ("minisheep.cli.export", "Write a round's data and a configuration for Axolotl or LLaMA-Factory."),
     "completion": ("minisheep.cli.reference", "Complete commands and flags in your shell."),
@@ -77,48 +81,116 @@ def cli() -> None:
 
     \b
     minisheep align --preset demo            two rounds of a tiny model, in minutes, on any computer
-    minisheep align --model qwen1.5-7b       the paper's method on one consumer GPU
+    minisheep align --model qwen1.5-7b       the method on one consumer GPU; --preset paper: closest to the paper
     minisheep status RUN                     how far it is, and what each round did
 
     To continue an interrupted run, give the same command again.
     """
 
 
+WORKS = "minisheep.cli.work"
+"""The verbs whose results are in a run folder, whether anybody reads along or not."""
+
+
 def main(commands: click.Group = cli, name: str = "minisheep") -> None:
     """A user's mistake becomes one line on stderr and an exit code (MINISHEEP_RAISE=1 shows the traceback)."""
+    closed = _ready_output()
+    code = _exit_code(commands, name)
+    if not _flushed() and code == 0:
+        _report(DiskError.__name__, "The output could not be written.", "Mend this and give the same command again.")
+        code = DiskError.exit_code
+    if closed and closed.lost and code == 0:
+        _report(DiskError.__name__, "The output is closed, so what it was to show is lost.", "")
+        code = 0 if _works() else DiskError.exit_code
+    sys.exit(code)
+
+
+def _exit_code(commands: click.Group, name: str) -> int:
+    """Do the command, and tell what went wrong."""
     try:
         # Without standalone mode click returns the code of an Exit instead of exiting with it.
         code = commands.main(prog_name=name, standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else name
         _report("UsageError", error.format_message(), f"`{command} --help` lists the options.")
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.Abort:
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
-        # The reader of our output is gone, so there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
+        # Whoever reads a part of what is shown needs no word; a run that stops for it does.
+        if _works():
+            click.echo(
+                "minisheep: Nobody reads the output any more, so the run stopped. It can be continued.", err=True
+            )
+        return 1
     except MinisheepError as error:
         if os.environ.get("MINISHEEP_RAISE"):
             raise
         _report(type(error).__name__, error.message, error.fix)
-        sys.exit(error.exit_code)
+        return error.exit_code
+    except UnicodeEncodeError as error:
+        if os.environ.get("MINISHEEP_RAISE"):
+            raise
+        what = repr(error.object[max(0, error.start - 60) : error.end + 20])
+        _report("UsageError", f"A name holds bytes that are no UTF-8: {what}.", "Give the file or folder another name.")
+        return UsageError.exit_code
     except OSError as error:
         if os.environ.get("MINISHEEP_RAISE"):
             raise
         _report(DiskError.__name__, f"The system refused: {error}.", "Mend this and give the same command again.")
-        sys.exit(DiskError.exit_code)
+        return DiskError.exit_code
+
+
+class Nowhere(io.StringIO):
+    """Stands for an output that is closed, and knows whether anything was meant for it."""
+
+    lost = False
+
+    def write(self, text: str) -> int:
+        self.lost = True
+        return len(text)
+
+
+def _ready_output() -> Nowhere | None:
+    """Let no terminal refuse a character, and no closed output end the work: the stand-in for one that is closed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
+    if sys.stderr is None:
+        sys.stderr = Nowhere()
+    if sys.stdout is not None:
+        return None
+    sys.stdout = stand_in = Nowhere()
+    return stand_in
+
+
+def _flushed() -> bool:
+    """Whether all output is written; what the system refuses is dropped, or Python would fail on it while it ends."""
+    try:
+        sys.stdout.flush()
+        return True
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return error.errno == errno.EPIPE
+
+
+def _works() -> bool:
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    return VERBS.get(verb, ("",))[0] == WORKS
 
 
 def _report(kind: str, message: str, fix: str) -> None:
     """Report an error as one line on stderr, or for ``--json`` as an event on stdout."""
-    if "--json" in sys.argv[1:]:
-        click.echo(json.dumps({"event": "Failed", "kind": kind, "message": message, "fix": fix}))
-    else:
+    if "--json" in sys.argv[1:] and not isinstance(sys.stdout, Nowhere):
+        # Where that is what fails, there is still the other way.
+        with contextlib.suppress(OSError):
+            click.echo(json.dumps({"event": "Failed", "kind": kind, "message": message, "fix": fix}))
+            return
+    with contextlib.suppress(OSError):
         click.echo(f"minisheep: {one_line(f'{message} {fix}')}", err=True)

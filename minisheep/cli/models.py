@@ -12,7 +12,7 @@ import click
 
 from minisheep.errors import MinisheepError, ModelFileError, UsageError
 from minisheep.models import registry
-from minisheep.models.fetch import fetch_weights
+from minisheep.models.fetch import fetch_weights, not_pinned
 from minisheep.models.registry import ModelEntry, find_model
 from minisheep.rules.plain_text import one_line
 
@@ -97,6 +97,9 @@ def pull(name: str, gguf: str | None, weights: str | None, offline: bool, as_jso
         failed = {"event": "Failed", "kind": type(error).__name__, "message": error.message, "fix": error.fix}
         click.echo(json.dumps(failed))
         raise click.exceptions.Exit(error.exit_code) from None
+    unpinned = not_pinned(entry, folder)
+    if unpinned:
+        report(unpinned)
     if as_json:
         pulled = {
             "event": "Pulled", "name": entry.name, "gguf": str(fetched.path), "sha256": fetched.sha256,

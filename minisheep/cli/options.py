@@ -10,6 +10,8 @@ import click
 
 from minisheep import config
 from minisheep.errors import UsageError
+from minisheep.models.registry import absolute_paths
+from minisheep.presets import PRESET_NOTES, PRESETS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,13 +78,11 @@ def given_settings(
     config_file: str | None, preset: str | None, flags: dict[str, Any]
 ) -> tuple[dict[str, Any], str | None]:
     """The settings that the user gave in a file and by flags (which win), and the preset."""
-    given = config.read_toml(Path(config_file)) if config_file else {}
+    given = absolute_paths(config.read_toml(Path(config_file)), Path(config_file).parent) if config_file else {}
     file_preset = given.pop("preset", None)
-    if file_preset is not None and file_preset not in config.PRESETS:
-        raise UsageError(
-            f"{config_file}: there is no preset {file_preset!r}.", f"Presets: {', '.join(config.PRESETS)}."
-        )
-    given.update({name: value for name, value in flags.items() if value is not None})
+    if file_preset is not None and file_preset not in PRESETS:
+        raise UsageError(f"{config_file}: there is no preset {file_preset!r}.", f"Presets: {', '.join(PRESETS)}.")
+    given.update(absolute_paths({name: value for name, value in flags.items() if value is not None}))
     return given, preset or file_preset
 
 
@@ -101,7 +101,7 @@ def run_options(function: F) -> F:
     )(function)
     function = click.option(
         "--preset",
-        type=click.Choice(tuple(config.PRESETS)),
-        help="paper: the paper's settings (the default); demo: minutes on a CPU",
+        type=click.Choice(tuple(PRESETS)),
+        help="; ".join(f"{name}: {note}" for name, note in PRESET_NOTES.items()),
     )(function)
     return click.option("--run", metavar="DIR", help="the run folder; default: runs/MODEL[-PRESET]")(function)

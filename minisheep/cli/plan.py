@@ -18,6 +18,7 @@ from minisheep.models.registry import find_model
 from minisheep.plan import fit, plan_table
 from minisheep.plan.gpu_models import COMMON, find_gpu_model
 from minisheep.plan.room import gguf_here, known_model
+from minisheep.presets import with_preset
 from minisheep.run.folder import RunFolder
 
 WIDTH = 120
@@ -69,7 +70,7 @@ def dry_run(run: str | None, preset: str | None, given: dict[str, Any], *, as_js
 
 def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Settings:
     """The settings that a run would begin or go on with. Raises `errors.UsageError`."""
-    wanted = config.with_preset(given, preset) if preset else given
+    wanted = with_preset(given, preset) if preset else given
     folder = RunFolder(Path(run) if run else api.default_folder(config.make(wanted).model, preset))
     settings = api.resolve(wanted, *api.read_standing(folder, preset)).settings
     if settings.engine == "fake":

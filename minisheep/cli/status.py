@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -13,12 +14,16 @@ from minisheep import api, loop
 from minisheep.cli.options import view_options
 from minisheep.errors import UsageError
 from minisheep.rules import plain_text
+from minisheep.rules.plain_text import shell
+from minisheep.run import verdict
 from minisheep.run.events import Glimpse
 from minisheep.run.folder import RunFolder
-from minisheep.terminal import detached, live_screen, views, words
+from minisheep.terminal import detached, live_screen, run_summary, views, words
 from minisheep.terminal.screen_state import Follow
 
 LOOK_SECONDS = 0.5
+SHOWN = 10
+"""Damaged files that are named one by one."""
 
 
 @click.command()
@@ -26,12 +31,13 @@ LOOK_SECONDS = 0.5
 @click.option("--run", "run_option", metavar="DIR", help="the run folder, as for the other commands")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object and nothing else")
 @click.option("--plain", is_flag=True, help="no colours")
-def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) -> None:
-    """Show how far RUN is and what each round did. Without RUN: every run in runs/.
+@click.option("--full", is_flag=True, help="every measure of every round too")
+def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, full: bool) -> None:
+    """Show what RUN came to, how far it is, and what each round did. Without RUN: every run in runs/.
 
     \b
     minisheep status
-    minisheep status runs/mine
+    minisheep status runs/mine --full
     """
     chosen = run or run_option
     runs = (
@@ -40,7 +46,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
     if not runs:
         raise UsageError("There is no run in runs/.", "`minisheep align --preset demo` makes one.")
     for found in runs:
-        done, after = found.phases_done, found.next_phase
+        done, after, damaged = found.phases_done, found.next_phase, found.damage
         if as_json:
             data = {
                 "run": str(found.path),
@@ -50,11 +56,23 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
                 "best": found.best,
                 "ended_early": found.ended_early,
                 "phases": done,
+                "verdict": verdict.sentence(verdict.conclude(found.metrics)),
                 "metrics": found.metrics,
+                "damage": [
+                    {"round": one.round, "phase": one.phase, "file": one.name, "what": one.what, "again": one.command}
+                    for one in damaged
+                ],
             }
             click.echo(json.dumps(data))
             continue
+        if chosen:
+            _say(*_came_to(found, shutil.get_terminal_size((100, 24)).columns))
         click.echo(plain_text.one_line(f"{found.path}: {found.settings.model}, {found.settings.rounds} round(s)"))
+        for one in damaged[:SHOWN]:
+            text = f"DAMAGED: {one}. Restore it from a copy, or have its phase done again: {one.command}"
+            click.echo(f"  {plain_text.one_line(text)}")
+        if len(damaged) > SHOWN:
+            click.echo(f"  ... and {len(damaged) - SHOWN} more damaged files")
         if not chosen:
             click.echo(f"  {_ended(found)}" if after is None else f"  next: {words.where(after.round, after.name)}")
             continue
@@ -67,16 +85,34 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool) 
             )
             text = f": {words.counted(phase.name, counts)}" if counts else ""
             click.echo(f"  {words.where(phase.round, phase.name):26} {state}{text}")
-        if found.metrics:
+        if full and found.metrics:
             views.print_metrics(found.metrics, plain=plain or not sys.stdout.isatty())
         if after is not None:
-            click.echo(plain_text.one_line(f"Continue: minisheep align --run {found.path}"))
+            click.echo(plain_text.one_line(f"Continue: minisheep align --run {shell(found.path)}"))
         else:
             click.echo(f"{_ended(found).capitalize()}.")
 
 
+def _came_to(run: api.Run, width: int) -> list[str]:
+    """The sentence, answers before and after, the short table and the learning curve, with an empty line after each."""
+    metrics = run.metrics
+    found = verdict.conclude(metrics)
+    parts = (
+        run_summary.sentence(found, width),
+        run_summary.before_after(run, found, width),
+        run_summary.numbers(found, metrics, width),
+        run_summary.curve(metrics, width),
+    )
+    return [line for part in parts if part for line in (*part, "")]
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        click.echo(plain_text.sanitise(line))
+
+
 def _ended(run: api.Run) -> str:
-    end = "stopped early, since the last rounds brought no gain" if run.ended_early else "finished"
+    end = "stopped early: no improvement in the last rounds" if run.ended_early else "finished"
     return end if run.best is None else f"{end}; best: {words.model_name(run.best)}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import click
 from minisheep import api, config, loop
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.errors import MinisheepError, Stopped, UsageError
+from minisheep.models.prepared import PreparedModel
+from minisheep.presets import DEFAULT_PRESET
+from minisheep.rules.plain_text import shell
 from minisheep.run.events import Event, Failed, RunStarted
-from minisheep.run.files import read_json
-from minisheep.terminal import detached
+from minisheep.run.verdict import conclude
+from minisheep.terminal import detached, run_summary
 from minisheep.terminal.live_screen import usable
-from minisheep.terminal.views import JsonView, LiveView, PlainView, View, choose_view, draws, print_metrics
+from minisheep.terminal.views import JsonView, PlainView, View, choose_view, draws
 
 
 def _work(
@@ -33,6 +37,7 @@ def _work(
     try:
         given, preset = given_settings(config_file, preset, flags)
         until = None if verb == "align" else _target(verb, run, preset, given)
+        before = _phases(_folder(run, preset, given))
         done = api.align(run, preset=preset, emit=view, tick=view.tick, until=until, **given)
     except MinisheepError as error:
         view.close()
@@ -47,13 +52,14 @@ def _work(
         raise
     view.close()
     if not as_json:
-        _show(done, view, plain=plain or not isinstance(view, LiveView))
+        _show(done, view, before)
 
 
 def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str | None, flags: dict[str, Any]) -> None:
     """Do the run in its own process, and show its screen on this terminal (see `terminal.detached`)."""
     given, preset = given_settings(config_file, preset, flags)
     until = None if verb == "align" else _target(verb, run, preset, given)
+    before = _phases(_folder(run, preset, given))
 
     def work(started: Callable[[str], None]) -> None:
         def emit(event: Event) -> None:
@@ -69,22 +75,36 @@ def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str 
         error.fix = error.fix or "Give the same command to go on."
         raise
     if shown.left:
-        view.say(f"The run goes on. Its screen: minisheep attach {shown.run}")
+        view.say(f"The run goes on. Its screen: minisheep attach {shell(shown.run)}")
         return
     for line in shown.last_words:
         view.say(line)
-    _show(api.load_run(shown.run), view, plain=False)
+    _show(api.load_run(shown.run), view, before)
+
+
+def _folder(run: str | None, preset: str | None, given: dict[str, Any]) -> Path:
+    return Path(run) if run else api.default_folder(config.make(given, preset or DEFAULT_PRESET).model, preset)
+
+
+def _phases(folder: Path) -> set[str]:
+    """What was done there before; nothing where there is no run yet."""
+    try:
+        return set(api.load_run(folder).phases_done)
+    except MinisheepError:
+        # Opening the run says what is wrong with it.
+        return set()
 
 
 def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any]) -> loop.Phase:
     """The run's next phase, if it has the command's name. Raises `errors.UsageError` where another comes before it."""
-    settings = config.make(given, preset or "paper")
-    path = Path(run) if run else api.default_folder(settings.model, preset)
+    settings, path = config.make(given, preset or DEFAULT_PRESET), _folder(run, preset, given)
     try:
         opened = api.load_run(path)
     except UsageError:
         phase: loop.Phase | None = loop.Phase(0, "evaluate")
     else:
+        if (damaged := opened.damage) and damaged[0].phase == verb:
+            return loop.Phase(damaged[0].round, verb)
         phase, settings = opened.next_phase, opened.settings
     if phase is None:
         raise UsageError(f"{path} is finished: {len(opened.rounds)} round(s).", _go_on(opened))
@@ -98,41 +118,69 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
         return loop.Phase(phase.round, "filter")
     raise UsageError(
         f"{verb} cannot be done yet in {path}: the next phase is {phase.name} of round {phase.round}.",
-        f"Give `minisheep {phase.name} --run {path}`, or `minisheep align --run {path}` for all of it.",
+        f"Give `minisheep {phase.name} --run {shell(path)}`, or `minisheep align --run {shell(path)}` for all of it.",
     )
 
 
 def _go_on(run: api.Run) -> str:
-    """How to continue a finished run: more rounds, or more patience if rounds are left."""
-    settings = run.settings
-    if run.ended_early:
-        return f"More:  minisheep align --run {run.path} --patience {settings.patience + 2}"
+    """How to continue a finished run: with more rounds, more patience, or both, so that the command does something."""
+    settings, done = run.settings, run.phases_done
     if settings.strategy == "direct":
         return "More:  --strategy direct has one round; start another run for more."
-    return f"More:  minisheep align --run {run.path} --rounds {settings.rounds + 1}"
+    flags = "" if run.ended_early else f" --rounds {settings.rounds + 1}"
+    standing = loop.standing(done)
+    if standing.ends(settings):
+        flags += f" --patience {standing.without_gain + 2}"
+    return f"More:  minisheep align --run {shell(run.path)}{flags}"
 
 
-def _show(run: api.Run, view: View, *, plain: bool) -> None:
-    """Show the table of rounds, and what can be done next."""
+def _why_nothing(run: api.Run) -> str:
+    """Why a command for a run that is over did nothing."""
+    settings = run.settings
+    standing = loop.standing(run.phases_done)
+    if standing.ends(settings) and standing.measured < settings.rounds:
+        return (
+            f"Nothing was done, since the run is over: {standing.without_gain} measured rounds in a row were no better"
+            f" than the best before them, and --patience {settings.patience} ends a run then. More patience goes on."
+        )
+    return f"Nothing was done, since the run is over: all of its {settings.rounds} round(s) are done."
+
+
+PIPED = (100, 10_000)
+"""Columns and lines where there is no terminal: everything stays in sight."""
+
+
+def _show(run: api.Run, view: View, before: set[str]) -> None:
+    """What the run came to, and what can be done next. `before` holds the phases that were done before this command."""
+    width, height = shutil.get_terminal_size(PIPED)
     metrics = run.metrics
-    if metrics:
-        print_metrics(metrics, plain=plain)
+    found = conclude(metrics)
+    verdict = run_summary.sentence(found, width)
     after = run.next_phase
     if after is not None:
-        view.say(
-            f"Next: `minisheep {after.name} --run {run.path}`, or `minisheep align --run {run.path}` for the rest."
-        )
+        where = shell(run.path)
+        for line in verdict if found is not None else ():
+            view.say(line)
+        view.say(f"Next: `minisheep {after.name} --run {where}`, or `minisheep align --run {where}` for the rest.")
         return
-    for line in _what_next(run):
+    lines = [
+        *verdict, "", *run_summary.numbers(found, metrics, width), "", *run_summary.before_after(run, found, width), "",
+    ]  # fmt: skip
+    last = [*([_why_nothing(run)] if set(run.phases_done) == before else []), *_what_next(run)]
+    if len(lines) + len(last) > height:
+        # By the end the first lines have left the terminal.
+        lines += [*verdict, ""]
+    for line in (*lines, *last):
         view.say(line)
 
 
 def _what_next(run: api.Run) -> Iterator[str]:
     """What can be done with a finished run: commands with a word for each."""
-    path, model = run.path, read_json(run.path / "model.json")
-    yield f"Look:  minisheep report {path} (all of it as one page), minisheep browse {path} (every record)"
+    path, model = shell(run.path), PreparedModel.read(run.path / "model.json")
+    yield f"Look:  minisheep report {path} (all of it as one page), minisheep browse {path} (every record),"
+    yield f"       minisheep status {path} --full (every measure)"
     yield _go_on(run)
-    if model["gguf_sha256"] == "fake":
+    if model.gguf_sha256 == "fake":
         return
     number = run.best or run.rounds[-1].number
     chosen = next(r for r in run.rounds if r.number == number)
@@ -141,7 +189,7 @@ def _what_next(run: api.Run) -> Iterator[str]:
         yield f"Note:  no round was better than the base model beyond chance; these commands use round {number}."
     yield f"Talk:  minisheep chat {path} {which} --compare"
     yield f"Use:   minisheep export {path} {which} --to ollama (or gguf, lmstudio, merged, adapter, hub-folder)"
-    yield f"       llama-cli -m {model['inference_gguf']} --lora {chosen.adapter_gguf}"
+    yield f"       llama-cli -m {shell(model.inference_gguf)} --lora {shell(chosen.adapter_gguf)}"
 
 
 def _command(verb: str, text: str) -> click.Command:
@@ -167,7 +215,7 @@ align = _command(
     the second stops at once. On a terminal, q leaves the screen while the run goes on, and p pauses it.
 
     \b
-    minisheep align --preset demo
+    minisheep align --preset constraints
     minisheep align --model gemma-3-270m --per-round 300 --judge pmi --keep top:0.3
     minisheep align --model qwen1.5-7b --run runs/overnight
     """,

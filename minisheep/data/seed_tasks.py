@@ -1,21 +1,34 @@
-"""Reads seed tasks, prompts and verifiable prompts: those that minisheep ships, or a user's in their place."""
+"""Reads seed tasks, prompts and verifiable prompts: those that minisheep ships, or a user's in their place.
+
+What it ships for another language has that language's code in its name (``seeds.zh.jsonl``, ``prompts/zh``); where
+there is none, English serves.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+import os
+import stat
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from minisheep.data.seed_formats import SHAPES, Row, RowError, exchanges, foreign_kind, rows
 from minisheep.errors import ConfigError, SeedFileError, UsageError
 from minisheep.rules.identity import digest
 from minisheep.rules.ifeval import Constraint, VerifiableItem, resolve
+from minisheep.rules.plain_text import shell
 from minisheep.rules.prompts import PLACEHOLDERS
 from minisheep.rules.task_list import Task
+from minisheep.rules.wording import Wording, wording_of
 
-_SEED_FIX = "Nothing was started. Mend this line, or give another --seeds file."
+_SEED_FIX = "Nothing was started. Mend this, or give another --seeds file."
+NAMED = 10
+"""Faults of one file that a message names."""
 HELD_OUT_SHARE = 0.3
 """Of seed files that do not say what to hold out; minisheep's own does."""
 
@@ -30,42 +43,104 @@ class SeedTask:
     input: str
     output: str
     held_out: bool
+    place: str = field(default="", compare=False)
+    """Where it stands, for messages: ``mine.jsonl, line 7``."""
 
     @property
     def task(self) -> Task:
         return Task(self.instruction, self.input)
 
 
-def load_seeds(path: str = "") -> list[SeedTask]:
-    """Seed tasks from a file in our format, Self-Instruct's or Alpaca's; minisheep's own for an empty `path`.
+def shipped(name: str, language: str = "en") -> str:
+    """A file or folder of minisheep's own: that of the language where there is one, else the English one.
 
-    JSON lines, or one JSON array. Where no task says `held_out`, every third or so is held out, chosen by its id.
-    Raises `errors.SeedFileError` naming the file and the line of the first fault, and for a file with too few tasks.
+    name: as the English one is called, ``seeds.jsonl`` for example.
     """
-    text, name = _read(path, "seeds.jsonl", "seed file", SeedFileError, _SEED_FIX)
-    seeds: list[SeedTask] = []
-    seen: set[str] = set()
-    split = False
-    for number, item in _items(name, text):
-        for seed in _seeds_of(name, number, item):
-            if seed.id in seen:
-                raise SeedFileError(
-                    f"{name}, line {number}: the id {seed.id!r} (or the same task) stands twice.",
-                    "Nothing was started. Give every seed task an id of its own, or none.",
-                )
-            seen.add(seed.id)
-            seeds.append(seed)
-        split = split or "held_out" in item
-    if not seeds:
-        raise SeedFileError(f"{name} holds no seed task.", 'A line looks like {"instruction": ..., "output": ...}.')
-    if not split:
-        seeds = _hold_out(seeds)
-    if not any(s.held_out for s in seeds) or all(s.held_out for s in seeds):
+    stem, _, ending = name.partition(".")
+    own = f"{stem}.{language}.{ending}" if ending else f"{stem}/{language}"
+    found = resources.files("minisheep.data").joinpath(own)
+    return own if language != "en" and (found.is_file() or found.is_dir()) else name
+
+
+def load_seeds(path: str = "", language: str = "en") -> list[SeedTask]:
+    """Seed tasks from a file in one of the shapes of `data.seed_formats`; minisheep's own for an empty `path`.
+
+    Where no task says `held_out`, every third or so is held out, chosen by its id. Raises `errors.SeedFileError` naming
+    the file and its first faults by line or item, and for a file with too few tasks.
+    """
+    data, name = _read(path, shipped("seeds.jsonl", language), "seed file", SeedFileError)
+    kind, command = foreign_kind(data)
+    if kind:
         raise SeedFileError(
-            f"{name} has {len(seeds)} seed task(s), too few both to show and to hold out for evaluation.",
-            "Give at least 6, or mark some with held_out true and some false.",
+            f"{name} is a {kind} file, and seed tasks are read from JSON lines or a JSON array. Nothing was started.",
+            f"Convert it: {command.replace('FILE', shell(path))}",
         )
-    return seeds
+    faults: list[str] = []
+    seeds: dict[str, SeedTask] = {}
+    said: set[bool] = set()
+    try:
+        for row in rows(_decoded(data, name, SeedFileError, _SEED_FIX)):
+            try:
+                for seed in _seeds_of(name, row):
+                    if seed.id in seeds:
+                        where = seeds[seed.id].place.removeprefix(f"{name}, ")
+                        own = "id" in row.value and "instances" not in row.value
+                        what = f"the id {seed.id!r}" if own else "the same task"
+                        raise RowError(f"{what} stands twice, first in {where}")
+                    seeds[seed.id] = seed
+                if "held_out" in row.value:
+                    said.add(row.value["held_out"])
+            except RowError as error:
+                faults.append(f"{row.place}: {error}")
+    except RowError as error:
+        faults.append(str(error))
+    if faults:
+        raise _faulty(name, faults)
+    if not seeds:
+        raise SeedFileError(f"{name} holds no seed task.", SHAPES)
+    found = list(seeds.values()) if said else _hold_out(list(seeds.values()))
+    if any(s.held_out for s in found) and not all(s.held_out for s in found):
+        return found
+    if said:
+        only = "true, so none may be shown" if found[0].held_out else "false, so none is left to measure with"
+        raise SeedFileError(
+            f"{name}: all {len(found)} seed task(s) say held_out {only}. Nothing was started.",
+            "Mark some with true and some with false, or leave held_out out: then minisheep chooses.",
+        )
+    raise SeedFileError(
+        f"{name} has {len(found)} seed task(s), too few both to show and to hold out for evaluation.",
+        "Give at least 6, or mark some with held_out true and some false.",
+    )
+
+
+def _faulty(name: str, faults: list[str]) -> SeedFileError:
+    if len(faults) == 1:
+        separator = ": " if faults[0].startswith("not a JSON array") else ", "
+        return SeedFileError(f"{name}{separator}{faults[0]}.", f"{_SEED_FIX} {SHAPES}")
+    more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    return SeedFileError(
+        f"{name} has {len(faults)} faults: {'; '.join(faults[:NAMED])}{more}.",
+        f"Nothing was started. Mend or delete these rows, or give another --seeds file. {SHAPES}",
+    )
+
+
+MOST_OF_A_PIPE = 1 << 28
+"""Bytes; a pipe does not tell how much there is to come."""
+
+
+def read_given(path: str | Path, most: int = MOST_OF_A_PIPE) -> bytes:
+    """The bytes of a regular file, or of a pipe of a bounded length: a device such as /dev/zero has no end, and would
+    take all memory. Raises OSError, whose `strerror` says why nothing is read."""
+    with open(path, "rb") as file:
+        kind = os.fstat(file.fileno()).st_mode
+        if stat.S_ISREG(kind):
+            return file.read()
+        if not stat.S_ISFIFO(kind):
+            raise OSError(errno.EINVAL, "it is neither a file nor a pipe")
+        data = file.read(most + 1)
+        if len(data) > most:
+            raise OSError(errno.EFBIG, f"more than {most >> 20} MB came through the pipe")
+        return data
 
 
 def seeds_digest(seeds: Iterable[SeedTask]) -> str:
@@ -73,30 +148,39 @@ def seeds_digest(seeds: Iterable[SeedTask]) -> str:
     return digest("seeds", {"tasks": [[s.id, s.instruction, s.input, s.output, s.held_out] for s in seeds]})
 
 
-def _items(name: str, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
-    """Numbered objects of JSON lines or of one JSON array."""
-    if not text.lstrip().startswith("["):
-        yield from _rows(name, text, SeedFileError, _SEED_FIX)
-        return
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SeedFileError(f"{name}: not a JSON array: {error}.", _SEED_FIX) from None
-    for number, item in enumerate(parsed, 1):
-        if not isinstance(item, dict):
-            raise SeedFileError(f"{name}, item {number}: not a JSON object.", _SEED_FIX)
-        yield number, item
+_PIPES: dict[str, bytes] = {}
+"""What came through pipes, which can be read only once."""
 
 
-def _read(path: str, shipped: str, what: str, refused: type[UsageError], fix: str) -> tuple[str, str]:
-    """The text of a user's file, or of the shipped one for an empty `path`, and its name for messages."""
+def is_pipe(path: str) -> bool:
+    """Whether `path` can be read only once, as the file of ``--seeds <(COMMAND)``."""
+    return bool(path) and (path in _PIPES or (os.path.exists(path) and not os.path.isfile(path)))
+
+
+def read_bytes(path: str) -> bytes:
+    """As `read_given`, but what came through a pipe is kept, and read again from there."""
+    if path in _PIPES:
+        return _PIPES[path]
+    data = read_given(path)
+    if is_pipe(path):
+        _PIPES[path] = data
+    return data
+
+
+def _read(path: str, own: str, what: str, refused: type[UsageError]) -> tuple[bytes, str]:
+    """A user's file, or the shipped one for an empty `path`, and its name for messages."""
     try:
-        data = Path(path).read_bytes() if path else resources.files("minisheep.data").joinpath(shipped).read_bytes()
+        data = read_bytes(path) if path else resources.files("minisheep.data").joinpath(own).read_bytes()
     except OSError as error:
-        raise refused(f"The {what} {path} cannot be read: {error.strerror}.") from None
-    name = path or f"minisheep's {what}"
+        raise refused(
+            f"The {what} {path} cannot be read: {error.strerror}.", "Nothing was started. Check it."
+        ) from None
+    return data, path or f"minisheep's {what}"
+
+
+def _decoded(data: bytes, name: str, refused: type[UsageError], fix: str) -> str:
     try:
-        return data.decode("utf-8-sig"), name
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise refused(f"{name}, line {line}: not UTF-8 text.", fix) from None
@@ -116,27 +200,21 @@ def _rows(name: str, text: str, refused: type[UsageError], fix: str) -> Iterator
         yield number, row
 
 
-def _seeds_of(name: str, number: int, item: dict[str, Any]) -> list[SeedTask]:
-    """One object in any of the formats. Self-Instruct's holds several instances of one instruction."""
-    fix = 'A seed task needs "instruction" and "output" (or Self-Instruct\'s "instances"), both texts.'
-    instances = item.get("instances", [item])
-    if not isinstance(instances, list) or not instances or not all(isinstance(i, dict) for i in instances):
-        raise SeedFileError(f"{name}, line {number}: no instances.", fix)
+def _seeds_of(name: str, row: Row) -> list[SeedTask]:
+    """The tasks of one row. Raises `seed_formats.RowError`."""
+    if isinstance(row.value, RowError):
+        raise row.value
+    item = row.value
+    found = exchanges(item)
+    held_out = item.get("held_out", False)
+    if not isinstance(held_out, bool):
+        raise RowError("held_out is neither true nor false")
     seeds = []
-    for instance in instances:
-        values = [item.get("instruction"), instance.get("input") or "", instance.get("output")]
-        if not all(isinstance(v, str) for v in values) or not values[0].strip() or not values[2].strip():
-            raise SeedFileError(f"{name}, line {number}: an empty or missing instruction or output.", fix)
-        held_out = item.get("held_out", False)
-        if not isinstance(held_out, bool):
-            raise SeedFileError(f"{name}, line {number}: held_out is neither true nor false.", fix)
-        instruction, input_, output = (v.strip() for v in values)
-        if input_.lower() in ("<noinput>", "(none)", "n/a"):
-            input_ = ""
-        own = item.get("id") if len(instances) == 1 else None
-        content = {"instruction": instruction, "input": input_, "output": output}
-        id_, kind = str(own or digest("seed", content)), str(item.get("kind", ""))
-        seeds.append(SeedTask(id_, kind, instruction, input_, output, held_out))
+    for one in found:
+        texts = one.instruction, one.input, one.output
+        named = dict(zip(("instruction", "input", "output"), texts, strict=True))
+        id_ = str((item.get("id") if len(found) == 1 else None) or digest("seed", named))
+        seeds.append(SeedTask(id_, str(item.get("kind", "")), *texts, held_out, f"{name}, {row.place}"))
     return seeds
 
 
@@ -147,24 +225,27 @@ def _hold_out(seeds: list[SeedTask]) -> list[SeedTask]:
     return [replace(seed, held_out=seed.id in chosen) for seed in seeds]
 
 
-def load_prompts(folder: str = "") -> dict[str, str]:
-    """The prompt texts by name; a file ``NAME.txt`` in `folder` replaces minisheep's own.
+def load_prompts(folder: str = "", language: str = "en") -> dict[str, str]:
+    """The prompt texts by name; a file ``NAME.txt`` in `folder` replaces minisheep's own. With them stand the words of
+    a ``labels.toml``, as it is written, where there is one.
 
     Raises `errors.SeedFileError` for a folder that does not exist, an unknown file or a missing placeholder.
     """
-    shipped = resources.files("minisheep.data").joinpath("prompts")
-    texts = {name: shipped.joinpath(f"{name}.txt").read_text(encoding="utf-8") for name in PLACEHOLDERS}
+    own = resources.files("minisheep.data").joinpath(shipped("prompts", language))
+    texts = {name: own.joinpath(f"{name}.txt").read_text(encoding="utf-8") for name in PLACEHOLDERS}
+    if labels := _labels_text(folder, language)[0]:
+        texts["labels"] = labels
     if not folder:
         return texts
-    fix = f"Prompt files: {', '.join(f'{name}.txt' for name in PLACEHOLDERS)}."
+    fix = f"Prompt files: {', '.join(f'{name}.txt' for name in PLACEHOLDERS)}, labels.toml."
     root = Path(folder)
     if not root.is_dir():
         raise SeedFileError(f"The prompts folder {folder} does not exist.", fix)
     for file in sorted(root.glob("*.txt")):
-        if file.stem not in texts:
+        if file.stem not in PLACEHOLDERS:
             raise SeedFileError(f"{file} replaces no prompt.", fix)
         try:
-            texts[file.stem] = file.read_text(encoding="utf-8")
+            texts[file.stem] = read_given(file).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise SeedFileError(f"{file} cannot be read: {error}.", fix) from None
         missing = [p for p in sorted(PLACEHOLDERS[file.stem]) if f"{{{p}}}" not in texts[file.stem]]
@@ -173,19 +254,47 @@ def load_prompts(folder: str = "") -> dict[str, str]:
     return texts
 
 
+LABELS = "labels.toml"
+
+
+def load_wording(folder: str = "", language: str = "en") -> Wording:
+    """The words of a language: of ``labels.toml`` in `folder`, or of minisheep's own.
+
+    Raises `errors.SeedFileError` for a file that cannot be read or has an entry that is none.
+    """
+    text, name = _labels_text(folder, language)
+    try:
+        table: Mapping[str, Any] = tomllib.loads(text)
+        return wording_of(language, table)
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise SeedFileError(f"{name}: {error}.", "docs/guide/languages.md shows every entry.") from None
+
+
+def _labels_text(folder: str, language: str) -> tuple[str, str]:
+    """The text of the labels file and its name; both empty where there is none."""
+    path = Path(folder) / LABELS if folder else None
+    if path is not None and path.exists():
+        data, name = _read(str(path), "", "file of labels", SeedFileError)
+        return _decoded(data, name, SeedFileError, "Nothing was started. Mend this file."), name
+    own = shipped("prompts", language)
+    found = resources.files("minisheep.data").joinpath(own, LABELS)
+    return (found.read_text(encoding="utf-8"), f"minisheep's {own}/{LABELS}") if found.is_file() else ("", "")
+
+
 _ITEM_FIX = (
     'A line looks like {"id": ..., "prompt": ..., "checks": [{"kind": "punctuation:no_comma", "arguments": {}}]}, or'
     ' like IFEval\'s {"key": ..., "prompt": ..., "instruction_id_list": [...], "kwargs": [...]}.'
 )
 
 
-def load_items(path: str = "") -> list[VerifiableItem]:
+def load_items(path: str = "", language: str = "en") -> list[VerifiableItem]:
     """The items of a file of JSON lines, in its order; minisheep's own for an empty `path`.
 
     Every argument is checked here, so that no verdict fails later. Raises `errors.ConfigError` naming the file and
     the line or the item.
     """
-    text, name = _read(path, "verifiable.jsonl", "evaluation file", ConfigError, _ITEM_FIX)
+    data, name = _read(path, shipped("verifiable.jsonl", language), "evaluation file", ConfigError)
+    text = _decoded(data, name, ConfigError, _ITEM_FIX)
     items: dict[str, VerifiableItem] = {}
     for number, row in _rows(name, text, ConfigError, _ITEM_FIX):
         item = _item(f"{name}, line {number}", row)

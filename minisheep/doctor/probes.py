@@ -20,9 +20,12 @@ from minisheep.doctor.check_result import CheckResult, Facts, fail, ok
 from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling
 from minisheep.errors import MinisheepError
 from minisheep.formats import gguf_header, lora_gguf, model_facts
+from minisheep.machine import jinja_child
+from minisheep.models.hub import shards
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import find_model
 from minisheep.prepare import gguf_of, training_weights, versions
+from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import choose, from_jinja
 from minisheep.run.events import Emit, Found, Note
 from minisheep.run.files import nearest, try_lock, write_json
@@ -148,7 +151,7 @@ def weights(model: PreparedModel, folder: Path) -> Facts:
     from minisheep.trainers.peft import tokenise
 
     (pair,) = tokenise(model.gguf, examples(model)[:1], 256).pairs
-    size = sum(path.stat().st_size for path in model.weights.glob("*.safetensors"))
+    size = sum((model.weights / name).stat().st_size for name in shards(model.weights))
     precision = this_machine("bf16" if size <= SMALL_BYTES else "auto")
     base = load_base(model.weights, precision).eval()
     ids = library.tensor([pair.ids], device=precision.device)
@@ -275,7 +278,7 @@ def prepare(name: str, output: Path, emit: Emit, *, offline: bool) -> None:
         name=entry.name, title=entry.title, kind=entry.kind, architecture=header.architecture, licence=entry.licence,
         gguf=fetched.path, gguf_sha256=fetched.sha256, source=fetched.source, inference_gguf=fetched.path,
         inference_note="", weights=weights, weights_note=note,
-        template=choose("auto", entry.template, facts.chat_template, special), versions=versions(),
+        template=choose("auto", entry.template, facts.chat_template, special, jinja_child.render), versions=versions(),
     )  # fmt: skip
     model.write(output)
 
@@ -296,7 +299,7 @@ def frame(source: str, special: dict[str, str]) -> list[str]:
     if not source:
         return []
     try:
-        template = from_jinja(source, special)
+        template = from_jinja(source, special, jinja_child.render)
     except MinisheepError:
         return []
     return [template.before, template.between, template.end]
@@ -319,7 +322,7 @@ def check_folders(cache: Path, runs: Path) -> CheckResult:
     """Writes and locks files in the model cache and in the folder of runs, and removes them again."""
     faults = [text for what, folder in (("cache", cache), ("runs", runs)) if (text := fault(what, folder))]
     if faults:
-        fix = f"chmod u+rwx {nearest(runs)}, or set MINISHEEP_CACHE and --run to folders on a local disk."
+        fix = f"chmod u+rwx {shell(nearest(runs))}, or set MINISHEEP_CACHE and --run to folders on a local disk."
         return fail("write and lock", "; ".join(faults), fix)
     return ok("write and lock", f"{cache} and {runs} can be written, renamed in, synced and locked")
 

@@ -7,6 +7,7 @@ Split KV (``kv_unified=False``): each of the `slots + 1` sequences has a stream 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from minisheep.engines import budget, native
 from minisheep.engines.embed import BatchArrays, Embedder
 from minisheep.engines.native import Vocabulary
 from minisheep.engines.scheduler import Copy, Free, LogitRow, Step
-from minisheep.errors import UnsupportedModelError, UsageError, WorkerError
+from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError, WorkerError
 from minisheep.machine import cpu, llama_library
 
 llama_cpp = llama_library.load()
@@ -35,6 +36,17 @@ NO_SLOT, NO_MEMORY = 1, -2
 FULL = ("out of memory", "failed to allocate", "unable to allocate", "alloc_tensor_range")
 """Parts of what llama.cpp says where memory is full."""
 FULL_FIX = "Lower --slots or --context, or close other programs, and give the same command again."
+
+
+def finite(row: Logits) -> Logits:
+    """The row, if its highest value is a number (a NaN anywhere makes it none). Raises ModelFileError."""
+    if not np.isfinite(row.max()):
+        raise ModelFileError(
+            "The model computes no numbers (NaN or infinity), so nothing that it says counts: its file or its adapter"
+            " is damaged, or its number format overflows.",
+            "Delete the file and fetch it again, or train that round again.",
+        )
+    return row
 
 
 class OutOfRoomError(Exception):
@@ -148,11 +160,14 @@ class Decoder:
             yield part
 
     def logits(self, index: int) -> Logits:
-        """The logits of a row, float32 of the vocabulary's size: a view that the next decode overwrites."""
+        """The logits of a row, float32 of the vocabulary's size: a view that the next decode overwrites.
+
+        Raises ModelFileError where they are not numbers: with NaN, every likelihood would look perfect.
+        """
         pointer = llama_cpp.llama_get_logits_ith(self._context, index)
         if not pointer:
             raise WorkerError(f"llama.cpp has no logits at {index}: {native.log_line()}.")
-        return np.ctypeslib.as_array(pointer, shape=(self.vocabulary.size,))
+        return finite(np.ctypeslib.as_array(pointer, shape=(self.vocabulary.size,)))
 
     def logprobs(self, index: int, tokens: Sequence[int]) -> list[float]:
         """Natural-log probabilities of `tokens` in a row (log-softmax over the vocabulary, summed in float64)."""
@@ -175,7 +190,7 @@ class Decoder:
             return
         native.check_gguf(path, "adapter")
         native.forget_log()
-        adapter = llama_cpp.llama_adapter_lora_init(self._model, str(path).encode())
+        adapter = llama_cpp.llama_adapter_lora_init(self._model, os.fsencode(path))
         if not adapter:
             reason = native.log_line()
             if any(word in reason.lower() for word in FULL):

@@ -5,7 +5,9 @@ on every machine.
 
 Its likelihoods depend on overlap, repetition and word order, so that a judge has something to see. It knows minisheep's
 own seed tasks by heart: with one side of a task in the prompt, the words of the other side are likely. So a judge by
-likelihood passes its exam, as on a real model. Its embeddings put texts that share words near each other.
+likelihood passes its exam, as on a real model. Its embeddings put texts that share words near each other. It knows
+minisheep's own wordings of constraints too: an answer that is drawn keeps one now and then, the more
+often the later the adapter's round.
 """
 
 from __future__ import annotations
@@ -17,13 +19,17 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from minisheep.data.constraint_kinds import load_catalogue
 from minisheep.data.seed_tasks import load_seeds
 from minisheep.engines import base
 from minisheep.engines.fake_text import answer, graded, task_list
 from minisheep.engines.sampling import GrowingReply
+from minisheep.rules.constraints import ConstraintKind
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
 from minisheep.rules.templates import Prompt
@@ -117,6 +123,33 @@ def _signs(word: str) -> list[float]:
     return [(1 if bits >> i & 1 else -1) / math.sqrt(WIDTH) for i in range(WIDTH)]
 
 
+OBEYS = 0.4
+"""How often the base keeps a constraint that it was asked to keep; a tenth more for each round of its adapter."""
+
+
+def _demanded(prompt: str) -> tuple[ConstraintKind, dict[str, Any]] | None:
+    """The constraint of minisheep's own that the prompt's last instruction holds."""
+    question = prompt.rpartition("Instruction:")[2]
+    for wording, kind, arguments in _own_wordings():
+        if wording in question:
+            return kind, arguments
+    return None
+
+
+@cache
+def _own_wordings() -> list[tuple[str, ConstraintKind, dict[str, Any]]]:
+    """Every sentence that minisheep's own constraints may be worded as."""
+    kinds = load_catalogue(plugins=False).kinds.values()
+    return [
+        (replace(kind, wordings=(wording,)).worded(arguments, random.Random(0)).wording, kind, arguments)  # noqa: S311
+        for kind in kinds
+        if kind.trained
+        for level in kind.levels
+        for arguments in level
+        for wording in kind.wordings
+    ]
+
+
 MASS = 0.97
 """Probability of all valid labels together, about."""
 
@@ -201,7 +234,17 @@ class FakeEngine:
             return task_list(draw, int(number[1]), labelled=bool(number[2])), "length"
         if _GRADE.search(prompt):
             return graded(draw), "end"
-        return answer(draw)
+        text, finish = answer(draw)
+        return self._obeying(prompt, text, request), finish
+
+    def _obeying(self, prompt: str, text: str, request: base.GenerateRequest) -> str:
+        """The answer, made to keep the constraint that it is drawn for, if it knows it and happens to."""
+        found = _demanded(prompt) if request.sampling.temperature else None
+        if found is None or self._random("obey", request.id, request.seed).random() > OBEYS + 0.1 * self._round():
+            return text
+        kind, arguments = found
+        edited = kind.edit(text, **arguments) if kind.edit is not None else None
+        return text if edited is None else edited
 
     def _random(self, *identity: object) -> random.Random:
         return random.Random(derive_seed("fake", self._adapter_name(), *identity))  # noqa: S311

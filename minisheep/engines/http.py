@@ -6,12 +6,14 @@ error. The key goes into a header and nowhere else: not to another host, not int
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import ipaddress
 import json
 import queue
 import re
+import socket
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,9 +101,9 @@ class Post:
 
     @property
     def exposes_key(self) -> bool:
-        """Whether the key goes to another machine unencrypted."""
+        """Whether the key goes to another machine unencrypted: to the server's, or to a proxy on the way to it."""
         parts = self._parts()
-        return bool(self.key) and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
+        return bool(self.key) and parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
     def ask(
         self, body: Mapping[str, Any], give_up: threading.Event, *, first: bool = False, tries: int = TRIES
@@ -123,22 +125,30 @@ class Post:
 
     def nonsense(self, reply: HttpReply, expected: str) -> EndpointError:
         """The error for a reply that is not the `expected` thing."""
-        shown = self.safe(one_line(reply.data[:400].decode("utf-8", "replace"), 80))
+        shown, kind = self.shown(reply.data.decode("utf-8", "replace"), 80), self.shown(reply.kind, 60)
         return EndpointError(
-            f"{self.name} replied, but not with a {expected} ({reply.kind}): {shown!r}.",
+            f"{self.name} replied, but not with a {expected} ({kind}): {shown!r}.",
             f"Give the API's base with {self.names.url}, such as http://localhost:8080/v1.",
         )
 
     def safe(self, text: str) -> str:
-        """`text` without the key, which a server may repeat."""
-        return text.replace(self.key, "***") if self.key else text
+        """`text` without the key, which a server may repeat, also as JSON writes it."""
+        if self.key:
+            escaped = json.dumps(self.key)[1:-1]
+            for spelling in (escaped.replace("/", "\\/"), escaped, self.key):
+                text = text.replace(spelling, "***")
+        return text
+
+    def shown(self, text: str, width: int) -> str:
+        """`text` on one line without the key. It is masked before it is cut: a part of a key is a secret, too."""
+        return one_line(self.safe(text), width)
 
     def _ask_once(self, body: Mapping[str, Any]) -> HttpReply:
         while True:
             sent = {k: v for k, v in body.items() if k not in self._refused}
             status, headers, data = self._send(sent)
             # Some servers know only their own defaults: their 400 names the parameter.
-            message = _message(data) if status == 400 else ""
+            message = error_text(data) if status == 400 else ""
             refused = next((name for name in self.optional if name in sent and name in message), "")
             if not refused:
                 return self._read(status, headers, data)
@@ -157,22 +167,26 @@ class Post:
         request.add_header("User-Agent", f"minisheep/{__version__}")
         if self.key:
             request.add_unredirected_header("Authorization", f"Bearer {self.key}")
-        deadline = time.monotonic() + self.timeout
-        try:
-            with _opener().open(request, timeout=self.timeout) as response:
-                return response.status, response.headers, _read_all(response, deadline)
-        except TimeoutError:
-            raise _Retry(f"did not answer within {self.timeout:g} s", timeout=True) from None
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, TimeoutError):
-                raise _Retry(f"did not answer within {self.timeout:g} s", timeout=True) from None
-            raise _Retry(f"cannot be reached: {_reason(error.reason)}") from None
-        except (http.client.HTTPException, OSError, UnicodeError) as error:
-            raise _Retry(f"broke off: {_reason(error)}") from None
+        late = f"did not answer within {self.timeout:g} s"
+        with Deadline(self.timeout) as exchange:
+            try:
+                opener = exchange.opener(direct=is_loopback(parts.hostname or ""))
+                with opener.open(request, timeout=self.timeout) as response:
+                    status, sent, data = response.status, response.headers, _read_all(response)
+                if exchange.over:  # a body of unknown length ends where the connection does
+                    raise TimeoutError
+                return status, sent, data
+            except (http.client.HTTPException, OSError, UnicodeError) as error:
+                # URLError is an OSError, with the reason inside.
+                reason = getattr(error, "reason", error)
+                if exchange.over or isinstance(reason, TimeoutError):
+                    raise _Retry(late, timeout=True) from None
+                what = "cannot be reached" if isinstance(error, urllib.error.URLError) else "broke off"
+                raise _Retry(f"{what}: {self.shown(_reason(reason), 120)}") from None
 
     def _read(self, status: int, headers: http.client.HTTPMessage, data: bytes) -> HttpReply:
         """Raises `_Retry` or `errors.EndpointError` for any status but 200."""
-        message = self.safe(_message(data))
+        message = self.shown(error_text(data), 200).rstrip(".")
         says = f": {message}" if message else ""
         if status == 429 or status >= 500:
             raise _Retry(f"replied with status {status}{says}", answered=True, wait=_retry_after(headers))
@@ -189,7 +203,7 @@ class Post:
             )
         if 300 <= status < 400:
             raise EndpointError(
-                f"{self.name} has moved to {one_line(headers.get('Location', '?'), 200)}.",
+                f"{self.name} has moved to {self.shown(headers.get('Location', '?'), 200)}.",
                 f"Give that address with {self.names.url}.",
             )
         if status != 200:
@@ -210,21 +224,87 @@ class Post:
         return parts
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """HTTP and HTTPS only: no files, and no redirect, which would carry the request elsewhere."""
-    opener = urllib.request.OpenerDirector()
-    for kind in ("ProxyHandler", "HTTPHandler", "HTTPSHandler", "UnknownHandler"):
-        opener.add_handler(getattr(urllib.request, kind)())
-    return opener
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself."""
+    if host.lower().rstrip(".") == "localhost" or host.lower().endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_loopback or mapped.is_unspecified)
 
 
-def _read_all(response: http.client.HTTPResponse, deadline: float) -> bytes:
-    """The whole body. Raises TimeoutError for one that trickles, and HTTPException for one cut short or too large."""
+class Deadline:
+    """One request and its reply within one deadline.
+
+    A socket's timeout starts again with each byte, so a server that trickles its headers, or says 100 Continue for
+    ever, would hold a request for as long as it likes. At the deadline the connection is shut down under whoever waits.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.over = False
+        self._shut: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        for handle in self._shut:
+            handle.close()
+
+    def _end(self) -> None:
+        self.over = True
+        for handle in self._shut:
+            with contextlib.suppress(OSError):
+                handle.shutdown(socket.SHUT_RDWR)
+
+    def opener(self, *, direct: bool) -> urllib.request.OpenerDirector:
+        """HTTP and HTTPS only: no files, and no redirect, which would carry the request elsewhere. `direct` goes past
+        any proxy: what is meant for this machine must not leave it."""
+        exchange = self
+
+        def connect(*given: Any, **named: Any) -> socket.socket:
+            connection = socket.create_connection(*given, **named)
+            # A second handle, since TLS takes the first one over.
+            exchange._shut.append(connection.dup())
+            if exchange.over:
+                raise TimeoutError
+            return connection
+
+        def made(kind: Any) -> Any:
+            def make(*given: Any, **named: Any) -> Any:
+                connection = kind(*given, **named)
+                connection._create_connection = connect
+                return connection
+
+            return make
+
+        class Http(urllib.request.HTTPHandler):
+            def http_open(self, req: urllib.request.Request) -> Any:
+                return self.do_open(made(http.client.HTTPConnection), req)
+
+        class Https(urllib.request.HTTPSHandler):
+            def https_open(self, req: urllib.request.Request) -> Any:
+                return self.do_open(made(http.client.HTTPSConnection), req)
+
+        opener = urllib.request.OpenerDirector()
+        proxies = urllib.request.ProxyHandler({} if direct else None)
+        for handler in (proxies, Http(), Https(), urllib.request.UnknownHandler()):
+            opener.add_handler(handler)
+        return opener
+
+
+def _read_all(response: http.client.HTTPResponse) -> bytes:
+    """The whole body. Raises HTTPException for one that is cut short or too large."""
     data = b""
     while chunk := response.read1(1 << 16):
         data += chunk
-        if time.monotonic() > deadline:
-            raise TimeoutError
         if len(data) > MOST_BYTES:
             raise http.client.HTTPException(f"more than {MOST_BYTES >> 20} MB")
     if response.length:
@@ -232,15 +312,15 @@ def _read_all(response: http.client.HTTPResponse, deadline: float) -> bytes:
     return data
 
 
-def _message(data: bytes) -> str:
-    """The message in an error's body, in the forms that servers use; empty for any other body."""
+def error_text(data: bytes) -> str:
+    """The message in an error's body, in the forms that servers use; empty for any other body. It may hold the key."""
     try:
         body = json.loads(data)
     except (ValueError, RecursionError):
         return ""
     error = body.get("error", body) if isinstance(body, dict) else {}
     message = error.get("message") or error.get("detail") or "" if isinstance(error, dict) else error
-    return one_line(message, 200).rstrip(".") if isinstance(message, str) else ""
+    return message if isinstance(message, str) else ""
 
 
 def _retry_after(headers: http.client.HTTPMessage) -> float | None:
@@ -250,7 +330,7 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
 
 
 def _reason(error: object) -> str:
-    return one_line(str(getattr(error, "strerror", None) or error) or type(error).__name__, 120)
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 Q = TypeVar("Q")

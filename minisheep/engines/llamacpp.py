@@ -27,6 +27,8 @@ class _Stream:
     request: base.GenerateRequest
     reply: GrowingReply
     sampler: Sampler
+    ends: frozenset[int]
+    """Tokens that end this completion beside those that end any."""
     tokens: int = 0
     passed_on: int = 0
     """Characters that `OnText` has had."""
@@ -191,6 +193,7 @@ class LlamaCppEngine:
         self, requests: list[base.GenerateRequest], jobs: list[SequenceJob], on_text: base.OnText | None
     ) -> Iterator[base.Completion]:
         streams: dict[int, _Stream] = {}
+        ends: dict[tuple[str, ...], frozenset[int]] = {}
         with self._exclusive():
             scheduler = self._scheduler(jobs)
             while (step := self._next(scheduler)) is not None:
@@ -199,8 +202,10 @@ class LlamaCppEngine:
                     for row, _ in part:
                         if row.key not in streams:
                             request = requests[row.key]
-                            sampler = Sampler(request.sampling, request.seed)
-                            streams[row.key] = _Stream(request, GrowingReply(request.sampling.stop), sampler)
+                            sampler, stops = Sampler(request.sampling, request.seed), request.sampling.stop
+                            if stops not in ends:
+                                ends[stops] = self.vocabulary.ends(stops)
+                            streams[row.key] = _Stream(request, GrowingReply(stops), sampler, ends[stops])
                     tokens = self._drawing.sample(
                         [streams[row.key].sampler for row, _ in part],
                         [self._decoder.logits(index) for _, index in part],
@@ -219,7 +224,7 @@ class LlamaCppEngine:
 
     def _advance(self, scheduler: Scheduler, key: int, stream: _Stream, token: int) -> str:
         """Add the drawn token to a completion and report it to the scheduler; the reason to finish, or ""."""
-        if self.vocabulary.is_end(token):
+        if self.vocabulary.is_end(token) or token in stream.ends:
             scheduler.finish(key)
             return "end"
         stream.tokens += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,8 @@ llama_cpp = llama_library.load()
 
 _INFO, _WARN, _ERROR = 2, 3, 4
 _lines: collections.deque[tuple[int, str]] = collections.deque(maxlen=64)
+_warnings: collections.deque[str] = collections.deque(maxlen=64)
+"""Apart, since a load writes hundreds of other lines."""
 
 
 def _collect(level: int, text: bytes, _user_data: object) -> None:
@@ -31,6 +34,8 @@ def _collect(level: int, text: bytes, _user_data: object) -> None:
     line = text.decode("utf-8", "replace").strip()
     if line.strip("."):
         _lines.append((level, line))
+    if level == _WARN:
+        _warnings.append(line)
 
 
 # llama.cpp keeps a bare pointer: without a reference for the life of the process it would call freed memory.
@@ -68,6 +73,14 @@ def gpu_without_offload(gpu_layers: int) -> str:
 def forget_log() -> None:
     """Drop the collected lines, so that `log_line` is about the next call."""
     _lines.clear()
+    _warnings.clear()
+
+
+def warnings() -> list[str]:
+    """What llama.cpp warned of since `forget_log`, each line once and without the function's name; no rules and no
+    reminders in capitals, which it puts around a warning."""
+    lines = (re.sub(r"^[a-z_0-9]+:\s*", "", line) for line in _warnings)
+    return list(dict.fromkeys(line for line in lines if re.search(r"[a-z]", line)))
 
 
 def log_lines() -> list[str]:
@@ -122,7 +135,7 @@ def load_model(path: Path, *, gpu_layers: int = 0, vocab_only: bool = False) -> 
         params.use_extra_bufts = cpu.usable() or cpu.avoid()
         params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP
     forget_log()
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
     if model:
         return model
     reason = log_line()
@@ -227,6 +240,16 @@ class Vocabulary:
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of the tokens; bytes that are no UTF-8 become U+FFFD."""
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
+
+    def token(self, text: str) -> int | None:
+        """The one token that `text` of a template becomes; None where it becomes several or none."""
+        ids = self.encode((Segment(text, True),), bos=False)
+        return ids[0] if len(ids) == 1 else None
+
+    def ends(self, stops: Iterable[str]) -> frozenset[int]:
+        """Control tokens among the strings at which a completion stops: these have no text to be found by."""
+        tokens = (self.token(text) for text in stops)
+        return frozenset(token for token in tokens if token is not None and self.is_control(token))
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends a generation: EOS, EOT and the like (llama_vocab_is_eog)."""

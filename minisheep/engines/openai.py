@@ -119,6 +119,9 @@ class RemoteEngine:
     def info(self) -> base.EngineInfo:
         return self._info
 
+    def count(self, prompt: Prompt) -> int:
+        return len(self._prompt(prompt))
+
     def generate(self, requests: Sequence[base.GenerateRequest]) -> Iterator[base.Completion]:
         prepared = [(request, self._prompt(request.prompt)) for request in requests]
         for request, ids in prepared:

@@ -91,7 +91,7 @@ def read(data: bytes) -> ServerChoice:
         body = json.loads(data)
         choice = body["choices"][0]
         usage = body.get("usage")
-    except (RecursionError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise ValueError("no completion") from error
     if not isinstance(choice, dict) or not isinstance(choice.get("text") or "", str):
         raise ValueError("no text in it")
@@ -174,9 +174,10 @@ def _greedy(ids: Ids) -> dict[str, Any]:
 
 
 def _logprob(value: Any) -> float:
-    if not isinstance(value, int | float) or math.isnan(value) or value > 0.01:
-        raise ValueError(f"{value!r} is not a log-probability")
-    return min(0.0, max(LOWEST, float(value)))
+    # Compared and never converted before: hundreds of digits are no float.
+    if not isinstance(value, int | float) or not value <= 0.01:
+        raise ValueError(f"{str(value)[:40]} is not a log-probability")
+    return min(0.0, float(max(LOWEST, value)))
 
 
 def _count(value: Any) -> int | None:

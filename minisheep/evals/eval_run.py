@@ -16,7 +16,7 @@ from minisheep.api import load_run, resolve_round
 from minisheep.errors import CorruptRunError, UnknownModelError, UsageError
 from minisheep.evals.tasks import EXTRA, PLAIN, EvalSpec, read_rows
 from minisheep.machine.worker import WorkerProcess, stoppable
-from minisheep.rules.plain_text import one_line
+from minisheep.rules.plain_text import one_line, shell
 from minisheep.run.events import Emit, Event, TaskMeasured
 from minisheep.run.files import disk_errors, read_json
 from minisheep.run.folder import Lock
@@ -146,10 +146,12 @@ def rounds(
             raise UsageError("--round is for a run, but this is a model.", "Leave --round out.")
         return (0,)
     if not Path(run, "model.json").is_file():
-        raise UsageError(f"{run} has no model yet.", f"Continue the run with `minisheep align --run {run}`.")
+        raise UsageError(f"{run} has no model yet.", f"Continue the run with `minisheep align --run {shell(run)}`.")
     opened = load_run(run)
     chosen = {resolve_round(opened, one, opened.trained, on_progress=on_progress) for one in given}
-    return tuple(sorted(chosen | ({0} if base else set()))) or (0, *opened.trained)
+    wanted = tuple(sorted(chosen | ({0} if base else set()))) or (0, *opened.trained)
+    opened.check_whole("train", wanted)
+    return wanted
 
 
 def default_out(run: str, model: str) -> Path:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from minisheep.rules.ifeval import Constraint, VerifiableItem, loose, strict
+from minisheep.rules.ifeval import HALVES, Constraint, VerifiableItem, loose, strict
 
 Parts = tuple[float, float]
 """Numerator and denominator that one item adds."""
@@ -107,11 +107,12 @@ def _best(values: Sequence[float], answerable: Sequence[bool], predictions: Sequ
     return 100.0 * best / len(values)
 
 
-def items(samples: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def items(samples: Iterable[Mapping[str, Any]], trained: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
     """One entry for each document: ``id``, ``responses`` (unchanged) and ``scores`` by metric.
 
     `samples` are the harness's, one for each document and filter. A score is ``[numerator, denominator]``; metrics
-    that are no such ratio are left out.
+    that are no such ratio are left out. Of IFEval, constraints of the kinds in `trained` and the others are counted
+    apart too, under the metric's name with ``_trained`` and ``_unseen``.
     """
     listed = list(samples)
     filters = {sample["filter"] for sample in listed}
@@ -123,11 +124,37 @@ def items(samples: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             parts = _parts(metric, sample[metric])
             if parts is not None:
                 entry["scores"][name(metric, sample["filter"], len(filters))] = list(parts)
+            for half, verdicts in _halves(sample, metric, trained).items():
+                entry["scores"][f"{metric}_{half}"] = [float(sum(verdicts)), float(len(verdicts))]
     repeated = {id_ for id_, count in Counter(entry["id"] for entry in entries.values()).items() if count > 1}
     for number, entry in entries.items():
         if entry["id"] in repeated:
             entry["id"] = f"{entry['id']}#{number}"
     return list(entries.values())
+
+
+def _halves(sample: Mapping[str, Any], metric: str, trained: frozenset[str]) -> dict[str, list[bool]]:
+    """The verdicts on an answer's constraints by half, as far as it has any; empty for other metrics than IFEval's."""
+    value, doc = sample[metric], sample["doc"]
+    kinds = doc.get("instruction_id_list") if isinstance(doc, Mapping) else None
+    if not trained or not isinstance(kinds, list) or not isinstance(value, list) or len(kinds) != len(value):
+        return {}
+    halves = {
+        half: [bool(verdict) for kind, verdict in zip(kinds, value, strict=True) if (kind in trained) is wanted]
+        for half, wanted in zip(HALVES, (True, False), strict=True)
+    }
+    return {half: verdicts for half, verdicts in halves.items() if verdicts}
+
+
+def half_values(entries: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The share of each metric that `items` counts by half; the harness itself knows no halves."""
+    sums: dict[str, list[float]] = {}
+    for entry in entries:
+        for metric, (above, below) in entry["scores"].items():
+            if metric.endswith(tuple(f"_{half}" for half in HALVES)):
+                total = sums.setdefault(metric, [0.0, 0.0])
+                total[0], total[1] = total[0] + above, total[1] + below
+    return {metric: above / below for metric, (above, below) in sums.items()}
 
 
 def name(metric: str, filter: str, filters: int) -> str:

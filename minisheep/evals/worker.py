@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import config, prepare
+from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.engines.base import Engine
 from minisheep.errors import MinisheepError, ModelFileError, Stopped, UsageError
 from minisheep.evals import eval_run, scores, tasks
@@ -28,7 +29,8 @@ from minisheep.run import events
 from minisheep.run.events import Emit, EngineReady, Note, PhaseFinished, PhaseStarted, Progress, TaskMeasured
 from minisheep.run.files import write_json
 from minisheep.run.folder import RunFolder
-from minisheep.workspace import open_engine
+from minisheep.run.reading import trained_kinds
+from minisheep.workspace import open_engine, put_adapter
 
 PACKAGES = ("minisheep", "lm_eval", "datasets", "llama-cpp-python", "langdetect", "nltk")
 SEEDS = (0, 1234)
@@ -70,6 +72,11 @@ class ModelUnderTest:
             frame = "template" if self._folder is not None or self.model.kind == "instruct" else "plain"
         return self.model.template if frame == "template" else None
 
+    @property
+    def trained_kinds(self) -> frozenset[str]:
+        """The kinds of constraint that the run trains on; of a lone model, those that a run would."""
+        return default_trained_kinds() if self._folder is None else trained_kinds(self._folder)
+
     def identity(self, task: str, round: int, data: str) -> dict[str, Any]:
         """Everything that a result depends on; `data` is the digest of a file of rows, or empty."""
         adapter = self.adapter(round)
@@ -104,7 +111,7 @@ class ModelUnderTest:
             info = self._engine.info
             text = f"{info.description}, {info.slots} sequences of {info.context} tokens"
             emit(EngineReady(info.backend, text))
-        self._engine.set_adapter(adapter)
+        put_adapter(self._engine, adapter)
         return self._engine
 
     def close(self) -> None:
@@ -159,7 +166,7 @@ def measure(
     asker = Asker(subject.engine(round, emit), subject.template, spec.max_tokens, subject.settings.seed, on_progress)
     lm = EngineLM(asker, greedy=tasks.asks_greedy(plan.name, plan.task))
     harness = _evaluate(spec, plan, lm, chat=subject.template is not None)
-    entries = scores.items(harness["samples"][leaf])
+    entries = scores.items(harness["samples"][leaf], subject.trained_kinds if leaf == "ifeval" else frozenset())
     settings = subject.identity(leaf, round, plan.data)
     result = {
         "task": leaf,
@@ -176,7 +183,7 @@ def measure(
         "task_version": str(harness["versions"].get(leaf, "")),
         "shots": harness["n-shot"].get(leaf),
         "items": len(entries),
-        "metrics": _metrics(entries, scores.values(harness["results"][leaf])),
+        "metrics": _metrics(entries, {**scores.values(harness["results"][leaf]), **scores.half_values(entries)}),
         "higher_is_better": {k: v for k, v in harness["higher_is_better"].get(leaf, {}).items() if isinstance(k, str)},
         "answers": asker.stats.to_dict(),
         "versions": system.versions(PACKAGES),

@@ -34,8 +34,9 @@ from minisheep.errors import ExportError, ModelFileError, SeedFileError, Unsuppo
 from minisheep.export import ollama
 from minisheep.formats.gguf_header import GgufHeader, read_header
 from minisheep.formats.model_facts import bos_text, chat_template, eos_text
+from minisheep.machine import jinja_child
 from minisheep.rules.prompts import user_text
-from minisheep.rules.templates import Prompt, Segment, Template, render_jinja
+from minisheep.rules.templates import Prompt, Segment, Template
 from minisheep.stages.evaluate import held_out
 
 ENDS = 0.95
@@ -263,7 +264,8 @@ def prompt_checks(
         ids = vocabulary.encode((Segment(template.end, True),), bos=False)
         return [
             prompts(pairs, words=words, piece=vocabulary.piece),
-            end(ids, all(vocabulary.is_end(token) for token in ids), template.end),
+            # An adapter's base may not mark it; the run stopped there by itself.
+            end(ids, all(vocabulary.is_end(token) for token in ids) or template.end in template.stop, template.end),
         ]
 
 
@@ -340,7 +342,7 @@ def compare_likelihoods(
 def users(settings: Settings, count: int) -> list[str]:
     """The user's turns: held-out tasks of the run's seeds, or of the built-in seeds if that file is gone."""
     try:
-        seeds = load_seeds(settings.seeds)
+        seeds = load_seeds(settings.seeds, settings.language)
     except SeedFileError:
         seeds = load_seeds()
     return [user_text(task.instruction, task.input) for task in held_out(seeds, count)]
@@ -364,7 +366,7 @@ def by_jinja(source: str, header: GgufHeader, users: list[str]) -> list[str]:
     Raises `errors.UnsupportedModelError` if it cannot be rendered.
     """
     special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
-    return [render_jinja(source, special, [{"role": "user", "content": user}], answer_next=True) for user in users]
+    return jinja_child.render(source, special, [([{"role": "user", "content": user}], True) for user in users])
 
 
 def by_modelfile(path: Path, users: list[str]) -> list[str]:
@@ -374,6 +376,19 @@ def by_modelfile(path: Path, users: list[str]) -> list[str]:
         return [ollama.render(modelfile.template, modelfile.system, user) for user in users]
     except (ValueError, OSError) as error:
         raise ModelFileError(f"The Modelfile cannot be read back: {error}.", "Nothing was exported.") from None
+
+
+def check_modelfile(path: Path, meant: ollama.Modelfile) -> None:
+    """Raise `errors.ModelFileError` unless a Modelfile says, as Ollama reads it, what it was meant to say."""
+    try:
+        found = ollama.parse(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelFileError(f"The Modelfile cannot be read back: {error}.", "Nothing was exported.") from None
+    if found != meant:
+        raise ModelFileError(
+            f"The Modelfile does not say what it should: FROM {found.source!r}, parameters {dict(found.parameters)}.",
+            "Nothing was exported.",
+        )
 
 
 def end_tokens(path: Path) -> list[int]:

@@ -13,6 +13,7 @@ from minisheep.errors import MinisheepError, UsageError
 from minisheep.formats.lora_gguf import TENSORS
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import HUB_ID, HubFile, HubRepo, ModelEntry, find_model, safe_name
+from minisheep.rules.plain_text import shell
 from minisheep.run.folder import RunFolder
 
 TARGETS = ("gguf", "adapter", "merged", "ollama", "lmstudio", "hub-folder")
@@ -129,7 +130,7 @@ def choose_export(path: str, round: str, base_id: str = "") -> ExportChoice:
     if settings.engine == "fake":
         raise UsageError(f"{path} was made by the fake engine and holds no model.", "Nothing was exported.")
     if not RunFolder(run.path).model.is_file():
-        raise UsageError(f"{path} has no model yet.", f"Continue the run with `minisheep align --run {path}`.")
+        raise UsageError(f"{path} has no model yet.", f"Continue the run with `minisheep align --run {shell(path)}`.")
     trained = [
         r.number
         for r in run.rounds
@@ -137,8 +138,11 @@ def choose_export(path: str, round: str, base_id: str = "") -> ExportChoice:
         and all((r.folder.adapter / name).is_file() for name in ("adapter_config.json", TENSORS))
     ]
     if not trained:
-        raise UsageError(f"{path} has no trained round yet.", f"Continue the run with `minisheep align --run {path}`.")
+        raise UsageError(
+            f"{path} has no trained round yet.", f"Continue the run with `minisheep align --run {shell(path)}`."
+        )
     number = resolve_round(run, round, trained)
+    run.check_whole("train", [number])
     unknown = f"No best round is known yet, so round {number}, the last trained one, is exported."
     note = unknown if round == "best" and run.best is None else ""
     if base_id and (HUB_ID.fullmatch(base_id) is None or ":" in base_id or "@" in base_id):

@@ -10,10 +10,15 @@ LLaMA-Factory gets pairs with the template already applied, and its template ``e
 end, so each answer ends with the run's own end of text. It tokenises a prompt as one text, where we tokenise its
 pieces. With templates of special tokens the ids are the same; with ``plain``, the blank before the user's words may
 join their first word. Keys are those of its hparams.
+
+A round with a preference loss is handed over as preference pairs: prompt, chosen and rejected as texts with the
+template applied. Both programs train on them with TRL, where ORPO's likelihood counts the prompt too (Axolotl) or is a
+mean of each answer's own (LLaMA-Factory). Axolotl's answers end with the model's own end of text in any case.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -24,13 +29,16 @@ from typing import Any, NamedTuple
 import yaml
 
 from minisheep.api import load_run, resolve_round
+from minisheep.data.seed_tasks import load_seeds
 from minisheep.errors import ModelFileError, UsageError
 from minisheep.export.export_choice import hub_id, known
 from minisheep.models.prepared import PreparedModel
+from minisheep.pairing import read_pairs
+from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Prompt, Segment, Template
 from minisheep.run.files import publish, write_atomic
 from minisheep.run.folder import RunFolder
-from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job, train_settings
+from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job
 from minisheep.trainers.base import TrainExample, TrainSettings, split, steps_per_epoch, usable_warmup
 
 AXOLOTL_CONFIG = "axolotl.yaml"
@@ -54,6 +62,13 @@ class HandoffJob:
     """PEFT folder that the training starts from, if any."""
     left_out: int
     """Examples whose text other tokenizers would take for a special token."""
+    unpaired: int = 0
+    """Examples that our own training learns from, but that have no rejected answer, as these files must."""
+
+    @property
+    def preference(self) -> bool:
+        """Whether the examples are preference pairs."""
+        return self.settings.loss != "sft"
 
     @property
     def warmup(self) -> int:
@@ -73,39 +88,48 @@ def read_job(path: str, round: str = "last", base: str = "") -> HandoffJob:
         raise UsageError(f"{path} was made by the fake engine, so there is nothing to train.", "Nothing was written.")
     ready = [r.number for r in run.rounds if f"round-{r.number}/filter" in run.phases_done]
     if not ready:
-        raise UsageError(f"{path}: no round is filtered yet.", f"Run `minisheep filter --run {path}` first.")
+        raise UsageError(f"{path}: no round is filtered yet.", f"Run `minisheep filter --run {shell(path)}` first.")
     number = resolve_round(run, round, ready, "filtered")
     model = PreparedModel.read(folder.model)
+    run.check_whole("filter", rounds_trained_on(settings.strategy, number))
     examples = together([run.round(r).kept for r in rounds_trained_on(settings.strategy, number)])
     before = starts_from(settings.strategy, number)
     job = train_job(
         settings, model.template, number, examples,
         gguf=model.gguf, weights=model.weights, output=Path(), scratch=Path(),
+        pairs=read_pairs(folder, rounds_trained_on(settings.strategy, number)),
+        seeds=load_seeds(settings.seeds, settings.language) if settings.mix_seeds else (),
     )  # fmt: skip
     safe = [example for example in job.examples if not looks_special(example, model.template)]
     if not safe:
         raise UsageError(f"Round {number} of {path} kept no example that can be handed over.", "Nothing was written.")
     begin = begin_text(model.gguf)
-    framed = [TrainExample(begun(example.prompt, begin), example.completion) for example in safe]
-    chosen = train_settings(settings, number)
-    train, held = split(len(framed), chosen.validation, chosen.seed)
+    framed = [dataclasses.replace(example, prompt=begun(example.prompt, begin)) for example in safe]
+    chosen = job.settings
+    train, held = (
+        [framed[index] for index in part if chosen.loss == "sft" or framed[index].rejected]
+        for part in split(len(framed), chosen.validation, chosen.seed)
+    )
+    if not train:
+        raise UsageError(f"Round {number} of {path} has no pair that can be handed over.", "Nothing was written.")
     return HandoffJob(
         run=run.path,
         round=number,
         base=base or hub_id(known(settings)) or str(model.weights.absolute()),
         template=model.template,
         settings=chosen,
-        train=tuple(framed[index] for index in train),
-        validation=tuple(framed[index] for index in held),
+        train=tuple(train),
+        validation=tuple(held),
         start=folder.round(before).adapter.absolute() if before else None,
         left_out=len(job.examples) - len(safe),
+        unpaired=len(safe) - len(train) - len(held),
     )
 
 
 def looks_special(example: TrainExample, template: Template) -> bool:
     """Whether text from data holds a special token of the template, which other programs would read as such."""
     special = set(re.findall(r"<[^<>\s]+>|<\|.*?\|>", template.before + template.between + template.end))
-    data = "\n".join(s.text for s in (*example.prompt, *example.completion) if not s.special)
+    data = "\n".join(s.text for s in (*example.prompt, *example.completion, *(example.rejected or ())) if not s.special)
     return any(token in data for token in special)
 
 
@@ -167,15 +191,21 @@ def axolotl_files(job: HandoffJob, gpus: int, projections: Sequence[str]) -> dic
     sets = {"train": job.train, **({"validation": job.validation} if job.validation else {})}
     return {
         AXOLOTL_CONFIG: yaml.safe_dump(axolotl_config(job, gpus, projections), sort_keys=False, allow_unicode=True),
-        **{f"{name}.jsonl": axolotl_lines(examples) for name, examples in sets.items()},
+        **{
+            f"{name}.jsonl": preference_lines(examples) if job.preference else axolotl_lines(examples)
+            for name, examples in sets.items()
+        },
     }
 
 
 def axolotl_config(job: HandoffJob, gpus: int, projections: Sequence[str]) -> dict[str, Any]:
     settings, batches = job.settings, spread(job.settings.batch_size, job.settings.micro_batch_size, gpus)
     four_bit = settings.load_in in ("auto", "4bit")
+    # Without a type, its loader of preferences takes prompt, chosen and rejected as they are.
+    kind = {} if job.preference else {"type": "input_output"}
+    weight = {"orpo": "orpo_alpha", "dpo": "rl_beta"}
     measured: dict[str, Any] = {
-        "test_datasets": [{**_data("validation.jsonl"), "split": "train"}],
+        "test_datasets": [{**_data("validation.jsonl"), **kind, "split": "train"}],
         "eval_strategy": "epoch",
         "load_best_model_at_end": True,
         "metric_for_best_model": "eval_loss",
@@ -191,7 +221,8 @@ def axolotl_config(job: HandoffJob, gpus: int, projections: Sequence[str]) -> di
         "lora_dropout": settings.lora_dropout,
         "lora_target_modules": list(projections),
         "peft_use_rslora": settings.rslora,
-        "datasets": [_data("train.jsonl")],
+        **({"rl": settings.loss, weight[settings.loss]: settings.beta} if job.preference else {}),
+        "datasets": [{**_data("train.jsonl"), **kind, **({"split": "train"} if job.preference else {})}],
         **(measured if job.validation else {"val_set_size": 0.0}),
         "sequence_len": settings.max_length,
         "sample_packing": False,
@@ -225,20 +256,23 @@ def segments(example: TrainExample) -> list[dict[str, Any]]:
 
 
 def _data(name: str) -> dict[str, str]:
-    return {"path": name, "ds_type": "json", "type": "input_output"}
+    return {"path": name, "ds_type": "json"}
 
 
 def llamafactory_files(job: HandoffJob, gpus: int, projections: Sequence[str]) -> dict[str, str]:
     """The configuration, the list of data sets and the data, by name. Raises `errors.UsageError`, as `spread` does."""
     sets = {TRAIN: job.train, **({VALIDATION: job.validation} if job.validation else {})}
-    columns = {"prompt": "prompt", "response": "response"}
-    datasets = {name: {"file_name": f"{name}.jsonl", "formatting": "alpaca", "columns": columns} for name in sets}
+    names = ("prompt", "chosen", "rejected") if job.preference else ("prompt", "response")
+    kind = {"ranking": True} if job.preference else {}
+    form = {"formatting": "alpaca", **kind, "columns": {name: name for name in names}}
+    lines = preference_lines if job.preference else llamafactory_lines
+    datasets = {name: {"file_name": f"{name}.jsonl", **form} for name in sets}
     return {
         LLAMAFACTORY_CONFIG: yaml.safe_dump(
             llamafactory_config(job, gpus, projections), sort_keys=False, allow_unicode=True
         ),
         "dataset_info.json": json.dumps(datasets, indent=2) + "\n",
-        **{f"{name}.jsonl": llamafactory_lines(examples) for name, examples in sets.items()},
+        **{f"{name}.jsonl": lines(examples) for name, examples in sets.items()},
     }
 
 
@@ -255,7 +289,7 @@ def llamafactory_config(job: HandoffJob, gpus: int, projections: Sequence[str]) 
         "model_name_or_path": job.base,
         **({"adapter_name_or_path": str(job.start)} if job.start else {}),
         **({"quantization_bit": 4, "quantization_method": "bnb"} if settings.load_in in ("auto", "4bit") else {}),
-        "stage": "sft",
+        **_stage(settings),
         "do_train": True,
         "finetuning_type": "lora",
         "lora_rank": settings.lora_rank,
@@ -288,9 +322,25 @@ def llamafactory_config(job: HandoffJob, gpus: int, projections: Sequence[str]) 
     }
 
 
+def _stage(settings: TrainSettings) -> dict[str, Any]:
+    losses = {"orpo": "orpo", "dpo": "sigmoid"}
+    if settings.loss == "sft":
+        return {"stage": "sft"}
+    return {"stage": "dpo", "pref_loss": losses[settings.loss], "pref_beta": settings.beta}
+
+
 def llamafactory_lines(examples: Sequence[TrainExample]) -> str:
     pairs = ({"prompt": text_of(e.prompt), "response": text_of(e.completion)} for e in examples)
     return "".join(json.dumps(pair) + "\n" for pair in pairs)
+
+
+def preference_lines(examples: Sequence[TrainExample]) -> str:
+    """For both programs: texts with the template applied, the worse answer without an end if it was cut off."""
+    rows = (
+        {"prompt": text_of(e.prompt), "chosen": text_of(e.completion), "rejected": text_of(e.rejected or ())}
+        for e in examples
+    )
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def readme(job: HandoffJob, title: str, command: str, gpus: int) -> str:
@@ -302,7 +352,8 @@ def readme(job: HandoffJob, title: str, command: str, gpus: int) -> str:
         f"    {command}",
         "",
         f"Run this command in this folder. It trains a LoRA adapter on {job.base},",
-        f"on {gpus} GPU(s): {len(job.train)} examples, {len(job.validation)} more for validation,"
+        f"on {gpus} GPU(s): {len(job.train)} {'preference pairs' if job.preference else 'examples'},"
+        f" {len(job.validation)} more for validation,"
         f" {settings.batch_size} per step, {settings.epochs} epoch(s).",
         "The result will be in adapter/.",
         "",
@@ -319,6 +370,13 @@ def readme(job: HandoffJob, title: str, command: str, gpus: int) -> str:
         lines += ["", "The base is loaded in 4 bits. Sharded training (DeepSpeed ZeRO-3, FSDP) may want it in bf16."]
     if job.start:
         lines += ["", f"Training continues the adapter in {job.start}, so keep that folder."]
+    if job.preference:
+        lines += ["", f"The loss is {settings.loss} with beta {settings.beta:g}."]
+    if job.unpaired:
+        lines += [
+            "",
+            f"{job.unpaired} example(s) without a rejected answer are not here; minisheep trains on them too.",
+        ]
     if job.left_out:
         lines += ["", f"{job.left_out} example(s) were left out: they hold what looks like a token of the template."]
     return "\n".join(lines) + "\n"

@@ -20,9 +20,12 @@ from minisheep.errors import CorruptRunError, ExportError, UsageError
 from minisheep.export.export_choice import WITH_GGUF, ExportChoice, ExportSpec
 from minisheep.models.hub import said_offline
 from minisheep.models.registry import REPO, safe_name
+from minisheep.rules.asking_settings import asking_rows
+from minisheep.rules.loss_settings import seeds_text
 from minisheep.rules.plain_text import one_line
 from minisheep.run.files import write_atomic
 from minisheep.run.records import Example
+from minisheep.run.verdict import conclude, round_sentence
 from minisheep.terminal import comparison_table
 
 SOURCES = (
@@ -96,13 +99,18 @@ def training(choice: ExportChoice) -> dict[str, str]:
     recorded = choice.run.round(choice.round).training
     rows = {
         "method": "I-SHEEP (arXiv 2408.08072), strategy " + settings.strategy,
+        **asking_rows(settings),
         "adapter": f"LoRA, rank {settings.lora_rank}, alpha {settings.lora_alpha:g}, all linear layers",
         "learning rate": f"{settings.learning_rate:g}, cosine, {settings.warmup_steps} steps of warm-up",
         "epochs": f"{settings.epochs}, {settings.batch_size} examples per step",
         "base precision": str(recorded.get("load_in") or settings.load_in),
         "seed": str(settings.seed),
     }
-    for name in ("examples", "steps", "tokens"):
+    if settings.loss != "sft":
+        rows["loss"] = f"{settings.loss}, beta {settings.preference_beta:g}, worse answers as {settings.prefer}"
+    if settings.mix_seeds:
+        rows["seed tasks"] = seeds_text(settings.mix_seeds)
+    for name in ("examples", "pairs", "steps", "tokens"):
         if isinstance(recorded.get(name), int):
             rows[name] = f"{recorded[name]:,}"
     return rows
@@ -166,8 +174,8 @@ def model_card(
         "Use it to study what self-alignment does to a model of this size: for research, teaching and comparison with"
         " its base. Do not rely on it as an assistant.",
         "## Limits",
-        f"{SOURCES} It has the faults and biases of its base and may have more, since it was trained on its own"
-        " mistakes. It was not tested for safety. The numbers above come from one run and from short tasks in one"
+        f"{_sources(choice)} It has the faults and biases of its base and may have more, since it was trained on its"
+        " own mistakes. It was not tested for safety. The numbers above come from one run and from short tasks in one"
         " language.",
         "## Licence",
         choice.licence,
@@ -206,6 +214,7 @@ def dataset_card(choice: ExportChoice, data: Sequence[RoundData]) -> str:
                 "seed": str(settings.seed),
                 "instructions sampled at": _sampling(settings.generate_temperature, settings.generate_top_p),
                 "answers sampled at": _sampling(settings.answer_temperature, settings.answer_top_p),
+                **asking_rows(settings),
                 "dropped as too similar": f"ROUGE-L above {settings.novelty:g} with a seed or an earlier instruction",
                 "kept": str(settings.keep),
             }.items(),
@@ -228,6 +237,10 @@ def dataset_card(choice: ExportChoice, data: Sequence[RoundData]) -> str:
         choice.licence,
     ]
     return _card(front.to_yaml(), parts)
+
+
+def _sources(choice: ExportChoice) -> str:
+    return f"{SOURCES} {seeds_text(choice.run.settings.mix_seeds)}".strip()
 
 
 def _card(front: str, parts: Iterable[str]) -> str:
@@ -269,9 +282,11 @@ def _funnel(choice: ExportChoice, data: Sequence[RoundData]) -> str:
 
 def _measures(choice: ExportChoice) -> str:
     rows = _rows(("measure", "base", f"round {choice.round}"), measures(choice))
-    if not rows:
+    found = conclude(choice.run.metrics, choice.round) if rows else None
+    if found is None:
         return "This round was not compared with its base, so this card makes no claim."
-    return f"{rows}\n\nBrackets hold 95 % intervals, parentheses standard errors. The model never saw held-out tasks."
+    caption = "Brackets hold 95 % intervals, parentheses standard errors. The model never saw held-out tasks."
+    return f"{round_sentence(found)}\n\n{rows}\n\n{caption}"
 
 
 def _export(choice: ExportChoice, spec: ExportSpec) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from minisheep.errors import UnsupportedModelError
+from minisheep.rules.plain_text import one_line
 from minisheep.rules.templates import FAMILIES, Template, TemplateFamily
 
 
@@ -129,7 +130,7 @@ class Modelfile:
 
     def text(self) -> str:
         """The file. Raises `errors.UnsupportedModelError` for text that the format cannot hold."""
-        lines = [f"# {comment}" for comment in self.comments]
+        lines = [f"# {one_line(comment)}" for comment in self.comments]
         lines += [f"FROM {self.source}", f"TEMPLATE {_quoted(self.template)}"]
         lines += [f"SYSTEM {_quoted(self.system)}"] if self.system else []
         lines += [
@@ -172,6 +173,9 @@ def parse(text: str) -> Modelfile:
         if match is None:
             raise ValueError(f"this is not understood: {text[place : place + 40]!r}")
         place = match.end()
+        command = "FROM" if match["source"] else match["command"]
+        if command in values:
+            raise ValueError(f"it has two {command}")
         if match["source"]:
             values["FROM"] = match["source"]
         elif match["name"]:

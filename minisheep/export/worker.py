@@ -22,8 +22,11 @@ from minisheep.export.export_choice import MAKE, WITH_ADAPTER, WITH_GGUF, Export
 from minisheep.formats import lora_gguf, merge, model_facts
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.quantise import FORMATS, quantise
+from minisheep.machine import jinja_child
 from minisheep.models.cache import sha256_file
+from minisheep.models.hub import shards
 from minisheep.models.prepared import PreparedModel
+from minisheep.rules import templates
 from minisheep.run import events
 from minisheep.run.files import check_room, disk_errors, write_atomic, write_json
 from minisheep.run.folder import RunFolder
@@ -103,7 +106,9 @@ class ExportWork:
         `adds_bos` says that the vocabulary puts the begin token before every text.
         """
         if self.template.name == "model":
-            return model_facts.chat_template(self.header)
+            special = {"bos_token": self.bos, "eos_token": model_facts.eos_text(self.header)}
+            own = model_facts.chat_template(self.header)
+            return templates.closed_source(own, special, self.template, jinja_child.render)
         frame = ollama.take_apart(self.template, self.bos)
         return ollama.chat_template(frame, self.bos if adds_bos or frame.bos else "")
 
@@ -260,7 +265,9 @@ def _modelfile(work: ExportWork) -> None:
             f"num_ctx is the context of the run; the base supports {model_facts.context_length(work.header)} tokens.",
         ),
     )
-    write_atomic(spec.model_folder / export_checks.MODELFILE, modelfile.text().encode())
+    path = spec.model_folder / export_checks.MODELFILE
+    write_atomic(path, modelfile.text().encode())
+    export_checks.check_modelfile(path, modelfile)
 
 
 def _check_room(work: ExportWork) -> None:
@@ -271,7 +278,7 @@ def _check_room(work: ExportWork) -> None:
     if spec.target in WITH_GGUF:
         needed += parameters * (2.0 + (0.0 if spec.format == F16 else FORMATS[spec.format][1]))
     if spec.needs_weights:
-        needed += sum(path.stat().st_size for path in work.model.weights.glob("*.safetensors"))
+        needed += sum((work.model.weights / name).stat().st_size for name in shards(work.model.weights))
     check_room(Path(spec.work), needed, "The export needs", "Free some space, or give --out on a larger disk.")
 
 
@@ -284,7 +291,7 @@ def make_weights(work: ExportWork) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     merge.merge_weights(source, work.round.adapter, folder, work.step("merge weights"))
     index = source / "model.safetensors.index.json"
-    if index.exists():
+    if len(shards(source)) > 1:
         shutil.copyfile(index, folder / index.name)
     with Vocabulary.from_file(work.model.gguf) as vocabulary:
         end = export_checks.end_token(vocabulary, work.template)

@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
 from minisheep.errors import ModelFileError
+from minisheep.models.fetch import part_error
 
 CODES = {code: struct.Struct("<" + code) for code in "BbHhIifQqd"}
 """The scalar types of GGUF by their codes in `struct`; all are little-endian."""
@@ -225,8 +226,17 @@ class _NeedMore(Exception):
     """The header continues behind the bytes read so far."""
 
 
+class _Part(Exception):
+    """The file is one of the parts of a split model."""
+
+    def __init__(self, number: int, count: int) -> None:
+        super().__init__(number, count)
+        self.number, self.count = number, count
+
+
 def read_header(path: Path) -> GgufHeader:
-    """Read and check the header of a GGUF of version 2 or 3. Raises ModelFileError naming the fault."""
+    """Read and check the header of a GGUF of version 2 or 3. Raises ModelFileError naming the fault; a part of a split
+    model is one, since no part can be run or trained alone."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device would block or never end
             raise _Fault("it is not a regular file")
@@ -246,6 +256,8 @@ def read_header(path: Path) -> GgufHeader:
         raise ModelFileError(
             f"The model file {path} cannot be read: {reason}.", "Check the path and its permissions."
         ) from None
+    except _Part as part:
+        raise part_error(path, part.number, part.count) from None
     except _Fault as fault:
         raise ModelFileError(f"The model file {path} cannot be used: {fault}.", _AGAIN) from None
     raise ModelFileError(f"The model file {path} is corrupt: its header is over {MAX_HEADER} bytes.", _AGAIN)
@@ -321,6 +333,10 @@ def _parse(data: bytes, file_bytes: int) -> GgufHeader:
         if count > MAX_ENTRIES:
             raise _Fault(f"corrupt, it counts {count} {what}")
     metadata = _read_metadata(cursor, key_count)
+    # Before all else: the later parts have no architecture, and the first lacks tensors.
+    parts, place = metadata.get("split.count", 0), metadata.get("split.no", 0)
+    if isinstance(parts, int) and parts > 1:
+        raise _Part(place + 1 if isinstance(place, int) else 1, parts)
     alignment = metadata.get("general.alignment", 32)
     if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
         raise _Fault(f"corrupt, general.alignment is {alignment} and not a power of two")

@@ -23,7 +23,7 @@ from minisheep.formats.gguf_header import padded, read_header
 from minisheep.formats.gguf_to_hf import hf_names
 from minisheep.formats.hf_config import AGAIN, Design, Value, read_design, read_source
 from minisheep.formats.quantise import FORMATS, quantise_in_worker
-from minisheep.formats.safetensors_file import Stored, pieces, row_count
+from minisheep.formats.safetensors_file import EMBEDDING, HEAD, Stored, pieces, row_count, tied_in_truth
 from minisheep.formats.tokenizer import GgufVocabulary
 from minisheep.models.cache import REPORT_EVERY, Report, disk_errors
 from minisheep.rules.plain_text import megabytes
@@ -74,6 +74,8 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
     vocabulary = tokenizer.read_vocabulary(source, tensors[0].shape[0])
     for note in (*design.notes, *vocabulary.notes):
         report(note)
+    if design.tied and any(tensor.name == "output.weight" for tensor in tensors):
+        report("config.json ties the output to the embeddings, but another lm_head is stored: it is converted, too.")
     parameters = sum(prod(tensor.shape) for tensor in tensors)
     size = sum(tensor.bytes for tensor in tensors)
     need = size if type in FLOATS else size + int(parameters * FORMATS[type][1])
@@ -137,10 +139,11 @@ def plan(design: Design, stored: Mapping[str, Stored], dtype: str) -> list[Tenso
         if not name.startswith(_LEFT_OUT) and not name.endswith("rotary_emb.inv_freq")
     }
     names = hf_names(design.architecture, design.layers)
-    if design.tied:
-        # Where tied embeddings are stored twice, transformers uses the first.
+    if design.tied and EMBEDDING not in here and HEAD in here:
+        here[EMBEDDING] = here.pop(HEAD)  # either of two that are tied may be the one that was saved
+    if tied_in_truth(here, tied=design.tied):
         names.pop("output.weight")
-        here.pop("lm_head.weight", None)
+        here.pop(HEAD, None)
     unknown = sorted(here.keys() - set(names.values()))
     if unknown:
         raise UnsupportedModelError(

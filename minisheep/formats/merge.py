@@ -25,6 +25,7 @@ from minisheep.formats.gguf_to_hf import read_rows
 from minisheep.formats.hf_to_gguf import plain_name
 from minisheep.formats.lora_gguf import check_config, effective_alpha, pairs_of, read_config, read_tensors
 from minisheep.formats.safetensors_file import KINDS, Stored, as_float32, from_float32, pieces, row_count, tensors_of
+from minisheep.models.hub import shards
 
 SEED = 1
 """For the vectors that a merge is tested with."""
@@ -189,7 +190,8 @@ def merge_weights(source: Path, adapter: Path, output: Path, on_progress: Callab
     `errors.ModelFileError` for broken files, and OSError.
     """
     pairs, scale = read_pairs(adapter)
-    files = {path: tensors_of(path) for path in sorted(source.glob("*.safetensors"))}
+    # A folder may hold the weights in other formats, too: untrained, they would be a second model in the export.
+    files = {source / name: tensors_of(source / name) for name in sorted(shards(source))}
     left = set(pairs)
     total, done = sum(map(len, files.values())), 0
     for path, stored in files.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -102,6 +102,31 @@ def read_rows(tensor: Stored, rows: slice | NDArray[np.intp]) -> NDArray[Any]:
     count = row_count(tensor.shape)
     raw: Any = np.memmap(tensor.path, KINDS[tensor.dtype], "r", tensor.offset, (count, prod(tensor.shape) // count))
     return np.array(raw[rows])
+
+
+def same_numbers(one: Stored, other: Stored) -> bool:
+    """Whether two tensors hold the same numbers; reads both, in pieces."""
+    if one.shape != other.shape:
+        return False
+    for first, end in pieces(one.shape):
+        ours, theirs = (as_float32(read_rows(tensor, slice(first, end))) for tensor in (one, other))
+        if not np.array_equal(ours, theirs):
+            return False
+    return True
+
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def tied_in_truth(tensors: Mapping[str, Stored], *, tied: bool) -> bool:
+    """Whether transformers computes with one matrix for embedding and output, where config.json says `tied` or not.
+
+    Of two that are stored it ties only equal ones, whatever config.json says (transformers, `tie_weights`): a head that
+    was trained by itself and saved beside the embedding stays another.
+    """
+    if not tied or HEAD not in tensors or EMBEDDING not in tensors:
+        return tied
+    return same_numbers(tensors[EMBEDDING], tensors[HEAD])
 
 
 def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:

@@ -26,6 +26,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from minisheep.machine import cgroup
+
 
 def cpuinfo(path: Path = Path("/proc/cpuinfo")) -> str:
     try:
@@ -47,8 +49,11 @@ def name(text: str) -> str:
 
 
 def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many this process may use: those that it is bound to, and no more than the time it gets (a quota of one and
+    a half means one: threads that wait for their time hold up the others)."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup.cores()
+    return bound if quota is None else max(1, min(bound, int(quota)))
 
 
 def multiplies_bfloat16(features: frozenset[str]) -> bool:

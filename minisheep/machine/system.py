@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from minisheep.machine.cgroup import CGROUP, PROC, memory
 from minisheep.machine.gpu import Gpu, Nvml
 
 READ_SECONDS = 2.0
@@ -20,7 +21,7 @@ class MachineLoad:
     ram_used: int | None = None
     """Bytes in use by anything; None where the system gives no figure."""
     ram_total: int | None = None
-    """Bytes, within the limit of the container if there is one."""
+    """Bytes, within the limits of the container or the batch job if there are any."""
     gpus: tuple[Gpu, ...] = ()
 
 
@@ -46,32 +47,24 @@ class Gauge:
         self._nvml.close()
 
 
-def total_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of RAM, within the limit of the container if there is one."""
+def total_ram(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
+    """Bytes of RAM, within the limits of the container or the batch job if there are any."""
     try:
         line = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
         total = int(line.split()[1]) * 1024
     except (OSError, StopIteration, ValueError, IndexError):
         return None
-    try:
-        return min(total, int((cgroup / "memory.max").read_text()))
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return total
+    return min([total, *(limit for limit, _ in memory(proc, cgroup))])
 
 
-def free_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of RAM that can be had without swapping, within the limit of the container if there is one."""
+def free_ram(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
+    """Bytes of RAM that can be had without swapping, within the limits of the container or the batch job."""
     try:
         lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if ":" in line)
         free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
-    try:
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text())
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return free
-    return max(0, min(free, limit - used))
+    return max(0, min([free, *(limit - used for limit, used in memory(proc, cgroup))]))
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -31,15 +31,52 @@ from typing import Any, NoReturn
 
 from minisheep.errors import DiskError, MinisheepError, Stopped, TimeUpError, WorkerError, by_name
 from minisheep.machine.gpu import worker_variables
-from minisheep.run.events import Emit, Event, Failed, JobDone, from_dict, to_dict
+from minisheep.run.events import Emit, Event, Failed, JobDone, Note, Paused, from_dict, to_dict
 
 TICK_SECONDS = 0.5
 QUIT_SECONDS = 10.0
 """How long a worker may take to end by itself."""
 STOP, QUIT = b"stop", b"quit"
+SILENT_SECONDS = 120.0
+"""Without an event, after which a worker is reported, and again after twice as long each time;"""
+HALTED_SECONDS = 5.0
+"""so soon if the system holds it (SIGSTOP): it will never say anything."""
+STOP_SECONDS = 60.0
+"""Without an event since the user asked to stop, after which it is ended. What it acknowledged is safe."""
 
 Facts = dict[str, Any]
 Do = Callable[[dict[str, Any], Emit, Callable[[], bool]], Facts | None]
+
+
+class Silence:
+    """When a worker that says nothing is reported, and when it is ended. Pure: times in seconds of one clock."""
+
+    def __init__(self, now: float) -> None:
+        self.heard_of(now)
+
+    def heard_of(self, now: float, *, paused: bool = False) -> None:
+        """An event came; in a pause none need come."""
+        self.heard, self.paused = now, paused
+        self._told = 0.0
+
+    def verdict(self, now: float, asked: float | None, *, halted: bool) -> str:
+        """``tell``, ``end`` or nothing. `asked`: when the user asked to stop; `halted`: whether the system holds it."""
+        since = now - self.heard
+        if asked is not None and now - max(asked, self.heard) >= (HALTED_SECONDS if halted else STOP_SECONDS):
+            return "end"
+        limit = max(2 * self._told, HALTED_SECONDS if halted else SILENT_SECONDS)
+        if self.paused or since < limit:
+            return ""
+        self._told = since
+        return "tell"
+
+
+def halted(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether the system holds a process (SIGSTOP, a debugger); False where that cannot be told."""
+    try:
+        return (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
 
 
 class WorkerProcess:
@@ -58,6 +95,8 @@ class WorkerProcess:
         died: type[MinisheepError] = WorkerError,
     ) -> None:
         self._died = died
+        self._asked: float | None = None
+        """When the user asked to stop."""
         self._kept = log is not None
         self._fix = "Give the same command again, or report it."
         if log is not None:
@@ -114,6 +153,7 @@ class WorkerProcess:
         """
         self.send(json.dumps(job))
         ends = time.monotonic() + seconds
+        silence = Silence(time.monotonic())
         assert self._process.stdout is not None
         handle = self._process.stdout.fileno()
         pending = b""
@@ -125,6 +165,7 @@ class WorkerProcess:
                 if left <= 0:
                     raise TimeUpError(f"{doing} did not end within {seconds:.0f} s.")
                 if not selector.select(min(left, TICK_SECONDS)):
+                    self._look(silence, doing, emit)
                     continue
                 data = os.read(handle, 1 << 16)
                 if not data:
@@ -132,6 +173,7 @@ class WorkerProcess:
                 *lines, pending = (pending + data).split(b"\n")
                 for line in lines:
                     event = from_dict(json.loads(line))
+                    silence.heard_of(time.monotonic(), paused=isinstance(event, Paused) and event.paused)
                     if isinstance(event, Failed):
                         if event.kind == WorkerError.__name__:
                             raise self._died(event.message, self._fix)
@@ -141,8 +183,32 @@ class WorkerProcess:
                     elif event.job == job["phase"]:  # and not a warm-up that nobody waited for
                         return event.facts
 
+    def _look(self, silence: Silence, doing: str, emit: Emit) -> None:
+        """Report, or end, a worker that has said nothing for long. Raises `errors.Stopped` for one that it ended."""
+        now, held = time.monotonic(), halted(self.pid)
+        verdict = silence.verdict(now, self._asked, halted=held)
+        if verdict == "tell":
+            why = (
+                f"The system holds it: `kill -CONT {self.pid}` lets it go on"
+                if held
+                else "It may be busy with something long"
+            )
+            emit(Note(
+                f"{doing}: nothing heard of its process {self.pid} for {now - silence.heard:.0f} s. {why}; Ctrl-C stops"
+                " the run, and everything recorded is safe.",
+                "warning",
+            ))  # fmt: skip
+        elif verdict == "end":
+            self.kill()
+            raise Stopped(
+                f"Stopped. The process of {doing[0].lower()}{doing[1:]} did not answer and was ended; everything"
+                " recorded before is on disk."
+            )
+
     def send(self, line: str) -> None:
         """A job, ``stop`` or ``quit``. Safe to call from a signal handler."""
+        if line == STOP.decode():
+            self._asked = time.monotonic()
         if self._process.stdin is not None:
             # A dead worker is noticed, and explained, where its events are read.
             with contextlib.suppress(BrokenPipeError, ValueError):

@@ -17,12 +17,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from minisheep.rules import text_words as scripts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,10 +35,6 @@ FEWEST_GROUPS = 6
 """An error from fewer groups is itself a guess, so there is none."""
 LONGEST = 100
 """Words of a text that count where n-grams are compared, so that a few long texts do not outweigh the rest."""
-
-# Scripts without spaces are counted by the character.
-_CHARACTER = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CHARACTER}]|[^\W{_CHARACTER}]+(?:['’][^\W{_CHARACTER}]+)*")
 
 T = TypeVar("T")
 
@@ -60,14 +57,14 @@ class GroupedEstimate(NamedTuple):
 
 
 def words(text: str) -> list[str]:
-    """Words without case and punctuation; each character of Chinese and Japanese is one."""
-    return _WORD.findall(text.casefold())
+    """Words without case and punctuation, contractions whole; in a script without blanks each character is one."""
+    return scripts.words(text, inside="'’", letters="_")
 
 
 def read(text: str, n: int) -> Text:
-    """The length of a text, and the n-grams of its first `LONGEST` words."""
+    """The length of a text, and the n-grams of its first `LONGEST` words, both `rules.text_words.scaled`."""
     every = words(text)
-    first = every[:LONGEST]
+    n, first = scripts.scaled(n, text), every[: scripts.scaled(LONGEST, text)]
     # 64 bits: two different n-grams practically never meet.
     return Text(len(every), [hash(tuple(first[i : i + n])) for i in range(len(first) - n + 1)])
 
@@ -143,7 +140,7 @@ def typical_length(texts: Sequence[Text]) -> float | None:
 
 def opening(text: str) -> str:
     """The first two words: of an instruction the verb and what follows, or the kind of question."""
-    return " ".join(words(text)[:2])
+    return ("" if scripts.unspaced(text) else " ").join(words(text)[: scripts.scaled(2, text)])
 
 
 def within(clusters: Mapping[str, Sequence[T]], weigh: Callable[[T], int], most: int) -> dict[str, Sequence[T]]:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minisheep.rules.identity import six_decimals
+from minisheep.rules.text_words import pieces
 
 
 class Summary(NamedTuple):
@@ -59,7 +60,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[
 
 
 def distinct_n(texts: Iterable[str], n: int) -> float:
-    """Distinct n-grams / all n-grams of lower-case words over all texts (Li et al. 2016), above 0 and up to 1.
+    """Distinct n-grams / all n-grams of lower-case words (`rules.text_words`) over all texts (Li et al. 2016), 0 .. 1.
 
     ValueError where n is below 1 or no text has n words.
     """
@@ -68,7 +69,7 @@ def distinct_n(texts: Iterable[str], n: int) -> float:
     seen: set[int] = set()
     total = 0
     for text in texts:
-        words = text.lower().split()
+        words = pieces(text.lower())
         grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
         total += len(grams)
         seen.update(map(hash, grams))  # 64 bits: two different n-grams practically never meet

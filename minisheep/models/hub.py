@@ -35,12 +35,12 @@ def what_is_missing(folder: Path) -> str:
         return "it is no folder"
     if not (folder / "config.json").is_file():
         return "it has no config.json"
-    if (folder / INDEX).is_file():
+    if (folder / SINGLE).is_file():
+        names = {SINGLE}
+    elif (folder / INDEX).is_file():
         names = _shards(folder / INDEX)
         if not names:
             return f"its {INDEX} cannot be read"
-    elif (folder / SINGLE).is_file():
-        names = {SINGLE}
     elif any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
         return "its weights are pickles, which can run code when they are loaded; minisheep loads safetensors only"
     else:
@@ -50,8 +50,10 @@ def what_is_missing(folder: Path) -> str:
 
 
 def shards(folder: Path) -> set[str]:
-    """The names of the safetensors files of a folder in which nothing is missing."""
-    return _shards(folder / INDEX) if (folder / INDEX).is_file() else {SINGLE}
+    """The names of the safetensors files of a folder in which nothing is missing, and of no others: one whole file wins
+    over an index, which may be left of another save, as in transformers."""
+    whole = (folder / SINGLE).is_file() or not (folder / INDEX).is_file()
+    return {SINGLE} if whole else _shards(folder / INDEX)
 
 
 def _shards(index: Path) -> set[str]:
@@ -76,8 +78,8 @@ def _whole(path: Path) -> bool:
 
 
 WEIGHT_PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]
-SKIPPED_PATTERNS = ["*/*"]
-"""Sub-folders hold other formats of the same weights."""
+SKIPPED_PATTERNS = ["*/*", "consolidated*.safetensors"]
+"""Sub-folders hold other formats of the same weights, and so do Mistral's own files."""
 
 
 def said_offline() -> bool:

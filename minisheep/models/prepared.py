@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from minisheep.errors import CorruptRunError
+from minisheep.rules.plain_text import one_line
 from minisheep.rules.templates import Template
 from minisheep.run.files import read_json, write_json
+from minisheep.run.typed import check_fields
+
+LONGEST = 300
+"""Characters of a text in the file that is shown."""
+PATHS = ("gguf", "inference_gguf", "weights")
+"""Fields that are texts in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +49,16 @@ class PreparedModel:
         data: dict[str, Any] = read_json(path)
         try:
             template = data.pop("template")
+            check_fields(Template, template)
+            check_fields(cls, {name: value for name, value in data.items() if name not in PATHS})
             template["stop"] = tuple(template["stop"])
-            for name in ("gguf", "inference_gguf", "weights"):
+            for name in PATHS:
                 data[name] = Path(data[name])
+            # Cards and Modelfiles are made of these: a line break in one would begin a line of its own.
+            for name in ("name", "title", "kind", "architecture", "licence", "source"):
+                data[name] = one_line(data[name], LONGEST)
             return cls(template=Template(**template), **data)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CorruptRunError(f"{path} is damaged: {error}.", "Restore it, or start a new run.") from None
 
     def write(self, path: Path) -> None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from minisheep.errors import UnknownModelError
+from minisheep.errors import UnknownModelError, UsageError
 from minisheep.models.shape import Shape
+from minisheep.rules.plain_text import one_line
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 """A model's name; also a folder in the cache."""
@@ -245,6 +247,48 @@ def parse_weights(text: str) -> WeightsSource:
     return LocalPath(Path(text))
 
 
+PATHS = ("seeds", "prompts", "constraint_file")
+"""Settings that are files or folders wherever they are given,"""
+PERHAPS = ("model", "gguf", "weights")
+"""and those that are one where it is there, and a name otherwise."""
+
+
+def absolute_paths(given: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
+    """`given` settings with absolute paths, so that a run goes on from any folder. Those of a settings file are looked
+    for in its `folder` first. Raises `errors.UsageError` for a path that no record can hold, since it is no UTF-8."""
+    found = dict(given)
+    for name in (*PATHS, *PERHAPS):
+        text = found.get(name)
+        if not isinstance(text, str) or not text or "\0" in text:
+            continue
+        path = Path(text).expanduser()
+        beside = folder / path if folder is not None else path
+        if name in PATHS:
+            found[name] = _absolute(beside if beside.exists() else path)
+        else:
+            here = next((place for place in (beside, path) if _holds_model(place)), None)
+            found[name] = text if here is None else _absolute(here)
+        try:
+            found[name].encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {found[name]!r} holds bytes that are no UTF-8.",
+                "Nothing was started. Give the file or folder another name, or reach it by a link.",
+            ) from None
+    return found
+
+
+def _absolute(path: Path) -> str:
+    """As it is given, but for steps upwards: the same file has the same path from any folder."""
+    path = path.absolute()
+    return str(path.parent.resolve() / path.name if ".." in path.parts else path)
+
+
+def _holds_model(path: Path) -> bool:
+    """Whether a path is meant: a name may be that of a folder in the way, which holds no model."""
+    return (path.suffix.lower() == ".gguf" and _is_there(str(path))) or _is_there(str(path / "config.json"))
+
+
 def safe_name(text: str) -> str:
     """A name by the grammar of `NAME` that resembles `text`."""
     cleaned = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:80].rstrip("._-")
@@ -294,6 +338,8 @@ def _by_hub_id(name: str) -> ModelEntry | None:
 
 
 def _outsider(title: str, *, gguf: GgufSource | None = None, weights: WeightsSource | None = None) -> ModelEntry:
+    # A file's name may hold line breaks, and cards and Modelfiles are made of titles.
+    title = one_line(title, 100)
     return ModelEntry(
         name=safe_name(title),
         title=title,

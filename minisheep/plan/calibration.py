@@ -31,6 +31,7 @@ from minisheep.plan import duration
 from minisheep.plan.fit import Plan
 from minisheep.prepare import for_inference, training_weights
 from minisheep.rules.identity import derive_seed
+from minisheep.rules.plain_text import shell
 from minisheep.rules.prompts import user_text
 from minisheep.rules.templates import Segment
 from minisheep.run.events import Emit, Event, TrainStep
@@ -67,7 +68,7 @@ def calibrate(plan: Plan, gguf: Path | None, on_progress: Callable[[str], None])
     """
     if gguf is None:
         missing = f"{plan.model.name} is not on this machine, so it cannot be measured."
-        raise UsageError(missing, f"Fetch it with `minisheep pull {plan.settings.model}`.")
+        raise UsageError(missing, f"Fetch it with `minisheep pull {shell(plan.settings.model)}`.")
     with tempfile.TemporaryDirectory(prefix="minisheep-plan-") as folder:
         write_json(Path(folder) / "settings.json", plan.settings.model_dump())
         job = {"slots": plan.slots, "folder": folder}

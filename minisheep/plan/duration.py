@@ -41,6 +41,10 @@ CUT = 0.8
 """Share of the allowed tokens that answers take, where that is less."""
 QUESTION = 40
 """Tokens of a prompt that it does not share: an instruction."""
+SOLVED = 100
+"""Tokens of a seed task that is shown with its answer."""
+CHECKED = 0.6
+"""Share of the instructions with a constraint that have an answer to keep."""
 ASKED = 30
 """Tokens of the question about one criterion, after the pair."""
 REPLY = 40
@@ -72,7 +76,8 @@ class PhaseTokens:
 def round_work(settings: Settings) -> list[PhaseTokens]:
     """The phases of a round, in order; the base model gets the last one too, before the first round."""
     phases = [_generate(settings), _respond(settings)]
-    pairs = settings.per_round * settings.answers
+    # Of the answers with a constraint, those that keep it are judged: about half.
+    pairs = settings.answers_drawn[0] + (settings.answers_drawn[1] // 2 if settings.judges else 0)
     if settings.judges and settings.exam_tasks:
         answers = settings.exam_tasks * SPOILED // 2
         each = 2 * _judged(settings) if settings.judge == "auto" else 150
@@ -98,7 +103,7 @@ BEST = 0.3
 
 
 def kept_examples(settings: Settings) -> int:
-    """Pairs that a round trains on."""
+    """Pairs that a round trains on; of instructions with a constraint most have an answer that keeps it."""
     if not settings.judges:
         share = BEST if "density" in settings.filter else 0.9
     elif settings.keep.kind == "top":
@@ -106,6 +111,7 @@ def kept_examples(settings: Settings) -> int:
     else:
         graded = settings.keep.kind == "threshold" or settings.judge in ("logits", "sample")
         share = GRADED if graded and settings.judge != "pmi" else BEST
+    share += (CHECKED - share) * settings.constraints
     return max(1, min(settings.max_examples, round(settings.per_round * share)))
 
 
@@ -118,15 +124,27 @@ def _generate(settings: Settings) -> PhaseTokens:
 
 
 def _respond(settings: Settings) -> PhaseTokens:
-    answers = settings.per_round * settings.answers
-    return PhaseTokens("respond", answers * _answer(settings), settings.per_round * QUESTION, sequences=answers)
+    unshown = settings.loss != "sft" and settings.prefer == "shown"
+    answers = sum(settings.answers_drawn) + settings.per_round * unshown
+    # Solved tasks are read once for all that share them, but every sequence holds them.
+    shown = SOLVED * settings.answer_shots if settings.show == "every" else 0
+    return PhaseTokens(
+        "respond",
+        answers * _answer(settings),
+        settings.per_round * QUESTION,
+        sequences=answers,
+        prompt=QUESTION + shown,
+    )
 
 
 def _train(settings: Settings) -> PhaseTokens:
-    examples = kept_examples(settings)
+    examples = round(kept_examples(settings) / (1 - settings.mix_seeds))
     held = len(base.split(examples, settings.validation, settings.seed)[1])
     # Validation is only a forward pass: a third of the work.
     passes = settings.epochs * (examples - held + held / 3)
+    if settings.loss != "sft":
+        # Each with a worse answer at most; DPO reads all once more, without the adapter.
+        passes = 2 * (passes + (examples / 3 if settings.loss == "dpo" else 0))
     return PhaseTokens("train", trained=round(passes * min(settings.max_length, QUESTION + _answer(settings))))
 
 

@@ -104,7 +104,7 @@ def model_parts(file: int, parameters: int, *, weights: bool, copy: float) -> li
 
 def round_bytes(settings: Settings, shape: Shape) -> int:
     """What one round adds on disk: the adapter twice (safetensors and GGUF, float32) and its records."""
-    answers = settings.per_round * settings.answers
+    answers = sum(settings.answers_drawn)
     text = TOKEN_BYTES * min(duration.ANSWER, duration.CUT * settings.answer_max_tokens)
     records = settings.per_round * INSTRUCTION_BYTES + answers * (ANSWER_BYTES + text)
     records += duration.kept_examples(settings) * (KEPT_BYTES + text)
@@ -197,9 +197,9 @@ def make_plan(
     load_in, float32 = settle(
         settings.load_in, cuda=machine.is_gpu, fast_bf16=machine.bfloat16, architecture=model.architecture
     )
-    how = TrainingMemory(
-        load_in, machine.is_gpu, float32, settings.lora_rank, settings.micro_batch_size, settings.max_length
-    )
+    # A pair goes through the model as two examples, and is never divided.
+    micro = settings.micro_batch_size if settings.loss == "sft" else max(2, settings.micro_batch_size)
+    how = TrainingMemory(load_in, machine.is_gpu, float32, settings.lora_rank, micro, settings.max_length)
     training = memory_parts.training_parts(model.shape, model.architecture, how)
     speed = _speed(model, machine, memory_parts.token_bytes(model.shape, cache), slots)
     works = duration.round_work(settings) if works is None else works

@@ -21,6 +21,7 @@ from minisheep.models.registry import HubFile, LocalPath, ModelEntry, Wheels, fi
 from minisheep.models.shape import Shape
 from minisheep.plan import duration, memory_parts
 from minisheep.plan.duration import Calibration
+from minisheep.rules.plain_text import shell
 from minisheep.trainers.base import settle
 
 LIKELY = "Q4_K_M"
@@ -73,7 +74,8 @@ def known_model(settings: Settings) -> Model:
     if entry.shape is None:
         raise UsageError(
             f"The size of {entry.name} is unknown until its GGUF is here, so there is no plan.",
-            f"Fetch it with `minisheep pull {settings.model}`, or plan for a model that `minisheep models` lists.",
+            f"Fetch it with `minisheep pull {shell(settings.model)}`, or plan for a model that"
+            " `minisheep models` lists.",
         )
     format = _format(entry)
     weights = memory_parts.weights_as(entry.shape, entry.architecture, format)

@@ -124,7 +124,24 @@ class Samples:
     samples: tuple[Sample, ...]
 
 
-Block = Paragraph | Items | Table | Bars | Charts | Samples
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """An instruction with several answers, each under its title."""
+
+    instruction: str
+    note: str
+    answers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Blocks that a page shows when asked to; none of them is a fold or `Bars`."""
+
+    title: str
+    blocks: tuple[Paragraph | Items | Table | Charts | Samples, ...]
+
+
+Block = Paragraph | Items | Table | Bars | Charts | Samples | SideBySide | Fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +162,8 @@ class Document:
 
     @property
     def plots(self) -> tuple[Plot, ...]:
-        blocks = (block for section in self.sections for block in section.blocks)
+        blocks = [block for section in self.sections for block in section.blocks]
+        blocks += [inner for block in blocks if isinstance(block, Fold) for inner in block.blocks]
         return tuple(plot for block in blocks if isinstance(block, Charts) for plot in block.plots)
 
 

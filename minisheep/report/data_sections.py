@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from minisheep import config
+from minisheep.presets import PRESET_NOTES
 from minisheep.report.blocks import Bar, Bars, Block, Paragraph, Section, Table
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules.heuristics import INSTRUCTION_RULES, RESPONSE_RULES
@@ -184,6 +185,9 @@ def provenance_section(run: Gathered) -> Section:
 
 def _provenance_blocks(run: Gathered) -> Iterator[Block]:
     if run.settings:
+        note = PRESET_NOTES.get(run.preset, "of another version")
+        said = f"{run.preset} ({note})" if run.preset else "not recorded (an earlier version made this run)"
+        yield Paragraph(f"Preset: {said}.")
         settings = []
         for name in config.names():
             value, default = getattr(run.settings, name), config.Settings.model_fields[name].default

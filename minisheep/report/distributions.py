@@ -20,13 +20,16 @@ from minisheep.metrics.stats import quantile
 from minisheep.report.blocks import Block, Charts, HistogramBlock, Paragraph, Scatter, Section, Table
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules.identity import derive_seed
+from minisheep.rules.languages import BY_CHARACTERS
 from minisheep.rules.prompts import user_text
+from minisheep.rules.text_words import word_count
 from minisheep.stages.evaluate import EDGES, PERPLEXITY_EDGES
 
 MOST_ROUNDS = 4
 """Rounds in one picture; tables have all."""
 BINS = 20
 SHARES = (0.1, 0.5, 0.9)
+IN_CHARACTERS = " Words are characters here, since the run's language has no blanks between words."
 
 T = TypeVar("T")
 Values = Mapping[str, Sequence[float]]
@@ -58,7 +61,7 @@ def _spread_blocks(run: Gathered) -> Iterator[Block]:
             tuple(plots),
             "Each curve shows shares of one round. A score outside its judge's scale is not drawn. The last bin of a"
             " length holds all longer texts. Similarity is ROUGE-L with the most similar seed task or earlier"
-            " instruction.",
+            " instruction." + (IN_CHARACTERS if run.settings and run.settings.language in BY_CHARACTERS else ""),
         )
     yield Table(
         ("what", "round", "number", "mean", "smallest", "10 %", "median", "90 %", "largest"),
@@ -101,7 +104,7 @@ def _others(run: Gathered) -> Iterator[tuple[str, str, str, Values]]:
         ("dropped-words", "Words in a dropped answer", lambda r: [x.output for x in r.rejected if x.stage == "filter"]),
     )
     for name, title, of in texts:
-        values = {r.title: [float(len(str(text).split())) for text in of(r)] for r in run.rounds if of(r)}
+        values = {r.title: [float(word_count(str(text))) for text in of(r)] for r in run.rounds if of(r)}
         if values:
             yield name, title, "words", values
     similarities = {

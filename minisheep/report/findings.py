@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from itertools import islice
 
 from minisheep import config
+from minisheep.data.seed_tasks import load_items
 from minisheep.report.blocks import Block, Items, ListItem, Paragraph, Section
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules import plain_text
+from minisheep.run import verdict
 from minisheep.run.metric_catalogue import Estimate, round_values
 from minisheep.stages.collapse import alarms
 from minisheep.stages.exam import failed_warning
@@ -67,7 +69,7 @@ def _collapse(run: Gathered) -> Iterator[ListItem]:
         )
     elif len(numbers) == 1:
         yield ListItem("Collapse shows only between rounds, and the variety of just one round was measured.")
-    elif run.rounds:
+    elif not numbers and run.rounds:
         yield ListItem(
             "The variety of the data was not measured, so this report cannot say whether the data collapsed."
         )
@@ -85,8 +87,13 @@ def _judge(r: ReportRound) -> Iterator[ListItem]:
     for text in signs:
         yield ListItem(f"The judge of round {r.number}, {text}", "warning")
     if not signs and r.health["scored"] >= LEAST_PAIRS:
+        # Scores that look healthy say nothing of whether they are right: only an exam does.
+        unproven = "It failed its exam." if r.exam is not None else "No exam tells whether its scores are right."
+        passed = r.exam is not None and r.exam.passed
         yield ListItem(
-            f"The judge of round {r.number}, {r.health['judge']}, shows no sign of being unreliable.", "good"
+            f"The judge of round {r.number}, {r.health['judge']}: basic health checks passed."
+            + ("" if passed else f" {unproven}"),
+            "good" if passed else "plain",
         )
     elif not signs:
         yield ListItem(
@@ -135,12 +142,12 @@ def _advice(run: Gathered) -> Iterator[ListItem]:
         yield ListItem(
             "No round was better than the base. More rounds are unlikely to help. Try more data (the largest round"
             f" kept {most_kept} pairs), a better judge or a larger model.",
-            command=f"minisheep align --model {shlex.quote(settings.model)} --per-round {settings.per_round * 4}",
+            command=_again(run, "more", f"--per-round {settings.per_round * 4}"),
         )
     elif 0 < most_kept < FEW_KEPT:
         yield ListItem(
             f"Generate more data. No round kept more than {most_kept} pairs, and the paper trains on thousands.",
-            command=f"minisheep align --model {shlex.quote(settings.model)} --per-round {settings.per_round * 4}",
+            command=_again(run, "more", f"--per-round {settings.per_round * 4}"),
         )
     if last is not None:
         yield from _data(last, settings)
@@ -159,9 +166,18 @@ def _advice(run: Gathered) -> Iterator[ListItem]:
     other = next(s for s in ("one-base", "total-base") if s != settings.strategy)
     yield ListItem(
         f"Try another strategy and compare the two. This run used {settings.strategy}.",
-        command=f"minisheep align --model {shlex.quote(settings.model)} --strategy {other} --run {where}-{other} &&"
-        f" minisheep compare {where} {where}-{other}",
+        command=f"{_again(run, other, f'--strategy {other}')} && minisheep compare {where} {_beside(run, other)}",
     )
+
+
+def _again(run: Gathered, name: str, flags: str) -> str:
+    """The command for a new run with this run's settings but for `flags`, in a folder beside it."""
+    settings = shlex.quote(str(run.path / "run.toml"))
+    return f"minisheep align --config {settings} --run {_beside(run, name)} {flags}"
+
+
+def _beside(run: Gathered, name: str) -> str:
+    return shlex.quote(f"{run.path}-{name}")
 
 
 def _judging(run: Gathered) -> Iterator[ListItem]:
@@ -198,7 +214,7 @@ def _measuring(run: Gathered, settings: config.Settings) -> Iterator[ListItem]:
         strict = round_values(r.metrics or {}, {}, "").get("instruction_strict")
         if not isinstance(strict, Estimate) or strict.low is None or strict.high is None:
             continue
-        whole, width = config.Settings.model_fields["eval_verifiable"].default, strict.high - strict.low
+        whole, width = len(load_items(language=settings.language)), strict.high - strict.low
         if width / 2 > WIDE and settings.eval_verifiable < whole:
             yield ListItem(
                 f"Constraints were checked on only {settings.eval_verifiable} instructions, so their interval is"
@@ -223,8 +239,9 @@ def title(run: Gathered) -> str:
 
 
 def lead(run: Gathered) -> str:
-    """How far the run got, and which model to use."""
-    return f"{_state(run)} {_best(run)}".strip()
+    """What the run came to, and how far it got."""
+    told = verdict.sentence(run.conclusion) if run.conclusion or not run.measured else ""
+    return f"{told} {_state(run)}".strip()
 
 
 def facts(run: Gathered) -> tuple[tuple[str, str], ...]:
@@ -258,13 +275,5 @@ def _state(run: Gathered) -> str:
         return f"The run is not finished: {words.where(after.round, after.name)} comes next.{stopped}"
     rounds = len(_done(run))
     if rounds < settings.rounds:
-        return f"The run ended after {rounds} of {settings.rounds} rounds, since the last ones brought no gain."
+        return f"The run ended after {rounds} of {settings.rounds} rounds, since the last ones brought no improvement."
     return f"The run is finished: {rounds} round(s)."
-
-
-def _best(run: Gathered) -> str:
-    if run.best is None:
-        return "No rounds were compared, so the best is not known."
-    if run.best == 0:
-        return "Use the base model: no round was better than it by more than chance." if run.rounds else ""
-    return f"Use the model of round {run.best}."

@@ -6,20 +6,27 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from minisheep import config, loop
+from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.data.seed_tasks import SeedTask, load_seeds, seeds_digest
-from minisheep.errors import MinisheepError, UsageError
+from minisheep.errors import CorruptRunError, MinisheepError, UsageError
 from minisheep.report.blocks import ListItem
+from minisheep.run import verdict
 from minisheep.run.events import EngineReady, Failed, Note, PhaseFinished, TrainStep
+from minisheep.run.files import check_links
 from minisheep.run.folder import RoundFolder, RunFolder
+from minisheep.run.integrity import Damage, damage
 from minisheep.run.metric_catalogue import Estimate, round_values
-from minisheep.run.reading import Reader, RoundRecords, harness_results, read_round, training_steps
+from minisheep.run.reading import UNREADABLE, Reader, Round, RoundRecords, harness_results, read_round, training_steps
+from minisheep.run.typed import DIVERSITY, EXAM, HEALTH, METRICS, TRAINING
+from minisheep.run.verdict import BeforeAfter, Conclusion
 from minisheep.run.versus_lines import lines
 from minisheep.stages.collapse import alarms
+from minisheep.stages.evaluate import with_halves
 from minisheep.stages.exam import Exam
 from minisheep.stages.judge import findings
 from minisheep.terminal import words
@@ -54,6 +61,8 @@ class Gathered:
     model: dict[str, Any]
     inputs: dict[str, str]
     """Digests of seed tasks and prompts."""
+    preset: str
+    """What its settings began from; empty where that was not recorded."""
     phases: dict[str, dict[str, float]]
     state_known: bool
     """Whether the manifest says what is done."""
@@ -61,6 +70,10 @@ class Gathered:
     """The base (if it has a folder) and every round that has started."""
     seeds: tuple[SeedTask, ...]
     """Those that the run began with; empty if they are no longer available."""
+    conclusion: Conclusion | None
+    """What the run came to; None before a round was measured."""
+    examples: tuple[BeforeAfter, ...]
+    """Answers of the base and of the round that the conclusion is about."""
     harness: dict[int, dict[str, Estimate]]
     judged: tuple[tuple[ListItem, ...], ...]
     """What outside judges decided (`minisheep versus`), in words; one group for each comparison."""
@@ -102,6 +115,7 @@ def gather(path: str | Path) -> Gathered:
     folder = RunFolder(Path(path))
     if not (folder.manifest.is_file() or folder.settings.is_file()):
         raise UsageError(f"{path} is not a run folder.", "Give the folder of a run; `minisheep align` makes one.")
+    check_links(folder.path, writing=False)
     reader = Reader(folder.path)
     settings = _settings(folder, reader)
     manifest = reader.json(folder.manifest, _manifest)
@@ -110,21 +124,29 @@ def gather(path: str | Path) -> Gathered:
     rounds = tuple(_round(reader, n, folder.round(n), training_steps(events, n)) for n in numbers)
     if rounds and not folder.manifest.exists():
         reader.note(folder.manifest, "missing, so this report cannot say how far the run got")
+    reader.notes += [
+        f"{found}: damaged. Restore it, or have its phase done again: {found.command}." for found in _damage(folder)
+    ]
     state_known = manifest is not None or not (rounds or folder.manifest.exists())
-    manifest = manifest or {"phases": {}, "inputs": {}}
+    manifest = manifest or {"phases": {}, "inputs": {}, "preset": ""}
     seeds = _seeds(settings, manifest["inputs"], reader)
     harness = harness_results(folder.path, reader.notes)
     judged = [reader.json(path, _judged) for path in sorted((folder.path / "judged").glob("*.json"))]
     model = reader.json(folder.model, dict) or {}
+    rounds = _with_halves(rounds)
+    conclusion = _conclusion(rounds, reader)
     return Gathered(
         path=folder.path,
         settings=settings,
         model=model,
         inputs=manifest["inputs"],
+        preset=manifest["preset"],
         phases=manifest["phases"],
         state_known=state_known,
         all_rounds=rounds,
         seeds=seeds,
+        conclusion=conclusion,
+        examples=_examples(folder, conclusion, reader) if conclusion else (),
         harness=harness,
         judged=tuple(items for items in judged if items is not None),
         warnings=_once(e.text for e in events if isinstance(e, Note) and e.level == "warning"),
@@ -134,18 +156,60 @@ def gather(path: str | Path) -> Gathered:
     )
 
 
+def _with_halves(rounds: tuple[ReportRound, ...]) -> tuple[ReportRound, ...]:
+    """The rounds with trained and unseen kinds of constraint told apart, as far as their metrics allow."""
+    base: Mapping[str, Any] = {}
+    found = []
+    for r in rounds:
+        try:
+            model = with_halves((r.metrics or {})["model"], base, default_trained_kinds())
+            base = base or model
+            found.append(replace(r, metrics={**(r.metrics or {}), "model": model}))
+        except UNREADABLE:
+            found.append(r)
+    return tuple(found)
+
+
+def _conclusion(rounds: Sequence[ReportRound], reader: Reader) -> Conclusion | None:
+    metrics = [r.metrics for r in rounds if r.metrics is not None]
+    try:
+        found = verdict.conclude(metrics)
+        verdict.sentence(found), verdict.short_table(found, metrics), verdict.curve(metrics)
+        return found
+    except UNREADABLE:
+        reader.notes.append("The rounds' metrics do not fit together, so this report has no verdict on the run.")
+        return None
+
+
+def _examples(folder: RunFolder, found: Conclusion, reader: Reader) -> tuple[BeforeAfter, ...]:
+    base, later = (Round(number, folder.round(number)) for number in (0, found.round))
+    try:
+        answers, checked = (base.answers, later.answers), (base.verifiable, later.verifiable)
+        return tuple(verdict.before_after(answers, checked, (found.base, found.model)))
+    except CorruptRunError as error:
+        reader.notes.append(f"{error.message} So no answers are shown beside each other.")
+        return ()
+
+
 def _round(reader: Reader, number: int, folder: RoundFolder, steps: tuple[TrainStep, ...]) -> ReportRound:
     records = read_round(number, folder, reader)
     return ReportRound(
         **{field.name: getattr(records, field.name) for field in fields(records)},
-        exam=reader.json(folder.exam, Exam.from_dict),
-        health=reader.json(folder.health, _health),
-        diversity=reader.json(folder.diversity, _diversity),
-        training=reader.json(folder.training, dict),
-        metrics=reader.json(folder.metrics, lambda data: _metrics(data, number)),
+        exam=reader.json(folder.exam, Exam.from_dict, EXAM),
+        health=reader.json(folder.health, _health, HEALTH),
+        diversity=reader.json(folder.diversity, _diversity, DIVERSITY),
+        training=reader.json(folder.training, dict, TRAINING),
+        metrics=reader.json(folder.metrics, lambda data: _metrics(data, number), METRICS),
         steps=steps,
         hashes={p.name: sha for p in (folder.kept, folder.adapter_gguf) if (sha := reader.sha256(p))},
     )
+
+
+def _damage(folder: RunFolder) -> list[Damage]:
+    try:
+        return damage(folder, folder.read_manifest())
+    except CorruptRunError:
+        return []  # said already
 
 
 def _settings(folder: RunFolder, reader: Reader) -> config.Settings | None:
@@ -168,7 +232,11 @@ def _manifest(data: Mapping[str, Any]) -> dict[str, Any]:
         for key, counts in data["phases"].items()
         if _PHASE.fullmatch(key)
     }
-    return {"phases": phases, "inputs": {name: str(value) for name, value in data.get("inputs", {}).items()}}
+    return {
+        "phases": phases,
+        "inputs": {name: str(value) for name, value in data.get("inputs", {}).items()},
+        "preset": str(data.get("preset", "")),
+    }
 
 
 def _health(data: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +277,7 @@ def _seeds(settings: config.Settings | None, inputs: Mapping[str, str], reader: 
     if settings is None:
         return ()
     try:
-        seeds = load_seeds(settings.seeds)
+        seeds = load_seeds(settings.seeds, settings.language)
     except MinisheepError as error:
         reader.notes.append(f"{error.message} The map of the data shows no seed tasks.")
         return ()

@@ -5,22 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from minisheep.report.blocks import Block, Charts, Curves, Items, Paragraph, Point, Sample, Samples, Section, Table
+from minisheep.report.blocks import (
+    Block,
+    Charts,
+    Curves,
+    Fold,
+    Items,
+    Paragraph,
+    Point,
+    Sample,
+    Samples,
+    Section,
+    SideBySide,
+    Table,
+)
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules import plain_text
 from minisheep.rules.identity import derive_seed
+from minisheep.rules.loss_settings import seeds_text
+from minisheep.run import verdict
+from minisheep.run.decision import NORMAL_95
 from minisheep.run.events import TrainStep
 from minisheep.run.metric_catalogue import CATALOGUE, READINGS, Estimate, Metric, Value, harness_metric, round_values
 from minisheep.run.records import Example, Record, Rejection
-from minisheep.stages.evaluate import NORMAL_95
 from minisheep.terminal import words
 from minisheep.terminal.comparison_plot import NAMES
 from minisheep.terminal.comparison_table import cell
+from minisheep.terminal.run_summary import passed
 
 DRAWN = (
     ("nll_change", "Held-out NLL, minus base", "nats per token"),
     ("instruction_strict", "Constraints kept, strict", "share"),
     ("instruction_own", "Constraints kept, own words", "share"),
+    ("constraints_trained", "Constraints kept, trained kinds", "share"),
+    ("constraints_unseen", "Constraints kept, unseen kinds", "share"),
     ("verifiable_copied", "Answers that repeat the instruction", "share"),
     ("verifiable_ended", "Answers that end by themselves", "share"),
     ("exam_auc", "The judge's exam", "AUC"),
@@ -30,9 +48,12 @@ WITH_INTERVALS = frozenset(
         "held-out NLL per token",
         "  change to base (standard error)",
         "greedy answers that end by themselves",
+        "words in a greedy answer",
         "constraints kept, strict",
         "  in its own words",
-        "answers that say the instruction back",
+        "  of trained kinds",
+        "  of unseen kinds",
+        "answers that repeat the instruction",
         "pairs kept",
         "keep rate",
         "judge",
@@ -40,6 +61,19 @@ WITH_INTERVALS = frozenset(
     }
 )
 """Rows of the status table that the table with intervals shows already."""
+
+
+def answers_sections(run: Gathered) -> tuple[Section, ...]:
+    """Answers before and after, where there are any: the first thing to read."""
+    if run.conclusion is None or not run.examples:
+        return ()
+    titles = "base model", f"round {run.conclusion.round}"
+    pairs = (
+        SideBySide(_cut(e.prompt), e.note, tuple(zip(titles, map(_cut, (e.base, e.round)), strict=True)))
+        for e in run.examples
+    )
+    told = "Read these first; they tell you more than the numbers. A fixed rule chose them, not how good they are."
+    return (Section("answers", "Answers before and after", (Paragraph(told), *pairs)),)
 
 
 def outcome_section(run: Gathered) -> Section:
@@ -50,6 +84,15 @@ def _outcome_blocks(run: Gathered) -> Iterator[Block]:
     if not run.measured:
         yield Paragraph("Nothing has been measured yet.")
         return
+    if run.conclusion is not None:
+        titles, rows = verdict.short_table(run.conclusion, [r.metrics or {} for r in run.measured])
+        yield Table(titles, tuple(rows), verdict.LEGEND)
+    yield Fold("Every measure", tuple(_all_measures(run)))
+    for lines in run.judged:
+        yield Items(lines)
+
+
+def _all_measures(run: Gathered) -> Iterator[Table | Charts]:
     values = {r.number: _values(run, r) for r in run.measured}
     metrics = _metrics(values)
     titles = [r.title + (" (best)" if r.number == run.best else "") for r in run.measured]
@@ -66,8 +109,50 @@ def _outcome_blocks(run: Gathered) -> Iterator[Block]:
     curves = tuple(c for name, title, axis in DRAWN if (c := _curve(run, values, name, title, axis)) is not None)
     if curves:
         yield Charts(curves, "Bars are 95 % intervals. Where they overlap a lot, chance may explain the difference.")
-    for lines in run.judged:
-        yield Items(lines)
+
+
+def curve_sections(run: Gathered) -> tuple[Section, ...]:
+    """Which constraints the model learned to keep, where the run trained on any."""
+    metrics = [r.metrics or {} for r in run.measured] if run.conclusion else []
+    found = verdict.curve(metrics)
+    if not found:
+        return ()
+    totals = verdict.curve_totals(found)
+    rounds = sorted(totals)
+    by_name = {"all kinds": totals, **found}
+    rows = tuple((name, *(passed(by_round.get(r)) for r in rounds)) for name, by_round in by_name.items())
+    points = tuple(Point(r, kept / drawn) for r, (drawn, kept) in totals.items())
+    ticks = {r: str(r) for r in rounds}
+    curves = Curves(
+        "learning", "Draws that keep their constraint", "share", (("all kinds", points),), ticks, share=True
+    )
+    blocks: list[Block] = [
+        Table(
+            ("constraint", *(f"round {r}" for r in rounds)),
+            rows,
+            "Of the answers drawn for training, how many kept their constraint, as a program decided. Later rounds ask"
+            " harder of a kind that is kept, so an even share may hide a gain.",
+        )
+    ]
+    if len(rounds) > 1:
+        blocks.append(Charts((curves,), "Draws are answers to the model's own instructions, not held-out ones."))
+    kinds = _held_out_kinds(run)
+    if kinds:
+        blocks.append(Fold("Constraints kept in verifiable instructions, by kind", (kinds,)))
+    return (Section("constraints", "Constraints, kind by kind", tuple(blocks)),)
+
+
+def _held_out_kinds(run: Gathered) -> Table | None:
+    """What base and rounds kept of each kind in the instructions that they are measured on."""
+    by_round = {r.title: (r.metrics or {})["model"].get("verifiable_by_kind", {}) for r in run.measured}
+    names = sorted({name for kinds in by_round.values() for name in kinds})
+    rows = tuple((name, *(_kept_of(kinds.get(name)) for kinds in by_round.values())) for name in names)
+    caption = "In the answer's own words. A few constraints a kind show a trend at most."
+    return Table(("constraint", *by_round), rows, caption) if rows else None
+
+
+def _kept_of(counts: Any) -> str:
+    return f"{counts.get('own', counts.get('strict', 0))} of {counts['n']}" if isinstance(counts, dict) else "-"
 
 
 def _title(metric: Metric) -> str:
@@ -111,6 +196,7 @@ def _curve(run: Gathered, values: dict[int, dict[str, Value]], name: str, title:
 COUNTS = (
     ("steps", "steps"),
     ("examples", "examples trained on"),
+    ("pairs", "of these with a rejected answer"),
     ("validation_examples", "examples held back"),
     ("truncated", "examples cut at --max-length"),
     ("left_out", "examples left out"),
@@ -122,6 +208,12 @@ COUNTS = (
     ("load_in", "precision of the base"),
     ("seconds", "time"),
 )
+LOSSES = {
+    "orpo": "Negative log-likelihood per token of the kept answers, in nats, plus the weighted loss of their odds.",
+    "dpo": "Loss of each pair in nats: log 2 where the model prefers as its base does, lower where it prefers the kept"
+    " answer more.",
+}
+"""What the curve of a preference loss shows."""
 MOST_POINTS = 400
 """Of a curve; a longer one is thinned evenly."""
 
@@ -132,14 +224,20 @@ def training_section(run: Gathered) -> Section:
 
 def _training_blocks(run: Gathered) -> Iterator[Block]:
     trained = [r for r in run.rounds if r.training is not None]
-    curves = tuple(curve for r in run.rounds if (curve := _loss_curve(r.number, r.steps)) is not None)
+    loss = run.settings.loss if run.settings else "sft"
+    axis = "nats per token" if loss == "sft" else f"loss of {loss}"
+    curves = tuple(curve for r in run.rounds if (curve := _loss_curve(r.number, r.steps, axis)) is not None)
+    if run.settings and run.settings.mix_seeds:
+        yield Paragraph(seeds_text(run.settings.mix_seeds))
     if not trained and not curves:
         yield Paragraph("Nothing has been trained yet.")
         return
     if curves:
         yield Charts(
             curves,
-            "Mean negative log-likelihood per supervised token, in nats, at each optimizer step. Lower is better.",
+            "Mean negative log-likelihood per supervised token, in nats, at each optimizer step. Lower is better."
+            if loss == "sft"
+            else f"{LOSSES[loss]} A round without pairs has the likelihood alone.",
         )
     else:
         yield Paragraph("There are no loss curves: events.jsonl holds no training steps.")
@@ -154,13 +252,13 @@ def _training_blocks(run: Gathered) -> Iterator[Block]:
         )
 
 
-def _loss_curve(number: int, steps: tuple[TrainStep, ...]) -> Curves | None:
+def _loss_curve(number: int, steps: tuple[TrainStep, ...], axis: str) -> Curves | None:
     loss = [Point(step.step, float(step.loss)) for step in steps]
     validation = [Point(step.step, float(v)) for step in steps if (v := step.validation_loss) is not None]
     if len(loss) < 2:
         return None
     series = [("training", _thinned(loss))] + ([("validation", _thinned(validation))] if validation else [])
-    return Curves(f"loss-{number}", f"Loss, round {number}", "nats per token", tuple(series))
+    return Curves(f"loss-{number}", f"Loss, round {number}", axis, tuple(series))
 
 
 def _thinned(points: list[Point]) -> tuple[Point, ...]:

@@ -27,9 +27,11 @@ def document(run: Gathered) -> blocks.Document:
         lead=findings.lead(run),
         facts=findings.facts(run),
         sections=(
+            *sections.answers_sections(run),
+            sections.outcome_section(run),
             findings.findings_section(run),
             findings.advice_section(run),
-            sections.outcome_section(run),
+            *sections.curve_sections(run),
             data_sections.funnel_section(run),
             distributions.spread_section(run),
             sections.training_section(run),
@@ -113,6 +115,11 @@ def _block(block: blocks.Block) -> list[str]:
         return _table(blocks.Table((block.caption, "number"), tuple((bar.label, bar.text) for bar in block.bars)))
     if isinstance(block, blocks.Samples):
         return [part for sample in block.samples for part in _sample(sample)]
+    if isinstance(block, blocks.SideBySide):
+        parts = [fenced(block.instruction), *([paragraph(block.note)] if block.note else [])]
+        return [*parts, *(part for title, answer in block.answers for part in (f"{inline(title)}:", fenced(answer)))]
+    if isinstance(block, blocks.Fold):
+        return [f"### {inline(block.title)}", *(part for inner in block.blocks for part in _block(inner))]
     return [*(part for plot in block.plots for part in _plot(plot)), paragraph(block.caption)]
 
 

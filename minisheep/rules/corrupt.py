@@ -17,17 +17,19 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from minisheep.rules import endings
 from minisheep.rules.prompts import user_text
 from minisheep.rules.similarity import tokens
+from minisheep.rules.text_words import END, START, UNSPACED, pieces, scaled, spans, unspaced, whole, word_count
 
 Change = tuple[str, str]
 """A whole word and what takes its place, wherever the word stands."""
 
-_NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?!\w)")
-_LIST_NUMBER = re.compile(r"^[ \t]*\(?(\d+)[.)](?=\s)", re.MULTILINE)
-_NAME = re.compile(r"(?<![\w'’])[A-Z][a-z]{2,}(?![\w'’])")
+_NUMBER = re.compile(rf"(?<![.,]){START}\d+(?:[.,]\d+)*{END}")
+_LIST_NUMBER = re.compile(r"^[ \t]*[(（]?(\d+)(?:[.)](?=\s)|[、．）])", re.MULTILINE)
+_NAME = re.compile(rf"(?<!['’]){START}[^\W\d_{UNSPACED}]{{3,}}{END}(?!['’])")
 _OPENERS = (":", '"', "“", "‘", "'", "(", "-", "*", "•", ")", ".")
 _COUNTERPARTS = tuple(
     tuple(group.split())
@@ -60,22 +62,25 @@ _COUNTERPARTS = tuple(
 )
 
 
-def change_fact(answer: str, question: str, elsewhere: Sequence[str], chance: random.Random) -> str | None:
+def change_fact(
+    answer: str, question: str, elsewhere: Sequence[str], chance: random.Random, groups: Sequence[str] = ()
+) -> str | None:
     """`answer` with one number, name or word with a counterpart changed, everywhere it stands; None where it has none.
 
     A name is replaced by one of `question` (the instruction and input) that the answer does not hold, or, where there
-    is none, by one from the texts `elsewhere`. List numbers are never changed.
+    is none, by one from the texts `elsewhere`. List numbers are never changed. groups: further counterparts
+    (`rules.wording.Wording.counterparts`).
     """
     ways = [
         list(_numbers(answer, chance)),
-        list(_counterparts(answer, chance)),
+        list(_counterparts(answer, [*_COUNTERPARTS, *(tuple(group.split()) for group in groups)], chance)),
         list(_names(answer, question, elsewhere)),
     ]
     possible = [changes for changes in ways if changes]
     if not possible:
         return None
     old, new = chance.choice(chance.choice(possible))
-    return re.sub(rf"(?<![\w.,]){re.escape(old)}(?!\w)", lambda _: new, answer)
+    return re.sub(rf"(?<![.,]){whole(old)}", lambda _: new, answer)
 
 
 def _numbers(answer: str, chance: random.Random) -> Iterator[Change]:
@@ -93,11 +98,11 @@ def _other_number(number: str, chance: random.Random) -> str:
     return number[:place] + chance.choice([d for d in "23456789" if d != number[place]]) + number[place + 1 :]
 
 
-def _counterparts(answer: str, chance: random.Random) -> Iterator[Change]:
-    for group in _COUNTERPARTS:
+def _counterparts(answer: str, groups: Sequence[Sequence[str]], chance: random.Random) -> Iterator[Change]:
+    for group in groups:
         for word in group:
             for form in dict.fromkeys((word, word.capitalize())):
-                if re.search(rf"\b{form}\b", answer):
+                if re.search(whole(form), answer):
                     other = chance.choice([w for w in group if w != word])
                     yield form, other.capitalize() if form[0].isupper() else other
 
@@ -116,13 +121,15 @@ def names(text: str) -> list[str]:
     found = [
         match.group()
         for match in _NAME.finditer(text)
-        if match.start() not in opening and not text[: match.start()].rstrip(" ").endswith(_OPENERS)
+        if match.group().istitle()
+        and match.start() not in opening
+        and not text[: match.start()].rstrip(" ").endswith(_OPENERS)
     ]
-    return list(dict.fromkeys(found)) if len(found) * 2 <= len(text.split()) else []
+    return list(dict.fromkeys(found)) if len(found) * 2 <= word_count(text) else []
 
 
 LEAST_TO_CUT, LEAST_TO_SCRAMBLE = 8, 6
-"""Words below which half an answer, or its words in another order, may still be right."""
+"""Words below which half an answer, or its words in another order, may still be right (`rules.text_words.scaled`)."""
 LEAST_TO_ECHO = 4
 """Words of an instruction below which a part of it is no echo."""
 NEAREST = 4
@@ -138,12 +145,16 @@ class ExamTask:
     answer: str
 
 
-def corrupted(kind: str, task: ExamTask, others: Sequence[ExamTask], seed: int) -> str | None:
+def corrupted(
+    kind: str, task: ExamTask, others: Sequence[ExamTask], seed: int, groups: Sequence[str] = ()
+) -> str | None:
     """The answer of `task` spoiled in one way of `KINDS`; None where that would leave it unchanged or still right.
 
-    `others` are tasks whose answers may stand in and whose names may be borrowed. Equal arguments give equal texts.
+    `others` are tasks whose answers may stand in and whose names may be borrowed; `groups` as for `change_fact`. Equal
+    arguments give equal texts.
     """
-    found = _WAYS[kind](task, others, random.Random(seed))  # noqa: S311
+    chance = random.Random(seed)  # noqa: S311
+    found = _wrong(task, others, chance, groups) if kind == WRONG else _WAYS[kind](task, others, chance)
     return None if found is None or tokens(found) == tokens(task.answer) else found
 
 
@@ -152,18 +163,18 @@ def _shuffled(task: ExamTask, others: Sequence[ExamTask], chance: random.Random)
     foreign = [other.answer for other in others if tokens(other.answer) != own]
     if not foreign:
         return None
-    foreign.sort(key=lambda text: (abs(len(text.split()) - len(task.answer.split())), text))
+    foreign.sort(key=lambda text: (abs(word_count(text) - word_count(task.answer)), text))
     return chance.choice(foreign[:NEAREST])
 
 
 def _truncated(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
-    words = list(re.finditer(r"\S+", task.answer))
-    if len(words) < LEAST_TO_CUT:
+    words = spans(task.answer)
+    if len(words) < scaled(LEAST_TO_CUT, task.answer):
         return None
     for kept in sorted(range(len(words) // 3, len(words) * 2 // 3 + 1), key=lambda n: abs(2 * n - len(words))):
-        part = task.answer[: words[kept - 1].end()]
+        part = task.answer[: words[kept - 1][1]]
         # A cut between sentences or lines leaves a whole, shorter answer.
-        if "\n" not in task.answer[len(part) : words[kept].start()] and not endings.ends_naturally(part):
+        if "\n" not in task.answer[len(part) : words[kept][0]] and not endings.ends_naturally(part):
             return part
     return None
 
@@ -171,16 +182,17 @@ def _truncated(task: ExamTask, others: Sequence[ExamTask], chance: random.Random
 def _looped(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
     answer = task.answer.strip()
     start, sentence = chance.choice(list(endings.sentences(answer)) or [(0, answer)])
-    between = "\n" if "\n" in answer else " "
+    between = "\n" if "\n" in answer else "" if unspaced(answer) else " "
     return between.join([answer[: start + len(sentence)], *[sentence] * chance.randint(2, 4)])
 
 
 def _scrambled(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
-    words = task.answer.split()
+    words = pieces(task.answer)
     # In a list of single words the order says little, so it stays a right answer.
-    if len(words) < LEAST_TO_SCRAMBLE or len(re.split(r"[,;\n]+", task.answer)) * 2 > len(words):
+    if len(words) < scaled(LEAST_TO_SCRAMBLE, task.answer) or len(re.split(r"[,;\n]+", task.answer)) * 2 > len(words):
         return None
-    gaps = re.findall(r"\s+", task.answer.strip())
+    places = spans(task.answer)
+    gaps = [task.answer[end:start] for (_, end), (start, _) in pairwise(places)]
     chance.shuffle(words)
     return "".join(word + gap for word, gap in zip(words, [*gaps, ""], strict=True))
 
@@ -190,16 +202,19 @@ def _copied(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -
 
 
 def _echoed(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
-    words = task.instruction.split()
+    words = pieces(task.instruction)
     foreign = _shuffled(task, others, chance)
-    if len(words) < LEAST_TO_ECHO or foreign is None:
+    if len(words) < scaled(LEAST_TO_ECHO, task.instruction) or foreign is None:
         return None
-    part = " ".join(words[: chance.randint((len(words) + 1) // 2, len(words) - 1)])
+    part = ("" if unspaced(task.instruction) else " ").join(
+        words[: chance.randint((len(words) + 1) // 2, len(words) - 1)]
+    )
     return f"{part}\n{foreign}"
 
 
-def _wrong(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
-    return change_fact(task.answer, user_text(task.instruction, task.input), [other.answer for other in others], chance)
+def _wrong(task: ExamTask, others: Sequence[ExamTask], chance: random.Random, groups: Sequence[str] = ()) -> str | None:
+    asked, elsewhere = user_text(task.instruction, task.input), [other.answer for other in others]
+    return change_fact(task.answer, asked, elsewhere, chance, groups)
 
 
 _WAYS: dict[str, Callable[[ExamTask, Sequence[ExamTask], random.Random], str | None]] = {
@@ -211,4 +226,5 @@ _WAYS: dict[str, Callable[[ExamTask, Sequence[ExamTask], random.Random], str | N
     "echoed": _echoed,
     "wrong": _wrong,
 }
+WRONG = "wrong"
 KINDS = tuple(_WAYS)

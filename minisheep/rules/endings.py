@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
+
+from minisheep.rules.text_words import END, START, scaled, words
+from minisheep.rules.wording import ENGLISH, Wording
 
 SHORTEST_REPEATED = 4
-"""Words that a sentence must have for its repetition to end the answer; "Yes." may come twice."""
+"""Words that a sentence must have for its repetition to end the answer (`rules.text_words.scaled`); "Yes." may come
+twice."""
 
 # "Answer:" and "Response:" in plain text may open the conclusion of an answer; after "###" they open a new one.
 _NEW_TURN = re.compile(
@@ -26,18 +31,101 @@ _NEW_TURN = re.compile(
 )
 _FENCE = re.compile(r"^[ \t]*(```|~~~).*$", re.MULTILINE)
 _CLOSERS = "\"'”’»)]*_"
-_SENTENCE_END = re.compile(rf"[.!?…]+[{re.escape(_CLOSERS)}]*(?=\s|\Z)|[。！？]+[”’」』）]*")
+_SENTENCE_END = re.compile(rf"[.!?…؟۔।॥։።]+[{re.escape(_CLOSERS)}]*(?=\s|\Z)|[。！？｡។။]+[”’」』）》]*")
 # A full stop that ends no sentence: a list number, an initial, a common abbreviation.
 _NO_END = re.compile(
     r"(?:^[ \t]*\(?[0-9]{1,4}|\b[A-Z]|\b(?:e\.g|i\.e|Dr|Mr|Mrs|Ms|Prof|St|vs|cf|approx|No))\.$", re.MULTILINE
 )
-_LIST_LINE = re.compile(r"[ \t]*(?:(?:[-*+•][ \t]|\(?(?:[0-9]{1,4}|[A-Za-z])[.)][ \t]).*\S.*|\|.*\|[ \t]*)")
+_LIST_LINE = re.compile(
+    r"[ \t]*(?:(?:[-*+•][ \t]|\(?(?:[0-9]{1,4}|[A-Za-z])[.)][ \t]|[(（]?[0-9一二三四五六七八九十]{1,4}[、．）]).*\S.*"
+    r"|\|.*\|[ \t]*)"
+)
+_LIST_NUMBER = re.compile(r"^[ \t]*\(?([0-9]{1,4})[.)、．]")
+LONGEST_LIST = 20
+"""A list that an answer numbers seldom goes further."""
+_ASKED_FOR = {
+    "question": ("faqs?", "q ?& ?a", "flashcards?", "trivia"),
+    "user": ("chats?", "scripts?", "transcripts?"),
+    "input": ("examples?", "test cases?"),
+    "output": ("examples?", "test cases?"),
+}
+"""Expressions for words of an instruction that ask for labels of a kind, besides the label itself."""
 
 
-def cut_answer(text: str, finish: str) -> tuple[str, str]:
+@cache
+def _turns(wording: Wording) -> re.Pattern[str]:
+    """The labels that begin another turn, in English and in the run's language."""
+    if wording.english:
+        return _NEW_TURN
+    own = "|".join(map(re.escape, (wording.instruction, wording.input, *wording.turns, *wording.tasks)))
+    return re.compile(
+        rf"{_NEW_TURN.pattern}|^[ \t>*_#]{{0,8}}(?:[0-9]{{1,4}}[.)、．][ \t]*)?[*_]{{0,3}}(?:{own})"
+        r"[ \t]?[0-9]{0,4}[*_]{0,3}[ \t]?[:：]",
+        _NEW_TURN.flags,
+    )
+
+
+def unexplained(
+    labels: Iterator[re.Match[str]], text: str, finish: str, instruction: str, wording: Wording = ENGLISH
+) -> Iterator[re.Match[str]]:
+    """Of `labels`, matches in `text`, those that do not belong to an answer.
+
+    What did not end by itself is a model that went on, so there every label is foreign. In an answer that ended, labels
+    belong to it where the instruction asks for them, and where its own form explains them: an item that goes on
+    counting a list, an example's input with its output, a list of questions that the answer begins with.
+    """
+    for match in labels:
+        if finish != "end" or not _explained(match, text, instruction, wording):
+            yield match
+
+
+def _explained(match: re.Match[str], text: str, instruction: str, wording: Wording) -> bool:
+    label = re.split("[:：]", match.group())[0]
+    name = " ".join(word for word in words(label) if not word.isdigit())
+    if not name:
+        return False
+    kind = _kinds(wording).get(name.replace(" ", ""), name)
+    asked = [f"{re.escape(name.replace(' ', ''))}(?:e?s)?"]
+    if kind in ("question", "user"):
+        asked += map(re.escape, wording.wants_questions)
+    asked += _ASKED_FOR.get(kind, ())
+    if re.search(f"{START}(?:{'|'.join(asked)}){END}", instruction, re.IGNORECASE):
+        return True
+    before, line = text[: match.start()].rstrip(), text[match.start() :].partition("\n")[0]
+    number, last = _LIST_NUMBER.match(line), _LIST_NUMBER.match(before.rpartition("\n")[2])
+    if number and last and int(number[1]) == int(last[1]) + 1 <= LONGEST_LIST:
+        return True
+    same = "|".join(re.escape(other) for other, its in _kinds(wording).items() if its == kind) or re.escape(name)
+    at_line_start = rf"[ \t>*_#]*(?:{same})[ \t]?[0-9]{{0,4}}[*_]{{0,3}}[ \t]?[:：.]"
+    if kind == "question":  # The answer is a list of these from its beginning.
+        return bool(re.match(rf"{at_line_start}[\s\S]*\n{at_line_start}", text.lstrip(), re.IGNORECASE))
+    if kind in ("input", "output"):
+        paragraph = text[text.rfind("\n\n", 0, match.start()) + 1 :].lstrip("\n").partition("\n\n")[0]
+        return all(
+            re.search(rf"^[ \t>*_-]*(?:{'|'.join(map(re.escape, some))})[*_]*[ \t]?[:：]", paragraph, re.I | re.M)
+            for some in (("Input", wording.input), ("Output", *wording.outputs))
+        )
+    return False
+
+
+@cache
+def _kinds(wording: Wording) -> dict[str, str]:
+    """What kind of label each one is, by its case-folded name."""
+    own = {wording.input: "input", wording.turns[0]: "question", wording.turns[1]: "user"}
+    kinds = {"q": "question", "question": "question", "input": "input", "output": "output"}
+    kinds |= dict.fromkeys(("user", "human", "assistant", "system"), "user")
+    return (
+        kinds
+        | {name.casefold(): kind for name, kind in own.items()}
+        | {name.casefold(): "output" for name in wording.outputs}
+    )
+
+
+def cut_answer(text: str, finish: str, instruction: str = "", wording: Wording = ENGLISH) -> tuple[str, str]:
     """The answer without what a rambling model put after it, and why it was cut; the reason is empty if it was not.
 
     finish: ``end``, ``stop`` or ``length``, as in `engines.base.Completion`.
+    instruction: with its input; an answer that ended by itself keeps the labels that it was asked for (`unexplained`).
     Reasons, in the order of the checks; the last that applied is given:
     ``new_turn``: cut at the first label of a speaker or a few-shot field at a line start (not at the very start);
     ``repeated_sentence``: cut at the first sentence of four words or more that stood there before;
@@ -46,7 +134,9 @@ def cut_answer(text: str, finish: str) -> tuple[str, str]:
     """
     text = text.strip()
     cut, reason = text, ""
-    turn = next((m.start() for m in _NEW_TURN.finditer(_masked(cut)) if m.start() > 0), None)
+    masked = _masked(cut)
+    labels = (match for match in _turns(wording).finditer(masked) if match.start() > 0)
+    turn = next((match.start() for match in unexplained(labels, masked, finish, instruction, wording)), None)
     if turn is not None:
         cut, reason = cut[:turn].rstrip(), "new_turn"
     repeat = _first_repetition(cut)
@@ -99,7 +189,7 @@ def sentences(text: str) -> Iterator[tuple[int, str]]:
 
 def normalised(sentence: str) -> str:
     """Lower case, words only, without a list number: two sentences that differ in less are the same."""
-    return " ".join(re.findall(r"\w+", re.sub(r"^\W*[0-9]{1,4}[.)]\s", "", sentence).casefold()))
+    return " ".join(words(re.sub(r"^\W*[0-9]{1,4}(?:[.)]\s|[、．）])", "", sentence), letters="_"))
 
 
 def _fences(text: str) -> tuple[list[tuple[int, int]], int | None]:
@@ -128,7 +218,7 @@ def _first_repetition(text: str) -> int | None:
         key = normalised(sentence)
         if key in seen:
             return start
-        if len(key.split()) >= SHORTEST_REPEATED:
+        if len(key.split()) >= scaled(SHORTEST_REPEATED, sentence):
             seen.add(key)
     return None
 

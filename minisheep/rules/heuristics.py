@@ -1,11 +1,13 @@
 """Rules that an instruction must pass before it is answered, and an answer before it is judged. Pure.
 
-After Self-Instruct (Wang et al. 2023) and the heuristic filter of I-SHEEP. Two rules for answers are new: a judge by
-likelihood loves an answer that repeats the instruction or that loops, so those must be gone before it scores.
+After Self-Instruct (Wang et al. 2023) and the heuristic filter of I-SHEEP. Three rules for answers are new
+(`NOT_PAPERS`): a judge by likelihood loves an answer that repeats the instruction or that loops, so those must be gone
+before it scores, and an answer without an end teaches to ramble.
 Similarity to earlier instructions needs an index of them: see `similarity.NoveltyIndex`.
 
-A rule takes an instruction and its input, or an `AnsweredText`, and returns what it found, or None. Closed code fences
-are not searched for speaker turns and loops.
+A rule takes an `AskedText` or an `AnsweredText` and returns what it found, or None. Closed code fences are not searched
+for speaker turns and loops. Lengths are in words, and by `rules.text_words` in characters where a script has no blanks;
+`rules.wording` says which rules are for English alone.
 """
 
 from __future__ import annotations
@@ -15,24 +17,30 @@ import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import cache
 
 from minisheep.rules import endings, similarity
+from minisheep.rules.prompts import user_text
+from minisheep.rules.text_words import END, START, scaled, unspaced, whole, word_count, words
+from minisheep.rules.wording import ENGLISH, ENGLISH_ALONE, Wording
 
 SHORTEST, LONGEST = 4, 150
-"""Words that an instruction may have, both included."""
+"""Words that an instruction may have, both included. Four characters are the fewest too, since they can ask for
+something; the most are `rules.text_words.scaled`."""
 
-OUT_OF_REACH = (
-    *("image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot"),
-    *("go to", "video", "videos", "audio", "music", "flowchart", "flowcharts", "diagram", "diagrams"),
-)
-"""Words for things that a text model can neither see nor make."""
 
-InstructionRule = Callable[[str, str], str | None]
+@dataclass(frozen=True, slots=True)
+class AskedText:
+    """An instruction and its input."""
 
-_OUT_OF_REACH = re.compile(rf"\b(?:{'|'.join(OUT_OF_REACH)})\b".replace(" ", r"\s+"), re.IGNORECASE)
-_MARKER = re.compile(
-    r"<\s*no[\s_-]?input\s*>|[(\[]\s*(?:none|no\s+input)\s*[)\]]|\bnoinput\b|<\s*none\s*>", re.IGNORECASE
-)
+    instruction: str
+    input: str
+    wording: Wording = ENGLISH
+
+
+InstructionRule = Callable[[AskedText], str | None]
+
+_MARKER = r"<\s*no[\s_-]?input\s*>|[(\[]\s*(?:none|no\s+input)\s*[)\]]|\bnoinput\b|<\s*none\s*>"
 # A label in the middle of a line is only one when it is written as one: "Input:" is, "the input: a list" is not.
 _LABEL = re.compile(r"\b(?:Instruction|Input|Output|Response)[ \t]?[0-9]{0,3}[ \t]?:")
 _LABEL_AT_LINE_START = re.compile(
@@ -43,51 +51,91 @@ _LABEL_AT_LINE_START = re.compile(
 _URL = re.compile(r"\b(?:https?|ftp)://\S*|\bwww\.[\w-]+\.\S*", re.IGNORECASE)
 
 
-def too_short(instruction: str, input: str) -> str | None:
-    count = len(instruction.split())
-    return f"{count} words" if count < SHORTEST else None
+def too_short(asked: AskedText) -> str | None:
+    return _length(asked.instruction) if word_count(asked.instruction) < SHORTEST else None
 
 
-def too_long(instruction: str, input: str) -> str | None:
-    count = len(instruction.split())
-    return f"{count} words" if count > LONGEST else None
+def too_long(asked: AskedText) -> str | None:
+    text = asked.instruction
+    return _length(text) if word_count(text) > scaled(LONGEST, text) else None
 
 
-def not_text_only(instruction: str, input: str) -> str | None:
-    return _found(_OUT_OF_REACH, instruction, input)
+def not_text_only(asked: AskedText) -> str | None:
+    found = _any_of(asked.wording.out_of_reach)
+    return _found(found, asked.instruction, asked.input) if found else None
 
 
-def starts_with_punctuation(instruction: str, input: str) -> str | None:
-    first = instruction.lstrip()[:1]
+def starts_with_punctuation(asked: AskedText) -> str | None:
+    first = asked.instruction.lstrip()[:1]
     return first if first and first in string.punctuation else None
 
 
-def starts_non_ascii(instruction: str, input: str) -> str | None:
-    first = instruction.lstrip()[:1]
+def starts_non_ascii(asked: AskedText) -> str | None:
+    first = asked.instruction.lstrip()[:1]
     return None if first.isascii() else first
 
 
-def no_input_marker(instruction: str, input: str) -> str | None:
-    return _found(_MARKER, instruction, input)
+def no_input_marker(asked: AskedText) -> str | None:
+    return _found(_markers(asked.wording), asked.instruction, asked.input)
 
 
-def stray_label(instruction: str, input: str) -> str | None:
+def stray_label(asked: AskedText) -> str | None:
     # "Question: ..." is ordinary text in an input, so there only the labels of our own fields count.
-    return _found(_LABEL_AT_LINE_START, instruction) or _found(_LABEL, instruction, input)
+    at_line_start, anywhere = _stray_labels(asked.wording)
+    return _found(at_line_start, asked.instruction) or _found(anywhere, asked.instruction, asked.input)
 
 
-def has_url(instruction: str, input: str) -> str | None:
-    return _found(_URL, instruction, input)
+def has_url(asked: AskedText) -> str | None:
+    return _found(_URL, asked.instruction, asked.input)
 
 
-def input_repeated(instruction: str, input: str) -> str | None:
-    """Whole words only: the input "a" does not stand inside "Translate"."""
-    needle = _plain(input)
-    whole = _plain(instruction)
+def input_repeated(asked: AskedText) -> str | None:
+    """Whole words only: the input "a" does not stand inside "Translate"; nor one character inside a Chinese word."""
+    needle = _plain(asked.input)
+    text = _plain(asked.instruction)
     # Most inputs do not stand there at all, and finding that out is far cheaper than compiling an expression.
-    if not needle or needle not in whole or not re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", whole):
+    if not needle or needle not in text:
         return None
-    return shortened(needle)
+    single = len(needle) == 1 and unspaced(needle)
+    return None if single or not re.search(whole(needle), text) else shortened(needle)
+
+
+def _length(text: str) -> str:
+    return f"{word_count(text)} {'characters' if unspaced(text) else 'words'}"
+
+
+@cache
+def _any_of(some: tuple[str, ...]) -> re.Pattern[str] | None:
+    """Any of some words, in any case; None for no words."""
+    if not some:
+        return None
+    either = "|".join(re.escape(word) for word in some).replace(r"\ ", r"\s+")
+    return re.compile(f"{START}(?:{either}){END}", re.IGNORECASE)
+
+
+@cache
+def _markers(wording: Wording) -> re.Pattern[str]:
+    own = "" if wording.english else f"|{re.escape(wording.no_input)}"
+    return re.compile(_MARKER + own, re.IGNORECASE)
+
+
+@cache
+def _stray_labels(wording: Wording) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Labels at a line start in an instruction, and labels anywhere in a field."""
+    if wording.english:
+        return _LABEL_AT_LINE_START, _LABEL
+    fields = "|".join(map(re.escape, (wording.instruction, wording.input, *wording.outputs)))
+    either = "|".join(
+        map(re.escape, (wording.instruction, wording.input, wording.answer, *wording.outputs, *wording.turns))
+    )
+    # In a script without blanks a label in the middle of a line looks like any other word before a colon.
+    return (
+        re.compile(
+            rf"{_LABEL_AT_LINE_START.pattern}|^[ \t#*>_-]{{0,8}}(?:{either})[ \t]?[0-9]{{0,3}}[ \t*_]{{0,3}}[:：]",
+            _LABEL_AT_LINE_START.flags,
+        ),
+        re.compile(rf"{_LABEL.pattern}|^[ \t#*>_-]{{0,8}}(?:{fields})[ \t]?[0-9]{{0,3}}[ \t]?[:：]", re.MULTILINE),
+    )
 
 
 INSTRUCTION_RULES: tuple[tuple[str, InstructionRule, str], ...] = (
@@ -104,10 +152,15 @@ INSTRUCTION_RULES: tuple[tuple[str, InstructionRule, str], ...] = (
 """Name, function, and what a dropped instruction does; in the order of the checks."""
 
 
-def instruction_fault(instruction: str, input: str) -> tuple[str, str] | None:
+def instruction_fault(instruction: str, input: str, wording: Wording = ENGLISH) -> tuple[str, str] | None:
     """The first rule that the instruction breaks and what was found, or None where it passes. Never raises."""
-    faults = ((name, rule(instruction, input)) for name, rule, _ in INSTRUCTION_RULES)
+    asked = AskedText(instruction, input, wording)
+    faults = ((name, rule(asked)) for name, rule, _ in INSTRUCTION_RULES if _holds(name, wording))
     return next(((name, detail) for name, detail in faults if detail is not None), None)
+
+
+def _holds(rule: str, wording: Wording) -> bool:
+    return wording.english or rule not in ENGLISH_ALONE
 
 
 def _found(pattern: re.Pattern[str], *texts: str) -> str | None:
@@ -126,6 +179,7 @@ def shortened(text: str, limit: int = 60) -> str:
 
 
 # Rules for answers.
+# All in words, `rules.text_words.scaled`.
 LOOP_NGRAM, LOOP_SHARE, LOOP_WORDS = 4, 0.3, 24
 """An answer of at least 24 words loops where more than 0.3 of its 4-grams were there before."""
 LOOP_LINES, LOOP_SENTENCES, LOOP_RUN = 3, 2, 5
@@ -145,7 +199,11 @@ class AnsweredText:
     input: str
     output: str
     finish: str
-    language: str = "en"
+    wording: Wording = ENGLISH
+
+    @property
+    def question(self) -> str:
+        return user_text(self.instruction, self.input)
 
 
 ResponseRule = Callable[[AnsweredText], str | None]
@@ -155,22 +213,30 @@ _TURN = re.compile(
     r"|^(?:assistant|system|human|user)[ \t]*(?=\n)|<\|[a-z_]{1,20}\|>|\[/?INST\]",
     re.IGNORECASE | re.MULTILINE,
 )
-_LINE_OPTION = re.compile(r"^[ \t>*-]{0,6}\(?([A-Ea-e])[.)][ \t]*\S", re.MULTILINE)
+_LINE_OPTION = re.compile(r"^[ \t>*-]{0,6}[(（]?([A-Ea-e])[.)、．）][ \t]*\S", re.MULTILINE)
 _INLINE_OPTIONS = re.compile(r"(?<!\w)\(?A[.)][ \t][^\n]{1,200}?(?<!\w)\(?B[.)][ \t][^\n]{1,200}?(?<!\w)\(?C[.)][ \t]")
 _NAMED_OPTIONS = re.compile(
     r"\banswer choices\b|^[ \t#*]{0,6}(?:options|choices)[*_]{0,3}:", re.IGNORECASE | re.MULTILINE
 )
-_QUESTION_END = re.compile(r"[?？][\"'”’)\]*_]*\Z")
-_LIST_ITEM = re.compile(r"\s*(?:[-*+•]\s|\(?[0-9]{1,4}[.)])")
-_WANTS_QUESTIONS = re.compile(
-    r"\b(?:questions?|ask(?:s|ed|ing)?|quiz(?:zes)?|interviews?|surveys?|riddles?|jokes?|dialogues?|conversations?)\b",
-    re.IGNORECASE,
-)
+_QUESTION_END = re.compile(r"[?？؟][\"'”’)\]*_]*\Z")
+_LIST_ITEM = re.compile(r"\s*(?:[-*+•]\s|[(（]?[0-9]{1,4}[.)、．）])")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
-# Scripts without spaces are counted by the character, so that the measures of repetition hold for them.
-_UNIT = re.compile(
-    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
-)
+
+
+@cache
+def _turns(wording: Wording) -> re.Pattern[str]:
+    if wording.english:
+        return _TURN
+    own = "|".join(map(re.escape, (wording.instruction, *wording.turns, *wording.outputs)))
+    return re.compile(
+        rf"{_TURN.pattern}|^[ \t#*>_-]{{0,8}}(?:{own})[ \t]?[0-9]{{0,3}}[*_]{{0,3}}[ \t]?[:：].*", _TURN.flags
+    )
+
+
+@cache
+def _headings(names: tuple[str, ...]) -> re.Pattern[str]:
+    either = "|".join(map(re.escape, names)) or r"(?!)"
+    return re.compile(rf"^[ \t#*]{{0,6}}(?:{either})[*_]{{0,3}}[:：]", re.IGNORECASE | re.MULTILINE)
 
 
 def empty(pair: AnsweredText) -> str | None:
@@ -178,13 +244,15 @@ def empty(pair: AnsweredText) -> str | None:
 
 
 def new_turn(pair: AnsweredText) -> str | None:
-    match = _TURN.search(endings.without_code(pair.output))
+    text = endings.without_code(pair.output)
+    labels = _turns(pair.wording).finditer(text)
+    match = next(endings.unexplained(labels, text, pair.finish, pair.question, pair.wording), None)
     return shortened(match.group().strip()) if match else None
 
 
 def answer_choices(pair: AnsweredText) -> str | None:
     """A line opened by the letter A and a later one by B, three letters within a line, or a heading for options."""
-    named = _NAMED_OPTIONS.search(pair.output)
+    named = _NAMED_OPTIONS.search(pair.output) or _headings(pair.wording.choices).search(pair.output)
     if named:
         return named.group().strip()
     letters = [letter.lower() for letter in _LINE_OPTION.findall(pair.output)]
@@ -197,36 +265,39 @@ def asks_back(pair: AnsweredText) -> str | None:
     """A question as the last thing after a blank line, unless it is a list item or the instruction wants questions."""
     _, blank, last = pair.output.strip().rpartition("\n\n")
     line = last.strip().rpartition("\n")[2]
+    wanted = _any_of(pair.wording.wants_questions)
     if (
         not blank
         or not _QUESTION_END.search(line)
         or _LIST_ITEM.match(line)
-        or _WANTS_QUESTIONS.search(pair.instruction)
+        or wanted is None
+        or wanted.search(pair.instruction)
     ):
         return None
     return shortened(line)
 
 
 def chinese(pair: AnsweredText) -> str | None:
-    match = _HAN.search(pair.output) if pair.language == "en" else None
+    match = _HAN.search(pair.output)
     return match.group() if match else None
 
 
 def loops(pair: AnsweredText) -> str | None:
     text = endings.without_code(pair.output)
-    words = [word.casefold() for word in _UNIT.findall(text)]
-    for i in range(len(words) - LOOP_RUN + 1):
-        if words[i].isalpha() and len(set(words[i : i + LOOP_RUN])) == 1:
-            return f"{words[i]} {LOOP_RUN} times in a row"
-    lines = [line for line in map(endings.normalised, text.split("\n")) if len(line.split()) >= 2]
+    found = words(text, letters="_")
+    run, ngram = scaled(LOOP_RUN, text), scaled(LOOP_NGRAM, text)
+    for i in range(len(found) - run + 1):
+        if found[i].isalpha() and len(set(found[i : i + run])) == 1:
+            return f"{found[i]} {run} times in a row"
+    lines = [line for line in map(endings.normalised, text.split("\n")) if len(line.split()) >= scaled(2, line)]
     if line := _repeated(lines, LOOP_LINES):
         return f"a line {LOOP_LINES} times: {shortened(line)}"
     sentences = [endings.normalised(part) for _, part in endings.sentences(text)]
-    if sentence := _repeated([some for some in sentences if len(some.split()) >= 5], LOOP_SENTENCES):
+    if sentence := _repeated([some for some in sentences if len(some.split()) >= scaled(5, some)], LOOP_SENTENCES):
         return f"a sentence twice: {shortened(sentence)}"
-    share = repeated_share(words, LOOP_NGRAM)
-    looping = len(words) >= LOOP_WORDS and share > LOOP_SHARE
-    return f"{share:.2f} of the {LOOP_NGRAM}-grams repeated" if looping else None
+    share = repeated_share(found, ngram)
+    looping = len(found) >= scaled(LOOP_WORDS, text) and share > LOOP_SHARE
+    return f"{share:.2f} of the {ngram}-grams repeated" if looping else None
 
 
 def copies_instruction(pair: AnsweredText) -> str | None:
@@ -237,11 +308,11 @@ def copies_instruction(pair: AnsweredText) -> str | None:
     answer, asked, given = (similarity.tokens(text) for text in (pair.output, pair.instruction, pair.input))
     if not answer or not asked:
         return None
-    if answer == asked or answer == asked + given or (answer == given and len(given) >= 3):
+    if answer == asked or answer == asked + given or (answer == given and len(given) >= scaled(3, pair.input)):
         return "equals the instruction or input"
-    if answer[: len(asked)] == asked and len(asked) >= 3:
+    if answer[: len(asked)] == asked and len(asked) >= scaled(3, pair.instruction):
         return "begins with the whole instruction"
-    if len(answer) < COPY_WORDS:
+    if len(answer) < scaled(COPY_WORDS, pair.output):
         return None
     of_instruction = similarity.common_length(answer, asked) / len(answer)
     if of_instruction > COPY_PRECISION:
@@ -273,17 +344,29 @@ RESPONSE_RULES: tuple[tuple[str, ResponseRule, str], ...] = (
 """Name, function, and what a dropped answer does; in the order of the checks."""
 
 
+NOT_PAPERS = frozenset({"loops", "copies_instruction", "never_ends"})
+"""Rules for answers that the paper lacks."""
+RULE_SETS: dict[str, frozenset[str]] = {
+    "on": frozenset(name for name, _, _ in RESPONSE_RULES),
+    "paper": frozenset(name for name, _, _ in RESPONSE_RULES) - NOT_PAPERS,
+    "off": frozenset({"empty"}),
+}
+"""The rules for answers that each value of ``--rules`` means."""
+
+
 def response_fault(
-    instruction: str, input: str, output: str, finish: str, *, language: str = "en"
+    instruction: str, input: str, output: str, finish: str, *, wording: Wording = ENGLISH, rules: str = "on"
 ) -> tuple[str, str] | None:
     """The first rule that the answer breaks and what was found, or None where it passes. Never raises.
 
     output: the answer after `endings.cut_answer`.
     finish: how `output` ended: the completion's own finish, or ``stop`` where `cut_answer` shortened it.
-    language: ``en`` drops Chinese characters; any other code lets them pass.
+    wording: of the run's language.
+    rules: which of `RULE_SETS` apply.
     """
-    pair = AnsweredText(instruction, input, output, finish, language)
-    faults = ((name, rule(pair)) for name, rule, _ in RESPONSE_RULES)
+    pair = AnsweredText(instruction, input, output, finish, wording)
+    apply = RULE_SETS[rules]
+    faults = ((name, rule(pair)) for name, rule, _ in RESPONSE_RULES if name in apply and _holds(name, wording))
     return next(((name, detail) for name, detail in faults if detail is not None), None)
 
 

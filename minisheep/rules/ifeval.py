@@ -5,6 +5,9 @@ docstrings say where the decision is looser or stricter than a reader would expe
 
 IFEval's own code draws an argument at random where one is missing, zero or out of range. A verdict that depends on a
 draw measures nothing, so here such an argument is refused, or taken literally where it has a literal meaning.
+
+The same kinds serve Chinese and Japanese where they have a meaning: words are characters there, sentences end with
+。！？, and their commas and quotation marks count as such. For a text without such characters nothing changes.
 """
 
 from __future__ import annotations
@@ -17,10 +20,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from minisheep.errors import ConfigError
-from minisheep.rules.ifeval_text import count_sentences, is_language, words
+from minisheep.rules.ifeval_text import as_whole_word, count_sentences, count_words, is_language, words
+from minisheep.rules.text_words import unspaced
 
 # Constraints on the form of an answer: lists, sections, titles, JSON, beginnings and endings.
-OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+OPTIONS = (
+    *("My answer is yes.", "My answer is no.", "My answer is maybe."),
+    *("我的回答是肯定的。", "我的回答是否定的。", "我的回答是不确定。"),
+)
+QUOTES, WIDE_QUOTES = ('""',), ("“”", "「」", "『』")
 TICKS = ("```json", "```Json", "```JSON", "```")
 
 
@@ -89,16 +97,18 @@ def repeat_prompt(response: str, *, prompt_to_repeat: str) -> bool:
 
 def end_checker(response: str, *, end_phrase: str) -> bool:
     """The phrase at the very end, in any case; quotation marks around the answer are taken off first."""
-    return response.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+    marks = "".join(QUOTES + WIDE_QUOTES) if unspaced(end_phrase) else QUOTES[0]
+    return response.strip().strip(marks).lower().endswith(end_phrase.strip().lower())
 
 
 def quotation(response: str) -> bool:
     found = response.strip()
-    return len(found) > 1 and found[0] == found[-1] == '"'
+    pairs = QUOTES + WIDE_QUOTES if unspaced(found) else QUOTES
+    return len(found) > 1 and found[0] + found[-1] in pairs
 
 
 def no_comma(response: str) -> bool:
-    return "," not in response
+    return "," not in response and not ("，" in response and unspaced(response))
 
 
 # What the arguments of a constraint may be. Each reader returns the value as it is used, or raises ValueError.
@@ -194,7 +204,7 @@ def frequency(response: str, *, keyword: str, frequency: int, relation: str) -> 
 
 def forbidden_words(response: str, *, forbidden_words: Sequence[str]) -> bool:
     """None of them as a whole word, in any case."""
-    return not any(re.search(rf"\b{word}\b", response, re.IGNORECASE) for word in forbidden_words)
+    return not any(re.search(as_whole_word(word), response, re.IGNORECASE) for word in forbidden_words)
 
 
 def letter_frequency(response: str, *, letter: str, let_frequency: int, let_relation: str) -> bool:
@@ -211,7 +221,7 @@ def number_sentences(response: str, *, num_sentences: int, relation: str) -> boo
 
 def number_words(response: str, *, num_words: int, relation: str) -> bool:
     r"""Words are runs of ``\w``: "don't" and "well-known" are two each."""
-    return holds(len(re.findall(r"\w+", response)), relation, num_words)
+    return holds(count_words(response), relation, num_words)
 
 
 def number_paragraphs(response: str, *, num_paragraphs: int) -> bool:
@@ -229,6 +239,8 @@ def nth_paragraph_first_word(response: str, *, num_paragraphs: int, nth_paragrap
     filled = sum(bool(paragraph.strip()) for paragraph in paragraphs)
     if nth_paragraph > filled:
         return False
+    if unspaced(first_word):
+        return filled == num_paragraphs and paragraphs[nth_paragraph - 1].strip(" \n“「『").startswith(first_word)
     beginning = paragraphs[nth_paragraph - 1].split()
     if not beginning:
         return False
@@ -356,6 +368,27 @@ def verdict_rows(verdicts: Mapping[str, Any]) -> dict[str, Rows]:
 
     names = [name for name in (*READINGS, "ended", "copied") if all(name in v for v in verdicts.values())]
     return {name: [row(verdict[name]) for verdict in verdicts.values()] for name in names}
+
+
+HALVES = ("trained", "unseen")
+"""Constraints of the kinds that a run trains on, and of the others."""
+
+
+def half(
+    verdicts: Mapping[str, Any], name: str, marked: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, list[bool]]]:
+    """By item and reading, the verdicts on the constraints of one of `HALVES`; items without any are left out.
+
+    An item's ``trained`` says of each of its constraints whether its kind is trained on; `marked` are the verdicts that
+    say it, if not these themselves. Empty where they do not, as in what an earlier version measured.
+    """
+    found = {}
+    for item, verdict in verdicts.items():
+        marks = (verdicts if marked is None else marked).get(item, {}).get("trained", ())
+        places = [place for place, mark in enumerate(marks) if mark is (name == "trained")]
+        if places and len(marks) == len(verdict["strict"]):
+            found[item] = {r: [verdict[r][place] for place in places] for r in READINGS if r in verdict}
+    return found
 
 
 def variants(response: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ rich removes only a few control characters by itself; escape sequences and the 8
 from __future__ import annotations
 
 import re
+import shlex
 
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
@@ -33,7 +34,9 @@ def megabytes(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``7 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """``7 s``, ``3 min 05 s``, ``2 h 10 min``; for what is no number of seconds, that it is not known."""
+    if not abs(seconds) < 1e15:
+        return "an unknown time"
     whole = int(seconds + 0.5)
     if whole < 60:
         return f"{whole} s"
@@ -43,3 +46,8 @@ def duration(seconds: float) -> str:
 
 
 BARS = " ▁▂▃▄▅▆▇█"
+
+
+def shell(text: object) -> str:
+    """A path or name as one word of a shell's command."""
+    return shlex.quote(str(text))

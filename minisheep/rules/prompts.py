@@ -10,7 +10,9 @@ from typing import TypeVar
 
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.task_list import Task
-from minisheep.rules.templates import Prompt, Segment, Template
+from minisheep.rules.templates import Conversation, Prompt, Segment, Template
+from minisheep.rules.text_words import END
+from minisheep.rules.wording import ENGLISH, Wording
 
 CRITERIA = ("quality", "following")
 """The criteria of a judge that gives grades (the paper's two)."""
@@ -36,15 +38,6 @@ PLACEHOLDERS: dict[str, frozenset[str]] = {
 LABELS = tuple(str(number) for number in range(1, 11))
 """The scores, as the judge would write them."""
 
-NO_INPUT = "(none)"
-SCORE_ONLY = "Reply with the grade alone."
-SCORE_AND_WHY = "Reply with the grade, then ||, then one sentence that explains it."
-SCORE_START = "Grade: "
-"""The beginning of the judge's reply, so that the next token is the grade. After its blank, digits are bare tokens."""
-
-BACKWARD_QUESTION = "Which instruction does this text answer?"
-"""Asks for the instruction that an answer belongs to."""
-
 TASKS_A_LIST = 10
 """A list is stopped after this many new tasks; small models degrade long before."""
 
@@ -64,6 +57,8 @@ class Frame:
     """How a model is addressed: a base model in plain text (`template` None, the paper's round 0), else by template."""
 
     template: Template | None
+    words: Wording = ENGLISH
+    """Of the run's language."""
 
     def ask(self, user: str, answer_start: str = "") -> Prompt:
         if self.template is None:
@@ -79,7 +74,7 @@ class Frame:
     def stop(self) -> tuple[str, ...]:
         """Strings with which the model begins another turn by itself."""
         if self.template is None:
-            return ("\nInstruction:", "\nInput:", "\nQuestion:", "\nUser:")
+            return self.words.stops
         return self.template.stop
 
 
@@ -94,10 +89,13 @@ def pick_shots(seeds: Sequence[tuple[str, Shot]], shots: int, *identity: object)
 
 def task_list_prompt(frame: Frame, texts: Mapping[str, str], shots: Sequence[Task]) -> Prompt:
     """The few-shot prompt (the paper's meta-prompt): the model continues a numbered list of tasks."""
+    words = frame.words
     tasks = [
-        f"{n}. Instruction: {shot.instruction}\nInput: {shot.input or NO_INPUT}" for n, shot in enumerate(shots, 1)
+        f"{n}. {words.label(words.instruction, shot.instruction)}\n"
+        f"{words.label(words.input, shot.input or words.no_input)}"
+        for n, shot in enumerate(shots, 1)
     ]
-    begun = "\n\n".join([*tasks, f"{len(shots) + 1}. Instruction:"])
+    begun = "\n\n".join([*tasks, f"{len(shots) + 1}. {words.label(words.instruction, '')}"])
     # By template the seed tasks stand as the beginning of the model's own list: tiny models that find them in the
     # user's turn tend to answer them.
     return frame.ask(f"{texts['instructions'].strip()}\n", begun)
@@ -112,16 +110,37 @@ def answer_prompt(frame: Frame, instruction: str, input: str) -> Prompt:
     return frame.ask(user_text(instruction, input))
 
 
-def shown_answer_prompt(solved: Sequence[tuple[Task, str]], instruction: str, input: str) -> Prompt:
-    """After solved tasks, in plain text; `Frame.stop` ends the answer where the model goes on with another task."""
-    tasks = [*((user_text(task.instruction, task.input), f" {answer}") for task, answer in solved)]
-    tasks.append((user_text(instruction, input), ""))
-    return (Segment("\n\n".join(f"Instruction: {question}\nAnswer:{answer}" for question, answer in tasks)),)
+def shown_answer_prompt(
+    solved: Sequence[tuple[Task, str]],
+    instruction: str,
+    input: str,
+    turns: Conversation | None = None,
+    words: Wording = ENGLISH,
+) -> Prompt:
+    """After solved tasks: as the earlier turns of a conversation where the model has `turns`, else in plain text, where
+    `Frame.stop` ends the answer if the model goes on with another task.
+
+    Raises ValueError where the template takes a single turn.
+    """
+    asked = user_text(instruction, input)
+    if turns is not None:
+        earlier = [(user_text(task.instruction, task.input), answer) for task, answer in solved]
+        messages = [
+            {"role": role, "content": text}
+            for pair in earlier
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        return turns.prompt([*messages, {"role": "user", "content": asked}])
+    tasks = [*((user_text(task.instruction, task.input), answer) for task, answer in solved), (asked, "")]
+    lines = (
+        f"{words.label(words.instruction, question)}\n{words.label(words.answer, answer)}" for question, answer in tasks
+    )
+    return (Segment("\n\n".join(lines)),)
 
 
 def backward_prompt(frame: Frame, answer: str) -> Prompt:
     """Asks for the instruction that `answer` was written for; without an answer, for any instruction."""
-    return frame.ask(f"{answer}\n\n{BACKWARD_QUESTION}".lstrip("\n"))
+    return frame.ask(f"{answer}\n\n{frame.words.backward}".lstrip("\n"))
 
 
 def judge_prompt(
@@ -139,17 +158,18 @@ def judge_prompt(
     values = {
         "instruction": user_text(instruction, input),
         "response": response,
-        "format": SCORE_AND_WHY if explain else SCORE_ONLY,
+        "format": frame.words.grade_and_why if explain else frame.words.grade_alone,
     }
-    return frame.ask(fill(texts[judge_text_name(style, criterion)], values).strip(), SCORE_START)
+    return frame.ask(fill(texts[judge_text_name(style, criterion)], values).strip(), frame.words.grade)
 
 
 def parse_grade(text: str) -> float | None:
     """The grade that a reply begins with, or None.
 
-    ``8 || clear and right``, ``8.`` and ``8/10`` are 8; ``ten``, ``11``, ``8/100``, ``80%`` and ``1-10`` are None.
+    ``8 || clear and right``, ``8.``, ``8/10`` and ``8分`` are 8; ``ten``, ``11``, ``8/100``, ``80%`` and ``1-10`` are
+    None.
     """
-    match = re.match(r"\s*(\d+(?:\.\d+)?)(?:\s*/\s*10)?(?!\w|[.,]\d|\s*[/%]|\s*[-–]\s*\d)", text)
+    match = re.match(r"\s*(\d+(?:\.\d+)?)(?:\s*/\s*10)?(?![.,]\d|\s*[/%]|\s*[-–]\s*\d)" + END, text)
     if match is None:
         return None
     grade = float(match[1])

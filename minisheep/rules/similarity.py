@@ -4,8 +4,9 @@ The F measure is that of the `rouge_score` package without stemming, to the last
 F = 2PR / (P + R) in double precision, where L is the longest common subsequence of tokens. Ties with a threshold are
 decided by that same arithmetic (for 7 and 13 tokens with L = 7 it gives 0.7000000000000001, which is above 0.7).
 
-One knowing difference: `rouge_score` sees no tokens in a text without a-z or 0-9, so in other scripts even exact
-duplicates score 0. Such a text is compared by its characters here, and only with other texts of that kind.
+One knowing difference: `rouge_score` sees a-z and 0-9 alone, so in other scripts it compares the digits of two texts,
+or nothing. Here words are those of any script (`rules.text_words`), and of ASCII texts the same as there. A text
+without words (signs alone) is compared by its characters, and only with other texts of that kind.
 
 The search for the nearest rests on an inverted index over multisets of tokens. The number of shared tokens, repetitions
 counted, is never below the longest common subsequence, so it shows which texts need no comparison. As in prefix
@@ -17,7 +18,6 @@ each frequent token and each text says what those add.
 from __future__ import annotations
 
 import math
-import re
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
+
+from minisheep.rules.text_words import words
 
 Numbers = NDArray[np.int64]
 
@@ -184,18 +186,16 @@ FIRST_POSTINGS, GROWTH = 8000, 8
 ROUNDING = 1e-9
 """More than any rounding error of an F, less than any difference of two."""
 
-_WORD = re.compile(r"[a-z0-9]+")
 _SURROGATES = range(0xD800, 0xE000)
 _CODE_POINTS = 0x110000
 
 
 def tokens(text: str) -> list[str]:
-    """Tokens as `rouge_score` makes them (lower case, runs of a-z and 0-9), or, where there are none, the characters.
+    """The words of a text, as `rouge_score` makes them for ASCII (runs of a-z and 0-9); where it has none, characters.
 
     Characters are case-folded, marked with a leading space so that they equal no word, and white space is left out.
     """
-    words = _WORD.findall(text.lower())
-    return words or [f" {character}" for character in text.casefold() if not character.isspace()]
+    return words(text) or [f" {character}" for character in text.casefold() if not character.isspace()]
 
 
 def f_measure(common: int, first: int, second: int) -> float:
@@ -347,11 +347,11 @@ class _Codes:
         self._codes: dict[str, int] = {}
         self._next = ord(UNSEEN) + 1
 
-    def learn(self, words: Sequence[str]) -> str:
-        return "".join([chr(self._codes.get(word) or self._new(word)) for word in words])
+    def learn(self, text: Sequence[str]) -> str:
+        return "".join([chr(self._codes.get(word) or self._new(word)) for word in text])
 
-    def look_up(self, words: Sequence[str]) -> str:
-        return "".join([chr(self._codes.get(word, 0)) for word in words])
+    def look_up(self, text: Sequence[str]) -> str:
+        return "".join([chr(self._codes.get(word, 0)) for word in text])
 
     def _new(self, word: str) -> int:
         # rapidfuzz takes any code point, but a surrogate cannot be printed or encoded when something goes wrong.

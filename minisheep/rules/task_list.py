@@ -7,37 +7,38 @@ The prompt ends with ``6. Instruction:``, so a completion starts inside task 6 a
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+
+from minisheep.rules.wording import ENGLISH, Wording
 
 WIDEST_GAP = 9
 """A bare number that lies further above the last one is a figure ("42. "), not the number of a task."""
 
+_TASKS, _OUTPUTS = ("task",), ("output", "answer", "response", "expected output", "solution")
 # "7." "7)" "(7)" "7:" "**7.**" "### 7." "Task 7:" "Task 7" "**Instruction 7:**"
-_NUMBER = re.compile(
+_NUMBER = (
     r"^[ \t]*(?:#{1,6}[ \t]*)?[*_]{0,3}(?:"
-    r"(?P<word>task|instruction|item|exercise)[ \t]*\#?(?P<a>[0-9]{1,4})[ \t]*"
-    r"(?:[*_]{0,3}[.):][*_]{0,3}|[*_]{0,3}[ \t]*$)"
-    r"|\(?(?P<b>[0-9]{1,4})[*_]{0,3}[.):][*_]{0,3}(?![0-9])"
-    r")[ \t]*",
-    re.IGNORECASE,
+    r"(?P<word>%(words)s)[ \t]*\#?(?P<a>[0-9]{1,4})[ \t]*"
+    r"(?:[*_]{0,3}[%(stops)s][*_]{0,3}|[*_]{0,3}[ \t]*$)"
+    r"|[%(open)s]?(?P<b>[0-9]{1,4})[*_]{0,3}[%(stops)s][*_]{0,3}(?![0-9])"
+    r")[ \t]*"
 )
-_LABEL = re.compile(
-    r"^[ \t]{0,20}[#>*_-]{0,6}[ \t]{0,8}"
-    r"(?P<name>instruction|task|input|output|answer|response|expected output|solution)"
-    r"[ \t]?[0-9]{0,3}[ \t]?[*_]{0,3}[ \t]?:[*_]{0,3}[ \t]*",
-    re.IGNORECASE,
+_LABEL = (
+    r"^[ \t]{0,20}[#>*_-]{0,6}[ \t]{0,8}(?P<name>%(names)s)"
+    r"[ \t]?[0-9]{0,3}[ \t]?[*_]{0,3}[ \t]?[%(colons)s][*_]{0,3}[ \t]*"
 )
-_INLINE_INPUT = re.compile(r"(?<=[.!?:;\"')])[ \t]+[*_]{0,3}Input[*_]{0,3}:[*_]{0,3}(?=\s|$)")
-_AROUND = r"[\s\-–—_.()\[\]<>\"'*]*"
-_NO_INPUT = re.compile(
-    rf"{_AROUND}(?:none|null|nil|n/?a|empty|not applicable|no[ _-]?input(?: (?:is )?(?:needed|required|necessary|given|"
-    rf"provided))?){_AROUND}",
-    re.IGNORECASE,
+_INLINE_INPUT = r"(?<=[.!?:;\"')])[ \t]+[*_]{0,3}Input[*_]{0,3}:[*_]{0,3}(?=\s|$)"
+_AROUND = r"[\s\-–—_.()\[\]<>\"'*（）【】《》“”。]*"
+_NO_INPUT = (
+    r"none|null|nil|n/?a|empty|not applicable|no[ _-]?input(?: (?:is )?(?:needed|required|necessary|given|"
+    r"provided))?"
 )
 _BLANK = re.compile(r"[\s\-–—_.…]*")
 _RULE_LINE = re.compile(r"[ \t]*([#=*_~-])(?:[ \t]?\1){2,}[ \t]*")
-_QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("`", "`"))
-_SENTENCE_END = (".", "!", "?", "…", '."', '!"', '?"', ".)", "。", "！", "？")
+_QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("`", "`"), ("「", "」"), ("『", "』"))
+_SENTENCE_END = (".", "!", "?", "…", '."', '!"', '?"', ".)", "。", "！", "？", "؟", "۔", "।")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,63 @@ class _Item:
             (self.instruction if self.section == "instruction" else self.input).append(line)
 
 
-def parse_task_list(text: str, first_number: int, cut_off: bool) -> list[Task]:
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """The expressions by which a list is read, in English and in the run's language."""
+
+    number: re.Pattern[str]
+    label: re.Pattern[str]
+    inline_input: re.Pattern[str]
+    no_input: re.Pattern[str]
+    kinds: dict[str, str]
+    """``instruction``, ``task``, ``input`` or ``output``, by the case-folded label."""
+
+    def kind(self, label: re.Match[str]) -> str:
+        return self.kinds[label["name"].casefold()]
+
+    def opens_task(self, text: str) -> bool:
+        label = self.label.match(text)
+        return label is not None and self.kind(label) in ("instruction", "task")
+
+
+@cache
+def _labels(words: Wording) -> _Labels:
+    def either(*names: str) -> str:
+        return "|".join(re.escape(name) for name in sorted(dict.fromkeys(names), key=len, reverse=True))
+
+    outputs = (*_OUTPUTS, words.answer, *words.outputs, *words.answers)
+    kinds = {name.casefold(): "output" for name in outputs} | {
+        name.casefold(): "task" for name in (*_TASKS, *words.tasks)
+    }
+    kinds |= {"input": "input", words.input.casefold(): "input"}
+    kinds |= {"instruction": "instruction", words.instruction.casefold(): "instruction"}
+    own = not words.english
+    parts = {
+        "words": either("task", "instruction", "item", "exercise", words.instruction, *words.tasks),
+        "names": either(*kinds),
+        "stops": ".):：）、．" if own else ".):",
+        "open": "(（" if own else "(",
+        "colons": ":：" if own else ":",
+    }
+    inline = _INLINE_INPUT
+    if own:
+        inline += rf"|(?<=[.!?:;。！？：；”』」）])[ \t]*[*_]{{0,3}}{re.escape(words.input)}[*_]{{0,3}}[:：][*_]{{0,3}}"
+    no_input = f"{_NO_INPUT}|{either(words.no_input.strip('()（）'), *words.no_inputs)}"
+    return _Labels(
+        re.compile(_NUMBER % parts, re.IGNORECASE),
+        re.compile(_LABEL % parts, re.IGNORECASE),
+        re.compile(inline),
+        re.compile(f"{_AROUND}(?:{no_input}){_AROUND}", re.IGNORECASE),
+        kinds,
+    )
+
+
+def parse_task_list(text: str, first_number: int, cut_off: bool, words: Wording = ENGLISH) -> list[Task]:
     """The tasks of a completion of a numbered list, in order; never raises.
 
     text: what the model wrote after ``{first_number}. Instruction:``.
     first_number: the number of the task that `text` starts in.
+    words: of the run's language; its labels and numbers are read beside the English ones.
     cut_off: the completion ended for want of tokens. The last task is then dropped, since it is likely cut off,
     unless its output section had begun (the task before it is whole), or it is the only one and ends a sentence.
 
@@ -75,22 +128,23 @@ def parse_task_list(text: str, first_number: int, cut_off: bool) -> list[Task]:
     counting a list inside a task (1, 2, 3 ...) is text, unless a label ("7. Instruction:") says otherwise. Sections
     called output, answer, response or solution are dropped. Tasks without an instruction are left out.
     """
-    items = _read(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), first_number)
-    tasks = [_task(item) for item in items]
+    labels = _labels(words)
+    items = _read(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), first_number, labels)
+    tasks = [_task(item, labels) for item in items]
     if cut_off and items[-1].section != "output" and not (len(tasks) == 1 and _ends_sentence(tasks[0])):
         tasks.pop()
     return [task for task in tasks if task.instruction]
 
 
-def _read(lines: list[str], first_number: int) -> list[_Item]:
+def _read(lines: Sequence[str], first_number: int, labels: _Labels) -> list[_Item]:
     items = [_Item(labelled=True)]  # The label stands at the end of the prompt.
     last, nested, blank_before = first_number, 0, False
     for line in lines:
-        number = _NUMBER.match(line)
+        number = labels.number.match(line)
         if number:
             value = int(number["a"] or number["b"])
             rest = line[number.end() :]
-            labelled = bool(number["word"]) or _instruction_label(rest) is not None
+            labelled = bool(number["word"]) or labels.opens_task(rest)
             untouched = len(items) == 1 and not _written(items[0])
             if value == first_number and untouched:
                 line = rest
@@ -99,20 +153,20 @@ def _read(lines: list[str], first_number: int) -> list[_Item]:
                 last, nested, line = value, 0, rest
             else:
                 nested = value
-        _read_line(items, line, blank_before)
+        _read_line(items, line, blank_before, labels)
         blank_before = not line.strip()
         nested = 0 if blank_before else nested
     return items
 
 
-def _read_line(items: list[_Item], line: str, blank_before: bool) -> None:
+def _read_line(items: list[_Item], line: str, blank_before: bool, labels: _Labels) -> None:
     """Add one line, without its number, to the section it belongs to, opening a section or an unnumbered task."""
     item = items[-1]
-    label = _LABEL.match(line)
+    label = labels.label.match(line)
     if not label:
         item.append(line)
         return
-    name, rest = label["name"].lower(), line[label.end() :]
+    name, rest = labels.kind(label), line[label.end() :]
     if name not in ("instruction", "task"):
         # What follows an output is more examples of the same task.
         item.section = "input" if name == "input" and item.section != "output" else "output"
@@ -126,29 +180,24 @@ def _read_line(items: list[_Item], line: str, blank_before: bool) -> None:
     items[-1].append(rest)
 
 
-def _instruction_label(text: str) -> re.Match[str] | None:
-    label = _LABEL.match(text)
-    return label if label and label["name"].lower() in ("instruction", "task") else None
-
-
 def _written(item: _Item) -> bool:
     return item.section != "instruction" or any(line.strip() for line in item.instruction)
 
 
-def _task(item: _Item) -> Task:
+def _task(item: _Item, labels: _Labels) -> Task:
     instruction, input_lines = "\n".join(item.instruction), item.input
-    if not input_lines and (inline := _INLINE_INPUT.search(instruction)):
+    if not input_lines and (inline := labels.inline_input.search(instruction)):
         input_lines = instruction[inline.end() :].split("\n")
         instruction = instruction[: inline.start()]
     # Spaces inside a line carry meaning in an input (code, tables), not in an instruction.
     instruction = "\n".join(" ".join(line.split()) for line in instruction.split("\n"))
-    return Task(_tidy(instruction), _tidy_input(input_lines))
+    return Task(_tidy(instruction), _tidy_input(input_lines, labels))
 
 
-def _tidy_input(lines: list[str]) -> str:
+def _tidy_input(lines: list[str], labels: _Labels) -> str:
     tidy = _tidy("\n".join(lines))
     # After "(none)" a model that goes on writes something else.
-    return "" if _BLANK.fullmatch(tidy) or _NO_INPUT.fullmatch(tidy.split("\n", 1)[0]) else tidy
+    return "" if _BLANK.fullmatch(tidy) or labels.no_input.fullmatch(tidy.split("\n", 1)[0]) else tidy
 
 
 def _tidy(text: str) -> str:

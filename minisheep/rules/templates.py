@@ -2,7 +2,8 @@
 
 A template is reduced to the text before and after the user's words. The chat template of a GGUF is jinja code from a
 stranger: it is rendered once, in a sandbox, with a sentinel where the user's text goes, and never sees model text. Text
-of the template is `special` (it may become special tokens); text of data never is.
+of the template is `special` (it may become special tokens); text of data never is. A sandbox does not bound time and
+memory, so whoever has a stranger's template gives a `Render` that does (`machine.jinja_child`).
 
 Training and the loop use single turns only. Chat also needs what stands between an answer and the next question, and
 where a system message goes. A stored template does not hold that, so it is read off the model's own chat template,
@@ -12,6 +13,8 @@ message by itself.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +23,12 @@ from minisheep.errors import UnsupportedModelError
 
 Message = dict[str, str]
 """``{"role": "user" or "assistant", "content": text}``."""
+
+Conversations = Sequence[tuple[list[Message], bool]]
+"""Conversations to render, each with whether an answer is to follow."""
+Render = Callable[[str, dict[str, str], Conversations], list[str]]
+"""Renders conversations in a chat template: Jinja source, ``bos_token`` and ``eos_token``, conversations. Raises
+`errors.UnsupportedModelError` for a template that cannot be used."""
 
 _FIX = "Give --template chatml, llama-3 or plain."
 _SYSTEM = "\ue0f0minisheep-system\ue0f1"
@@ -135,31 +144,76 @@ def plain(end: str) -> Template:
     return Template("plain", _PLAIN.user, _PLAIN.between, end, ("\nInstruction:", "\nInput:", "\nResponse:"))
 
 
-def from_jinja(source: str, special: dict[str, str]) -> Template:
+def from_jinja(source: str, special: dict[str, str], render: Render | None = None) -> Template:
     """The frame of a model's own chat template; `special` holds ``bos_token`` and ``eos_token``.
 
-    Raises `errors.UnsupportedModelError` where the template cannot be rendered or does not keep the user's text whole.
+    A thought that the template opens before an answer is closed again (`closing`): training and the loop have answers
+    without thoughts. `end` is empty where neither template nor `special` name an end. Raises
+    `errors.UnsupportedModelError` where the template cannot be rendered or does not keep the user's text whole.
     """
-    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
-    question = render_jinja(source, special, messages[:1], answer_next=True)
-    answered = render_jinja(source, special, messages, answer_next=False)
+    question, answered = (render or render_here)(source, special, _SINGLE)
     if question.count(_USER) != 1 or answered.count(_ANSWER) != 1:
         raise UnsupportedModelError("The model's own chat template does not keep the user's text whole.", _FIX)
     before, between = question.split(_USER)
     end = _first_token(answered.split(_ANSWER)[1]) or special.get("eos_token", "")
-    return Template("model", before, between, end)
+    return Template("model", before, between + closing(question, answered), end)
 
 
-def render_jinja(source: str, special: dict[str, str], messages: list[Message], *, answer_next: bool) -> str:
-    """A conversation in a chat template, as transformers and llama.cpp render it, but in a sandbox.
+def closing(question: str, answered: str) -> str:
+    """What closes a thought that a template's prompt for an answer (`question`) leaves open, in the words of Qwen3's
+    own empty thought; empty where it opens none. What it shows of an answer that was given (`answered`) tells a thought
+    from the answer's own label."""
+    opening, label = question.rpartition(_USER)[2], answered.rpartition(_ANSWER)[0].rpartition(_USER)[2]
+    for start, stop in ((m[0], _THOUGHTS.get(m[0]) or _closed_by(m[0])) for m in _OPENS.finditer(opening)):
+        if start not in label and stop not in opening[opening.rindex(start) :]:
+            return ("\n" if opening.endswith("\n") else "\n\n") + stop + "\n\n"
+    return ""
 
-    Raises `errors.UnsupportedModelError`.
-    """
+
+_THOUGHTS = {
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
+    "◁think▷": "◁/think▷",
+}
+_OPENS = re.compile(r"<[A-Za-z][\w:.-]{0,30}>|\[[A-Z_]{2,30}\]|" + "|".join(map(re.escape, _THOUGHTS)))
+"""A tag that a template may open; anything but a thought stands before answers that were given, too."""
+
+
+def _closed_by(tag: str) -> str:
+    return f"{tag[0]}/{tag[1:]}"
+
+
+def closed_source(source: str, special: dict[str, str], template: Template, render: Render | None = None) -> str:
+    """The Jinja `source` that `template` was made of, closing thoughts where `from_jinja` did, so that a program that
+    uses it prompts as the run does; `source` itself where nothing was closed. Raises as `from_jinja`."""
+    (question,) = (render or render_here)(source, special, _SINGLE[:1])
+    own = question.rpartition(_USER)[2]
+    added = template.between.removeprefix(own)
+    if not added or not template.between.startswith(own):
+        return source
+    return source.removesuffix("\n") + "{% if add_generation_prompt %}{{ " + json.dumps(added) + " }}{% endif %}"
+
+
+_SINGLE: Conversations = (
+    ([{"role": "user", "content": _USER}], True),
+    ([{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}], False),
+)
+
+
+def render_here(source: str, special: dict[str, str], conversations: Conversations) -> list[str]:
+    """Conversations in a chat template, as transformers and llama.cpp render it, but in a sandbox: a `Render` without
+    bounds on time and memory, for templates that are our own and inside a process that bounds them."""
     try:
-        return renderer(source, special)(messages, answer_next)
+        render = renderer(source, special)
+        return [render(messages, answer_next) for messages, answer_next in conversations]
     except Exception as error:
         # A stranger's program: it may recurse, ask for all memory, or compile to no valid Python.
-        raise UnsupportedModelError(f"The model's own chat template cannot be used: {error}.", _FIX) from None
+        raise template_error(str(error) or type(error).__name__) from None
+
+
+def template_error(reason: str) -> UnsupportedModelError:
+    return UnsupportedModelError(f"The model's own chat template cannot be used: {reason.rstrip('.')}.", _FIX)
 
 
 def renderer(source: str, special: dict[str, str]) -> Callable[[list[Message], bool], str]:
@@ -168,13 +222,23 @@ def renderer(source: str, special: dict[str, str]) -> Callable[[list[Message], b
     Making it and calling it may raise anything: it is a stranger's program.
     """
     from jinja2.exceptions import TemplateError
+    from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """``{% generation %}``, with which transformers marks what training should learn: rendered as its content."""
+
+        tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.globals["raise_exception"] = refuse
     # Templates that print the date would make training and inference differ from one day to the next.
@@ -197,8 +261,10 @@ def _first_token(tail: str) -> str:
     return ""
 
 
-def choose(wanted: str, registered: str, own: str, special: dict[str, str]) -> Template:
-    """The template of a run: what the user `wanted`, else the registry's, else the model's `own`, else plain words."""
+def choose(wanted: str, registered: str, own: str, special: dict[str, str], render: Render | None = None) -> Template:
+    """The template of a run: what the user `wanted`, else the registry's, else the model's `own`, else plain words.
+
+    `Template.end` is empty where the model names no end of a text. Raises as `from_jinja`."""
     name = registered if wanted == "auto" else wanted
     if name in ("auto", ""):
         name = "model" if own else "plain"
@@ -209,8 +275,8 @@ def choose(wanted: str, registered: str, own: str, special: dict[str, str]) -> T
     if name == "model":
         if not own:
             raise UnsupportedModelError("The model file holds no chat template.", _FIX)
-        return from_jinja(own, special)
-    return plain(special.get("eos_token") or "</s>")
+        return from_jinja(own, special, render)
+    return plain(special.get("eos_token", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +310,9 @@ class Conversation:
         return tuple(part for part in parts if part.text)
 
 
-def conversation(template: Template, source: str, special: dict[str, str]) -> Conversation:
+def conversation(
+    template: Template, source: str, special: dict[str, str], render: Render | None = None
+) -> Conversation:
     """What `template` can frame; `source` is the chat template of the model's file, `special` as for `from_jinja`."""
     if template.name in ("chatml", "llama-3"):
         family = OURS[template.name]
@@ -254,16 +322,21 @@ def conversation(template: Template, source: str, special: dict[str, str]) -> Co
         # Without the end token: to a base model, what comes after it is another text.
         user = f"\n\n{template.before}"
         return Conversation(template, template.between, user, ("", user))
+    render = render or render_here
     try:
-        render = renderer(source, special)
-    except Exception:  # a stranger's program
+        closed = closed_source(source, special, template, render)
+    except UnsupportedModelError:
         return Conversation(template)
-    earlier, again = _several_turns(render, template)
-    return Conversation(template, earlier, again, _system(render, template))
+
+    def pieces(turns: Sequence[str], *, system: bool = False) -> list[str]:
+        return _pieces(render, closed, special, turns, system=system)
+
+    earlier, again = _several_turns(pieces(_TURNS[:3]), pieces(_TURNS), template)
+    return Conversation(template, earlier, again, _system(pieces(_TURNS[:1], system=True), template))
 
 
-def _several_turns(render: Callable[[list[Message], bool], str], template: Template) -> tuple[str, str | None]:
-    two, three = _pieces(render, _TURNS[:3]), _pieces(render, _TURNS)
+def _several_turns(two: list[str], three: list[str], template: Template) -> tuple[str, str | None]:
+    """From the pieces of conversations of two and of three questions."""
     if len(two) != 4:
         return "", None
     before, earlier, again, between = two
@@ -271,19 +344,18 @@ def _several_turns(render: Callable[[list[Message], bool], str], template: Templ
     return (earlier, again) if alike and three == [before, earlier, again, earlier, again, between] else ("", None)
 
 
-def _system(render: Callable[[list[Message], bool], str], template: Template) -> tuple[str, str] | None:
-    pieces = _pieces(render, _TURNS[:1], system=True)
+def _system(pieces: list[str], template: Template) -> tuple[str, str] | None:
     return (pieces[0], pieces[1]) if len(pieces) == 3 and pieces[2] == template.between else None
 
 
-def _pieces(render: Callable[[list[Message], bool], str], turns: Sequence[str], *, system: bool = False) -> list[str]:
+def _pieces(render: Render, source: str, special: dict[str, str], turns: Sequence[str], *, system: bool) -> list[str]:
     """What stands before, between and after the words of a conversation; empty where they are not kept in order."""
     words = [*([_SYSTEM] if system else []), *turns]
-    messages: list[Any] = [{"role": "system", "content": _SYSTEM}] if system else []
+    messages = [{"role": "system", "content": _SYSTEM}] if system else []
     messages += [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
     try:
-        rest = render(messages, True)
-    except Exception:  # a stranger's program
+        (rest,) = render(source, special, [(messages, True)])
+    except UnsupportedModelError:
         return []
     pieces = []
     for word in words:

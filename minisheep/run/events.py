@@ -15,6 +15,7 @@ import dataclasses
 import errno
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from minisheep.errors import DiskError
+from minisheep.run.typed import METRICS, NotOfShapeError, check, check_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +244,12 @@ def from_dict(data: dict[str, Any]) -> Event:
     if kind is None:
         raise ValueError(f"not an event: {data!r}")
     try:
+        check_fields(kind, fields)
         event: Event = kind(**fields)
-    except TypeError as error:
-        raise ValueError(f"not an event: {data!r}") from error
+        if isinstance(event, RoundMeasured):
+            check(event.metrics, METRICS)
+    except (TypeError, NotOfShapeError) as error:
+        raise ValueError(f"not an event: {str(data)[:200]} ({error})") from error
     return event
 
 
@@ -274,7 +279,7 @@ def read(path: Path) -> list[Timed]:
     """The newest event of each kind, oldest first."""
     try:
         return sorted((timed(line) for line in json.loads(path.read_bytes())), key=lambda event: event[0])
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return []
 
 
@@ -294,7 +299,8 @@ def point(phase: str) -> None:
     """A phase calls this after each record on disk. Causes a fault on demand, so that tests can show what happens then.
 
     ``MINISHEEP_FAULT=abort:respond:3`` aborts the process (as a failed assertion in native code would) at the third
-    record of the phase; ``full:respond:3`` raises the error of a full disk there.
+    record of the phase; ``full:respond:3`` raises the error of a full disk there. ``kill`` ends a worker without a
+    word, ``kill-parent`` the process that started it, ``kill-both`` the two.
     """
     fault = os.environ.get("MINISHEEP_FAULT")
     if not fault:
@@ -306,4 +312,11 @@ def point(phase: str) -> None:
     if _seen[name] == int(count):
         if kind == "abort":
             os.abort()
+        if kind.startswith("kill"):
+            # Only a worker leads a session of its own: a phase that runs in its caller's process ends nobody.
+            if kind != "kill" and os.getsid(0) == os.getpid():
+                os.kill(os.getppid(), signal.SIGKILL)
+            if kind != "kill-parent":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return
         raise DiskError(f"Injected fault: {os.strerror(errno.ENOSPC)}.", "Give the same command again.")

@@ -9,12 +9,13 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from minisheep.errors import CorruptRunError, DiskError
-from minisheep.rules.plain_text import megabytes
+from minisheep.rules.plain_text import megabytes, one_line
 
 T = TypeVar("T")
 
@@ -25,12 +26,21 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+        if error.errno in _WAYS_OUT:
             raise DiskError(
                 f"{path} cannot be written: {error.strerror}. Everything recorded before is safe.",
-                "Make room and give the same command again.",
+                f"{_WAYS_OUT[error.errno]} and give the same command again.",
             ) from None
+        if error.errno == errno.ELOOP:
+            raise CorruptRunError(f"{path} is a link, and nothing is written through links.", "Remove it.") from None
         raise
+
+
+_WAYS_OUT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room"),
+    errno.EROFS: "Mount its disk for writing, or take another folder,",
+    errno.EIO: "See to the disk, which may be failing,",
+}
 
 
 def fsync_folder(folder: Path) -> None:
@@ -72,7 +82,7 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 def meant(name: str) -> str:
     """The file that a killed process was about to write, by the name that `write_atomic` left; else `name` itself."""
-    left = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
+    left = _TEMPORARY.fullmatch(name)
     return left[1] if left else name
 
 
@@ -84,7 +94,9 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file that minisheep wrote. Raises `errors.CorruptRunError`."""
     try:
         return json.loads(path.read_bytes())
-    except (ValueError, UnicodeDecodeError) as error:
+    except FileNotFoundError:
+        raise CorruptRunError(f"{path} is missing.", "Restore it from a copy, or start a new run.") from None
+    except (ValueError, RecursionError) as error:
         raise CorruptRunError(f"{path} is damaged: {error}.", "Restore it from a copy, or start a new run.") from None
 
 
@@ -152,7 +164,7 @@ def remove_orphans(target: Path) -> None:
 
 def open_lock(path: Path) -> int:
     """A handle on a lock file, which is made where it is missing."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
 
 def try_lock(handle: int, *, shared: bool = False) -> bool:
@@ -164,7 +176,59 @@ def try_lock(handle: int, *, shared: bool = False) -> bool:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL):
+            raise DiskError(
+                f"The file system of {os.readlink(f'/proc/self/fd/{handle}')} has no locks ({error.strerror}), so two"
+                " processes could work there at once. Nothing was begun.",
+                "Use a folder on a local disk, or mount this one with locks (flock).",
+            ) from None
+        raise
     return True
+
+
+def who_has_open(path: Path) -> list[int]:
+    """The processes, other than this one, that have a file open, as far as this user may see them."""
+    try:
+        wanted = os.stat(path)
+    except OSError:
+        return []
+    found = set()
+    for handle in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            there = handle.stat()
+            if (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino):
+                found.add(int(handle.parts[2]))
+    return sorted(found - {os.getpid()})
+
+
+def check_links(root: Path, *, writing: bool) -> None:
+    """Raise `errors.CorruptRunError` for a link below `root` that leaves it, or for any link where it will be written,
+    and for whatever is neither file nor folder: such a thing is not minisheep's, and may lead or wait anywhere."""
+    inside = Path(os.path.realpath(root))
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            mode = os.lstat(path).st_mode if os.path.lexists(path) else stat.S_IFREG
+            if stat.S_ISLNK(mode) and (writing or not Path(os.path.realpath(path)).is_relative_to(inside)):
+                raise CorruptRunError(
+                    one_line(f"{path} is a link to {os.readlink(path)}. Links in a run folder are not followed."),
+                    "Put the file itself there, or remove the link.",
+                )
+            if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise CorruptRunError(one_line(f"{path} is neither a file nor a folder."), "Remove it.")
+
+
+def sweep(folder: Path) -> None:
+    """Delete the files that killed processes were about to write into `folder` (see `whole_file`)."""
+    for path in folder.glob(".*.tmp"):
+        left = _TEMPORARY.fullmatch(path.name)
+        if left and path.is_file() and not Path(f"/proc/{left[2]}").exists():
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")
 
 
 def nearest(path: Path) -> Path:

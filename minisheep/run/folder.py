@@ -3,6 +3,7 @@
     runs/NAME/
       run.toml         resolved settings            manifest.json   which phases are done; replaced atomically, last
       model.json       files, hashes, versions      events.jsonl    every event, in order
+      constraints.json the kinds of constraint that a run with --constraints draws, with their words
       round-1/         *.jsonl, adapter/, adapter.gguf, metrics.json
       .lock            held while a process works   scratch/        checkpoints, worker logs, the present; may be lost
       pause            while it is there, the run waits
@@ -18,20 +19,34 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from minisheep.errors import CorruptRunError, RunLockedError
-from minisheep.run.files import disk_errors, fsync_folder, open_lock, read_json, try_lock, write_atomic, write_json
-from minisheep.run.records import Record
+from minisheep.rules.plain_text import one_line
+from minisheep.run.files import (
+    disk_errors,
+    fsync_folder,
+    open_lock,
+    read_json,
+    sweep,
+    try_lock,
+    who_has_open,
+    write_atomic,
+    write_json,
+)
+from minisheep.run.records import Check, Draft, Record, Response, Verdict
 
 R = TypeVar("R", bound=Record)
 
 
-def _line(data: dict[str, Any]) -> bytes:
+def line_of(data: dict[str, Any]) -> bytes:
+    """A record's dictionary as its line in a file."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
 
 
@@ -42,7 +57,7 @@ class Appender:
         self.path = path
         with disk_errors(path):
             new = not path.exists()
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             if new:
                 fsync_folder(path.parent)
             self._size = self._cut_torn_tail()
@@ -64,7 +79,7 @@ class Appender:
 
     def append(self, *items: dict[str, Any]) -> None:
         """Write `items`, all or none. Raises `errors.DiskError`; the file then ends as before."""
-        data = b"".join(_line(item) for item in items)
+        data = b"".join(line_of(item) for item in items)
         if not data:
             return
         with disk_errors(self.path):
@@ -111,10 +126,10 @@ def each_record(path: Path, kind: type[R]) -> Iterator[R]:
                 return
             try:
                 record = kind.from_dict(json.loads(line.decode("utf-8", "surrogatepass")))
-            except (ValueError, TypeError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise CorruptRunError(
                     f"{path}, line {number}, is damaged ({error}). No record after it was lost.",
-                    "Restore the file from a copy, or delete that round's folder to make the round again.",
+                    "Restore the file from a copy; `minisheep status RUN` says what makes it again.",
                 ) from None
             yield record
 
@@ -132,7 +147,7 @@ class Lock:
         deadline = time.monotonic() + wait_seconds
         while not try_lock(self.handle):
             if time.monotonic() >= deadline:
-                holder = os.pread(self.handle, 200, 0).decode(errors="replace").strip() or "another process"
+                holder = _holder(folder / ".lock", os.pread(self.handle, 200, 0).decode(errors="replace").strip())
                 os.close(self.handle)
                 raise RunLockedError(
                     f"{folder} is in use by {holder}.",
@@ -150,6 +165,17 @@ class Lock:
             self.handle = -1
 
 
+def _holder(lock: Path, noted: str) -> str:
+    """Who holds a lock: as it was noted, or where that process is gone, the workers that it left."""
+    noted = one_line(noted, 100)
+    left = re.fullmatch(r"process (\d+) on (.*)", noted)
+    if left and left[2] == socket.gethostname() and not Path(f"/proc/{left[1]}").exists():
+        workers = [process for process in who_has_open(lock) if process != os.getpid()]
+        if workers:
+            return f"process {', '.join(map(str, workers))}, a worker of process {left[1]}, which has ended"
+    return noted or "another process"
+
+
 class RoundFolder:
     """The files of one round; round 0 is the base model and holds its metrics only."""
 
@@ -158,11 +184,15 @@ class RoundFolder:
         self.exam = path / "exam.json"
         self.drafts = path / "drafts.jsonl"
         self.instructions = path / "instructions.jsonl"
+        self.asked = path / "asked.jsonl"
         self.responses = path / "responses.jsonl"
+        self.checks = path / "checks.jsonl"
         self.verdicts = path / "verdicts.jsonl"
         self.health = path / "judge.json"
         self.diversity = path / "diversity.json"
         self.kept = path / "kept.jsonl"
+        self.unshown = path / "unshown.jsonl"
+        self.pairs = path / "pairs.jsonl"
         self.rejected = path / "rejected.jsonl"
         self.answers = path / "answers.jsonl"
         self.verifiable = path / "verifiable.jsonl"
@@ -172,6 +202,41 @@ class RoundFolder:
         self.metrics = path / "metrics.json"
 
 
+@dataclass(frozen=True, slots=True)
+class PhaseFile:
+    """A file (or a folder of files) of a round that a phase writes."""
+
+    name: str
+    made: type[Record] | None = None
+    """Its records, where a model made them one by one: those that are whole are kept when the phase is done again. Any
+    other file is made anew."""
+    stage: str = ""
+    """Where two phases share a file: only its rejections of this stage are the phase's."""
+    timed: bool = False
+    """Whether it tells how long something took, and so differs each time."""
+
+
+FILES: dict[str, tuple[PhaseFile, ...]] = {
+    "exam": (PhaseFile("exam.json"),),
+    "generate": (
+        PhaseFile("drafts.jsonl", Draft),
+        PhaseFile("instructions.jsonl"),
+        PhaseFile("rejected.jsonl", stage="generate"),
+    ),
+    "respond": (PhaseFile("asked.jsonl"), PhaseFile("responses.jsonl", Response), PhaseFile("unshown.jsonl", Response)),
+    "judge": (PhaseFile("checks.jsonl", Check), PhaseFile("verdicts.jsonl", Verdict), PhaseFile("judge.json")),
+    "filter": (
+        PhaseFile("kept.jsonl"),
+        PhaseFile("pairs.jsonl"),
+        PhaseFile("rejected.jsonl", stage="filter"),
+        PhaseFile("diversity.json"),
+    ),
+    "train": (PhaseFile("training.json", timed=True), PhaseFile("adapter"), PhaseFile("adapter.gguf")),
+    "evaluate": (PhaseFile("answers.jsonl"), PhaseFile("verifiable.jsonl"), PhaseFile("metrics.json")),
+}
+"""Which files belong to which phase, in the order of a round. A phase need not write all of them."""
+
+
 class RunFolder:
     """A run on disk. Making one does not write; `create` does."""
 
@@ -179,6 +244,7 @@ class RunFolder:
         self.path = path
         self.settings = path / "run.toml"
         self.model = path / "model.json"
+        self.constraints = path / "constraints.json"
         self.manifest = path / "manifest.json"
         self.events = path / "events.jsonl"
         self.scratch = path / "scratch"
@@ -198,6 +264,11 @@ class RunFolder:
             folder.path.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def sweep(self) -> None:
+        """Delete what killed processes left half written; only under the lock."""
+        for folder in (self.path, self.scratch, *self.path.glob("round-*")):
+            sweep(folder)
+
     def create(self) -> None:
         """Make the folder itself. Raises `errors.DiskError`."""
         with disk_errors(self.path):
@@ -207,19 +278,63 @@ class RunFolder:
     def read_manifest(self) -> dict[str, Any]:
         """``{"phases": {"round-1/generate": {...counts}}, ...}``; empty for a new run. Raises `CorruptRunError`."""
         if not self.exists:
+            self.check_manifest()
             return {"phases": {}}
         manifest = read_json(self.manifest)
-        phases = manifest.get("phases") if isinstance(manifest, dict) else None
-        if not isinstance(phases, dict) or not all(isinstance(counts, dict) for counts in phases.values()):
+        if not isinstance(manifest, dict) or not (_phases(manifest) and _marks(manifest) and _inputs(manifest)):
             raise CorruptRunError(
-                f"{self.manifest} is damaged: it lists no phases.", "Restore it from a copy, or start a new run."
+                f"{self.manifest} is damaged: it does not list the phases.",
+                "Restore it from a copy, or start a new run.",
             )
         return dict(manifest)
+
+    def check_manifest(self) -> None:
+        """Raise `errors.CorruptRunError` where rounds were begun and the manifest, which comes before them, is gone."""
+        begun = sorted(path.name for path in self.path.glob("round-*") if path.is_dir()) if self.path.is_dir() else []
+        if begun and not self.exists:
+            raise CorruptRunError(
+                f"{self.manifest} is missing, although there is {begun[-1]}: which phases are done is not known.",
+                "Restore it from a copy, or give another --run.",
+            )
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_json(self.manifest, manifest)
 
 
+def _phases(manifest: Mapping[str, Any]) -> bool:
+    """Whether the phases are counts of numbers by their names."""
+    phases = manifest.get("phases")
+    return isinstance(phases, dict) and all(
+        _PHASE.fullmatch(key) and isinstance(counts, dict) and all(map(_is_number, counts.values()))
+        for key, counts in phases.items()
+    )
+
+
+def _marks(manifest: Mapping[str, Any]) -> bool:
+    """Whether the marks of files, which older runs do not have, are marks, and their names lead nowhere else."""
+    files = manifest.get("files", {})
+    return isinstance(files, dict) and all(
+        _PHASE.fullmatch(key)
+        and isinstance(marks, dict)
+        and all(isinstance(mark, dict) and ".." not in name and name[:1] != "/" for name, mark in marks.items())
+        for key, marks in files.items()
+    )
+
+
+def _inputs(manifest: Mapping[str, Any]) -> bool:
+    """Whether the digests of seeds and prompts are texts by their names."""
+    inputs = manifest.get("inputs", {})
+    return isinstance(inputs, dict) and all(isinstance(value, str) for value in inputs.values())
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number that arithmetic can use."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+_PHASE = re.compile(r"round-[0-9]{1,9}/[a-z-]+")
+
+
 def replace_records(path: Path, records: Iterable[Record]) -> None:
     """Write a whole file of records at once, atomically."""
-    write_atomic(path, (_line(record.to_dict()) for record in records))
+    write_atomic(path, (line_of(record.to_dict()) for record in records))

@@ -46,10 +46,13 @@ READINGS = {
     "instruction_loose": ("loose", "instr."),
     "prompt_own": ("own words", "prompts"),
     "instruction_own": ("own words", "instr."),
+    "constraints_trained": ("own words", "trained"),
+    "constraints_unseen": ("own words", "unseen"),
     "verifiable_ended": ("checked", "ended"),
     "verifiable_copied": ("checked", "copied"),
 }
-"""Shares with a bootstrap interval that are measured on verifiable instructions, and their headings."""
+"""Shares with a bootstrap interval that are measured on verifiable instructions, and their headings. Trained and unseen
+are constraints of the kinds that a run trains on, and of the others."""
 LOWER = frozenset({"verifiable_copied"})
 TO_BASE = "minus base"
 
@@ -65,6 +68,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("nll", ("held-out", "NLL"), "nats", "lower"),
     Metric("nll_change", ("NLL minus", "base (se)"), "change", "lower"),
     Metric("ended", ("held-out", "ended"), "share"),
+    Metric("answer_words", ("words in", "an answer"), "count", ""),
     Metric("kept", ("pairs", "kept"), "count", ""),
     Metric("keep_rate", ("keep", "rate"), "share", ""),
     Metric("judge_used", ("judge", "used"), "word", ""),
@@ -80,17 +84,17 @@ def round_values(metrics: Mapping[str, Any], exam: Mapping[str, Any], judge: str
     judge: the judge of the settings, for a round whose files name none.
     """
     model, data = _mapping(metrics.get("model")), _mapping(metrics.get("data"))
-    shares, changes = _mapping(model.get("verifiable")), _mapping(model.get("verifiable_change"))
     found: dict[str, Value | None] = {}
     for name in READINGS:
-        stored = name.removeprefix("verifiable_")
-        found[name] = estimate(shares.get(stored))
-        found[f"{name}_change"] = estimate(changes.get(stored))
+        part, stored = _place(name)
+        found[name] = estimate(_mapping(model.get(part)).get(stored))
+        found[f"{name}_change"] = estimate(_mapping(model.get(f"{part}_change")).get(stored))
     change = _mapping(model.get("nll_change"))
     found |= {
         "nll": estimate(model.get("held_out_nll")),
         "nll_change": estimate({"value": change.get("mean"), "error": change.get("standard_error")}),
         "ended": estimate(model.get("ended")),
+        "answer_words": estimate(model.get("answer_words")),
         "kept": estimate(data.get("kept")),
         "keep_rate": estimate(data.get("keep_rate")),
     }
@@ -99,6 +103,13 @@ def round_values(metrics: Mapping[str, Any], exam: Mapping[str, Any], judge: str
         mark = _mapping(_mapping(exam.get("judges")).get(str(chosen)))
         found |= {"judge_used": str(chosen), "exam_auc": estimate({"value": mark.get("auc"), "error": mark.get("se")})}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _place(name: str) -> tuple[str, str]:
+    """The part of a model's metrics that holds one of `READINGS`, and its name there."""
+    if name.startswith("constraints_"):
+        return name.replace("constraints", "verifiable"), "instruction_own"
+    return "verifiable", name.removeprefix("verifiable_")
 
 
 def harness_values(report: Mapping[str, Any], variant: str = "") -> dict[str, Estimate]:

@@ -9,25 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from minisheep.data.constraint_kinds import default_trained_kinds, stored_catalogue
 from minisheep.errors import CorruptRunError
 from minisheep.run.events import PhaseFinished, TrainStep, from_dict
 from minisheep.run.files import read_json
 from minisheep.run.folder import RoundFolder, RunFolder, read_records
 from minisheep.run.metric_catalogue import Estimate, harness_values
-from minisheep.run.records import Draft, Example, Instruction, Record, Rejection, Response, Verdict
+from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Record, Rejection, Response, Verdict
+from minisheep.run.typed import EXAM, HEALTH, METRICS, TRAINING, NotOfShapeError, check
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
 UNREADABLE = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError, OverflowError)
 """The errors that data of an unexpected shape causes in the code that reads it."""
-SCORES = frozenset({"no_score", "not_best", "low_score", "high_perplexity", "crowded", "not_lowest"})
-"""Rules of the filter that need a verdict; the others look at the text."""
+SCORES = frozenset(
+    {"constraint_not_kept", "no_score", "not_best", "low_score", "high_perplexity", "crowded", "not_lowest"}
+)
+"""Rules of the filter that need a verdict, of a judge or a program; the others look at the text."""
 
 
 class Reader:
@@ -73,12 +77,14 @@ class Reader:
         except OSError as error:
             self.note(path, f"cannot be read ({error.strerror})")
 
-    def json(self, path: Path, check: Callable[[dict[str, Any]], T]) -> T | None:
-        """What `check` makes of a JSON object; None where there is no file, or where it is not such an object."""
+    def json(self, path: Path, make: Callable[[dict[str, Any]], T], shape: Any = dict[str, Any]) -> T | None:
+        """What `make` makes of a JSON object of a shape of `run.typed`; None where there is no file, or where it is not
+        such an object."""
         try:
             found = json.loads(path.read_bytes())
             if isinstance(found, dict):
-                return check(found)
+                check(found, shape)
+                return make(found)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -112,6 +118,8 @@ class RoundRecords:
     verdicts: list[Verdict]
     kept: list[Example]
     rejected: list[Rejection]
+    asked: list[Asked]
+    checks: list[Check]
 
     @property
     def stages(self) -> list[tuple[str, int | None]]:
@@ -142,10 +150,12 @@ def read_round(number: int, folder: RoundFolder, reader: Reader) -> RoundRecords
     rejected = reader.records(folder.rejected, Rejection)
     kept = reader.records(folder.kept, Example)
     verdicts = reader.records(folder.verdicts, Verdict)
+    checks = reader.records(folder.checks, Check)
     responses = reader.records(folder.responses, Response)
+    asked = reader.records(folder.asked, Asked)
     instructions = reader.records(folder.instructions, Instruction)
     drafts = reader.records(folder.drafts, Draft)
-    return RoundRecords(number, drafts, instructions, responses, verdicts, kept, rejected)
+    return RoundRecords(number, drafts, instructions, responses, verdicts, kept, rejected, asked, checks)
 
 
 def training_steps(events: Iterable[Any], number: int) -> tuple[TrainStep, ...]:
@@ -197,6 +207,16 @@ class Round:
         return read_records(self.folder.responses, Response)
 
     @property
+    def asked(self) -> list[Asked]:
+        """How instructions were put that were not asked as they stand."""
+        return read_records(self.folder.asked, Asked)
+
+    @property
+    def checks(self) -> list[Check]:
+        """Programs' verdicts on answers to instructions with a constraint."""
+        return read_records(self.folder.checks, Check)
+
+    @property
     def verdicts(self) -> list[Verdict]:
         return read_records(self.folder.verdicts, Verdict)
 
@@ -221,17 +241,17 @@ class Round:
     @property
     def exam(self) -> dict[str, Any]:
         """The judge's exam, as `stages.exam.Exam.to_dict` writes it."""
-        return read_object(self.folder.exam)
+        return read_object(self.folder.exam, EXAM)
 
     @property
     def judge_health(self) -> dict[str, Any]:
         """The signs that `stages.judge.judge_health` lists."""
-        return read_object(self.folder.health)
+        return read_object(self.folder.health, HEALTH)
 
     @property
     def training(self) -> dict[str, Any]:
         """What the training counted: examples, steps, tokens, losses in nats per token, seconds."""
-        return read_object(self.folder.training)
+        return read_object(self.folder.training, TRAINING)
 
     @property
     def steps(self) -> list[TrainStep]:
@@ -241,12 +261,17 @@ class Round:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        return read_object(self.folder.metrics)
+        return read_object(self.folder.metrics, METRICS)
 
     @property
     def answers(self) -> list[dict[str, Any]]:
         """Greedy answers to held-out tasks: ``task`` (its id), ``instruction``, ``input``, ``answer``, ``finish``."""
-        return list(_answers(self.folder.answers))
+        return list(_answers(self.folder.answers, ("task", "instruction", "input", "answer")))
+
+    @property
+    def verifiable(self) -> list[dict[str, Any]]:
+        """Greedy answers to verifiable instructions: ``item`` (its id), ``prompt``, ``answer``, ``finish``."""
+        return list(_answers(self.folder.verifiable, ("item", "prompt", "answer")))
 
     @property
     def adapter(self) -> Path:
@@ -265,8 +290,8 @@ class Round:
         """The ids of records that begin with `prefix`, by the beginnings of lines alone."""
         start, folder = b'{"id":"', self.folder
         wanted = start + prefix.encode("utf-8", "replace")
-        outputs = (folder.kept, folder.rejected, folder.verdicts)
-        for path in (*outputs, folder.responses, folder.instructions, folder.drafts):
+        outputs = (folder.kept, folder.rejected, folder.verdicts, folder.checks)
+        for path in (*outputs, folder.responses, folder.asked, folder.instructions, folder.drafts):
             for line in self._reader().lines(path):
                 if line.startswith(wanted):
                     yield line[len(start) :].partition(b'"')[0].decode("utf-8", "replace")
@@ -275,22 +300,41 @@ class Round:
         return Reader(self.folder.path.parent)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object of minisheep's own; empty where there is no such file. Raises `errors.CorruptRunError`."""
-    if not path.exists():
-        return {}
+def read_object(path: Path, shape: Any = dict[str, Any]) -> dict[str, Any]:
+    """A JSON object of minisheep's own, of one of the shapes of `run.typed`; empty where there is no such file.
+
+    Raises `errors.CorruptRunError`."""
+    return read_shaped(path, shape) if path.exists() else {}
+
+
+def read_shaped(path: Path, shape: Any) -> dict[str, Any]:
+    """The JSON object of a file that must be there. Raises `errors.CorruptRunError`."""
     found = read_json(path)
-    if not isinstance(found, dict):
-        raise CorruptRunError(f"{path} is damaged: it holds no object.", "Restore it from a copy.")
+    try:
+        check(found, shape)
+        if not isinstance(found, dict):
+            raise NotOfShapeError("it holds no object")
+    except NotOfShapeError as error:
+        fix = "Restore it from a copy; `minisheep status RUN` may say what makes it again."
+        raise CorruptRunError(f"{path} is damaged: {error}.", fix) from None
     return found
 
 
-def _answers(path: Path) -> Iterator[dict[str, Any]]:
+def trained_kinds(folder: RunFolder) -> frozenset[str]:
+    """The kinds of constraint that a run trains on, as it stored them; minisheep's own split for a run without.
+
+    Raises `errors.CorruptRunError` and `errors.ConfigError` for a damaged file.
+    """
+    stored = read_object(folder.constraints)
+    return stored_catalogue(stored, str(folder.constraints)).trained if stored else default_trained_kinds()
+
+
+def _answers(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Checks the fields, since these lines have no ids. A torn last line is no answer yet."""
     for number, line in enumerate(Reader(path.parent).lines(path), 1):
         try:
             row = json.loads(line.decode("utf-8", "surrogatepass"))
-            if not all(isinstance(row[name], str) for name in ("task", "instruction", "input", "answer")):
+            if not all(isinstance(row[name], str) for name in names):
                 raise TypeError("an answer's fields are texts")
         except UNREADABLE as error:
             raise CorruptRunError(f"{path}, line {number}, is damaged ({error}).", "Restore it from a copy.") from None

@@ -4,8 +4,8 @@ A record's id is a digest of its content and of its parents' ids. So the same wo
 byte on disk is noticed when a record is read, and the lineage of a training example is a walk along ids. Records carry
 no clock times: a run that was killed and continued ends with the same records as one that was left alone.
 
-    Draft -> Instruction -> Response -> Verdict -> Example
-       \-> Rejection      \-> Rejection            \-> Rejection
+    Draft -> Instruction (-> Asked) -> Response (-> Check) -> Verdict -> Example
+       \-> Rejection                      \-> Rejection           \-> Rejection, PreferencePair
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, cast
 
 from minisheep.rules.identity import digest
+from minisheep.run.typed import check_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class Record:
     """What all records share. `id` is computed when it is not given and checked when it is."""
 
     KIND: ClassVar[str] = "record"
+    TUPLES: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are tuples, where JSON has lists."""
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Fields that older records lack. While such a field is empty it is no part of the content, so that a record has
+    the id that it always had."""
 
     id: str = field(default="", kw_only=True)
 
@@ -33,7 +39,8 @@ class Record:
 
     def content(self) -> dict[str, Any]:
         """Everything but the id."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "id"}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "id"}
+        return {name: value for name, value in values.items() if value or name not in self.LATER}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, the id first."""
@@ -43,16 +50,14 @@ class Record:
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """The record that `to_dict` wrote.
 
-        Raises ValueError where a field is missing or unknown, or where the content does not match the id.
+        Raises ValueError where a field is missing, unknown or of another type, or the content does not match the id.
         """
         names = {f.name for f in dataclasses.fields(cls)}
-        if set(data) != names:
-            odd = sorted(names ^ set(data))
+        if odd := sorted((names ^ set(data)) - (cls.LATER - set(data))):
             raise ValueError(f"not a {cls.KIND}: fields {', '.join(odd)}")
+        check_fields(cls, data)
         values = {k: tuple(v) if isinstance(v, list) and k in cls.TUPLES else v for k, v in data.items()}
         return cls(**cast("dict[str, Any]", values))
-
-    TUPLES: ClassVar[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +95,30 @@ class Instruction(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Asked(Record):
+    """How an instruction was put to a model, where that was not the instruction alone to the round's own model."""
+
+    KIND: ClassVar[str] = "asked"
+    TUPLES: ClassVar[frozenset[str]] = frozenset({"shown"})
+
+    instruction_id: str
+    instruction: str
+    """As it was asked: with the constraint appended, if it carries one."""
+    input: str
+    constraint: dict[str, Any]
+    """``kind``, ``arguments`` and ``wording``; empty where it carries none."""
+    shown: tuple[str, ...]
+    """Ids of the seed tasks that stood solved before it, in order; each carries a constraint of the same kind."""
+    by: str
+    """``current`` (the round's model answered) or ``base``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Response(Record):
     """The model's own answer to an instruction."""
 
     KIND: ClassVar[str] = "response"
+    LATER: ClassVar[frozenset[str]] = frozenset({"asked"})
 
     instruction_id: str
     sample: int
@@ -101,6 +126,21 @@ class Response(Record):
     """The whole completion, as the model wrote it."""
     finish: str
     tokens: int
+    asked: str = ""
+    """Id of the `Asked` that it answers; empty where the instruction was asked as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Record):
+    """A program's verdict on one answer: whether it keeps the constraint that its instruction carries."""
+
+    KIND: ClassVar[str] = "check"
+
+    response_id: str
+    kind: str
+    passed: bool
+    fault: str
+    """Why the program gave no verdict (it raised, or took too long); the answer then counts as one that fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +165,7 @@ class Example(Record):
 
     KIND: ClassVar[str] = "example"
     TUPLES: ClassVar[frozenset[str]] = frozenset({"parents"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"constraint"})
 
     instruction: str
     input: str
@@ -136,7 +177,28 @@ class Example(Record):
     cut: str
     """Why the answer was shortened (the name of the rule), or empty."""
     parents: tuple[str, ...]
-    """Ids of the instruction, the response and the verdict."""
+    """Ids of the instruction, the response, the verdict (if a judge gave one) and the `Asked` (if there is one)."""
+    constraint: dict[str, Any] | None = None
+    """What the instruction demands and a program found kept: ``kind``, ``arguments``, ``wording``. It was either asked
+    for, or (where the `Asked` names none) read off the finished answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair(Record):
+    """A kept answer and a worse one to the same prompt, as trainers of preferences read them."""
+
+    KIND: ClassVar[str] = "pair"
+    TUPLES: ClassVar[frozenset[str]] = frozenset({"parents"})
+
+    prompt: list[dict[str, str]]
+    chosen: list[dict[str, str]]
+    rejected: list[dict[str, str]]
+    by: str
+    """``checked``, ``judged`` or ``shown``: how the two differ."""
+    rejected_ended: bool
+    """Whether the worse answer ended by itself; one that was cut off has no end to learn."""
+    parents: tuple[str, ...]
+    """Ids of the kept example, of its response and of the worse one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from minisheep.data.seed_tasks import SeedTask
 from minisheep.metrics import diversity
 from minisheep.rules.prompts import user_text
+from minisheep.rules.text_words import word_count
 from minisheep.run.records import Example, Instruction, Rejection, Response
 
 SIZES = (200, 2000, 20_000)
@@ -156,7 +157,7 @@ def _flat(clusters: Clusters[T]) -> list[T]:
 
 
 def _sample(clusters: Clusters[T], text: Callable[[T], str]) -> dict[str, Sequence[T]]:
-    return diversity.within(clusters, lambda item: min(len(text(item).split()), diversity.LONGEST), SAMPLE_WORDS)
+    return diversity.within(clusters, lambda item: min(word_count(text(item)), diversity.LONGEST), SAMPLE_WORDS)
 
 
 def _by_size(measure: Callable[[int], Any]) -> Metrics:

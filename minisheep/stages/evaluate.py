@@ -1,18 +1,13 @@
-"""What a round did to the model, measured on tasks that the model was never shown, and whether it was a gain. Pure.
+"""What a round did to the model, measured on tasks that the model was never shown. Pure.
 
 Base and rounds get the same prompts in the same frame (the trained template), without sampling, so that a difference is
 the adapter's and not the prompt's. Differences are paired by task; their standard error is that of the mean of paired
-differences.
-
-A round is a gain over the best one before it if at least one of three measures is better beyond chance and none is
-worse beyond chance: constraints kept in verifiable instructions (paired bootstrap by prompt), likelihood of held-out
-answers (paired by task) and answers that end by themselves. Beyond chance means that the 95 % interval of the paired
-difference lies on one side of zero. The paper's finding for small models is that rounds help, then harm: so the best
-is kept, and the run ends when it was not beaten for `patience` measured rounds.
+differences. `run.decision` decides by these numbers whether a round was a gain.
 
 Constraints have IFEval's two readings, strict and loose. A model can please both by repeating the instruction: the
 keywords, titles and placeholders that are asked for stand in it. So there is a third, strict too, in which such an
-answer keeps nothing, or a model that learned to echo would be a gain.
+answer keeps nothing, or a model that learned to echo would be a gain. All three are also counted by halves: constraints
+of the kinds that a run trains on, and of the others, since a model may learn those kinds and nothing else.
 """
 
 from __future__ import annotations
@@ -27,14 +22,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from minisheep.config import GRADED, Settings
-from minisheep.data.seed_tasks import SeedTask
+from minisheep.data.seed_tasks import SeedTask, load_items
 from minisheep.engines.base import Completion, Engine, GenerateRequest, LoglikRequest, Sampling
 from minisheep.metrics.stats import Accuracy, accuracy, change, describe, distinct_n, paired_difference
 from minisheep.rules.heuristics import AnsweredText, copies_instruction
 from minisheep.rules.identity import six_decimals
-from minisheep.rules.ifeval import READINGS, REPEATS, VerifiableItem, loose, paired, strict, verdict_rows
+from minisheep.rules.ifeval import HALVES, READINGS, REPEATS, VerifiableItem, half, loose, paired, strict, verdict_rows
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.templates import Template
+from minisheep.rules.text_words import word_count
 from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
 
 T = TypeVar("T")
@@ -118,7 +114,7 @@ def model_metrics(
         metrics |= {
             "answers": len(answers),
             "ended": _tidy(sum(answer.finish != "length" for answer in answers) / len(answers)),
-            "answer_words": _tidy(fmean([len(text.split()) for text in texts])),
+            "answer_words": _tidy(fmean([word_count(text) for text in texts])),
             "answer_tokens": _tidy(fmean([answer.tokens for answer in answers])),
             "distinct_1": _distinct(texts, 1),
             "distinct_2": _distinct(texts, 2),
@@ -147,7 +143,7 @@ def data_metrics(
         "keep_rate": _tidy(len(kept) / len(responses)) if responses else 0.0,
         "near_duplicate_rate": _tidy(similar / (similar + len(instructions))) if instructions else 0.0,
         "dropped_by_rule": dict(sorted(rules.items())),
-        "kept_words": _tidy(fmean([len(example.output.split()) for example in kept])) if kept else 0.0,
+        "kept_words": _tidy(fmean([word_count(example.output) for example in kept])) if kept else 0.0,
         "kept_distinct_2": _distinct([example.output for example in kept], 2),
     }
     if scores:
@@ -171,7 +167,7 @@ def score_edges(judge: str) -> Sequence[float]:
 
 def _distinct(texts: Sequence[str], n: int) -> float | None:
     """None where no text has `n` words: there is nothing to measure."""
-    return _tidy(distinct_n(texts, n)) if any(len(text.split()) >= n for text in texts) else None
+    return _tidy(distinct_n(texts, n)) if any(word_count(text) >= n for text in texts) else None
 
 
 def _tidy(number: float) -> float:
@@ -188,31 +184,78 @@ def answers(engine: Engine, settings: Settings, frame: Frame, items: Sequence[Ve
 
 
 def metrics(
-    items: Sequence[VerifiableItem], responses: Sequence[Completion], base: Mapping[str, Any] | None = None
+    items: Sequence[VerifiableItem],
+    responses: Sequence[Completion],
+    base: Mapping[str, Any] | None = None,
+    trained: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """Metrics of a model on the items that were answered. `base` is the base model's, for the paired difference.
 
     Shares are 0 .. 1, each with its 95 % bootstrap interval (`metrics.stats`); `verifiable_by_item` holds every
-    verdict, and is what a later model is paired with. Empty without answers.
+    verdict, and is what a later model is paired with. `trained` are the kinds that count as trained on; without any
+    there are no halves. Empty without answers.
     """
     texts = {response.id: response for response in responses}
     answered = [item for item in items if item.id in texts]
     if not answered:
         return {}
     verdicts = {item.id: _verdict(item, texts[item.id]) for item in answered}
+    if trained:
+        for item in answered:
+            verdicts[item.id]["trained"] = [check.kind in trained for check in item.checks]
+    before = (base or {}).get("verifiable_by_item", {})
     result: dict[str, Any] = {
         "verifiable_items": len(answered),
         "verifiable_instructions": sum(len(item.checks) for item in answered),
-        "verifiable": _summary({name: accuracy(rows) for name, rows in verdict_rows(verdicts).items()}),
+        **_compared("verifiable", verdicts, before),
         "verifiable_by_kind": _by_kind(answered, verdicts),
         "verifiable_by_item": verdicts,
     }
-    if base and (pairs := paired(verdicts, base.get("verifiable_by_item", {}))):
-        result["verifiable_change"] = {
-            "items": len(pairs["strict"][0]),
-            **_summary({name: change(*rows) for name, rows in pairs.items()}),
-        }
+    return result | _by_halves(verdicts, before)
+
+
+def with_halves(model: Mapping[str, Any], base: Mapping[str, Any], trained: frozenset[str]) -> Mapping[str, Any]:
+    """A model's metrics with the halves that a run without constraints does not store.
+
+    Only verdicts on minisheep's own items are told apart, since no file of the run says of what kinds they are.
+    """
+    verdicts = model.get("verifiable_by_item", {})
+    kinds = {item.id: [check.kind for check in item.checks] for item in load_items()}
+    if not verdicts or any("trained" in v or len(kinds.get(i, ())) != len(v["strict"]) for i, v in verdicts.items()):
+        return model
+    marked = {i: {**verdict, "trained": [kind in trained for kind in kinds[i]]} for i, verdict in verdicts.items()}
+    return {**model, "verifiable_by_item": marked, **_by_halves(marked, base.get("verifiable_by_item", {}))}
+
+
+def _by_halves(verdicts: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Constraints kept in the answers' own words, and their change; empty where no kind is marked as trained on."""
+    result: dict[str, Any] = {}
+    for name in HALVES:
+        part, earlier = half(verdicts, name), half(before, name, verdicts)
+        if part and all("own" in verdict for verdict in part.values()):
+            found = _compared(
+                f"verifiable_{name}", *({i: _own(v) for i, v in some.items()} for some in (part, earlier))
+            )
+            found = {key: {n: v for n, v in of.items() if not n.endswith("strict")} for key, of in found.items()}
+            found[f"verifiable_{name}"]["instructions"] = sum(len(verdict["own"]) for verdict in part.values())
+            result |= found
     return result
+
+
+def _own(verdict: Mapping[str, list[bool]]) -> dict[str, list[bool]]:
+    # Under both names: what is paired is told by the length of `strict`.
+    return {"strict": verdict["own"], "own": verdict["own"]}
+
+
+def _compared(name: str, verdicts: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Shares under `name`, and under ``name_change`` what they are more than before, over the items of both."""
+    found = {name: _summary({reading: accuracy(rows) for reading, rows in verdict_rows(verdicts).items()})}
+    if pairs := paired(verdicts, before):
+        found[f"{name}_change"] = {
+            "items": len(pairs["strict"][0]),
+            **_summary({reading: change(*rows) for reading, rows in pairs.items()}),
+        }
+    return found
 
 
 def copied(item: VerifiableItem, answer: str) -> bool:
@@ -233,7 +276,7 @@ def _verdict(item: VerifiableItem, response: Completion) -> dict[str, Any]:
     }
 
 
-def _summary(found: Mapping[str, Accuracy]) -> dict[str, dict[str, float]]:
+def _summary(found: Mapping[str, Accuracy]) -> dict[str, Any]:
     """``prompt_`` and ``instruction_`` with each reading's name; ``ended``; ``copied``."""
     named = {
         f"{level}_{name}" if name in READINGS else name: getattr(both, level)
@@ -252,99 +295,3 @@ def _by_kind(items: Sequence[VerifiableItem], verdicts: Mapping[str, Any]) -> di
             for name in READINGS:
                 counts[check.kind][name] += verdicts[item.id][name][place]
     return dict(sorted(counts.items()))
-
-
-NORMAL_95 = 1.96
-NAMES = {
-    "constraints": "constraints kept in its own words",
-    "likelihood": "held-out log-likelihood per token",
-    "ended": "answers that end",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A measure of one round less that of another over the same items, with its 95 % interval; above 0 is better."""
-
-    value: float
-    low: float
-    high: float
-    items: int
-
-    @property
-    def verdict(self) -> int:
-        """1 better and -1 worse beyond chance, else 0."""
-        return 1 if self.low > 0 else -1 if self.high < 0 else 0
-
-
-def differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Difference]:
-    """Every measure that both rounds have, from the ``model`` part of their metrics."""
-    by_measure: dict[str, Difference] = {}
-    pairs = paired(now.get("verifiable_by_item", {}), before.get("verifiable_by_item", {}))
-    if pairs:
-        # Rounds that an earlier version measured have strict alone.
-        ours, theirs = pairs["own" if "own" in pairs else "strict"]
-        by_measure["constraints"] = Difference(*change(ours, theirs).instruction, len(ours))
-    now_nll, before_nll = now.get("nll_by_task", {}), before.get("nll_by_task", {})
-    tasks = sorted(set(now_nll) & set(before_nll))
-    if len(tasks) > 1:
-        mean, error, count = paired_difference([before_nll[t] for t in tasks], [now_nll[t] for t in tasks])
-        by_measure["likelihood"] = Difference(mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error, count)
-    if pairs:
-        ours, theirs = pairs["ended"]
-        by_measure["ended"] = Difference(*change(ours, theirs).prompt, len(ours))
-    return by_measure
-
-
-def outcome(found: Mapping[str, Difference]) -> str:
-    """``gain``, ``loss``, ``mixed`` (some better, some worse) or ``none`` (nothing beyond chance)."""
-    verdicts = {difference.verdict for difference in found.values()}
-    if {1, -1} <= verdicts:
-        return "mixed"
-    return "gain" if 1 in verdicts else "loss" if -1 in verdicts else "none"
-
-
-def decide(round: int, now: Mapping[str, Any], measured: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """The decision after measuring `round`, JSON-ready, for its metrics.
-
-    `measured` holds the metrics of the rounds measured before, in order; the base is 0. ``best`` is the round to use
-    from now on, ``without_gain`` how many rounds were measured since it.
-    """
-    if not measured:
-        return {"best": round, "without_gain": 0, "outcome": "first", "text": ""}
-    last = measured[max(measured)]["decision"]
-    best = int(last["best"])
-    found = differences(now, measured[best]["model"])
-    result = outcome(found)
-    gained = result == "gain"
-    return {
-        "against": best,
-        "measures": {
-            name: {key: six_decimals(getattr(d, key)) for key in ("value", "low", "high")} | {"items": d.items}
-            for name, d in found.items()
-        },
-        "outcome": result,
-        "best": round if gained else best,
-        "without_gain": 0 if gained else int(last["without_gain"]) + 1,
-        "text": sentence(round, best, found, result),
-    }
-
-
-def sentence(round: int, best: int, found: Mapping[str, Difference], result: str) -> str:
-    """The decision in words, with the numbers that made it."""
-    rival = "the base model" if best == 0 else f"round {best}"
-    numbers = "; ".join(
-        f"{NAMES[name]} {_number(name, d.value)} ({_number(name, d.low)} to {_number(name, d.high)})"
-        for name, d in found.items()
-    )
-    verdict = {
-        "gain": f"Round {round} is better than {rival}",
-        "loss": f"Round {round} is worse than {rival}, which stays the best",
-        "mixed": f"Round {round} is better than {rival} in one way and worse in another, so {rival} stays the best",
-        "none": f"Round {round} is not better than {rival} beyond chance, so {rival} stays the best",
-    }[result]
-    return f"{verdict}: {numbers}." if numbers else f"{verdict}."
-
-
-def _number(name: str, value: float) -> str:
-    return f"{value:+.3f}" if name == "likelihood" else f"{100 * value:+.1f} points"

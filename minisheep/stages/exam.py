@@ -196,7 +196,8 @@ def examine(
     """
     names = CANDIDATES if settings.judge == "auto" else (settings.judge,)
     tasks = _tasks(settings, round, seeds)
-    fitting, marked = (_paper(tasks[half::2], settings.seed, round) for half in (0, 1))
+    groups = frame.words.counterparts
+    fitting, marked = (_paper(tasks[half::2], settings.seed, round, groups) for half in (0, 1))
     by_likelihood = [name for name in names if name not in GRADED]
     by_grade = [name for name in names if name in GRADED]
     read = (fitting.items if "blend" in names else []) + marked.items if by_likelihood else []
@@ -284,14 +285,15 @@ def _tasks(settings: Settings, round: int, seeds: Sequence[SeedTask]) -> list[Se
     return tasks
 
 
-def _paper(tasks: Sequence[SeedTask], seed: int, round: int) -> Paper:
+def _paper(tasks: Sequence[SeedTask], seed: int, round: int, groups: Sequence[str]) -> Paper:
     paper = Paper([], {kind: [] for kind in KINDS})
     known = {task.id: ExamTask(task.instruction, task.input, task.output) for task in tasks}
     for task in tasks:
         paper.right.append(JudgedText(f"{task.id}/right", task.instruction, task.input, task.output))
         others = [other for id_, other in known.items() if id_ != task.id]
         for kind in KINDS:
-            answer = corrupted(kind, known[task.id], others, derive_seed(seed, round, "spoil", kind, task.id))
+            chance = derive_seed(seed, round, "spoil", kind, task.id)
+            answer = corrupted(kind, known[task.id], others, chance, groups)
             if answer is not None:
                 paper.spoiled[kind].append(JudgedText(f"{task.id}/{kind}", task.instruction, task.input, answer))
     return paper

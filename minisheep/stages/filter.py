@@ -1,5 +1,7 @@
 """Which pairs are kept: rules first, then the judge's scores or one of the paper's filters that ask no judge. Pure.
 
+Pairs whose instruction carries a constraint are decided by the program that checked them (`stages.constrain`).
+
 ppl           drops answers that the model itself finds unlikely: a perplexity above the limit
 density       puts pairs into clusters by their mean last-layer vector and draws one from each, for variety
 density+ppl   takes from each cluster the pair with the lowest perplexity, without a limit
@@ -12,20 +14,23 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from minisheep.config import Keep, Settings
 from minisheep.engines.base import EmbedRequest, Engine, LoglikRequest
-from minisheep.errors import StarvedError
+from minisheep.errors import CorruptRunError, StarvedError
 from minisheep.metrics.diversity import assign, clusters_for, project
 from minisheep.metrics.stats import describe
+from minisheep.rules.constraints import Catalogue
 from minisheep.rules.endings import cut_answer
 from minisheep.rules.heuristics import response_fault
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import Frame, answer_prompt, user_text
 from minisheep.rules.templates import Prompt, Segment
-from minisheep.run.records import Example, Instruction, Rejection, Response, Verdict
+from minisheep.rules.wording import ENGLISH, Wording
+from minisheep.run.records import Asked, Check, Example, Instruction, Rejection, Response, Verdict
+from minisheep.stages.constrain import by_checks, exchanged, read_off, spread
 from minisheep.stages.judge import Pair
 
 PART = 128
@@ -64,15 +69,15 @@ def measure(engine: Engine, settings: Settings, frame: Frame, pairs: Sequence[Pa
                 yield Verdict(response, "density+ppl", None, None, -known[response], raw)
 
 
-def choose(settings: Settings, round: int, verdicts: Mapping[str, Verdict]) -> FilterChoice:
+def choose(settings: Settings, round: int, verdicts: Mapping[str, Verdict], *, needed: bool = True) -> FilterChoice:
     """What a `settings.filter` other than ``score`` keeps of the verdicts of `measure`, by response id.
 
-    Raises `errors.StarvedError` where a limit drops everything.
+    Raises `errors.StarvedError` where a limit drops everything, unless none is `needed`.
     """
-    return _by_limit(settings, verdicts) if settings.filter == "ppl" else _by_cluster(settings, round, verdicts)
+    return _by_limit(settings, verdicts, needed) if settings.filter == "ppl" else _by_cluster(settings, round, verdicts)
 
 
-def _by_limit(settings: Settings, verdicts: Mapping[str, Verdict]) -> FilterChoice:
+def _by_limit(settings: Settings, verdicts: Mapping[str, Verdict], needed: bool) -> FilterChoice:
     limit = settings.max_perplexity
     choice = FilterChoice()
     for response in sorted(verdicts, key=lambda response: _order(verdicts, response)):
@@ -81,7 +86,7 @@ def _by_limit(settings: Settings, verdicts: Mapping[str, Verdict]) -> FilterChoi
             choice.kept.append(response)
         else:
             choice.dropped[response] = ("high_perplexity", f"perplexity {perplexity:.3g} is above {limit:g}")
-    if verdicts and not choice.kept:
+    if needed and verdicts and not choice.kept:
         d = describe([verdict.raw["perplexity"] for verdict in verdicts.values()])
         raise StarvedError(
             f"--filter ppl kept none of {d.n} pairs: their perplexities run from {d.min:.3g} to {d.max:.3g} (median"
@@ -137,7 +142,7 @@ def _vectors(engine: Engine, frame: Frame, pairs: Sequence[Pair]) -> Iterator[tu
 
 
 def _question(frame: Frame, pair: Pair) -> Prompt:
-    return answer_prompt(frame, pair.instruction.instruction, pair.instruction.input)
+    return answer_prompt(frame, pair.question, pair.instruction.input)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,41 +155,62 @@ class Candidates:
 
 
 def by_rules(
-    instructions: Sequence[Instruction], responses: Sequence[Response], language: str, rules: bool = True
+    instructions: Sequence[Instruction],
+    responses: Sequence[Response],
+    wording: Wording = ENGLISH,
+    rules: str = "on",
+    asked: Iterable[Asked] = (),
 ) -> Candidates:
     """Cut each answer at its natural end, then apply the rules for pairs. In the order of the instructions and, for
-    each, of its answers. Without `rules` only empty answers are dropped."""
+    each, of its answers. `rules` is the setting; the paper's leave answers whole. `asked` records how instructions were
+    put that were not asked as they stand."""
+    records = {record.id: record for record in asked}
     answers: dict[str, list[Response]] = {}
     for response in responses:
         answers.setdefault(response.instruction_id, []).append(response)
     candidates = Candidates([], {}, [])
     for instruction in instructions:
         for response in sorted(answers.get(instruction.id, ()), key=lambda r: r.sample):
-            answer, cut = cut_answer(response.text, response.finish)
+            pair = Pair(instruction, response, response.text, records.get(response.asked))
+            answer, cut = (
+                (response.text.strip(), "")
+                if rules == "paper"
+                else cut_answer(response.text, response.finish, user_text(pair.question, instruction.input), wording)
+            )
             finish = "stop" if cut else response.finish
-            fault = response_fault(instruction.instruction, instruction.input, answer, finish, language=language)
-            if fault is None or not (rules or fault[0] == "empty"):
-                candidates.pairs.append(Pair(instruction, response, answer))
+            pair = replace(pair, answer=answer)
+            fault = response_fault(pair.question, instruction.input, answer, finish, wording=wording, rules=rules)
+            if fault is None:
+                candidates.pairs.append(pair)
                 candidates.cuts[response.id] = cut
             else:
-                candidates.rejected.append(_rejection(fault, instruction, response, response.text))
+                candidates.rejected.append(_rejection(fault, pair, response.text))
     return candidates
 
 
+def for_judge(settings: Settings, candidates: Candidates, checks: Mapping[str, Check]) -> list[Pair]:
+    """The pairs that are judged or measured: all without a constraint and, where a judge scores, those that keep it."""
+    return [
+        pair
+        for pair in candidates.pairs
+        if not pair.constrained or (settings.judges and checks[pair.response.id].passed)
+    ]
+
+
 def by_score(
-    candidates: Candidates, verdicts: Mapping[str, Verdict], keep: Keep
+    candidates: Candidates, verdicts: Mapping[str, Verdict], keep: Keep, *, needed: bool = True
 ) -> tuple[list[Example], list[Rejection]]:
     """Examples for training, best first, and what was dropped.
 
     Of the answers to one instruction only the best can be kept. ``threshold`` keeps a pair when its score (the lower of
     the criteria) is above the value, as the paper does; ``top`` keeps the best fraction, at least one. A pair without a
-    readable score is dropped. Raises `errors.StarvedError` when nothing is left.
+    readable score is dropped. Raises `errors.StarvedError` when nothing is left, unless none is `needed`.
     """
     scored, rejected = [], list(candidates.rejected)
     for pair in candidates.pairs:
         verdict = verdicts[pair.response.id]
         if verdict.score is None:
-            rejected.append(_rejection(("no_score", "the judge's reply held no grade"), *_whole(pair)))
+            rejected.append(_rejection(("no_score", "the judge's reply held no grade"), pair))
         else:
             scored.append((verdict.score, pair, verdict))
     scored.sort(key=lambda item: (-item[0], item[1].response.id))
@@ -196,7 +222,7 @@ def by_score(
             ranked.append((score, pair, verdict))
         else:
             detail = f"{score:.3g} is not above the {higher:.3g} of answer {other.response.sample}"
-            rejected.append(_rejection(("not_best", detail), *_whole(pair)))
+            rejected.append(_rejection(("not_best", detail), pair))
     keep = keep.settled(ranked[0][2].judge) if ranked else keep
     if keep.kind == "top":
         chosen = ranked[: max(1, int(len(ranked) * keep.value + 0.5))]
@@ -204,22 +230,28 @@ def by_score(
     else:
         chosen = [item for item in ranked if item[0] > keep.value]
         rule = f"not above {keep.value:g}"
-    if not chosen:
+    if needed and not chosen:
         raise StarvedError(starved_message(keep, [s for s, _, _ in ranked], rejected), _starved_fix(keep, ranked))
     for score, pair, _ in ranked[len(chosen) :]:
-        rejected.append(_rejection(("low_score", f"{score:.3g} is {rule}"), *_whole(pair)))
+        rejected.append(_rejection(("low_score", f"{score:.3g} is {rule}"), pair))
     return [_example(pair, verdict, candidates.cuts[pair.response.id]) for _, pair, verdict in chosen], rejected
 
 
 def by_measures(
-    candidates: Candidates, verdicts: Mapping[str, Verdict], settings: Settings, round: int
+    candidates: Candidates,
+    verdicts: Mapping[str, Verdict],
+    settings: Settings,
+    round: int,
+    *,
+    needed: bool = True,
 ) -> tuple[list[Example], list[Rejection]]:
-    """What a filter that asks no judge keeps. Raises `errors.StarvedError`."""
+    """What a filter that asks no judge keeps. Raises `errors.StarvedError` where that is nothing, unless none is
+    `needed`."""
     pairs = {pair.response.id: pair for pair in candidates.pairs}
-    choice = choose(settings, round, {id_: verdicts[id_] for id_ in pairs})
-    dropped = [_rejection(fault, *_whole(pairs[id_])) for id_, fault in choice.dropped.items()]
+    choice = choose(settings, round, {id_: verdicts[id_] for id_ in pairs}, needed=needed)
+    dropped = [_rejection(fault, pairs[id_]) for id_, fault in choice.dropped.items()]
     rejected = [*candidates.rejected, *dropped]
-    if not choice.kept:
+    if needed and not choice.kept:
         raise StarvedError(
             f"--filter {settings.filter} kept none of {len(pairs)} pairs ({rule_counts(rejected)}).",
             "Start a new run with a higher --max-perplexity or a lower --answer-temperature.",
@@ -227,9 +259,10 @@ def by_measures(
     return [_example(pairs[id_], verdicts[id_], candidates.cuts[id_]) for id_ in choice.kept], rejected
 
 
-def keep_all(candidates: Candidates) -> tuple[list[Example], list[Rejection]]:
-    """Every pair that passed the rules (no judge: the self-instruct baseline). Raises `errors.StarvedError`."""
-    if not candidates.pairs:
+def keep_all(candidates: Candidates, *, needed: bool = True) -> tuple[list[Example], list[Rejection]]:
+    """Every pair that passed the rules (no judge: the self-instruct baseline). Raises `errors.StarvedError` where there
+    is none, unless none is `needed`."""
+    if needed and not candidates.pairs:
         raise StarvedError(starved_message(Keep("auto"), [], candidates.rejected), _starved_fix(Keep("auto"), []))
     return [_example(pair, None, candidates.cuts[pair.response.id]) for pair in candidates.pairs], candidates.rejected
 
@@ -240,15 +273,61 @@ def keep_examples(
     instructions: Sequence[Instruction],
     responses: Sequence[Response],
     verdicts: Sequence[Verdict],
+    asked: Sequence[Asked] = (),
+    checks: Sequence[Check] = (),
+    catalogue: Catalogue | None = None,
+    wording: Wording = ENGLISH,
 ) -> tuple[list[Example], list[Rejection]]:
-    """The whole filter: `by_rules`, then by what the settings say."""
-    candidates = by_rules(instructions, responses, settings.language, settings.rules == "on")
+    """The whole filter: `by_rules`; programs for pairs with a constraint (of the run's `catalogue`), and what the
+    settings say for the others. The examples stand as training takes them.
+
+    Raises `errors.StarvedError` where nothing is kept, and `errors.CorruptRunError` where a check or a verdict is
+    missing.
+    """
+    candidates = by_rules(instructions, responses, wording, settings.rules, asked)
     by_response = {v.response_id: v for v in verdicts}
+    by_check = {check.response_id: check for check in checks}
+    constrained = [pair for pair in candidates.pairs if pair.constrained]
+    _all_there(constrained, by_check, round, "checks.jsonl")
+    if settings.judges or settings.filter != "score":
+        _all_there(for_judge(settings, candidates, by_check), by_response, round, "verdicts.jsonl")
+    checked, failed = by_checks(constrained, by_check, by_response, candidates.cuts)
+    plain = Candidates(
+        [pair for pair in candidates.pairs if not pair.constrained],
+        candidates.cuts,
+        [*candidates.rejected, *(_rejection(fault, pair) for pair, fault in failed)],
+    )
+    needed = not checked
     if settings.filter != "score":
-        return by_measures(candidates, by_response, settings, round)
-    if settings.assess == "none":
-        return keep_all(candidates)
-    return by_score(candidates, by_response, settings.keep)
+        kept, rejected = by_measures(plain, by_response, settings, round, needed=needed)
+    elif settings.assess == "none":
+        kept, rejected = keep_all(plain, needed=needed)
+    else:
+        kept, rejected = by_score(plain, by_response, settings.keep, needed=needed)
+    if settings.hindsight and catalogue is not None:
+        kept = read_off(settings, round, catalogue, kept, {pair.response.id: pair.answer for pair in plain.pairs})
+    certain = [_example(p, by_response.get(p.response.id), candidates.cuts[p.response.id]) for p in checked]
+    if settings.constraint_control == "exchanged":
+        certain = exchanged(settings, round, list(zip(checked, certain, strict=True)))
+    return _in_order(settings, instructions, spread(certain, kept)), rejected
+
+
+def _all_there(pairs: Sequence[Pair], found: Mapping[str, object], round: int, name: str) -> None:
+    without = sum(pair.response.id not in found for pair in pairs)
+    if without:
+        raise CorruptRunError(
+            f"{without} of {len(pairs)} answers of round {round} have no record in round-{round}/{name}, which is"
+            " damaged.",
+            "Restore it from a copy, or start a new run.",
+        )
+
+
+def _in_order(settings: Settings, instructions: Sequence[Instruction], kept: list[Example]) -> list[Example]:
+    """As training takes them: the best first, or the first that were made."""
+    if settings.take == "best":
+        return kept
+    places = {instruction.id: place for place, instruction in enumerate(instructions)}
+    return sorted(kept, key=lambda example: places[example.parents[0]])
 
 
 def starved_message(keep: Keep, scores: Sequence[float], rejected: Sequence[Rejection]) -> str:
@@ -277,20 +356,17 @@ def _starved_fix(keep: Keep, scored: Sequence[object]) -> str:
     return "Start a new run with a lower --answer-temperature, more --answer-max-tokens or another --model."
 
 
-def _whole(pair: Pair) -> tuple[Instruction, Response, str]:
-    return pair.instruction, pair.response, pair.answer
-
-
-def _rejection(fault: tuple[str, str], instruction: Instruction, response: Response, output: str) -> Rejection:
-    return Rejection(
-        "filter", *fault, response.id, instruction.position, instruction.instruction, instruction.input, output
-    )
+def _rejection(fault: tuple[str, str], pair: Pair, output: str | None = None) -> Rejection:
+    """`output` is the pair's answer, unless given."""
+    instruction, text = pair.instruction, pair.answer if output is None else output
+    return Rejection("filter", *fault, pair.response.id, instruction.position, pair.question, instruction.input, text)
 
 
 def _example(pair: Pair, verdict: Verdict | None, cut: str) -> Example:
-    user = user_text(pair.instruction.instruction, pair.instruction.input)
+    user = user_text(pair.question, pair.instruction.input)
+    made_of = (pair.instruction, pair.response, verdict, pair.asked)
     return Example(
-        instruction=pair.instruction.instruction,
+        instruction=pair.question,
         input=pair.instruction.input,
         output=pair.answer,
         messages=[{"role": "user", "content": user}, {"role": "assistant", "content": pair.answer}],
@@ -298,5 +374,6 @@ def _example(pair: Pair, verdict: Verdict | None, cut: str) -> Example:
         quality=verdict.quality if verdict else None,
         following=verdict.following if verdict else None,
         cut=cut,
-        parents=(pair.instruction.id, pair.response.id, *((verdict.id,) if verdict else ())),
+        parents=tuple(record.id for record in made_of if record is not None),
+        constraint=pair.asked.constraint or None if pair.asked else None,
     )

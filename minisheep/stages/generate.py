@@ -19,6 +19,7 @@ from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import Frame, pick_shots, task_list_prompt, task_list_stop, user_text
 from minisheep.rules.similarity import NoveltyIndex
 from minisheep.rules.task_list import parse_task_list
+from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.records import Draft, Instruction, Rejection
 
 EXPECTED_PER_DRAFT = 3.0
@@ -37,6 +38,8 @@ class Harvest:
     kept: list[Instruction] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     drafts: int = 0
+    wording: Wording = ENGLISH
+    """Of the run's language."""
 
     @property
     def full(self) -> bool:
@@ -47,12 +50,14 @@ class Harvest:
         self.drafts += 1
         kept: list[Instruction] = []
         rejected: list[Rejection] = []
-        tasks = parse_task_list(draft.text, self.settings.shots + 1, cut_off=draft.finish == "length")
+        tasks = parse_task_list(draft.text, self.settings.shots + 1, draft.finish == "length", self.wording)
         for position, task in enumerate(tasks):
             if len(self.kept) + len(kept) >= self.settings.per_round:
                 break
             text = user_text(task.instruction, task.input)
-            fault = instruction_fault(task.instruction, task.input) if self.settings.rules == "on" else None
+            fault = None
+            if self.settings.rules != "off":
+                fault = instruction_fault(task.instruction, task.input, self.wording)
             similarity = 0.0
             if fault is None:
                 similar, similarity, _ = self.novelty.too_similar(text, self.settings.novelty)

@@ -16,7 +16,8 @@ from minisheep.rules import prompts
 from minisheep.rules.evidence import Blend, Likelihoods, evidence
 from minisheep.rules.identity import derive_seed, six_decimals, six_digits
 from minisheep.rules.templates import Prompt, Segment
-from minisheep.run.records import Instruction, Response, Verdict
+from minisheep.rules.text_words import unspaced, word_count
+from minisheep.run.records import Asked, Instruction, Response, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,17 @@ class Pair:
     instruction: Instruction
     response: Response
     answer: str
+    asked: Asked | None = None
+    """How the instruction was put, where that was not the instruction alone."""
+
+    @property
+    def question(self) -> str:
+        """The instruction as the model read it, with its constraint if it carries one."""
+        return self.asked.instruction if self.asked else self.instruction.instruction
+
+    @property
+    def constrained(self) -> bool:
+        return self.asked is not None and bool(self.asked.constraint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ class JudgedText:
 
     @classmethod
     def of(cls, pair: Pair) -> JudgedText:
-        return cls(pair.response.id, pair.instruction.instruction, pair.instruction.input, pair.answer)
+        return cls(pair.response.id, pair.question, pair.instruction.input, pair.answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +262,6 @@ SATURATED, UNREADABLE, FLAT, LONGER, DISAGREES = 0.5, 0.5, 0.05, 0.6, 0.4
 """When a sign is a finding: the share of top grades and of invalid mass above it, the spread of grades below it, the
 rank correlation with length beyond it, the one with itself below it."""
 
-LEAD_IN = "Please do the following for me."
 OTHER_STYLE = {"simple": "combined", "combined": "simple", "icl": "combined"}
 
 
@@ -275,7 +286,7 @@ def judge_health(
     scores = {v.response_id: v.score for v in verdicts if v.score is not None and v.response_id in items}
     values = list(scores.values())
     graded = judge.name in GRADED
-    words = [float(len(items[id_].answer.split())) for id_ in scores]
+    words = [float(word_count(items[id_].answer)) for id_ in scores]
     most = min(AGAIN, int(AGAIN_SHARE * len(scores)))
     again, count = agreement(engine, judge, frame, texts, [items[id_] for id_ in scores], scores, most)
     return {
@@ -309,7 +320,8 @@ def agreement(
     if judge.name in GRADED:
         judge = replace(judge, prompt=OTHER_STYLE[judge.prompt])
     else:
-        chosen = [replace(item, instruction=f"{LEAD_IN} {item.instruction}") for item in chosen]
+        lead = frame.words.lead_in if unspaced(frame.words.lead_in) else f"{frame.words.lead_in} "
+        chosen = [replace(item, instruction=lead + item.instruction) for item in chosen]
     second = {v.response_id: v.score for v in judge_pairs(engine, judge, frame, texts, chosen) if v.score is not None}
     ids = [item.id for item in chosen if item.id in second]
     return rank_correlation([first_scores[id_] for id_ in ids], [second[id_] for id_ in ids]), len(ids)

@@ -17,8 +17,8 @@ from minisheep.terminal.comparison_table import setting_words
 
 FORMATS = (".png", ".svg", ".pdf")
 DRAWN = (
-    "instruction_strict", "instruction_loose", "instruction_own", "verifiable_copied", "verifiable_ended", "nll_change",
-    "ended", "keep_rate", "exam_auc",
+    "instruction_strict", "instruction_loose", "instruction_own", "constraints_trained", "constraints_unseen",
+    "verifiable_copied", "verifiable_ended", "nll_change", "ended", "keep_rate", "exam_auc",
 )  # fmt: skip
 """Panels, where there is anything to draw; harness results follow."""
 NAMES = {
@@ -28,6 +28,8 @@ NAMES = {
     "instruction_loose": "constraints kept, loose",
     "prompt_own": "prompts with all constraints kept, own words",
     "instruction_own": "constraints kept, own words",
+    "constraints_trained": "constraints of trained kinds kept, own words",
+    "constraints_unseen": "constraints of unseen kinds kept, own words",
     "verifiable_ended": "verifiable answers that end by themselves",
     "verifiable_copied": "verifiable answers that repeat the prompt",
     "nll_change": "held-out NLL per token, minus base",

@@ -78,8 +78,17 @@ def sections(history: History) -> Iterator[Section]:
 
 def _answer(answer: Answered) -> Iterator[Section]:
     response, verdict, decision = answer.response, answer.verdict, answer.decision
+    if (asked := answer.asked) is not None:
+        shown = f", after {', '.join(map(one_line, asked.shown))}" if asked.shown else ""
+        yield (
+            f"asked as {asked.id}, of the {one_line(asked.by)} model{shown}",
+            sanitise(_task(asked.instruction, asked.input)),
+        )
     heading = f"answer {response.sample}, {response.id}, {response.tokens} tokens, ended by {one_line(response.finish)}"
     yield heading, sanitise(response.text)
+    if (check := answer.check) is not None:
+        verdict_ = "kept" if check.passed else "not kept"
+        yield f"check {check.id}: {one_line(check.kind)} {verdict_}", sanitise(check.fault)
     if verdict is not None:
         yield _verdict(verdict), sanitise("\n".join(_raw(verdict)))
     if isinstance(decision, Example):

@@ -6,14 +6,15 @@ An item is an answer, or an instruction without one. Pure, but for `find`, which
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minisheep.data.seed_tasks import SeedTask
 from minisheep.errors import UsageError
+from minisheep.rules.text_words import word_count
 from minisheep.run.reading import Round, RoundRecords
-from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Rejection, Response, Verdict
 
 KEPT, REJECTED, OPEN = "kept", "rejected", "open"
 
@@ -63,6 +64,7 @@ def _placed(records: RoundRecords) -> Iterator[tuple[int, RecordFate]]:
     for response in records.responses:
         responses[response.instruction_id].append(response)
     verdicts = {verdict.response_id: verdict for verdict in records.verdicts}
+    asked = {record.id: record for record in records.asked}
     kept = {example.parents[1]: example for example in records.kept if len(example.parents) > 1}
     dropped = {r.parent: r for r in records.rejected if r.stage == "filter"}
     for instruction in records.instructions:
@@ -71,13 +73,20 @@ def _placed(records: RoundRecords) -> Iterator[tuple[int, RecordFate]]:
             yield instruction.position, _unanswered(instruction)
         for response in answers:
             decision = kept.pop(response.id, None) or dropped.pop(response.id, None)
-            yield instruction.position, _answered(instruction, response, verdicts.get(response.id), decision)
+            item = _answered(instruction, response, verdicts.get(response.id), decision)
+            if response.asked in asked:
+                item = replace(item, instruction=asked[response.asked].instruction)
+            if isinstance(decision, Example):
+                # Its constraint may have been read off the answer.
+                item = replace(item, instruction=decision.instruction)
+            yield instruction.position, item
     for rejection in records.rejected:
         if rejection.stage != "filter":
             yield rejection.position, _rejected(records.number, rejection, draft=rejection.parent)
     # The rest has lost its parents to damage.
     lost: list[Example | Rejection] = [*kept.values(), *dropped.values()]
-    yield from ((0, _orphan(records.number, decision)) for decision in lost)
+    graded = {verdict.id for verdict in verdicts.values()}
+    yield from ((0, _orphan(records.number, decision, graded)) for decision in lost)
 
 
 def rules_of(items: Iterable[RecordFate]) -> dict[str, int]:
@@ -124,14 +133,15 @@ def _rejected(number: int, rejection: Rejection, *, draft: str = "", response_id
     )  # fmt: skip
 
 
-def _orphan(number: int, decision: Example | Rejection) -> RecordFate:
+def _orphan(number: int, decision: Example | Rejection, graded: Container[str]) -> RecordFate:
     if isinstance(decision, Rejection):
         return _rejected(number, decision, response_id=decision.parent)
-    instruction, response, *verdict = decision.parents
+    instruction, response, *others = decision.parents
     return RecordFate(
         number, KEPT, decision.instruction, decision.input, decision.output,
         score=decision.score, quality=decision.quality, following=decision.following,
-        instruction_id=instruction, response_id=response, verdict_id="".join(verdict), decision_id=decision.id,
+        instruction_id=instruction, response_id=response, decision_id=decision.id,
+        verdict_id=next((id_ for id_ in others if id_ in graded), ""),
     )  # fmt: skip
 
 
@@ -146,6 +156,9 @@ class Answered:
     response: Response
     verdict: Verdict | None = None
     decision: Example | Rejection | None = None
+    asked: Asked | None = None
+    """How the instruction was put, where it was not asked as it stands."""
+    check: Check | None = None
 
 
 @dataclass(slots=True)
@@ -183,7 +196,9 @@ class History:
             "rejections": [rejection.to_dict() for rejection in self.rejections],
             "answers": [
                 {
+                    "asked": answer.asked.to_dict() if answer.asked else None,
                     "response": answer.response.to_dict(),
+                    "check": answer.check.to_dict() if answer.check else None,
                     "verdict": answer.verdict.to_dict() if answer.verdict else None,
                     "decision": answer.decision.to_dict() if answer.decision else None,
                 }
@@ -239,18 +254,24 @@ def _answers(records: RoundRecords) -> list[Answered]:
     verdicts = {verdict.response_id: verdict for verdict in records.verdicts}
     decisions: dict[str, Example | Rejection] = {r.parent: r for r in records.rejected if r.stage == "filter"}
     decisions |= {example.parents[1]: example for example in records.kept if len(example.parents) > 1}
-    return [Answered(r, verdicts.get(r.id), decisions.get(r.id)) for r in records.responses]
+    asked = {record.id: record for record in records.asked}
+    checks = {check.response_id: check for check in records.checks}
+    return [
+        Answered(r, verdicts.get(r.id), decisions.get(r.id), asked.get(r.asked), checks.get(r.id))
+        for r in records.responses
+    ]
 
 
 def _ids(answer: Answered) -> set[str]:
-    return {record.id for record in (answer.response, answer.verdict, answer.decision) if record is not None}
+    made = (answer.asked, answer.response, answer.check, answer.verdict, answer.decision)
+    return {record.id for record in made if record is not None}
 
 
 ORDERS: dict[str, Callable[[RecordFate], float | None]] = {
     "made": lambda item: 0,
     "score": lambda item: item.score,
     "similarity": lambda item: item.similarity,
-    "words": lambda item: len(item.answer.split()),
+    "words": lambda item: word_count(item.answer),
 }
 """By name, the value to sort by; the highest comes first."""
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
 from minisheep.rules import plain_text
+from minisheep.run.verdict import curve_totals
 from minisheep.terminal.screen_state import ROUND, Histogram, Key, Losses, Stage, State
 
 Part = str | tuple[str, str]
@@ -124,7 +125,7 @@ def loss_curve(losses: Losses, width: int, height: int) -> list[Text]:
     if losses.training:
         heading.append((f"{losses.training[-1][1]:.3f}", STRONG))
     if losses.validation:
-        heading += [("  held back ", DIM), (f"{losses.validation[-1][1]:.3f}", WARN)]
+        heading += [("  validation ", DIM), (f"{losses.validation[-1][1]:.3f}", WARN)]
     heading.append((f"  round {losses.round}", DIM))
     rows = height - 1
     points = [value for _, value in (*losses.training, *losses.validation)]
@@ -189,6 +190,33 @@ def _chart_bar(eighths: int, cells: int) -> str:
 def _axis(edges: Sequence[float], width: int) -> str:
     low, high = f"{edges[0]:g}", f"{edges[-1]:g}"
     return pad(low, max(len(low) + 1, width - len(high))) + high
+
+
+LAST_ROUNDS = 3
+"""Columns of the learning curve."""
+
+
+def pass_rates(draws: Mapping[str, Mapping[int, tuple[int, int]]], width: int, height: int) -> list[Text]:
+    """The learning curve: of the answers drawn, per cent that kept their constraint in the newest rounds; all kinds,
+    then those of which most were drawn."""
+    totals = curve_totals(draws)
+    rounds = sorted(totals)[-LAST_ROUNDS:]
+    by_size = sorted(draws, key=lambda kind: (-sum(drawn for drawn, _ in draws[kind].values()), kind))
+    room = max(4, width - 5 * len(rounds) - 1)
+    heading = "".join(right(f"r{number}", 5) for number in rounds)
+    rows = [line(width, (pad("draws that pass, %", room), DIM), (heading, DIM))]
+    for kind in ("all kinds", *by_size)[: max(0, height - 1)]:
+        counts = totals if kind == "all kinds" else draws[kind]
+        cells = "".join(right(_percent(counts.get(number)), 5) for number in rounds)
+        # What stands before the colon is the kind's group.
+        rows.append(
+            line(width, pad(clean(kind).rpartition(":")[2], room), (cells, STRONG if kind == "all kinds" else ""))
+        )
+    return rows
+
+
+def _percent(counts: tuple[int, int] | None) -> str:
+    return f"{100 * counts[1] / counts[0]:.0f}" if counts and counts[0] > 0 else "-"
 
 
 NAME, COUNT, RATE, TIME = 8, 13, 8, 11

@@ -11,6 +11,7 @@ from rich.text import Text
 from minisheep.machine.gpu import Gpu
 from minisheep.machine.system import MachineLoad
 from minisheep.rules import plain_text
+from minisheep.rules.plain_text import shell
 from minisheep.terminal import screen_charts, words
 from minisheep.terminal.screen_charts import DIM, STRONG, WARN, Part, block, clean, line, right, title, wrap
 from minisheep.terminal.screen_state import LogLine, Look, NewestTexts, State
@@ -25,8 +26,9 @@ PARTS = (
     ("the ring", "the stages of a round: the lit one is being done, the green ones are done"),
     ("the stages", "how much is done, how fast, and the time left; ~ is the time that it took last time"),
     ("tokens/s", "tokens that the model computes in a second, prompts included; slots are texts written side by side"),
-    ("loss", "nats per token in training, against the step; rings are the examples held back"),
+    ("loss", "nats per token in training, against the step; rings are the validation examples"),
     ("scores", "how many pairs got which score from the judge; the scale depends on the judge"),
+    ("draws", "answers drawn for training that keep their constraint, by kind and round"),
     ("newest", "the newest instruction that the model wrote, its answer, and the judge's scores"),
     ("the table", "base and rounds on held-out tasks: NLL is nats per token (lower is better), change has its standard"
      " error, checks are constraints that a program can check, `ends` are answers that end by themselves;"
@@ -111,9 +113,12 @@ COLUMNS = (
     ("NLL", "held-out NLL per token", 0),
     ("change (s.e.)", "change to base (standard error)", 1),
     ("checks kept", "constraints kept, strict", 2),
-    ("points to the best, 95 %", "points to the best before, 95 %", 6),
+    ("trained kinds", "of trained kinds", 2.3),
+    ("unseen kinds", "of unseen kinds", 2.6),
+    ("from the best, 95 %", "change from the best earlier round (95 % CI)", 6),
     ("ends", "greedy answers that end by themselves", 4),
     ("pairs kept", "pairs kept", 5),
+    ("draws pass", "draws that keep their constraint", 5.5),
     ("of all", "keep rate", 7),
     ("score", "mean judge score", 8),
     ("judge", "judge", 9),
@@ -273,16 +278,24 @@ def _top(state: State, width: int, height: int, now: float, look: Look) -> list[
 def _charts(state: State, width: int, height: int) -> list[Text]:
     """Both charts one above the other where there is room, else the one that the present stage is about."""
     losses = state.losses if state.losses.training else None
-    if losses and state.histogram and height >= 10:
+    judging = state.now is not None and state.now[1] == "judge"
+    learning = bool(state.draws) and not (judging and state.histogram)
+    newest = max((number for by_round in state.draws.values() for number in by_round), default=0)
+
+    def about_data(size: int) -> list[Text]:
+        if learning:
+            return block(screen_charts.pass_rates(state.draws, width, size), width, size)
+        return block(screen_charts.score_bars(state.histogram, width, size) if state.histogram else [], width, size)
+
+    if losses and (state.histogram or learning) and height >= 10:
         half = height // 2
-        return [
-            *block(screen_charts.score_bars(state.histogram, width, half), width, half),
-            *block(screen_charts.loss_curve(losses, width, height - half), width, height - half),
-        ]
+        curve = screen_charts.loss_curve(losses, width, height - half)
+        return [*about_data(half), *block(curve, width, height - half)]
     training = state.now is not None and state.now[1] in ("train", "evaluate")
-    if losses and (training or state.histogram is None or losses.round > state.histogram.round):
+    known = newest if learning else state.histogram.round if state.histogram else 0
+    if losses and (training or losses.round > known):
         return block(screen_charts.loss_curve(losses, width, height), width, height)
-    return block(screen_charts.score_bars(state.histogram, width, height) if state.histogram else [], width, height)
+    return about_data(height)
 
 
 def _little(state: State, width: int, height: int, now: float, look: Look) -> list[Text]:
@@ -324,7 +337,7 @@ def _standing(state: State, look: Look) -> Part:
 def _footer(state: State, width: int, look: Look) -> Text:
     if look.help:
         return line(width, (" ? back   q leave", DIM))
-    lost = "" if look.alive else f"It is not running. To continue: minisheep align --run {state.run}"
+    lost = "" if look.alive else f"It is not running. To continue: minisheep align --run {shell(state.run)}"
     text = look.message or state.ended or lost
     if text:
         style = STRONG if state.outcome == "finished" and not look.message else WARN

@@ -19,6 +19,7 @@ from minisheep.rules.plain_text import one_line
 from minisheep.run import events
 from minisheep.run.events import Event, Timed
 from minisheep.run.folder import RunFolder
+from minisheep.run.verdict import curve
 from minisheep.terminal import words
 
 ROUND = ("exam", "generate", "respond", "judge", "filter", "train", "evaluate")
@@ -125,6 +126,8 @@ class State:
     losses: Losses = field(default_factory=Losses)
     measured: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     """By round the cells of `terminal.words.metric_rows`, by the name of their row."""
+    draws: Mapping[str, Mapping[int, tuple[int, int]]] = field(default_factory=dict)
+    """By kind of constraint and round, how many answers were drawn and how many of them kept it."""
     best: int | None = None
     """The round to use, as the newest evaluation decided."""
     warnings: tuple[LogLine, ...] = ()
@@ -274,6 +277,9 @@ def _round_measured(state: State, event: events.RoundMeasured, at: float) -> Sta
     best = metrics.get("decision", {}).get("best")
     if isinstance(best, int):
         updated = replace(updated, best=best)
+    for kind, by_round in curve([metrics]).items():
+        name = one_line(kind, 60)
+        updated = replace(updated, draws={**updated.draws, name: {**updated.draws.get(name, {}), **by_round}})
     scores = metrics.get("data", {}).get("scores")
     if scores:
         drawn = scores["histogram"]
@@ -387,5 +393,5 @@ class Follow:
 def _event(line: bytes) -> Timed | None:
     try:
         return events.timed(json.loads(line))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from minisheep.rules.ifeval import HALVES
 from minisheep.rules.plain_text import BARS, duration, one_line
 from minisheep.run import events
+from minisheep.run.verdict import curve, curve_totals
 
 COUNTED = {
     "exam": "{tasks:,.0f} seed tasks, AUC {auc:.2f} (1: the judge knows right from wrong answers, 0.5: it guesses)",
@@ -35,6 +37,8 @@ def counted(phase: str, counts: Mapping[str, float]) -> str:
     except KeyError:
         named = ((one_line(name.replace("_", " ")), value) for name, value in counts.items() if name != "seconds")
         return ", ".join(f"{name} {value:g}" for name, value in named)
+    if "checked" in counts:
+        text += f"; {counts['passed']:,.0f} of {counts['checked']:,.0f} answers keep their constraint"
     if "tokens_per_pair" in counts:
         text += f", {counts['tokens_per_pair']:,.0f} tokens a pair"
     if "best" in counts:
@@ -86,7 +90,7 @@ def line(event: events.Event) -> str:
 
 def finished(event: events.RunFinished) -> str:
     """How the run ended, and which round to use."""
-    how = "Stopped early, since the last rounds brought no gain:" if event.early else "Finished"
+    how = "Stopped early: no improvement in the last rounds." if event.early else "Finished"
     best = "" if event.best is None else f" Best: {model_name(event.best)}."
     return f"{how} {event.rounds} round(s) in {duration(event.seconds)}.{best}"
 
@@ -95,8 +99,9 @@ Row = tuple[str, list[str]]
 
 
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Row]]:
-    """The table of rounds: column titles, and a row for each measure. `metrics` in order, the base first."""
-    titles = ["base" if m["round"] == 0 else f"round {m['round']}" for m in metrics]
+    """The table of rounds: column titles, and a row for each measure. `metrics` in order, the base first; what is no
+    round has a ``name``."""
+    titles = [m.get("name") or ("base" if m["round"] == 0 else f"round {m['round']}") for m in metrics]
 
     def row(name: str, *path: str, form: str = "{:.3f}") -> Row:
         return name, [_cell(m, path, form) for m in metrics]
@@ -109,8 +114,13 @@ def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[R
         row("words in a greedy answer", "model", "answer_words", form="{:.0f}"),
         row("constraints kept, strict", "model", "verifiable", "instruction_strict", "value", form="{:.0%}"),
         row("  in its own words", "model", "verifiable", "instruction_own", "value", form="{:.0%}"),
-        ("  points to the best before, 95 %", [_points(m, "constraints") for m in metrics]),
-        row("answers that say the instruction back", "model", "verifiable", "copied", "value", form="{:.0%}"),
+        *(
+            row(f"  of {half} kinds", "model", f"verifiable_{half}", "instruction_own", "value", form="{:.0%}")
+            for half in HALVES
+        ),
+        ("  change from the best earlier round (95 % CI)", [_points(m, "constraints") for m in metrics]),
+        *((f"  the same, {half} kinds", [_points(m, f"constraints_{half}") for m in metrics]) for half in HALVES),
+        row("answers that repeat the instruction", "model", "verifiable", "copied", "value", form="{:.0%}"),
         ("verdict", [_outcome(m) for m in metrics]),
         row("distinct-1 of greedy answers", "model", "distinct_1"),
         row("distinct-2 of greedy answers", "model", "distinct_2"),
@@ -121,6 +131,7 @@ def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[R
         row("words in a kept answer", "data", "kept_words", form="{:.0f}"),
         ("judge", [_judge(m) for m in metrics]),
         ("  AUC in its exam", [_exam(m) for m in metrics]),
+        ("draws that keep their constraint", [_draws(m) for m in metrics]),
         row("mean judge score", "data", "scores", "mean"),
         row("judge score, standard deviation", "data", "scores", "sd"),
         row("saturation at the top score", "data", "scores", "saturation", form="{:.0%}"),
@@ -133,7 +144,7 @@ def score_histogram(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for m in metrics:
         scores = m.get("data", {}).get("scores")
-        if scores:
+        if scores and "histogram" in scores:
             edges, counts = scores["histogram"]["edges"], scores["histogram"]["counts"]
             most = max(counts) or 1
             bars = "".join(BARS[-(-8 * count // most)] for count in counts)
@@ -162,14 +173,20 @@ def _points(metrics: Mapping[str, Any], measure: str) -> str:
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
+def _draws(metrics: Mapping[str, Any]) -> str:
+    """Of the answers drawn to instructions with a constraint, the share that kept it."""
+    counts = curve_totals(curve([metrics])).get(metrics.get("round", 0))
+    return "-" if counts is None else f"{counts[1] / counts[0]:.0%}"
+
+
 def _outcome(metrics: Mapping[str, Any]) -> str:
     """``better than base``, ``equal to round 1``: the decision, and the round that this one was compared with."""
     decision = metrics.get("decision", {})
     if "against" not in decision:
         return "-"
     rival = "base" if decision["against"] == 0 else f"round {decision['against']}"
-    verdicts = {"gain": "better than", "loss": "worse than", "mixed": "mixed to", "none": "equal to"}
-    return f"{verdicts[decision['outcome']]} {rival}"
+    verdicts = {"gain": "better than", "loss": "worse than", "mixed": "mixed against", "none": "equal to"}
+    return f"{verdicts.get(decision.get('outcome', ''), 'not comparable to')} {rival}"
 
 
 def _judge(metrics: Mapping[str, Any]) -> str:
@@ -179,7 +196,8 @@ def _judge(metrics: Mapping[str, Any]) -> str:
 
 def _exam(metrics: Mapping[str, Any]) -> str:
     exam = metrics.get("data", {}).get("exam")
-    return "-" if exam is None else f"{exam['judges'][exam['chosen']]['auc']:.2f}"
+    mark = None if exam is None else exam["judges"].get(exam["chosen"])
+    return "-" if mark is None else f"{mark['auc']:.2f}"
 
 
 def measured(event: events.RoundMeasured) -> str:

@@ -7,6 +7,7 @@ continues with the same batches without a saved generator state. No torch here, 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ class TrainExample:
 
     prompt: Prompt
     completion: Prompt
+    rejected: Prompt | None = None
+    """A worse completion of the same prompt, for a preference loss. An answer that was cut off has no end token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,18 @@ class TrainSettings:
     checkpoint_seconds: float = 60.0
     """At most this much work is lost when training is killed."""
     seed: int = 1
+    loss: str = "sft"
+    """``sft``, ``orpo`` or ``dpo``, as `trainers.preference` has them."""
+    beta: float = 0.1
+    """The weight of the odds ratio in ``orpo``; in ``dpo``, how little the model may leave its base."""
+
+
+def settings_of(settings: TrainSettings) -> dict[str, Any]:
+    """The settings as a training's identity has them: without those of a preference loss where there is none."""
+    found = dataclasses.asdict(settings)
+    if settings.loss == "sft":
+        del found["loss"], found["beta"]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +108,13 @@ class TrainResult:
     left_out: int
     micro_batch_size: int = 0
     """Examples of a forward pass at the end: fewer than set where the memory did not suffice. 0: not known."""
+    pairs: int = 0
+    """Training examples with a rejected answer."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; without `pairs` where there are none, as in a training by likelihood alone."""
+        found = dataclasses.asdict(self)
+        return found if self.pairs else {name: value for name, value in found.items() if name != "pairs"}
 
 
 class Trainer(Protocol):
@@ -141,6 +163,18 @@ class TokenPair:
 
     ids: tuple[int, ...]
     prompt: int
+    worse: tuple[int, ...] = ()
+    """The prompt and its rejected completion; empty where there is none."""
+
+    @property
+    def rejected(self) -> TokenPair | None:
+        """The rejected completion as a pair of its own."""
+        return TokenPair(self.worse, self.prompt) if self.worse else None
+
+    @property
+    def length(self) -> int:
+        """Tokens that go through the model."""
+        return len(self.ids) + len(self.worse)
 
     @property
     def first(self) -> int:
@@ -157,20 +191,25 @@ class TokenPair:
 class Tokenised:
     pairs: tuple[TokenPair, ...]
     truncated: int
-    """Pairs whose completion was cut."""
+    """Pairs with a completion that was cut."""
     left_out: int
     """Pairs with nothing to learn from: no completion, or a prompt that fills `max_length` alone."""
 
 
-def join_pairs(tokens: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> Tokenised:
-    """Join (prompt, completion) token ids, at most `max_length` long (paper, appendix E: 1024)."""
+def join_pairs(
+    tokens: Sequence[tuple[Sequence[int], Sequence[int]] | tuple[Sequence[int], Sequence[int], Sequence[int]]],
+    max_length: int,
+) -> Tokenised:
+    """Join (prompt, completion) or (prompt, completion, rejected completion) token ids, each at most `max_length` long
+    (paper, appendix E: 1024). A rejected completion without a token is left away."""
     pairs, truncated, left_out = [], 0, 0
-    for prompt, completion in tokens:
-        pair = TokenPair((*prompt, *completion)[:max_length], min(len(prompt), max_length))
+    for prompt, completion, *rejected in tokens:
+        worse = (*prompt, *rejected[0])[:max_length] if rejected and rejected[0] else ()
+        pair = TokenPair((*prompt, *completion)[:max_length], min(len(prompt), max_length), worse)
         if pair.supervised < 1:
             left_out += 1
             continue
-        truncated += len(prompt) + len(completion) > max_length
+        truncated += len(prompt) + max(len(completion), *map(len, rejected), 0) > max_length
         pairs.append(pair)
     return Tokenised(tuple(pairs), truncated, left_out)
 

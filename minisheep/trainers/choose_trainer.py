@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -264,6 +264,18 @@ def make_trainer(name: str) -> Trainer:
     from minisheep.trainers.peft import PeftTrainer
 
     return PeftTrainer()
+
+
+def make_adapter_sum(trainer: str, adapters: Sequence[Path], weights: Sequence[float], output: Path) -> None:
+    """The weighted sum of adapters as one. Raises as `formats.adapter_sum.write_sum` does."""
+    if trainer == "fake":
+        from minisheep.trainers.fake_trainer import fake_sum
+
+        fake_sum(adapters, weights, output)
+    else:
+        from minisheep.formats.adapter_sum import write_sum
+
+        write_sum(adapters, weights, output)
 
 
 def make_adapter_gguf(trainer: str, adapter: Path, base: Path, output: Path) -> None:

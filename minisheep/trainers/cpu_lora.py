@@ -100,6 +100,8 @@ class JointLora:
 
     def _compute(self, x: Tensor) -> list[Tensor]:
         first = self.layers[0]
+        if first.disable_adapters:
+            return [torch.nn.functional.linear(x, p.base_layer.weight, p.base_layer.bias) for p in self.layers]
         probability = float(getattr(first.lora_dropout["default"], "p", 0.0)) if first.training else 0.0
         frozen = [(layer.base_layer.weight, layer.base_layer.bias) for layer in self.layers]
         adapters = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,12 @@ def fake_fingerprint(job: base.TrainJob) -> str:
 
     Raises `errors.ModelFileError`.
     """
-    texts = [[[s.text for s in e.prompt], [s.text for s in e.completion]] for e in job.examples]
-    examples = digest("fake-examples", {"texts": texts})
+    texts = [
+        [[s.text for s in part] for part in (e.prompt, e.completion, *([e.rejected] if e.rejected else []))]
+        for e in job.examples
+    ]
+    preference = {} if job.settings.loss == "sft" else {"loss": job.settings.loss, "beta": job.settings.beta}
+    examples = digest("fake-examples", {"texts": texts, **preference})
     if job.start is None:
         return examples
     start = base.read_scale(job.start, job.settings)
@@ -39,6 +43,17 @@ def fake_fingerprint(job: base.TrainJob) -> str:
 def fake_adapter_gguf(path: Path, digest: str) -> None:
     """Write an adapter for the fake engine: a line that llama.cpp refuses. Raises `errors.DiskError`."""
     write_atomic(path, f"{LABEL} adapter {digest}\n".encode())
+
+
+def fake_sum(adapters: Sequence[Path], weights: Sequence[float], output: Path) -> None:
+    """The sum of fake adapters: a fake one that depends on each and on its weight. Raises `errors.DiskError`."""
+    configs = [read_config(folder) for folder in adapters]
+    parts = [[config["examples"], weight] for config, weight in zip(configs, weights, strict=True)]
+    rank = sum(config["r"] for config in configs)
+    scale = {"examples": digest("fake-sum", {"parts": parts}), "r": rank, "lora_alpha": rank, "use_rslora": False}
+    with publish(output) as folder:
+        write_json(folder / "adapter_config.json", configs[0] | scale)
+        write_atomic(folder / TENSORS, f"{LABEL}\n".encode())
 
 
 class FakeTrainer:
@@ -96,6 +111,7 @@ class FakeTrainer:
             load_in="fake",
             truncated=0,
             left_out=0,
+            pairs=sum(job.examples[index].rejected is not None for index in training),
         )
 
     def _write(self, job: base.TrainJob, fingerprint: str) -> None:
@@ -120,7 +136,8 @@ def fake_loss(step: int) -> float:
 
 
 def _words(example: base.TrainExample) -> int:
-    return sum(len(segment.text.split()) for segment in (*example.prompt, *example.completion))
+    texts = (*example.prompt, *example.completion, *(example.rejected or ()))
+    return sum(len(segment.text.split()) for segment in texts)
 
 
 def _read_step(path: Path, fingerprint: str, total: int) -> int:

@@ -190,11 +190,25 @@ def loss_sum(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> to
     they are padded on the right, where a causal model cannot see. The output layer, in a small model most of the work
     and in any model most of the memory, runs only at positions that predict a supervised token.
     """
+    total: torch.Tensor = HeadLoss.apply(*_predictions(model, pairs, device))  # type: ignore[no-untyped-call]
+    return total
+
+
+def sequence_losses(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> torch.Tensor:
+    """As `loss_sum`, of each sequence by itself; [pairs] in float32."""
+    lengths = [pair.supervised for pair in pairs]
+    losses: torch.Tensor = HeadLoss.apply(*_predictions(model, pairs, device), lengths)  # type: ignore[no-untyped-call]
+    return losses
+
+
+def _predictions(
+    model: Any, pairs: Sequence[TokenPair], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states [supervised tokens, width], the output layer's weights, and the tokens to be predicted."""
     in_a_row = can_pack(model) or getattr(model, PADDING_FREE, False)
     hidden = (_in_a_row if in_a_row else _padded)(model, pairs, device)
     targets = torch.tensor([token for pair in pairs for token in pair.ids[pair.first :]], device=hidden.device)
-    total: torch.Tensor = HeadLoss.apply(hidden, model.get_output_embeddings().weight, targets)  # type: ignore[no-untyped-call]
-    return total
+    return hidden, model.get_output_embeddings().weight, targets
 
 
 def _in_a_row(model: Any, pairs: Sequence[TokenPair], device: torch.device) -> torch.Tensor:
@@ -244,9 +258,13 @@ class HeadLoss(torch.autograd.Function):
     """Output layer and cross-entropy in pieces, the gradient made on the way: logits are computed once, never kept."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """`hidden` [tokens, width], `head` [vocabulary, width] (frozen), `targets` [tokens]."""
+    def forward(
+        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, lengths: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """`hidden` [tokens, width], `head` [vocabulary, width] (frozen), `targets` [tokens]; out is the sum, or with
+        `lengths` (tokens of each sequence) one sum a sequence."""
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        each: list[torch.Tensor] = []
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         step = max(1, HEAD_ELEMENTS // head.shape[0])
         for begin in range(0, len(targets), step):
@@ -256,14 +274,22 @@ class HeadLoss(torch.autograd.Function):
             wanted = logits.gather(1, target)[:, 0]
             p = torch.softmax(logits, dim=-1)
             # log(sum(exp(x))) = max(x) - log(max(p)), exact where the wanted token's own p has underflowed.
-            total += (high - p.amax(dim=-1).log() - wanted).sum()
+            losses = high - p.amax(dim=-1).log() - wanted
+            total += losses.sum()
+            each.append(losses)
             if gradient is not None:
                 p.scatter_add_(1, target, torch.full_like(wanted, -1)[:, None])
                 gradient[begin : begin + step] = p.to(head.dtype) @ head
         ctx.save_for_backward(gradient)
-        return total
+        ctx.lengths = lengths
+        if lengths is None:
+            return total
+        return torch.stack([part.sum() for part in torch.split(torch.cat(each), list(lengths))])
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0], None, None
+        weights = grads[0]
+        if ctx.lengths is not None:
+            weights = torch.repeat_interleave(weights, torch.tensor(ctx.lengths, device=gradient.device))[:, None]
+        return (gradient * weights).to(gradient.dtype), None, None, None

@@ -8,7 +8,6 @@ only, the best checkpoint by held-out loss. The adapter may begin as that of the
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,15 @@ from minisheep.rules.identity import digest
 from minisheep.run.events import Emit, Note
 from minisheep.run.files import publish, write_atomic, write_json
 from minisheep.trainers import lora_model
-from minisheep.trainers.base import Tokenised, TrainExample, TrainJob, TrainResult, another_training, join_pairs
+from minisheep.trainers.base import (
+    Tokenised,
+    TrainExample,
+    TrainJob,
+    TrainResult,
+    another_training,
+    join_pairs,
+    settings_of,
+)
 from minisheep.trainers.checkpoint import Array, check_fit, clear, read_start
 from minisheep.trainers.train_loop import TrainingLoop, is_memory_full
 
@@ -40,10 +47,11 @@ def training_fingerprint(
 
     `start` is the digest of the adapter that it begins with, `maker` is `Maker.name`.
     """
-    settings = dataclasses.asdict(job.settings)
+    settings = settings_of(job.settings)
     for name in ("micro_batch_size", "checkpoint_seconds", "load_in"):
         del settings[name]
-    ids = hashlib.sha256(json.dumps([[pair.prompt, pair.ids] for pair in data.pairs]).encode()).hexdigest()
+    rows = [[pair.prompt, pair.ids, *([pair.worse] if pair.worse else [])] for pair in data.pairs]
+    ids = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     model = (job.weights / "config.json").read_text() if (job.weights / "config.json").is_file() else ""
     content: dict[str, Any] = {
         "settings": settings,
@@ -86,7 +94,7 @@ def write_output(
     with publish(output) as folder:
         write_json(folder / "adapter_config.json", config)
         write_atomic(folder / lora_gguf.TENSORS, save(lora_model.adapter_tensors(model), metadata={"format": "pt"}))
-        write_json(folder / RESULT, dataclasses.asdict(result) | {"fingerprint": fingerprint})
+        write_json(folder / RESULT, result.to_dict() | {"fingerprint": fingerprint})
 
 
 class Maker(Protocol):
@@ -180,11 +188,13 @@ def _made(maker: Maker, job: TrainJob, precision: lora_model.Precision) -> lora_
 def tokenise(gguf: Path, examples: Sequence[TrainExample], max_length: int) -> Tokenised:
     """The examples as the ids that inference uses: by the vocabulary of the base GGUF."""
     with Vocabulary.from_file(gguf) as vocabulary:
-        pairs = []
+        pairs: list[tuple[list[int], list[int], list[int]]] = []
         for example in examples:
             prompt = vocabulary.encode(example.prompt, bos=True)
             after = prompt[-1] if prompt else None
-            pairs.append((prompt, vocabulary.encode(example.completion, bos=False, after=after)))
+            chosen = vocabulary.encode(example.completion, bos=False, after=after)
+            rejected = vocabulary.encode(example.rejected, bos=False, after=after) if example.rejected else []
+            pairs.append((prompt, chosen, rejected))
     return join_pairs(pairs, max_length)
 
 
@@ -194,7 +204,9 @@ def _emit_setup(job: TrainJob, data: Tokenised, precision: lora_model.Precision,
     sixteen = "float16" if precision.dtype == torch.float16 else "bfloat16"
     form = {"4bit": "4-bit NF4", "bf16": sixteen, "fp32": "float32"}[precision.load_in]
     through = f" through {maker.capitalize()}" if maker else ""
-    emit(Note(f"Training{through} on {precision.device.type}, base in {form}, {len(data.pairs)} examples."))
+    paired = sum(bool(pair.worse) for pair in data.pairs)
+    by = f", {paired} of them with a rejected answer, by {job.settings.loss.upper()}" if paired else ""
+    emit(Note(f"Training{through} on {precision.device.type}, base in {form}, {len(data.pairs)} examples{by}."))
     if data.left_out:
         emit(Note(f"{data.left_out} examples left out: longer than {job.settings.max_length} tokens.", "warning"))
     if data.truncated:
@@ -205,7 +217,7 @@ def _check_pair(model: lora_model.PeftModel, base: lora_gguf.BaseFacts, data: To
     """Refuse weights that are not those of the GGUF before they are trained, not after."""
     lora_gguf.map_layers(lora_model.adapter_tensors(model), base)
     known = model.get_input_embeddings().weight.shape[0]
-    highest = max(max(pair.ids) for pair in data.pairs)
+    highest = max(max((*pair.ids, *pair.worse)) for pair in data.pairs)
     if highest >= known:
         raise ModelFileError(
             f"The training weights in {weights} know {known} tokens, but the GGUF uses token {highest}.",

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,8 +26,9 @@ from minisheep.rules.identity import derive_seed
 from minisheep.run.events import Emit, Note, TrainStep
 from minisheep.trainers import base
 from minisheep.trainers.checkpoint import Array, Checkpoint, newest_checkpoint, save_checkpoint
-from minisheep.trainers.lora_model import PeftModel, Precision, loss_sum
+from minisheep.trainers.lora_model import PeftModel, Precision, loss_sum, sequence_losses
 from minisheep.trainers.loss_scale import LossScale
+from minisheep.trainers.preference import Portion, preference_loss, sequences
 
 BETAS = (0.9, 0.999)
 MOMENTS = ("exp_avg", "exp_avg_sq", "state1", "state2", "absmax1", "absmax2")
@@ -79,6 +80,9 @@ def is_memory_full(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
     )
+
+
+Measured = TypeVar("Measured")
 
 
 @dataclass(slots=True)
@@ -136,11 +140,15 @@ class TrainingLoop:
         self.saved_at = self.started = time.monotonic()
         self.plan: tuple[int, list[base.Indices]] = (-1, [])
         """An epoch and its batches."""
+        self.base_losses: dict[base.TokenPair, float] = {}
+        """For DPO: the summed loss of each sequence under the base."""
 
     def run(self) -> base.TrainResult:
         if self.warmup < self.settings.warmup_steps:
             self.emit(Note(f"Warm-up shortened to {self.warmup} of {self.total} steps: the run is short."))
         self._resume()
+        if self.settings.loss == "dpo":
+            self._measure_base()
         self.model.train()
         while True:
             if self._evaluation_due():
@@ -175,7 +183,7 @@ class TrainingLoop:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        seen = sum(len(pair.ids) for pair in batch)
+        seen = sum(pair.length for pair in batch)
         state = self.state
         state.first_loss = loss if step == 0 else state.first_loss
         state.step, state.last_loss, state.last_rate, state.tokens = step + 1, loss, rate, state.tokens + seen
@@ -190,19 +198,19 @@ class TrainingLoop:
         """The pairs of a step, shortest first."""
         epoch = step // self.per_epoch
         if self.plan[0] != epoch:
-            lengths = [len(self.data.pairs[index].ids) for index in self.training]
+            lengths = [self.data.pairs[index].length for index in self.training]
             self.plan = (epoch, base.plan_epoch(lengths, self.settings.batch_size, self.settings.seed, epoch))
         return [self.data.pairs[self.training[index]] for index in self.plan[1][step % self.per_epoch]]
 
     def _gradients(self, batch: Sequence[base.TokenPair], step: int) -> float:
-        """Accumulate the gradient of the mean loss per supervised token of `batch`; returns that mean.
+        """Accumulate the gradient of the loss of `batch` (for SFT the mean per supervised token); returns that loss.
 
         Where the memory does not suffice, the step is repeated with half the micro-batch: the batch stays.
         """
-        supervised = sum(pair.supervised for pair in batch)
+        whole = Portion.of(batch)
         while True:
             try:
-                loss = self._accumulate(batch, step, supervised)
+                loss = self._accumulate(batch, step, whole)
             except RuntimeError as error:
                 if not is_memory_full(error):
                     raise
@@ -226,19 +234,50 @@ class TrainingLoop:
         text = f"Out of memory: training continues with micro-batches of {self.micro_batch_size}; a step still has"
         self.emit(Note(f"{text} {self.settings.batch_size} examples.", "warning"))
 
-    def _accumulate(self, batch: Sequence[base.TokenPair], step: int, supervised: int) -> float:
+    def _accumulate(self, batch: Sequence[base.TokenPair], step: int, whole: Portion) -> float:
         total = 0.0
         for number, micro in enumerate(self._micro_batches(batch)):
             # From identity, so that a resumed run drops the same units.
             torch.manual_seed(derive_seed(self.settings.seed, "dropout", step, number))
-            loss = loss_sum(self.model, micro, self.precision.device) / supervised
+            loss = self._loss(micro, whole)
             self.scaling.scaled(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
 
+    def _loss(self, micro: Sequence[base.TokenPair], whole: Portion) -> torch.Tensor:
+        """The share of `micro` in the loss of the batch that holds `whole`."""
+        if self.settings.loss == "sft":
+            return loss_sum(self.model, micro, self.precision.device) / whole.tokens
+        texts = sequences(micro)
+        losses = sequence_losses(self.model, texts, self.precision.device)
+        of_base = None
+        if self.settings.loss == "dpo":
+            of_base = torch.tensor([self.base_losses[text] for text in texts], device=losses.device)
+        return preference_loss(self.settings.loss, self.settings.beta, micro, losses, of_base, whole)
+
+    def _measure_base(self) -> None:
+        """The losses of all sequences under the base: this model with its adapter off.
+
+        Measured anew where a training goes on, in an order of its own, so that it then has the same numbers.
+        """
+        texts = sorted(
+            {text for pair in self.data.pairs for text in sequences([pair])}, key=lambda t: (len(t.ids), t.ids)
+        )
+        self.emit(Note(f"DPO compares with the base: its likelihood of {len(texts)} answers is measured first."))
+        self.model.eval()
+        with self.model.disable_adapter():
+            measured = self._without_gradient(
+                texts, lambda some: sequence_losses(self.model, some, self.precision.device).tolist()
+            )
+        self.base_losses = dict(zip(texts, (loss for losses in measured for loss in losses), strict=True))
+
     def _micro_batches(self, batch: Sequence[base.TokenPair]) -> Iterator[list[base.TokenPair]]:
-        """Parts of `batch`; checks `should_stop` before each, since a step may take minutes."""
-        for indices in base.cut(range(len(batch)), self.micro_batch_size):
+        """Parts of `batch`; checks `should_stop` before each, since a step may take minutes. A pair is two examples to
+        the memory, so half as many of them are a part."""
+        pairs = any(pair.worse for pair in batch)
+        for indices in base.cut(
+            range(len(batch)), max(1, self.micro_batch_size // 2) if pairs else self.micro_batch_size
+        ):
             if self.should_stop():
                 self._save()
                 raise Stopped(
@@ -252,26 +291,31 @@ class TrainingLoop:
         return bool(self.held) and step > self.state.evaluated and step % self.per_epoch == 0
 
     def _validate(self) -> None:
-        """Mean loss on the held-out pairs; keeps the weights if it is the lowest so far."""
-        pairs = sorted((self.data.pairs[index] for index in self.held), key=lambda pair: len(pair.ids))
+        """The loss of the held-out pairs; keeps the weights if it is the lowest so far."""
+        pairs = sorted((self.data.pairs[index] for index in self.held), key=lambda pair: pair.length)
         self.model.eval()
-        total = self._held_out_loss(pairs)
+        loss = self._held_out_loss(pairs)
         self.model.train()
-        loss = total / sum(pair.supervised for pair in pairs)
         state = self.state
         state.evaluated, self.validation_loss = state.step, loss
         if state.best_loss is None or loss < state.best_loss:
             state.best_loss, state.best_step, self.best = loss, state.step, self._weights()
 
     def _held_out_loss(self, pairs: Sequence[base.TokenPair]) -> float:
-        """Summed loss of `pairs`, with smaller micro-batches where the memory does not suffice."""
+        whole = Portion.of(pairs)
+        if self.settings.loss != "sft":
+            return sum(self._without_gradient(pairs, lambda micro: self._loss(micro, whole).item()))
+        sums = self._without_gradient(pairs, lambda micro: loss_sum(self.model, micro, self.precision.device).item())
+        return sum(sums) / whole.tokens
+
+    def _without_gradient(
+        self, pairs: Sequence[base.TokenPair], measure: Callable[[list[base.TokenPair]], Measured]
+    ) -> list[Measured]:
+        """What `measure` finds in each micro-batch; they are smaller where the memory does not suffice."""
         while True:
             try:
                 with torch.no_grad():
-                    return sum(
-                        loss_sum(self.model, micro, self.precision.device).item()
-                        for micro in self._micro_batches(pairs)
-                    )
+                    return [measure(micro) for micro in self._micro_batches(pairs)]
             except RuntimeError as error:
                 if not is_memory_full(error):
                     raise
@@ -348,4 +392,5 @@ class TrainingLoop:
             truncated=self.data.truncated,
             left_out=self.data.left_out,
             micro_batch_size=self.micro_batch_size,
+            pairs=sum(bool(self.data.pairs[index].worse) for index in self.training),
         )

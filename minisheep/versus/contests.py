@@ -11,7 +11,9 @@ from minisheep.api import Run, resolve_round
 from minisheep.errors import UsageError
 from minisheep.metrics.stats import accuracy, paired_difference, standard_error
 from minisheep.rules.identity import six_decimals
+from minisheep.rules.plain_text import shell
 from minisheep.rules.prompts import user_text
+from minisheep.rules.text_words import word_count
 
 T = TypeVar("T")
 
@@ -44,14 +46,17 @@ def choose_rounds(
     if not trained:
         raise UsageError(
             f"{run.path} has no trained model yet: no round has been measured.",
-            f"Continue with `minisheep align --run {run.path}`.",
+            f"Continue with `minisheep align --run {shell(run.path)}`.",
         )
     ours = resolve_round(run, round, trained, "measured", on_progress=on_progress)
     theirs = resolve_round(run, against, trained, "measured", flag="--against", on_progress=on_progress)
     if 0 in (ours, theirs) and 0 not in measured:
         raise UsageError(
-            f"The base of {run.path} has not been measured.", f"Measure it with `minisheep align --run {run.path}`."
+            f"The base of {run.path} has not been measured.",
+            f"Measure it with `minisheep align --run {shell(run.path)}`.",
         )
+    for phase in ("train", "evaluate"):
+        run.check_whole(phase, (ours, theirs))
     if ours == theirs:
         raise UsageError(
             f"--round {round} and --against {against} are the same model.", "Choose another with --round N."
@@ -159,7 +164,7 @@ def _lengths(contests: Sequence[Contest]) -> dict[str, float]:
 
 
 def _words(text: str) -> int:
-    return len(text.split())
+    return word_count(text)
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:

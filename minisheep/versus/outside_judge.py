@@ -133,7 +133,9 @@ def versus(
         path.parent.mkdir(exist_ok=True)
     lock = Lock(path.parent)
     try:
-        results = {stored.question: stored.result for stored in each_record(path, Judgement)}
+        # A reply that could not be read is no judgement: it is asked for again, with what the user has changed since.
+        results: dict[str, str | float | None] = {}
+        results |= {s.question: s.result for s in each_record(path, Judgement) if s.result is not None}
         _judge(match.mode, questions, results, endpoint, path, at_once, on_progress)
     finally:
         lock.release()

@@ -43,10 +43,11 @@ def read_requests(path: str) -> list[str]:
             parsed = json.loads(part)
         except (ValueError, RecursionError) as error:
             raise SeedFileError(f"{path}, line {number}: not JSON: {error}.", _FORMS) from None
-        for item in parsed if isinstance(parsed, list) else [parsed]:
+        for place, item in enumerate(parsed if isinstance(parsed, list) else [parsed], 1):
             request = _request(item)
             if not request:
-                raise SeedFileError(f"{path}, line {number}: it has no request.", _FORMS)
+                where = f"item {place}" if parts == [text] and isinstance(parsed, list) else f"line {number}"
+                raise SeedFileError(f"{path}, {where}: it has no request.", _FORMS)
             requests[request] = None
     if not requests:
         raise SeedFileError(f"{path} has no prompt.", _FORMS)

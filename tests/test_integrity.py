@@ -1,0 +1,235 @@
+"""What a finished phase left is checked before anything rests on it, and a damaged phase can be done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tiny_runs import minisheep, outcome, tiny_run
+
+from minisheep import api, loop
+from minisheep.cli.main import cli
+from minisheep.errors import CorruptRunError, UsageError
+from minisheep.run.events import Note
+from minisheep.run.folder import FILES, RunFolder
+from minisheep.run.integrity import mark_lines, mark_of
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    tiny_run(run, judge="auto", exam_tasks=12, exam_auc=0.5, exam_kind=0)
+    return run
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def result(run: Path) -> dict[str, Any]:
+    """The outcome, with lines in any order: a phase that is done again appends what was lost."""
+    return {name: sorted(map(str, v)) if isinstance(v, list) else v for name, v in outcome(run).items()}
+
+
+def begun(run: Path) -> list[Path]:
+    """The files of round 1, in the order of its phases."""
+    paths = (run / "round-1" / file.name for files in FILES.values() for file in files)
+    return [path for path in paths if path.is_file()]
+
+
+def test_every_file_of_a_finished_phase_has_a_mark(run: Path) -> None:
+    files = RunFolder(run).read_manifest()["files"]
+    marked = {f"{key.partition('/')[0]}/{name}" for key, marks in files.items() for name in marks}
+    there = {str(path.relative_to(run)) for path in run.glob("round-*/**/*") if path.is_file()}
+    assert marked == there
+
+
+@pytest.mark.parametrize("how", ["deleted", "halved", "changed"])
+def test_damage_is_named_with_the_command_that_mends_it_and_the_mended_run_is_the_old_one(run: Path, how: str) -> None:
+    right = result(run)
+    asked = set()
+    for path in begun(run):
+        data = path.read_bytes()
+        if how == "deleted":
+            path.unlink()
+        elif how == "halved":
+            lines = data.splitlines(keepends=True)
+            path.write_bytes(b"".join(lines[: len(lines) // 2]) if len(lines) > 1 else data[: len(data) // 2])
+        else:
+            path.write_bytes(data.replace(b"1", b"2", 1))
+        if path.exists() and path.read_bytes() == data:
+            continue
+        with pytest.raises(CorruptRunError) as refused:
+            tiny_run(run)
+        assert str(path) in refused.value.message and "minisheep" in refused.value.fix
+        while damaged := api.load_run(run).damage:
+            first = damaged[0]
+            assert first.command in CliRunner().invoke(cli, ["status", str(run)]).output
+            _, said = tiny_run(run, until=loop.Phase(first.round, first.phase))
+            assert any(isinstance(event, Note) and "came out as before" in event.text for event in said), path
+            asked.add(first.phase)
+        assert result(run) == right, path
+    assert asked == {"exam", "generate", "respond", "judge", "filter", "train", "evaluate"}
+
+
+def test_what_rests_on_a_phase_that_comes_out_otherwise_is_set_aside_and_made_anew(run: Path) -> None:
+    right = result(run)
+    # As if another model had written: the digest that was kept is not that of what comes now.
+    folder = RunFolder(run)
+    manifest = folder.read_manifest()
+    manifest["files"]["round-1/respond"]["responses.jsonl"]["digest"] = "0" * 64
+    folder.write_manifest(manifest)
+    opened, said = tiny_run(run, until=loop.Phase(1, "respond"))
+    assert any(isinstance(event, Note) and "replaced-1" in event.text for event in said)
+    assert opened.next_phase == loop.Phase(1, "judge")
+    assert (run / "replaced-1" / "round-2" / "adapter" / "adapter_model.safetensors").exists()
+    tiny_run(run)
+    assert result(run) == right
+
+
+def test_a_measurement_done_again_leaves_the_data_alone(run: Path) -> None:
+    (run / "round-1" / "metrics.json").unlink()
+    kept = (run / "round-2" / "kept.jsonl").stat().st_ctime_ns
+    tiny_run(run, until=loop.Phase(1, "evaluate"))
+    assert (run / "round-2" / "kept.jsonl").stat().st_ctime_ns == kept and not api.load_run(run).damage
+
+
+def test_a_filter_done_again_with_another_keep_has_new_marks_and_keeps_no_old_adapter(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    tiny_run(run, until=loop.Phase(1, "filter"))
+    before = RunFolder(run).read_manifest()["files"]["round-1/filter"]
+    # A training that was cut off between its adapter and the manifest.
+    (run / "round-1" / "adapter").mkdir()
+    (run / "round-1" / "training.json").write_text("{}")
+    tiny_run(run, until=loop.Phase(1, "filter"), keep="top:0.25")
+    assert not (run / "round-1" / "adapter").exists() and not (run / "round-1" / "training.json").exists()
+    assert RunFolder(run).read_manifest()["files"]["round-1/filter"]["kept.jsonl"] != before["kept.jsonl"]
+    assert not api.load_run(run).damage
+    tiny_run(run)
+
+
+def test_a_run_without_a_manifest_is_damaged_and_not_new(run: Path) -> None:
+    (run / "manifest.json").unlink()
+    for way in (lambda: tiny_run(run), lambda: api.load_run(run), lambda: api.align(run)):
+        with pytest.raises(CorruptRunError, match=r"manifest\.json is missing"):
+            way()
+
+
+def test_older_runs_have_no_marks_and_go_on(run: Path) -> None:
+    folder = RunFolder(run)
+    manifest = folder.read_manifest()
+    del manifest["files"]
+    folder.write_manifest(manifest)
+    (run / "round-1" / "judge.json").unlink()
+    assert not api.load_run(run).damage
+    tiny_run(run, rounds=3)
+    assert {key.partition("/")[0] for key in folder.read_manifest()["files"]} == {"round-3"}
+
+
+def test_an_older_run_that_lost_verdicts_says_which_file(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    tiny_run(run, until=loop.Phase(1, "judge"))
+    folder = RunFolder(run)
+    manifest = folder.read_manifest()
+    del manifest["files"]
+    folder.write_manifest(manifest)
+    path = run / "round-1" / "verdicts.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5]))
+    with pytest.raises(CorruptRunError, match=r"round-1/verdicts\.jsonl"):
+        tiny_run(run)
+
+
+def test_leaves_use_no_damaged_file(run: Path) -> None:
+    (run / "round-2" / "adapter.gguf").write_bytes(b"other")
+    (run / "round-1" / "answers.jsonl").unlink()
+    for verb in (
+        ("chat", str(run), "--round", "2", "--once", "Why?"),
+        ("versus", str(run), "--judge-url", "http://127.0.0.1:1/v1", "--judge-model-name", "m", "--round", "1"),
+    ):
+        found = CliRunner().invoke(cli, verb, standalone_mode=False)
+        assert isinstance(found.exception, CorruptRunError), found.exception
+    # What only shows a run says so and shows the rest.
+    for verb in (("report", str(run)), ("compare", str(run)), ("browse", str(run), "--plain")):
+        found = CliRunner().invoke(cli, verb, standalone_mode=False)
+        # A table breaks its notes where the terminal ends.
+        said = " ".join((found.output + found.stderr).split())
+        assert found.exception is None and "minisheep train --run" in said, verb
+    told = json.loads(CliRunner().invoke(cli, ["status", str(run), "--json"]).output)
+    assert [one["file"] for one in told["damage"]] == ["answers.jsonl", "adapter.gguf"]
+
+
+def test_the_command_line_mends_what_its_message_says(run: Path) -> None:
+    (run / "round-2" / "verdicts.jsonl").unlink()
+    refused = minisheep("align", "--run", str(run))
+    assert refused.returncode == 1 and f"minisheep judge --run {run}" in refused.stderr
+    assert minisheep("judge", "--run", str(run), "--plain").returncode == 0
+    assert minisheep("align", "--run", str(run), "--plain").returncode == 0
+
+
+def test_lines_are_marked_in_any_order_and_streamed(tmp_path: Path) -> None:
+    lines = [f'{{"id":"{n}","stage":"{("filter", "generate")[n % 2]}"}}\n'.encode() for n in range(50)]
+    path = tmp_path / "file.jsonl"
+    path.write_bytes(b"".join(lines) + b'{"torn')
+    assert mark_of(path) == mark_lines(reversed(lines)) and mark_lines(lines)["lines"] == 50
+    path.write_bytes(b"".join(lines[:25]))
+    assert mark_of(path) != mark_lines(lines)
+    assert mark_of(path, "filter") == mark_lines(lines[:25:2])
+    assert mark_lines([lines[0], lines[0]]) != mark_lines([lines[1], lines[1]])
+
+
+# Links
+
+
+def test_nothing_is_written_through_a_link_or_read_out_of_the_folder(run: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("precious\n")
+    for place in ("round-1/responses.jsonl", "events.jsonl", ".lock", "scratch/present.json", "report"):
+        path = run / place
+        kept = tmp_path / "kept"
+        if path.exists():
+            path.rename(kept)
+        path.symlink_to(mine if place != "report" else tmp_path)
+        for way in (lambda: tiny_run(run), lambda: api.load_run(run), lambda: api.Run(run).report()):
+            with pytest.raises(CorruptRunError, match="link"):
+                way()
+        path.unlink()
+        if kept.exists():
+            kept.rename(path)
+    assert mine.read_text() == "precious\n"
+    tiny_run(run)
+
+
+def test_a_run_folder_may_itself_be_reached_by_a_link(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(run)
+    assert api.load_run(tmp_path / "link").next_phase is None
+    # And a link that stays inside may be read, but not written through.
+    (run / "newest").symlink_to(run / "round-2")
+    assert api.load_run(run).next_phase is None
+    with pytest.raises(CorruptRunError, match="link"):
+        tiny_run(run)
+
+
+def test_a_pipe_in_a_run_folder_makes_nobody_wait(run: Path) -> None:
+    (run / "round-1" / "kept.jsonl").unlink()
+    os.mkfifo(run / "round-1" / "kept.jsonl")
+    with pytest.raises(CorruptRunError, match="neither a file nor a folder"):
+        api.load_run(run)
+
+
+def test_what_killed_processes_left_is_swept_when_the_run_goes_on(run: Path) -> None:
+    left = [run / ".manifest.json.999999999.tmp", run / "round-1" / ".kept.jsonl.999999999.tmp"]
+    for path in left:
+        path.touch()
+    tiny_run(run)
+    assert not any(path.exists() for path in left)
+
+
+def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        api.load_run(tmp_path)

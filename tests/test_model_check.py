@@ -1,0 +1,194 @@
+"""A model that cannot end its answers as its template says is refused or mended before the first token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import model_folders as folders
+import pytest
+from gguf_builder import Tiny, pair
+
+from minisheep import api
+from minisheep.data.seed_tasks import SeedTask
+from minisheep.engines import native
+from minisheep.errors import MinisheepError, ModelFileError, SeedFileError, UnsupportedModelError, UsageError
+from minisheep.formats.gguf_header import GgufHeader, read_header
+from minisheep.formats.hf_to_gguf import convert
+from minisheep.formats.model_check import check_model, with_end
+from minisheep.models.fetch import fetch_gguf
+from minisheep.models.registry import find_model
+from minisheep.rules.templates import Prompt, Template, chatml, plain
+from minisheep.stages.lengths import Lengths
+
+CONTROL = {"<|im_start|>": 1, "<|im_end|>": 2, "<|endoftext|>": 3, "<|done|>": 4}
+
+
+class Known:
+    """A vocabulary of a few control tokens, of which some end a generation; any other text is several tokens."""
+
+    def __init__(self, *ends: str, eos: int = 3, ordinary: str = "") -> None:
+        self._ends, self.eos, self._ordinary = {CONTROL[text] for text in ends}, eos, ordinary
+
+    def token(self, text: str) -> int | None:
+        return 9 if text and text == self._ordinary else CONTROL.get(text)
+
+    def ends(self, stops: Any) -> frozenset[int]:
+        return frozenset(CONTROL[text] for text in stops if text in CONTROL)
+
+    def is_end(self, token: int) -> bool:
+        return token in self._ends
+
+    def is_control(self, token: int) -> bool:
+        return token in CONTROL.values()
+
+    def decode(self, tokens: Any) -> str:
+        return ","
+
+
+def header(*, eos: bool = True) -> GgufHeader:
+    metadata = {"tokenizer.ggml.eos_token_id": 3} if eos else {}
+    return GgufHeader(3, "llama", MappingProxyType(metadata), (), 0)
+
+
+def ended(template: Template, known: Any, *, eos: bool = True) -> tuple[Template, list[str]]:
+    return with_end(known, header(eos=eos), template)
+
+
+def test_an_end_that_the_model_knows_changes_nothing() -> None:
+    assert ended(chatml(), Known("<|im_end|>")) == (chatml(), [])
+
+
+@pytest.mark.parametrize("template", [Template("model", "<", ">", "<|eom_xyz|>"), chatml(), plain("</s>")])
+def test_an_end_that_is_no_token_is_refused(template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(CONTROL, "<|im_end|>")
+    with pytest.raises(UnsupportedModelError, match="no token of this model") as refused:
+        ended(template, Known("<|endoftext|>"))
+    assert template.end in refused.value.message and "--" in refused.value.fix
+
+
+def test_a_token_that_is_not_marked_as_an_end_becomes_a_stop() -> None:
+    mended, told = ended(Template("model", "<", ">", "<|done|>"), Known("<|endoftext|>"))
+    assert mended.stop == ("<|done|>",) and "<|done|>" in told[0]
+
+
+def test_without_an_end_in_the_file_one_that_it_has_is_taken() -> None:
+    mended, told = ended(plain(""), Known("<|endoftext|>"), eos=False)
+    assert mended.end == "<|endoftext|>" and "eos_token_id" in told[0]
+
+
+def test_a_text_that_llama_cpp_takes_for_the_end_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="','"):
+        ended(plain(""), Known(eos=11), eos=False)
+
+
+def test_a_model_without_any_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("<|im_end|>", "<|endoftext|>"):
+        monkeypatch.delitem(CONTROL, name)
+    with pytest.raises(UnsupportedModelError, match="names no token"):
+        ended(plain(""), Known(eos=4), eos=False)
+
+
+def converted(folder: Path) -> Path:
+    made = convert(folders.tiny_folder(folder), folder.parent / f"{folder.name}.gguf", "f32", "Tiny", lambda line: None)
+    return made.path
+
+
+def test_a_real_file_is_checked_by_llama_cpp_itself(tmp_path: Path) -> None:
+    gguf = converted(tmp_path / "a")
+    assert check_model(gguf, read_header(gguf), plain("<|endoftext|>")).template == plain("<|endoftext|>")
+    found = check_model(gguf, read_header(gguf), chatml())
+    # It knows <|im_end|>, and reads the labels of the turns as ordinary text.
+    assert "<|im_start|>" in found.warnings[-1]
+
+
+def test_what_llama_cpp_warns_of_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = converted(tmp_path / "a")
+    data = gguf.read_bytes().replace(b"tokenizer.ggml.pre", b"tokenizer.ggml.prx")
+    gguf.write_bytes(data)
+    warnings = check_model(gguf, read_header(gguf), plain("<|endoftext|>")).warnings
+    assert [w for w in warnings if "missing pre-tokenizer type" in w] == [warnings[0]]
+    assert not any("****" in w or w.endswith(": ") for w in warnings)
+    assert not check_model(gguf, read_header(gguf), plain("<|endoftext|>"), tells_log=False).warnings
+
+
+def test_a_control_token_among_the_stops_is_found(tmp_path: Path) -> None:
+    with native.Vocabulary.from_file(converted(tmp_path / "a")) as vocabulary:
+        assert vocabulary.ends(("\nInput:", "<|im_end|>", "the")) == {vocabulary.token("<|im_end|>")}
+
+
+def part(folder: Path, number: int, count: int) -> Path:
+    path = folder / f"big-{number:05}-of-{count:05}.gguf"
+    more = (pair("split.no", "u16", number - 1), pair("split.count", "u16", count))
+    path.write_bytes(Tiny(architecture="llama" if number == 1 else "", more=more).build())
+    return path
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_any_part_of_a_split_model_is_refused_with_the_command_that_joins_them(tmp_path: Path, number: int) -> None:
+    (folder := tmp_path / "with blank").mkdir()
+    with pytest.raises(ModelFileError, match=f"part {number} of 3") as refused:
+        read_header(part(folder, number, 3))
+    assert f"llama-gguf-split --merge '{folder}/big-00001-of-00003.gguf' big-whole.gguf" in refused.value.fix
+
+
+def test_a_file_that_was_split_into_one_is_whole(tmp_path: Path) -> None:
+    assert read_header(part(tmp_path, 1, 1)).architecture == "llama"
+
+
+@pytest.mark.parametrize("weights", [{}, {"weights": "folder"}])
+def test_a_part_is_refused_before_there_is_a_run(tmp_path: Path, weights: dict[str, str]) -> None:
+    with pytest.raises(ModelFileError, match="part 1 of 2"):
+        api.align(tmp_path / "run", model=str(part(tmp_path, 1, 2)), **weights)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_on_the_hub_is_refused_before_it_is_fetched() -> None:
+    with pytest.raises(MinisheepError, match="part 1 of 4"):
+        fetch_gguf(find_model("org/repo:dir/big-00001-of-00004.gguf"), lambda line: None)
+
+
+def seeds(*sizes: int, held_out: frozenset[int] = frozenset({0})) -> list[SeedTask]:
+    return [
+        SeedTask(f"s{n}", "k", "word " * size, "", "answer", n in held_out, f"mine.jsonl, line {n + 1}")
+        for n, size in enumerate(sizes)
+    ]
+
+
+def words(prompt: Prompt) -> int:
+    return sum(len(segment.text.split()) for segment in prompt)
+
+
+def checked(tasks: list[SeedTask], room: int, **settings: Any) -> list[str]:
+    from minisheep.config import make
+    from minisheep.data.seed_tasks import load_prompts
+
+    given = {"shots": 2, "assess": "none", "keep": "auto", "exam_tasks": 0, "judge": "logits"} | settings
+    return Lengths(make(given), plain("</s>"), "base", load_prompts(), words).check(tasks, [], room)
+
+
+@pytest.mark.parametrize("long", [0, 3])
+def test_a_seed_that_is_too_long_is_named_whether_it_is_shown_or_held_out(long: int) -> None:
+    sizes = [5] * 8
+    sizes[long] = 600
+    with pytest.raises(SeedFileError, match=f"line {long + 1} ") as refused:
+        checked(seeds(*sizes), 300)
+    assert "--context" in refused.value.fix and refused.value.message.count("line") == 1
+
+
+def test_seeds_that_only_together_are_too_long_are_named_until_the_rest_fits() -> None:
+    with pytest.raises(SeedFileError, match="line 7") as refused:
+        checked(seeds(5, 5, 5, 5, 5, 120, 130), 200)
+    assert "line 6" not in refused.value.message
+
+
+def test_a_context_that_is_too_small_for_any_seeds_says_so() -> None:
+    with pytest.raises(UsageError, match="too small"):
+        checked(seeds(5, 60, 60, 60), 140)
+
+
+def test_what_fits_is_left_alone_and_a_narrow_judge_is_told() -> None:
+    assert checked(seeds(*[5] * 8), 300) == []
+    (warning,) = checked(seeds(*[5] * 8), 300, assess="both")
+    assert "--context" in warning

@@ -1,0 +1,92 @@
+"""Whatever is wrong with a run folder, every verb that reads it ends with a clear line, never with a traceback."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from mutated_runs import mutate
+from tiny_runs import tiny_run
+
+from minisheep import api
+from minisheep.cli.main import cli
+from minisheep.errors import MinisheepError
+from minisheep.run.files import write_json
+
+VERSUS = {
+    "run": "run", "ours": "round 2", "theirs": "base", "mode": "pair", "prompts": "held-out tasks", "judge": "j",
+    "judge_url": "http://x", "judgements": "file", "pairs": 3, "won": 1, "tied": 1, "lost": 1, "same_answer": 0,
+    "unreadable": 0, "first_place_twice": 0, "second_place_twice": 1, "judged_pairs": 3, "words_ours": 3.0,
+    "words_theirs": 4.0, "longer_won": 1, "decided_of_different_length": 2,
+    "win_rate": {"value": 0.5, "low": 0.1, "high": 0.9},
+}  # fmt: skip
+EVAL = {"task": "ifeval", "round": 1, "metrics": {"acc": {"value": 0.5, "low": 0.4, "high": 0.6}}}
+VERBS = (
+    ("status", "{run}"),
+    ("status", "{run}", "--json"),
+    ("attach", "{run}", "--plain"),
+    ("attach", "{run}", "--json"),
+    ("browse", "{run}", "--plain"),
+    ("browse", "{run}", "--json"),
+    ("compare", "{run}"),
+    ("compare", "{run}", "{other}", "--json"),
+    ("report", "{run}", "--json"),
+    ("export", "{run}", "--to", "gguf"),
+    ("handoff", "{run}", "--to", "axolotl"),
+    ("versus", "{run}", "--judge-url", "http://127.0.0.1:1/v1", "--judge-model-name", "m"),
+    ("align", "--run", "{run}", "--dry-run"),
+)
+"""What is asked of each folder; `align` comes last, since it changes it."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    tiny_run(run, judge="auto", exam_tasks=12, exam_auc=0.5, exam_kind=0)
+    for name in ("judged", "eval"):
+        (run / name).mkdir()
+    write_json(run / "judged" / "j-pair-round-2-base.json", VERSUS)
+    write_json(run / "eval" / "ifeval-round-1.json", EVAL)
+    return run
+
+
+def said(verb: tuple[str, ...], run: Path, other: Path) -> str:
+    """Asks for a verb in this process. Returns a fault's name, or nothing where it ended as a verb should."""
+    words = [word.format(run=run, other=other) for word in verb]
+    found = CliRunner().invoke(cli, words, standalone_mode=False)
+    error = found.exception
+    if error is None or isinstance(error, MinisheepError | OSError | SystemExit):
+        return ""
+    if type(error).__module__.startswith("click"):
+        return ""
+    return f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(6000, marks=pytest.mark.slow)])
+def test_no_damage_ends_in_a_traceback(whole: Path, tmp_path: Path, count: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("minisheep.prepare._prepare_real", None)
+    monkeypatch.setattr("minisheep.prepare.versions", dict)
+    # Pictures take most of a report's time, and read nothing.
+    monkeypatch.setattr("minisheep.report.plots.available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    faults: list[str] = []
+    for number in range(count):
+        run = tmp_path / f"run-{number}"
+        shutil.copytree(whole, run)
+        chance = random.Random(number)
+        what = " and ".join(mutate(run, chance) for _ in range(chance.choice((1, 1, 2))))
+        # A few verbs each, so that all see many folders; then the run itself goes on, or says why not.
+        verbs = VERBS if count > 100 else chance.sample(VERBS, 4)
+        faults += [f"{number}: {what}: {verb[0]}: {fault}" for verb in verbs if (fault := said(verb, run, whole))]
+        try:
+            api.align(run, inline=True, rounds=2)
+        except (MinisheepError, OSError):
+            pass
+        except Exception as error:
+            faults.append(f"{number}: {what}: align: {type(error).__name__}: {error}")
+        shutil.rmtree(run)
+    assert not faults, "\n".join(faults[:20]) + f"\n{len(faults)} in all"

@@ -1,0 +1,65 @@
+"""What is shown survives any terminal, a closed or full output, and a reader that leaves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).parent / "data" / "run-0.1"
+FULL = Path("/dev/full")
+
+
+def shown(*words: str, redirect: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """A command in a shell, with its output redirected."""
+    line = f'"$@" {redirect}'
+    given = [sys.executable, "-m", "minisheep", *words]
+    return subprocess.run(
+        ["/bin/bash", "-c", line, "bash", *given], capture_output=True, env={**os.environ, **environment}, check=False
+    )
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_characters_that_the_terminal_lacks_are_replaced(encoding: str) -> None:
+    said = shown("status", str(RUN), PYTHONIOENCODING=encoding)
+    assert said.returncode == 0 and not said.stderr
+    assert said.stdout.decode(encoding)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+@pytest.mark.parametrize("redirect", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_an_output_that_cannot_be_written_is_one_line_and_74(redirect: str, more: tuple[str, ...]) -> None:
+    said = shown("status", str(RUN), *more, redirect=redirect)
+    assert said.returncode == 74
+    lines = said.stderr.decode().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("minisheep: The ")
+
+
+def test_a_reader_that_leaves_needs_no_word() -> None:
+    said = shown("status", str(RUN), redirect="| head -c 1; exit ${PIPESTATUS[0]}")
+    assert said.returncode in (0, 1) and not said.stderr
+
+
+def test_a_run_whose_output_is_closed_is_done_all_the_same(tmp_path: Path) -> None:
+    quick = "--engine fake --trainer fake --assess none --exam-tasks 0 --eval-answers 0 --eval-verifiable 0 --rounds 1"
+    said = shown("align", *quick.split(), "--per-round", "3", "--run", str(tmp_path / "run"), "--plain", redirect=">&-")
+    assert said.returncode == 0, said.stderr
+    assert (tmp_path / "run" / "round-1" / "metrics.json").exists()
+
+
+def test_without_a_home_the_cache_must_be_named() -> None:
+    code = (
+        "import platformdirs\n"
+        "def homeless(*given): raise RuntimeError('Could not determine home directory.')\n"
+        "platformdirs.user_cache_path = homeless\n"
+        "import sys; sys.argv = ['minisheep', 'pull', 'smollm2-135m']\n"
+        "from minisheep.cli.main import main; main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "MINISHEEP_CACHE"}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert said.returncode == 74
+    assert len(said.stderr.splitlines()) == 1 and "MINISHEEP_CACHE" in said.stderr

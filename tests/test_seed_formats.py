@@ -1,0 +1,181 @@
+"""Files of seed tasks as people have them: six shapes, all faults at once, and what is no text."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minisheep import api
+from minisheep.data.seed_tasks import load_prompts, load_seeds
+from minisheep.errors import RunMismatchError, SeedFileError, UsageError
+
+ASKED, SAID = "Name a colour.", "Blue is one."
+QUESTION, ANSWER = {"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}
+SYSTEM = {"role": "system", "content": "Be brief."}
+SHAPES: dict[str, dict[str, Any]] = {
+    "alpaca": {"instruction": ASKED, "input": "", "output": SAID},
+    "dolly": {"instruction": ASKED, "context": "", "response": SAID, "category": "open_qa"},
+    "self-instruct": {"instruction": ASKED, "instances": [{"input": "<noinput>", "output": SAID}]},
+    "completion": {"prompt": ASKED, "completion": SAID},
+    "completion of messages": {"prompt": [QUESTION], "completion": [ANSWER]},
+    "openai": {"messages": [SYSTEM, QUESTION, ANSWER]},
+    "openai with parts": {"messages": [QUESTION | {"content": [{"type": "text", "text": ASKED}]}, ANSWER]},
+    "sharegpt": {"conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": SAID}]},
+    "sharegpt with system": {"conversations": [{"from": "system", "value": "x"}, {"from": "human", "value": ASKED},
+                                               {"from": "gpt", "value": SAID}]},
+}  # fmt: skip
+OTHERS = [{"instruction": f"Do {n}.", "output": f"Done {n}."} for n in range(8)]
+
+
+def write(path: Path, rows: list[Any], array: bool = False) -> str:
+    path.write_text(json.dumps(rows) if array else "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def fault(path: str) -> str:
+    with pytest.raises(SeedFileError) as refused:
+        load_seeds(path)
+    assert refused.value.fix
+    return refused.value.message
+
+
+@pytest.mark.parametrize("array", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_is_the_same_task(tmp_path: Path, shape: str, array: bool) -> None:
+    (found,) = (
+        s for s in load_seeds(write(tmp_path / "s", [SHAPES[shape], *OTHERS], array)) if "colour" in s.instruction
+    )
+    assert (found.instruction, found.input, found.output) == (ASKED, "", SAID)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"messages": [QUESTION, ANSWER, QUESTION, ANSWER]}, "a conversation of 2 turns"),
+        ({"conversations": [{"from": "human", "value": ASKED}]}, "question of the user and an answer"),
+        ({"messages": [QUESTION, ANSWER | {"content": None}]}, "output"),
+        ({"messages": [QUESTION | {"content": [{"type": "image_url"}]}, ANSWER]}, "parts that are no text"),
+        ({"messages": [QUESTION | {"role": "tool"}, ANSWER]}, "'tool'"),
+        ({"instruction": ASKED, "input": True, "output": SAID}, "its input is true or false"),
+        ({"instruction": ASKED, "input": [], "output": SAID}, "its input is a list"),
+        ({"instruction": ASKED, "input": {}, "output": SAID}, "its input is an object"),
+        ({"text": "only a text"}, "instruction and output"),
+    ],
+)
+@pytest.mark.parametrize("array", [False, True])
+def test_what_is_no_single_question_and_answer_is_named_by_its_number(
+    tmp_path: Path, row: dict[str, Any], told: str, array: bool
+) -> None:
+    message = fault(write(tmp_path / "s", [*OTHERS, row], array))
+    assert told in message and f"{'item' if array else 'line'} 9" in message
+
+
+def test_numbers_are_texts_and_empty_cells_are_none(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Is it even, {n}?", "input": n, "output": n} for n in (0, 7, 1.5)]
+    cells = [
+        {"instruction": f"Do {n}.", "input": cell, "output": "Done."} for n, cell in enumerate([float("nan"), None])
+    ]
+    path = write(tmp_path / "s", [*rows, *cells, *OTHERS[2:]])
+    assert [s.input for s in load_seeds(path)][:5] == ["0", "7", "1.5", "", ""]
+    assert load_seeds(path)[0].output == "0"
+
+
+def test_all_faults_are_told_at_once_and_ten_of_them_named(tmp_path: Path) -> None:
+    rows = [*OTHERS, *(row | {"output": ""} for row in OTHERS), *OTHERS[:5]]
+    message = fault(write(tmp_path / "s", rows, array=True))
+    assert "13 faults" in message and "item 9: an empty or missing output" in message
+    assert "item 18: the same task stands twice, first in item 2" in message and "and 3 more" in message
+
+
+@pytest.mark.parametrize(("value", "told"), [(False, "none is left to measure"), (True, "none may be shown")])
+def test_marks_that_are_all_the_same_say_so(tmp_path: Path, value: bool, told: str) -> None:
+    message = fault(write(tmp_path / "s", [row | {"held_out": value} for row in OTHERS]))
+    assert f"all 8 seed task(s) say held_out {str(value).lower()}" in message and told in message
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "command"),
+    [
+        (gzip.compress(b"{}"), "gzip", "gunzip"),
+        (b"PAR1....", "Parquet", "read_parquet"),
+        (b"instruction,input,output\nDo.,,Done.\n", "CSV", "sep=','"),
+        (b"\xef\xbb\xbfinstruction\tinput\toutput\n", "CSV", "sep='\\t'"),
+        ("{}".encode("utf-16"), "UTF-16", "iconv"),
+    ],
+)
+def test_a_foreign_file_is_named_with_the_command_that_converts_it(
+    tmp_path: Path, content: bytes, kind: str, command: str
+) -> None:
+    path = tmp_path / "my seeds"
+    path.write_bytes(content)
+    with pytest.raises(SeedFileError, match=kind) as refused:
+        load_seeds(str(path))
+    assert command in refused.value.fix and f"'{path}'" in refused.value.fix
+
+
+def test_a_byte_order_mark_is_ignored_wherever_it_is(tmp_path: Path) -> None:
+    mark = "\ufeff"
+    first, *others = (json.dumps(row) for row in OTHERS)
+    (tmp_path / "s").write_text("\n".join([mark + first, mark + others[0], *others[1:]]), encoding="utf-8")
+    assert [s.instruction for s in load_seeds(str(tmp_path / "s"))][:2] == ["Do 0.", "Do 1."]
+    (tmp_path / "instructions.txt").write_text(f"{mark}Write tasks.", encoding="utf-8")
+    assert load_prompts(str(tmp_path))["instructions"] == "Write tasks."
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/"])
+def test_what_is_no_file_is_refused_and_does_not_fill_the_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minisheep.data.seed_tasks.MOST_BYTES", 2**20)
+    assert "cannot be read" in fault(name)
+
+
+QUICK: dict[str, Any] = {
+    "engine": "fake", "trainer": "fake", "assess": "none", "exam_tasks": 0, "eval_answers": 0, "eval_verifiable": 0,
+    "eval_tasks": 2, "per_round": 3, "shots": 3, "rounds": 1, "inline": True,
+}  # fmt: skip
+
+
+def pipe(path: Path, rows: list[Any]) -> str:
+    """A named pipe through which the rows come once."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    threading.Thread(target=lambda: path.write_text(text), daemon=True).start()
+    return str(path)
+
+
+def test_seeds_from_a_pipe_are_read_once_and_kept_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[str, bytes] = {}
+    monkeypatch.setattr("minisheep.data.seed_tasks._PIPES", kept)
+    run = api.align(tmp_path / "run", seeds=pipe(tmp_path / "p", OTHERS), **QUICK)
+    assert run.settings.seeds == str(tmp_path / "run" / "seeds.jsonl")
+    kept.clear()
+    again = api.align(tmp_path / "run", seeds=pipe(tmp_path / "p", OTHERS), **QUICK | {"rounds": 2})
+    assert len(again.rounds) == 2
+    kept.clear()
+    with pytest.raises(RunMismatchError):
+        api.align(tmp_path / "run", seeds=pipe(tmp_path / "p", OTHERS[::-1]), **QUICK)
+
+
+def test_a_run_goes_on_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "one" / "mine.jsonl", OTHERS)
+    monkeypatch.chdir(tmp_path / "one")
+    run = api.align(tmp_path / "run", seeds="mine.jsonl", **QUICK)
+    assert run.settings.seeds == str(tmp_path / "one" / "mine.jsonl")
+    monkeypatch.chdir(tmp_path / "two")
+    assert len(api.align(tmp_path / "run", rounds=2, inline=True).rounds) == 2
+    # The same file by another path is the same setting.
+    assert api.align(tmp_path / "run", seeds="../one/../one/mine.jsonl", **QUICK | {"rounds": 2}).next_phase is None
+
+
+def test_a_path_that_no_record_can_hold_is_refused_before_there_is_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no UTF-8"):
+        api.align(tmp_path / "run", seeds=os.fsdecode(b"caf\xe9.jsonl"), **QUICK)
+    assert not (tmp_path / "run").exists()
