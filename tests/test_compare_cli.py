@@ -103,11 +103,11 @@ def test_the_same_runs_give_the_same_figure(runs: list[str], tmp_path: Path) -> 
 
 def test_names_with_signs_of_mathematics_or_unknown_letters_are_drawn_as_they_are(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    measured_run(tmp_path / "$x^{$", [0.2, 0.4], language="$\\frac{")
-    measured_run(tmp_path / "_模", [0.2, 0.4], language="de")
+    measured_run(tmp_path / "$x^{$", [0.2, 0.4], prompts="$\\frac{")
+    measured_run(tmp_path / "_模", [0.2, 0.4], prompts="b")
     found = compare([str(tmp_path / "$x^{$"), str(tmp_path / "_模")])
     comparison_plot.plot(found, str(tmp_path / "t.svg"))
-    assert comparison_plot.label(found, found.results[0]) == "A: language $\\frac{"
+    assert comparison_plot.label(found, found.results[0]) == "A: prompts $\\frac{"
 
 
 def test_runs_are_told_apart_without_colour() -> None:

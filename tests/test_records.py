@@ -10,13 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisheep.rules.identity import derive_seed, digest
-from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Record, Rejection, Response, Verdict
+from minisheep.run.records import (
+    Asked,
+    Check,
+    Draft,
+    Example,
+    Instruction,
+    PreferencePair,
+    Record,
+    Rejection,
+    Response,
+    Verdict,
+)
 
 TEXT = st.text(st.characters(), max_size=30)
 COUNT = st.integers(0, 10**6)
 SCORE = st.none() | st.floats(1, 10)
 CONSTRAINT = st.dictionaries(TEXT, TEXT, max_size=3)
+MESSAGES = st.lists(st.fixed_dictionaries({"role": TEXT, "content": TEXT}), max_size=2)
 RECORDS: dict[type[Record], st.SearchStrategy[Any]] = {
+    PreferencePair: st.builds(
+        PreferencePair, MESSAGES, MESSAGES, MESSAGES, TEXT, st.booleans(), st.lists(TEXT, max_size=3).map(tuple)
+    ),
     Draft: st.builds(Draft, COUNT, COUNT, st.lists(TEXT, max_size=3).map(tuple), TEXT, TEXT),
     Instruction: st.builds(Instruction, COUNT, TEXT, COUNT, TEXT, TEXT, st.floats(0, 1)),
     Asked: st.builds(Asked, TEXT, TEXT, TEXT, CONSTRAINT, st.lists(TEXT, max_size=3).map(tuple), TEXT),
@@ -30,7 +45,7 @@ RECORDS: dict[type[Record], st.SearchStrategy[Any]] = {
         TEXT,
         TEXT,
         TEXT,
-        st.lists(st.fixed_dictionaries({"role": TEXT, "content": TEXT}), max_size=2),
+        MESSAGES,
         SCORE,
         SCORE,
         SCORE,

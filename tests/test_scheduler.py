@@ -303,3 +303,10 @@ def test_the_shared_prefix_is_the_longest_that_all_have(texts: list[tuple[int, .
     found = shared_prefix(jobs_of(*texts), least=0)
     longest = next(n for n in range(8, -1, -1) if all(t[:n] == texts[0][:n] and n < len(t) for t in texts))
     assert found == texts[0][:longest]
+
+
+def test_a_member_that_waits_leaves_no_gap_between_the_ids_of_a_batch() -> None:
+    """Two families in a batch so small that one leader is done with the shared part long before the other."""
+    plans = [Plan(33, 1, 0, 1, 0, shared=24), Plan(18, 1, 0, 1, 0, shared=24), *[Plan(17, 1, 0, 1, 0, shared=16)] * 2]
+    rows, finished = run(Scheduler(slots=4, context=46, batch=4, outputs=4), Cache(4, 46, 4, 4), plans, (), frozenset())
+    assert finished == dict.fromkeys(range(4), "done") and all(len(found) == 1 for found in rows.values())

@@ -299,7 +299,7 @@ def test_prompts_are_read_in_the_forms_of_the_benchmarks(tmp_path: Path, text: s
         ('{"prompt": "a"}\n{"question": "b"}', "line 2"),
         ('{"prompt": 3}', "line 1"),
         ('{"turns": []}', "line 1"),
-        ("[1]", "line 1"),
+        ("[1]", "item 1"),
         ("[" * 100_000, "line 1"),
     ],
 )

@@ -82,8 +82,8 @@ MUTANTS = (
     ),
     Mutant(
         "the wrong adapter is taken",
-        "self.folder.round(adapter_round).adapter_gguf if adapter_round else None",
-        "self.folder.round(1).adapter_gguf if adapter_round else None",
+        "self.folder.round(round).adapter_gguf if round else None",
+        "self.folder.round(1).adapter_gguf if round else None",
         ("test_strategies.py",),
     ),
     Mutant(

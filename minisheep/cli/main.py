@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import difflib
 import errno
@@ -156,11 +157,21 @@ class Nowhere(io.StringIO):
         return len(text)
 
 
+class AsciiOutput(io.TextIOWrapper):
+    """An output that takes ASCII alone, with ``?`` for the rest. It names another encoding, since click takes a system
+    that names ASCII for misconfigured, and writes UTF-8."""
+
+    encoding = "iso-8859-1"
+
+
 def _ready_output() -> Nowhere | None:
     """Let no terminal refuse a character, and no closed output end the work: the stand-in for one that is closed."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name == "ascii":
+        buffering = sys.stdout.line_buffering
+        sys.stdout = AsciiOutput(sys.stdout.detach(), encoding="ascii", errors="replace", line_buffering=buffering)
     if sys.stderr is None:
         sys.stderr = Nowhere()
     if sys.stdout is not None:

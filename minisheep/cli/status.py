@@ -6,7 +6,9 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -47,6 +49,8 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
         raise UsageError("There is no run in runs/.", "`minisheep align --preset demo` makes one.")
     for found in runs:
         done, after, damaged = found.phases_done, found.next_phase, found.damage
+        # What is damaged is named with what mends it, and needs not be readable for that.
+        metrics = [] if any(one.name == "metrics.json" for one in damaged) else found.metrics
         if as_json:
             data = {
                 "run": str(found.path),
@@ -56,8 +60,8 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
                 "best": found.best,
                 "ended_early": found.ended_early,
                 "phases": done,
-                "verdict": verdict.sentence(verdict.conclude(found.metrics)),
-                "metrics": found.metrics,
+                "verdict": verdict.sentence(verdict.conclude(metrics)),
+                "metrics": metrics,
                 "damage": [
                     {"round": one.round, "phase": one.phase, "file": one.name, "what": one.what, "again": one.command}
                     for one in damaged
@@ -66,7 +70,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
             click.echo(json.dumps(data))
             continue
         if chosen:
-            _say(*_came_to(found, shutil.get_terminal_size((100, 24)).columns))
+            _say(*_came_to(found, metrics, shutil.get_terminal_size((100, 24)).columns))
         click.echo(plain_text.one_line(f"{found.path}: {found.settings.model}, {found.settings.rounds} round(s)"))
         for one in damaged[:SHOWN]:
             text = f"DAMAGED: {one}. Restore it from a copy, or have its phase done again: {one.command}"
@@ -85,17 +89,16 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
             )
             text = f": {words.counted(phase.name, counts)}" if counts else ""
             click.echo(f"  {words.where(phase.round, phase.name):26} {state}{text}")
-        if full and found.metrics:
-            views.print_metrics(found.metrics, plain=plain or not sys.stdout.isatty())
+        if full and metrics:
+            views.print_metrics(metrics, plain=plain or not sys.stdout.isatty())
         if after is not None:
             click.echo(plain_text.one_line(f"Continue: minisheep align --run {shell(found.path)}"))
         else:
             click.echo(f"{_ended(found).capitalize()}.")
 
 
-def _came_to(run: api.Run, width: int) -> list[str]:
+def _came_to(run: api.Run, metrics: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """The sentence, answers before and after, the short table and the learning curve, with an empty line after each."""
-    metrics = run.metrics
     found = verdict.conclude(metrics)
     parts = (
         run_summary.sentence(found, width),

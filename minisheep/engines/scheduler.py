@@ -377,6 +377,9 @@ class Scheduler:
             live = self._live[sequence]
             if live.held:
                 continue
+            if step.tokens and sequence > step.sequences[-1] + 1:
+                # One between them waits or is done already: a batch with a gap would cost another forward pass.
+                break
             while live.past < live.end and len(step.tokens) < self._batch:
                 if live.past >= live.rows_from:
                     if len(step.rows) == self._outputs:
