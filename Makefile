@@ -59,7 +59,7 @@ setup: $(READY)
 
 # The terms of the model are shown before its files are fetched.
 demo: $(DEMO_READY)
-	$(BIN)/minisheep align --preset constraints $(if $(MODEL),--model $(MODEL))
+	$(BIN)/minisheep align --preset demo $(if $(MODEL),--model $(MODEL))
 
 test: test-fast test-model
 

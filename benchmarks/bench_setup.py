@@ -65,4 +65,4 @@ class BenchSetup:
     def settings(self, **given: object) -> Settings:
         """The preset `demo`, which a CPU finishes in minutes, changed by `given`."""
         speed = {"model": self.job.model or "smollm2-135m", "slots": self.job.slots, "threads": self.threads}
-        return config.make({**speed, **given}, "demo")
+        return config.make({**speed, **given}, "imitation")

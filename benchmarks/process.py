@@ -48,7 +48,7 @@ def measure_help(setup: BenchSetup) -> Iterator[Comparison]:
 def measure_parent(setup: BenchSetup) -> Iterator[Comparison]:
     """Highest resident memory of the parent process of a whole run."""
     per_round = setup.job.sizes["per_round"]
-    arguments = ["align", "--run", "parent", "--preset", "demo", *flags(per_round=per_round, **FAKE)]
+    arguments = ["align", "--run", "parent", "--preset", "imitation", *flags(per_round=per_round, **FAKE)]
     highest = 0
     with watched(arguments, setup.folder) as (process, events):
         for _ in events:
@@ -85,7 +85,7 @@ def measure_records(setup: BenchSetup) -> Iterator[Comparison]:
 
 def _interrupted_run(folder: Path, name: str, per_round: int) -> tuple[int, float]:
     """Records on disk and seconds of a run that is stopped while it answers and then continued."""
-    arguments = ["align", "--run", f"records-{name}", "--preset", "demo", *flags(per_round=per_round, **FAKE)]
+    arguments = ["align", "--run", f"records-{name}", "--preset", "imitation", *flags(per_round=per_round, **FAKE)]
 
     def half_answered(event: Event) -> bool:
         return bool(event["event"] == "Progress" and event["phase"] == "respond" and event["done"] >= per_round // 2)

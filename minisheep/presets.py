@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Two rounds of a tiny model on two CPU cores in minutes: likelihood evidence judges, since spoken scores of models
     # under half a billion parameters are noise, and a fraction is kept, since no fixed threshold fits every model.
-    "demo": {
+    "imitation": {
         "rounds": 2, "per_round": 30,
         "generate_temperature": 0.8, "generate_max_tokens": 224,
         "answer_temperature": 0.7, "answer_max_tokens": 80,
@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Two rounds of a base model that a program judges, on two CPU cores in minutes. The base answers in both, with
     # solved tasks shown: so it keeps more constraints than a round's model does alone.
-    "constraints": {
+    "demo": {
         "model": "gemma-3-270m", "rounds": 2, "per_round": 24,
         "generate_temperature": 0.8, "generate_max_tokens": 224,
         "answers": 3, "answer_temperature": 0.7, "answer_max_tokens": 80,
@@ -48,8 +48,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 PRESET_NOTES = {
     DEFAULT_PRESET: "minisheep's own",
     "paper": "as close to the paper as minisheep gets; docs/guide/paper.md lists what differs",
-    "demo": "two rounds of a small model in minutes, judged by likelihoods",
-    "constraints": "two rounds of a small base model in minutes, judged by a program; what `make demo` does",
+    "imitation": "two rounds of a small model in minutes, judged by likelihoods",
+    "demo": "two rounds of a small base model in minutes, judged by a program; what `make demo` does",
 }
 """What each preset is, for help and for a line at the start of a run."""
 MOST_NAMED = 12

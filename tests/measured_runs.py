@@ -43,7 +43,7 @@ def measured_run(
     folder = RunFolder(path)
     folder.create()
     given = {"engine": "fake", "trainer": "fake", "rounds": max(1, len(kept) - 1), **settings}
-    api.write_settings(folder, config.make(given, "demo"))
+    api.write_settings(folder, config.make(given, "imitation"))
     write_json(folder.model, {"gguf_sha256": gguf})
     done: dict[str, dict[str, float]] = {}
     losses = tuple(nll) or tuple(2.0 - 0.1 * number for number in range(len(kept)))
@@ -51,7 +51,7 @@ def measured_run(
     for number, metrics in enumerate(json.loads(_measured(tuple(kept), losses, texts))):
         place = folder.make_round(number)
         if number:
-            judge = config.make(given, "demo").judge
+            judge = config.make(given, "imitation").judge
             metrics["data"] = {"kept": 18, "keep_rate": 0.6, "scores": {"judge": judge}}
             if exam:
                 judges = {judge: {"auc": 0.91, "se": 0.02, "kinds": {}, "passes": True}}

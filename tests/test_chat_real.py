@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.create()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINISHEEP_CACHE", str(TEST_CACHE))
-        settings = config.make({"gguf": str(real_models.smollm2()), "context": 512}, "demo")
+        settings = config.make({"gguf": str(real_models.smollm2()), "context": 512}, "imitation")
         api.write_settings(folder, settings)
         for_inference(settings, lambda event: None).write(folder.model)
     folder.write_manifest({"phases": {}, "inputs": {}})

@@ -60,7 +60,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def tiny(run: Path | str, **settings: Any) -> list[str]:
-    return ["--run", str(run), "--preset", "demo", *flags(per_round=4, eval_tasks=3, eval_answers=1, **settings)]
+    return ["--run", str(run), "--preset", "imitation", *flags(per_round=4, eval_tasks=3, eval_answers=1, **settings)]
 
 
 # Help
@@ -78,7 +78,7 @@ def test_help_imports_nothing_that_takes_time() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == "[]"
-    assert "minisheep align --preset demo" in done.stdout
+    assert "minisheep align --preset imitation" in done.stdout
 
 
 def test_help_answers_at_once() -> None:
@@ -185,7 +185,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "toml syntax": (["align", "--config", "{0}/broken.toml"], 2, "not valid TOML"),
     "toml preset": (["align", "--config", "{0}/preset.toml"], 2, "Presets: default, paper, demo"),
     "no toml": (["align", "--config", "{0}/none.toml"], 2, "cannot be read"),
-    "status of nothing": (["status"], 2, "minisheep align --preset demo"),
+    "status of nothing": (["status"], 2, "minisheep align --preset imitation"),
     "status of no run": (["status", "{0}/foreign"], 2, "is not a run folder"),
     "respond before anything": (["respond", *FAKE, "--run", "{0}/new"], 2, "minisheep evaluate"),
     "train before anything": (["train", *FAKE, "--run", "{0}/new"], 2, "the next phase is evaluate of round 0"),
@@ -305,7 +305,7 @@ def test_the_filter_can_be_repeated_with_another_keep(call: Call, tmp_path: Path
 
 def test_settings_come_from_a_file_and_flags_win(call: Call, tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text('preset = "demo"\nengine = "fake"\ntrainer = "fake"\nper_round = 4\nrounds = 2\neval_tasks = 2\n')
+    file.write_text('preset = "imitation"\nengine = "fake"\ntrainer = "fake"\nper_round = 4\nrounds = 2\neval_tasks = 2\n')
     run = tmp_path / "run"
     assert call("align", "--config", str(file), "--rounds", "1", "--run", str(run)).code == 0
     settings = api.load_run(run).settings
@@ -326,9 +326,9 @@ def test_a_run_that_failed_at_once_goes_on_with_its_own_settings(
 
 
 def test_without_a_folder_the_same_command_finds_its_run(call: Call) -> None:
-    command = ("align", "--preset", "demo", *flags(per_round=4, rounds=1, eval_tasks=2, eval_answers=0))
+    command = ("align", "--preset", "imitation", *flags(per_round=4, rounds=1, eval_tasks=2, eval_answers=0))
     assert call(*command).code == 0
-    assert Path("runs/smollm2-135m-demo/manifest.json").exists()
+    assert Path("runs/smollm2-135m-imitation/manifest.json").exists()
     assert "Continuing" in call(*command).out
 
 

@@ -51,7 +51,7 @@ def run_of(folder: Path) -> None:
     """What `minisheep eval` reads of a run on the fake engine: settings, model, and the adapters of two rounds."""
     run = RunFolder(folder)
     run.create()
-    api.write_settings(run, config.make(TINY, "demo"))
+    api.write_settings(run, config.make(TINY, "imitation"))
     fake_model().write(run.model)
     run.write_manifest({"phases": {}})
     for number in (1, 2):

@@ -362,7 +362,7 @@ def test_all_and_only_fixed_settings_are_named(changed: set[str]) -> None:
 
 
 def test_saying_the_same_again_is_no_change() -> None:
-    stored = config.make({}, "demo")
+    stored = config.make({}, "imitation")
     assert config.continued(stored, stored.model_dump()) == stored
 
 

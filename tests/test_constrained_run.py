@@ -143,7 +143,7 @@ def test_stopping_anywhere_leaves_the_same_records(run: api.Run, tmp_path: Path)
 @pytest.mark.parametrize("phase", ["respond", "judge", "filter"])
 def test_a_worker_that_dies_leaves_no_trace(phase: str, run: api.Run, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    command = ("align", "--run", str(path), "--preset", "demo", "--plain", *flags(**CONSTRAINED, rounds=1))
+    command = ("align", "--run", str(path), "--preset", "imitation", "--plain", *flags(**CONSTRAINED, rounds=1))
     died = minisheep(*command, fault=f"abort:{phase}:{1 if phase == 'filter' else 9}")
     assert died.returncode == 3, died.stderr
     assert minisheep(*command).returncode == 0
@@ -403,11 +403,11 @@ def test_the_paper_takes_whole_answers_and_the_first_ones_by_its_own_rules() -> 
 def test_a_run_says_and_keeps_what_preset_it_began_from(tmp_path: Path) -> None:
     done, said = tiny_run(tmp_path / "run", rounds=1)
     (told,) = [event.text for event in said if isinstance(event, Note) and event.text.startswith("Settings: ")]
-    assert "preset demo" in told and "--per-round 12" in told
-    assert api.preset_of(RunFolder(done.path)) == "demo"
+    assert "preset imitation" in told and "--per-round 12" in told
+    assert api.preset_of(RunFolder(done.path)) == "imitation"
     _, said = tiny_run(tmp_path / "run", rounds=2)
     assert not any(isinstance(event, Note) and event.text.startswith("Settings: ") for event in said)
-    assert api.preset_of(RunFolder(done.path)) == "demo"
+    assert api.preset_of(RunFolder(done.path)) == "imitation"
     assert set(presets.PRESET_NOTES) == set(presets.PRESETS)
 
 

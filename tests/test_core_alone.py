@@ -43,7 +43,7 @@ def test_the_core_is_imported_without_any_leaf() -> None:
 def test_a_run_is_done_without_any_leaf_but_the_plans_room(tmp_path: Path) -> None:
     code = f"""
 from minisheep import align
-run = align({str(tmp_path / "run")!r}, preset="demo", inline=True, engine="fake", trainer="fake", per_round=12,
+run = align({str(tmp_path / "run")!r}, preset="imitation", inline=True, engine="fake", trainer="fake", per_round=12,
             eval_tasks=6, eval_answers=3, eval_verifiable=4, patience=0)
 assert run.next_phase is None and len(run.metrics) == 3, run.metrics
 assert not {{name.split(".")[1] for name in sys.modules if name.startswith("minisheep.")}} & set(LEAVES)

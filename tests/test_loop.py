@@ -122,7 +122,7 @@ def test_stopping_anywhere_and_going_on_changes_nothing(tmp_path: Path) -> None:
     stops = 0
     for count in range(3, 200):
         try:
-            with api.open_run(path, None if stops else "demo", {} if stops else TINY, lambda event: None) as opened:
+            with api.open_run(path, None if stops else "imitation", {} if stops else TINY, lambda event: None) as opened:
                 folder, settings, _, log = opened
                 loop.run(folder, settings, InlineHost(StopAfter(count)), log)
             break
@@ -178,7 +178,7 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
     RunFolder(path).create()
     lock = Lock(path)
     try:
-        done = minisheep("align", "--run", str(path), "--preset", "demo", *flags())
+        done = minisheep("align", "--run", str(path), "--preset", "imitation", *flags())
     finally:
         lock.release()
     assert done.returncode == 75
@@ -190,7 +190,7 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
 def test_a_worker_that_aborts_ends_as_one_line_and_the_run_goes_on(phase: str, tmp_path: Path) -> None:
     path = tmp_path / "run"
     more = {"judge": "auto", "exam_tasks": 12, "exam_auc": 0.5, "exam_kind": 0} if phase == "exam" else {}
-    command = ("align", "--run", str(path), "--preset", "demo", "--plain", *flags(rounds=1, **more))
+    command = ("align", "--run", str(path), "--preset", "imitation", "--plain", *flags(rounds=1, **more))
     count = "1" if phase == "filter" else "2"
     died = minisheep(*command, fault=f"abort:{phase}:{count}")
     assert died.returncode == 3
@@ -202,7 +202,7 @@ def test_a_worker_that_aborts_ends_as_one_line_and_the_run_goes_on(phase: str, t
 
 
 def test_a_full_disk_in_a_worker_ends_with_its_own_code(tmp_path: Path) -> None:
-    command = ("align", "--run", str(tmp_path / "run"), "--preset", "demo", "--json", *flags(rounds=1))
+    command = ("align", "--run", str(tmp_path / "run"), "--preset", "imitation", "--json", *flags(rounds=1))
     full = minisheep(*command, fault="full:respond:3")
     assert full.returncode == 74
     assert full.stderr == ""
@@ -212,7 +212,7 @@ def test_a_full_disk_in_a_worker_ends_with_its_own_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_interrupt_stops_cleanly_and_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    command = [sys.executable, "-m", "minisheep", "align", "--run", str(path), "--preset", "demo", "--plain"]
+    command = [sys.executable, "-m", "minisheep", "align", "--run", str(path), "--preset", "imitation", "--plain"]
     process = subprocess.Popen(
         [*command, *flags(per_round=3000, rounds=1)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -263,9 +263,9 @@ def test_kills_leave_no_trace(tmp_path: Path, wanted: int, capsys: pytest.Captur
     while fell.total() < wanted:
         path = tmp_path / f"run-{lives}"
         lives += 1
-        command = ("align", "--run", str(path), "--preset", "demo", "--plain", *flags(**more))
+        command = ("align", "--run", str(path), "--preset", "imitation", "--plain", *flags(**more))
         safe: dict[Path, bytes] = {}
-        for phase in loop.phases(config.make({**TINY, **more}, "demo")):
+        for phase in loop.phases(config.make({**TINY, **more}, "imitation")):
             kind = KINDS[fell.total() % 3] if wanted < 100 else chance.choice(KINDS)
             count = 1 if phase.name in ("filter", "train") else chance.choice((1, 2))
             died = minisheep(*command, fault=f"{kind}:{phase.name}:{count}")

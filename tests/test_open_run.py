@@ -60,7 +60,7 @@ def test_what_is_checked_is_told_in_order_and_nothing_is_written(tmp_path: Path)
 
 
 def test_other_seeds_than_a_run_began_with_are_refused() -> None:
-    settings = config.make(TINY, "demo")
+    settings = config.make(TINY, "imitation")
     inputs = api.check(api.Opening(settings))
     assert set(inputs) == {"seeds", "prompts"}
     assert api.check(api.Opening(settings, {"phases": {}, "inputs": inputs})) == inputs
@@ -70,7 +70,7 @@ def test_other_seeds_than_a_run_began_with_are_refused() -> None:
 
 
 def test_a_run_that_begins_is_written_whole_and_wants_to_go_on(tmp_path: Path) -> None:
-    folder, settings = RunFolder(tmp_path), config.make(TINY, "demo")
+    folder, settings = RunFolder(tmp_path), config.make(TINY, "imitation")
     folder.model.write_text("of an attempt that failed")
     folder.pause.touch()
     api.write(folder, api.Opening(settings), {"seeds": "a"})
@@ -115,7 +115,7 @@ def test_refusals_come_in_order_and_leave_no_folder_behind(tmp_path: Path, monke
     monkeypatch.setattr(api, "Lock", lambda folder: Lock(folder, wait_seconds=0.0))
     old = RunFolder(tmp_path / "old")
     old.make_round(0)
-    api.write(old, api.Opening(config.make(TINY, "demo")), {})
+    api.write(old, api.Opening(config.make(TINY, "imitation")), {})
     held = Lock(old.path)
     with pytest.raises(RunLockedError):
         tiny_run(old.path, seed=5, seeds=missing)
@@ -126,14 +126,14 @@ def test_refusals_come_in_order_and_leave_no_folder_behind(tmp_path: Path, monke
 
 def test_after_an_attempt_that_made_nothing_every_setting_may_be_given_anew(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    api.write(folder, api.Opening(config.make({**TINY, "seed": 4, "rounds": 1}, "demo")), {})
+    api.write(folder, api.Opening(config.make({**TINY, "seed": 4, "rounds": 1}, "imitation")), {})
     folder.settings.write_text("of = 'another version'")
     with pytest.raises(ConfigError):
         api.read_standing(folder, None)
     # A preset says everything anew, so what was left is not even read.
-    assert api.read_standing(folder, "demo") == (None, None)
-    api.write(folder, api.Opening(config.make({**TINY, "seed": 4}, "demo")), {})
+    assert api.read_standing(folder, "imitation") == (None, None)
+    api.write(folder, api.Opening(config.make({**TINY, "seed": 4}, "imitation")), {})
     stored, manifest = api.read_standing(folder, None)
     assert stored is not None and stored.seed == 4 and manifest is None
     folder.make_round(0)
-    assert api.read_standing(folder, "demo") == (stored, {"phases": {}, "inputs": {}})
+    assert api.read_standing(folder, "imitation") == (stored, {"phases": {}, "inputs": {}})

@@ -240,7 +240,7 @@ def test_a_run_that_dies_goes_on_to_the_same_pairs(tmp_path: Path, phase: str, c
     tiny_run(tmp_path / "undisturbed", **given)
     path = tmp_path / "run"
     flags = [part for n, v in {**TINY, **given}.items() for part in (config.flag(n), str(v))]
-    died = minisheep("align", "--preset", "demo", "--run", str(path), *flags, fault=f"abort:{phase}:{count}")
+    died = minisheep("align", "--preset", "imitation", "--run", str(path), *flags, fault=f"abort:{phase}:{count}")
     assert died.returncode == 3, died.stderr
     if phase == "respond":
         assert 0 < len(read_records(RunFolder(path).round(1).unshown, Response)) < 12

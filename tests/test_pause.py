@@ -93,7 +93,7 @@ def test_a_run_waits_while_the_pause_file_is_there(tmp_path: Path) -> None:
             if event.paused:
                 threading.Timer(0.05, lambda: folder.pause.unlink(missing_ok=True)).start()
 
-    api.align(path, preset="demo", emit=watch, inline=True, **TINY)
+    api.align(path, preset="imitation", emit=watch, inline=True, **TINY)
     assert [event.paused for event in waits if isinstance(event, events.Paused)] == [True, False] * 2
     undisturbed, _ = tiny_run(tmp_path / "undisturbed")
     assert outcome(path) == outcome(undisturbed.path)

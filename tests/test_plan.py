@@ -352,13 +352,13 @@ DEMO_ROUND = 19_738_000
 
 
 def test_the_disk_of_a_round_is_that_of_a_finished_run() -> None:
-    demo = config.make({}, "demo")
+    demo = config.make({}, "imitation")
     assert fit.round_bytes(demo, SHAPES["smollm2"]) == pytest.approx(DEMO_ROUND, rel=0.03)
 
 
 def test_records_are_about_those_of_a_finished_run() -> None:
     """52 kB of records of 30 instructions, and 22 kB of measurements."""
-    demo = config.make({}, "demo")
+    demo = config.make({}, "imitation")
     records = fit.round_bytes(demo, SHAPES["smollm2"]) - fit.adapter_bytes(demo, SHAPES["smollm2"])
     assert records == pytest.approx(52_000 + 22_000, rel=0.3)
 

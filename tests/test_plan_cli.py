@@ -75,7 +75,7 @@ def test_a_dry_run_says_what_its_very_settings_take_and_makes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
-    args = ("align", "--dry-run", "--preset", "demo", "--slots", "5", "--run", str(tmp_path / "run"))
+    args = ("align", "--dry-run", "--preset", "imitation", "--slots", "5", "--run", str(tmp_path / "run"))
     code, out, err = call(monkeypatch, capsys, *args)
     assert (code, err) == (0, "")
     assert "sequences at once" in out and "5" in out.split("sequences at once")[1].splitlines()[0]

@@ -33,7 +33,7 @@ def run_with_kills(path: Path, phases: tuple[str, ...]) -> api.Run:
     """A run whose `phases` were cut by ``kill -9`` once they had made something."""
     from conftest import TEST_CACHE
 
-    command = [sys.executable, "-m", "minisheep", "align", "--run", str(path), "--preset", "demo", "--json"]
+    command = [sys.executable, "-m", "minisheep", "align", "--run", str(path), "--preset", "imitation", "--json"]
     command += [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
     environment = {**os.environ, "MINISHEEP_CACHE": str(TEST_CACHE)}
     environment.pop("HF_HUB_OFFLINE", None)

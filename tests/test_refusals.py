@@ -16,7 +16,7 @@ from minisheep.run.events import Event
 def _settings(**given: object):  # type: ignore[no-untyped-def]
     from minisheep import config
 
-    return config.make(given, "demo")
+    return config.make(given, "imitation")
 
 
 def test_an_architecture_without_a_converter_is_refused_before_anything_is_generated(tmp_path: Path) -> None:
@@ -42,12 +42,12 @@ def test_every_truncation_of_a_model_file_is_refused(tmp_path: Path) -> None:
 def test_a_refused_model_is_one_line_and_the_folder_can_be_used_again(tmp_path: Path) -> None:
     model = tmp_path / "text.gguf"
     model.write_text("not a model")
-    refused = minisheep("align", "--preset", "demo", "--plain", "--run", "run", "--model", str(model))
+    refused = minisheep("align", "--preset", "imitation", "--plain", "--run", "run", "--model", str(model))
     assert refused.returncode == 1
     assert refused.stderr.startswith("minisheep: ") and len(refused.stderr.strip().splitlines()) == 1
     assert "not a GGUF" in refused.stderr
     again = minisheep(
-        "align", "--preset", "demo", "--plain", "--run", "run", "--engine", "fake", "--trainer", "fake",
+        "align", "--preset", "imitation", "--plain", "--run", "run", "--engine", "fake", "--trainer", "fake",
         "--per-round", "8", "--rounds", "1",
     )  # fmt: skip
     assert again.returncode == 0, again.stderr

@@ -48,7 +48,7 @@ def remote(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rem
     with serve(program, gguf, slots=4, context=512, threads=2, log=log) as server:
         url = f"http://127.0.0.1:{server.port}/v1"
         given = {"engine": "openai", "engine_url": url, "engine_model": "any", "context": 512, "slots": 4}
-        settings = config.make(given, "demo")
+        settings = config.make(given, "imitation")
         remember(settings, log.parent, given)
         engine = open_server(settings, gguf, log.parent)
         engine.set_adapter(None)

@@ -22,7 +22,7 @@ LONG = 4000
 
 
 def align(run: Path, **settings: object) -> tuple[str, ...]:
-    return ("align", "--run", str(run), "--preset", "demo", *flags(rounds=1, **settings))
+    return ("align", "--run", str(run), "--preset", "imitation", *flags(rounds=1, **settings))
 
 
 @pytest.fixture

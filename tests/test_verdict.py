@@ -196,7 +196,7 @@ def test_the_learning_curve_counts_kinds_and_no_total_twice(tmp_path: Path) -> N
 def test_the_demo_ends_with_a_verdict_on_both_halves_and_a_learning_curve(tmp_path: Path) -> None:
     """The preset of `make demo` on the fakes: all that its end shows is there, whatever the made-up numbers say."""
     small = {"engine": "fake", "trainer": "fake", "per_round": 8, "eval_tasks": 6, "eval_answers": 3}
-    done = api.align(tmp_path / "run", preset="constraints", inline=True, **small)
+    done = api.align(tmp_path / "run", preset="demo", inline=True, **small)
     settings, metrics = done.settings, done.metrics
     assert (settings.model, settings.rounds, settings.judges) == ("gemma-3-270m", 2, False)
     decided = metrics[1]["decision"]["measures"]

@@ -27,7 +27,7 @@ TINY: dict[str, Any] = {
 def tiny_run(path: Path, *, until: loop.Phase | None = None, **settings: Any) -> tuple[api.Run, list[Event]]:
     """Do (or continue) a tiny run in this process; returns it and what it said."""
     said: list[Event] = []
-    preset = None if (path / "manifest.json").exists() else "demo"
+    preset = None if (path / "manifest.json").exists() else "imitation"
     given = {} if preset is None else TINY
     return api.align(path, preset=preset, emit=said.append, until=until, inline=True, **{**given, **settings}), said
 

@@ -131,7 +131,7 @@ def train(job: Job, trainer: str) -> Training:
 def align(model: str, trainer: str, folder: Path) -> CheckResult:
     """One small round of a whole run on the GPU, by the command that a user types."""
     name, run = f"align with {trainer}", folder / f"align-{trainer}"
-    arguments = ["align", *commands.flags(preset="demo", model=model, trainer=trainer, rounds=1, run=run)]
+    arguments = ["align", *commands.flags(preset="imitation", model=model, trainer=trainer, rounds=1, run=run)]
     began, loss = time.monotonic(), None
     try:
         with commands.watched(arguments, folder) as (process, events):

@@ -215,7 +215,7 @@ align = _command(
     the second stops at once. On a terminal, q leaves the screen while the run goes on, and p pauses it.
 
     \b
-    minisheep align --preset constraints
+    minisheep align --preset demo
     minisheep align --model gemma-3-270m --per-round 300 --judge pmi --keep top:0.3
     minisheep align --model qwen1.5-7b --run runs/overnight
     """,
