@@ -48,7 +48,16 @@ def _once(setup: BenchSetup, turn: int, count: int) -> float:
         "max_length": 128, "validation": 0.0, "slots": setup.job.slots, "threads": setup.threads,
     }  # fmt: skip
     run(
-        ["evaluate", "--run", str(folder.path), "--preset", "imitation", "--model", setup.job.model, *flags(**settings)],
+        [
+            "evaluate",
+            "--run",
+            str(folder.path),
+            "--preset",
+            "imitation",
+            "--model",
+            setup.job.model,
+            *flags(**settings),
+        ],
         setup.folder,
     )
     manifest = folder.read_manifest()

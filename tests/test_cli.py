@@ -305,7 +305,9 @@ def test_the_filter_can_be_repeated_with_another_keep(call: Call, tmp_path: Path
 
 def test_settings_come_from_a_file_and_flags_win(call: Call, tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text('preset = "imitation"\nengine = "fake"\ntrainer = "fake"\nper_round = 4\nrounds = 2\neval_tasks = 2\n')
+    file.write_text(
+        'preset = "imitation"\nengine = "fake"\ntrainer = "fake"\nper_round = 4\nrounds = 2\neval_tasks = 2\n'
+    )
     run = tmp_path / "run"
     assert call("align", "--config", str(file), "--rounds", "1", "--run", str(run)).code == 0
     settings = api.load_run(run).settings

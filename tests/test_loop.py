@@ -122,7 +122,9 @@ def test_stopping_anywhere_and_going_on_changes_nothing(tmp_path: Path) -> None:
     stops = 0
     for count in range(3, 200):
         try:
-            with api.open_run(path, None if stops else "imitation", {} if stops else TINY, lambda event: None) as opened:
+            with api.open_run(
+                path, None if stops else "imitation", {} if stops else TINY, lambda event: None
+            ) as opened:
                 folder, settings, _, log = opened
                 loop.run(folder, settings, InlineHost(StopAfter(count)), log)
             break

@@ -226,7 +226,8 @@ def test_a_real_model_is_tried_on_this_machine(tmp_path: Path, monkeypatch: pyte
     before = duration.calibration_path(gguf)
     before.unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "minisheep", "plan", "--model", str(gguf), "--preset", "imitation", "--calibrate", "--json"],
+        [sys.executable, "-m", "minisheep", "plan", "--model", str(gguf), "--preset", "imitation", "--calibrate",
+         "--json"],
         capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
