@@ -196,7 +196,7 @@ def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
 def _try_server(settings: Settings, model: PreparedModel, emit: Emit, run: Path) -> None:
     """Ask the server for a few tokens. Raises `errors.MinisheepError` if it cannot do what the run needs."""
     from minisheep.engines.openai_wire import refusal
-    from minisheep.workspace import open_server
+    from minisheep.open_engines import open_server
 
     engine = open_server(settings, model.gguf, run)
     try:

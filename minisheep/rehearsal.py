@@ -129,7 +129,7 @@ def do(work: Workspace, part: str, emit: Emit, should_stop: Callable[[], bool]) 
 def _write(work: Workspace, emit: Emit) -> dict[str, Any]:
     """Decode a batch with every slot in use and an adapter on top, as a later round does."""
     emit(Note("A full batch is tried on the GPU before the run begins; --no-rehearsal leaves that out."))
-    from minisheep.workspace import open_engine
+    from minisheep.open_engines import open_engine
 
     adapter = work.folder.scratch / "rehearsal-adapter.gguf"
     blank_adapter(work.model.gguf, adapter, work.settings.lora_rank)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from minisheep import config
-from minisheep.config import Settings
 from minisheep.data.constraint_kinds import stored_catalogue
 from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_seeds, load_wording
-from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
+from minisheep.engines.base import Engine, EngineInfo
 from minisheep.errors import CorruptRunError, ModelFileError, Stopped, TrainerFailedError
 from minisheep.formats.gguf_header import read_header
 from minisheep.machine import jinja_child
 from minisheep.models.prepared import PreparedModel
+from minisheep.open_engines import open_engine, open_server, put_adapter
 from minisheep.rules.constraints import Catalogue, curriculum
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.rules.templates import Conversation, Template, conversation
@@ -42,7 +42,7 @@ from minisheep.stages.respond import Asking
 from minisheep.trainers.choose_trainer import failed_with
 
 if TYPE_CHECKING:
-    from minisheep.engines.openai import RemoteEngine
+    pass
 
 
 class Workspace:
@@ -209,69 +209,11 @@ def conversation_of(model: PreparedModel) -> Conversation:
     """How the run's template frames several turns; the template ``model`` is read from the model's file."""
     if model.template.name != "model":
         return conversation(model.template, "", {})
-    from minisheep.formats.gguf_header import read_header
     from minisheep.formats.model_facts import bos_text, chat_template, eos_text
 
     header = read_header(model.inference_gguf)
     special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
     return conversation(model.template, chat_template(header), special, jinja_child.render)
-
-
-def open_server(settings: Settings, gguf: Path, run: Path) -> RemoteEngine:
-    """The engine at the server that the settings of the folder `run` name; of the GGUF, it reads the vocabulary.
-
-    Raises `errors.UsageError` if the user gave no such server, and if the variable named for the key is empty.
-    """
-    from minisheep.engines.native import Vocabulary
-    from minisheep.engines.openai import RemoteEngine, server
-    from minisheep.engines.permission import check_permitted
-
-    check_permitted(settings, run)
-    read_header(gguf)
-    return RemoteEngine(
-        Vocabulary.from_file(gguf),
-        server(settings),
-        settings.engine_model,
-        slots=settings.slots,
-        context=settings.context,
-        hook=settings.engine_hook,
-    )
-
-
-def put_adapter(engine: Engine, adapter: Path | None) -> None:
-    """Hot-load the adapter GGUF of a round, or none; its header is checked before native code maps it.
-
-    Raises `errors.ModelFileError` and what the engine raises.
-    """
-    if adapter is not None and engine.info.backend != "fake":
-        try:
-            read_header(adapter)
-        except ModelFileError as error:
-            fix = "Restore it from a copy; `minisheep status RUN` may say what makes it again."
-            raise ModelFileError(error.message, fix) from None
-    engine.set_adapter(adapter)
-
-
-def open_engine(settings: Settings, gguf: Path, slot_share: float = 1.0) -> StreamingEngine:
-    """The engine of this machine with a share of the usual slots, on a GGUF whose header is checked first: model.json
-    may name any file. The fake one needs no file. Raises `errors.ModelFileError` and what the engine raises."""
-    if settings.engine == "fake":
-        from minisheep.engines.fake_engine import FakeEngine
-
-        return FakeEngine()
-    read_header(gguf)
-    from minisheep.engines.llamacpp import LlamaCppEngine
-
-    return LlamaCppEngine(
-        gguf,
-        slots=settings.slots,
-        context=settings.context,
-        threads=settings.threads,
-        gpu_layers=settings.gpu_layers,
-        kv_type=settings.kv_type,
-        adapter_rank=settings.lora_rank,
-        slot_share=slot_share,
-    )
 
 
 PROGRESS_SECONDS = 0.2

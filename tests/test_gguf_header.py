@@ -12,7 +12,7 @@ from gguf_builder import Tiny, assemble, pair, tensor_info, text, tiny_gguf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minisheep import config, workspace
+from minisheep import config, open_engines
 from minisheep.errors import ModelFileError
 from minisheep.formats.gguf_header import BLOCKS, GgufHeader, read_header
 from minisheep.formats.model_facts import has_fast_cpu_kernel, main_tensor_type, model_facts
@@ -317,15 +317,15 @@ def test_no_gguf_reaches_native_code_unread(tmp_path: Path) -> None:
     bad.write_bytes(tiny_gguf()[:40])
     engine = Mapper()
     with pytest.raises(ModelFileError):
-        workspace.put_adapter(engine, bad)  # type: ignore[arg-type]
+        open_engines.put_adapter(engine, bad)  # type: ignore[arg-type]
     assert engine.mapped == []
     bad.write_bytes(tiny_gguf())
-    workspace.put_adapter(engine, bad)  # type: ignore[arg-type]
-    workspace.put_adapter(engine, None)  # type: ignore[arg-type]
+    open_engines.put_adapter(engine, bad)  # type: ignore[arg-type]
+    open_engines.put_adapter(engine, None)  # type: ignore[arg-type]
     assert engine.mapped == [bad, None]
     bad.write_bytes(b"GGUF" + b"\xff" * 60)
     with pytest.raises(ModelFileError, match="version 4294967295"):
-        workspace.open_engine(config.make({}), bad)
+        open_engines.open_engine(config.make({}), bad)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -13,7 +13,7 @@ import pytest
 import tomli_w
 from tiny_runs import minisheep, tiny_run
 
-from minisheep import api, config, loop, workspace
+from minisheep import api, config, loop, open_engines
 from minisheep.engines.permission import check_permitted, remember
 from minisheep.errors import UsageError
 from minisheep.models.cache import cache_root
@@ -62,7 +62,7 @@ def test_no_way_to_an_engine_leads_past_the_question(stranger: Path, tmp_path: P
     ways: list[Callable[[], Any]] = [
         lambda: work.engine(0, lambda info: None),
         lambda: work.measuring_engine(0, lambda info: None),
-        lambda: workspace.open_server(work.settings, Path("x.gguf"), stranger),
+        lambda: open_engines.open_server(work.settings, Path("x.gguf"), stranger),
         lambda: api.align(stranger),
         lambda: api.align(stranger, engine_url=URL),
         lambda: api.align(stranger, engine_key_env=SECRET, engine_hook=work.settings.engine_hook),

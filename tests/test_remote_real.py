@@ -15,8 +15,8 @@ from minisheep.engines.base import GenerateRequest, LoglikRequest, Sampling, Sco
 from minisheep.engines.llamacpp import LlamaCppEngine
 from minisheep.engines.openai import RemoteEngine
 from minisheep.engines.permission import remember
+from minisheep.open_engines import open_server
 from minisheep.rules.templates import Prompt, Segment
-from minisheep.workspace import open_server
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 

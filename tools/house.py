@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "minisheep"
-MOST = {"files": 170, "lines": 34_000, "longest": 450, "classes": 0, "circles": 0, "imports": 6.0}
+MOST = {"files": 205, "lines": 42_200, "longest": 450, "classes": 0, "circles": 0, "imports": 6.2}
 SMALL = 40
 TYPES = "TYPE_CHECKING"
 SHARED_NAMES = {"__init__", "base", "worker"}

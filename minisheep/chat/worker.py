@@ -18,11 +18,12 @@ from minisheep.chat.session import ChatAnswer, left_out
 from minisheep.engines.base import GenerateRequest, Sampling, StreamingEngine
 from minisheep.errors import MinisheepError, ModelFileError, UsageError, WorkerError
 from minisheep.machine.worker import WorkerProcess
+from minisheep.open_engines import open_engine, put_adapter
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Message
 from minisheep.run.events import AnswerDone, AnswerPart, Emit, EngineReady, Event, Note
-from minisheep.workspace import Workspace, conversation_of, open_engine, put_adapter
+from minisheep.workspace import Workspace, conversation_of
 
 WINDOW = 4
 """Old turns are left out to give an answer up to one token in `WINDOW` of the context."""

@@ -23,6 +23,7 @@ from minisheep.evals.code import own_metrics
 from minisheep.evals.tasks import PLAIN, EvalSpec
 from minisheep.machine import system
 from minisheep.models.prepared import PreparedModel
+from minisheep.open_engines import open_engine, put_adapter
 from minisheep.rules.identity import six_decimals
 from minisheep.rules.templates import Template
 from minisheep.run import events
@@ -30,7 +31,6 @@ from minisheep.run.events import Emit, EngineReady, Note, PhaseFinished, PhaseSt
 from minisheep.run.files import write_json
 from minisheep.run.folder import RunFolder
 from minisheep.run.reading import trained_kinds
-from minisheep.workspace import open_engine, put_adapter
 
 PACKAGES = ("minisheep", "lm_eval", "datasets", "llama-cpp-python", "langdetect", "nltk")
 SEEDS = (0, 1234)

@@ -127,7 +127,7 @@ def measure(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) ->
 
 def ask(settings: Settings, slots: int) -> dict[str, Any]:
     """Tokens a second drawn and read, by the engine that a run would use."""
-    from minisheep.workspace import open_engine
+    from minisheep.open_engines import open_engine
 
     model = for_inference(settings, ignore, trainable=True)
     engine = open_engine(settings.model_copy(update={"slots": slots}), model.inference_gguf)
