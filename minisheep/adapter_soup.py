@@ -115,7 +115,7 @@ def make(soup: Soup, emit: Emit, tick: Callable[[], None] = lambda: None) -> dic
 def do(job: Mapping[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
     """The worker's part: add the adapters, convert the sum, measure it."""
     from minisheep import prepare
-    from minisheep.phases import measure_model
+    from minisheep.measuring import measure_model
     from minisheep.trainers.choose_trainer import make_adapter_gguf, make_adapter_sum
     from minisheep.workspace import Report, Workspace
 

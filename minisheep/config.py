@@ -113,9 +113,7 @@ class Settings(BaseModel):
     )
     constraint_file: str = setting("", "respond", "constraints in a TOML file; empty: minisheep's own")
     hindsight: Share = setting(
-        0.0,
-        "respond",
-        "at most this share of the other kept answers get a constraint that they happen to keep, read off the answer",
+        0.0, "respond", "at most this share of other kept answers get a constraint that they keep, read off the answer"
     )
     constraint_control: Literal["none", "exchanged"] = setting(
         "none",
