@@ -192,3 +192,11 @@ def test_what_fits_is_left_alone_and_a_narrow_judge_is_told() -> None:
     assert checked(seeds(*[5] * 8), 300) == []
     (warning,) = checked(seeds(*[5] * 8), 300, assess="both")
     assert "--context" in warning
+
+
+def test_what_llama_cpp_puts_right_itself_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = converted(tmp_path / "a")
+    said = ["control-looking token: 212 '</s>' was not control-type. its type will be overridden", "something else"]
+    monkeypatch.setattr("minisheep.engines.native.warnings", lambda: said)
+    (told,) = check_model(gguf, read_header(gguf), plain("<|endoftext|>")).warnings
+    assert "something else" in told

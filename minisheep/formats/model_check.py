@@ -23,6 +23,8 @@ KNOWN_ENDS = (
     *("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<|EOT|>", "<|endofturn|>", "<|return|>"),
 )
 """Tokens that end a text or an answer in public models, for files that name none."""
+MENDED = "its type will be overridden"
+"""In a warning of what llama.cpp puts right itself: an end token that the file calls an ordinary one."""
 MOST_WARNINGS = 5
 _MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|<(?:start|end)_of_turn>")
 _EOS = "tokenizer.ggml.eos_token_id"
@@ -44,7 +46,7 @@ def check_model(gguf: Path, header: GgufHeader, template: Template, tells_log: b
     llama.cpp warned of.
     """
     with Vocabulary.from_file(gguf) as vocabulary:
-        warnings = native.warnings() if tells_log else []
+        warnings = [text for text in native.warnings() if MENDED not in text] if tells_log else []
         shown = [f"llama.cpp warns of this model file: {one_line(text, 200)}" for text in warnings[:MOST_WARNINGS]]
         if len(warnings) > MOST_WARNINGS:
             shown.append(f"llama.cpp gave {len(warnings) - MOST_WARNINGS} more warnings of this model file.")
