@@ -102,7 +102,7 @@ def test_marks_that_are_all_the_same_say_so(tmp_path: Path, value: bool, told: s
 @pytest.mark.parametrize(
     ("content", "kind", "command"),
     [
-        (gzip.compress(b"{}"), "gzip", "gunzip"),
+        (gzip.compress(b"{}", mtime=0), "gzip", "gunzip"),
         (b"PAR1....", "Parquet", "read_parquet"),
         (b"instruction,input,output\nDo.,,Done.\n", "CSV", "sep=','"),
         (b"\xef\xbb\xbfinstruction\tinput\toutput\n", "CSV", "sep='\\t'"),
