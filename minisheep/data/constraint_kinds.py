@@ -19,7 +19,6 @@ from dataclasses import replace
 from functools import cache
 from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any
 
 from minisheep.data.seed_tasks import read_bytes
