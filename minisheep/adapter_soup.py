@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from minisheep.api import Run, load_run, resolve_round
-from minisheep.errors import UsageError
+from minisheep.errors import CorruptRunError, UsageError
 from minisheep.formats.lora_gguf import TENSORS
 from minisheep.machine.worker import WorkerProcess, stoppable
 from minisheep.models.prepared import PreparedModel
@@ -24,8 +24,8 @@ from minisheep.run.decision import NAMES, decide
 from minisheep.run.events import Emit
 from minisheep.run.files import disk_errors, read_json, write_json
 from minisheep.run.folder import RoundFolder
-from minisheep.run.reading import read_object, read_shaped
-from minisheep.run.typed import METRICS
+from minisheep.run.reading import read_shaped
+from minisheep.run.typed import METRICS, Each
 
 WORKER = "minisheep.adapter_soup:do"
 PHASE = "soup"
@@ -109,7 +109,11 @@ def make(soup: Soup, emit: Emit, tick: Callable[[], None] = lambda: None) -> dic
         fix = "Give the same command to go on."
         with WorkerProcess(WORKER) as worker, stoppable("Stopped before the soup was measured.", fix):
             worker.do(job, "The soup", emit, tick)
-    return read_object(soup.folder.metrics)
+    try:
+        return read_shaped(soup.folder.metrics, MADE)
+    except CorruptRunError as error:
+        fix = "Delete it and give the same command: the answers are kept, only the comparison is made again."
+        raise CorruptRunError(error.message, fix) from None
 
 
 def do(job: Mapping[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
@@ -171,6 +175,23 @@ OUTCOMES = {
 }
 
 
+def _a_known_outcome(value: object) -> bool:
+    return isinstance(value, str) and value in OUTCOMES
+
+
+MADE = {
+    "model!": METRICS["model!"],
+    "decisions!": [
+        {
+            "against!": int,
+            "outcome!": _a_known_outcome,
+            "measures!": Each({"value!": float, "low!": float, "high!": float}),
+        }
+    ],
+}
+"""The shape of a soup's metrics. A soup lies in a run folder, and may be as damaged as one."""
+
+
 def sentence(soup: Soup, decisions: Sequence[Mapping[str, Any]]) -> str:
     """The decisions in one sentence, with the numbers that made them."""
     parts = []
@@ -185,7 +206,7 @@ def sentence(soup: Soup, decisions: Sequence[Mapping[str, Any]]) -> str:
 def _figure(measure: str, difference: Mapping[str, float]) -> str:
     scale, form, unit = (1, "+.3f", "") if measure == "likelihood" else (100, "+.1f", " points")
     value, low, high = (format(scale * difference[name], form) for name in ("value", "low", "high"))
-    return f"{NAMES[measure]} {value}{unit} [{low} to {high}]"
+    return f"{NAMES.get(measure, measure)} {value}{unit} [{low} to {high}]"
 
 
 def _sha256(path: Path) -> str:

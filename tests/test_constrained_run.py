@@ -16,7 +16,7 @@ from minisheep.data.constraint_kinds import load_catalogue
 from minisheep.data.seed_tasks import load_seeds
 from minisheep.engines.base import GenerateRequest
 from minisheep.engines.fake_engine import FakeEngine, text_of
-from minisheep.errors import ConfigError, Stopped
+from minisheep.errors import ConfigError, StarvedError, Stopped
 from minisheep.host import InlineHost
 from minisheep.rules.asking_settings import asking_rows
 from minisheep.rules.ifeval import verify
@@ -333,6 +333,18 @@ def test_a_pair_that_keeps_its_constraint_is_kept_whatever_the_judge_thinks() ->
     assert [example.instruction for example in kept] == ["Name bird 0. Do not use any commas."]
     assert [rejection.rule for rejection in dropped] == ["low_score"]
     assert "without a constraint" in one_sided(kept, config.make({"constraints": 0.5}))
+
+
+def test_constraints_that_no_answer_keeps_are_named_as_what_to_change() -> None:
+    bad = pair("A wren, a robin.")
+    assert bad.asked is not None
+    with pytest.raises(StarvedError) as starved:
+        keep_examples(
+            config.make({"judge": "logits", "constraints": 1.0}), 1, [bad.instruction], [bad.response], [],
+            [bad.asked], [Check(bad.response.id, "punctuation:no_comma", False, "")],
+        )  # fmt: skip
+    assert "constraint_not_kept 1" in starved.value.message
+    assert "--constraint-file" in starved.value.fix and "--answer-temperature" not in starved.value.fix
 
 
 def example(name: str, text: str = "A wren.", constraint: dict[str, Any] | None = None) -> Example:

@@ -92,6 +92,8 @@ FAULTS = [
     (f"{BULLETS}levels = [[{{ num_bullets = 2 }}]]\nwordings = ['{{num_bullets.real}}']", "num_bullets.real"),
     (f"{BULLETS}levels = [[{{ num_bullets = 2 }}]]\nwordings = ['{{num_bullets:99}}']", "plain"),
     ('[kinds."combination:repeat_prompt"]\nwordings = ["Say it back."]', "cannot be trained on"),
+    (f"a = {'[' * 9999}", "cannot be read"),
+    (f"a = {'1' * 9999}", "cannot be read"),
 ]
 
 
@@ -101,7 +103,8 @@ def test_a_fault_of_a_file_is_one_line(tmp_path: Path, text: str, told: str) -> 
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.toml", tmp_path):
+    # A device has no end, and would take all memory.
+    for path in (tmp_path / "none.toml", tmp_path, Path("/dev/zero")):
         with pytest.raises(ConfigError, match=re.escape(str(path))):
             load_catalogue(str(path))
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
@@ -254,6 +257,7 @@ def test_a_checker_without_plug_ins_starts_no_process(monkeypatch: pytest.Monkey
 BROKEN = [
     ("import nothing_like_it", "cannot be used: ModuleNotFoundError"),
     ("raise SystemExit(3)", "cannot be used: SystemExit"),
+    ("raise BaseException('a')", "cannot be used: BaseException: a"),
     ("", "cannot be used: AttributeError"),
     ("class Mine: kind = 'mine:a'", "has no `check`"),
     ("class Mine:\n    kind = 'A b'\n    check = print", "`kind`"),
@@ -264,6 +268,7 @@ BROKEN = [
     ("class Mine:\n    kind = 'mine:a'\n    check = edit = print\n    wordings = ['{a}']", "{a}"),
     ("class Mine:\n    kind = 'mine:a'\n    check = print\n    edit = 3\n    wordings = ['a']", "`edit`"),
     ("class Mine:\n    kind = 'mine:a'\n    check = print\n    wordings = ['a']\n    levels = [[{1}]]", "TypeError"),
+    ("class Mine:\n    kind = 'mine:a'\n    check = print\n    wordings = ['\\ud800']", "half a character"),
 ]
 
 
@@ -275,6 +280,13 @@ def test_a_plug_in_that_cannot_be_used_is_named_with_its_package(install: Any, s
     assert "'a' of the package mine" in raised.value.message and told in raised.value.message
     assert "\n" not in raised.value.message and raised.value.fix
     assert load_catalogue(plugins=False).trained == default_trained_kinds()
+
+
+def test_what_a_plug_in_prints_is_no_line_of_json(install: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    install("mine", f"print('noise')\n{PLUGIN}", {"a": "mine:Mine"})
+    assert "mine:a" in load_catalogue().trained
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "noise\n")
 
 
 def test_a_broken_plug_in_does_not_stand_in_the_way_of_another(install: Any) -> None:

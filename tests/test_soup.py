@@ -14,7 +14,7 @@ from tiny_runs import minisheep, tiny_run
 
 from minisheep import adapter_soup
 from minisheep.cli.main import cli
-from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError
+from minisheep.errors import CorruptRunError, ModelFileError, UnsupportedModelError, UsageError
 from minisheep.formats.adapter_sum import summed, write_sum
 from minisheep.formats.lora_gguf import effective_alpha, read_config, read_tensors
 from minisheep.run.files import read_json
@@ -119,6 +119,13 @@ def test_the_same_command_shows_it_again_or_goes_on(tmp_path: Path) -> None:
     assert others.returncode == 2 and "--out" in others.stderr
     minisheep("soup", str(run), "--rounds", "1,2", "--weights", "1,2", "--out", str(tmp_path / "other"), check=True)
     assert (tmp_path / "other" / "adapter.gguf").read_bytes() != (folder / "adapter.gguf").read_bytes()
+    for damage in ('{"model": {}}', '{"model": {}, "decisions": [{"against": 0, "outcome": "a", "measures": {}}]}'):
+        (folder / "metrics.json").write_text(damage)
+        refused = CliRunner().invoke(cli, ["soup", str(run), "--rounds", "1,2"]).exception
+        assert isinstance(refused, CorruptRunError) and "Delete it" in refused.fix and "decisions" in refused.message
+    (folder / "metrics.json").unlink()
+    mended = minisheep("soup", str(run), "--rounds", "1,2", "--json", check=True).stdout.splitlines()
+    assert json.loads(mended[-1]) == first
 
 
 @pytest.mark.parametrize(

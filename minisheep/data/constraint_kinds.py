@@ -11,15 +11,17 @@ import difflib
 import json
 import re
 import string
+import sys
 import tomllib
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
 from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any
 
+from minisheep.data.seed_tasks import read_bytes
 from minisheep.errors import ConfigError
 from minisheep.rules.constraint_edits import EDITS
 from minisheep.rules.constraints import Catalogue, ConstraintKind
@@ -95,14 +97,20 @@ def read_plugin(point: EntryPoint) -> ConstraintKind:
     """The kind of one entry point. Raises `errors.ConfigError`, whatever its code raises."""
     called = _called(point)
     try:
-        plugin = point.load()
-        plugin = plugin() if isinstance(plugin, type) else plugin
-        kind, check, edit = (getattr(plugin, key, None) for key in ("kind", "check", "edit"))
-        row: dict[str, Any] = {"trained": getattr(plugin, "trained", True), "wordings": getattr(plugin, "wordings", [])}
-        levels = getattr(plugin, "levels", None)
-        row["levels"] = json.loads(json.dumps([getattr(plugin, "arguments", [{}])] if levels is None else levels))
-        row["wordings"] = list(row["wordings"])
-    except (Exception, SystemExit) as error:
+        # What its code prints would stand among the lines of --json.
+        with redirect_stdout(sys.stderr):
+            plugin = point.load()
+            plugin = plugin() if isinstance(plugin, type) else plugin
+            kind, check, edit = (getattr(plugin, key, None) for key in ("kind", "check", "edit"))
+            row: dict[str, Any] = {
+                "trained": getattr(plugin, "trained", True),
+                "wordings": list(getattr(plugin, "wordings", [])),
+            }
+            levels = getattr(plugin, "levels", None)
+            row["levels"] = json.loads(json.dumps([getattr(plugin, "arguments", [{}])] if levels is None else levels))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ConfigError(f"{called} cannot be used: {reason}.", _PLUGIN_FIX) from None
     if not isinstance(kind, str) or not _NAME.fullmatch(kind):
@@ -142,8 +150,8 @@ def _table(path: str, language: str) -> tuple[str, dict[str, Any]]:
     name = path or "minisheep's constraint file"
     shipped = "constraints.toml" if code == "en" else f"constraints.{code}.toml"
     try:
-        source = Path(path) if path else resources.files("minisheep.data").joinpath(shipped)
-        table = tomllib.loads(source.read_text(encoding="utf-8-sig"))
+        data = read_bytes(path) if path else resources.files("minisheep.data").joinpath(shipped).read_bytes()
+        table = tomllib.loads(data.decode("utf-8-sig"))
     except FileNotFoundError:
         if path:
             raise ConfigError(f"The constraint file {path} does not exist.", _FIX) from None
@@ -151,7 +159,10 @@ def _table(path: str, language: str) -> tuple[str, dict[str, Any]]:
             f"minisheep has no constraints worded in {code!r}.",
             "Nothing was started. Give your own with --constraint-file, or leave --constraints out.",
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror}.", _FIX) from None
+    except (ValueError, RecursionError) as error:
+        # Besides its own errors, tomllib passes on those of int() for thousands of digits and of deep nesting.
         raise ConfigError(f"{name} cannot be read: {error}.", _FIX) from None
     found = table.get("language", "en")
     if language and found != language:
@@ -212,9 +223,13 @@ def _kind(where: str, row: Mapping[str, Any], known: ConstraintKind, fix: str) -
         for arguments in sets:
             resolve(Constraint(known.name, arguments), "", where)
     try:
-        json.dumps(levels)
+        json.dumps([levels, wordings], ensure_ascii=False).encode()
     except TypeError as error:
         raise ConfigError(f"{where}: an argument can be no date or time: {error}.", fix) from None
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{where}: a wording or an argument holds half a character, which no file can hold.", fix
+        ) from None
     names = {frozenset(arguments) for arguments in sets}
     if len(names) > 1:
         raise ConfigError(f"{where}: all its sets of arguments must name the same ones.", fix)

@@ -266,7 +266,7 @@ def load_wording(folder: str = "", language: str = "en") -> Wording:
     try:
         table: Mapping[str, Any] = tomllib.loads(text)
         return wording_of(language, table)
-    except (tomllib.TOMLDecodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise SeedFileError(f"{name}: {error}.", "docs/guide/languages.md shows every entry.") from None
 
 

@@ -18,6 +18,8 @@ from minisheep.stages.judge import Pair
 
 TOTAL = "total"
 """Beside the kinds in a round's metrics."""
+NOT_KEPT = "constraint_not_kept"
+"""The rule that drops an answer that breaks its constraint."""
 Dropped = list[tuple[Pair, tuple[str, str]]]
 """Pairs with the rule that drops them and the detail."""
 
@@ -95,7 +97,7 @@ def by_checks(
         if check.passed:
             passing.setdefault(pair.instruction.id, []).append(pair)
         else:
-            dropped.append((pair, ("constraint_not_kept", check.fault or check.kind)))
+            dropped.append((pair, (NOT_KEPT, check.fault or check.kind)))
 
     def order(pair: Pair) -> tuple[float, bool, int, int]:
         verdict = verdicts.get(pair.response.id)

@@ -30,7 +30,7 @@ from minisheep.rules.prompts import Frame, answer_prompt, user_text
 from minisheep.rules.templates import Prompt, Segment
 from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.records import Asked, Check, Example, Instruction, Rejection, Response, Verdict
-from minisheep.stages.constrain import by_checks, exchanged, read_off, spread
+from minisheep.stages.constrain import NOT_KEPT, by_checks, exchanged, read_off, spread
 from minisheep.stages.judge import Pair
 
 PART = 128
@@ -231,7 +231,7 @@ def by_score(
         chosen = [item for item in ranked if item[0] > keep.value]
         rule = f"not above {keep.value:g}"
     if needed and not chosen:
-        raise StarvedError(starved_message(keep, [s for s, _, _ in ranked], rejected), _starved_fix(keep, ranked))
+        raise StarvedError(starved_message(keep, [s for s, _, _ in ranked], rejected), _starved_fix(ranked, rejected))
     for score, pair, _ in ranked[len(chosen) :]:
         rejected.append(_rejection(("low_score", f"{score:.3g} is {rule}"), pair))
     return [_example(pair, verdict, candidates.cuts[pair.response.id]) for _, pair, verdict in chosen], rejected
@@ -263,7 +263,9 @@ def keep_all(candidates: Candidates, *, needed: bool = True) -> tuple[list[Examp
     """Every pair that passed the rules (no judge: the self-instruct baseline). Raises `errors.StarvedError` where there
     is none, unless none is `needed`."""
     if needed and not candidates.pairs:
-        raise StarvedError(starved_message(Keep("auto"), [], candidates.rejected), _starved_fix(Keep("auto"), []))
+        raise StarvedError(
+            starved_message(Keep("auto"), [], candidates.rejected), _starved_fix([], candidates.rejected)
+        )
     return [_example(pair, None, candidates.cuts[pair.response.id]) for pair in candidates.pairs], candidates.rejected
 
 
@@ -350,9 +352,14 @@ def rule_counts(rejected: Sequence[Rejection], most: int | None = None) -> str:
     return ", ".join(f"{rule} {count}" for rule, count in rules.most_common(most))
 
 
-def _starved_fix(keep: Keep, scored: Sequence[object]) -> str:
+def _starved_fix(scored: Sequence[object], rejected: Sequence[Rejection]) -> str:
     if scored:
         return "The run is safe: give the same command with --keep top:0.5 or a lower threshold to go on here."
+    if any(rejection.rule == NOT_KEPT for rejection in rejected):
+        return (
+            "Start a new run with more --answers, a lower --constraints, or kinds in --constraint-file that this model"
+            " can keep; a plug-in that gave no verdict must be mended first."
+        )
     return "Start a new run with a lower --answer-temperature, more --answer-max-tokens or another --model."
 
 

@@ -27,6 +27,7 @@ from minisheep.stages.judge import Pair
 WIDEST = 0.3
 """By how much of the longer answer, in words, the shorter one may be shorter."""
 REASONS = {
+    "unchecked": "nothing was checked, since they were asked without a constraint",
     "none_fails": "no answer fails the constraint",
     "none_worse": "no answer has a lower score",
     "none_unshown": "no answer without solved tasks",
@@ -91,7 +92,7 @@ def preference_pairs(
         instruction, own = example.parents[:2]
         others = [pair for pair in answers.get(instruction, ()) if pair.response.id != own]
         if settings.prefer == "checked":
-            worse, reason = _failing(others, verdicts, passed, own), "none_fails"
+            worse, reason = _failing(others, verdicts, passed, own), "none_fails" if own in passed else "unchecked"
         elif settings.prefer == "judged":
             worse, reason = _worse(others, verdicts, own), "none_worse"
         else:
