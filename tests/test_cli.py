@@ -78,7 +78,7 @@ def test_help_imports_nothing_that_takes_time() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == "[]"
-    assert "minisheep align --preset imitation" in done.stdout
+    assert "minisheep align --preset demo" in done.stdout
 
 
 def test_help_answers_at_once() -> None:
@@ -183,9 +183,9 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "run with a name too long": (["align", *FAKE, "--run", "x" * 300], 74, "File name too long"),
     "toml key": (["align", "--config", "{0}/bad.toml"], 2, "unknown setting 'roundz' in {0}/bad.toml (nearest: rounds"),
     "toml syntax": (["align", "--config", "{0}/broken.toml"], 2, "not valid TOML"),
-    "toml preset": (["align", "--config", "{0}/preset.toml"], 2, "Presets: default, paper, demo"),
+    "toml preset": (["align", "--config", "{0}/preset.toml"], 2, "Presets: default, paper, imitation, demo"),
     "no toml": (["align", "--config", "{0}/none.toml"], 2, "cannot be read"),
-    "status of nothing": (["status"], 2, "minisheep align --preset imitation"),
+    "status of nothing": (["status"], 2, "minisheep align --preset demo"),
     "status of no run": (["status", "{0}/foreign"], 2, "is not a run folder"),
     "respond before anything": (["respond", *FAKE, "--run", "{0}/new"], 2, "minisheep evaluate"),
     "train before anything": (["train", *FAKE, "--run", "{0}/new"], 2, "the next phase is evaluate of round 0"),

@@ -449,7 +449,7 @@ def test_a_records_history_tells_how_it_was_asked_and_what_the_program_found(run
 
 
 def test_the_report_names_the_preset_and_says_where_none_was_recorded(run: api.Run) -> None:
-    assert "Preset: demo (" in api.load_run(run.path).report().with_suffix(".md").read_text()
+    assert "Preset: imitation (" in api.load_run(run.path).report().with_suffix(".md").read_text()
     folder = RunFolder(run.path)
     manifest = folder.read_manifest()
     folder.write_manifest({name: value for name, value in manifest.items() if name != "preset"})
