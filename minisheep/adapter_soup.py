@@ -24,7 +24,7 @@ from minisheep.run.decision import NAMES, decide
 from minisheep.run.events import Emit
 from minisheep.run.files import disk_errors, read_json, write_json
 from minisheep.run.folder import RoundFolder
-from minisheep.run.reading import read_object, read_shaped
+from minisheep.run.reading import read_shaped
 from minisheep.run.typed import METRICS
 
 WORKER = "minisheep.adapter_soup:do"
@@ -48,6 +48,11 @@ class Soup:
         """``the soup of rounds 1 and 2``."""
         *first, last = map(str, self.rounds)
         return f"the soup of rounds {', '.join(first)} and {last}"
+
+    @property
+    def made_up(self) -> bool:
+        """Whether the run has no model: the fake engine made it."""
+        return PreparedModel.read(self.run.path / "model.json").gguf_sha256 == "fake"
 
     @property
     def gguf(self) -> Path:
@@ -109,7 +114,7 @@ def make(soup: Soup, emit: Emit, tick: Callable[[], None] = lambda: None) -> dic
         fix = "Give the same command to go on."
         with WorkerProcess(WORKER) as worker, stoppable("Stopped before the soup was measured.", fix):
             worker.do(job, "The soup", emit, tick)
-    return read_object(soup.folder.metrics)
+    return read_shaped(soup.folder.metrics, SOUP)
 
 
 def do(job: Mapping[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
@@ -171,12 +176,24 @@ OUTCOMES = {
 }
 
 
+def _a_known_outcome(value: Any) -> bool:
+    return isinstance(value, str) and value in OUTCOMES
+
+
+SOUP: dict[str, Any] = {
+    "model!": METRICS["model!"],
+    "decisions!": [{"against!": int, "outcome!": _a_known_outcome, "measures!": METRICS["decision"]["measures"]}],
+}
+"""``metrics.json`` of a soup, as far as anything reads it: a run folder may come from anybody."""
+
+
 def sentence(soup: Soup, decisions: Sequence[Mapping[str, Any]]) -> str:
     """The decisions in one sentence, with the numbers that made them."""
     parts = []
     for decision in decisions:
         rival = "the base model" if decision["against"] == 0 else f"round {decision['against']}"
-        numbers = "; ".join(_figure(name, d) for name, d in decision["measures"].items())
+        measures = decision["measures"]
+        numbers = "; ".join(_figure(name, measures[name]) for name in NAMES if name in measures)
         parts.append(OUTCOMES[decision["outcome"]].format(rival=rival) + (f" ({numbers})" if numbers else ""))
     name = soup.name
     return f"{name[0].upper()}{name[1:]} {' and '.join(parts)}."
