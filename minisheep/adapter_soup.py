@@ -50,6 +50,11 @@ class Soup:
         return f"the soup of rounds {', '.join(first)} and {last}"
 
     @property
+    def made_up(self) -> bool:
+        """Whether the run has no model: the fake engine made it."""
+        return PreparedModel.read(self.run.path / "model.json").gguf_sha256 == "fake"
+
+    @property
     def gguf(self) -> Path:
         """The base that the run's engine loads."""
         return PreparedModel.read(self.run.path / "model.json").inference_gguf
@@ -197,7 +202,8 @@ def sentence(soup: Soup, decisions: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for decision in decisions:
         rival = "the base model" if decision["against"] == 0 else f"round {decision['against']}"
-        numbers = "; ".join(_figure(name, d) for name, d in decision["measures"].items())
+        measures = decision["measures"]
+        numbers = "; ".join(_figure(name, measures[name]) for name in NAMES if name in measures)
         parts.append(OUTCOMES[decision["outcome"]].format(rival=rival) + (f" ({numbers})" if numbers else ""))
     name = soup.name
     return f"{name[0].upper()}{name[1:]} {' and '.join(parts)}."

@@ -28,7 +28,6 @@ from minisheep.rules.templates import Conversation, Template, conversation
 from minisheep.rules.wording import Wording
 from minisheep.run import events
 from minisheep.run.events import Emit, EngineReady, Glimpse, Paused, PhaseFinished, PhaseStarted, Progress
-from minisheep.run.files import read_json
 from minisheep.run.folder import RunFolder, each_record, read_records
 from minisheep.run.reading import UNREADABLE, read_shaped
 from minisheep.run.records import Check, Draft, Instruction, Record, Rejection, Verdict
@@ -122,7 +121,7 @@ class Workspace:
         """The constraints of the run, as it stored them; None for a run without."""
         if not self.settings.constraints:
             return None
-        return stored_catalogue(read_json(self.folder.constraints), str(self.folder.constraints))
+        return stored_catalogue(read_shaped(self.folder.constraints, dict[str, Any]), str(self.folder.constraints))
 
     def asking(self, round: int, catalogue: Catalogue | None = None) -> Asking:
         """How the instructions of a round are put; solved tasks are made with the functions of `catalogue`."""

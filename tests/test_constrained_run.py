@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from minisheep.data.constraint_kinds import load_catalogue
 from minisheep.data.seed_tasks import load_seeds
 from minisheep.engines.base import GenerateRequest
 from minisheep.engines.fake_engine import FakeEngine, text_of
-from minisheep.errors import ConfigError, StarvedError, Stopped
+from minisheep.errors import ConfigError, CorruptRunError, StarvedError, Stopped
 from minisheep.host import InlineHost
 from minisheep.rules.asking_settings import asking_rows
 from minisheep.rules.ifeval import verify
@@ -92,6 +93,15 @@ def test_only_kinds_that_are_trained_on_are_drawn_and_the_run_stores_them_all(ru
     trained = {name for name, kind in stored["kinds"].items() if kind["trained"]}
     drawn = {record.constraint["kind"] for n in (1, 2) for record in asked_of(run, n).values() if record.constraint}
     assert len(drawn) > 3 and drawn <= trained
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"text"', "3"])
+def test_stored_constraints_that_are_no_object_are_a_damaged_file(run: api.Run, tmp_path: Path, content: str) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    work = Workspace(tmp_path / "run")
+    work.folder.constraints.write_text(content)
+    with pytest.raises(CorruptRunError, match=r"constraints\.json is damaged"):
+        _ = work.catalogue
 
 
 def test_tasks_are_shown_in_every_round_drawn_anew_and_never_held_out_ones(run: api.Run) -> None:

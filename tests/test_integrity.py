@@ -17,7 +17,7 @@ from minisheep.cli.main import cli
 from minisheep.errors import CorruptRunError, UsageError
 from minisheep.run.events import Note
 from minisheep.run.folder import FILES, RunFolder
-from minisheep.run.integrity import mark_lines, mark_of
+from minisheep.run.integrity import Damage, mark_lines, mark_of
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +233,9 @@ def test_what_killed_processes_left_is_swept_when_the_run_goes_on(run: Path) -> 
 def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         api.load_run(tmp_path)
+
+
+def test_the_commands_of_a_damaged_run_fit_a_shell(tmp_path: Path) -> None:
+    damage = Damage(tmp_path / "my run", 1, "filter", "kept.jsonl", "is missing")
+    said = damage.error(others=2)
+    assert f"`minisheep status '{tmp_path}/my run'` lists them" in said.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,53 @@ def test_a_soup_that_cannot_be_is_one_line(tmp_path: Path, given: list[str], nam
     refused = CliRunner().invoke(cli, ["soup", str(run), *given]).exception
     assert isinstance(refused, UsageError) and named in str(refused)
     assert not list(run.glob("soup-*"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda made: {},
+        lambda made: {**made, "decisions": 3},
+        lambda made: {**made, "decisions": [{"against": 0}]},
+        lambda made: {**made, "decisions": [{**made["decisions"][0], "outcome": []}]},
+        lambda made: {**made, "model": {"held_out_nll": "low"}},
+    ],
+)
+def test_a_strangers_result_is_read_by_its_shape(soup_made: Path, change: Any) -> None:
+    """What a folder says was measured may be anybody's; without this it ended in a traceback."""
+    metrics = soup_made / "soup-1+2" / "metrics.json"
+    whole = metrics.read_bytes()
+    metrics.write_text(json.dumps(change(json.loads(whole))))
+    refused = CliRunner().invoke(cli, ["soup", str(soup_made), "--rounds", "1,2"]).exception
+    metrics.write_bytes(whole)
+    assert isinstance(refused, CorruptRunError) and str(metrics) in str(refused)
+
+
+def test_a_measure_of_another_version_is_left_out(soup_made: Path) -> None:
+    made = adapter_soup.choose(str(soup_made), "1,2")
+    change = {"value": 1.0, "low": 0.5, "high": 1.5}
+    said = adapter_soup.sentence(made, [{"against": 0, "outcome": "gain", "measures": {"charm": change}}])
+    assert said == "The soup of rounds 1 and 2 is better than the base model."
+
+
+def test_its_commands_fit_a_shell_and_need_a_model(soup_made: Path, tmp_path: Path) -> None:
+    show = ["soup", str(soup_made), "--rounds", "1,2"]
+    assert "llama-cli" not in CliRunner().invoke(cli, show).output
+    model = soup_made / "model.json"
+    before = model.read_bytes()
+    model.write_text(json.dumps({**json.loads(before), "gguf_sha256": "0" * 64, "inference_gguf": "/m/a model.gguf"}))
+    said = CliRunner().invoke(cli, show).output.splitlines()
+    model.write_bytes(before)
+    (line,) = (line for line in said if line.startswith("Use:"))
+    assert shlex.split(line)[1:4] == ["llama-cli", "-m", "/m/a model.gguf"]
+    assert shlex.split(line)[5:] == [str(soup_made / "soup-1+2" / "adapter.gguf")]
+
+
+@pytest.fixture(scope="module")
+def soup_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = finished(tmp_path_factory.mktemp("a soup") / "my run")
+    minisheep("soup", str(run), "--rounds", "1,2", check=True)
+    return run
 
 
 def test_the_decision_is_the_rounds_own(tmp_path: Path) -> None:

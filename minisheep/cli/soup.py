@@ -7,7 +7,7 @@ import json
 import click
 
 from minisheep.cli.options import view_options
-from minisheep.rules.plain_text import one_line
+from minisheep.rules.plain_text import one_line, shell
 
 
 @click.command()
@@ -45,5 +45,7 @@ def soup(run: str, rounds: str, weights: str | None, out: str | None, plain: boo
     # What a round's data was like says nothing of the soup.
     columns = [{"round": m["round"], "model": m["model"]} for m in models]
     print_metrics([*columns, {"name": "soup", "model": made["model"]}], plain=not isinstance(view, LiveView))
-    click.echo(one_line(f"Use: llama-cli -m {chosen.gguf} --lora {chosen.folder.adapter_gguf}"))
+    if chosen.made_up:
+        return
+    click.echo(one_line(f"Use: llama-cli -m {shell(chosen.gguf)} --lora {shell(chosen.folder.adapter_gguf)}"))
     click.echo(one_line(f"     peft.PeftModel.from_pretrained(base, {str(chosen.folder.adapter)!r})"))

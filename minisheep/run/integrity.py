@@ -53,7 +53,7 @@ class Damage:
         return one_line(f"round-{self.round}/{self.name} {self.what}")
 
     def error(self, others: int = 0) -> CorruptRunError:
-        more = f" So are {others} more; `minisheep status {self.run}` lists them." if others else ""
+        more = f" So are {others} more; `minisheep status {shlex.quote(str(self.run))}` lists them." if others else ""
         return CorruptRunError(
             one_line(f"{self.run}/round-{self.round}/{self.name} is damaged: it {self.what}.{more}"),
             one_line(f"Restore it from a copy, or have that phase done again: {self.command}"),
