@@ -80,5 +80,5 @@ def test_the_models_own_template_shows_tasks_as_turns(engine: LlamaCppEngine) ->
     assert put.shows
     records = {record.instruction_id: record for record in plan(engine, put, MADE[:2]).asked}
     answers = list(respond(engine, put, [(i, 0) for i in MADE[:2]], records))
-    found = by_rules(MADE[:2], answers, "en", asked=records.values())
+    found = by_rules(MADE[:2], answers, asked=records.values())
     assert len(found.pairs) + len(found.rejected) == 2 and all(answer.text.strip() for answer in answers)
