@@ -109,10 +109,15 @@ def test_set_up_asks_before_anything_is_installed() -> None:
 @pytest.mark.parametrize(
     ("card", "wheel", "nvcc", "asked"),
     [
-        (False, True, False, ["install --quiet torch==", "install --quiet --editable ."]),
-        (True, True, False, ["install --quiet --only-binary llama-cpp-python", "--editable .[gpu]"]),
-        (True, False, True, ["install --quiet --only-binary llama-cpp-python", "--editable .[gpu] -DGGML_CUDA=on"]),
-        (True, False, False, ["install --quiet --only-binary llama-cpp-python", "--editable .[gpu]"]),
+        (False, True, False, ["install --quiet torch==", "install --quiet --editable .[plots]"]),
+        (True, True, False, ["install --quiet --only-binary llama-cpp-python", "--editable .[gpu,plots]"]),
+        (
+            True,
+            False,
+            True,
+            ["install --quiet --only-binary llama-cpp-python", "--editable .[gpu,plots] -DGGML_CUDA=on"],
+        ),
+        (True, False, False, ["install --quiet --only-binary llama-cpp-python", "--editable .[gpu,plots]"]),
     ],
 )
 def test_set_up_takes_the_prebuilt_llama_cpp_first_and_builds_with_cuda_where_there_is_none(
