@@ -14,7 +14,7 @@ from tiny_runs import flags, minisheep, outcome, tiny_run
 
 from minisheep import api, config, loop, presets
 from minisheep.data.constraint_kinds import load_catalogue
-from minisheep.data.seed_tasks import load_seeds
+from minisheep.data.seed_tasks import load_seeds, load_wording
 from minisheep.engines.base import GenerateRequest
 from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.errors import ConfigError, CorruptRunError, StarvedError, Stopped
@@ -23,12 +23,13 @@ from minisheep.rules.asking_settings import asking_rows
 from minisheep.rules.ifeval import verify
 from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import chatml, conversation
+from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.events import Note
 from minisheep.run.folder import RunFolder, read_records
 from minisheep.run.reading import Reader
 from minisheep.run.records import Asked, Check, Example, Instruction, Response, Verdict
-from minisheep.stages.constrain import by_checks, constraint_metrics, one_sided, read_off, spread
-from minisheep.stages.filter import keep_examples
+from minisheep.stages.constrain import answers_to_check, by_checks, constraint_metrics, one_sided, read_off, spread
+from minisheep.stages.filter import by_rules, keep_examples
 from minisheep.stages.judge import Pair
 from minisheep.stages.respond import Asking, grouped, plan, respond
 from minisheep.terminal.pager import sections
@@ -478,3 +479,22 @@ def test_cards_say_how_answers_were_asked_for() -> None:
     assert asking_rows(config.make({})) == {}
     rows = asking_rows(config.make({"constraints": 0.5, "show": "every", "answer_shots": 3}))
     assert "50%" in rows["constraints"] and "every round" in rows["solved seed tasks shown"]
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "instruction", "wording"),
+    [
+        ("Question: Why?\nAnswer: So.\n\nQuestion: Who?\nAnswer: Us.", "end", "Write questions and answers.", ENGLISH),
+        ("羊吃青草。\n问题：牛呢？\n回答：也吃。", "length", "羊吃什么？", load_wording(language="zh")),
+    ],
+)
+def test_what_a_program_checks_is_the_text_that_is_kept(
+    text: str, finish: str, instruction: str, wording: Wording
+) -> None:
+    made = Instruction(1, "draft", 0, instruction, "", 0.1)
+    asked = Asked(made.id, instruction, "", {"kind": "k", "arguments": {}, "wording": ""}, (), "current")
+    response = Response(made.id, 0, text, finish, 9, asked.id)
+    ((_, _, checked),) = answers_to_check([asked], [response], wording)
+    candidates = by_rules([made], [response], wording, asked=[asked])
+    kept = [pair.answer for pair in candidates.pairs] or [rejection.output for rejection in candidates.rejected]
+    assert kept == [checked]

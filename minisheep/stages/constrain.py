@@ -13,6 +13,7 @@ from minisheep.rules.endings import cut_answer
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
 from minisheep.rules.text_words import word_count
+from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.records import Asked, Check, Example, Response, Verdict
 from minisheep.stages.judge import Pair
 
@@ -34,17 +35,21 @@ def tally(checks: Iterable[Check]) -> dict[str, tuple[int, int]]:
     return {kind: (draws[kind], passed[kind]) for kind in sorted(draws)}
 
 
-def answers_to_check(asked: Iterable[Asked], responses: Iterable[Response]) -> list[tuple[Asked, Response, str]]:
+def answers_to_check(
+    asked: Iterable[Asked], responses: Iterable[Response], wording: Wording = ENGLISH
+) -> list[tuple[Asked, Response, str]]:
     """The answers to instructions with a constraint, each with the text that would be kept (see `endings.cut_answer`).
 
     Those that a rule drops are among them: a kind that the model cannot answer otherwise counts as one it fails.
     """
     records = {record.id: record for record in asked if record.constraint}
-    return [
-        (records[response.asked], response, cut_answer(response.text, response.finish)[0])
-        for response in responses
-        if response.asked in records
-    ]
+
+    def kept(response: Response) -> str:
+        record = records[response.asked]
+        question = user_text(record.instruction, record.input)
+        return cut_answer(response.text, response.finish, question, wording)[0]
+
+    return [(records[r.asked], r, kept(r)) for r in responses if r.asked in records]
 
 
 def one_sided(kept: Sequence[Example], settings: Settings) -> str:

@@ -21,6 +21,7 @@ from minisheep.rules.endings import cut_answer
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.text_words import word_count
+from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.records import Example, PreferencePair, Response, Verdict
 from minisheep.stages.judge import Pair
 
@@ -76,6 +77,7 @@ def preference_pairs(
     verdicts: Mapping[str, Verdict],
     passed: Mapping[str, bool],
     unshown: Sequence[Response] = (),
+    wording: Wording = ENGLISH,
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """The pairs in the order of `kept`, and how many kept examples have none, by a key of `REASONS`.
 
@@ -96,7 +98,7 @@ def preference_pairs(
         elif settings.prefer == "judged":
             worse, reason = _worse(others, verdicts, own), "none_worse"
         else:
-            worse, reason = _unshown(without.get(instruction), example.output), "none_unshown"
+            worse, reason = _unshown(without.get(instruction), example, wording), "none_unshown"
         fitting = [found for found in worse if alike(example.output, found[1])]
         if fitting:
             pairs.append(_pair(example, settings.prefer, *fitting[0]))
@@ -128,13 +130,13 @@ def _worse(others: Sequence[Pair], verdicts: Mapping[str, Verdict], own: str) ->
     return [_whole(pair) for pair in sorted(lower, key=lambda pair: (_score(pair, verdicts), pair.response.sample))]
 
 
-def _unshown(response: Response | None, kept: str) -> list[Worse]:
+def _unshown(response: Response | None, kept: Example, wording: Wording) -> list[Worse]:
     """The unshown answer, unless it is empty or says the same."""
     if response is None:
         return []
-    text, cut = cut_answer(response.text, response.finish)
+    text, cut = cut_answer(response.text, response.finish, kept.messages[0]["content"], wording)
     ended = response.finish != "length" or cut not in ("", "last_sentence")
-    return [(response, text, ended)] if text.strip() and text != kept else []
+    return [(response, text, ended)] if text.strip() and text != kept.output else []
 
 
 def _whole(pair: Pair) -> Worse:
