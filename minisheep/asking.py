@@ -49,7 +49,7 @@ def checked(work: Workspace, folder: RoundFolder, report: Report) -> dict[str, C
     """A program's verdict on each answer to an instruction with a constraint, by response."""
     assert work.catalogue is not None
     checks = {check.response_id: check for check in each_record(folder.checks, Check)}
-    answers = answers_to_check(each_record(folder.asked, Asked), each_record(folder.responses, Response))
+    answers = answers_to_check(each_record(folder.asked, Asked), each_record(folder.responses, Response), work.wording)
     with Checker(work.catalogue) as checker, Appender(folder.checks) as file:
         for record, response, text in answers:
             if response.id not in checks:

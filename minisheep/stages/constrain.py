@@ -9,10 +9,11 @@ from typing import Any
 
 from minisheep.config import Settings
 from minisheep.rules.constraints import Catalogue, constrained, hindsight
-from minisheep.rules.endings import cut_answer
+from minisheep.rules.heuristics import kept_text
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
 from minisheep.rules.text_words import word_count
+from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.records import Asked, Check, Example, Response, Verdict
 from minisheep.stages.judge import Pair
 
@@ -34,17 +35,16 @@ def tally(checks: Iterable[Check]) -> dict[str, tuple[int, int]]:
     return {kind: (draws[kind], passed[kind]) for kind in sorted(draws)}
 
 
-def answers_to_check(asked: Iterable[Asked], responses: Iterable[Response]) -> list[tuple[Asked, Response, str]]:
-    """The answers to instructions with a constraint, each with the text that would be kept (see `endings.cut_answer`).
+def answers_to_check(
+    asked: Iterable[Asked], responses: Iterable[Response], wording: Wording = ENGLISH
+) -> list[tuple[Asked, Response, str]]:
+    """The answers to instructions with a constraint, each with the text that would be kept (`heuristics.kept_text`).
 
     Those that a rule drops are among them: a kind that the model cannot answer otherwise counts as one it fails.
     """
     records = {record.id: record for record in asked if record.constraint}
-    return [
-        (records[response.asked], response, cut_answer(response.text, response.finish)[0])
-        for response in responses
-        if response.asked in records
-    ]
+    found = [(records[response.asked], response) for response in responses if response.asked in records]
+    return [(a, r, kept_text(r.text, r.finish, user_text(a.instruction, a.input), wording)[0]) for a, r in found]
 
 
 def one_sided(kept: Sequence[Example], settings: Settings) -> str:
