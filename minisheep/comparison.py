@@ -184,7 +184,7 @@ def _read(run: Run, key: str, notes: list[str]) -> RunResult:
     base: Mapping[str, Any] = {}
     for round in run.measured:
         metrics = round.metrics
-        metrics["model"] = with_halves(metrics.get("model", {}), base, trained_kinds(folder))
+        metrics["model"] = with_halves(metrics.get("model", {}), base, trained_kinds(folder), settings.language)
         base = base or metrics["model"]
         decided = decided or "decision" in metrics
         values = {**round_values(metrics, round.exam, settings.judge), **harness.get(round.number, {})}

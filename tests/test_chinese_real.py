@@ -14,7 +14,7 @@ from minisheep.rules.text_words import unspaced
 from minisheep.stages.filter import by_rules
 from minisheep.stages.generate import Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import Judge, JudgedText, judge_pairs
-from minisheep.stages.respond import respond
+from minisheep.stages.respond import Asking, respond
 
 
 @pytest.mark.slow
@@ -37,8 +37,8 @@ def test_a_small_model_keeps_instructions_in_chinese() -> None:
         assert len(harvest.kept) >= 3 and all(unspaced(one.instruction) for one in harvest.kept)
         assert {one.rule for one in harvest.rejected} <= {"too_similar"}
         asked = harvest.kept[:2]
-        responses = list(respond(engine, settings, frame, 1, [(one, 0) for one in asked], seeds))
-        pairs = by_rules(asked, responses, wording, rules=False).pairs
+        responses = list(respond(engine, Asking(settings, 1, frame, seeds), [(one, 0) for one in asked]))
+        pairs = by_rules(asked, responses, wording, rules="off").pairs
         judge, items = Judge("logits", prompt="simple"), [JudgedText.of(pair) for pair in pairs]
         verdicts = list(judge_pairs(engine, judge, frame, texts, items))
         assert len(verdicts) == 2 and all(row["mass"] > 0.5 for one in verdicts for row in one.raw.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ import pytest
 from tiny_runs import TINY, minisheep, outcome, tiny_run
 
 from minisheep import api, config, loop
-from minisheep.data.seed_tasks import load_seeds
+from minisheep.data.seed_tasks import load_seeds, load_wording
 from minisheep.errors import ConfigError, RunMismatchError
 from minisheep.pairing import read_pairs
 from minisheep.plan.duration import round_work
 from minisheep.prepare import fake_model
 from minisheep.rules.loss_settings import loss_contradictions
 from minisheep.rules.templates import chatml
+from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.events import Event, Note
 from minisheep.run.folder import RunFolder, read_records
-from minisheep.run.records import Check, Example, Instruction, PreferencePair, Response, Verdict
+from minisheep.run.records import Asked, Check, Example, Instruction, PreferencePair, Response, Verdict
 from minisheep.stages.judge import Pair
 from minisheep.stages.pairs import REASONS, alike, preference_pairs
 from minisheep.stages.train import train_job
@@ -120,6 +122,24 @@ def test_an_unshown_answer_that_says_the_same_is_no_pair() -> None:
     for unshown in ([Response(TASK.id, 0, TEN, "end", 10)], [Response(TASK.id, 0, "  ", "end", 1)], []):
         found = preference_pairs(settings(prefer="shown", answer_shots=4), [kept(made[0])], made, {}, {}, unshown)
         assert found == ([], {"none_unshown": 1})
+
+
+@pytest.mark.parametrize(
+    ("rules", "wording", "added", "stays"),
+    [
+        ("on", load_wording("", "zh"), "\n用户：谢谢", ""),
+        ("paper", ENGLISH, "\nUser: hi", "\nUser: hi"),
+        ("on", ENGLISH, "\nInput: 3", "\nInput: 3"),
+    ],
+)
+def test_an_unshown_answer_is_cut_as_kept_ones_are(rules: str, wording: Wording, added: str, stays: str) -> None:
+    """By the words of the run's language, by its rules, and with the labels that the instruction asks for."""
+    put = Asked(TASK.id, "Count up, then say the input.", "to ten", {}, (), "current")
+    made = [replace(pair, asked=put) for pair in answers(TEN)]
+    chosen = settings(prefer="shown", answer_shots=4, constraints=0.0, rules=rules)
+    unshown = [Response(TASK.id, 0, TEN.upper() + added, "end", 10)]
+    (found,), _ = preference_pairs(chosen, [kept(made[0])], made, {}, {}, unshown, wording)
+    assert found.rejected[0]["content"] == TEN.upper() + stays
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from minisheep import config
+from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.data.seed_tasks import load_items
 from minisheep.engines.base import Completion, GenerateRequest
 from minisheep.engines.fake_engine import FakeEngine, text_of
@@ -14,7 +15,7 @@ from minisheep.rules.ifeval import Constraint, VerifiableItem
 from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import chatml
 from minisheep.stages.collapse import echo
-from minisheep.stages.evaluate import answers, chosen, metrics
+from minisheep.stages.evaluate import answers, chosen, metrics, with_halves
 
 SETTINGS = config.make({})
 FRAME = Frame(chatml())
@@ -145,6 +146,15 @@ def test_an_item_whose_constraints_changed_is_not_paired() -> None:
 
 def test_no_answers_are_no_metrics() -> None:
     assert metrics(ITEMS, []) == {}
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_what_stores_no_halves_is_told_apart_by_minisheeps_own_items(language: str) -> None:
+    items, trained = load_items(language=language), default_trained_kinds()
+    said_back = [said(item.id, "- a\n- b") for item in items]
+    stored, wanted = metrics(items, said_back), metrics(items, said_back, None, trained)
+    found = with_halves(stored, {}, trained, language)
+    assert found == wanted and {"verifiable_trained", "verifiable_unseen"} <= set(found) - set(stored)
 
 
 @pytest.mark.parametrize("count", [0, 1, 20, 156, 157, 1000])

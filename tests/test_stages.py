@@ -17,12 +17,14 @@ from scripted_engine import Scripted
 
 from minisheep import config
 from minisheep.config import Keep
-from minisheep.data.seed_tasks import SeedTask, load_prompts
+from minisheep.data.seed_tasks import SeedTask, load_prompts, load_wording
 from minisheep.engines.base import Completion
 from minisheep.errors import StarvedError
 from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import chatml, plain
-from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.rules.wording import ENGLISH, Wording
+from minisheep.run.records import Asked, Draft, Example, Instruction, Rejection, Response, Verdict
+from minisheep.stages.constrain import answers_to_check
 from minisheep.stages.evaluate import (
     TaskLikelihood,
     data_metrics,
@@ -149,6 +151,23 @@ def test_a_rambling_answer_is_cut_and_the_cut_is_told() -> None:
 
 def test_an_instruction_without_an_answer_is_left_out() -> None:
     assert by_rules([pair(0).instruction], []) == Candidates([], {}, [])
+
+
+@pytest.mark.parametrize(
+    ("instruction", "text", "wording"),
+    [
+        ("Write a question and its answer.", "Here they are:\n\nQuestion: Who sings?\nAnswer: A wren.", ENGLISH),
+        ("Name a bird.", "A wren.\n\nQuestion: Why?\nIt sings, loudly.", ENGLISH),
+        ("说出一种鸟。", "鹪鹩。\n\n用户：谢谢\n不客气，再见。", load_wording("", "zh")),
+    ],
+)
+def test_what_is_checked_is_the_text_that_is_kept(instruction: str, text: str, wording: Wording) -> None:
+    made = Instruction(1, "draft", 0, instruction, "", 0.1)
+    constraint = {"kind": "punctuation:no_comma", "arguments": {}, "wording": "Do not use any commas."}
+    asked = Asked(made.id, f"{instruction} Do not use any commas.", "", constraint, (), "current")
+    response = Response(made.id, 0, text, "end", 9, asked.id)
+    (found,) = by_rules([made], [response], wording, asked=[asked]).pairs
+    assert [kept for *_, kept in answers_to_check([asked], [response], wording)] == [found.answer]
 
 
 # Generate

@@ -56,8 +56,12 @@ class Exchange:
 def rows(text: str) -> Iterator[Row]:
     """The rows of a file. Raises `RowError` for an array that is no JSON."""
     if text.lstrip().startswith("["):
-        yield from _items(text)
-        return
+        return _items(text)
+    return lines(text)
+
+
+def lines(text: str) -> Iterator[Row]:
+    """The rows of JSON lines, blank lines left out."""
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip().removeprefix("\ufeff")  # joined files have a mark in their middle
         if not line:

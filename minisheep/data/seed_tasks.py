@@ -7,17 +7,16 @@ there is none, English serves.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from minisheep.data.seed_formats import SHAPES, Row, RowError, exchanges, foreign_kind, rows
+from minisheep.data.seed_formats import SHAPES, Row, RowError, exchanges, foreign_kind, lines, rows
 from minisheep.errors import ConfigError, SeedFileError, UsageError
 from minisheep.rules.identity import digest
 from minisheep.rules.ifeval import Constraint, VerifiableItem, resolve
@@ -186,20 +185,6 @@ def _decoded(data: bytes, name: str, refused: type[UsageError], fix: str) -> str
         raise refused(f"{name}, line {line}: not UTF-8 text.", fix) from None
 
 
-def _rows(name: str, text: str, refused: type[UsageError], fix: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of JSON lines, by line number."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise refused(f"{name}, line {number}: not JSON: {error}.", fix) from None
-        if not isinstance(row, dict):
-            raise refused(f"{name}, line {number}: not a JSON object.", fix)
-        yield number, row
-
-
 def _seeds_of(name: str, row: Row) -> list[SeedTask]:
     """The tasks of one row. Raises `seed_formats.RowError`."""
     if isinstance(row.value, RowError):
@@ -296,10 +281,13 @@ def load_items(path: str = "", language: str = "en") -> list[VerifiableItem]:
     data, name = _read(path, shipped("verifiable.jsonl", language), "evaluation file", ConfigError)
     text = _decoded(data, name, ConfigError, _ITEM_FIX)
     items: dict[str, VerifiableItem] = {}
-    for number, row in _rows(name, text, ConfigError, _ITEM_FIX):
-        item = _item(f"{name}, line {number}", row)
+    for row in lines(text):
+        where = f"{name}, {row.place}"
+        if isinstance(row.value, RowError):
+            raise ConfigError(f"{where}: {row.value}.", _ITEM_FIX)
+        item = _item(where, row.value)
         if item.id in items:
-            raise ConfigError(f"{name}, line {number}: the id {item.id!r} stands twice.")
+            raise ConfigError(f"{where}: the id {item.id!r} stands twice.")
         for check in item.checks:
             resolve(check, item.prompt, f"{name}, item {item.id}")
         items[item.id] = item

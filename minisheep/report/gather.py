@@ -133,7 +133,7 @@ def gather(path: str | Path) -> Gathered:
     harness = harness_results(folder.path, reader.notes)
     judged = [reader.json(path, _judged) for path in sorted((folder.path / "judged").glob("*.json"))]
     model = reader.json(folder.model, dict) or {}
-    rounds = _with_halves(rounds)
+    rounds = _with_halves(rounds, settings.language if settings else "en")
     conclusion = _conclusion(rounds, reader)
     return Gathered(
         path=folder.path,
@@ -156,13 +156,13 @@ def gather(path: str | Path) -> Gathered:
     )
 
 
-def _with_halves(rounds: tuple[ReportRound, ...]) -> tuple[ReportRound, ...]:
+def _with_halves(rounds: tuple[ReportRound, ...], language: str) -> tuple[ReportRound, ...]:
     """The rounds with trained and unseen kinds of constraint told apart, as far as their metrics allow."""
     base: Mapping[str, Any] = {}
     found = []
     for r in rounds:
         try:
-            model = with_halves((r.metrics or {})["model"], base, default_trained_kinds())
+            model = with_halves((r.metrics or {})["model"], base, default_trained_kinds(), language)
             base = base or model
             found.append(replace(r, metrics={**(r.metrics or {}), "model": model}))
         except UNREADABLE:

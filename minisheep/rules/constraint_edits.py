@@ -64,11 +64,6 @@ def content_words(text: str) -> list[str]:
     return sorted((word for word in found if len(word) >= 4 and word not in PLAIN_WORDS), key=lambda w: (-len(w), w))
 
 
-def number_of_words(text: str) -> int:
-    r"""As ``length_constraints:number_words`` counts them: runs of ``\w``."""
-    return count_words(text)
-
-
 def no_comma(answer: str) -> str | None:
     """Commas are left out, but not those of figures, columns and lists, whose parts would run into each other."""
     if _is_code(answer) or "\n" in answer or _LISTED.search(answer):
@@ -135,7 +130,7 @@ def number_words(answer: str, *, num_words: int, relation: str) -> str | None:
     """A long answer loses whole sentences at its end. One that is far below the limit shows nothing."""
     if _is_code(answer):
         return None
-    words = number_of_words(answer)
+    words = count_words(answer)
     if relation == AT_LEAST:
         return answer if words >= num_words else None
     if words < num_words:
@@ -143,7 +138,7 @@ def number_words(answer: str, *, num_words: int, relation: str) -> str | None:
     kept = ""
     for sentence in [] if "\n" in answer else sentences(answer):
         longer = f"{kept}{_blank(answer)}{sentence}".strip()
-        if number_of_words(longer) >= num_words:
+        if count_words(longer) >= num_words:
             break
         kept = longer
     return kept or None
@@ -197,7 +192,7 @@ def existence(answer: str, *, keywords: Sequence[str]) -> str | None:
 
 def read_words(answer: str) -> list[dict[str, Any]]:
     """The tightest limits above and below its number of words."""
-    words = number_of_words(answer)
+    words = count_words(answer)
     found = [{"num_words": limit, "relation": LESS_THAN} for limit in LIMITS if words < limit][:1]
     return found + [{"num_words": limit, "relation": AT_LEAST} for limit in LIMITS if words >= limit][-1:]
 

@@ -354,13 +354,21 @@ RULE_SETS: dict[str, frozenset[str]] = {
 """The rules for answers that each value of ``--rules`` means."""
 
 
+def kept_text(text: str, finish: str, question: str, wording: Wording = ENGLISH, rules: str = "on") -> tuple[str, str]:
+    """A model's answer as it is kept, and why it was cut (`endings.cut_answer`); the paper's rules leave it whole.
+
+    question: the instruction as it was put, with its input.
+    """
+    return (text.strip(), "") if rules == "paper" else endings.cut_answer(text, finish, question, wording)
+
+
 def response_fault(
     instruction: str, input: str, output: str, finish: str, *, wording: Wording = ENGLISH, rules: str = "on"
 ) -> tuple[str, str] | None:
     """The first rule that the answer breaks and what was found, or None where it passes. Never raises.
 
-    output: the answer after `endings.cut_answer`.
-    finish: how `output` ended: the completion's own finish, or ``stop`` where `cut_answer` shortened it.
+    output: the answer after `kept_text`.
+    finish: how `output` ended: the completion's own finish, or ``stop`` where `kept_text` shortened it.
     wording: of the run's language.
     rules: which of `RULE_SETS` apply.
     """

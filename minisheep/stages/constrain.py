@@ -9,7 +9,7 @@ from typing import Any
 
 from minisheep.config import Settings
 from minisheep.rules.constraints import Catalogue, constrained, hindsight
-from minisheep.rules.endings import cut_answer
+from minisheep.rules.heuristics import kept_text
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
 from minisheep.rules.text_words import word_count
@@ -38,18 +38,13 @@ def tally(checks: Iterable[Check]) -> dict[str, tuple[int, int]]:
 def answers_to_check(
     asked: Iterable[Asked], responses: Iterable[Response], wording: Wording = ENGLISH
 ) -> list[tuple[Asked, Response, str]]:
-    """The answers to instructions with a constraint, each with the text that would be kept (see `endings.cut_answer`).
+    """The answers to instructions with a constraint, each with the text that would be kept (`heuristics.kept_text`).
 
     Those that a rule drops are among them: a kind that the model cannot answer otherwise counts as one it fails.
     """
     records = {record.id: record for record in asked if record.constraint}
-
-    def kept(response: Response) -> str:
-        record = records[response.asked]
-        question = user_text(record.instruction, record.input)
-        return cut_answer(response.text, response.finish, question, wording)[0]
-
-    return [(records[r.asked], r, kept(r)) for r in responses if r.asked in records]
+    found = [(records[response.asked], response) for response in responses if response.asked in records]
+    return [(a, r, kept_text(r.text, r.finish, user_text(a.instruction, a.input), wording)[0]) for a, r in found]
 
 
 def one_sided(kept: Sequence[Example], settings: Settings) -> str:

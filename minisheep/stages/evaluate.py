@@ -16,6 +16,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -214,13 +215,19 @@ def metrics(
     return result | _by_halves(verdicts, before)
 
 
-def with_halves(model: Mapping[str, Any], base: Mapping[str, Any], trained: frozenset[str]) -> Mapping[str, Any]:
-    """A model's metrics with the halves that a run without constraints does not store.
+@cache
+def _kinds_by_item(language: str) -> dict[str, list[str]]:
+    return {item.id: [check.kind for check in item.checks] for item in load_items(language=language)}
+
+
+def with_halves(
+    model: Mapping[str, Any], base: Mapping[str, Any], trained: frozenset[str], language: str
+) -> Mapping[str, Any]:
+    """A model's metrics with the halves that a run without constraints, in that language, does not store.
 
     Only verdicts on minisheep's own items are told apart, since no file of the run says of what kinds they are.
     """
-    verdicts = model.get("verifiable_by_item", {})
-    kinds = {item.id: [check.kind for check in item.checks] for item in load_items()}
+    verdicts, kinds = model.get("verifiable_by_item", {}), _kinds_by_item(language)
     if not verdicts or any("trained" in v or len(kinds.get(i, ())) != len(v["strict"]) for i, v in verdicts.items()):
         return model
     marked = {i: {**verdict, "trained": [kind in trained for kind in kinds[i]]} for i, verdict in verdicts.items()}

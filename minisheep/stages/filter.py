@@ -23,8 +23,7 @@ from minisheep.errors import CorruptRunError, StarvedError
 from minisheep.metrics.diversity import assign, clusters_for, project
 from minisheep.metrics.stats import describe
 from minisheep.rules.constraints import Catalogue
-from minisheep.rules.endings import cut_answer
-from minisheep.rules.heuristics import response_fault
+from minisheep.rules.heuristics import kept_text, response_fault
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import Frame, answer_prompt, user_text
 from minisheep.rules.templates import Prompt, Segment
@@ -172,11 +171,8 @@ def by_rules(
     for instruction in instructions:
         for response in sorted(answers.get(instruction.id, ()), key=lambda r: r.sample):
             pair = Pair(instruction, response, response.text, records.get(response.asked))
-            answer, cut = (
-                (response.text.strip(), "")
-                if rules == "paper"
-                else cut_answer(response.text, response.finish, user_text(pair.question, instruction.input), wording)
-            )
+            question = user_text(pair.question, instruction.input)
+            answer, cut = kept_text(response.text, response.finish, question, wording, rules)
             finish = "stop" if cut else response.finish
             pair = replace(pair, answer=answer)
             fault = response_fault(pair.question, instruction.input, answer, finish, wording=wording, rules=rules)

@@ -78,7 +78,7 @@ class Lengths:
         if seed.held_out:
             answered = answer_prompt(self._frames[-1], seed.instruction, seed.input)
             sizes.append(self._count((*answered, *self._template.completion(seed.output))))
-        elif not seed.held_out:
+        else:
             sizes.append(self._list_of([seed]))
             text = seed.instruction + seed.input + seed.output
             if settings.judges and settings.exam_tasks and len(text) <= exam.LONGEST:

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from minisheep.config import Settings
 from minisheep.engines.base import Engine, GenerateRequest, Sampling
-from minisheep.rules.endings import cut_answer
+from minisheep.rules.heuristics import kept_text
 from minisheep.rules.identity import derive_seed
-from minisheep.rules.prompts import Frame, answer_prompt
+from minisheep.rules.prompts import Frame, answer_prompt, user_text
 from minisheep.rules.text_words import word_count
 from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.records import Example, PreferencePair, Response, Verdict
@@ -98,7 +98,10 @@ def preference_pairs(
         elif settings.prefer == "judged":
             worse, reason = _worse(others, verdicts, own), "none_worse"
         else:
-            worse, reason = _unshown(without.get(instruction), example, wording), "none_unshown"
+            put = answers[instruction][0]
+            question = user_text(put.question, put.instruction.input)
+            worse = _unshown(without.get(instruction), example.output, question, wording, settings.rules)
+            reason = "none_unshown"
         fitting = [found for found in worse if alike(example.output, found[1])]
         if fitting:
             pairs.append(_pair(example, settings.prefer, *fitting[0]))
@@ -130,13 +133,13 @@ def _worse(others: Sequence[Pair], verdicts: Mapping[str, Verdict], own: str) ->
     return [_whole(pair) for pair in sorted(lower, key=lambda pair: (_score(pair, verdicts), pair.response.sample))]
 
 
-def _unshown(response: Response | None, kept: Example, wording: Wording) -> list[Worse]:
+def _unshown(response: Response | None, kept: str, question: str, wording: Wording, rules: str) -> list[Worse]:
     """The unshown answer, unless it is empty or says the same."""
     if response is None:
         return []
-    text, cut = cut_answer(response.text, response.finish, kept.messages[0]["content"], wording)
+    text, cut = kept_text(response.text, response.finish, question, wording, rules)
     ended = response.finish != "length" or cut not in ("", "last_sentence")
-    return [(response, text, ended)] if text.strip() and text != kept.output else []
+    return [(response, text, ended)] if text.strip() and text != kept else []
 
 
 def _whole(pair: Pair) -> Worse:

@@ -187,17 +187,19 @@ def respond(
         max_tokens=settings.answer_max_tokens,
         stop=asking.frame.stop,
     )
-    requests = []
+    requests: list[GenerateRequest] = []
+    prompts: dict[str, Prompt] = {}
     for instruction, sample in wanted:
-        record = records.get(instruction.id)
-        if record is not None:
-            prompt = asking.prompt(asking.shown(record), record.instruction, record.input)
-        else:
-            texts = instruction.instruction, instruction.input
-            solved = () if asking.recorded else asking.fitting(engine, asking.solved(), *texts)
-            prompt = asking.prompt(solved, *texts)
+        if instruction.id not in prompts:
+            record, texts = records.get(instruction.id), (instruction.instruction, instruction.input)
+            solved: Sequence[Solved] = ()
+            if record is not None:
+                solved, texts = asking.shown(record), (record.instruction, record.input)
+            elif not asking.recorded:
+                solved = asking.fitting(engine, asking.solved(), *texts)
+            prompts[instruction.id] = asking.prompt(solved, *texts)
         seed = derive_seed(settings.seed, asking.round, "respond", instruction.id, sample)
-        requests.append(GenerateRequest(f"{instruction.id}/{sample}", prompt, sampling, seed))
+        requests.append(GenerateRequest(f"{instruction.id}/{sample}", prompts[instruction.id], sampling, seed))
     for completion in engine.generate(requests):
         instruction_id, _, number = completion.id.rpartition("/")
         record = records.get(instruction_id)

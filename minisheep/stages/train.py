@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -91,10 +90,13 @@ def rejected_completion(template: Template, pair: PreferencePair) -> Prompt:
 def mixed_in(settings: Settings, round: int, seeds: Sequence[SeedTask], own: int) -> list[SeedTask]:
     """The seed tasks that a round trains on beside `own` examples, none of them held out: `mix_seeds` of all examples,
     or fewer where there are no more. Another draw in each round."""
-    share = settings.mix_seeds
     free = [seed for seed in seeds if not seed.held_out]
     free.sort(key=lambda seed: derive_seed(settings.seed, round, "mix seeds", seed.id))
-    return free[: builtins.round(own * share / (1 - share))]
+    return free[: _wanted_seeds(settings, own)]
+
+
+def _wanted_seeds(settings: Settings, own: int) -> int:
+    return round(own * settings.mix_seeds / (1 - settings.mix_seeds))
 
 
 def training_notes(settings: Settings, round: int, job: TrainJob, kept: int) -> Iterator[str]:
@@ -109,7 +111,7 @@ def training_notes(settings: Settings, round: int, job: TrainJob, kept: int) -> 
     if settings.mix_seeds:
         own = min(kept, settings.max_examples)
         mixed = len(job.examples) - own
-        short = builtins.round(own * settings.mix_seeds / (1 - settings.mix_seeds)) > mixed
+        short = _wanted_seeds(settings, own) > mixed
         yield f"{mixed} of {len(job.examples)} training examples are seed tasks, written by people" + (
             f": all that are not held out, fewer than --mix-seeds {settings.mix_seeds:g} asks for." if short else "."
         )
