@@ -21,6 +21,7 @@ from minisheep.errors import CorruptRunError
 from minisheep.rules.plain_text import one_line
 from minisheep.run.files import disk_errors, fsync_folder, write_atomic
 from minisheep.run.folder import FILES, PhaseFile, RoundFolder, RunFolder, line_of
+from minisheep.run.records import Record, Rejection
 
 Mark = dict[str, Any]
 """``lines`` and ``digest``, or ``bytes`` and ``digest``."""
@@ -172,7 +173,7 @@ def make_room(folder: RoundFolder, phase: str) -> None:
     for file in FILES[phase]:
         path = folder.path / file.name
         if file.made is not None:
-            _keep_whole_lines(path, file)
+            _keep_whole_lines(path, file.made)
         elif file.stage:
             _keep_other_stages(path, file.stage)
         else:
@@ -199,7 +200,7 @@ def set_aside(run: RunFolder, keys: Iterable[str]) -> Path | None:
     return target if moved else None
 
 
-def _keep_whole_lines(path: Path, file: PhaseFile) -> None:
+def _keep_whole_lines(path: Path, kind: type[Record]) -> None:
     if not path.exists():
         return
 
@@ -207,12 +208,8 @@ def _keep_whole_lines(path: Path, file: PhaseFile) -> None:
         ids = set()
         with open(path, "rb") as lines:
             for line in lines:
-                try:
-                    assert file.made is not None
-                    record = file.made.from_dict(json.loads(line.decode("utf-8", "surrogatepass")))
-                except (ValueError, TypeError, AttributeError, RecursionError):
-                    continue
-                if record.id not in ids:
+                record = _record(line, kind)
+                if record is not None and record.id not in ids:
                     ids.add(record.id)
                     yield line_of(record.to_dict())
 
@@ -220,9 +217,18 @@ def _keep_whole_lines(path: Path, file: PhaseFile) -> None:
 
 
 def _keep_other_stages(path: Path, stage: str) -> None:
+    """What is no record belongs to no stage, and would be in the way of whoever reads the file."""
     if path.exists():
         with open(path, "rb") as lines:
-            write_atomic(path, (line for line in lines if line.endswith(b"\n") and not _of_stage(line, stage)))
+            kept = (line for line in lines if line.endswith(b"\n") and not _of_stage(line, stage))
+            write_atomic(path, (line for line in kept if _record(line, Rejection) is not None))
+
+
+def _record(line: bytes, kind: type[Record]) -> Record | None:
+    try:
+        return kind.from_dict(json.loads(line.decode("utf-8", "surrogatepass")))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _remove(path: Path) -> None:
