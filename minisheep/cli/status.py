@@ -74,8 +74,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
             _say(*_came_to(found, metrics, unread, shutil.get_terminal_size((100, 24)).columns))
         click.echo(plain_text.one_line(f"{found.path}: {found.settings.model}, {found.settings.rounds} round(s)"))
         for one in damaged[:SHOWN]:
-            text = f"DAMAGED: {one}. Restore it from a copy, or have its phase done again: {one.command}"
-            click.echo(f"  {plain_text.one_line(text)}")
+            click.echo(f"  DAMAGED: {one}. {one.fix}")
         if len(damaged) > SHOWN:
             click.echo(f"  ... and {len(damaged) - SHOWN} more damaged files")
         if not chosen:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minisheep.errors import CorruptRunError
-from minisheep.rules.plain_text import one_line
+from minisheep.rules.plain_text import one_line, shell
 from minisheep.run.files import disk_errors, fsync_folder, write_atomic
 from minisheep.run.folder import FILES, PhaseFile, RoundFolder, RunFolder, line_of
 from minisheep.run.records import Record, Rejection
@@ -48,16 +47,20 @@ class Damage:
     @property
     def command(self) -> str:
         """What makes the phase again."""
-        return f"minisheep {self.phase} --run {shlex.quote(str(self.run))}"
+        return f"minisheep {self.phase} --run {shell(self.run)}"
+
+    @property
+    def fix(self) -> str:
+        return one_line(f"Restore it from a copy, or have that phase done again: {self.command}")
 
     def __str__(self) -> str:
         return one_line(f"round-{self.round}/{self.name} {self.what}")
 
     def error(self, others: int = 0) -> CorruptRunError:
-        more = f" So are {others} more; `minisheep status {shlex.quote(str(self.run))}` lists them." if others else ""
+        more = f" So are {others} more; `minisheep status {shell(self.run)}` lists them." if others else ""
         return CorruptRunError(
             one_line(f"{self.run}/round-{self.round}/{self.name} is damaged: it {self.what}.{more}"),
-            one_line(f"Restore it from a copy, or have that phase done again: {self.command}"),
+            self.fix,
         )
 
 
