@@ -72,7 +72,7 @@ class Settings(BaseModel):
     seed: Annotated[int, Field(ge=0)] = setting(1, "loop", "every random choice follows from it")
 
     # writing instructions
-    seeds: str = setting("", "generate", "seed tasks: our JSONL, Self-Instruct's or Alpaca's; empty: minisheep's own")
+    seeds: str = setting("", "generate", "file of seed tasks (docs/guide/seeds.md); empty: minisheep's own")
     prompts: str = setting("", "generate", "folder with prompt files that replace minisheep's own")
     shots: Annotated[int, Field(ge=1, le=20)] = setting(5, "generate", "seed tasks shown in each few-shot prompt")
     samples_per_prompt: Annotated[int, Field(ge=1, le=64)] = setting(

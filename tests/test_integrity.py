@@ -50,7 +50,7 @@ def test_every_file_of_a_finished_phase_has_a_mark(run: Path) -> None:
     assert marked == there
 
 
-@pytest.mark.parametrize("how", ["deleted", "halved", "changed"])
+@pytest.mark.parametrize("how", ["deleted", "halved", "changed", "garbled"])
 def test_damage_is_named_with_the_command_that_mends_it_and_the_mended_run_is_the_old_one(run: Path, how: str) -> None:
     right = result(run)
     asked = set()
@@ -61,6 +61,8 @@ def test_damage_is_named_with_the_command_that_mends_it_and_the_mended_run_is_th
         elif how == "halved":
             lines = data.splitlines(keepends=True)
             path.write_bytes(b"".join(lines[: len(lines) // 2]) if len(lines) > 1 else data[: len(data) // 2])
+        elif how == "garbled":
+            path.write_bytes(b"no JSON {\n")
         else:
             path.write_bytes(data.replace(b"1", b"2", 1))
         if path.exists() and path.read_bytes() == data:

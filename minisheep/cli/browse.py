@@ -54,7 +54,7 @@ def browse(run: str, id_: str | None, plain: bool, as_json: bool, **given: Any) 
     """
     opened = api.load_run(run)
     for found in opened.damage:
-        _warn(f"{found}: damaged. Restore it, or have its phase done again: {found.command}")
+        _warn(f"DAMAGED: {found}. {found.fix}")
     dumb = os.environ.get("TERM") in ("dumb", "") or "NO_COLOR" in os.environ
     screen = sys.stdin.isatty() and sys.stdout.isatty() and not (plain or as_json or dumb)
     if id_ is not None:

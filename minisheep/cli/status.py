@@ -50,7 +50,8 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
     for found in runs:
         done, after, damaged = found.phases_done, found.next_phase, found.damage
         # What is damaged is named with what mends it, and needs not be readable for that.
-        metrics = [] if any(one.name == "metrics.json" for one in damaged) else found.metrics
+        unread = {one.name for one in damaged}
+        metrics = found.metrics if (chosen or as_json) and "metrics.json" not in unread else []
         if as_json:
             data = {
                 "run": str(found.path),
@@ -60,7 +61,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
                 "best": found.best,
                 "ended_early": found.ended_early,
                 "phases": done,
-                "verdict": verdict.sentence(verdict.conclude(metrics)),
+                "verdict": "" if "metrics.json" in unread else verdict.sentence(verdict.conclude(metrics)),
                 "metrics": metrics,
                 "damage": [
                     {"round": one.round, "phase": one.phase, "file": one.name, "what": one.what, "again": one.command}
@@ -70,11 +71,10 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
             click.echo(json.dumps(data))
             continue
         if chosen:
-            _say(*_came_to(found, metrics, shutil.get_terminal_size((100, 24)).columns))
+            _say(*_came_to(found, metrics, unread, shutil.get_terminal_size((100, 24)).columns))
         click.echo(plain_text.one_line(f"{found.path}: {found.settings.model}, {found.settings.rounds} round(s)"))
         for one in damaged[:SHOWN]:
-            text = f"DAMAGED: {one}. Restore it from a copy, or have its phase done again: {one.command}"
-            click.echo(f"  {plain_text.one_line(text)}")
+            click.echo(f"  DAMAGED: {one}. {one.fix}")
         if len(damaged) > SHOWN:
             click.echo(f"  ... and {len(damaged) - SHOWN} more damaged files")
         if not chosen:
@@ -97,12 +97,14 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
             click.echo(f"{_ended(found).capitalize()}.")
 
 
-def _came_to(run: api.Run, metrics: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """The sentence, answers before and after, the short table and the learning curve, with an empty line after each."""
+def _came_to(run: api.Run, metrics: Sequence[Mapping[str, Any]], unread: set[str], width: int) -> list[str]:
+    """The sentence, answers before and after, the short table and the learning curve, with an empty line after each.
+
+    unread: names of damaged files; what needs one of them is left out."""
     found = verdict.conclude(metrics)
     parts = (
-        run_summary.sentence(found, width),
-        run_summary.before_after(run, found, width),
+        run_summary.sentence(found, width) if "metrics.json" not in unread else [],
+        run_summary.before_after(run, found, width) if not unread & {"answers.jsonl", "verifiable.jsonl"} else [],
         run_summary.numbers(found, metrics, width),
         run_summary.curve(metrics, width),
     )

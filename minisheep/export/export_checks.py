@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -371,24 +371,28 @@ def by_jinja(source: str, header: GgufHeader, users: list[str]) -> list[str]:
 
 def by_modelfile(path: Path, users: list[str]) -> list[str]:
     """Each user's turn as Ollama renders it. Raises `errors.ModelFileError`."""
-    try:
+    with _reading_back():
         modelfile = ollama.parse(path.read_text(encoding="utf-8"))
         return [ollama.render(modelfile.template, modelfile.system, user) for user in users]
-    except (ValueError, OSError) as error:
-        raise ModelFileError(f"The Modelfile cannot be read back: {error}.", "Nothing was exported.") from None
 
 
 def check_modelfile(path: Path, meant: ollama.Modelfile) -> None:
     """Raise `errors.ModelFileError` unless a Modelfile says, as Ollama reads it, what it was meant to say."""
-    try:
+    with _reading_back():
         found = ollama.parse(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelFileError(f"The Modelfile cannot be read back: {error}.", "Nothing was exported.") from None
     if found != meant:
         raise ModelFileError(
             f"The Modelfile does not say what it should: FROM {found.source!r}, parameters {dict(found.parameters)}.",
             "Nothing was exported.",
         )
+
+
+@contextlib.contextmanager
+def _reading_back() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ModelFileError(f"The Modelfile cannot be read back: {error}.", "Nothing was exported.") from None
 
 
 def end_tokens(path: Path) -> list[int]:

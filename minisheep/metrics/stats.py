@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import sub
 from statistics import fmean
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minisheep.rules.identity import six_decimals
 from minisheep.rules.text_words import pieces
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
 
 
 class Summary(NamedTuple):
@@ -148,8 +151,6 @@ _CELLS = 4_000_000
 _WORK = 50_000_000
 """Weights drawn in all for a ratio, at most: 10,000 draws of 5,000 items; more items need fewer draws."""
 
-Floats = npt.NDArray[np.float64]
-
 
 class Interval(NamedTuple):
     """An estimate and its interval."""
@@ -200,6 +201,8 @@ def ratio_interval(
     whole: what turns a ratio, or an array of them, into the metric.
     ValueError without items, or where the two are not of one length.
     """
+    import numpy as np
+
     count = len(models[0])
     if not count:
         raise ValueError("an interval needs items")
@@ -211,6 +214,8 @@ def ratio_interval(
 
 def _by_prompt(verdicts: Sequence[Sequence[bool]]) -> Floats:
     """prompts x 4, two ratios: all kept (0 or 1) of 1, constraints kept of constraints."""
+    import numpy as np
+
     if not verdicts or not all(len(row) for row in verdicts):
         raise ValueError("an accuracy needs prompts, and every prompt a verdict")
     return np.array([(all(row), 1, sum(row), len(row)) for row in verdicts], dtype=np.float64)
@@ -220,6 +225,8 @@ def _intervals(
     tables: Sequence[Floats], draws: int, seed: int, whole: Callable[[Any], Any] = lambda ratio: ratio
 ) -> list[Interval]:
     """Of each ratio of the first table, less those of the second if there is one."""
+    import numpy as np
+
     intervals = []
     known, drawn = [_ratios(table.sum(axis=0)) for table in tables], _redrawn(tables, draws, seed)
     for place in range(len(known[0])):
@@ -233,6 +240,8 @@ def _intervals(
 def _redrawn(tables: Sequence[Floats], draws: int, seed: int) -> list[Floats]:
     """For each table draws x ratios, of the same items of all drawn with replacement; which ones follows from the seed
     and their number alone."""
+    import numpy as np
+
     chance = np.random.default_rng(seed)
     count = len(tables[0])
     even = np.full(count, 1 / count)
@@ -247,5 +256,7 @@ def _redrawn(tables: Sequence[Floats], draws: int, seed: int) -> list[Floats]:
 
 def _ratios(sums: Floats) -> Floats:
     """Of columns numerator, denominator, numerator, ...; NaN where a denominator is 0."""
+    import numpy as np
+
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.divide(sums[..., 0::2], sums[..., 1::2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from itertools import islice
 
@@ -125,7 +124,7 @@ def advice_section(run: Gathered) -> Section:
 
 def _advice(run: Gathered) -> Iterator[ListItem]:
     settings = run.settings
-    where = shlex.quote(str(run.path))
+    where = plain_text.shell(run.path)
     if settings is None:
         yield ListItem("Restore run.toml from a copy. Without it the run cannot be continued or compared.")
         return
@@ -172,12 +171,12 @@ def _advice(run: Gathered) -> Iterator[ListItem]:
 
 def _again(run: Gathered, name: str, flags: str) -> str:
     """The command for a new run with this run's settings but for `flags`, in a folder beside it."""
-    settings = shlex.quote(str(run.path / "run.toml"))
+    settings = plain_text.shell(run.path / "run.toml")
     return f"minisheep align --config {settings} --run {_beside(run, name)} {flags}"
 
 
 def _beside(run: Gathered, name: str) -> str:
-    return shlex.quote(f"{run.path}-{name}")
+    return plain_text.shell(f"{run.path}-{name}")
 
 
 def _judging(run: Gathered) -> Iterator[ListItem]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import config, loop
+from minisheep.api import Run
 from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.data.seed_tasks import SeedTask, load_seeds, seeds_digest
 from minisheep.errors import CorruptRunError, MinisheepError, UsageError
@@ -21,7 +22,7 @@ from minisheep.run.files import check_links
 from minisheep.run.folder import RoundFolder, RunFolder
 from minisheep.run.integrity import Damage, damage
 from minisheep.run.metric_catalogue import Estimate, round_values
-from minisheep.run.reading import UNREADABLE, Reader, Round, RoundRecords, harness_results, read_round, training_steps
+from minisheep.run.reading import UNREADABLE, Reader, RoundRecords, harness_results, read_round, training_steps
 from minisheep.run.typed import DIVERSITY, EXAM, HEALTH, METRICS, TRAINING
 from minisheep.run.verdict import BeforeAfter, Conclusion
 from minisheep.run.versus_lines import lines
@@ -30,6 +31,7 @@ from minisheep.stages.evaluate import with_halves
 from minisheep.stages.exam import Exam
 from minisheep.stages.judge import findings
 from minisheep.terminal import words
+from minisheep.terminal.run_summary import examples
 
 _PHASE = re.compile(r"round-[0-9]{1,6}/[a-z]{1,20}")
 _ROUND = re.compile(r"round-(0|[1-9][0-9]{0,5})")
@@ -124,9 +126,7 @@ def gather(path: str | Path) -> Gathered:
     rounds = tuple(_round(reader, n, folder.round(n), training_steps(events, n)) for n in numbers)
     if rounds and not folder.manifest.exists():
         reader.note(folder.manifest, "missing, so this report cannot say how far the run got")
-    reader.notes += [
-        f"{found}: damaged. Restore it, or have its phase done again: {found.command}." for found in _damage(folder)
-    ]
+    reader.notes += [f"{found}. {found.fix}" for found in _damage(folder)]
     state_known = manifest is not None or not (rounds or folder.manifest.exists())
     manifest = manifest or {"phases": {}, "inputs": {}, "preset": ""}
     seeds = _seeds(settings, manifest["inputs"], reader)
@@ -182,10 +182,8 @@ def _conclusion(rounds: Sequence[ReportRound], reader: Reader) -> Conclusion | N
 
 
 def _examples(folder: RunFolder, found: Conclusion, reader: Reader) -> tuple[BeforeAfter, ...]:
-    base, later = (Round(number, folder.round(number)) for number in (0, found.round))
     try:
-        answers, checked = (base.answers, later.answers), (base.verifiable, later.verifiable)
-        return tuple(verdict.before_after(answers, checked, (found.base, found.model)))
+        return tuple(examples(Run(folder.path), found))
     except CorruptRunError as error:
         reader.notes.append(f"{error.message} So no answers are shown beside each other.")
         return ()

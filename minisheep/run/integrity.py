@@ -11,16 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minisheep.errors import CorruptRunError
-from minisheep.rules.plain_text import one_line
+from minisheep.rules.plain_text import one_line, shell
 from minisheep.run.files import disk_errors, fsync_folder, write_atomic
 from minisheep.run.folder import FILES, PhaseFile, RoundFolder, RunFolder, line_of
+from minisheep.run.records import Record, Rejection
 
 Mark = dict[str, Any]
 """``lines`` and ``digest``, or ``bytes`` and ``digest``."""
@@ -47,16 +47,20 @@ class Damage:
     @property
     def command(self) -> str:
         """What makes the phase again."""
-        return f"minisheep {self.phase} --run {shlex.quote(str(self.run))}"
+        return f"minisheep {self.phase} --run {shell(self.run)}"
+
+    @property
+    def fix(self) -> str:
+        return one_line(f"Restore it from a copy, or have that phase done again: {self.command}")
 
     def __str__(self) -> str:
         return one_line(f"round-{self.round}/{self.name} {self.what}")
 
     def error(self, others: int = 0) -> CorruptRunError:
-        more = f" So are {others} more; `minisheep status {shlex.quote(str(self.run))}` lists them." if others else ""
+        more = f" So are {others} more; `minisheep status {shell(self.run)}` lists them." if others else ""
         return CorruptRunError(
             one_line(f"{self.run}/round-{self.round}/{self.name} is damaged: it {self.what}.{more}"),
-            one_line(f"Restore it from a copy, or have that phase done again: {self.command}"),
+            self.fix,
         )
 
 
@@ -172,7 +176,7 @@ def make_room(folder: RoundFolder, phase: str) -> None:
     for file in FILES[phase]:
         path = folder.path / file.name
         if file.made is not None:
-            _keep_whole_lines(path, file)
+            _keep_whole_lines(path, file.made)
         elif file.stage:
             _keep_other_stages(path, file.stage)
         else:
@@ -199,7 +203,7 @@ def set_aside(run: RunFolder, keys: Iterable[str]) -> Path | None:
     return target if moved else None
 
 
-def _keep_whole_lines(path: Path, file: PhaseFile) -> None:
+def _keep_whole_lines(path: Path, kind: type[Record]) -> None:
     if not path.exists():
         return
 
@@ -207,12 +211,8 @@ def _keep_whole_lines(path: Path, file: PhaseFile) -> None:
         ids = set()
         with open(path, "rb") as lines:
             for line in lines:
-                try:
-                    assert file.made is not None
-                    record = file.made.from_dict(json.loads(line.decode("utf-8", "surrogatepass")))
-                except (ValueError, TypeError, AttributeError, RecursionError):
-                    continue
-                if record.id not in ids:
+                record = _record(line, kind)
+                if record is not None and record.id not in ids:
                     ids.add(record.id)
                     yield line_of(record.to_dict())
 
@@ -220,9 +220,18 @@ def _keep_whole_lines(path: Path, file: PhaseFile) -> None:
 
 
 def _keep_other_stages(path: Path, stage: str) -> None:
+    """What is no record belongs to no stage, and would be in the way of whoever reads the file."""
     if path.exists():
         with open(path, "rb") as lines:
-            write_atomic(path, (line for line in lines if line.endswith(b"\n") and not _of_stage(line, stage)))
+            kept = (line for line in lines if line.endswith(b"\n") and not _of_stage(line, stage))
+            write_atomic(path, (line for line in kept if _record(line, Rejection) is not None))
+
+
+def _record(line: bytes, kind: type[Record]) -> Record | None:
+    try:
+        return kind.from_dict(json.loads(line.decode("utf-8", "surrogatepass")))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _remove(path: Path) -> None:

@@ -112,8 +112,10 @@ def pair_outcome(contests: Sequence[Contest], verdicts: Mapping[str, Orders]) ->
     winners = {c.task: settled(verdicts[c.task]) for c in different}
     results = [*("tie" for _ in same), *(winner for winner in winners.values() if winner is not None)]
     read = [verdicts[task] for task, winner in winners.items() if winner is not None]
-    decided = [c for c in different if winners[c.task] in ("ours", "theirs") and _words(c.ours) != _words(c.theirs)]
-    longer = sum((winners[c.task] == "ours") == (_words(c.ours) > _words(c.theirs)) for c in decided)
+    decided = [
+        c for c in different if winners[c.task] in ("ours", "theirs") and word_count(c.ours) != word_count(c.theirs)
+    ]
+    longer = sum((winners[c.task] == "ours") == (word_count(c.ours) > word_count(c.theirs)) for c in decided)
     outcome: dict[str, Any] = {
         "pairs": len(contests),
         "won": results.count("ours"),
@@ -158,13 +160,9 @@ def grade_outcome(
 
 def _lengths(contests: Sequence[Contest]) -> dict[str, float]:
     return {
-        "words_ours": round(fmean([_words(c.ours) for c in contests]), 3),
-        "words_theirs": round(fmean([_words(c.theirs) for c in contests]), 3),
+        "words_ours": round(fmean([word_count(c.ours) for c in contests]), 3),
+        "words_theirs": round(fmean([word_count(c.theirs) for c in contests]), 3),
     }
-
-
-def _words(text: str) -> int:
-    return word_count(text)
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -134,8 +134,9 @@ def versus(
     lock = Lock(path.parent)
     try:
         # A reply that could not be read is no judgement: it is asked for again, with what the user has changed since.
-        results: dict[str, str | float | None] = {}
-        results |= {s.question: s.result for s in each_record(path, Judgement) if s.result is not None}
+        results: dict[str, str | float | None] = {
+            s.question: s.result for s in each_record(path, Judgement) if s.result is not None
+        }
         _judge(match.mode, questions, results, endpoint, path, at_once, on_progress)
     finally:
         lock.release()
