@@ -10,18 +10,19 @@ from minisheep.run.folder import Appender, RunFolder, each_record, read_records,
 from minisheep.run.records import Asked, Check, Example, Instruction, PreferencePair, Response, Verdict
 from minisheep.stages.filter import by_rules
 from minisheep.stages.pairs import pairs_text, preference_pairs, unshown_answers, wants_unshown
+from minisheep.stages.respond import Asking
 from minisheep.workspace import Report, Workspace, closing, in_batches
 
 Filtered = tuple[Sequence[Instruction], Sequence[Response], Sequence[Verdict], Sequence[Example]]
 """A round's instructions, answers and verdicts, and what the filter kept of them."""
 
 
-def draw_unshown(work: Workspace, round: int, instructions: Sequence[Instruction], report: Report) -> None:
+def draw_unshown(work: Workspace, asking: Asking, instructions: Sequence[Instruction], report: Report) -> None:
     """The answers without solved tasks that ``--prefer shown`` compares with, where the round's own were shown some.
 
     Drawn when all of the round's own answers are there, since they bound their lengths.
     """
-    folder, settings, asking = work.folder.round(round), work.settings, work.asking(round)
+    folder, settings, round = work.folder.round(asking.round), work.settings, asking.round
     if not wants_unshown(settings, asking.shows):
         return
     shown: dict[str, list[Response]] = {}
