@@ -171,7 +171,7 @@ def _holder(lock: Path, noted: str) -> str:
     noted = one_line(noted, 100)
     left = re.fullmatch(r"process (\d+) on (.*)", noted)
     if left and left[2] == socket.gethostname() and not Path(f"/proc/{left[1]}").exists():
-        workers = [process for process in who_has_open(lock) if process != os.getpid()]
+        workers = who_has_open(lock)
         if workers:
             return f"process {', '.join(map(str, workers))}, a worker of process {left[1]}, which has ended"
     return noted or "another process"

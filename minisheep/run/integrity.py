@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minisheep.errors import CorruptRunError
-from minisheep.rules.plain_text import one_line
+from minisheep.rules.plain_text import one_line, shell
 from minisheep.run.files import disk_errors, fsync_folder, write_atomic
 from minisheep.run.folder import FILES, PhaseFile, RoundFolder, RunFolder, line_of
 
@@ -47,13 +47,13 @@ class Damage:
     @property
     def command(self) -> str:
         """What makes the phase again."""
-        return f"minisheep {self.phase} --run {shlex.quote(str(self.run))}"
+        return f"minisheep {self.phase} --run {shell(self.run)}"
 
     def __str__(self) -> str:
         return one_line(f"round-{self.round}/{self.name} {self.what}")
 
     def error(self, others: int = 0) -> CorruptRunError:
-        more = f" So are {others} more; `minisheep status {shlex.quote(str(self.run))}` lists them." if others else ""
+        more = f" So are {others} more; `minisheep status {shell(self.run)}` lists them." if others else ""
         return CorruptRunError(
             one_line(f"{self.run}/round-{self.round}/{self.name} is damaged: it {self.what}.{more}"),
             one_line(f"Restore it from a copy, or have that phase done again: {self.command}"),
@@ -228,9 +228,7 @@ def _keep_other_stages(path: Path, stage: str) -> None:
 def _remove(path: Path) -> None:
     with disk_errors(path):
         if path.is_dir():
-            for part in sorted(path.rglob("*"), reverse=True):
-                part.rmdir() if part.is_dir() else part.unlink()
-            path.rmdir()
+            shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
