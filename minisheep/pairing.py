@@ -62,6 +62,7 @@ def write_pairs(work: Workspace, round: int, filtered: Filtered, report: Report)
         {verdict.response_id: verdict for verdict in verdicts},
         {check.response_id: check.passed for check in each_record(folder.checks, Check)},
         read_records(folder.unshown, Response),
+        work.wording,
     )
     replace_records(folder.pairs, pairs)
     report.emit(Note(pairs_text(round, len(kept), len(pairs), missed), "info" if pairs else "warning"))

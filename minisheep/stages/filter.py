@@ -172,11 +172,7 @@ def by_rules(
     for instruction in instructions:
         for response in sorted(answers.get(instruction.id, ()), key=lambda r: r.sample):
             pair = Pair(instruction, response, response.text, records.get(response.asked))
-            answer, cut = (
-                (response.text.strip(), "")
-                if rules == "paper"
-                else cut_answer(response.text, response.finish, user_text(pair.question, instruction.input), wording)
-            )
+            answer, cut = as_kept(response, user_text(pair.question, instruction.input), wording, rules)
             finish = "stop" if cut else response.finish
             pair = replace(pair, answer=answer)
             fault = response_fault(pair.question, instruction.input, answer, finish, wording=wording, rules=rules)
@@ -186,6 +182,14 @@ def by_rules(
             else:
                 candidates.rejected.append(_rejection(fault, pair, response.text))
     return candidates
+
+
+def as_kept(response: Response, prompt: str, wording: Wording = ENGLISH, rules: str = "on") -> tuple[str, str]:
+    """The part of an answer that would be kept, and why it was cut there: `rules.endings.cut_answer`, or the whole by
+    the paper's rules."""
+    if rules == "paper":
+        return response.text.strip(), ""
+    return cut_answer(response.text, response.finish, prompt, wording)
 
 
 def for_judge(settings: Settings, candidates: Candidates, checks: Mapping[str, Check]) -> list[Pair]:

@@ -17,11 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from minisheep.config import Settings
 from minisheep.engines.base import Engine, GenerateRequest, Sampling
-from minisheep.rules.endings import cut_answer
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import Frame, answer_prompt
 from minisheep.rules.text_words import word_count
+from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.records import Example, PreferencePair, Response, Verdict
+from minisheep.stages.filter import as_kept
 from minisheep.stages.judge import Pair
 
 WIDEST = 0.3
@@ -76,6 +77,7 @@ def preference_pairs(
     verdicts: Mapping[str, Verdict],
     passed: Mapping[str, bool],
     unshown: Sequence[Response] = (),
+    wording: Wording = ENGLISH,
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """The pairs in the order of `kept`, and how many kept examples have none, by a key of `REASONS`.
 
@@ -96,7 +98,8 @@ def preference_pairs(
         elif settings.prefer == "judged":
             worse, reason = _worse(others, verdicts, own), "none_worse"
         else:
-            worse, reason = _unshown(without.get(instruction), example.output), "none_unshown"
+            answer, prompt = without.get(instruction), example.messages[0]["content"]
+            worse, reason = _unshown(answer, example.output, prompt, wording, settings.rules), "none_unshown"
         fitting = [found for found in worse if alike(example.output, found[1])]
         if fitting:
             pairs.append(_pair(example, settings.prefer, *fitting[0]))
@@ -128,11 +131,11 @@ def _worse(others: Sequence[Pair], verdicts: Mapping[str, Verdict], own: str) ->
     return [_whole(pair) for pair in sorted(lower, key=lambda pair: (_score(pair, verdicts), pair.response.sample))]
 
 
-def _unshown(response: Response | None, kept: str) -> list[Worse]:
+def _unshown(response: Response | None, kept: str, prompt: str, wording: Wording, rules: str) -> list[Worse]:
     """The unshown answer, unless it is empty or says the same."""
     if response is None:
         return []
-    text, cut = cut_answer(response.text, response.finish)
+    text, cut = as_kept(response, prompt, wording, rules)
     ended = response.finish != "length" or cut not in ("", "last_sentence")
     return [(response, text, ended)] if text.strip() and text != kept else []
 
