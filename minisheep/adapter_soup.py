@@ -2,13 +2,12 @@
 
 Everything is written to one folder, RUN/soup-1+2 for rounds 1 and 2; the run itself is only read:
 
-    soup.json     rounds, weights, digests of the adapters     adapter/, adapter.gguf     as a round's
+    soup.json     rounds, weights, marks of the adapters       adapter/, adapter.gguf     as a round's
     answers.jsonl, verifiable.jsonl                            metrics.json               written last
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from minisheep.run.decision import NAMES, decide
 from minisheep.run.events import Emit
 from minisheep.run.files import disk_errors, read_json, write_json
 from minisheep.run.folder import RoundFolder
+from minisheep.run.integrity import mark_of
 from minisheep.run.reading import read_shaped
 from minisheep.run.typed import METRICS, Each
 
@@ -61,7 +61,7 @@ class Soup:
 
     def description(self) -> dict[str, Any]:
         """What the soup is made of, JSON-ready: by this an unfinished one is known again."""
-        adapters = [_sha256(self.run.round(number).adapter / TENSORS) for number in self.rounds]
+        adapters = [mark_of(self.run.round(number).adapter / TENSORS) for number in self.rounds]
         return {"rounds": list(self.rounds), "weights": list(self.weights), "adapters": adapters}
 
 
@@ -69,7 +69,7 @@ def choose(path: str, rounds: str, weights: str | None = None, out: str | None =
     """The soup of the rounds in ``1,2`` with the weights in ``0.5,0.5`` (equal ones that sum to 1 if not given).
 
     Raises `errors.UsageError` for a wrong number of either, a round without an adapter, and a folder that holds
-    something else.
+    something else, and `errors.CorruptRunError` where what it would add or be compared with is damaged.
     """
     run = load_run(path)
     trained = [number for number in run.trained if run.round(number).adapter.exists()]
@@ -77,6 +77,8 @@ def choose(path: str, rounds: str, weights: str | None = None, out: str | None =
     numbers = tuple(resolve_round(run, name, trained, flag="--rounds") for name in names)
     if len(numbers) < 2 or len(set(numbers)) < len(numbers):
         raise UsageError(f"--rounds {rounds}: a soup needs two rounds or more, each once.", "As in --rounds 1,2.")
+    run.check_whole("train", numbers)
+    run.check_whole("evaluate", (0, run.best or 0))
     folder = Path(out) if out else run.path / f"soup-{'+'.join(map(str, numbers))}"
     soup = Soup(run, numbers, read_weights(weights, len(numbers)), folder)
     if folder.exists() or folder.is_symlink():
@@ -213,8 +215,3 @@ def _figure(measure: str, difference: Mapping[str, float]) -> str:
     scale, form, unit = (1, "+.3f", "") if measure == "likelihood" else (100, "+.1f", " points")
     value, low, high = (format(scale * difference[name], form) for name in ("value", "low", "high"))
     return f"{NAMES.get(measure, measure)} {value}{unit} [{low} to {high}]"
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

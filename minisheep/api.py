@@ -34,8 +34,8 @@ from minisheep.run.reading import Round
 from minisheep.stages.respond import LONGEST_SHOWN, showable
 from minisheep.trainers.choose_trainer import choose_trainer
 
-PIPED = "seeds.jsonl"
-"""A run's copy of seeds that came through a pipe."""
+PIPED = "seeds-from-pipe.jsonl"
+"""A run's copy of seeds that came through a pipe; by no name that a user's own file would have."""
 NOT_A_RUN = frozenset(
     {".lock", "scratch", "run.toml", "model.json", "constraints.json", "events.jsonl", "manifest.json", "pause", PIPED}
 )

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from minisheep.api import Run, load_run
+from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.errors import UsageError
 from minisheep.metrics.stats import change, paired_difference
 from minisheep.rules.ifeval import HALVES, READINGS, half, paired
 from minisheep.rules.plain_text import shell
 from minisheep.run.folder import RunFolder
 from minisheep.run.metric_catalogue import Estimate, Value, round_values
-from minisheep.run.reading import harness_results, read_object, trained_kinds
+from minisheep.run.reading import harness_results, read_object
 from minisheep.stages.evaluate import with_halves
 
 FITTING = frozenset({"threads", "slots", "gpu_layers", "micro_batch_size", "checkpoint_seconds"})
@@ -184,7 +185,7 @@ def _read(run: Run, key: str, notes: list[str]) -> RunResult:
     base: Mapping[str, Any] = {}
     for round in run.measured:
         metrics = round.metrics
-        metrics["model"] = with_halves(metrics.get("model", {}), base, trained_kinds(folder), settings.language)
+        metrics["model"] = with_halves(metrics.get("model", {}), base, default_trained_kinds(), settings.language)
         base = base or metrics["model"]
         decided = decided or "decision" in metrics
         values = {**round_values(metrics, round.exam, settings.judge), **harness.get(round.number, {})}

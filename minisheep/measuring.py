@@ -16,18 +16,13 @@ from minisheep.run.decision import decide
 from minisheep.run.events import Note, RoundMeasured
 from minisheep.run.files import write_atomic, write_json
 from minisheep.run.folder import RoundFolder, RunFolder, each_record, read_records
-from minisheep.run.reading import read_shaped, trained_kinds
+from minisheep.run.reading import read_shaped
 from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Rejection, Response
 from minisheep.run.typed import DIVERSITY, EXAM, HEALTH, METRICS
 from minisheep.stages import evaluate as evaluation
 from minisheep.stages.collapse import echo
 from minisheep.stages.constrain import constraint_metrics
-from minisheep.workspace import (
-    Report,
-    Workspace,
-    closing,
-    verdicts_without_raw,
-)
+from minisheep.workspace import Report, Workspace, closing, verdicts_without_raw
 
 
 def measure_model(
@@ -64,7 +59,7 @@ def measure_model(
             report.step(len(likelihoods) + len(answers) + len(checked), total, "verifiable instructions")
     measured = evaluation.model_metrics(likelihoods, answers, base)
     # Runs without constraints store what they always did: `evaluation.with_halves` tells kinds apart for their readers.
-    trained = trained_kinds(work.folder) if settings.constraints else frozenset[str]()
+    trained = frozenset[str]() if work.catalogue is None else work.catalogue.trained
     measured |= evaluation.metrics(items, checked, base, trained)
     _write_answers(folder, answered, answers)
     _write_verifiable(folder, items, checked)

@@ -17,14 +17,12 @@ Filtered = tuple[Sequence[Instruction], Sequence[Response], Sequence[Verdict], S
 """A round's instructions, answers and verdicts, and what the filter kept of them."""
 
 
-def draw_unshown(
-    work: Workspace, round: int, asking: Asking, instructions: Sequence[Instruction], report: Report
-) -> None:
+def draw_unshown(work: Workspace, asking: Asking, instructions: Sequence[Instruction], report: Report) -> None:
     """The answers without solved tasks that ``--prefer shown`` compares with, where the round's own were shown some.
 
     Drawn when all of the round's own answers are there, since they bound their lengths.
     """
-    folder, settings = work.folder.round(round), work.settings
+    folder, settings, round = work.folder.round(asking.round), work.settings, asking.round
     if not wants_unshown(settings, asking.shows):
         return
     shown: dict[str, list[Response]] = {}

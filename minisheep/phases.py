@@ -147,7 +147,7 @@ def respond(work: Workspace, round: int, report: Report) -> None:
                 answers(), folder.responses, report, len(done), len(pairs),
                 lambda response: report.show(texts[response.instruction_id], response.text),
             )  # fmt: skip
-    draw_unshown(work, round, asking, instructions, report)
+    draw_unshown(work, asking, instructions, report)
     # Counted from the file, so that a continued phase counts what it made before.
     tokens = cut = 0
     for response in each_record(folder.responses, Response):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -39,9 +39,6 @@ from minisheep.stages.generate import Harvest
 from minisheep.stages.judge import Judge
 from minisheep.stages.respond import Asking
 from minisheep.trainers.choose_trainer import failed_with
-
-if TYPE_CHECKING:
-    pass
 
 
 class Workspace:

@@ -117,6 +117,21 @@ def test_an_unshown_answer_that_was_cut_off_has_no_end(finish: str, text: str, e
     assert rejected is not None and (rejected[-1].text == chatml().end) is ended
 
 
+@pytest.mark.parametrize(
+    ("rules", "language", "turn", "cut"),
+    [("on", "en", "User: go", True), ("on", "zh", "用户：去", True), ("on", "en", "用户：去", False),
+     ("paper", "en", "User: go", False)],
+)  # fmt: skip
+def test_an_unshown_answer_is_cut_where_a_kept_one_of_the_run_would_be(
+    rules: str, language: str, turn: str, cut: bool
+) -> None:
+    made, text = answers(TEN), f"{TEN.upper()}\n{turn}"
+    unshown = [Response(TASK.id, 0, text, "end", 10)]
+    asked = settings(prefer="shown", answer_shots=4, rules=rules, constraints=0.0)
+    (pair,), _ = preference_pairs(asked, [kept(made[0])], made, {}, {}, unshown, load_wording(language=language))
+    assert pair.rejected[0]["content"] == (TEN.upper() if cut else text)
+
+
 def test_an_unshown_answer_that_says_the_same_is_no_pair() -> None:
     made = answers(TEN)
     for unshown in ([Response(TASK.id, 0, TEN, "end", 10)], [Response(TASK.id, 0, "  ", "end", 1)], []):

@@ -152,7 +152,7 @@ def test_seeds_from_a_pipe_are_read_once_and_kept_with_the_run(tmp_path: Path, m
     kept: dict[str, bytes] = {}
     monkeypatch.setattr("minisheep.data.seed_tasks._PIPES", kept)
     run = api.align(tmp_path / "run", seeds=pipe(tmp_path / "p", OTHERS), **QUICK)
-    assert run.settings.seeds == str(tmp_path / "run" / "seeds.jsonl")
+    assert run.settings.seeds == str(tmp_path / "run" / "seeds-from-pipe.jsonl")
     kept.clear()
     again = api.align(tmp_path / "run", seeds=pipe(tmp_path / "p", OTHERS), **QUICK | {"rounds": 2})
     assert len(again.rounds) == 2

@@ -421,7 +421,11 @@ def test_a_lock_is_waited_for(tmp_path: Path) -> None:
 # Damage of the other files
 
 
-DAMAGE = [b"", b"{", b"[]", b"null", b"7", b"{}", b'{"phases": 3}', b'{"phases": {"round-0/evaluate": 1}}', b"\xff"]
+DAMAGE = [
+    *(b"", b"{", b"[]", b"null", b"7", b"{}", b'{"phases": 3}', b'{"phases": {"round-0/evaluate": 1}}', b"\xff"),
+    *(b'{"phases": {}, "preset": []}', b'{"phases": {"../../x": {}}}', b'{"phases": {}, "inputs": {"seeds": 1}}'),
+    *(b'{"phases": {}, "files": {"round-1/filter": {"%s": {}}}}' % name for name in (b"../x", b"/etc/passwd")),
+]
 
 
 @pytest.mark.parametrize("content", DAMAGE)

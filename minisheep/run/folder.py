@@ -22,7 +22,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +41,7 @@ from minisheep.run.files import (
     write_json,
 )
 from minisheep.run.records import Check, Draft, Record, Response, Verdict
+from minisheep.run.typed import MANIFEST, NotOfShapeError, check
 
 R = TypeVar("R", bound=Record)
 
@@ -170,7 +171,7 @@ def _holder(lock: Path, noted: str) -> str:
     noted = one_line(noted, 100)
     left = re.fullmatch(r"process (\d+) on (.*)", noted)
     if left and left[2] == socket.gethostname() and not Path(f"/proc/{left[1]}").exists():
-        workers = [process for process in who_has_open(lock) if process != os.getpid()]
+        workers = who_has_open(lock)
         if workers:
             return f"process {', '.join(map(str, workers))}, a worker of process {left[1]}, which has ended"
     return noted or "another process"
@@ -281,11 +282,12 @@ class RunFolder:
             self.check_manifest()
             return {"phases": {}}
         manifest = read_json(self.manifest)
-        if not isinstance(manifest, dict) or not (_phases(manifest) and _marks(manifest) and _inputs(manifest)):
+        try:
+            check(manifest, MANIFEST)
+        except NotOfShapeError as error:
             raise CorruptRunError(
-                f"{self.manifest} is damaged: it does not list the phases.",
-                "Restore it from a copy, or start a new run.",
-            )
+                f"{self.manifest} is damaged: {error}.", "Restore it from a copy, or start a new run."
+            ) from None
         return dict(manifest)
 
     def check_manifest(self) -> None:
@@ -299,40 +301,6 @@ class RunFolder:
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_json(self.manifest, manifest)
-
-
-def _phases(manifest: Mapping[str, Any]) -> bool:
-    """Whether the phases are counts of numbers by their names."""
-    phases = manifest.get("phases")
-    return isinstance(phases, dict) and all(
-        _PHASE.fullmatch(key) and isinstance(counts, dict) and all(map(_is_number, counts.values()))
-        for key, counts in phases.items()
-    )
-
-
-def _marks(manifest: Mapping[str, Any]) -> bool:
-    """Whether the marks of files, which older runs do not have, are marks, and their names lead nowhere else."""
-    files = manifest.get("files", {})
-    return isinstance(files, dict) and all(
-        _PHASE.fullmatch(key)
-        and isinstance(marks, dict)
-        and all(isinstance(mark, dict) and ".." not in name and name[:1] != "/" for name, mark in marks.items())
-        for key, marks in files.items()
-    )
-
-
-def _inputs(manifest: Mapping[str, Any]) -> bool:
-    """Whether the digests of seeds and prompts are texts by their names."""
-    inputs = manifest.get("inputs", {})
-    return isinstance(inputs, dict) and all(isinstance(value, str) for value in inputs.values())
-
-
-def _is_number(value: object) -> bool:
-    """Whether it is a finite number that arithmetic can use."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-_PHASE = re.compile(r"round-[0-9]{1,9}/[a-z-]+")
 
 
 def replace_records(path: Path, records: Iterable[Record]) -> None:

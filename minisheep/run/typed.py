@@ -5,7 +5,7 @@ read here. A shape is one of these:
 
 - a type annotation, of the types that JSON has,
 - a dictionary of shapes: a name with ``!`` must be there, others may be, and what is not named is not looked at,
-- `Each`, a dictionary of any names; `Maybe`, a shape or null; or a list of one shape,
+- `Each`, a dictionary of any names, or of names of one form; `Maybe`, a shape or null; or a list of one shape,
 - a function that says whether a value is what its name says.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import types
 import typing
 from collections.abc import Hashable, Mapping
@@ -28,9 +29,10 @@ class NotOfShapeError(ValueError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Each:
-    """A dictionary of any names whose values have one shape."""
+    """A dictionary of any names (or of those that match `names`) whose values have one shape."""
 
     shape: Any
+    names: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ def check(value: Any, shape: Any, where: str = "") -> None:
     elif isinstance(shape, Each):
         _expect(isinstance(value, dict), where, "an object")
         for name, inner in value.items():
-            check(inner, shape.shape, f"{where}.{name[:40]}" if where else name[:40])
+            place = f"{where}.{name[:40]}" if where else name[:40]
+            _expect(not shape.names or re.fullmatch(shape.names, name) is not None, place, "a name that is used there")
+            check(inner, shape.shape, place)
     elif isinstance(shape, Maybe):
         if value is not None:
             check(value, shape.shape, where)
@@ -149,6 +153,17 @@ _MEASURED = {"value!": float, "low!": float, "high!": float}
 _MARK = {"auc!": float, "se!": float, "kinds!": Each(float), "kinds_se": Each(float), "passes": bool}
 _ITEM = {name: [bool] for name in ("strict", "loose", "own")} | {"ended": bool, "copied": bool}
 
+_PHASE = "round-[0-9]{1,9}/[a-z-]+"
+_INSIDE = r"(?s)(?!/)(?!.*\.\.).*"
+"""A path that leads nowhere else."""
+
+MANIFEST: dict[str, Any] = {
+    "phases!": Each(Each(float), _PHASE),
+    "files": Each(Each(dict[str, Any], _INSIDE), _PHASE),
+    "inputs": Each(str),
+    "preset": str,
+}
+"""Runs of before there were marks have no ``files``, and those of before presets were recorded no ``preset``."""
 EXAM: dict[str, Any] = {
     "round": int,
     "chosen!": str,
