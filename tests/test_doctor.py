@@ -130,7 +130,9 @@ def test_another_template_of_the_weights_is_told() -> None:
 )
 def test_capability_decides_what_a_gpu_can_do(capability: tuple[int, int] | None, outcome: str) -> None:
     here = machine(gpus=(dataclasses.replace(GPU, capability=capability),))
-    assert checks.capability(here).outcome == outcome
+    found = checks.capability(here, PLACE)
+    assert found.outcome == outcome
+    assert (cuda_setup.PASCAL_TORCH in found.fix) == (capability == (6, 1))
 
 
 @pytest.mark.parametrize(("after", "outcome"), [(20.0, "warn"), (90.0, "fail")])

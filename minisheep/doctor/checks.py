@@ -11,11 +11,10 @@ from minisheep.doctor.machine_facts import MachineFacts
 from minisheep.errors import MinisheepError
 from minisheep.machine.cuda_setup import LLAMA
 from minisheep.machine.gpu import BFLOAT16, Gpu, dotted, in_words
+from minisheep.trainers.choose_trainer import CAPABILITY
 
 GIB = 2**30
 LEAST_PYTHON = (3, 11)
-UNSLOTH_CAPABILITY = (7, 0)
-"""The least that Unsloth and current CUDA builds of PyTorch require (Volta)."""
 LEAST_VRAM, GOOD_VRAM = 1 * GIB, 4 * GIB
 """Free bytes: below the first, even the demo does not fit beside CUDA's context; below the second, no 3B model."""
 LEAST_RAM, GOOD_RAM = 2 * GIB, 4 * GIB
@@ -29,7 +28,7 @@ NO_MODEL: Facts = {"unasked": "no model"}
 def check_machine(machine: MachineFacts, place: packages.Place) -> Iterator[CheckResult]:
     yield python(machine)
     yield driver(machine, place)
-    yield capability(machine)
+    yield capability(machine, place)
     yield vram(machine)
     yield ram(machine)
     yield disk(machine)
@@ -60,7 +59,7 @@ def driver(machine: MachineFacts, place: packages.Place) -> CheckResult:
     return ok("driver", NO_GPU)
 
 
-def capability(machine: MachineFacts) -> CheckResult:
+def capability(machine: MachineFacts, place: packages.Place) -> CheckResult:
     if not machine.has_gpu:
         return skipped("compute capability", NO_GPU)
     text = ", ".join(f"{gpu.name}: {dotted(gpu.capability) or 'unknown'}" for gpu in machine.gpus)
@@ -70,15 +69,14 @@ def capability(machine: MachineFacts) -> CheckResult:
             f"{text}, but CUDA_VISIBLE_DEVICES={machine.hidden!r} hides every GPU",
             "unset CUDA_VISIBLE_DEVICES",
         )
-    known = [gpu.capability for gpu in machine.gpus if gpu.capability is not None]
-    best = max(known, default=BFLOAT16)
-    if best < UNSLOTH_CAPABILITY:
+    used = machine.capability or BFLOAT16
+    if used < CAPABILITY:
         return warn(
             "compute capability",
-            f"{text}: below {dotted(UNSLOTH_CAPABILITY)}, which Unsloth and new builds of PyTorch require",
-            "Infer on the GPU and train on the processor, or use a GPU from 2018 or later.",
+            f"{text}: below {dotted(CAPABILITY)}, which Unsloth and builds of PyTorch for CUDA 12.8 and newer require",
+            f"Training goes through PEFT, with an older PyTorch: {packages.cuda_torch(place, machine.cuda, used)}",
         )
-    if best < BFLOAT16:
+    if used < BFLOAT16:
         return warn(
             "compute capability",
             f"{text}: no bfloat16 in hardware, so training computes in float16, with the loss scaled",
@@ -149,7 +147,7 @@ def loads(place: packages.Place, facts: Facts, machine: MachineFacts) -> CheckRe
     if "unasked" in facts:
         return skipped("llama.cpp", facts["unasked"])
     if facts.get("error"):
-        fix = packages.pip(place, f"--no-cache-dir --force-reinstall --no-deps {LLAMA}")
+        fix = packages.pip(place, f"{packages.FORCED} {LLAMA}")
         if machine.has_gpu:
             fix = packages.mend_llama(place, machine.nvcc, machine.capability, machine.cuda)
         # The error's own fix is to ask the doctor; that of a probe that took too long is more time.
@@ -319,7 +317,7 @@ def torch(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckRe
         return skipped(name, facts["unasked"])
     if facts.get("error"):
         fix = (
-            packages.cuda_torch(place, machine.cuda)
+            packages.cuda_torch(place, machine.cuda, machine.capability)
             if machine.has_gpu
             else packages.pip(place, "--force-reinstall torch")
         )
@@ -333,7 +331,7 @@ def torch(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckRe
         return fail(
             name,
             f"{text} is a build for processors, beside {machine.gpus[0].name}",
-            packages.cuda_torch(place, machine.cuda),
+            packages.cuda_torch(place, machine.cuda, machine.capability),
         )
     if machine.hidden is not None:
         text += f" (CUDA_VISIBLE_DEVICES={machine.hidden!r})"
@@ -341,7 +339,7 @@ def torch(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckRe
     return fail(
         name,
         f"{text} is built for CUDA {facts['cuda_build']} and sees no GPU; the driver runs CUDA up to {newest}",
-        f"{packages.driver(place)} Or, for this driver: {packages.cuda_torch(place, machine.cuda)}",
+        f"{packages.driver(place)} Or, for this driver: {packages.cuda_torch(place, machine.cuda, machine.capability)}",
     )
 
 

@@ -1,8 +1,8 @@
 """The NVIDIA GPUs of this machine as their driver reports them, without CUDA or torch.
 
-Answers which GPU a run will use, the most memory that it held meanwhile, whether a worker that ended gave its memory
-back, and whether llama.cpp can use it at all. A machine without driver or GPU is no error, nor is a driver that stops
-answering.
+Answers which GPU a run will use, the most memory that it held meanwhile, and whether a worker that ended gave its
+memory back. A machine without driver or GPU is no error, nor is a driver that stops answering. It is imported with
+the standard library alone, before anything is installed (`cuda_setup`).
 """
 
 from __future__ import annotations
