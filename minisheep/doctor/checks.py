@@ -11,6 +11,7 @@ from minisheep.doctor.machine_facts import MachineFacts
 from minisheep.errors import MinisheepError
 from minisheep.machine.cuda_setup import LLAMA
 from minisheep.machine.gpu import BFLOAT16, Gpu, dotted, in_words
+from minisheep.rules.plain_text import shell
 from minisheep.trainers.choose_trainer import CAPABILITY
 
 GIB = 2**30
@@ -232,7 +233,9 @@ def file(facts: Facts, missing: MinisheepError | None, name: str) -> CheckResult
         return broken("model file", facts["error"], facts, "")
     text = f"{facts['name']}, {facts['bytes'] / 1e6:.0f} MB, SHA-256 {facts['sha256'][:16]}..."
     if facts["again"] and facts["again"] != facts["sha256"]:
-        return fail("model file", f"{text}, but reading it again gives {facts['again'][:16]}...", f"rm {facts['path']}")
+        return fail(
+            "model file", f"{text}, but reading it again gives {facts['again'][:16]}...", f"rm {shell(facts['path'])}"
+        )
     return ok(
         "model file", f"{text}, {'read again and right' if facts['again'] else 'unchanged since it was read last'}"
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 from minisheep.config import Settings, flag
 from minisheep.errors import UsageError
 from minisheep.models.cache import cache_root, disk_errors
-from minisheep.rules.plain_text import one_line
+from minisheep.rules.plain_text import one_line, shell
 
 GUARDED = ("engine_url", "engine_key_env", "engine_hook")
 PAIR = "engine_key_env at engine_url"
@@ -35,10 +34,10 @@ def check_permitted(settings: Settings, run: Path, given: Mapping[str, Any] = {}
     if not wanted:
         return
     all_of_it = [(name, str(getattr(settings, name))) for name in GUARDED if getattr(settings, name)]
-    flags = " ".join(f"{flag(name)} {shlex.quote(value)}" for name, value in all_of_it)
+    flags = " ".join(f"{flag(name)} {shell(value)}" for name, value in all_of_it)
     raise UsageError(
         one_line(f"{run} wants to {' and '.join(wanted)}, and nobody gave that on this machine. Nothing was done."),
-        one_line(f"If you trust the folder, say so once: minisheep align --run {shlex.quote(str(run))} {flags}"),
+        one_line(f"If you trust the folder, say so once: minisheep align --run {shell(run)} {flags}"),
     )
 
 
