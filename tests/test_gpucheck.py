@@ -155,7 +155,7 @@ def test_a_prebuilt_llama_cpp_is_tried_before_a_build(monkeypatch: pytest.Monkey
         tried.clear()
         result = session.install_llama(machine(), tmp_path / "log", quiet)
         assert result.name == "install llama.cpp with CUDA" and len(tried) == steps
-    assert build.prebuilt(machine(driver_cuda="11.2"), "python") is None
+    assert build.prebuilt(machine(driver_cuda=(11, 2)), "python") is None
 
 
 def test_a_failure_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

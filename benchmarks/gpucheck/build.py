@@ -26,7 +26,7 @@ class Step:
 
 def prebuilt(machine: MachineFacts, python: str) -> Step | None:
     """llama.cpp with CUDA as a wheel: a minute in place of a build; None where none is for this driver and GPU."""
-    wheel = cuda_setup.prebuilt(machine.cuda, machine.capability)
+    wheel = cuda_setup.prebuilt(machine.driver_cuda, machine.capability)
     command = [python, "-m", "pip", "install", *packages.FORCED.split(), *wheel]
     return Step("llama.cpp with CUDA, prebuilt", command, seconds=900.0) if wheel else None
 

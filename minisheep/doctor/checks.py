@@ -50,7 +50,7 @@ def python(machine: MachineFacts) -> CheckResult:
 
 def driver(machine: MachineFacts, place: packages.Place) -> CheckResult:
     if machine.has_gpu:
-        cuda = f", CUDA up to {machine.driver_cuda}" if machine.driver_cuda else ""
+        cuda = f", CUDA up to {dotted(machine.driver_cuda)}" if machine.driver_cuda else ""
         return ok("driver", f"NVIDIA {machine.driver or 'of unknown version'}{cuda}")
     if machine.driver:
         return warn("driver", f"NVIDIA {machine.driver} works, but shows no GPU", packages.driver(place))
@@ -75,7 +75,8 @@ def capability(machine: MachineFacts, place: packages.Place) -> CheckResult:
         return warn(
             "compute capability",
             f"{text}: below {dotted(CAPABILITY)}, which Unsloth and builds of PyTorch for CUDA 12.8 and newer require",
-            f"Training goes through PEFT, with an older PyTorch: {packages.cuda_torch(place, machine.cuda, used)}",
+            "Training goes through PEFT, with an older PyTorch: "
+            + packages.cuda_torch(place, machine.driver_cuda, used),
         )
     if used < BFLOAT16:
         return warn(
@@ -150,7 +151,7 @@ def loads(place: packages.Place, facts: Facts, machine: MachineFacts) -> CheckRe
     if facts.get("error"):
         fix = packages.pip(place, f"{packages.FORCED} {LLAMA}")
         if machine.has_gpu:
-            fix = packages.mend_llama(place, machine.nvcc, machine.capability, machine.cuda)
+            fix = packages.mend_llama(place, machine.nvcc, machine.capability, machine.driver_cuda)
         # The error's own fix is to ask the doctor; that of a probe that took too long is more time.
         own = facts if "after" in facts else {**facts, "fix": ""}
         return broken("llama.cpp", f"it does not load: {facts['error']}", own, fix)
@@ -165,7 +166,7 @@ def offload(machine: MachineFacts, place: packages.Place, llama: Facts, generate
         return skipped(name, NO_GPU)
     if not _usable(llama):
         return skipped(name, "see 'llama.cpp'")
-    fix = packages.mend_llama(place, machine.nvcc, machine.capability, machine.cuda)
+    fix = packages.mend_llama(place, machine.nvcc, machine.capability, machine.driver_cuda)
     if not llama["offload"]:
         # A build for CUDA that finds no driver needs a driver, or a build for this driver's CUDA; not the same again.
         fault = llama.get("fault") or "this llama.cpp was built for processors only"
@@ -318,12 +319,9 @@ def torch(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckRe
     name = "PyTorch"
     if "unasked" in facts:
         return skipped(name, facts["unasked"])
+    suited = packages.cuda_torch(place, machine.driver_cuda, machine.capability)
     if facts.get("error"):
-        fix = (
-            packages.cuda_torch(place, machine.cuda, machine.capability)
-            if machine.has_gpu
-            else packages.pip(place, "--force-reinstall torch")
-        )
+        fix = suited if machine.has_gpu else packages.pip(place, "--force-reinstall torch")
         return broken(name, facts["error"], facts, fix)
     text = f"torch {facts['version']}"
     if facts["cuda"]:
@@ -334,15 +332,15 @@ def torch(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckRe
         return fail(
             name,
             f"{text} is a build for processors, beside {machine.gpus[0].name}",
-            packages.cuda_torch(place, machine.cuda, machine.capability),
+            suited,
         )
     if machine.hidden is not None:
         text += f" (CUDA_VISIBLE_DEVICES={machine.hidden!r})"
-    newest = machine.driver_cuda or "unknown"
+    newest = dotted(machine.driver_cuda) or "unknown"
     return fail(
         name,
         f"{text} is built for CUDA {facts['cuda_build']} and sees no GPU; the driver runs CUDA up to {newest}",
-        f"{packages.driver(place)} Or, for this driver: {packages.cuda_torch(place, machine.cuda, machine.capability)}",
+        f"{packages.driver(place)} Or, for this driver: {suited}",
     )
 
 
