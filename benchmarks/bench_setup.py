@@ -63,6 +63,6 @@ class BenchSetup:
         return Frame(None if prepared.kind == "base" else prepared.template)
 
     def settings(self, **given: object) -> Settings:
-        """The preset `demo`, which a CPU finishes in minutes, changed by `given`."""
+        """The preset `imitation`, which a CPU finishes in minutes, changed by `given`."""
         speed = {"model": self.job.model or "smollm2-135m", "slots": self.job.slots, "threads": self.threads}
         return config.make({**speed, **given}, "imitation")

@@ -21,14 +21,14 @@ def machine(**other: Any) -> MachineFacts:
     """A desktop with a GPU and nothing wrong."""
     healthy: dict[str, Any] = {
         "python": (3, 12), "bits": 64, "system": "Linux", "processor": "a processor", "cores": 8,
-        "ram_free": 28 * GIB, "ram_total": 32 * GIB, "driver": "580.95", "driver_cuda": "13.0", "gpus": (GPU,),
+        "ram_free": 28 * GIB, "ram_total": 32 * GIB, "driver": "580.95", "driver_cuda": (13, 0), "gpus": (GPU,),
         "pci_gpus": 1, "nvcc": NVCC, "disks": {"/cache": 200 * GIB},
     }  # fmt: skip
     return MachineFacts(**{**healthy, **other})
 
 
 def no_gpu() -> MachineFacts:
-    return machine(gpus=(), driver="", driver_cuda="", pci_gpus=0, nvcc=None)
+    return machine(gpus=(), driver="", driver_cuda=None, pci_gpus=0, nvcc=None)
 
 
 HEALTHY: dict[str, Facts] = {

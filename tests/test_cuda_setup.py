@@ -72,7 +72,9 @@ def test_a_compiler_fits_the_gpu_and_the_driver_or_its_fault_is_told(
     [
         ((13, 1), (8, 6), "cu130", cuda_setup.TORCH),
         ((13, 2), (12, 0), "cu132", cuda_setup.TORCH),
-        ((13, 0), (6, 1), "cu125", cuda_setup.OLD_TORCH),
+        ((13, 0), (7, 0), "cu125", cuda_setup.OLD_TORCH),
+        ((13, 0), (6, 1), "cu125", cuda_setup.PASCAL_TORCH),
+        ((12, 0), (8, 6), "", ""),
         ((12, 4), (7, 5), "cu124", cuda_setup.OLD_TORCH),
         ((12, 9), None, "cu125", cuda_setup.OLD_TORCH),
         ((11, 4), (8, 6), "", ""),
@@ -96,6 +98,11 @@ def test_the_prebuilt_llama_cpp_and_the_torch_with_its_libraries_are_of_one_cuda
 )
 def test_the_driver_s_cuda_is_read_from_nvidia_smi(text: str, driver: tuple[int, int] | None) -> None:
     assert driver_in(text) == driver
+
+
+def test_of_several_cards_the_one_that_a_run_takes_decides() -> None:
+    assert cuda_setup.capability_in("8192, 12.0\n24576, 8.6\n") == (8, 6)
+    assert cuda_setup.capability_in("8192, [N/A]\n") is None
 
 
 def test_set_up_asks_before_anything_is_installed() -> None:

@@ -97,7 +97,7 @@ def test_offload_is_what_llama_cpp_says_or_what_the_gpu_lost(layers: Any, taken:
 
 
 def test_a_torch_newer_than_the_driver_is_told_with_both_versions() -> None:
-    result = of("PyTorch", judged(machine(driver_cuda="12.2"), facts(torch={"cuda": False, "cards": []})))
+    result = of("PyTorch", judged(machine(driver_cuda=(12, 2)), facts(torch={"cuda": False, "cards": []})))
     assert result.outcome == "fail" and "13.0" in result.found and "12.2" in result.found
 
 
@@ -130,7 +130,15 @@ def test_another_template_of_the_weights_is_told() -> None:
 )
 def test_capability_decides_what_a_gpu_can_do(capability: tuple[int, int] | None, outcome: str) -> None:
     here = machine(gpus=(dataclasses.replace(GPU, capability=capability),))
-    assert checks.capability(here).outcome == outcome
+    found = checks.capability(here, PLACE)
+    assert found.outcome == outcome
+    assert (cuda_setup.PASCAL_TORCH in found.fix) == (capability == (6, 1))
+
+
+def test_the_capability_is_that_of_the_card_that_a_run_uses() -> None:
+    small = dataclasses.replace(GPU, capability=(12, 0), total=GPU.total // 2)
+    assert machine(gpus=(small, GPU)).capability == GPU.capability
+    assert machine(gpus=(small, GPU), hidden="0").capability == (12, 0)
 
 
 @pytest.mark.parametrize(("after", "outcome"), [(20.0, "warn"), (90.0, "fail")])
@@ -197,8 +205,8 @@ def test_a_compiler_outside_the_path_is_named() -> None:
     assert mend_llama(PLACE, outside).startswith(f"CUDACXX={outside.path} {BUILD}")
 
 
-@pytest.mark.parametrize(("driver", "torch"), [("13.0", cuda_setup.TORCH), ("12.4", cuda_setup.OLD_TORCH)])
-def test_the_torch_that_is_installed_stays_in_the_set_and_suits_the_driver(driver: str, torch: str) -> None:
+@pytest.mark.parametrize(("driver", "torch"), [((13, 0), cuda_setup.TORCH), ((12, 4), cuda_setup.OLD_TORCH)])
+def test_the_torch_that_is_installed_stays_in_the_set_and_suits_the_driver(driver: tuple[int, int], torch: str) -> None:
     here = machine(driver_cuda=driver)
     cpu_build = {"cuda": False, "cuda_build": "", "version": "2.13.0+cpu"}
     assert of("PyTorch", judged(here, facts(torch=cpu_build))).fix.endswith(f"pip install '{torch}'")

@@ -104,17 +104,23 @@ def recorded(engine: Any, batches: Sequence[Sequence[GenerateRequest]]) -> dict[
     import numpy as np
 
     seen: dict[str, list[tuple[int, float]]] = {}
-    advance = type(engine)._advance
+    drawn: list[tuple[int, float]] = []
+    sample, advance = engine._drawing.sample, engine._advance
 
-    def look(scheduler: Any, key: int, stream: Any, index: int) -> str:
-        second, first = np.partition(row := engine._decoder.logits(index), -2)[-2:]
-        seen.setdefault(stream.request.id, []).append((int(row.argmax()), float(first - second)))
-        return str(advance(engine, scheduler, key, stream, index))
+    def draw(samplers: Any, rows: Any) -> Any:
+        for row in rows:
+            second, first = np.partition(row, -2)[-2:]
+            drawn.append((int(row.argmax()), float(first - second)))
+        return sample(samplers, rows)
 
-    engine._advance = look
+    def look(scheduler: Any, key: int, stream: Any, token: int) -> str:
+        seen.setdefault(stream.request.id, []).append(drawn.pop(0))
+        return str(advance(scheduler, key, stream, token))
+
+    engine._drawing.sample, engine._advance = draw, look
     for batch in batches:
         list(engine.generate(batch))
-    del engine._advance
+    del engine._drawing.sample, engine._advance
     return seen
 
 

@@ -114,6 +114,22 @@ def test_what_was_measured_before_a_machine_was_taken_away_is_kept_and_the_rest_
     assert call() == -9  # without --resume, from the beginning
 
 
+def test_parts_that_are_asked_for_one_by_one_add_up(
+    healthy_doctor: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command, "look", no_gpu)
+
+    def names(*args: str) -> list[str]:
+        assert CliRunner().invoke(command.main, ["--out", str(tmp_path), *args]).exit_code == 0
+        return [one["name"] for one in json.loads((tmp_path / "gpu-check.json").read_bytes())["results"]]
+
+    first = names("--only", "train")
+    assert first == session.names_of("train")
+    assert names("--resume", "--only", "decode") == first + session.names_of("decode")
+    assert sorted(names("--resume")) == sorted(name for part in session.PARTS for name in session.names_of(part))
+    assert not (tmp_path / "gpu-check.jsonl").exists()
+
+
 def test_only_what_is_asked_for_and_missing_is_done(healthy_doctor: None) -> None:
     def names(*only: str, done: tuple[str, ...] = ()) -> list[str]:
         options = session.Options(only=only, done=frozenset(done))
@@ -139,7 +155,7 @@ def test_a_prebuilt_llama_cpp_is_tried_before_a_build(monkeypatch: pytest.Monkey
         tried.clear()
         result = session.install_llama(machine(), tmp_path / "log", quiet)
         assert result.name == "install llama.cpp with CUDA" and len(tried) == steps
-    assert build.prebuilt(machine(driver_cuda="11.2"), "python") is None
+    assert build.prebuilt(machine(driver_cuda=(11, 2)), "python") is None
 
 
 def test_a_failure_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

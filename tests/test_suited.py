@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from minisheep.errors import UsageError
+from minisheep.machine import cuda_setup
 from minisheep.machine.gpu import Gpu, in_words, visible
 from minisheep.trainers import choose_trainer
 from minisheep.trainers.choose_trainer import Cuda
@@ -47,7 +48,7 @@ def test_nothing_speaks_against_a_supported_gpu_and_set() -> None:
         (dataclasses.replace(GOOD, build=None), "built without CUDA"),
         (dataclasses.replace(GOOD, driver=(12, 8)), "CUDA up to 12.8, and torch was built for 13.0"),
         (
-            Cuda(Gpu("NVIDIA GTX 1080", (6, 1), 8 * GB, 8 * GB), (12, 8), (12, 8)),
+            Cuda(Gpu("NVIDIA GTX 1080", (6, 1), 8 * GB, 8 * GB), (12, 8), (12, 6)),
             "GTX 1080 has compute capability 6.1, and Unsloth needs 7.0",
         ),
     ],
@@ -138,7 +139,7 @@ RTX_5090 = dataclasses.replace(RTX_4090, name="NVIDIA GeForce RTX 5090", capabil
         (dataclasses.replace(GOOD, build=None), "built without CUDA", "pip install"),
         (dataclasses.replace(GOOD, driver=(12, 4)), "CUDA up to 12.4", "580"),
         (dataclasses.replace(GOOD, driver=(12, 4)), "CUDA up to 12.4", "<2.11"),
-        (dataclasses.replace(GOOD, gpu=PASCAL), "begins at 7.5", "<2.11"),
+        (dataclasses.replace(GOOD, gpu=PASCAL), "begins at 7.5", "<2.8"),
         (Cuda(RTX_5090, (12, 9), (12, 6)), "needs CUDA 12.8", "pip install"),
     ],
 )
@@ -158,6 +159,24 @@ def test_a_training_may_leave_the_gpu_only_where_somebody_chose_that(
 ) -> None:
     monkeypatch.setattr(choose_trainer, "find_gpu", lambda: gpu)
     assert choose_trainer.needs_gpu(wanted) is needed
+
+
+@pytest.mark.parametrize(
+    ("capability", "driver", "build", "torch"),
+    [
+        ((6, 1), (13, 0), (12, 8), cuda_setup.PASCAL_TORCH),
+        ((6, 1), (12, 4), (13, 0), cuda_setup.PASCAL_TORCH),
+        ((6, 1), (13, 0), (12, 6), ""),
+        ((7, 0), (13, 0), (13, 0), cuda_setup.OLD_TORCH),
+        ((7, 0), (13, 0), (12, 8), ""),
+        ((10, 0), (13, 0), (12, 6), choose_trainer.INSTALL),
+    ],
+)
+def test_a_torch_without_kernels_for_the_gpu_is_named_with_one_that_has_them(
+    capability: tuple[int, int], driver: tuple[int, int], build: tuple[int, int], torch: str
+) -> None:
+    found = choose_trainer.torch_obstacle(Cuda(Gpu("NVIDIA GPU", capability, 8 * GB, 8 * GB), driver, build))
+    assert (torch in found.fix) if found is not None else torch == ""
 
 
 @pytest.mark.parametrize("cuda", [GOOD, Cuda(), Cuda(RTX_5090, (13, 0), (12, 8))])

@@ -34,11 +34,14 @@ PACKAGES = (
     "--install/--no-install", default=True, help="install what is missing into this environment, or leave it as it is"
 )
 @click.option("--only", multiple=True, type=click.Choice(session.PARTS), help="do only this part; may be repeated")
-@click.option("--resume", is_flag=True, help="keep the results of a call that was cut off, and do the rest")
+@click.option(
+    "--resume", is_flag=True, help="keep the results of a call that was cut off or did a part, and do the rest"
+)
 def main(out: Path, model: str, wheels: str, install: bool, only: tuple[str, ...], resume: bool) -> None:
     """Measure everything that needs an NVIDIA GPU. A part that cannot run is named and counted as skipped.
 
-    Each result is on disk (gpu-check.jsonl) as soon as it is known, so a machine that is taken away leaves what it did.
+    Each result is on disk (gpu-check.jsonl) as soon as it is known, so a machine that is taken away leaves what it did;
+    it stays there after `--only`, for `--resume` to add the rest.
     The exit code is 1 if a part failed, else 0, also without a GPU.
     """
     if wheels and not Path(wheels).is_dir():
@@ -70,7 +73,8 @@ def main(out: Path, model: str, wheels: str, install: bool, only: tuple[str, ...
         click.echo(f"Written: {file} and {page_file}")
     else:
         click.echo(f"Kept: {file} was measured on a GPU, and this machine has none. Use --out to write elsewhere.")
-    kept.unlink(missing_ok=True)
+    if not only:
+        kept.unlink(missing_ok=True)  # there is no rest for `--resume` to do
     click.echo(verdict(results))
     sys.exit(1 if failed(results) else 0)
 

@@ -26,12 +26,9 @@ class Step:
 
 def prebuilt(machine: MachineFacts, python: str) -> Step | None:
     """llama.cpp with CUDA as a wheel: a minute in place of a build; None where none is for this driver and GPU."""
-    index = cuda_setup.wheel_index(machine.cuda, machine.capability)
-    if not index:
-        return None
-    forced = ["--no-cache-dir", "--force-reinstall", "--no-deps", "--only-binary", "llama-cpp-python"]
-    command = [python, "-m", "pip", "install", *forced, "--extra-index-url", index, cuda_setup.LLAMA]
-    return Step("llama.cpp with CUDA, prebuilt", command, seconds=900.0)
+    wheel = cuda_setup.prebuilt(machine.driver_cuda, machine.capability)
+    command = [python, "-m", "pip", "install", *packages.FORCED.split(), *wheel]
+    return Step("llama.cpp with CUDA, prebuilt", command, seconds=900.0) if wheel else None
 
 
 def llama(machine: MachineFacts, python: str, before: Mapping[str, str]) -> Step:
@@ -40,7 +37,7 @@ def llama(machine: MachineFacts, python: str, before: Mapping[str, str]) -> Step
     environment = {"CMAKE_ARGS": flags}
     if machine.nvcc is not None and not machine.nvcc.on_path:
         environment["CUDACXX"] = machine.nvcc.path
-    command = [python, "-m", "pip", "install", "--no-cache-dir", "--force-reinstall", "--no-deps", cuda_setup.LLAMA]
+    command = [python, "-m", "pip", "install", *packages.FORCED.split(), cuda_setup.LLAMA]
     return Step("llama.cpp with CUDA", command, environment)
 
 

@@ -27,7 +27,7 @@ def document(
         "machine": describe(machine),
         "cards": [{"name": gpu.name, "capability": dotted(gpu.capability), "bytes": gpu.total} for gpu in machine.gpus],
         "driver": machine.driver,
-        "driver_cuda": machine.driver_cuda,
+        "driver_cuda": dotted(machine.driver_cuda),
         "versions": dict(versions),
         "counts": counted(results),
         "results": [{key: value for key, value in one.to_dict().items() if key != "event"} for one in results],

@@ -11,11 +11,11 @@ from minisheep.doctor.machine_facts import MachineFacts
 from minisheep.errors import MinisheepError
 from minisheep.machine.cuda_setup import LLAMA
 from minisheep.machine.gpu import BFLOAT16, Gpu, dotted, in_words
+from minisheep.rules.plain_text import shell
+from minisheep.trainers.choose_trainer import CAPABILITY
 
 GIB = 2**30
 LEAST_PYTHON = (3, 11)
-UNSLOTH_CAPABILITY = (7, 0)
-"""The least that Unsloth and current CUDA builds of PyTorch require (Volta)."""
 LEAST_VRAM, GOOD_VRAM = 1 * GIB, 4 * GIB
 """Free bytes: below the first, even the demo does not fit beside CUDA's context; below the second, no 3B model."""
 LEAST_RAM, GOOD_RAM = 2 * GIB, 4 * GIB
@@ -29,7 +29,7 @@ NO_MODEL: Facts = {"unasked": "no model"}
 def check_machine(machine: MachineFacts, place: packages.Place) -> Iterator[CheckResult]:
     yield python(machine)
     yield driver(machine, place)
-    yield capability(machine)
+    yield capability(machine, place)
     yield vram(machine)
     yield ram(machine)
     yield disk(machine)
@@ -50,7 +50,7 @@ def python(machine: MachineFacts) -> CheckResult:
 
 def driver(machine: MachineFacts, place: packages.Place) -> CheckResult:
     if machine.has_gpu:
-        cuda = f", CUDA up to {machine.driver_cuda}" if machine.driver_cuda else ""
+        cuda = f", CUDA up to {dotted(machine.driver_cuda)}" if machine.driver_cuda else ""
         return ok("driver", f"NVIDIA {machine.driver or 'of unknown version'}{cuda}")
     if machine.driver:
         return warn("driver", f"NVIDIA {machine.driver} works, but shows no GPU", packages.driver(place))
@@ -60,7 +60,7 @@ def driver(machine: MachineFacts, place: packages.Place) -> CheckResult:
     return ok("driver", NO_GPU)
 
 
-def capability(machine: MachineFacts) -> CheckResult:
+def capability(machine: MachineFacts, place: packages.Place) -> CheckResult:
     if not machine.has_gpu:
         return skipped("compute capability", NO_GPU)
     text = ", ".join(f"{gpu.name}: {dotted(gpu.capability) or 'unknown'}" for gpu in machine.gpus)
@@ -70,15 +70,15 @@ def capability(machine: MachineFacts) -> CheckResult:
             f"{text}, but CUDA_VISIBLE_DEVICES={machine.hidden!r} hides every GPU",
             "unset CUDA_VISIBLE_DEVICES",
         )
-    known = [gpu.capability for gpu in machine.gpus if gpu.capability is not None]
-    best = max(known, default=BFLOAT16)
-    if best < UNSLOTH_CAPABILITY:
+    used = machine.capability or BFLOAT16
+    if used < CAPABILITY:
         return warn(
             "compute capability",
-            f"{text}: below {dotted(UNSLOTH_CAPABILITY)}, which Unsloth and new builds of PyTorch require",
-            "Infer on the GPU and train on the processor, or use a GPU from 2018 or later.",
+            f"{text}: below {dotted(CAPABILITY)}, which Unsloth and builds of PyTorch for CUDA 12.8 and newer require",
+            "Training goes through PEFT, with an older PyTorch: "
+            + packages.cuda_torch(place, machine.driver_cuda, used),
         )
-    if best < BFLOAT16:
+    if used < BFLOAT16:
         return warn(
             "compute capability",
             f"{text}: no bfloat16 in hardware, so training computes in float16, with the loss scaled",
@@ -149,9 +149,9 @@ def loads(place: packages.Place, facts: Facts, machine: MachineFacts) -> CheckRe
     if "unasked" in facts:
         return skipped("llama.cpp", facts["unasked"])
     if facts.get("error"):
-        fix = packages.pip(place, f"--no-cache-dir --force-reinstall --no-deps {LLAMA}")
+        fix = packages.pip(place, f"{packages.FORCED} {LLAMA}")
         if machine.has_gpu:
-            fix = packages.mend_llama(place, machine.nvcc, machine.capability, machine.cuda)
+            fix = packages.mend_llama(place, machine.nvcc, machine.capability, machine.driver_cuda)
         # The error's own fix is to ask the doctor; that of a probe that took too long is more time.
         own = facts if "after" in facts else {**facts, "fix": ""}
         return broken("llama.cpp", f"it does not load: {facts['error']}", own, fix)
@@ -166,7 +166,7 @@ def offload(machine: MachineFacts, place: packages.Place, llama: Facts, generate
         return skipped(name, NO_GPU)
     if not _usable(llama):
         return skipped(name, "see 'llama.cpp'")
-    fix = packages.mend_llama(place, machine.nvcc, machine.capability, machine.cuda)
+    fix = packages.mend_llama(place, machine.nvcc, machine.capability, machine.driver_cuda)
     if not llama["offload"]:
         # A build for CUDA that finds no driver needs a driver, or a build for this driver's CUDA; not the same again.
         fault = llama.get("fault") or "this llama.cpp was built for processors only"
@@ -234,7 +234,9 @@ def file(facts: Facts, missing: MinisheepError | None, name: str) -> CheckResult
         return broken("model file", facts["error"], facts, "")
     text = f"{facts['name']}, {facts['bytes'] / 1e6:.0f} MB, SHA-256 {facts['sha256'][:16]}..."
     if facts["again"] and facts["again"] != facts["sha256"]:
-        return fail("model file", f"{text}, but reading it again gives {facts['again'][:16]}...", f"rm {facts['path']}")
+        return fail(
+            "model file", f"{text}, but reading it again gives {facts['again'][:16]}...", f"rm {shell(facts['path'])}"
+        )
     return ok(
         "model file", f"{text}, {'read again and right' if facts['again'] else 'unchanged since it was read last'}"
     )
@@ -317,12 +319,9 @@ def torch(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckRe
     name = "PyTorch"
     if "unasked" in facts:
         return skipped(name, facts["unasked"])
+    suited = packages.cuda_torch(place, machine.driver_cuda, machine.capability)
     if facts.get("error"):
-        fix = (
-            packages.cuda_torch(place, machine.cuda)
-            if machine.has_gpu
-            else packages.pip(place, "--force-reinstall torch")
-        )
+        fix = suited if machine.has_gpu else packages.pip(place, "--force-reinstall torch")
         return broken(name, facts["error"], facts, fix)
     text = f"torch {facts['version']}"
     if facts["cuda"]:
@@ -333,15 +332,15 @@ def torch(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckRe
         return fail(
             name,
             f"{text} is a build for processors, beside {machine.gpus[0].name}",
-            packages.cuda_torch(place, machine.cuda),
+            suited,
         )
     if machine.hidden is not None:
         text += f" (CUDA_VISIBLE_DEVICES={machine.hidden!r})"
-    newest = machine.driver_cuda or "unknown"
+    newest = dotted(machine.driver_cuda) or "unknown"
     return fail(
         name,
         f"{text} is built for CUDA {facts['cuda_build']} and sees no GPU; the driver runs CUDA up to {newest}",
-        f"{packages.driver(place)} Or, for this driver: {packages.cuda_torch(place, machine.cuda)}",
+        f"{packages.driver(place)} Or, for this driver: {suited}",
     )
 
 

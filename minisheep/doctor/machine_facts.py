@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minisheep.machine import cpu
 from minisheep.machine.cuda_setup import Compiler, find_compiler
-from minisheep.machine.gpu import Gpu, Nvml, best, dotted
+from minisheep.machine.gpu import VISIBLE, Gpu, Nvml, selected
 from minisheep.machine.system import free_ram, total_ram
 from minisheep.models.cache import cache_root
 
@@ -34,8 +34,8 @@ class MachineFacts:
     ram_total: int | None = None
     driver: str = ""
     """NVIDIA's driver version; empty where none answers."""
-    driver_cuda: str = ""
-    """The newest CUDA that the driver supports, such as ``13.0``."""
+    driver_cuda: tuple[int, int] | None = None
+    """The newest CUDA that the driver supports."""
     gpus: tuple[Gpu, ...] = ()
     pci_gpus: int = 0
     """NVIDIA displays on the PCI bus, with or without a driver."""
@@ -52,15 +52,9 @@ class MachineFacts:
 
     @property
     def capability(self) -> tuple[int, int] | None:
-        """Compute capability of the GPU that a run uses, for the build."""
-        used = best(self.gpus)
+        """Compute capability of the GPU that a run uses."""
+        used = selected(self.gpus, {} if self.hidden is None else {VISIBLE: self.hidden})
         return None if used is None else used.capability
-
-    @property
-    def cuda(self) -> tuple[int, int] | None:
-        """`driver_cuda` as numbers."""
-        major, _, minor = self.driver_cuda.partition(".")
-        return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
 
 
 def look(runs: Path = Path("runs")) -> MachineFacts:
@@ -76,10 +70,10 @@ def look(runs: Path = Path("runs")) -> MachineFacts:
         ram_free=free_ram(),
         ram_total=total_ram(),
         driver=driver,
-        driver_cuda=dotted(cuda),
+        driver_cuda=cuda,
         gpus=gpus,
         pci_gpus=pci_gpus(),
-        hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        hidden=os.environ.get(VISIBLE),
         nvcc=find_compiler(cuda),
         disks=free_disks((cache_root(), runs.absolute())),
     )

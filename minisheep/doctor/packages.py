@@ -17,7 +17,7 @@ from minisheep.machine.gpu import dotted
 PREBUILT = ("Linux", "x86_64")
 """The platform that llama.cpp is prebuilt for with CUDA."""
 
-_FORCED = "--no-cache-dir --force-reinstall --no-deps"
+FORCED = "--no-cache-dir --force-reinstall --no-deps"
 """Otherwise pip keeps the old build, or takes it from its cache."""
 
 
@@ -47,7 +47,7 @@ def build_llama(place: Place, capability: str = "", compiler: Compiler | None = 
     `capability` such as ``8.6`` builds for that GPU alone, even where the build cannot see it; without it the compiler
     asks the GPU. A `compiler` that is not on PATH is named.
     """
-    install = pip(place, f"{_FORCED} {LLAMA}")
+    install = pip(place, f"{FORCED} {LLAMA}")
     if place.system == "Darwin":
         return f'CMAKE_ARGS="-DGGML_METAL=on" {install}'
     outside = f"CUDACXX={shlex.quote(compiler.path)} " if compiler is not None and not compiler.on_path else ""
@@ -79,10 +79,10 @@ def mend_llama(
     build = build_llama(place, dotted(capability), compiler)
     if place.system == "Darwin":
         return build
-    index = cuda_setup.wheel_index(driver, capability) if (place.system, place.machine) == PREBUILT else ""
+    wheel = cuda_setup.prebuilt(driver, capability) if (place.system, place.machine) == PREBUILT else []
     fault = cuda_setup.compiler_fault(compiler.version, capability, driver) if compiler is not None else "it is missing"
-    if index:
-        prebuilt = pip(place, f"{_FORCED} --only-binary llama-cpp-python --extra-index-url {index} {LLAMA}")
+    if wheel:
+        prebuilt = pip(place, f"{FORCED} {shlex.join(wheel)}")
         if not fault:
             return f"{prebuilt} || {build}"
         return f"{prebuilt} (or, to build it, {toolkit(place, capability, driver)})"
@@ -92,12 +92,12 @@ def mend_llama(
     return f"First {toolkit(place, capability, driver)}{because}; then: {build}"
 
 
-def cuda_torch(place: Place, driver: Version | None = None) -> str:
+def cuda_torch(place: Place, driver: Version | None = None, capability: Version | None = None) -> str:
     """Reinstalls PyTorch from its index, on Linux with CUDA; pip alone would keep an installed CPU build (``+cpu``).
 
-    Within the bounds of the extra `gpu`, which a bare ``torch`` would leave, and of the CUDA that the driver runs.
+    Within the bounds of the extra `gpu`, which a bare ``torch`` would leave, and of the CUDA that driver and GPU run.
     """
-    torch = cuda_setup.torch_for(driver)
+    torch = cuda_setup.torch_for(driver, capability)
     return f"{shlex.quote(place.python)} -m pip uninstall --yes torch && {pip(place, shlex.quote(torch))}"
 
 

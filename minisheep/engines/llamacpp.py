@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minisheep.engines import base
+from minisheep.engines import base, native
 from minisheep.engines.decode import BATCH, Decoder, OutOfRoomError
 from minisheep.engines.native import Vocabulary
 from minisheep.engines.sampling import DrawingPool, GrowingReply, LabelTree, Sampler
@@ -77,7 +77,8 @@ class LlamaCppEngine:
         adapter_rank: int = 0,
         slot_share: float = 1.0,
     ) -> None:
-        offload = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
+        # By way of `native`, which collects what llama.cpp says when it first looks for a GPU.
+        offload = gpu_layers != 0 and native.offload().works
         threads = threads or cpu.cores()
         self._decoder = Decoder(
             gguf, slots=slots, context=context, threads=threads, gpu_layers=gpu_layers, offload=offload,

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from minisheep.machine.gpu import dotted
+
 Version = tuple[int, int]
 
 LLAMA = "llama-cpp-python==0.3.36"
@@ -26,17 +28,22 @@ INDEX = "https://abetlen.github.io/llama-cpp-python/whl"
 WHEELS: tuple[tuple[Version, Version], ...] = (
     ((13, 2), (7, 5)), ((13, 0), (7, 5)),
     ((12, 5), (6, 0)), ((12, 4), (6, 0)), ((12, 3), (6, 0)), ((12, 2), (6, 0)), ((12, 1), (6, 0)),
-    ((11, 8), (6, 0)),
 )  # fmt: skip
-"""The CUDA of each prebuilt wheel and its least compute capability, newest first (README of llama-cpp-python)."""
+"""The CUDA of each prebuilt wheel and its least compute capability, newest first (README of llama-cpp-python). Not the
+one for 11.8: no torch of `torch_for` brings the libraries of CUDA 11."""
 TORCH = "torch>=2.6,<2.15"
 """As in pyproject.toml's extra `gpu`: what Unsloth works with. A bare torch would be newer."""
 OLD_TORCH = "torch>=2.6,<2.11"
 """The last that PyPI has for CUDA 12; later ones are for CUDA 13 and want driver 580."""
-LEAST_TOOLKIT: tuple[tuple[Version, Version], ...] = (((10, 0), (12, 8)), ((8, 9), (11, 8)), ((0, 0), (11, 7)))
-"""From which compute capability on which toolkit is needed to build llama.cpp."""
+PASCAL_TORCH = "torch>=2.6,<2.8"
+"""The last that PyPI has for CUDA 12.6."""
 CUDA_13_CAPABILITY = (7, 5)
 """The least for which CUDA 13 builds (Turing)."""
+LEAST_CAPABILITY: tuple[tuple[Version, Version], ...] = (((13, 0), CUDA_13_CAPABILITY), ((12, 8), (7, 0)))
+"""From which CUDA on torch has kernels for which compute capability only (PyTorch's notes on release 2.8: no Maxwell
+and no Pascal from 12.8 on)."""
+LEAST_TOOLKIT: tuple[tuple[Version, Version], ...] = (((10, 0), (12, 8)), ((8, 9), (11, 8)), ((0, 0), (11, 7)))
+"""From which compute capability on which toolkit is needed to build llama.cpp."""
 FOLDERS = Path("/usr/local")
 """NVIDIA's installers put a toolkit into ``cuda-VERSION`` here, but not on PATH."""
 
@@ -82,11 +89,11 @@ def compiler_fault(version: Version | None, capability: Version | None, driver: 
     if version is None:
         return ""  # it may do
     if version < least:
-        return f"nvcc is {_dotted(version)}, and this GPU needs {_dotted(least)} or newer"
+        return f"nvcc is {dotted(version)}, and this GPU needs {dotted(least)} or newer"
     if driver is not None and version[0] > driver[0]:
-        return f"nvcc is {_dotted(version)}, and the driver runs CUDA up to {_dotted(driver)}"
+        return f"nvcc is {dotted(version)}, and the driver runs CUDA up to {dotted(driver)}"
     if capability is not None and version >= (13, 0) and capability < CUDA_13_CAPABILITY:
-        return f"nvcc is {_dotted(version)}, and builds for compute capability {_dotted(CUDA_13_CAPABILITY)} or newer"
+        return f"nvcc is {dotted(version)}, and builds for compute capability {dotted(CUDA_13_CAPABILITY)} or newer"
     return ""
 
 
@@ -103,22 +110,38 @@ def wheel_index(driver: Version | None, capability: Version | None = None) -> st
     return ""
 
 
-def packages_for(driver: Version | None, capability: Version | None = None) -> list[str]:
-    """pip's arguments that install a prebuilt llama.cpp with CUDA and a torch whose CUDA the driver runs. Pure.
-
-    The torch brings the CUDA libraries that the wheel needs (`preload`), so both are of the same major version. Empty
-    where there is no such wheel.
-    """
+def prebuilt(driver: Version | None, capability: Version | None = None) -> list[str]:
+    """pip's arguments that install a prebuilt llama.cpp with CUDA; empty where there is none. Pure."""
     index = wheel_index(driver, capability)
-    if not index:
-        return []
-    torch = torch_for(driver) if "/cu13" in index else OLD_TORCH
-    return ["--only-binary", "llama-cpp-python", "--extra-index-url", index, LLAMA, torch]
+    return ["--only-binary", "llama-cpp-python", "--extra-index-url", index, LLAMA] if index else []
 
 
-def torch_for(driver: Version | None) -> str:
-    """The torch whose CUDA the driver runs; of an unknown driver, a new one is assumed. Pure."""
-    return TORCH if driver is None or driver >= (13, 0) else OLD_TORCH
+def packages_for(driver: Version | None, capability: Version | None = None) -> list[str]:
+    """`prebuilt`, and a torch whose CUDA the driver runs; empty where there is no such wheel. Pure.
+
+    The torch brings the CUDA libraries that the wheel needs (`preload`), so both are of the same major version.
+    """
+    llama = prebuilt(driver, capability)
+    return [*llama, torch_for(driver, capability)] if llama else []
+
+
+def torch_for(driver: Version | None, capability: Version | None = None) -> str:
+    """The torch whose CUDA driver and GPU run; of an unknown driver, a new one is assumed. Pure."""
+    if capability is not None and capability < least_capability((12, 8)):
+        return PASCAL_TORCH
+    old_gpu = capability is not None and capability < CUDA_13_CAPABILITY
+    return OLD_TORCH if old_gpu or (driver is not None and driver < (13, 0)) else TORCH
+
+
+def least_capability(build: Version) -> Version:
+    """The least compute capability that a torch built for this CUDA computes on. Pure."""
+    return next((capability for since, capability in LEAST_CAPABILITY if build >= since), (0, 0))
+
+
+def capability_in(text: str) -> Version | None:
+    """The compute capability of the GPU that a run takes (`gpu.best`), from ``memory.total, compute_cap`` of each."""
+    found = re.findall(r"^(\d+), (\d+)\.(\d+)\s*$", text, re.MULTILINE)
+    return max(((int(memory), (int(major), int(minor))) for memory, major, minor in found), default=(0, None))[1]
 
 
 def driver_in(text: str) -> Version | None:
@@ -141,10 +164,6 @@ def _output(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
-
-
-def _dotted(version: Version) -> str:
-    return f"{version[0]}.{version[1]}"
 
 
 # The runtime's libraries. A prebuilt llama.cpp is linked with libcudart and libcublas and does not bring them; torch's
@@ -203,4 +222,5 @@ def _within(folders: Iterator[Path], name: str) -> Path | None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(shlex.join(packages_for(driver_in(_output(["nvidia-smi"])))) + "\n")
+    cards = _output(["nvidia-smi", "--query-gpu=memory.total,compute_cap", "--format=csv,noheader,nounits"])
+    sys.stdout.write(shlex.join(packages_for(driver_in(_output(["nvidia-smi"])), capability_in(cards))) + "\n")

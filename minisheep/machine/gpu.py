@@ -1,8 +1,8 @@
 """The NVIDIA GPUs of this machine as their driver reports them, without CUDA or torch.
 
-Answers which GPU a run will use, the most memory that it held meanwhile, whether a worker that ended gave its memory
-back, and whether llama.cpp can use it at all. A machine without driver or GPU is no error, nor is a driver that stops
-answering.
+Answers which GPU a run will use, the most memory that it held meanwhile, and whether a worker that ended gave its
+memory back. A machine without driver or GPU is no error, nor is a driver that stops answering. It is imported with
+the standard library alone, before anything is installed (`cuda_setup`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ SLACK = 200 * 2**20
 """Bytes by which a desktop's own use goes up and down."""
 WAIT_SECONDS = 5.0
 """How long the driver may take to clean up after a process has ended."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 BFLOAT16 = (8, 0)
 """The least compute capability whose tensor cores multiply bfloat16 (Ampere)."""
 PEAK_SECONDS = 0.05
@@ -144,9 +145,9 @@ def find_gpu() -> Gpu | None:
     return selected(gpus_here())
 
 
-def selected(gpus: Sequence[Gpu]) -> Gpu | None:
+def selected(gpus: Sequence[Gpu], environment: Mapping[str, str] = os.environ) -> Gpu | None:
     """The first of those that CUDA_VISIBLE_DEVICES leaves and CUDA can use; where it is not set, the `best`."""
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    wanted = environment.get(VISIBLE)
     if wanted is None:
         return best(gpus)
     return next((gpu for gpu in visible(gpus, wanted) if gpu.capability is not None), None)
@@ -170,14 +171,14 @@ def worker_variables(environment: Mapping[str, str], gpus: Callable[[], Sequence
     which: llama.cpp would else spread over all of them what training has on one.
     """
     found = {"CUDA_DEVICE_ORDER": environment.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}
-    if "CUDA_VISIBLE_DEVICES" in environment:
+    if VISIBLE in environment:
         return found
     here = gpus()
     usable = [gpu for gpu in here if gpu.capability is not None]
     one = best(here)
     if one is not None and len(usable) > 1:
         index = next(i for i, gpu in enumerate(here) if gpu is one)
-        found |= {"CUDA_VISIBLE_DEVICES": str(index), PINNED: str(len(usable))}
+        found |= {VISIBLE: str(index), PINNED: str(len(usable))}
     return found
 
 
@@ -186,7 +187,7 @@ def pinned_note(environment: Mapping[str, str], gpu: Gpu | None) -> str:
     if gpu is None or PINNED not in environment:
         return ""
     return (
-        f"Of {environment[PINNED]} GPUs the run uses one, {gpu.name} (number {environment['CUDA_VISIBLE_DEVICES']} of"
+        f"Of {environment[PINNED]} GPUs the run uses one, {gpu.name} (number {environment[VISIBLE]} of"
         " nvidia-smi): set CUDA_VISIBLE_DEVICES for another, or for several (llama.cpp then spreads over them)."
     )
 

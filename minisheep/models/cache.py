@@ -25,7 +25,7 @@ import platformdirs
 
 from minisheep.errors import DiskError, ModelFileError
 from minisheep.models.registry import NAME
-from minisheep.rules.plain_text import megabytes
+from minisheep.rules.plain_text import megabytes, shell
 from minisheep.run.files import open_lock, try_lock, write_json
 
 Report = Callable[[str], None]
@@ -119,7 +119,7 @@ def sha256_file(path: Path, report: Report | None = None) -> str:
     """
     try:
         identity = _identity(path)
-        memory = _memory(path)
+        memory = _memory("hashes", path)
         known = _recall(memory, identity)
         if known is not None:
             return known
@@ -159,24 +159,22 @@ def is_as_made(path: Path) -> bool:
     """
     if path in _whole:
         return True
-    memory = cache_path("made", hashlib.sha256(os.fsencode(path.resolve())).hexdigest() + ".json")
     now = _digests(path)
     try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
+        known = json.loads(_memory("made", path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         note_made(path, now)
         return True
-    if known == now:
+    if whole := bool(known == now):
         _whole.add(path)
-    return bool(known == now)
+    return whole
 
 
 def note_made(path: Path, digests: dict[str, str] | None = None) -> None:
     """Note the digests of what was just made, for `is_as_made`."""
-    memory = cache_path("made", hashlib.sha256(os.fsencode(path.resolve())).hexdigest() + ".json")
     # A full or read-only cache must not stop a run that has its model.
     with suppress(OSError, DiskError):
-        write_json(memory, digests or _digests(path))
+        write_json(_memory("made", path), digests or _digests(path))
     _whole.add(path)
 
 
@@ -188,13 +186,13 @@ def _digests(path: Path) -> dict[str, str]:
             with open(file, "rb") as opened:
                 found[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}.", f"Delete it: rm -r {path}") from None
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}.", f"Delete it: rm -r {shell(path)}") from None
     return found
 
 
-def _memory(path: Path) -> Path:
+def _memory(kind: str, path: Path) -> Path:
     """The side-car is in the cache, not beside the file: a user's own folder is not ours to write in."""
-    return cache_path("hashes", hashlib.sha256(os.fsencode(path.resolve())).hexdigest() + ".json")
+    return cache_path(kind, hashlib.sha256(os.fsencode(path.resolve())).hexdigest() + ".json")
 
 
 def _recall(memory: Path, identity: tuple[int, ...]) -> str | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from minisheep.errors import UsageError
 from minisheep.machine import system
-from minisheep.machine.cuda_setup import CUDA_13_CAPABILITY, OLD_TORCH, torch_for
+from minisheep.machine.cuda_setup import least_capability, least_toolkit, torch_for
 from minisheep.machine.gpu import Gpu, Nvml, dotted, find_gpu, selected
 from minisheep.run.files import read_json
 from minisheep.trainers.base import Trainer
@@ -38,9 +38,6 @@ such a set."""
 
 CAPABILITY = (7, 0)
 """Where Unsloth begins; below 8.0 it computes in float16, and our loop scales the loss (`loss_scale`)."""
-
-BLACKWELL, BLACKWELL_CUDA = (12, 0), (12, 8)
-"""RTX 50, and the first CUDA that knows it."""
 
 FAST = ("llama", "qwen2", "qwen3")
 """GGUF architectures for which Unsloth has kernels; it compiles code for each of the others."""
@@ -79,25 +76,28 @@ def torch_obstacle(cuda: Cuda) -> Obstacle | None:
     gpu, build = cuda.gpu, cuda.build
     if gpu is None:
         return None
+    torch = torch_for(cuda.driver, gpu.capability)
     if build is None:
-        fix = f"""Install one that has it: pip uninstall --yes torch && pip install "{torch_for(cuda.driver)}"."""
+        fix = f"""Install one that has it: pip uninstall --yes torch && pip install "{torch}"."""
         return Obstacle("the installed torch was built without CUDA", fix)
     if cuda.driver is not None and cuda.driver[0] < build[0]:
         return Obstacle(
             f"the driver runs CUDA up to {dotted(cuda.driver)}, and torch was built for {dotted(build)}",
             f"Update the NVIDIA driver (580 or newer runs CUDA 13), or install a torch for CUDA {cuda.driver[0]}:"
-            f""" pip install 'minisheep[gpu]' "{OLD_TORCH}".""",
+            f""" pip install 'minisheep[gpu]' "{torch}".""",
         )
     capability = gpu.capability
-    if capability is not None and build >= (13, 0) and capability < CUDA_13_CAPABILITY:
+    if capability is None:
+        return None
+    if capability < (least := least_capability(build)):
         return Obstacle(
             f"its compute capability is {dotted(capability)}, and torch for CUDA {dotted(build)} begins at"
-            f" {dotted(CUDA_13_CAPABILITY)}",
-            f"""Install an older one: pip install "{OLD_TORCH}".""",
+            f" {dotted(least)}",
+            f"""Install an older one: pip install "{torch}".""",
         )
-    if capability is not None and capability >= BLACKWELL and build < BLACKWELL_CUDA:
+    if build < (needed := least_toolkit(capability)):
         return Obstacle(
-            f"this GPU needs CUDA {dotted(BLACKWELL_CUDA)}, and torch was built for {dotted(build)}",
+            f"this GPU needs CUDA {dotted(needed)}, and torch was built for {dotted(build)}",
             f"Run {INSTALL} in a fresh environment.",
         )
     return None
