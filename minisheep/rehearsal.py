@@ -45,7 +45,7 @@ BEYOND = 1.1
 """A peak above the plan's by this factor is worth a warning: the plan's next word would be wrong, too."""
 DECIDING = (
     *("model", "gguf", "weights", "slots", "context", "kv_type", "gpu_layers", "trainer", "load_in", "lora_rank"),
-    *("max_length", "micro_batch_size"),
+    *("max_length", "micro_batch_size", "loss"),
 )
 """The settings on which memory and kernels depend."""
 PACKAGES = ("llama-cpp-python", "torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth_zoo", "triton")
@@ -176,12 +176,12 @@ def _train(work: Workspace, emit: Emit, should_stop: Callable[[], bool]) -> dict
         shutil.rmtree(old, ignore_errors=True)
     scratch.mkdir(parents=True)
     long = "A sheep counts other sheep. " * settings.max_length
-    examples = tuple(
-        TrainExample(work.template.prompt(f"Number {i}."), work.template.completion(long)) for i in range(micro)
-    )
+    answer = work.template.completion(long)
+    worse = None if settings.loss == "sft" else answer
+    examples = tuple(TrainExample(work.template.prompt(f"Number {i}."), answer, worse) for i in range(micro))
     model = work.model
     job = TrainJob(
-        1, examples, model.gguf, model.weights, output, scratch, train_settings(short, 1),
+        1, examples, model.gguf, model.weights, output, scratch, train_settings(short, 1, settings.loss),
         needs_gpu=needs_gpu(settings.trainer),
     )  # fmt: skip
 
@@ -199,9 +199,9 @@ def _train(work: Workspace, emit: Emit, should_stop: Callable[[], bool]) -> dict
     gpu = find_gpu()
     fast = gpu is None or gpu.capability is None or gpu.capability >= BFLOAT16
     _, float32 = settle(settings.load_in, cuda=True, fast_bf16=fast, architecture=model.architecture)
-    how = memory_parts.TrainingMemory(
-        result.load_in, True, float32, settings.lora_rank, result.micro_batch_size or micro, settings.max_length
-    )
+    # A pair goes through the model as two examples, and is never divided.
+    passes = max(result.micro_batch_size or micro, 1 if worse is None else 2)
+    how = memory_parts.TrainingMemory(result.load_in, True, float32, settings.lora_rank, passes, settings.max_length)
     planned = memory_parts.total(
         memory_parts.training_parts(shape_of(read_header(model.gguf)), model.architecture, how)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ UNSLOTH_FAILS = f"""
 from pathlib import Path
 from minisheep.models.prepared import PreparedModel
 import dataclasses
+import math
 stored = Path(job['run']) / 'model.json'
 model = PreparedModel.read(stored)
 if job['phase'] in ('rehearse training', 'train') and model.trainer != 'peft':
@@ -156,7 +158,8 @@ def test_a_trainer_that_was_given_up_stays_so_until_a_version_changes(monkeypatc
 
 
 @pytest.mark.model
-def test_both_parts_on_a_real_model_and_a_processor(tmp_path: Path) -> None:
+@pytest.mark.parametrize("learning", [{}, {"loss": "dpo", "constraints": 0.5, "answers": 2}], ids=["sft", "dpo"])
+def test_both_parts_on_a_real_model_and_a_processor(tmp_path: Path, learning: dict[str, Any]) -> None:
     from minisheep.formats.gguf_to_hf import dequantise
     from minisheep.rules.templates import plain
 
@@ -164,7 +167,7 @@ def test_both_parts_on_a_real_model_and_a_processor(tmp_path: Path) -> None:
     dequantise(gguf, weights, lambda event: None)
     short = [f"{name}_max_tokens" for name in ("generate", "answer", "eval", "eval_verifiable")]
     folder = made(tmp_path / "run", slots=3, context=256, max_length=48, micro_batch_size=2, load_in="fp32",
-                  **dict.fromkeys(short, 64))  # fmt: skip
+                  **dict.fromkeys(short, 64), **learning)  # fmt: skip
     model = dataclasses.replace(
         fake_model(), gguf=gguf, inference_gguf=gguf, weights=weights, architecture="llama", trainer="peft",
         template=plain("<|im_end|>"),
@@ -175,5 +178,8 @@ def test_both_parts_on_a_real_model_and_a_processor(tmp_path: Path) -> None:
     assert writing["slots"] == 3 and 0 < writing["tokens"] <= 3 * rehearsal.NEW_TOKENS
     training = rehearsal.do(Workspace(folder.path), rehearsal.TRAINING, said.append, lambda: False)
     assert training["trainer"] == "peft" and training["micro_batch_size"] == 2 and training["loss"] > 0
+    if learning:
+        # Two answers that are the same: neither is preferred.
+        assert training["loss"] == pytest.approx(math.log(2), abs=1e-3)
     assert min(writing["planned_bytes"], training["planned_bytes"]) > 2**28
     assert [path.name for path in folder.scratch.iterdir()] == []

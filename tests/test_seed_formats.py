@@ -178,3 +178,13 @@ def test_a_path_that_no_record_can_hold_is_refused_before_there_is_a_run(tmp_pat
     with pytest.raises(UsageError, match="no UTF-8"):
         api.align(tmp_path / "run", seeds=os.fsdecode(b"caf\xe9.jsonl"), **QUICK)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_a_seed_file_of_the_users_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minisheep.data.seed_tasks._PIPES", {})
+    (tmp_path / "run").mkdir()
+    own = tmp_path / "run" / "seeds.jsonl"
+    own.write_text("mine")
+    with pytest.raises(UsageError, match="is not a run"):
+        api.align(tmp_path / "run", seeds=pipe(tmp_path / "p", OTHERS), **QUICK)
+    assert own.read_text() == "mine"

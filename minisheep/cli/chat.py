@@ -54,7 +54,9 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
     person = once is None and sys.stdin.isatty() and sys.stdout.isatty() and not given["as_json"]
 
     def resolve(asked: str) -> int:
-        return api.resolve_round(opened, asked, opened.trained, flag="/round", on_progress=screen.note)
+        number = api.resolve_round(opened, asked, opened.trained, flag="/round", on_progress=screen.note)
+        opened.check_whole("train", [number])
+        return number
 
     with ChatClient(opened.path, _Listener(screen, quiet=not person)) as client:
         client.open(session.system)
