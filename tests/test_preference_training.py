@@ -148,8 +148,8 @@ TRL_LOSSES = {
     ("orpo", 0.1): 6.2680721,
     ("orpo", 1.0): 6.8508215,
 }
-"""Of `AS_TRL` by TRL 1.15.0 on the model of `adapted` (torch 2.13.0, CPU): ``DPOTrainer._compute_loss`` without an adapter
-named ``ref``, so that its reference is the base, and ``ORPOTrainer.get_batch_loss_metrics``."""
+"""Of `AS_TRL` by TRL 1.15.0 on the model of `adapted` (torch 2.13.0, CPU): ``DPOTrainer._compute_loss``, no adapter
+being named ``ref``, so that its reference is the base, and ``ORPOTrainer.get_batch_loss_metrics``."""
 
 
 @pytest.mark.parametrize(("loss", "beta"), TRL_LOSSES)
