@@ -7,6 +7,7 @@ that comes from a chat template is. Results come as they finish, in any order, e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -157,7 +158,32 @@ together are its text, and all of them come before it is returned. An exception 
 """
 
 
+class OpenBatch(Protocol):
+    """Completions that others may join and leave while they run. One thread uses it."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing waits; `step` is then not to be called."""
+        ...
+
+    def add(self, requests: Sequence[GenerateRequest]) -> None:
+        """Have requests begin with the next free slots; no two that run may have one id.
+
+        Raises `errors.UsageError` where one of them can never run, and adds none."""
+
+    def drop(self, id: str) -> None:
+        """Forget a request, so that its slot is free; nothing where it is not there."""
+
+    def step(self) -> list[Completion]:
+        """Compute one batch: a token of each that runs, or prompts. Returns the completions that ended with it."""
+        ...
+
+
 class StreamingEngine(Engine, Protocol):
     """An engine that can pass on the text of a completion while it grows, for a person who waits."""
 
     def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]: ...
+
+    def open_batch(self, on_text: OnText) -> AbstractContextManager[OpenBatch]:
+        """A batch for requests that come one by one; the engine can do nothing else until it is closed."""
+        ...

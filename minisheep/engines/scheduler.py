@@ -259,6 +259,21 @@ class Scheduler:
         """End a job whose row was just read (end token or stop string)."""
         self._release(self._reported(key))
 
+    def cancel(self, key: int) -> None:
+        """Forget a job between two steps, wherever it is; those that wait for a copy of it begin again, first in the
+        queue. A job that is done, or was never submitted, is none to forget."""
+        sequence = self._sequence_of.get(key)
+        if sequence is None:
+            self._waiting = deque(waiting for waiting in self._waiting if waiting.job.key != key)
+            return
+        for follower in reversed(self._live[sequence].followers):
+            waiting = self._live[follower]
+            self._waiting.appendleft(_Waiting(waiting.job, waiting.tokens[len(waiting.job.tokens) :]))
+            self._release(follower)
+        for live in self._live.values():
+            live.followers = [follower for follower in live.followers if follower != sequence]
+        self._release(sequence)
+
     def next(self) -> Step | None:
         """The step to execute now, or None when nothing waits and nothing runs.
 
