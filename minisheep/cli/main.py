@@ -38,6 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("minisheep.cli.export", "Write a run as one HTML file and its Markdown twin."),
     "browse": ("minisheep.cli.browse", "Page through what a run made, and why it was kept or dropped."),
     "chat": ("minisheep.cli.chat", "Talk to a run's best round, any other, or its base."),
+    "serve": ("minisheep.cli.serve", "Serve a run's model to programs that speak OpenAI's API."),
     "compare": ("minisheep.cli.compare", "Show settings against results, over several runs."),
     "versus": ("minisheep.cli.versus", "Have an outside model judge what training did to the answers."),
     "eval": ("minisheep.cli.eval", "Measure a run or a model on tasks of lm-evaluation-harness."),
