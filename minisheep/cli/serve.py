@@ -67,9 +67,9 @@ def serve(run: str, round_: str | None, host: str, port: int, **given: Any) -> N
     with listening(host, port) as listener:
         for line in told or [_why(opened, number, round_)]:
             _say(line)
-        if opened.next_phase is not None:
+        if (phase := opened.next_phase) is not None:
             later = "rounds that end later are served after a restart of this server"
-            _say(f"The run is not finished (next: {words.where(*opened.next_phase)}); {later}.")
+            _say(f"The run is not finished (next: {words.where(phase.round, phase.name)}); {later}.")
         if not host.startswith(LOOPBACK) and not given["api_key"]:
             _say(f"Warning: whoever reaches {host} can use the model. --api-key KEY asks them for a key.")
         address = f"http://{_shown(host)}:{listener.getsockname()[1]}"
