@@ -1,0 +1,134 @@
+"""A server in a thread of this process, on an engine that a test watches, and OpenAI's own client to ask it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from openai import OpenAI
+
+from minisheep.engines.base import EngineInfo, GenerateRequest, OnText
+from minisheep.engines.fake_engine import FakeBatch, FakeEngine, text_of
+from minisheep.rules.templates import Conversation, conversation, plain
+from minisheep.serve.desk import Desk
+from minisheep.serve.endpoints import Endpoints, Offered
+from minisheep.serve.worker import serve
+
+CONTEXT = 100
+
+
+class WatchedEngine(FakeEngine):
+    """Says back the last word of its prompt, as often as the word before it says; a step takes `delay` seconds."""
+
+    def __init__(self, slots: int = 4, delay: float = 0.005, reply: Callable[[GenerateRequest], str] | None = None):
+        super().__init__(delay=delay, slots=slots, reply=reply or repeated)
+        self.most = 0
+        """Texts that ran at once."""
+        self.prompts: list[str] = []
+        self.requests: list[GenerateRequest] = []
+        self.broken: Exception | None = None
+        self.go = threading.Event()
+        """While it is not set, the engine is in a step that does not end."""
+        self.go.set()
+
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo("fake", "watched", super().info.slots, CONTEXT)
+
+    @contextmanager
+    def open_batch(self, on_text: OnText) -> Iterator[FakeBatch]:
+        outer = self
+
+        class Watched(FakeBatch):
+            def add(self, requests: Any) -> None:
+                outer.requests += requests
+                outer.prompts += [text_of(request.prompt) for request in requests]
+                super().add(requests)
+
+            def step(self) -> Any:
+                if outer.broken is not None:
+                    raise outer.broken
+                outer.go.wait(20)
+                outer.most = max(outer.most, min(len(self._completions), outer.info.slots))
+                return super().step()
+
+        yield Watched(self, self._delay, on_text)
+
+
+def repeated(request: GenerateRequest) -> str:
+    words = text_of(request.prompt).removesuffix("\nResponse: ").split()
+    return " ".join(f"{words[-1]}{number}" for number in range(int(words[-2])))
+
+
+@dataclass
+class Served:
+    port: int
+    desk: Desk
+    engine: WatchedEngine
+    rounds: list[int]
+    """The rounds whose adapter was put on, in order."""
+    stop: threading.Event
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    asker: OpenAI = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.asker = self.client()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, key: str = "none") -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30)
+
+    def ask(self, content: str, model: str = "minisheep", **more: Any) -> Any:
+        messages: Any = [{"role": "user", "content": content}]
+        return self.asker.chat.completions.create(model=model, messages=messages, **more)
+
+    def opened(self, count: int) -> bool:
+        """Whether so many texts run or wait, soon."""
+        return until(lambda: self.desk.open == count)
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
+    ends = time.monotonic() + seconds
+    while not true() and time.monotonic() < ends:
+        time.sleep(0.01)
+    return true()
+
+
+@contextmanager
+def serving(
+    engine: WatchedEngine, queue: int = 8, key: str = "", frame: Conversation | None = None
+) -> Iterator[Served]:
+    """A server that has ended when the block has."""
+    rounds: list[int] = []
+    desk = Desk(engine, rounds.append, queue)
+    models = {"minisheep": 2, "base": 0, "round-1": 1, "round-2": 2}
+    offered = Offered(models, frame or conversation(plain("</s>"), "", {}), 0.7, 0.95, key)
+    listener = socket.create_server(("127.0.0.1", 0))
+    served = Served(listener.getsockname()[1], desk, engine, rounds, threading.Event())
+    endpoints = Endpoints(offered, desk, served.reports.append)
+    ready = threading.Event()
+    threads = [
+        threading.Thread(target=desk.run),
+        threading.Thread(target=lambda: asyncio.run(serve(endpoints, desk, listener, served.stop.is_set, ready.set))),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        assert ready.wait(20)
+        yield served
+    finally:
+        served.asker.close()
+        engine.go.set()
+        served.stop.set()
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
