@@ -1,15 +1,20 @@
-"""A server in a thread of this process, on an engine that a test watches, and OpenAI's own client to ask it."""
+"""Servers for tests: in a thread of this process on an engine that a test watches, or as it is typed."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from openai import OpenAI
 
@@ -132,3 +137,45 @@ def serving(
         for thread in threads:
             thread.join(20)
         assert not any(thread.is_alive() for thread in threads)
+
+
+class ServeProcess(NamedTuple):
+    """`minisheep serve` as a process, and the file that it writes to."""
+
+    process: subprocess.Popen[bytes]
+    said: Path
+
+    @property
+    def text(self) -> str:
+        return self.said.read_text()
+
+    @property
+    def url(self) -> str:
+        found = re.search(r"http://\S+/v1", self.text)
+        assert found
+        return found[0]
+
+    def ended(self) -> int:
+        return self.process.wait(30)
+
+    def worker(self) -> int:
+        """The process that owns the model."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return int(children.split()[0])
+
+
+@contextmanager
+def serve_process(said: Path, *args: str, **environment: str) -> Iterator[ServeProcess]:
+    """A server that is ready, on a port that is free."""
+    with open(said, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "minisheep", "serve", *args, "--port", "0"],
+            stdout=file, stderr=file, env={**os.environ, **environment},
+        )  # fmt: skip
+    serving = ServeProcess(process, said)
+    try:
+        assert until(lambda: "/v1/chat/completions" in serving.text or process.poll() is not None, 60), serving.text
+        yield serving
+    finally:
+        process.kill()
+        process.wait()

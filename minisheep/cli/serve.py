@@ -16,9 +16,10 @@ import click
 
 from minisheep import api
 from minisheep.errors import Stopped, UsageError
+from minisheep.loop import Phase
 from minisheep.machine.worker import WorkerProcess
 from minisheep.rules.plain_text import one_line, sanitise
-from minisheep.run.events import Event, Found, Note
+from minisheep.run.events import EngineReady, Event, Found, Note
 from minisheep.terminal import words
 
 WORKER = "minisheep.serve.worker:do"
@@ -62,8 +63,11 @@ def serve(run: str, round_: str | None, host: str, port: int, **given: Any) -> N
     number = api.resolve_round(
         opened, "base" if round_ == "0" else round_ or "best", opened.trained, on_progress=told.append
     )
-    opened.check_whole("train", [number])
-    names = {NAME: number, "base": 0, **{f"round-{trained}": trained for trained in opened.trained}}
+    damaged = {found.key: found for found in opened.damage}
+    if (key := Phase(number, "train").key) in damaged:
+        raise damaged[key].error()
+    others = [trained for trained in opened.trained if Phase(trained, "train").key not in damaged]
+    names = {NAME: number, "base": 0, **{f"round-{trained}": trained for trained in others}}
     with listening(host, port) as listener:
         for line in told or [_why(opened, number, round_)]:
             _say(line)
@@ -163,7 +167,7 @@ class _Teller:
             click.echo(instructions(self._address, self._models, event.facts, keyed=self._keyed))
         elif isinstance(event, Found):
             _say(f"{time.strftime('%H:%M:%S')}  {request_line(event.facts)}")
-        elif isinstance(event, Note) and (text := words.line(event)):
+        elif isinstance(event, Note | EngineReady) and (text := words.line(event)):
             _say(text)
 
 
