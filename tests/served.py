@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,13 +110,13 @@ def until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
 
 @contextmanager
 def serving(
-    engine: WatchedEngine, queue: int = 8, key: str = "", frame: Conversation | None = None
+    engine: WatchedEngine, queue: int = 8, key: str = "", frame: Conversation | None = None, hosts: Sequence[str] = ()
 ) -> Iterator[Served]:
     """A server that has ended when the block has."""
     rounds: list[int] = []
     desk = Desk(engine, rounds.append, queue)
     models = {"minisheep": 2, "base": 0, "round-1": 1, "round-2": 2}
-    offered = Offered(models, frame or conversation(plain("</s>"), "", {}), 0.7, 0.95, key)
+    offered = Offered(models, frame or conversation(plain("</s>"), "", {}), 0.7, 0.95, key, hosts)
     listener = socket.create_server(("127.0.0.1", 0))
     served = Served(listener.getsockname()[1], desk, engine, rounds, threading.Event())
     endpoints = Endpoints(offered, desk, served.reports.append)

@@ -6,13 +6,15 @@ import http.client
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from served import CONTEXT, Served, WatchedEngine, serving, until
 
-from minisheep.errors import ModelFileError
+from minisheep.config import Settings, make
+from minisheep.errors import ModelFileError, UsageError
 from minisheep.rules.templates import Conversation, Template
 from minisheep.serve import endpoints, worker
 
@@ -181,6 +183,8 @@ def test_a_bad_request_has_the_protocols_error(server: Served, name: str) -> Non
 
 def test_what_changes_nothing_is_passed_over(server: Served) -> None:
     more = {"user": "me", "tools": [], "logprobs": False, "presence_penalty": 0, "response_format": {"type": "text"}}
+    raw = {"messages": [{"role": "user", "content": "say 1 \ud800"}], "seed": 10**30}
+    assert post(server, json.dumps(raw).encode())[2]["choices"][0]["message"]["content"] == "?0"
     assert server.ask("say 1 baa", extra_body={**more, "stop": None, "n": None}).choices[0].message.content == "baa0"
 
 
@@ -255,6 +259,30 @@ def test_a_key_is_asked_for_where_there_is_one() -> None:
                 client.models.list()
         with served.client("s3cret") as client:
             assert client.models.list().data
+
+
+def test_a_page_that_leads_its_own_name_here_is_refused() -> None:
+    with serving(WatchedEngine(), hosts=("127.0.0.1", "localhost")) as served:
+        found = {}
+        for host in ("127.0.0.1", f"localhost:{served.port}", "evil.example"):
+            connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+            connection.request("GET", "/v1/models", headers={"Host": host})
+            found[host.partition(":")[0]] = connection.getresponse().status
+            connection.close()
+        assert found == {"127.0.0.1": 200, "localhost": 200, "evil.example": 403}
+
+
+def test_as_many_slots_are_taken_as_fit_where_nobody_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(settings: Settings, gguf: Path) -> WatchedEngine:
+        if settings.slots > 3:
+            raise UsageError("8 slots do not fit.", "Set --slots 3 or fewer.")
+        return WatchedEngine(settings.slots or 3)
+
+    monkeypatch.setattr(worker, "open_engine", load)
+    settings = make({"slots": 50})
+    assert worker.opened(settings, 0, Path()).info.slots == 3 and worker.opened(settings, 2, Path()).info.slots == 2
+    with pytest.raises(UsageError, match="--slots 3"):
+        worker.opened(settings, 4, Path())
 
 
 def test_a_fault_of_the_engine_is_told_and_the_next_request_is_answered() -> None:

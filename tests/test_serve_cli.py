@@ -20,6 +20,7 @@ from minisheep import api
 from minisheep.cli import serve as cli
 from minisheep.cli.main import main
 from minisheep.loop import Phase
+from minisheep.run.folder import Lock
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +68,17 @@ def test_a_worker_that_dies_ends_the_server_in_one_line(run: api.Run, tmp_path: 
         assert re.match("minisheep: The server failed: .*SIGSEGV", "\n".join(serving.text.splitlines()[before:]))
 
 
-def test_a_run_that_is_not_finished_serves_what_it_has(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_is_only_read_and_serves_what_it_has(tmp_path: Path) -> None:
     half, _ = tiny_run(tmp_path / "half", per_round=4, eval_tasks=3, eval_answers=1, until=Phase(2, "generate"))
-    with serve_process(tmp_path / "said", str(half.path), "--round", "last") as serving:
-        assert "Serving round 1" in serving.text and re.search("not finished .next: round 2, respond", serving.text)
-        assert "round-2" not in serving.text
+    lock = Lock(half.path)
+    before = {path: path.stat().st_mtime_ns for path in half.path.rglob("*")}
+    try:
+        with serve_process(tmp_path / "said", str(half.path), "--round", "last") as serving:
+            assert "Serving round 1" in serving.text and "not finished (next: round 2, respond)" in serving.text
+            assert "round-2" not in serving.text
+    finally:
+        lock.release()
+    assert {path: path.stat().st_mtime_ns for path in half.path.rglob("*")} == before
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str) -> str:

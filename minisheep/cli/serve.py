@@ -28,7 +28,7 @@ NAME = "minisheep"
 """What the served model is called: the same for every run and round, so that clients need no change."""
 NEXT_PORTS = 20
 """Ports after a taken one that are tried, to name a free one."""
-LOOPBACK = ("127.", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @click.command()
@@ -74,12 +74,13 @@ def serve(run: str, round_: str | None, host: str, port: int, **given: Any) -> N
         if (phase := opened.next_phase) is not None:
             later = "rounds that end later are served after a restart of this server"
             _say(f"The run is not finished (next: {words.where(phase.round, phase.name)}); {later}.")
-        if not host.startswith(LOOPBACK) and not given["api_key"]:
+        if host not in LOOPBACK and not given["api_key"]:
             _say(f"Warning: whoever reaches {host} can use the model. --api-key KEY asks them for a key.")
         address = f"http://{_shown(host)}:{listener.getsockname()[1]}"
         _say(f"Loading {opened.settings.model} ...")
         job = {"phase": "serve", "run": str(opened.path), "round": number, "models": names, "queue": given["queue"]}
         job |= {"slots": given["slots"] or 0, "key": given["api_key"], "socket": listener.fileno()}
+        job["hosts"] = LOOPBACK if host in LOOPBACK and not given["api_key"] else ()
         with WorkerProcess(WORKER, handle=listener.fileno()) as worker, _stopping(worker):
             # The worker has its own copy: the port is free as soon as that is gone.
             listener.close()

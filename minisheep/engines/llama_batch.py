@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from minisheep.engines import base
@@ -32,6 +33,10 @@ class SampledStream:
         return new
 
 
+STOPS_KEPT = 64
+"""Sets of stop strings whose end tokens are remembered."""
+
+
 class LlamaBatch:
     """`engines.base.OpenBatch` on the engine's scheduler, which holds `requests` already, keyed by their places."""
 
@@ -46,7 +51,8 @@ class LlamaBatch:
         self._requests = dict(enumerate(requests))
         self._next_key = len(requests)
         self._streams: dict[int, SampledStream] = {}
-        self._ends: dict[tuple[str, ...], frozenset[int]] = {}
+        # Bounded, since a batch may stay open as long as a server runs.
+        self._ends = lru_cache(STOPS_KEPT)(engine.vocabulary.ends)
 
     @property
     def idle(self) -> bool:
@@ -80,10 +86,8 @@ class LlamaBatch:
         if key not in self._streams:
             request = self._requests[key]
             stops = request.sampling.stop
-            if stops not in self._ends:
-                self._ends[stops] = self._engine.vocabulary.ends(stops)
             sampler = Sampler(request.sampling, request.seed)
-            self._streams[key] = SampledStream(request, GrowingReply(stops), sampler, self._ends[stops])
+            self._streams[key] = SampledStream(request, GrowingReply(stops), sampler, self._ends(stops))
         return self._streams[key]
 
     def _advance(self, key: int, stream: SampledStream, token: int) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import hmac
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,9 @@ class Offered:
     top_p: float
     key: str = ""
     """What clients must send, if anything."""
+    hosts: Collection[str] = ()
+    """The names under which the server may be asked, if not any: a web page may lead its own name to this machine, to
+    read what is served here."""
 
 
 class Endpoints:
@@ -71,7 +74,12 @@ class Endpoints:
         wanted = f"Bearer {self._offered.key}".encode()
 
         async def endpoint(request: Request) -> Response:
-            given = request.headers.get("authorization", "").encode()
+            if self._offered.hosts and request.url.hostname not in self._offered.hosts:
+                told = (
+                    f"The server is for this machine: ask {' or '.join(self._offered.hosts)}, or start it with --host"
+                )
+                raise ApiError(403, f"{told} or --api-key.", code="unknown_host")
+            given = request.headers.get("authorization", "").encode("latin-1")
             if self._offered.key and not hmac.compare_digest(given, wanted):
                 raise ApiError(
                     401, "The key is missing or wrong: send Authorization: Bearer KEY.", code="invalid_api_key"

@@ -33,14 +33,14 @@ POLL_SECONDS = 0.05
 
 def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
     """Serve until `should_stop`: ``{"run": folder, "round": number, "models": {name: round}, "slots": number or 0,
-    "queue": number, "key": text, "socket": handle of a listening socket}``.
+    "queue": number, "key": text, "hosts": names or [], "socket": handle of a listening socket}``.
 
     Events: what loading says; ``listening`` with slots and context; ``request`` with the facts of each.
     """
     with socket.socket(fileno=job["socket"]) as listener:
         work, model = prepare.open_model(Path(job["run"]), emit)
         settings = work.settings
-        engine = _opened(settings, job["slots"], model.inference_gguf)
+        engine = opened(settings, job["slots"], model.inference_gguf)
         emit(EngineReady(engine.info.backend, engine.info.description))
 
         loaded: list[int] = []
@@ -55,8 +55,9 @@ def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None
         # The first model is loaded now, so that what is wrong with it is told before anybody asks.
         put_round(job["round"])
         offered = Offered(
-            job["models"], conversation_of(model), settings.answer_temperature, settings.answer_top_p, job["key"]
-        )
+            job["models"], conversation_of(model), settings.answer_temperature, settings.answer_top_p,
+            job["key"], job["hosts"],
+        )  # fmt: skip
         desk = Desk(engine, put_round, job["queue"])
         endpoints = Endpoints(offered, desk, lambda facts: emit(Found("request", facts)))
         thread = threading.Thread(target=desk.run, name="engine", daemon=True)
@@ -88,6 +89,8 @@ async def serve(
     running = asyncio.create_task(server.serve([listener]))
     while not server.started and not running.done():
         await asyncio.sleep(POLL_SECONDS)
+    if running.done():
+        return await running
     ready()
     told = time.monotonic()
     while not should_stop() and not running.done():
@@ -104,7 +107,7 @@ async def serve(
     await running
 
 
-def _opened(settings: Settings, slots: int, gguf: Path) -> StreamingEngine:
+def opened(settings: Settings, slots: int, gguf: Path) -> StreamingEngine:
     """The engine with `slots`; with `SLOTS`, or as many as fit, where that is 0."""
     try:
         return open_engine(settings.model_copy(update={"slots": slots or SLOTS}), gguf)
