@@ -30,7 +30,7 @@ from minisheep.errors import MinisheepError, RunLockedError, UsageError, WorkerE
 from minisheep.rules.log_targets import TARGETS, secrets, tellable, tellable_settings
 from minisheep.rules.plain_text import one_line, shell
 from minisheep.run.events import Emit, Event, Note, Tail
-from minisheep.run.files import check_links, try_lock, write_json
+from minisheep.run.files import check_links, try_lock
 from minisheep.run.folder import RunFolder
 from minisheep.run.reading import Round
 from minisheep.tracking.services import FOLDER, SERVICES
@@ -67,7 +67,7 @@ def follow(run: Path, target: str, over: Callable[[], bool], opened: Callable[[s
     memory = run / FOLDER / f"{target}.json"
     with _only_one(memory.with_suffix(".lock"), target):
         identity, told = _remembered(memory)
-        write_json(memory, {"id": identity, "told": told})
+        _remember(memory, identity, told)
         service = SERVICES[target](run, identity, tellable_settings(settings.model_dump(mode="json"), hidden))
         opened(service.where)
         before = told = 0 if service.anew else told
@@ -75,7 +75,6 @@ def follow(run: Path, target: str, over: Callable[[], bool], opened: Callable[[s
         try:
             while True:
                 last = over()
-                begun = told
                 for line, (at, event) in tail.new():
                     shown = fold.shown(event)
                     if line < told or shown is None:
@@ -83,10 +82,11 @@ def follow(run: Path, target: str, over: Callable[[], bool], opened: Callable[[s
                     if shown.measured:
                         shown = shown.with_samples(_samples(folder, shown.at, hidden))
                     service.put(line, at, shown)
-                told = max(told, tail.lines)
-                if told > begun:
+                    _remember(memory, identity, line + 1)
+                if tail.lines > told:
+                    told = tail.lines
                     service.flush()
-                    write_json(memory, {"id": identity, "told": told})
+                    _remember(memory, identity, told)
                 if last:
                     return Told(service.where, told, before)
         finally:
@@ -103,6 +103,13 @@ def _remembered(memory: Path) -> tuple[str, int]:
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         pass
     return uuid.uuid4().hex[:10], 0
+
+
+def _remember(memory: Path, identity: str, told: int) -> None:
+    """Not synced: after a loss of power the newest lines may be told again."""
+    temporary = memory.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"id": identity, "told": told}), encoding="utf-8")
+    os.replace(temporary, memory)
 
 
 @contextlib.contextmanager

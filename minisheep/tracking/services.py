@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from minisheep.rules.plain_text import shell
-from minisheep.tracking.shown_values import Shown
+from minisheep.tracking.shown_values import ROUND, STEP, Shown
 
 FOLDER = "tracking"
 """In the run folder."""
@@ -108,19 +108,21 @@ class WeightsAndBiases:
 
         quiet = wandb.Settings(
             console="off", disable_code=True, disable_git=True, disable_job_creation=True, save_code=False,
-            symlink=False, x_disable_meta=True, x_disable_stats=True,
+            x_disable_meta=True, x_disable_stats=True,
         )  # fmt: skip
         self._wandb: Any = wandb
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or "minisheep", id=identity, name=run.resolve().name,
-            resume="allow", config=dict(settings), dir=str(run / FOLDER), settings=quiet,
+            resume="allow", config=dict(settings), settings=quiet,
         )  # fmt: skip
-        self._run.define_metric("*", step_metric="round")
-        self._run.define_metric("train/*", step_metric="train/step")
-        self.where = self._run.url or f"offline; wandb sync {shell(run / FOLDER / 'wandb')}/offline-run-*-{identity}"
+        self._run.define_metric("*", step_metric=ROUND)
+        self._run.define_metric("train/*", step_metric=STEP)
+        # In WANDB_DIR or here, as always: W&B makes links, which a run folder must not hold.
+        kept = Path(self._run.dir).parent.parent
+        self.where = self._run.url or f"wandb sync {shell(kept)}/offline-run-*-{identity} (offline so far)"
 
     def put(self, line: int, at: float, shown: Shown) -> None:
-        told: dict[str, Any] = {**shown.numbers, shown.axis: shown.at}
+        told: dict[str, Any] = {**shown.numbers, ROUND: shown.round, shown.axis: shown.at}
         if shown.histogram is not None:
             tag, edges, counts = shown.histogram
             told[tag] = self._wandb.Histogram(np_histogram=(list(counts), list(edges)))
@@ -153,7 +155,7 @@ class Trackio:
         self.where = f"trackio show --project minisheep (run {name})"
 
     def put(self, line: int, at: float, shown: Shown) -> None:
-        told: dict[str, Any] = {**shown.numbers, shown.axis: shown.at}
+        told: dict[str, Any] = {**shown.numbers, ROUND: shown.round, shown.axis: shown.at}
         if shown.samples:
             told["samples"] = self._trackio.Table(columns=list(TITLES), data=[list(row) for row in shown.samples])
         self._trackio.log(told, step=shown.at)

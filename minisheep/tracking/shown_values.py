@@ -24,6 +24,7 @@ class Shown:
     axis: str
     """What `at` counts: `STEP`, optimizer steps of all trainings so far, or `ROUND`."""
     at: int
+    round: int
     numbers: dict[str, float]
     """By names such as ``train/loss``; finite."""
     histogram: tuple[str, Sequence[float], Sequence[int]] | None = None
@@ -59,10 +60,10 @@ class Fold:
             if event.phase == "filter":
                 self._training = 0
             if self._new(event.phase, event.round, event.counts):
-                return Shown(ROUND, event.round, _finite(_phase(event)))
+                return Shown(ROUND, event.round, event.round, _finite(_phase(event)))
         if isinstance(event, RoundMeasured) and self._new("measured", event.round, event.metrics):
             numbers = _finite(_measures(event.metrics, self.judge))
-            return Shown(ROUND, event.round, numbers, _histogram(event.metrics), measured=True)
+            return Shown(ROUND, event.round, event.round, numbers, _histogram(event.metrics), measured=True)
         return None
 
     def _train_step(self, event: TrainStep) -> Shown | None:
@@ -76,11 +77,10 @@ class Fold:
             ("train/loss", event.loss),
             ("train/learning_rate", event.learning_rate),
             ("train/tokens_per_second", event.tokens_per_second),
-            ("train/round", event.round),
         ]
         if event.validation_loss is not None:
             numbers.append(("train/validation_loss", event.validation_loss))
-        return Shown(STEP, self._before + event.step, _finite(numbers))
+        return Shown(STEP, self._before + event.step, event.round, _finite(numbers))
 
     def _new(self, what: str, round: int, value: Any) -> bool:
         known = self._told.get((what, round))
