@@ -158,6 +158,12 @@ together are its text, and all of them come before it is returned. An exception 
 
 
 class StreamingEngine(Engine, Protocol):
-    """An engine that can pass on the text of a completion while it grows, for a person who waits."""
+    """An engine that can pass on the text of a completion while it grows, for a person who waits.
 
-    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]: ...
+    With `keep`, what a single request computed stays in the cache, however it ends, and the next such request computes
+    only what comes after their common beginning: a conversation goes on, or its last answer is drawn again.
+    """
+
+    def generate(
+        self, requests: Sequence[GenerateRequest], on_text: OnText | None = None, *, keep: bool = False
+    ) -> Iterator[Completion]: ...

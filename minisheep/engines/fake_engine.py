@@ -182,7 +182,7 @@ class FakeEngine:
         return len(text_of(prompt).split())
 
     def generate(
-        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None
+        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None, *, keep: bool = False
     ) -> Iterator[base.Completion]:
         for request in requests:
             if self._delay:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from minisheep.engines import base, native
 from minisheep.engines.decode import BATCH, Decoder, OutOfRoomError
 from minisheep.engines.native import Vocabulary
 from minisheep.engines.sampling import DrawingPool, GrowingReply, LabelTree, Sampler
-from minisheep.engines.scheduler import LogitRow, Scheduler, SequenceJob, Step, arrange, shared_prefix
+from minisheep.engines.scheduler import LogitRow, Scheduler, SequenceJob, Step, arrange, common_length, shared_prefix
 from minisheep.errors import UsageError, WorkerError
 from minisheep.machine import cpu, llama_library
 from minisheep.rules.templates import Prompt, Segment
@@ -29,7 +29,8 @@ class _Stream:
     sampler: Sampler
     ends: frozenset[int]
     """Tokens that end this completion beside those that end any."""
-    tokens: int = 0
+    drawn: list[int] = field(default_factory=list)
+    """Its tokens so far."""
     passed_on: int = 0
     """Characters that `OnText` has had."""
 
@@ -130,10 +131,10 @@ class LlamaCppEngine:
         return len(self._prompt(prompt))
 
     def generate(
-        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None
+        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None, *, keep: bool = False
     ) -> Iterator[base.Completion]:
         """Completions as they finish. A prompt that leaves no room for one token raises UsageError at once; one that
-        leaves room for fewer than `max_tokens` ends at the context with ``length``."""
+        leaves room for fewer than `max_tokens` ends at the context with ``length``. `keep`: `base.StreamingEngine`."""
         jobs = []
         for key, request in enumerate(requests):
             if request.sampling.max_tokens < 1:
@@ -141,7 +142,7 @@ class LlamaCppEngine:
             tokens = self._prompt(request.prompt)
             self._check(request.id, len(tokens), len(tokens) + 1)
             jobs.append(SequenceJob(key, tuple(tokens), len(tokens) - 1, request.sampling.max_tokens))
-        return self._generate(list(requests), jobs, on_text)
+        return self._generate(list(requests), jobs, on_text, keep=keep and len(jobs) == 1)
 
     def score(self, requests: Sequence[base.ScoreRequest]) -> Iterator[base.Scores]:
         """Label probabilities, each request after one prefill of its prompt and of the first tokens of long labels.
@@ -191,12 +192,12 @@ class LlamaCppEngine:
         self._decoder.close()
 
     def _generate(
-        self, requests: list[base.GenerateRequest], jobs: list[SequenceJob], on_text: base.OnText | None
+        self, requests: list[base.GenerateRequest], jobs: list[SequenceJob], on_text: base.OnText | None, *, keep: bool
     ) -> Iterator[base.Completion]:
         streams: dict[int, _Stream] = {}
         ends: dict[tuple[str, ...], frozenset[int]] = {}
-        with self._exclusive():
-            scheduler = self._scheduler(jobs)
+        with self._exclusive(), self._keeping(jobs[0], streams) if keep else nullcontext():
+            scheduler = self._scheduler(jobs, kept=keep)
             while (step := self._next(scheduler)) is not None:
                 finished = []
                 for part in self._parts(scheduler, step):
@@ -217,9 +218,9 @@ class LlamaCppEngine:
                             text = streams[row.key].new_text(ended=bool(finish))
                             on_text(streams[row.key].request.id, text)
                         if finish:
-                            stream = streams.pop(row.key)
+                            stream = streams[row.key] if keep else streams.pop(row.key)
                             finished.append(
-                                base.Completion(stream.request.id, stream.reply.text, finish, stream.tokens)
+                                base.Completion(stream.request.id, stream.reply.text, finish, len(stream.drawn))
                             )
                 yield from finished
 
@@ -228,7 +229,7 @@ class LlamaCppEngine:
         if self.vocabulary.is_end(token) or token in stream.ends:
             scheduler.finish(key)
             return "end"
-        stream.tokens += 1
+        stream.drawn.append(token)
         if stream.reply.feed(self.vocabulary.piece(token)):
             scheduler.finish(key)
             return "stop"
@@ -300,8 +301,22 @@ class LlamaCppEngine:
             scheduler.shrink(self._decoder.slots, self._decoder.outputs)
             self._info = dataclasses.replace(self._info, slots=self._decoder.slots)
 
-    def _scheduler(self, jobs: list[SequenceJob], *, rearrange: bool = False) -> Scheduler:
-        prefix = shared_prefix(jobs)
+    @contextmanager
+    def _keeping(self, job: SequenceJob, streams: Mapping[int, _Stream]) -> Iterator[None]:
+        """Keep what a run of one job computed, however it ends, for a job that begins the same."""
+        try:
+            yield
+        finally:
+            if job.key in streams and not self._closed:
+                tokens = (*job.tokens, *streams[job.key].drawn)
+                self._prefix = tokens[: self._decoder.keep(len(tokens))]
+
+    def _scheduler(self, jobs: list[SequenceJob], *, rearrange: bool = False, kept: bool = False) -> Scheduler:
+        if kept:
+            (job,) = jobs
+            same = common_length(self._prefix, job.tokens, job.rows_from)
+            self._prefix = self._prefix[: self._decoder.cut(same)]
+        prefix = self._prefix if kept else shared_prefix(jobs)
         ready = prefix == self._prefix
         if prefix and not ready:
             self._prefix = ()

@@ -53,7 +53,7 @@ def shared_prefix(jobs: Sequence[SequenceJob], least: int = LEAST_SHARED) -> tup
         return ()
     # The lowest and the highest sequence share exactly what all share.
     low, high = min(job.tokens for job in jobs), max(job.tokens for job in jobs)
-    n = _common(low, high, min(job.rows_from for job in jobs))
+    n = common_length(low, high, min(job.rows_from for job in jobs))
     return low[:n] if n >= least else ()
 
 
@@ -70,7 +70,7 @@ def families(jobs: Sequence[SequenceJob], known: int, least: int = LEAST_SHARED)
     for job in jobs:
         if members:
             first = members[0]
-            n = _common(first.tokens, job.tokens, min(common, job.rows_from))
+            n = common_length(first.tokens, job.tokens, min(common, job.rows_from))
             if n - known >= max(least, (len(first.tokens) - known) / 2):
                 members.append(job)
                 common = n
@@ -94,7 +94,8 @@ def _family(members: list[SequenceJob], common: int) -> PrefixGroup:
     return PrefixGroup(common if len(members) > 1 else 0, tuple(members))
 
 
-def _common(first: Sequence[int], second: Sequence[int], end: int) -> int:
+def common_length(first: Sequence[int], second: Sequence[int], end: int) -> int:
+    """How many of their first `end` tokens are the same, from the first on."""
     end = min(end, len(first), len(second))
     return next((i for i in range(end) if first[i] != second[i]), end)
 
