@@ -47,7 +47,7 @@ class WatchedEngine(FakeEngine):
         return EngineInfo("fake", "watched", super().info.slots, CONTEXT)
 
     @contextmanager
-    def open_batch(self, on_text: OnText) -> Iterator[FakeBatch]:
+    def open_batch(self, on_text: OnText, requests: Sequence[GenerateRequest] = ()) -> Iterator[FakeBatch]:
         outer = self
 
         class Watched(FakeBatch):
@@ -63,7 +63,9 @@ class WatchedEngine(FakeEngine):
                 outer.most = max(outer.most, min(len(self._completions), outer.info.slots))
                 return super().step()
 
-        yield Watched(self, self._delay, on_text)
+        batch = Watched(self, self._delay, on_text)
+        batch.add(requests)
+        yield batch
 
 
 def repeated(request: GenerateRequest) -> str:

@@ -56,6 +56,8 @@ class Plan:
     family: int = 0
     shared: int = 0
     """Of its tokens, how many are those of its family."""
+    bare: bool = False
+    """Whether it begins otherwise than with the prefix."""
 
 
 plans = st.builds(
@@ -67,12 +69,17 @@ plans = st.builds(
     arrival=st.integers(0, 12),
     family=st.integers(0, 2),
     shared=st.sampled_from([0, 0, 16, 24, 39, 40]),
+    bare=st.booleans(),
 )
 
 
 def job_of(key: int, plan: Plan, prefix: tuple[int, ...]) -> SequenceJob:
     shared = tuple(range(plan.family * 100, plan.family * 100 + min(plan.shared, plan.length)))
-    tokens = (*prefix, *shared, *((key + 1) * 100_000 + i for i in range(plan.length - len(shared))))
+    tokens = (
+        *(() if plan.bare else prefix),
+        *shared,
+        *((key + 1) * 100_000 + i for i in range(plan.length - len(shared))),
+    )
     rows = 1 if plan.max_new else min(plan.rows, plan.length)
     return SequenceJob(key, tokens, len(tokens) - rows, plan.max_new)
 
@@ -292,10 +299,12 @@ def test_an_impossible_job_is_refused(job: SequenceJob) -> None:
         make().submit(job)
 
 
-@pytest.mark.parametrize("tokens", [tuple(range(30)), PREFIX])
-def test_a_job_without_the_prefix_is_refused(tokens: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError):
-        make(prefix=PREFIX).submit(SequenceJob(0, tokens, len(tokens) - 1))
+@pytest.mark.parametrize("tokens", [(1, 2, 3), PREFIX])
+def test_a_job_that_does_not_begin_with_the_prefix_computes_all_of_its_tokens(tokens: tuple[int, ...]) -> None:
+    scheduler = make(prefix=PREFIX, ready=True)
+    scheduler.submit(SequenceJob(0, tokens, len(tokens) - 1, 1))
+    step = scheduler.next()
+    assert step is not None and (step.operations, step.tokens) == ([], list(tokens))
 
 
 @pytest.mark.parametrize(("slots", "batch", "outputs"), [(0, 8, 8), (9, 8, 16), (9, 16, 8)])

@@ -78,6 +78,36 @@ def test_a_served_round_answers_as_a_chat_does(run: Path, tmp_path: Path) -> Non
         assert len(re.findall("chat/completions", serving.text.partition("Ctrl-C")[2])) >= 14
 
 
+def test_a_conversation_that_goes_on_computes_only_what_is_new_beside_others_too() -> None:
+    engine = LlamaCppEngine(real_models.smollm2(), slots=3, context=512)
+    greedy = Sampling(temperature=0, max_tokens=12)
+    first = "Remember: " + "river stone lamp winter " * 20
+
+    def asked(id: str, text: str) -> GenerateRequest:
+        return GenerateRequest(id, (Segment(text),), greedy)
+
+    def computed(*requests: GenerateRequest, joining: tuple[GenerateRequest, ...] = ()) -> tuple[dict[str, str], int]:
+        before, done = engine.evaluated, {}
+        with engine.open_batch(lambda id, text: None, requests) as batch:
+            batch.add(joining)
+            while not batch.idle:
+                done.update({completion.id: completion.text for completion in batch.step()})
+        return done, engine.evaluated - before
+
+    try:
+        said, whole = computed(asked("a", first))
+        again = asked("b", f"{first}{said['a']} And then?")
+        other = asked("c", "Name a colour.")
+        size = engine.count(again.prompt)
+        both, cost = computed(again, joining=(other,))
+        assert whole > 80 and cost <= size - whole + 2 * greedy.max_tokens + engine.count(other.prompt) + 2
+        alone, cost = computed(again)
+        assert cost >= size, "two texts ran before, so none was kept"
+        assert both["b"][:10] == alone["b"][:10] and both["c"]
+    finally:
+        engine.close()
+
+
 def test_an_open_batch_is_joined_and_left_while_it_runs() -> None:
     engine = LlamaCppEngine(real_models.smollm2(), slots=3, context=256)
     greedy = Sampling(temperature=0, max_tokens=40)

@@ -126,7 +126,7 @@ class ChatModel:
         # A template for one turn never shows older ones: a note at the start says so, not every answer.
         dropped = 0 if one_turn else gone
         try:
-            (completion,) = self._engine.generate([request], on_progress)
+            (completion,) = self._engine.generate([request], on_progress, keep=True)
         except StoppedError:
             emit(AnswerDone(number, "stopped", tokens, dropped))
         else:

@@ -45,6 +45,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "soup": ("minisheep.cli.soup", "Join the adapters of several rounds to one, and measure it."),
     "export": ("minisheep.cli.export", "Make a round into a GGUF, an Ollama model, safetensors or a hub folder."),
     "handoff": ("minisheep.cli.export", "Write a round's data and a configuration for Axolotl or LLaMA-Factory."),
+    "log": ("minisheep.cli.export", "Show a finished run in TensorBoard, Weights & Biases or trackio."),
     "completion": ("minisheep.cli.reference", "Complete commands and flags in your shell."),
 }
 

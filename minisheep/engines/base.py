@@ -180,10 +180,21 @@ class OpenBatch(Protocol):
 
 
 class StreamingEngine(Engine, Protocol):
-    """An engine that can pass on the text of a completion while it grows, for a person who waits."""
+    """An engine that can pass on the text of a completion while it grows, for a person who waits.
 
-    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]: ...
+    With `keep`, what a single request computed stays in the cache, however it ends, and the next such request computes
+    only what comes after their common beginning: a conversation goes on, or its last answer is drawn again.
+    """
 
-    def open_batch(self, on_text: OnText) -> AbstractContextManager[OpenBatch]:
-        """A batch for requests that come one by one; the engine can do nothing else until it is closed."""
+    def generate(
+        self, requests: Sequence[GenerateRequest], on_text: OnText | None = None, *, keep: bool = False
+    ) -> Iterator[Completion]: ...
+
+    def open_batch(
+        self, on_text: OnText, requests: Sequence[GenerateRequest] = ()
+    ) -> AbstractContextManager[OpenBatch]:
+        """A batch of `requests` and of those that come one by one; the engine can do nothing else until it is closed.
+
+        A text that is computed alone stays in the cache, as with `keep`.
+        """
         ...

@@ -190,7 +190,7 @@ class FakeEngine:
         return len(text_of(prompt).split())
 
     def generate(
-        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None
+        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None, *, keep: bool = False
     ) -> Iterator[base.Completion]:
         for request in requests:
             if self._delay:
@@ -202,9 +202,11 @@ class FakeEngine:
             yield completion
 
     @contextmanager
-    def open_batch(self, on_text: base.OnText) -> Iterator[FakeBatch]:
+    def open_batch(self, on_text: base.OnText, requests: Sequence[base.GenerateRequest] = ()) -> Iterator[FakeBatch]:
         """Every step has a word of each that runs, and takes `delay`."""
-        yield FakeBatch(self, self._delay, on_text)
+        batch = FakeBatch(self, self._delay, on_text)
+        batch.add(requests)
+        yield batch
 
     def whole(self, request: base.GenerateRequest) -> base.Completion:
         text, finish = (self._reply(request), "end") if self._reply else self._write(request)

@@ -15,7 +15,7 @@ from minisheep.engines.decode import BATCH, Decoder, OutOfRoomError
 from minisheep.engines.llama_batch import LlamaBatch, SampledStream
 from minisheep.engines.native import Vocabulary
 from minisheep.engines.sampling import DrawingPool, LabelTree
-from minisheep.engines.scheduler import LogitRow, Scheduler, SequenceJob, Step, arrange, shared_prefix
+from minisheep.engines.scheduler import LogitRow, Scheduler, SequenceJob, Step, arrange, common_length, shared_prefix
 from minisheep.errors import UsageError, WorkerError
 from minisheep.machine import cpu, llama_library
 from minisheep.rules.templates import Prompt, Segment
@@ -113,12 +113,12 @@ class LlamaCppEngine:
         return len(self._prompt(prompt))
 
     def generate(
-        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None
+        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None, *, keep: bool = False
     ) -> Iterator[base.Completion]:
         """Completions as they finish. A prompt that leaves no room for one token raises UsageError at once; one that
-        leaves room for fewer than `max_tokens` ends at the context with ``length``."""
+        leaves room for fewer than `max_tokens` ends at the context with ``length``. `keep`: `base.StreamingEngine`."""
         jobs = self.sampling_jobs(requests)
-        return self._generate(list(requests), jobs, on_text)
+        return self._generate(requests, jobs, on_text, keep=keep and len(jobs) == 1)
 
     def score(self, requests: Sequence[base.ScoreRequest]) -> Iterator[base.Scores]:
         """Label probabilities, each request after one prefill of its prompt and of the first tokens of long labels.
@@ -168,10 +168,11 @@ class LlamaCppEngine:
         self._decoder.close()
 
     @contextmanager
-    def open_batch(self, on_text: base.OnText) -> Iterator[LlamaBatch]:
+    def open_batch(self, on_text: base.OnText, requests: Sequence[base.GenerateRequest] = ()) -> Iterator[LlamaBatch]:
         """As `base.StreamingEngine`; what requests share is computed once for those that are added together."""
-        with self._exclusive():
-            yield LlamaBatch(self, self._scheduler([]), [], on_text)
+        jobs = self.sampling_jobs(requests)
+        with self._exclusive(), self._batch(requests, jobs, on_text, kept=True) as batch:
+            yield batch
 
     def sampling_jobs(self, requests: Sequence[base.GenerateRequest], first: int = 0) -> list[SequenceJob]:
         """Jobs that sample, keyed from `first` on. Raises `errors.UsageError` for one that can never run."""
@@ -185,12 +186,34 @@ class LlamaCppEngine:
         return jobs
 
     def _generate(
-        self, requests: list[base.GenerateRequest], jobs: list[SequenceJob], on_text: base.OnText | None
+        self,
+        requests: Sequence[base.GenerateRequest],
+        jobs: list[SequenceJob],
+        on_text: base.OnText | None,
+        *,
+        keep: bool,
     ) -> Iterator[base.Completion]:
-        with self._exclusive():
-            batch = LlamaBatch(self, self._scheduler(jobs), requests, on_text)
+        with self._exclusive(), self._batch(requests, jobs, on_text, kept=keep) as batch:
             while not batch.idle:
                 yield from batch.step()
+
+    @contextmanager
+    def _batch(
+        self,
+        requests: Sequence[base.GenerateRequest],
+        jobs: list[SequenceJob],
+        on_text: base.OnText | None,
+        *,
+        kept: bool,
+    ) -> Iterator[LlamaBatch]:
+        """A batch that begins with `jobs`. With `kept`, a text that was computed alone stays in the cache, however it
+        ended, for one that begins the same."""
+        batch = LlamaBatch(self, self._scheduler(jobs, kept=kept and len(jobs) == 1), requests, jobs, on_text)
+        try:
+            yield batch
+        finally:
+            if kept and not self._closed and (tokens := batch.alone):
+                self._prefix = tokens[: self._decoder.keep(len(tokens))]
 
     def draw(
         self, scheduler: Scheduler, streams: Callable[[int], SampledStream]
@@ -270,8 +293,12 @@ class LlamaCppEngine:
             scheduler.shrink(self._decoder.slots, self._decoder.outputs)
             self._info = dataclasses.replace(self._info, slots=self._decoder.slots)
 
-    def _scheduler(self, jobs: list[SequenceJob], *, rearrange: bool = False) -> Scheduler:
-        prefix = shared_prefix(jobs)
+    def _scheduler(self, jobs: list[SequenceJob], *, rearrange: bool = False, kept: bool = False) -> Scheduler:
+        if kept:
+            (job,) = jobs
+            same = common_length(self._prefix, job.tokens, job.rows_from)
+            self._prefix = self._prefix[: self._decoder.cut(same)]
+        prefix = self._prefix if kept else shared_prefix(jobs)
         ready = prefix == self._prefix
         if prefix and not ready:
             self._prefix = ()

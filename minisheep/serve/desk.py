@@ -128,8 +128,7 @@ class Desk:
         while (first := self._first()) is not None:
             try:
                 self._put_round(first.round)
-                with self._engine.open_batch(self._on_text) as batch:
-                    self._add(batch, first)
+                with self._engine.open_batch(self._on_text, self._begun(first)) as batch:
                     while self._let_in(batch, first.round):
                         for completion in batch.step():
                             self._done(completion)
@@ -161,10 +160,11 @@ class Desk:
             for request in ticket.requests:
                 batch.drop(request.id)
         for ticket in joining:
-            self._add(batch, ticket)
+            batch.add(self._begun(ticket))
         return not batch.idle
 
-    def _add(self, batch: OpenBatch, ticket: Ticket) -> None:
+    def _begun(self, ticket: Ticket) -> list[GenerateRequest]:
+        """The requests of a ticket that begin now; none where its prompts do not fit, or it was withdrawn."""
         each = len(ticket.requests) // ticket.prompts
         sizes = [self._engine.count(request.prompt) for request in ticket.requests[::each]]
         if max(sizes) >= self.context:
@@ -172,9 +172,9 @@ class Desk:
             with self._changed:
                 self._forget(ticket)
             ticket.hear(ApiError(400, f"{told}, answer included: shorten it.", code="context_length_exceeded"))
-            return
+            return []
         ticket.hear(Begun(sum(sizes)))
-        batch.add([request for request in ticket.requests if request.id in self._open])
+        return [request for request in ticket.requests if request.id in self._open]
 
     def _on_text(self, id: str, text: str) -> None:
         if text and (known := self._open.get(id)):
