@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -235,6 +236,14 @@ def test_a_client_that_hangs_up_frees_its_slots() -> None:
         assert served.opened(0)
         assert until(lambda: [report["status"] for report in served.reports] == [499, 499])
         assert served.ask("say 2 baa").choices[0].message.content == "baa0 baa1"
+
+
+def test_a_client_that_hangs_up_in_its_own_request_is_no_fault(capfd: pytest.CaptureFixture[str]) -> None:
+    with serving(WatchedEngine()) as served:
+        with socket.create_connection(("127.0.0.1", served.port)) as half:
+            half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{")
+        assert served.ask("say 1 baa").choices[0].message.content == "baa0"
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_client_that_hangs_up_while_it_waits_is_not_computed() -> None:

@@ -121,7 +121,9 @@ class Desk:
 
     def cut(self) -> None:
         """End those that are still here with an error. `run` then returns, if `close` was called."""
-        self._fail(ApiError(503, "The server was stopped before the answer was whole.", code="shutting_down"), all=True)
+        self._fail(
+            ApiError(503, "The server was stopped before the answer was whole.", code="shutting_down"), everyone=True
+        )
 
     def run(self) -> None:
         """Answer until `close` was called and nothing is left."""
@@ -190,14 +192,14 @@ class Desk:
                 self._mean_seconds += FRESH * (time.monotonic() - ticket.since - self._mean_seconds)
             ticket.hear(ChoiceDone(place, completion))
 
-    def _fail(self, error: ApiError, *, all: bool = False) -> None:
-        """End every ticket that runs, or `all`, with an error."""
+    def _fail(self, error: ApiError, *, everyone: bool = False) -> None:
+        """End every ticket that runs, or of `everyone`, with an error."""
         with self._changed:
             tickets = dict.fromkeys(ticket for ticket, _ in self._open.values())
-            ended = [ticket for ticket in tickets if all or ticket not in self._waiting]
+            ended = [ticket for ticket in tickets if everyone or ticket not in self._waiting]
             for ticket in ended:
                 self._forget(ticket)
-            if all:
+            if everyone:
                 self._waiting.clear()
         for ticket in ended:
             ticket.hear(error)

@@ -129,6 +129,8 @@ class Endpoints:
                 raise ApiError(400, told, param="n", code="invalid_value")
             call = Call(self._offered.models[name], self._requests(wanted), self._desk, wanted, name)
             return await call.response(request, lambda told: self._report({**facts, **told, **_took(begun)}))
+        except HungUp:
+            return Response(status_code=HUNG_UP)  # In the middle of its own request.
         except ApiError as error:
             self._report({**facts, "status": error.status, "error": error.message, **_took(begun)})
             raise
