@@ -37,7 +37,18 @@ from minisheep.trainers.choose_trainer import choose_trainer
 PIPED = "seeds-from-pipe.jsonl"
 """A run's copy of seeds that came through a pipe; by no name that a user's own file would have."""
 NOT_A_RUN = frozenset(
-    {".lock", "scratch", "run.toml", "model.json", "constraints.json", "events.jsonl", "manifest.json", "pause", PIPED}
+    {
+        ".lock",
+        "scratch",
+        "run.toml",
+        "model.json",
+        "constraints.json",
+        "events.jsonl",
+        "manifest.json",
+        "pause",
+        "tracking",
+        PIPED,
+    }
 )
 
 
@@ -60,6 +71,9 @@ def align(
     Raises `errors.MinisheepError`.
     """
     with open_run(run, preset, settings, emit) as (folder, resolved, lock, log), contextlib.ExitStack() as leaving:
+        if resolved.log_to:
+            following = importlib.import_module(TRACKING).following
+            log = leaving.enter_context(following(folder.path, resolved, log))
         host = InlineHost() if inline else WorkerHost(lock.handle, tick)
         leaving.callback(host.close)
         if isinstance(host, WorkerHost):
@@ -280,8 +294,8 @@ def _refuse_foreign_folder(folder: RunFolder) -> None:
         raise UsageError(f"{folder.path} exists and is not a run (it holds {foreign[0]}).", "Give another --run.")
 
 
-REPORT = "minisheep.report.write"
-"""What `Run.report` calls, by its name: the core imports nothing that is built on it."""
+REPORT, TRACKING = "minisheep.report.write", "minisheep.tracking.following"
+"""What `Run.report` calls and what follows a run, by name: the core imports nothing that is built on it."""
 
 
 @dataclass(frozen=True, slots=True)

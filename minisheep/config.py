@@ -24,6 +24,7 @@ from minisheep.rules.asking_settings import asking_contradictions
 from minisheep.rules.keep import GRADED as GRADED
 from minisheep.rules.keep import Keep as Keep
 from minisheep.rules.languages import language_code
+from minisheep.rules.log_targets import log_targets
 from minisheep.rules.loss_settings import loss_contradictions
 
 MIN_EXAM = 8
@@ -87,9 +88,7 @@ class Settings(BaseModel):
 
     # answering
     answer_shots: Annotated[int, Field(ge=0, le=16)] = setting(
-        0,
-        "respond",
-        "solved seed tasks shown before each instruction that is answered, see --show; 0: none, as in the paper",
+        0, "respond", "solved seed tasks shown before each instruction answered, see --show; 0: none, as in the paper"
     )
     answer_temperature: Annotated[float, Field(ge=0, le=5)] = setting(1.0, "respond", "temperature for answers")
     answer_top_p: Probability = setting(0.95, "respond", "nucleus for answers")
@@ -168,9 +167,7 @@ class Settings(BaseModel):
     exam_kind: Share = setting(0.5, "judge", "AUC that it must reach for each kind")
     force: bool = setting(False, "judge", "go on with a judge that failed its exam", changeable=True)
     language: Annotated[str, PlainValidator(language_code)] = setting(
-        "en",
-        "judge",
-        "language of the run, code or name: its own seeds, prompts and rules where there are any",
+        "en", "judge", "language of the run, code or name: its own seeds, prompts and rules where there are any"
     )
 
     # training
@@ -274,6 +271,9 @@ class Settings(BaseModel):
     gpu_layers: int = setting(-1, "engine", "layers on the GPU; -1: all", changeable=True)
     rehearsal: bool = setting(
         True, "engine", "on a GPU, try a full batch and one training step before a run begins", changeable=True
+    )
+    log_to: Annotated[str, PlainValidator(log_targets)] = setting(
+        "", "engine", "also show the run in tensorboard, wandb or trackio (several: a,b); none: stop", changeable=True
     )
 
     @model_validator(mode="after")

@@ -55,7 +55,7 @@ def open_engine(settings: Settings, gguf: Path, slot_share: float = 1.0) -> Stre
     if settings.engine == "fake":
         from minisheep.engines.fake_engine import FakeEngine
 
-        return FakeEngine()
+        return FakeEngine(slots=max(1, settings.slots))
     read_header(gguf)
     from minisheep.engines.llamacpp import LlamaCppEngine
 

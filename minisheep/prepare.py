@@ -14,6 +14,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minisheep.config import Settings
 from minisheep.data.seed_tasks import load_items, load_prompts, load_seeds, load_wording, shipped
@@ -32,6 +33,7 @@ from minisheep.models.registry import ModelEntry, find_model
 from minisheep.plan import room
 from minisheep.rules import templates
 from minisheep.rules.languages import NAMES
+from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Template
 from minisheep.run.events import Emit, Note
 from minisheep.trainers.choose_trainer import (
@@ -41,6 +43,9 @@ from minisheep.trainers.choose_trainer import (
     find_cuda,
     torch_obstacle,
 )
+
+if TYPE_CHECKING:
+    from minisheep.workspace import Workspace
 
 TYPE = "Q8_0"
 """Half of f16's memory with almost no loss; for another type there is `minisheep convert --type`."""
@@ -314,6 +319,19 @@ def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: 
     weights = prepared.weights if "weights" in needed else model.weights
     found = dataclasses.replace(model, gguf=prepared.gguf, inference_gguf=prepared.inference_gguf, weights=weights)
     return _checked_again(found, emit)
+
+
+def open_model(run: Path, emit: Emit) -> tuple[Workspace, PreparedModel]:
+    """A run as it stands, to answer people: it is only read, and its model is fetched or made anew where it is gone.
+
+    Raises `errors.UsageError` for a run without a model, and as `ensure_files`.
+    """
+    from minisheep.workspace import Workspace
+
+    work = Workspace(run)
+    if not work.folder.model.exists():
+        raise UsageError(f"{run} has no model yet.", f"Fetch it with `minisheep align --run {shell(run)}`.")
+    return work, ensure_files(work.model, work.settings, emit, "inference_gguf")
 
 
 def _prepare_real(settings: Settings, emit: Emit) -> PreparedModel:

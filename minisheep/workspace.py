@@ -157,21 +157,21 @@ class Workspace:
         for a new engine, and for one that has given up slots since.
         """
         at_server = self.settings.engine == "openai" and (adapter_round == 0 or bool(self.settings.engine_hook))
-        return self._engine(self._adapter_of(adapter_round), at_server, ready)
+        return self._engine(
+            adapter_of(self.folder, adapter_round, f"so round {adapter_round + 1} cannot start from it"),
+            at_server,
+            ready,
+        )
 
     def measuring_engine(self, adapter_round: int, ready: Callable[[EngineInfo], None]) -> Engine:
         """The engine for measuring: the same for base and rounds, since numbers of two engines differ."""
-        return self.measuring_engine_with(self._adapter_of(adapter_round), ready)
+        return self.measuring_engine_with(
+            adapter_of(self.folder, adapter_round, f"so round {adapter_round + 1} cannot start from it"), ready
+        )
 
     def measuring_engine_with(self, adapter: Path | None, ready: Callable[[EngineInfo], None]) -> Engine:
         """The same with any adapter GGUF, in a folder like a round's."""
         return self._engine(adapter, self.settings.engine == "openai" and bool(self.settings.engine_hook), ready)
-
-    def _adapter_of(self, round: int) -> Path | None:
-        adapter = self.folder.round(round).adapter_gguf if round else None
-        if adapter is not None and not adapter.exists():
-            raise ModelFileError(f"{adapter} is missing, so round {round + 1} cannot start from it.")
-        return adapter
 
     def _engine(self, adapter: Path | None, at_server: bool, ready: Callable[[EngineInfo], None]) -> Engine:
         where = "there" if at_server else "here"
@@ -199,6 +199,15 @@ class Workspace:
             engine.close()
         self._engines.clear()
         self._newest = None
+
+
+def adapter_of(folder: RunFolder, round: int, outcome: str, fix: str = "") -> Path | None:
+    """The adapter GGUF of a round, None for the base; raises `errors.ModelFileError` where it is missing, with what
+    that means (`outcome`)."""
+    adapter = folder.round(round).adapter_gguf if round else None
+    if adapter is not None and not adapter.exists():
+        raise ModelFileError(f"{adapter} is missing, {outcome}.", fix)
+    return adapter
 
 
 def conversation_of(model: PreparedModel) -> Conversation:

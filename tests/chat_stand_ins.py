@@ -38,7 +38,9 @@ class WorkerHere:
 class Unruly(FakeEngine):
     """Dies of SIGSEGV, takes ten seconds, or computes for long between two tokens, where it is asked to."""
 
-    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]:
+    def generate(
+        self, requests: Sequence[GenerateRequest], on_text: OnText | None = None, *, keep: bool = False
+    ) -> Iterator[Completion]:
         asked = text_of(requests[0].prompt).rpartition("Instruction: ")[2]
         if DEADLY in asked:
             os.kill(os.getpid(), signal.SIGSEGV)

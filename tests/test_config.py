@@ -296,6 +296,7 @@ OTHER: dict[str, object] = {
     "loss": "orpo",
     "prefer": "judged",
     "mix_seeds": 0.25,
+    "log_to": "tensorboard,wandb",
 }
 CHECKED: dict[str, object] = {"answers": 2, "constraints": 0.5}
 PAIRED: dict[str, object] = {"loss": "dpo", **CHECKED}

@@ -9,7 +9,20 @@ from pathlib import Path
 import minisheep
 
 ROOT = Path(minisheep.__file__).parent
-LEAVES = ("cli", "terminal", "report", "export", "evals", "versus", "chat", "plan", "doctor", "adapter_soup")
+LEAVES = (
+    "cli",
+    "terminal",
+    "report",
+    "export",
+    "evals",
+    "versus",
+    "chat",
+    "serve",
+    "plan",
+    "doctor",
+    "adapter_soup",
+    "tracking",
+)
 CORE = ("stages", "rules", "metrics", "data", "engines", "trainers", "formats", "models", "run", "machine")
 CORE_FILES = ("loop", "phases", "pairing", "workspace", "config", "errors")
 BLOCK = """

@@ -21,6 +21,11 @@ LEFT_TO_THE_USER = {
     "datasets": "comes with lm_eval",
     "nltk": "comes with lm_eval[ifeval]",
     "unsloth": "the extra `gpu`",
+    "starlette": "the extra `serve`",
+    "uvicorn": "the extra `serve`",
+    "tensorboard": "the extra `tensorboard`",
+    "wandb": "the extra `wandb`",
+    "trackio": "the extra `trackio`",
     "IPython": "there wherever a notebook is",
 }
 """Packages of an extra, which the code asks for before it imports them."""

@@ -152,6 +152,7 @@ def test_leaves_use_no_damaged_file(run: Path) -> None:
     (run / "round-1" / "answers.jsonl").unlink()
     for verb in (
         ("chat", str(run), "--round", "2", "--once", "Why?"),
+        ("serve", str(run), "--round", "2"),
         ("soup", str(run), "--rounds", "1,2"),
         ("versus", str(run), "--judge-url", "http://127.0.0.1:1/v1", "--judge-model-name", "m", "--round", "1"),
     ):

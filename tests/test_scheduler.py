@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -55,6 +56,8 @@ class Plan:
     family: int = 0
     shared: int = 0
     """Of its tokens, how many are those of its family."""
+    bare: bool = False
+    """Whether it begins otherwise than with the prefix."""
 
 
 plans = st.builds(
@@ -66,12 +69,17 @@ plans = st.builds(
     arrival=st.integers(0, 12),
     family=st.integers(0, 2),
     shared=st.sampled_from([0, 0, 16, 24, 39, 40]),
+    bare=st.booleans(),
 )
 
 
 def job_of(key: int, plan: Plan, prefix: tuple[int, ...]) -> SequenceJob:
     shared = tuple(range(plan.family * 100, plan.family * 100 + min(plan.shared, plan.length)))
-    tokens = (*prefix, *shared, *((key + 1) * 100_000 + i for i in range(plan.length - len(shared))))
+    tokens = (
+        *(() if plan.bare else prefix),
+        *shared,
+        *((key + 1) * 100_000 + i for i in range(plan.length - len(shared))),
+    )
     rows = 1 if plan.max_new else min(plan.rows, plan.length)
     return SequenceJob(key, tokens, len(tokens) - rows, plan.max_new)
 
@@ -82,9 +90,10 @@ def run(
     plans: list[Plan],
     prefix: tuple[int, ...],
     failures: frozenset[int] = frozenset(),
+    dropped: Mapping[int, int] = {},  # never changed
 ) -> tuple[dict[int, list[int]], dict[int, str]]:
     """Drive everything to its end; which rows each job yielded, and why it finished. Where memory runs out (ticks in
-    `failures`) half of the step's rows were still read."""
+    `failures`) half of the step's rows were still read. `dropped`: the job that is cancelled before a tick."""
     rows: dict[int, list[int]] = {}
     finished: dict[int, str] = {}
     arriving = sorted(range(len(plans)), key=lambda key: plans[key].arrival)
@@ -93,9 +102,15 @@ def run(
         while arriving and (plans[arriving[0]].arrival <= tick or scheduler.idle):
             key = arriving.pop(0)
             scheduler.submit(job_of(key, plans[key], prefix))
+        if (gone := dropped.get(tick, len(plans))) < len(plans) and gone not in arriving and gone not in finished:
+            scheduler.cancel(gone)
+            assert gone not in scheduler.running
+            finished[gone] = "dropped"
         step = scheduler.next()
         if step is None:
-            assert scheduler.idle and not arriving
+            assert scheduler.idle
+            if arriving:
+                continue
             return rows, finished
         cache.apply(step)
         sequences = list(scheduler.running.values())
@@ -139,17 +154,26 @@ def run(
     spare_outputs=st.integers(0, 8),
     with_prefix=st.booleans(),
     failures=st.frozensets(st.integers(0, 60), max_size=3),
+    dropped=st.dictionaries(st.integers(0, 40), st.integers(0, 29), max_size=6),
 )
 def test_every_job_finishes_once_with_all_its_rows_and_no_limit_is_broken(
-    plans: list[Plan], slots: int, spare_batch: int, spare_outputs: int, with_prefix: bool, failures: frozenset[int]
+    plans: list[Plan],
+    slots: int,
+    spare_batch: int,
+    spare_outputs: int,
+    with_prefix: bool,
+    failures: frozenset[int],
+    dropped: dict[int, int],
 ) -> None:
     prefix = PREFIX if with_prefix else ()
     context = 46 + len(prefix)
     cache = Cache(slots, context, slots + spare_batch, slots + spare_outputs)
     scheduler = Scheduler(slots=slots, context=context, batch=cache.batch, outputs=cache.outputs, prefix=prefix)
-    rows, finished = run(scheduler, cache, plans, prefix, failures)
+    rows, finished = run(scheduler, cache, plans, prefix, failures, dropped)
     assert finished.keys() == set(range(len(plans)))
     for key, plan in enumerate(plans):
+        if finished[key] == "dropped":
+            continue
         job = job_of(key, plan, prefix)
         room = min(plan.max_new, context - len(job.tokens))
         if plan.max_new == 0:
@@ -202,6 +226,20 @@ def test_one_free_slot_in_sixteen_waits_for_a_second() -> None:
     step = scheduler.next()
     assert step is not None and step.kind == "prefill"
     assert [row.key for row in step.rows] == [16]
+
+
+def test_who_waits_for_a_copy_of_a_job_that_is_cancelled_begins_again() -> None:
+    scheduler = make()
+    for key in range(3):
+        scheduler.submit(SequenceJob(key, (*PREFIX, *range(20), key), 40, 1))
+    first = scheduler.next()
+    assert first is not None and [set(first.sequences), first.rows] == [{1}, []]
+    scheduler.cancel(0)
+    assert not scheduler.running and not scheduler.idle
+    second, third, fourth = scheduler.next(), scheduler.next(), scheduler.next()
+    assert second is not None and third is not None and fourth is not None
+    assert Free(1) in second.operations and (second.positions[0], third.positions[-1]) == (0, 39)
+    assert [row.key for row in fourth.rows] == [1, 2] and scheduler.running == {1: 1, 2: 2}
 
 
 def test_a_group_is_admitted_longest_first() -> None:
@@ -261,10 +299,12 @@ def test_an_impossible_job_is_refused(job: SequenceJob) -> None:
         make().submit(job)
 
 
-@pytest.mark.parametrize("tokens", [tuple(range(30)), PREFIX])
-def test_a_job_without_the_prefix_is_refused(tokens: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError):
-        make(prefix=PREFIX).submit(SequenceJob(0, tokens, len(tokens) - 1))
+@pytest.mark.parametrize("tokens", [(1, 2, 3), PREFIX])
+def test_a_job_that_does_not_begin_with_the_prefix_computes_all_of_its_tokens(tokens: tuple[int, ...]) -> None:
+    scheduler = make(prefix=PREFIX, ready=True)
+    scheduler.submit(SequenceJob(0, tokens, len(tokens) - 1, 1))
+    step = scheduler.next()
+    assert step is not None and (step.operations, step.tokens) == ([], list(tokens))
 
 
 @pytest.mark.parametrize(("slots", "batch", "outputs"), [(0, 8, 8), (9, 8, 16), (9, 16, 8)])

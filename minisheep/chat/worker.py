@@ -16,14 +16,13 @@ from typing import Any
 
 from minisheep.chat.session import ChatAnswer, left_out
 from minisheep.engines.base import GenerateRequest, Sampling, StreamingEngine
-from minisheep.errors import MinisheepError, ModelFileError, UsageError, WorkerError
+from minisheep.errors import MinisheepError, UsageError, WorkerError
 from minisheep.machine.worker import WorkerProcess
 from minisheep.open_engines import open_engine, put_adapter
 from minisheep.rules.identity import derive_seed
-from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Message
 from minisheep.run.events import AnswerDone, AnswerPart, Emit, EngineReady, Event, Note
-from minisheep.workspace import Workspace, conversation_of
+from minisheep.workspace import adapter_of, conversation_of
 
 WINDOW = 4
 """Old turns are left out to give an answer up to one token in `WINDOW` of the context."""
@@ -63,11 +62,8 @@ class ChatModel:
     def __init__(self, run: Path, emit: Emit) -> None:
         from minisheep import prepare
 
-        self._work = Workspace(run)
+        self._work, model = prepare.open_model(run, emit)
         settings = self._work.settings
-        if not self._work.folder.model.exists():
-            raise UsageError(f"{run} has no model yet.", f"Fetch it with `minisheep align --run {shell(run)}`.")
-        model = prepare.ensure_files(self._work.model, settings, emit, "inference_gguf")
         self._conversation = conversation_of(model)
         # One sequence is enough; more would only take memory.
         self._engine: StreamingEngine = open_engine(settings.model_copy(update={"slots": 1}), model.inference_gguf)
@@ -130,7 +126,7 @@ class ChatModel:
         # A template for one turn never shows older ones: a note at the start says so, not every answer.
         dropped = 0 if one_turn else gone
         try:
-            (completion,) = self._engine.generate([request], on_progress)
+            (completion,) = self._engine.generate([request], on_progress, keep=True)
         except StoppedError:
             emit(AnswerDone(number, "stopped", tokens, dropped))
         else:
@@ -141,11 +137,9 @@ class ChatModel:
 
     def _set_adapter(self, number: int) -> None:
         """Hot-load the adapter of a round, unless it is loaded already."""
-        adapter = self._work.folder.round(number).adapter_gguf if number else None
+        adapter = adapter_of(self._work.folder, number, f"so round {number} cannot answer", "Choose another round.")
         if adapter == self._adapter:
             return
-        if adapter is not None and not adapter.exists():
-            raise ModelFileError(f"{adapter} is missing, so round {number} cannot answer.", "Choose another round.")
         put_adapter(self._engine, adapter)
         self._adapter = adapter
 

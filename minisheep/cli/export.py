@@ -164,3 +164,34 @@ def handoff(
     if job.left_out:
         click.echo(f"{job.left_out} left out: their text looks like a special token of the template.")
     click.echo(plain_text.one_line(f"Train: cd {folder} && {command}"))
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--log-to", "targets", multiple=True, required=True, metavar="NAME", help="tensorboard, wandb or trackio")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object a service and nothing else")
+def log(run: str, targets: tuple[str, ...], as_json: bool) -> None:
+    """Show RUN, finished or stopped, in TensorBoard, Weights & Biases or trackio: losses, rates, measures, samples.
+
+    What the service was told before is not told again. `minisheep align --log-to` does the same while a run goes on.
+
+    \b
+    minisheep log runs/mine --log-to tensorboard
+    minisheep log runs/mine --log-to wandb --log-to trackio
+    """
+    from minisheep.rules.log_targets import TARGETS, log_targets
+    from minisheep.tracking import following
+
+    try:
+        names = log_targets(",".join(targets))
+    except ValueError as error:
+        raise UsageError(f"--log-to: {error}.") from None
+    if not names:
+        raise UsageError("--log-to none shows the run nowhere.", f"Give one of {', '.join(TARGETS)}.")
+    for name in names.split(","):
+        told = following.send(Path(run), name)
+        if as_json:
+            click.echo(json.dumps({"event": "Logged", "to": name, "events": told.lines, "where": told.where}))
+        else:
+            new = "nothing new" if told.lines == told.before else f"{told.lines - told.before} events told"
+            click.echo(plain_text.one_line(f"{TARGETS[name]}: {new}. Look: {told.where}"))

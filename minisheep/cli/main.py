@@ -38,12 +38,14 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("minisheep.cli.export", "Write a run as one HTML file and its Markdown twin."),
     "browse": ("minisheep.cli.browse", "Page through what a run made, and why it was kept or dropped."),
     "chat": ("minisheep.cli.chat", "Talk to a run's best round, any other, or its base."),
+    "serve": ("minisheep.cli.serve", "Serve a run's model to programs that speak OpenAI's API."),
     "compare": ("minisheep.cli.compare", "Show settings against results, over several runs."),
     "versus": ("minisheep.cli.versus", "Have an outside model judge what training did to the answers."),
     "eval": ("minisheep.cli.eval", "Measure a run or a model on tasks of lm-evaluation-harness."),
     "soup": ("minisheep.cli.soup", "Join the adapters of several rounds to one, and measure it."),
     "export": ("minisheep.cli.export", "Make a round into a GGUF, an Ollama model, safetensors or a hub folder."),
     "handoff": ("minisheep.cli.export", "Write a round's data and a configuration for Axolotl or LLaMA-Factory."),
+    "log": ("minisheep.cli.export", "Show a finished run in TensorBoard, Weights & Biases or trackio."),
     "completion": ("minisheep.cli.reference", "Complete commands and flags in your shell."),
 }
 

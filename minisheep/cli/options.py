@@ -60,6 +60,12 @@ def setting_options(function: F) -> F:
         text = f"{field.description}{shown}"
         if field.annotation is bool:
             option = click.option(f"{config.flag(name)}/--no-{name.replace('_', '-')}", name, default=None, help=text)
+        elif name == "log_to":
+            # One setting, so that a run remembers it, and a flag that may be given again.
+            option = click.option(
+                config.flag(name), name, multiple=True, help=text, metavar="NAME",
+                callback=lambda _context, _parameter, given: ",".join(given) or None,
+            )  # fmt: skip
         else:
             option = click.option(
                 config.flag(name), name, type=_kind(name), default=None, help=text, metavar=_metavar(name)

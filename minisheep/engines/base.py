@@ -7,6 +7,7 @@ that comes from a chat template is. Results come as they finish, in any order, e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -157,7 +158,43 @@ together are its text, and all of them come before it is returned. An exception 
 """
 
 
-class StreamingEngine(Engine, Protocol):
-    """An engine that can pass on the text of a completion while it grows, for a person who waits."""
+class OpenBatch(Protocol):
+    """Completions that others may join and leave while they run. One thread uses it."""
 
-    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> Iterator[Completion]: ...
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing waits; `step` is then not to be called."""
+        ...
+
+    def add(self, requests: Sequence[GenerateRequest]) -> None:
+        """Have requests begin with the next free slots; no two that run may have one id.
+
+        Raises `errors.UsageError` where one of them can never run, and adds none."""
+
+    def drop(self, id: str) -> None:
+        """Forget a request, so that its slot is free; nothing where it is not there."""
+
+    def step(self) -> list[Completion]:
+        """Compute one batch: a token of each that runs, or prompts. Returns the completions that ended with it."""
+        ...
+
+
+class StreamingEngine(Engine, Protocol):
+    """An engine that can pass on the text of a completion while it grows, for a person who waits.
+
+    With `keep`, what a single request computed stays in the cache, however it ends, and the next such request computes
+    only what comes after their common beginning: a conversation goes on, or its last answer is drawn again.
+    """
+
+    def generate(
+        self, requests: Sequence[GenerateRequest], on_text: OnText | None = None, *, keep: bool = False
+    ) -> Iterator[Completion]: ...
+
+    def open_batch(
+        self, on_text: OnText, requests: Sequence[GenerateRequest] = ()
+    ) -> AbstractContextManager[OpenBatch]:
+        """A batch of `requests` and of those that come one by one; the engine can do nothing else until it is closed.
+
+        A text that is computed alone stays in the cache, as with `keep`.
+        """
+        ...

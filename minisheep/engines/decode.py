@@ -18,7 +18,7 @@ import numpy.typing as npt
 from minisheep.engines import budget, native
 from minisheep.engines.embed import BatchArrays, Embedder
 from minisheep.engines.native import Vocabulary
-from minisheep.engines.scheduler import Copy, Free, LogitRow, Step
+from minisheep.engines.scheduler import PREFIX_SEQUENCE, Copy, Free, LogitRow, Step
 from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError, WorkerError
 from minisheep.machine import cpu, llama_library
 
@@ -130,6 +130,20 @@ class Decoder:
             llama_cpp.llama_memory_clear(self._memory, False)
         else:
             self.apply([Free(sequence) for sequence in range(1, self.slots + 1)])
+
+    def keep(self, tokens: int) -> int:
+        """Put the first `tokens` of sequence 1 in the place of the shared prefix; returns how many are there."""
+        held = min(tokens, llama_cpp.llama_memory_seq_pos_max(self._memory, 1) + 1)
+        self.apply([Free(PREFIX_SEQUENCE), Copy(1, PREFIX_SEQUENCE)])
+        return self.cut(held)
+
+    def cut(self, tokens: int) -> int:
+        """Leave of the shared prefix its first `tokens`, or nothing where a model's memory cannot go back; returns how
+        many are left."""
+        if tokens > 0 and llama_cpp.llama_memory_seq_rm(self._memory, PREFIX_SEQUENCE, tokens, -1):
+            return tokens
+        self.apply([Free(PREFIX_SEQUENCE)])
+        return 0
 
     def run(self, step: Step) -> Iterator[tuple[LogitRow, int]]:
         """Apply and decode a step; yield each of its rows with the index that `logits` takes.

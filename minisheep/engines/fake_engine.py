@@ -19,6 +19,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -153,6 +154,7 @@ def _own_wordings() -> list[tuple[str, ConstraintKind, dict[str, Any]]]:
 MASS = 0.97
 """Probability of all valid labels together, about."""
 
+_TOKENS = re.compile(r"\s*\S+|\s+")
 _TASK_LIST = re.compile(r"(\d+)\.\s*(Instruction:)?\s*\Z")
 _GRADE = re.compile(r"\b(?:grade|score|rating)\s*:\s*\Z", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")
@@ -161,42 +163,59 @@ _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 class FakeEngine:
     """`engines.base.Engine` that runs no model; results come in the order of the requests.
 
-    `delay` is in seconds for each completion. `reply` writes the completions in place of the built-in texts (a numbered
-    list of tasks where the prompt ends in a list number, a grade where it asks for one, else an answer); they finish
+    `delay` is in seconds for each completion, or for each step of an open batch, which alone has `slots`. `reply`
+    writes the completions in place of the built-in texts (a numbered list of tasks where the prompt ends in a list
+    number, a grade where it asks for one, else an answer); they finish
     with ``end``, or with ``stop`` where they hold a stop string of the request.
     """
 
     evaluated = running = 0
 
-    def __init__(self, *, delay: float = 0.0, reply: Callable[[base.GenerateRequest], str] | None = None) -> None:
+    def __init__(
+        self, *, delay: float = 0.0, reply: Callable[[base.GenerateRequest], str] | None = None, slots: int = 1
+    ) -> None:
         self._delay = delay
+        self._slots = slots
         self._reply = reply
         self.adapter: Path | None = None
         """The adapter that was set last."""
 
     @property
     def info(self) -> base.EngineInfo:
-        return base.EngineInfo("fake", "fake engine: no model runs, all text and numbers are made up", 1, 2048)
+        return base.EngineInfo(
+            "fake", "fake engine: no model runs, all text and numbers are made up", self._slots, 2048
+        )
 
     def count(self, prompt: Prompt) -> int:
         return len(text_of(prompt).split())
 
     def generate(
-        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None
+        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None, *, keep: bool = False
     ) -> Iterator[base.Completion]:
         for request in requests:
             if self._delay:
                 time.sleep(self._delay)
-            text, finish = (self._reply(request), "end") if self._reply else self._write(request)
-            growing = GrowingReply(request.sampling.stop)
-            growing.feed(text.encode("utf-8", "replace"))
-            text, finish = growing.text, "stop" if growing.stopped else finish
-            if len(words := re.findall(r"\s*\S+", text)) > request.sampling.max_tokens:
-                text, finish = "".join(words[: request.sampling.max_tokens]), "length"
+            completion = self.whole(request)
             if on_text is not None:
-                for part in re.findall(r"\s*\S+|\s+", text):
+                for part in _TOKENS.findall(completion.text):
                     on_text(request.id, part)
-            yield base.Completion(request.id, text, finish, len(text.split()))
+            yield completion
+
+    @contextmanager
+    def open_batch(self, on_text: base.OnText, requests: Sequence[base.GenerateRequest] = ()) -> Iterator[FakeBatch]:
+        """Every step has a word of each that runs, and takes `delay`."""
+        batch = FakeBatch(self, self._delay, on_text)
+        batch.add(requests)
+        yield batch
+
+    def whole(self, request: base.GenerateRequest) -> base.Completion:
+        text, finish = (self._reply(request), "end") if self._reply else self._write(request)
+        growing = GrowingReply(request.sampling.stop)
+        growing.feed(text.encode("utf-8", "replace"))
+        text, finish = growing.text, "stop" if growing.stopped else finish
+        if len(words := re.findall(r"\s*\S+", text)) > request.sampling.max_tokens:
+            text, finish = "".join(words[: request.sampling.max_tokens]), "length"
+        return base.Completion(request.id, text, finish, len(text.split()))
 
     def score(self, requests: Sequence[base.ScoreRequest]) -> Iterator[base.Scores]:
         """In eight of ten requests the peak is at a high label, in the others anywhere."""
@@ -257,6 +276,38 @@ class FakeEngine:
             return 0
         number = _NUMBER.search(self._adapter_name())
         return int(number[1]) if number else 1
+
+
+class FakeBatch:
+    """`engines.base.OpenBatch` of the fake engine: as many run as it has slots, in the order of their coming."""
+
+    def __init__(self, engine: FakeEngine, delay: float, on_text: base.OnText) -> None:
+        self._engine, self._delay, self._on_text = engine, delay, on_text
+        self._completions: dict[str, tuple[base.Completion, Iterator[str]]] = {}
+
+    @property
+    def idle(self) -> bool:
+        return not self._completions
+
+    def add(self, requests: Sequence[base.GenerateRequest]) -> None:
+        for request in requests:
+            completion = self._engine.whole(request)
+            self._completions[request.id] = (completion, iter(_TOKENS.findall(completion.text)))
+
+    def drop(self, id: str) -> None:
+        self._completions.pop(id, None)
+
+    def step(self) -> list[base.Completion]:
+        if self._delay:
+            time.sleep(self._delay)
+        ended = []
+        for id, (completion, parts) in list(self._completions.items())[: self._engine.info.slots]:
+            part = next(parts, None)
+            self._on_text(id, part or "")
+            if part is None:
+                ended.append(completion)
+                del self._completions[id]
+        return ended
 
 
 def text_of(prompt: Prompt) -> str:

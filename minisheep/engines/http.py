@@ -22,7 +22,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from minisheep import __version__
 from minisheep.errors import EndpointError, UsageError
-from minisheep.rules.plain_text import one_line
+from minisheep.rules.plain_text import one_line, without_secrets
 
 TRIES = 5
 PAUSES = (1.0, 2.0, 4.0, 8.0)
@@ -133,11 +133,7 @@ class Post:
 
     def safe(self, text: str) -> str:
         """`text` without the key, which a server may repeat, also as JSON writes it."""
-        if self.key:
-            escaped = json.dumps(self.key)[1:-1]
-            for spelling in (escaped.replace("/", "\\/"), escaped, self.key):
-                text = text.replace(spelling, "***")
-        return text
+        return without_secrets(text, (self.key,))
 
     def shown(self, text: str, width: int) -> str:
         """`text` on one line without the key. It is masked before it is cut: a part of a key is a secret, too."""

@@ -12,32 +12,15 @@ from pathlib import Path
 
 from minisheep.engines import base, native
 from minisheep.engines.decode import BATCH, Decoder, OutOfRoomError
+from minisheep.engines.llama_batch import LlamaBatch, SampledStream
 from minisheep.engines.native import Vocabulary
-from minisheep.engines.sampling import DrawingPool, GrowingReply, LabelTree, Sampler
-from minisheep.engines.scheduler import LogitRow, Scheduler, SequenceJob, Step, arrange, shared_prefix
+from minisheep.engines.sampling import DrawingPool, LabelTree
+from minisheep.engines.scheduler import LogitRow, Scheduler, SequenceJob, Step, arrange, common_length, shared_prefix
 from minisheep.errors import UsageError, WorkerError
 from minisheep.machine import cpu, llama_library
 from minisheep.rules.templates import Prompt, Segment
 
 llama_cpp = llama_library.load()
-
-
-@dataclass(slots=True)
-class _Stream:
-    request: base.GenerateRequest
-    reply: GrowingReply
-    sampler: Sampler
-    ends: frozenset[int]
-    """Tokens that end this completion beside those that end any."""
-    tokens: int = 0
-    passed_on: int = 0
-    """Characters that `OnText` has had."""
-
-    def new_text(self, *, ended: bool) -> str:
-        """The text that became certain since the last call; the whole rest where the completion has `ended`."""
-        text = self.reply.text if ended else self.reply.settled
-        new, self.passed_on = text[self.passed_on :], len(text)
-        return new
 
 
 @dataclass(slots=True)
@@ -130,18 +113,12 @@ class LlamaCppEngine:
         return len(self._prompt(prompt))
 
     def generate(
-        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None
+        self, requests: Sequence[base.GenerateRequest], on_text: base.OnText | None = None, *, keep: bool = False
     ) -> Iterator[base.Completion]:
         """Completions as they finish. A prompt that leaves no room for one token raises UsageError at once; one that
-        leaves room for fewer than `max_tokens` ends at the context with ``length``."""
-        jobs = []
-        for key, request in enumerate(requests):
-            if request.sampling.max_tokens < 1:
-                raise UsageError(f"Request {request.id} asks for no tokens.", "Set max_tokens to 1 or more.")
-            tokens = self._prompt(request.prompt)
-            self._check(request.id, len(tokens), len(tokens) + 1)
-            jobs.append(SequenceJob(key, tuple(tokens), len(tokens) - 1, request.sampling.max_tokens))
-        return self._generate(list(requests), jobs, on_text)
+        leaves room for fewer than `max_tokens` ends at the context with ``length``. `keep`: `base.StreamingEngine`."""
+        jobs = self.sampling_jobs(requests)
+        return self._generate(requests, jobs, on_text, keep=keep and len(jobs) == 1)
 
     def score(self, requests: Sequence[base.ScoreRequest]) -> Iterator[base.Scores]:
         """Label probabilities, each request after one prefill of its prompt and of the first tokens of long labels.
@@ -190,49 +167,65 @@ class LlamaCppEngine:
         self._drawing.close()
         self._decoder.close()
 
-    def _generate(
-        self, requests: list[base.GenerateRequest], jobs: list[SequenceJob], on_text: base.OnText | None
-    ) -> Iterator[base.Completion]:
-        streams: dict[int, _Stream] = {}
-        ends: dict[tuple[str, ...], frozenset[int]] = {}
-        with self._exclusive():
-            scheduler = self._scheduler(jobs)
-            while (step := self._next(scheduler)) is not None:
-                finished = []
-                for part in self._parts(scheduler, step):
-                    for row, _ in part:
-                        if row.key not in streams:
-                            request = requests[row.key]
-                            sampler, stops = Sampler(request.sampling, request.seed), request.sampling.stop
-                            if stops not in ends:
-                                ends[stops] = self.vocabulary.ends(stops)
-                            streams[row.key] = _Stream(request, GrowingReply(stops), sampler, ends[stops])
-                    tokens = self._drawing.sample(
-                        [streams[row.key].sampler for row, _ in part],
-                        [self._decoder.logits(index) for _, index in part],
-                    )
-                    for (row, _), token in zip(part, tokens, strict=True):
-                        finish = self._advance(scheduler, row.key, streams[row.key], token)
-                        if on_text is not None:
-                            text = streams[row.key].new_text(ended=bool(finish))
-                            on_text(streams[row.key].request.id, text)
-                        if finish:
-                            stream = streams.pop(row.key)
-                            finished.append(
-                                base.Completion(stream.request.id, stream.reply.text, finish, stream.tokens)
-                            )
-                yield from finished
+    @contextmanager
+    def open_batch(self, on_text: base.OnText, requests: Sequence[base.GenerateRequest] = ()) -> Iterator[LlamaBatch]:
+        """As `base.StreamingEngine`; what requests share is computed once for those that are added together."""
+        jobs = self.sampling_jobs(requests)
+        with self._exclusive(), self._batch(requests, jobs, on_text, kept=True) as batch:
+            yield batch
 
-    def _advance(self, scheduler: Scheduler, key: int, stream: _Stream, token: int) -> str:
-        """Add the drawn token to a completion and report it to the scheduler; the reason to finish, or ""."""
-        if self.vocabulary.is_end(token) or token in stream.ends:
-            scheduler.finish(key)
-            return "end"
-        stream.tokens += 1
-        if stream.reply.feed(self.vocabulary.piece(token)):
-            scheduler.finish(key)
-            return "stop"
-        return "" if scheduler.accept(key, token) else "length"
+    def sampling_jobs(self, requests: Sequence[base.GenerateRequest], first: int = 0) -> list[SequenceJob]:
+        """Jobs that sample, keyed from `first` on. Raises `errors.UsageError` for one that can never run."""
+        jobs = []
+        for key, request in enumerate(requests, first):
+            if request.sampling.max_tokens < 1:
+                raise UsageError(f"Request {request.id} asks for no tokens.", "Set max_tokens to 1 or more.")
+            tokens = self._prompt(request.prompt)
+            self._check(request.id, len(tokens), len(tokens) + 1)
+            jobs.append(SequenceJob(key, tuple(tokens), len(tokens) - 1, request.sampling.max_tokens))
+        return jobs
+
+    def _generate(
+        self,
+        requests: Sequence[base.GenerateRequest],
+        jobs: list[SequenceJob],
+        on_text: base.OnText | None,
+        *,
+        keep: bool,
+    ) -> Iterator[base.Completion]:
+        with self._exclusive(), self._batch(requests, jobs, on_text, kept=keep) as batch:
+            while not batch.idle:
+                yield from batch.step()
+
+    @contextmanager
+    def _batch(
+        self,
+        requests: Sequence[base.GenerateRequest],
+        jobs: list[SequenceJob],
+        on_text: base.OnText | None,
+        *,
+        kept: bool,
+    ) -> Iterator[LlamaBatch]:
+        """A batch that begins with `jobs`. With `kept`, a text that was computed alone stays in the cache, however it
+        ended, for one that begins the same."""
+        batch = LlamaBatch(self, self._scheduler(jobs, kept=kept and len(jobs) == 1), requests, jobs, on_text)
+        try:
+            yield batch
+        finally:
+            if kept and not self._closed and (tokens := batch.alone):
+                self._prefix = tokens[: self._decoder.keep(len(tokens))]
+
+    def draw(
+        self, scheduler: Scheduler, streams: Callable[[int], SampledStream]
+    ) -> Iterator[tuple[int, SampledStream, int]]:
+        """Execute a step: each job whose row it yields, its stream, and the token that is drawn for it."""
+        step = self._next(scheduler)
+        for part in self._parts(scheduler, step) if step is not None else ():
+            rows = [(row.key, streams(row.key)) for row, _ in part]
+            tokens = self._drawing.sample(
+                [stream.sampler for _, stream in rows], [self._decoder.logits(index) for _, index in part]
+            )
+            yield from ((key, stream, token) for (key, stream), token in zip(rows, tokens, strict=True))
 
     def _score(self, pending: dict[int, _LabelScore], jobs: list[SequenceJob]) -> Iterator[base.Scores]:
         def on_row(row: LogitRow, index: int) -> None:
@@ -300,8 +293,12 @@ class LlamaCppEngine:
             scheduler.shrink(self._decoder.slots, self._decoder.outputs)
             self._info = dataclasses.replace(self._info, slots=self._decoder.slots)
 
-    def _scheduler(self, jobs: list[SequenceJob], *, rearrange: bool = False) -> Scheduler:
-        prefix = shared_prefix(jobs)
+    def _scheduler(self, jobs: list[SequenceJob], *, rearrange: bool = False, kept: bool = False) -> Scheduler:
+        if kept:
+            (job,) = jobs
+            same = common_length(self._prefix, job.tokens, job.rows_from)
+            self._prefix = self._prefix[: self._decoder.cut(same)]
+        prefix = self._prefix if kept else shared_prefix(jobs)
         ready = prefix == self._prefix
         if prefix and not ready:
             self._prefix = ()

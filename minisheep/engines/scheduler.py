@@ -53,7 +53,7 @@ def shared_prefix(jobs: Sequence[SequenceJob], least: int = LEAST_SHARED) -> tup
         return ()
     # The lowest and the highest sequence share exactly what all share.
     low, high = min(job.tokens for job in jobs), max(job.tokens for job in jobs)
-    n = _common(low, high, min(job.rows_from for job in jobs))
+    n = common_length(low, high, min(job.rows_from for job in jobs))
     return low[:n] if n >= least else ()
 
 
@@ -70,7 +70,7 @@ def families(jobs: Sequence[SequenceJob], known: int, least: int = LEAST_SHARED)
     for job in jobs:
         if members:
             first = members[0]
-            n = _common(first.tokens, job.tokens, min(common, job.rows_from))
+            n = common_length(first.tokens, job.tokens, min(common, job.rows_from))
             if n - known >= max(least, (len(first.tokens) - known) / 2):
                 members.append(job)
                 common = n
@@ -94,7 +94,8 @@ def _family(members: list[SequenceJob], common: int) -> PrefixGroup:
     return PrefixGroup(common if len(members) > 1 else 0, tuple(members))
 
 
-def _common(first: Sequence[int], second: Sequence[int], end: int) -> int:
+def common_length(first: Sequence[int], second: Sequence[int], end: int) -> int:
+    """How many of their first `end` tokens are the same, from the first on."""
     end = min(end, len(first), len(second))
     return next((i for i in range(end) if first[i] != second[i]), end)
 
@@ -183,8 +184,9 @@ class _Waiting:
 class Scheduler:
     """Runs jobs through `slots` sequences of `context` tokens each, sequence ids 1 .. slots.
 
-    `batch` and `outputs` bound the tokens and the logits rows of one batch. All jobs to be submitted begin with
-    `prefix`; `prefix_ready` says that sequence 0 holds it already. Raises ValueError for limits that cannot work.
+    `batch` and `outputs` bound the tokens and the logits rows of one batch. Jobs that begin with `prefix` get a copy of
+    it, the others compute all of their tokens; `prefix_ready` says that sequence 0 holds it already. Raises ValueError
+    for limits that cannot work.
     """
 
     def __init__(
@@ -240,8 +242,6 @@ class Scheduler:
             raise ValueError(f"job {job.key}: {len(job.tokens)} tokens do not fit {self._context}")
         if job.max_new and job.rows_from != len(job.tokens) - 1:
             raise ValueError(f"job {job.key}: tokens are sampled after the last row only")
-        if len(self._prefix) > job.rows_from or job.tokens[: len(self._prefix)] != self._prefix:
-            raise ValueError(f"job {job.key} does not begin with the shared prefix")
         self._waiting.append(_Waiting(job))
 
     def accept(self, key: int, token: int) -> bool:
@@ -258,6 +258,21 @@ class Scheduler:
     def finish(self, key: int) -> None:
         """End a job whose row was just read (end token or stop string)."""
         self._release(self._reported(key))
+
+    def cancel(self, key: int) -> None:
+        """Forget a job between two steps, wherever it is; those that wait for a copy of it begin again, first in the
+        queue. A job that is done, or was never submitted, is none to forget."""
+        sequence = self._sequence_of.get(key)
+        if sequence is None:
+            self._waiting = deque(waiting for waiting in self._waiting if waiting.job.key != key)
+            return
+        for follower in reversed(self._live[sequence].followers):
+            waiting = self._live[follower]
+            self._waiting.appendleft(_Waiting(waiting.job, waiting.tokens[len(waiting.job.tokens) :]))
+            self._release(follower)
+        for live in self._live.values():
+            live.followers = [follower for follower in live.followers if follower != sequence]
+        self._release(sequence)
 
     def next(self) -> Step | None:
         """The step to execute now, or None when nothing waits and nothing runs.
@@ -335,7 +350,7 @@ class Scheduler:
         for sequence, family in enumerate(alike, first):
             leader = self._begin(sequence, group[family.jobs[0].key])
             leader.common = family.common
-            if self._prefix:
+            if leader.past:
                 yield Copy(PREFIX_SEQUENCE, sequence)
             for job in family.jobs[1:]:
                 self._begin(following, group[job.key]).held = True
@@ -346,7 +361,8 @@ class Scheduler:
         job = waiting.job
         tokens = [*job.tokens, *waiting.sampled]
         rows_from = len(tokens) - 1 if job.max_new else job.rows_from
-        live = _Live(job, tokens, past=len(self._prefix), rows_from=rows_from)
+        has_prefix = len(self._prefix) <= job.rows_from and job.tokens[: len(self._prefix)] == self._prefix
+        live = _Live(job, tokens, past=len(self._prefix) if has_prefix else 0, rows_from=rows_from)
         self._live[sequence] = live
         self._sequence_of[job.key] = sequence
         return live

@@ -17,7 +17,7 @@ from typing import Any
 from minisheep import config, prepare
 from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.engines.base import Engine
-from minisheep.errors import MinisheepError, ModelFileError, Stopped, UsageError
+from minisheep.errors import MinisheepError, Stopped, UsageError
 from minisheep.evals import eval_run, scores, tasks
 from minisheep.evals.code import own_metrics
 from minisheep.evals.tasks import PLAIN, EvalSpec
@@ -31,6 +31,7 @@ from minisheep.run.events import Emit, EngineReady, Note, PhaseFinished, PhaseSt
 from minisheep.run.files import write_json
 from minisheep.run.folder import RunFolder
 from minisheep.run.reading import trained_kinds
+from minisheep.workspace import adapter_of
 
 PACKAGES = ("minisheep", "lm_eval", "datasets", "llama-cpp-python", "langdetect", "nltk")
 SEEDS = (0, 1234)
@@ -98,10 +99,7 @@ class ModelUnderTest:
         """Raises `errors.ModelFileError` if a round's adapter is gone."""
         if round == 0 or self._folder is None:
             return None
-        path = self._folder.round(round).adapter_gguf
-        if not path.exists():
-            raise ModelFileError(f"{path} is missing, so round {round} cannot be measured.", "Choose another --round.")
-        return path
+        return adapter_of(self._folder, round, f"so round {round} cannot be measured", "Choose another --round.")
 
     def engine(self, round: int, emit: Emit) -> Engine:
         """The engine with a round's adapter hot-loaded; 0 is the bare model."""

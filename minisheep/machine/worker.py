@@ -80,7 +80,7 @@ def halted(pid: int, proc: Path = Path("/proc")) -> bool:
 
 
 class WorkerProcess:
-    """A started worker as its parent sees it; it inherits `lock`, the handle of a lock, if it is given one.
+    """A started worker as its parent sees it; it inherits `handle`, of a lock or a listening socket, if there is one.
 
     What it prints goes to `log`, the file of a run that can go on; its folder is made where it is missing, since a
     copied run may lack it. Without a log only the last line counts, where it explains the worker's death. `died` is the
@@ -91,7 +91,7 @@ class WorkerProcess:
         self,
         handler: str,
         log: Path | None = None,
-        lock: int | None = None,
+        handle: int | None = None,
         died: type[MinisheepError] = WorkerError,
     ) -> None:
         self._died = died
@@ -110,7 +110,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            pass_fds=() if lock is None else (lock,),
+            pass_fds=() if handle is None else (handle,),
             start_new_session=True,
             env={
                 **os.environ,

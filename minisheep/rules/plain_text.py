@@ -6,8 +6,10 @@ rich removes only a few control characters by itself; escape sequences and the 8
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+from collections.abc import Iterable
 
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
@@ -26,6 +28,15 @@ def one_line(text: str, width: int = 0) -> str:
     """Sanitised, on one line, cut to `width` characters if that is given."""
     line = " ".join(sanitise(text).split())
     return line if not width or len(line) <= width else line[: width - 3] + "..."
+
+
+def without_secrets(text: str, hidden: Iterable[str]) -> str:
+    """`text` without the `hidden` words, also as JSON writes them. Mask before you cut: a part of a key is a secret."""
+    for secret in filter(None, hidden):
+        escaped = json.dumps(secret)[1:-1]
+        for spelling in (escaped.replace("/", "\\/"), escaped, secret):
+            text = text.replace(spelling, "***")
+    return text
 
 
 def megabytes(count: float) -> str:

@@ -17,7 +17,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -290,6 +290,34 @@ def timed(line: Any) -> Timed:
     if not 0 <= seconds < LATEST:
         raise ValueError(f"not a time: {seconds}")
     return seconds, from_dict(fields)
+
+
+class Tail:
+    """The events of a file that may still grow. Only whole lines are taken; one that is no event is passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self.lines = 0
+        """Whole lines that were read, events or not."""
+
+    def new(self) -> Iterator[tuple[int, Timed]]:
+        """What came since the last call, each event with the number of its line, from 0."""
+        with contextlib.suppress(OSError), open(self._path, "rb") as file:
+            if os.fstat(file.fileno()).st_size < self._offset:
+                # Another run was made in the same place.
+                self._offset = self.lines = 0
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                self.lines += 1
+                try:
+                    event = timed(json.loads(line))
+                except (ValueError, TypeError, RecursionError):
+                    continue
+                yield self.lines - 1, event
 
 
 _seen: dict[str, int] = {}

@@ -5,10 +5,7 @@ State holds plain values of checked types, so that drawing need not check them. 
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -352,27 +349,13 @@ class Follow:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._offset = 0
+        self._tail = events.Tail(folder.events)
         self._stamp = 0
         self._seen: dict[str, float] = {}
 
     def new(self) -> list[Timed]:
         """The events since the last call, in order."""
-        return [*self._lines(), *self._now()]
-
-    def _lines(self) -> Iterator[Timed]:
-        with contextlib.suppress(OSError), open(self._folder.events, "rb") as file:
-            if os.fstat(file.fileno()).st_size < self._offset:
-                # Another run was made in the same place.
-                self._offset = 0
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                timed = _event(line)
-                if timed is not None:
-                    yield timed
+        return [*(event for _line, event in self._tail.new()), *self._now()]
 
     def _now(self) -> Iterator[Timed]:
         path: Path = self._folder.present
@@ -388,10 +371,3 @@ class Follow:
             if at > self._seen.get(kind, 0.0):
                 self._seen[kind] = at
                 yield at, event
-
-
-def _event(line: bytes) -> Timed | None:
-    try:
-        return events.timed(json.loads(line))
-    except (ValueError, TypeError, RecursionError):
-        return None
