@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from minisheep.cli.main import VERBS
+from minisheep import config
+from minisheep.cli import options
+from minisheep.cli.main import GROUPS, VERBS
 from minisheep.cli.reference import SHELLS, markdown
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
@@ -31,12 +33,33 @@ def test_every_verb_has_a_section() -> None:
     assert all(f"\n## minisheep {verb}\n" in page for verb in VERBS)
 
 
+def test_the_page_says_nothing_twice() -> None:
+    flags = re.findall(r"^  --.*", markdown(), re.MULTILINE)
+    blocks = [tuple(flags[at : at + 4]) for at in range(len(flags) - 3)]
+    assert len(set(blocks)) == len(blocks) > 100
+    assert len(markdown()) < 50_000
+
+
+def test_every_setting_is_on_the_page_and_under_a_heading_of_its_own() -> None:
+    shared = markdown().partition("## Flags of a run")[2]
+    for name in config.names():
+        assert re.search(rf"^  {config.flag(name)}\b", shared, re.MULTILINE), name
+    assert all(f"\n{title}:\n" in shared for title in (*options.GROUPS.values(), "The run", "Output"))
+
+
+def test_help_sorts_verbs_into_groups_with_a_line_each() -> None:
+    said = markdown().partition("Options:")[2].partition("```")[0]
+    for title, verbs in GROUPS.items():
+        section = said.partition(f"\n{title}:\n")[2].partition("\n\n")[0]
+        assert re.findall(r"^  ([a-z]+) ", section, re.MULTILINE) == list(verbs)
+    assert len({text for _, text in VERBS.values()}) == len(VERBS)
+
+
 def test_every_command_shows_an_example() -> None:
-    for section in markdown().split("\n## ")[1:]:
+    for section in markdown().split("\n## minisheep ")[1:]:
         name = section.partition("\n")[0]
         said = section.partition("Usage:")[2].partition("\n")[2].partition("Options:")[0]
-        verb = name.split()[1]
-        assert re.search(rf"^ .*minisheep {verb}\b", said, re.MULTILINE), name
+        assert re.search(rf"^ .*minisheep {name}\b", said, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("shell", SHELLS)
