@@ -1,11 +1,8 @@
-"""The command reference says what the commands say, and shells complete them."""
+"""The command reference says what the commands say, each thing once."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,7 @@ import pytest
 from minisheep import config
 from minisheep.cli import options
 from minisheep.cli.main import GROUPS, VERBS
-from minisheep.cli.reference import SHELLS, markdown
+from minisheep.cli.reference import markdown
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
 
@@ -60,23 +57,3 @@ def test_every_command_shows_an_example() -> None:
         name = section.partition("\n")[0]
         said = section.partition("Usage:")[2].partition("\n")[2].partition("Options:")[0]
         assert re.search(rf"^ .*minisheep {name}\b", said, re.MULTILINE), name
-
-
-@pytest.mark.parametrize("shell", SHELLS)
-def test_each_shell_gets_a_script_that_asks_minisheep(shell: str) -> None:
-    said = subprocess.run(
-        [sys.executable, "-m", "minisheep", "completion", shell], capture_output=True, text=True, check=True
-    )
-    assert f"_MINISHEEP_COMPLETE={shell}_complete" in said.stdout and said.stderr == ""
-
-
-def test_flags_and_verbs_are_completed() -> None:
-    def completed(words: str, number: int) -> list[str]:
-        environment = {
-            **os.environ, "_MINISHEEP_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(number),
-        }  # fmt: skip
-        said = subprocess.run([sys.executable, "-m", "minisheep"], env=environment, capture_output=True, text=True)
-        return [line.partition(",")[2] for line in said.stdout.splitlines()]
-
-    assert completed("minisheep al", 1) == ["align"]
-    assert "one-last" in completed("minisheep align --strategy one", 3)

@@ -50,7 +50,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "soup": ("minisheep.cli.soup", "Join the adapters of several rounds to one, and measure it."),
         "handoff": ("minisheep.cli.export", "Write a round's data and a configuration for Axolotl or LLaMA-Factory."),
         "convert": ("minisheep.cli.models", "Write a folder of weights as a GGUF."),
-        "completion": ("minisheep.cli.reference", "Complete commands, runs, models and flags with the Tab key."),
+        "completion": ("minisheep.cli.completion", "Complete commands, runs, models and flags with the Tab key."),
     },
 }
 """Verbs as help shows them: each with its module and one line."""
@@ -107,6 +107,11 @@ WORKS = "minisheep.cli.work"
 
 def main(commands: click.Group = cli, name: str = "minisheep") -> None:
     """A user's mistake becomes one line on stderr and an exit code (MINISHEEP_RAISE=1 shows the traceback)."""
+    if commands is cli and (wish := os.environ.get("_MINISHEEP_COMPLETE")):
+        from minisheep.cli.completion import answer
+
+        answer(wish)
+        return
     closed = _ready_output()
     code = _exit_code(commands, name)
     if not _flushed() and code == 0:

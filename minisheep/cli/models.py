@@ -69,14 +69,14 @@ def _reporter(as_json: bool) -> Callable[[str], None]:
 
 
 @click.command()
-@click.argument("name")
-@click.option("--gguf", help="another GGUF: a file, or org/repo:file.gguf")
-@click.option("--weights", help="other training weights: a folder, or a hub id")
+@click.argument("name", metavar="MODEL")
+@click.option("--gguf", metavar="FILE", help="another GGUF: a file, or org/repo:file.gguf")
+@click.option("--weights", metavar="DIR", help="other training weights: a folder, or a hub id")
 @click.option("--offline", is_flag=True, help="use what is cached, and no network")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line and nothing else")
 @click.option("--plain", is_flag=True, help="no colours")
 def pull(name: str, gguf: str | None, weights: str | None, offline: bool, as_json: bool, plain: bool) -> None:
-    """Fetch the files of model NAME and check them, so that a run needs no network.
+    """Fetch the files of MODEL and check them, so that a run needs no network.
 
     \b
     minisheep pull smollm2-135m

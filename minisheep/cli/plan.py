@@ -25,7 +25,7 @@ WIDTH = 120
 
 
 @click.command(cls=GroupedCommand)
-@click.option("--gpu", metavar="NAME", help="plan for this GPU, such as 'RTX 3060 12GB'")
+@click.option("--gpu", metavar="GPU", help="plan for this GPU, such as 'RTX 3060 12GB'")
 @click.option(
     "--calibrate/--no-calibrate",
     default=None,

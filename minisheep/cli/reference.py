@@ -1,11 +1,10 @@
-"""The command reference (``python -m minisheep.cli.reference > docs/commands.md``) and ``minisheep completion``."""
+"""The command reference (``python -m minisheep.cli.reference > docs/commands.md``)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import click
-from click.shell_completion import get_completion_class
 
 from minisheep.cli.main import VERBS, cli
 from minisheep.cli.options import OWN, GroupedCommand, write_sections
@@ -13,7 +12,8 @@ from minisheep.cli.options import OWN, GroupedCommand, write_sections
 WIDTH = 100
 HEAD = """# Commands
 
-Made from the code by `make docs`, and checked by the tests. `--help` of each command shows the same, with all of its flags.
+Made from the code by `make docs`, and checked by the tests. `--help` of each command shows the same, with
+all of its flags.
 
 Five verbs compare or measure, each something else:
 
@@ -79,24 +79,6 @@ def _context(command: click.Command, name: str, above: click.Context | None) -> 
         max_content_width=WIDTH,
         help_option_names=["-h", "--help"],
     )
-
-
-SHELLS = ("bash", "zsh", "fish")
-
-
-@click.command()
-@click.argument("shell", type=click.Choice(SHELLS))
-def completion(shell: str) -> None:
-    """Print a script with which a shell completes commands, flags and choices by the Tab key.
-
-    \b
-    echo 'eval "$(minisheep completion bash)"' >> ~/.bashrc
-    echo 'eval "$(minisheep completion zsh)"' >> ~/.zshrc
-    minisheep completion fish > ~/.config/fish/completions/minisheep.fish
-    """
-    kind = get_completion_class(shell)
-    assert kind is not None
-    click.echo(kind(cli, {}, "minisheep", "_MINISHEEP_COMPLETE").source())
 
 
 if __name__ == "__main__":
