@@ -96,7 +96,7 @@ fix: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m minisheep.cli.reference > docs/commands.md
-	$(BIN)/python -m minisheep.cli.completion > minisheep/data/completion.json
+	$(BIN)/python -m minisheep.cli.reference --completion > minisheep/data/completion.json
 
 # Its output is the figures alone.
 bench: $(READY)

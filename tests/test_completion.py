@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from minisheep.cli.completion import SHELLS, TABLE, items, make_table
+from minisheep.cli.completion import SHELLS, TABLE, items
 from minisheep.cli.main import VERBS
+from minisheep.cli.reference import completion_table
 
 MINISHEEP = (sys.executable, "-m", "minisheep")
 
@@ -41,11 +42,11 @@ def ask(shell: str, words: str, number: int | str) -> subprocess.CompletedProces
 
 
 def test_the_table_is_made_from_the_code() -> None:
-    assert json.loads(TABLE.read_text(encoding="utf-8")) == make_table(), "run `make docs`"
+    assert json.loads(TABLE.read_text(encoding="utf-8")) == completion_table(), "run `make docs`"
 
 
 def test_every_verb_is_in_the_table_and_every_value_that_is_a_run_file_or_folder_is_known() -> None:
-    verbs = make_table()["verbs"]
+    verbs = completion_table()["verbs"]
     assert list(verbs) == list(VERBS)
     for takes in (takes for takes in verbs.values() if not isinstance(takes, str)):
         for flag, kind in takes["options"].items():
@@ -107,7 +108,7 @@ def test_a_name_that_needs_quotes_is_left_to_the_shell(place: Path) -> None:
 def test_every_gpu_that_is_completed_is_understood() -> None:
     from minisheep.plan.gpu_models import find_gpu_model
 
-    for name in make_table()["words"]["gpu"]:
+    for name in completion_table()["words"]["gpu"]:
         assert find_gpu_model(name).title.lower().replace(" ", "-") == name
 
 

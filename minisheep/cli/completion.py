@@ -1,7 +1,7 @@
 """``minisheep completion``, and what a shell is answered when Tab is pressed.
 
 An answer must come in a fifth of a second, and most verbs take longer to import. So what the verbs take is kept in
-``data/completion.json``, which ``make docs`` makes from the code and a test holds to it; only the runs, their rounds
+``data/completion.json``, which `cli.reference` makes from the code; only the runs, their rounds
 and files are looked up while somebody waits.
 """
 
@@ -21,13 +21,6 @@ from click.shell_completion import CompletionItem, get_completion_class
 TABLE = Path(__file__).parent.parent / "data" / "completion.json"
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_MINISHEEP_COMPLETE"
-KINDS = {
-    "RUN": "run", "RUN...": "run", "RUN|MODEL": "run model", "MODEL": "model", "GPU": "gpu", "METRIC": "metric",
-    "METRIC,...": "metric", "NAME,...": "task", "LANG": "language", "N,N,...": "round", "DIR": "dir", "FOLDER": "dir",
-}  # fmt: skip
-"""What is completed, by a parameter's metavar."""
-FLAGS = {"--run": "run", "--rule": "rule"}
-"""The same, for flags whose metavar says less."""
 FILE, FOLDER = CompletionItem("", type="file"), CompletionItem("", type="dir")
 """Ask the shell for its own completion of files, or of folders."""
 SAFE = re.compile(r"[\w./~@%+,-]+")
@@ -68,19 +61,13 @@ def answer(wish: str) -> None:
 
 def items(args: Sequence[str], incomplete: str) -> list[CompletionItem]:
     """What `incomplete` may become after the words `args`."""
-    from minisheep.cli.main import VERBS
-
     # bash takes --run=x apart at the sign.
     words = [word for word in args if word != "="]
     incomplete = "" if incomplete == "=" else incomplete
     verb = next((word for word in words if not word.startswith("-")), None)
     table = json.loads(TABLE.read_text(encoding="utf-8"))
     if verb is None:
-        top = (
-            {"--help": "", "--version": ""}
-            if incomplete.startswith("-")
-            else {v: text for v, (_, text) in VERBS.items()}
-        )
+        top = {"--help": "", "--version": ""} if incomplete.startswith("-") else table["lines"]
         return [CompletionItem(word, help=text or None) for word, text in top.items() if word.startswith(incomplete)]
     takes = table["verbs"].get(verb)
     takes = table["verbs"][takes] if isinstance(takes, str) else takes
@@ -173,65 +160,3 @@ def _runs(incomplete: str) -> list[CompletionItem]:
     if not found or others or not all(SAFE.fullmatch(name) for name in found):
         return [FOLDER]
     return [CompletionItem(name) for name in found]
-
-
-def make_table() -> dict[str, Any]:
-    """What `TABLE` holds: for each verb the kind of each argument and option, or the verb that takes the same; and the
-    words of kinds that are the same everywhere."""
-    from minisheep.cli.main import VERBS, cli
-    from minisheep.evals.tasks import FIELDS
-    from minisheep.models.registry import HubRepo, load_registry
-    from minisheep.plan.gpu_models import GPUS
-    from minisheep.report.data_sections import MEANINGS
-    from minisheep.rules.languages import NAMES
-    from minisheep.run.metric_catalogue import CATALOGUE
-
-    entries = load_registry().values()
-    hub = {entry.weights.repo if isinstance(entry.weights, HubRepo) else entry.hub for entry in entries} - {""}
-    verbs: dict[str, Any] = {}
-    for verb in VERBS:
-        command = cli.get_command(click.Context(cli), verb)
-        assert command is not None
-        takes = _takes(command)
-        same = next((name for name, other in verbs.items() if other == takes), None)
-        verbs[verb] = same or takes
-    words = {
-        "model": [*(entry.name for entry in entries), *sorted(hub)],
-        "gpu": sorted({gpu.title.lower().replace(" ", "-") for gpu in GPUS}),
-        "rule": sorted({name.partition(".")[2] for name in MEANINGS}),
-        "metric": [metric.name for metric in CATALOGUE],
-        "task": list(FIELDS),
-        "language": list(NAMES),
-    }
-    return {"words": words, "verbs": verbs}
-
-
-def _takes(command: click.Command) -> dict[str, Any]:
-    arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
-    options: dict[str, Any] = {"--help": ""}
-    for option in command.params:
-        if isinstance(option, click.Option):
-            for flag in (*option.opts, *option.secondary_opts):
-                options[flag] = "" if option.is_flag else _kind(option, FLAGS.get(flag))
-    return {
-        "arguments": [_kind(argument, None) for argument in arguments],
-        "many": any(argument.nargs == -1 for argument in arguments),
-        "options": options,
-    }
-
-
-def _kind(parameter: click.Parameter, known: str | None) -> Any:
-    """A list of choices, or the name of a kind; ``-`` for a value of which nothing is known."""
-    if isinstance(parameter.type, click.Choice):
-        return list(parameter.type.choices)
-    metavar = parameter.metavar or (str(parameter.name).upper() if isinstance(parameter, click.Argument) else "")
-    if "--round" in parameter.opts or "--against" in parameter.opts:
-        # Which words a command takes beside numbers stands in its help.
-        text = str(getattr(parameter, "help", ""))
-        others = "best last base" if "likewise" in text else " ".join(re.findall(r"\b(?:best|last|base)\b", text))
-        return " ".join(dict.fromkeys(f"round {others}".split()))
-    return known or KINDS.get(metavar) or ("file" if "FILE" in metavar else "-")
-
-
-if __name__ == "__main__":
-    click.echo(json.dumps(make_table(), separators=(",", ":")))

@@ -1,8 +1,13 @@
-"""The command reference (``python -m minisheep.cli.reference > docs/commands.md``)."""
+"""Two things made from the commands themselves: docs/commands.md (``python -m minisheep.cli.reference``) and, with
+``--completion``, what shells complete."""
 
 from __future__ import annotations
 
+import json
+import re
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -81,5 +86,74 @@ def _context(command: click.Command, name: str, above: click.Context | None) -> 
     )
 
 
+KINDS = {
+    "RUN": "run", "RUN...": "run", "RUN|MODEL": "run model", "MODEL": "model", "GPU": "gpu", "METRIC": "metric",
+    "METRIC,...": "metric", "NAME,...": "task", "LANG": "language", "N,N,...": "round", "DIR": "dir", "FOLDER": "dir",
+}  # fmt: skip
+"""What shells complete, by a parameter's metavar."""
+FLAGS = {"--run": "run", "--rule": "rule"}
+"""The same, for flags whose metavar says less."""
+
+
+def completion_table() -> dict[str, Any]:
+    """What `cli.completion` answers from: the line of each verb; the kind of each of its arguments and options, or the
+    verb that takes the same; and the words of kinds that are the same everywhere."""
+    from minisheep.evals.tasks import FIELDS
+    from minisheep.models.registry import HubRepo, load_registry
+    from minisheep.plan.gpu_models import GPUS
+    from minisheep.report.data_sections import MEANINGS
+    from minisheep.rules.languages import NAMES
+    from minisheep.run.metric_catalogue import CATALOGUE
+
+    entries = load_registry().values()
+    hub = {entry.weights.repo if isinstance(entry.weights, HubRepo) else entry.hub for entry in entries} - {""}
+    verbs: dict[str, Any] = {}
+    for verb in VERBS:
+        command = cli.get_command(click.Context(cli), verb)
+        assert command is not None
+        takes = _takes(command)
+        same = next((name for name, other in verbs.items() if other == takes), None)
+        verbs[verb] = same or takes
+    words = {
+        "model": [*(entry.name for entry in entries), *sorted(hub)],
+        "gpu": sorted({gpu.title.lower().replace(" ", "-") for gpu in GPUS}),
+        "rule": sorted({name.partition(".")[2] for name in MEANINGS}),
+        "metric": [metric.name for metric in CATALOGUE],
+        "task": list(FIELDS),
+        "language": list(NAMES),
+    }
+    return {"lines": {verb: text for verb, (_, text) in VERBS.items()}, "words": words, "verbs": verbs}
+
+
+def _takes(command: click.Command) -> dict[str, Any]:
+    arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
+    options: dict[str, Any] = {"--help": ""}
+    for option in command.params:
+        if isinstance(option, click.Option):
+            for flag in (*option.opts, *option.secondary_opts):
+                options[flag] = "" if option.is_flag else _kind(option, FLAGS.get(flag))
+    return {
+        "arguments": [_kind(argument, None) for argument in arguments],
+        "many": any(argument.nargs == -1 for argument in arguments),
+        "options": options,
+    }
+
+
+def _kind(parameter: click.Parameter, known: str | None) -> Any:
+    """A list of choices, or the name of a kind; ``-`` for a value of which nothing is known."""
+    if isinstance(parameter.type, click.Choice):
+        return list(parameter.type.choices)
+    metavar = parameter.metavar or (str(parameter.name).upper() if isinstance(parameter, click.Argument) else "")
+    if "--round" in parameter.opts or "--against" in parameter.opts:
+        # Which words a command takes beside numbers stands in its help.
+        text = str(getattr(parameter, "help", ""))
+        others = "best last base" if "likewise" in text else " ".join(re.findall(r"\b(?:best|last|base)\b", text))
+        return " ".join(dict.fromkeys(f"round {others}".split()))
+    return known or KINDS.get(metavar) or ("file" if "FILE" in metavar else "-")
+
+
 if __name__ == "__main__":
-    click.echo(markdown(), nl=False)
+    if sys.argv[1:] == ["--completion"]:
+        click.echo(json.dumps(completion_table(), separators=(",", ":")))
+    else:
+        click.echo(markdown(), nl=False)
