@@ -161,8 +161,8 @@ def resolve(
 
 
 def read_given(opening: Opening) -> dict[str, str]:
-    """Read the seeds, prompts, wordings and constraints that the user gave, so that a fault shows before there is a plan
-    or a run; returns digests of them for the manifest. Raises `errors.UsageError`."""
+    """Read the seeds, prompts, wordings and constraints that the user gave, so that a fault shows before there is a
+    plan or a run; returns digests of them for the manifest. Raises `errors.UsageError`."""
     settings = opening.settings
     seeds = load_seeds(settings.seeds, settings.language)
     shown = sum(not seed.held_out for seed in seeds)

@@ -382,16 +382,54 @@ def test_every_gpu_is_found_by_its_title(name: str) -> None:
         ("RTX 4060 Ti 16 GiB", "RTX 4060 Ti 16GB"),
         ("NVIDIA L4", "L4 24GB"),
         ("Tesla T4", "T4 16GB"),
+        ("NVIDIA GeForce RTX 5090", "RTX 5090 32GB"),
+        ("5070 ti", "RTX 5070 Ti 16GB"),
+        ("4070 super", "RTX 4070 SUPER 12GB"),
+        ("4080s", "RTX 4080 SUPER 16GB"),
+        ("rtx-5090-laptop", "RTX 5090 Laptop 24GB"),
+        ("NVIDIA GeForce RTX 3080 Ti Laptop GPU", "RTX 3080 Ti Laptop 16GB"),
+        ("rtx 4090 mobile", "RTX 4090 Laptop 16GB"),
+        ("A100", "A100 40GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100 80GB"),
+        ("NVIDIA H100 PCIe", "H100 PCIe 80GB"),
+        ("Tesla V100-SXM2-16GB", "V100 16GB"),
+        ("l40s", "L40S 48GB"),
+        ("a6000", "RTX A6000 48GB"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada 48GB"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTX PRO 6000 96GB"),
     ],
 )
 def test_a_gpu_is_found_however_its_name_is_written(name: str, title: str) -> None:
     assert find_gpu_model(name).title == title
 
 
-@pytest.mark.parametrize("name", ["RTX 3059", "", "\x1b]0;owned\x07", "x" * 5000])
-def test_an_unknown_gpu_is_refused_with_the_nearest(name: str) -> None:
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("RTX 3059", "RTX 3060 12GB"),
+        ("RTX 5090 Ti", "RTX 5090 32GB"),
+        ("RTX 6090 48GB", "RTX 5090 32GB"),
+        ("B300", "B200 180GB"),
+        ("GTX 1080 Ti", "RTX 20"),
+        ("A800 80GB", "A100 80GB"),
+        ("Voodoo 2", "same memory and generation"),
+        ("", "same memory and generation"),
+        ("\x1b]0;owned\x07", "same memory and generation"),
+        ("x" * 5000, "same memory and generation"),
+        ("Apple M4 Max", "Apple's GPUs are not planned for"),
+        ("m2", "Apple's GPUs are not planned for"),
+        ("RX 7900 XTX", "AMD's GPUs are not planned for"),
+        ("MI300X", "AMD's GPUs are not planned for"),
+        ("Arc B580", "Intel's GPUs are not planned for"),
+    ],
+)
+def test_an_unknown_gpu_is_refused_with_the_nearest_of_its_family(name: str, near: str) -> None:
+    with pytest.raises(UsageError) as refused:
         find_gpu_model(name)
+    said = f"{refused.value.message} {refused.value.fix}"
+    assert near in said.partition("nearest are")[2] or near in said
+    assert "RTX 2060" not in said or name.startswith("GTX")
 
 
 def test_a_gpu_of_another_size_is_not_taken_for_it() -> None:
@@ -399,9 +437,20 @@ def test_a_gpu_of_another_size_is_not_taken_for_it() -> None:
         find_gpu_model("RTX 3060 24GB")
 
 
-def test_the_common_gpus_are_known_and_go_from_6_to_24_gb() -> None:
+def test_every_gpu_is_as_a_data_sheet_could_have_it() -> None:
+    """A slip of a digit shows: what a card reads in its memory and computes of it is of one order for all."""
+    titles = [gpu.title for gpu in GPUS]
+    assert len(set(titles)) == len(titles)
+    for gpu in GPUS:
+        assert 0.9 * gpu.memory <= gpu.usable <= gpu.memory, gpu.title
+        assert 40 < gpu.half / gpu.bandwidth < 500 and 1 <= gpu.half / gpu.training <= 2.01, gpu.title
+        old = gpu.name.startswith(("RTX 20", "T4", "V100", "TITAN", "Quadro")) and not gpu.name.endswith("Ada")
+        assert gpu.bfloat16 != old, gpu.title
+
+
+def test_the_common_gpus_are_known_and_go_from_6_to_40_gb() -> None:
     sizes = [find_gpu_model(name).memory // GIB for name in COMMON]
-    assert sizes == sorted(sizes) and (sizes[0], sizes[-1]) == (6, 24)
+    assert sizes == sorted(sizes) and (sizes[0], sizes[-1]) == (6, 40)
 
 
 def test_a_gpu_that_is_here_and_has_no_cuda_is_said() -> None:
@@ -415,7 +464,8 @@ def test_a_gpu_that_is_here_and_has_no_cuda_is_said() -> None:
         ("Tesla T4", (7, 5), 15_360, True),
         ("NVIDIA L4", (8, 9), 23_034, True),
         ("NVIDIA GeForce RTX 5090", (12, 0), 32_607, True),
-        ("NVIDIA H200", (9, 0), 143_771, False),
+        ("NVIDIA H200", (9, 0), 143_771, True),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", (8, 9), 16_376, True),
         ("NVIDIA GeForce RTX 6090", (13, 0), 49_140, False),
     ],
 )
@@ -425,6 +475,17 @@ def test_a_gpu_that_is_here_is_planned_for_and_never_a_processor_in_its_place(
     machine, told = machine_for(None, 0, Gpu(name, capability, mib * MIB, 0))
     assert machine.gpu is not None and machine.gpu.memory == mib * MIB
     assert machine.bfloat16 == (capability >= (8, 0)) and ("not in the table" in told) != known
+
+
+def test_an_unknown_gpu_that_is_here_gets_the_speed_of_its_own_family() -> None:
+    machine, told = machine_for(None, 0, Gpu("NVIDIA GeForce RTX 6090", (13, 0), 49_140 * MIB, 0))
+    assert machine.gpu is not None and machine.gpu.bandwidth == find_gpu_model("RTX 5090").bandwidth
+    assert "times are those of an RTX 5090 32GB" in told
+
+
+def test_the_memory_that_error_correction_takes_is_not_planned_with() -> None:
+    told = machine_for(None, 0, Gpu("Tesla T4", (7, 5), 15_360 * MIB, 0))[0].memory
+    assert told is not None and with_gpu(find_gpu_model("T4")).memory == pytest.approx(told, rel=0.01)
 
 
 def test_a_gpu_that_is_here_has_the_memory_that_its_driver_tells() -> None:
