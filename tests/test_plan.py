@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gguf_builder import tiny_gguf
 
-from minisheep import config
+from minisheep import config, prepare
 from minisheep.config import Settings
 from minisheep.engines import budget
 from minisheep.errors import MinisheepError, UsageError
@@ -16,7 +16,7 @@ from minisheep.machine.gpu import Gpu
 from minisheep.models import cache as cache_module
 from minisheep.models.registry import load_registry
 from minisheep.models.shape import Shape
-from minisheep.plan import duration, fit, memory_parts
+from minisheep.plan import duration, fit, memory_parts, plan_table
 from minisheep.plan.fit import Plan, PlannedMachine, changes, least_context, machine_for, make_plan, recommend, with_gpu
 from minisheep.plan.gpu_models import COMMON, GIB, GPUS, find_gpu_model
 from minisheep.plan.memory_parts import Inference, TrainingMemory, Weights, format_in_name, uses_more_bits, weights_as
@@ -102,6 +102,27 @@ def test_a_file_that_is_here_is_read_and_not_foretold() -> None:
     path.write_bytes(tiny_gguf())
     found = model("smollm2-135m")
     assert found.here and found.shape.layers == 2 and found.weights.file == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "listed", "format"),
+    [
+        ("Qwen/Qwen1.5-7B", "qwen1.5-7b", "Q8_0"),
+        ("qwen/qwen1.5-7b@main", "qwen1.5-7b", "Q8_0"),
+        ("google/gemma-3-270m", "gemma-3-270m", "Q8_0"),
+        ("QuantFactory/SmolLM2-360M-GGUF:SmolLM2-360M.Q4_K_M.gguf", "smollm2-360m", "Q4_K_M"),
+    ],
+)
+def test_a_hub_id_of_a_model_in_the_registry_is_known(hub_id: str, listed: str, format: str) -> None:
+    found, entry = model(hub_id), load_registry()[listed]
+    assert (found.shape, found.listed, found.weights.format) == (entry.shape, listed, format)
+    assert f"--model {listed}" in "\n".join(plan_table.model_lines(found))
+    assert model(listed).listed == ""
+
+
+def test_a_model_without_a_known_gguf_is_planned_in_the_format_that_a_run_converts_it_to() -> None:
+    without = [entry.name for entry in load_registry().values() if entry.gguf is None]
+    assert without and {model(name).weights.format for name in without} == {prepare.TYPE}
 
 
 def test_nothing_is_said_of_a_model_that_nothing_is_known_of() -> None:
