@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ def shape(name: str) -> Shape:
     return found
 
 
+GUIDE = (Path(__file__).parent.parent / "docs" / "guide" / "gpu.md").read_text(encoding="utf-8")
 QWEN2 = Shape(24, 896, 4864, 14, 2, 64, 151_936, 32_768, tied=False)
 """Of the Qwen2 that the slow tests use."""
 SHAPES = {"smollm2": shape("smollm2-135m"), "gemma3": shape("gemma-3-270m"), "qwen2": QWEN2}
@@ -361,6 +363,50 @@ def test_a_pass_takes_what_was_published_of_llama_cpp_on_an_rtx_4090(tokens: int
     speed = duration.GpuSpeed(find_gpu_model("4090"), shape("llama-3-8b"), weights, 0, tokens)
     seconds = speed.step_seconds(tokens, 0) - tokens * duration.DRAW_SECONDS
     assert tokens / seconds == pytest.approx(published, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name", "format", "tokens", "published"),
+    [
+        ("RTX 3090", "llama-3-8b", "Q4_0", 1, 157),
+        ("RTX 3090", "llama-3-8b", "Q4_0", 8, 584),
+        ("RTX 4090", "llama-3-8b", "Q4_0", 16, 1931),
+        ("RTX 3080", "llama-3-8b", "Q4_K_M", 1, 112),
+        ("L4", "qwen2.5-7b", "Q4_K_M", 1, 47),
+        ("RTX 4060 Laptop", "llama-3-8b", "Q4_K_M", 1, 47),
+        ("RTX 3090", "llama-3-8b", "Q6_K", 512, 3491),
+    ],
+)
+def test_the_guide_tells_how_far_rates_are_from_published_ones(
+    gpu: str, name: str, format: str, tokens: int, published: int
+) -> None:
+    entry = load_registry()[name]
+    weights = weights_as(shape(name), entry.architecture, format)
+    speed = duration.GpuSpeed(find_gpu_model(gpu), shape(name), weights, 0, tokens)
+    rate = tokens / (speed.step_seconds(tokens, 0) - tokens * duration.DRAW_SECONDS)
+    assert f"| {rate:,.0f} | {published:,} | {rate / published:.2f} |" in GUIDE
+    assert 0.8 < rate / published < 1.65
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name", "published"), [("4090", "llama-3-8b", 2413), ("A100 80GB", "qwen1.5-7b", 2341)]
+)
+def test_the_guide_tells_how_far_training_is_from_published_rates(gpu: str, name: str, published: int) -> None:
+    speed = duration.GpuSpeed(find_gpu_model(gpu), shape(name), weights_as(shape(name), "llama", "Q4_K_M"), 0, 1)
+    rate = 1e6 / speed.seconds(duration.PhaseTokens("train", trained=1_000_000))
+    assert f"| {rate:,.0f} | {published:,} | {rate / published:.2f} |" in GUIDE
+
+
+def test_the_guide_tells_how_far_memory_is_from_published_peaks() -> None:
+    def peak(name: str, rank: int, batch: int, length: int) -> int:
+        how = TrainingMemory("4bit", True, False, rank, batch, length)
+        architecture = load_registry()[name].architecture
+        return memory_parts.total(memory_parts.training_parts(shape(name), architecture, how))
+
+    for took, published in ((peak("llama-3-8b", 8, 2, 2048) / GIB, 7.4), (peak("qwen1.5-7b", 64, 1, 2048) / 1e9, 13.9)):
+        assert f"| {took:.1f} | {published} | {took / published:.2f} |" in GUIDE
+    longest = max(length for length in range(20_000, 23_000, 16) if peak("llama-3-8b", 32, 1, length) < 24 * GIB)
+    assert f"| {longest:,} | 78,475 | {longest / 78_475:.2f} |" in GUIDE
 
 
 def test_no_time_is_claimed_for_a_processor_that_was_never_tried() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def _show_models(*, as_json: bool, plain: bool) -> None:
     _table(titles, rows, right="parameters", plain=plain)
 
 
-def _table(titles: tuple[str, ...], rows: list[tuple[str, ...]], *, right: str, plain: bool) -> None:
+def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, right: str, plain: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
