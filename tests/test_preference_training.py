@@ -136,22 +136,38 @@ def test_the_losses_are_the_published_ones(
     assert found.item() == pytest.approx(published(loss, beta, batch, p, q), abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["orpo", "dpo"])
-def test_the_losses_are_those_of_trl_where_it_is_installed(loss: str) -> None:
+AS_TRL = (
+    TokenPair((5, 6, 7, 8, 9, 10), 1, (5, 20, 21, 22)),
+    TokenPair((11, 12, 13, 40, 41), 1, (11, 50, 51, 52, 53, 54, 55)),
+    TokenPair((60, 61, 62, 63, 64), 1, (60, 70, 71)),
+)
+"""Prompts of one token: TRL's ORPO counts the NLL of the prompt too, ours that of the answer alone."""
+TRL_LOSSES = {
+    ("dpo", 0.1): 0.6738755,
+    ("dpo", 0.5): 0.6243450,
+    ("orpo", 0.1): 6.2680721,
+    ("orpo", 1.0): 6.8508215,
+}
+"""Of `AS_TRL` by TRL 1.15.0 on the model of `adapted` (torch 2.13.0, CPU): ``DPOTrainer._compute_loss``, no adapter
+being named ``ref``, so that its reference is the base, and ``ORPOTrainer.get_batch_loss_metrics``."""
+
+
+@pytest.mark.parametrize(("loss", "beta"), TRL_LOSSES)
+def test_the_losses_are_those_that_trl_gave(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, loss: str, beta: float
+) -> None:
     import torch
 
-    from minisheep.trainers.preference import dpo_loss, odds_ratio_loss
+    from minisheep.trainers.lora_model import sequence_losses
+    from minisheep.trainers.preference import Portion, preference_loss, sequences
 
-    chosen, rejected = torch.tensor([-0.3, -1.2, -5.0]), torch.tensor([-0.9, -1.1, -2.0])
-    if loss == "dpo":
-        base = (torch.tensor([-0.4, -1.0, -4.0]), torch.tensor([-0.7, -1.3, -2.5]))
-        right = -torch.nn.functional.logsigmoid(0.1 * ((chosen - base[0]) - (rejected - base[1])))
-        assert torch.allclose(dpo_loss(chosen, rejected, *base, 0.1), right, atol=1e-6)
-        return
-    orpo = pytest.importorskip("trl.experimental.orpo.orpo_trainer")
-    trainer = type("Stand", (), {"beta": 1.0, "accelerator": type("A", (), {"device": "cpu"})})()
-    losses = orpo.ORPOTrainer.odds_ratio_loss(trainer, chosen, rejected)[0]
-    assert torch.allclose(odds_ratio_loss(chosen, rejected), -losses, atol=1e-5)
+    model, device = adapted(weights, quick=False, monkeypatch=monkeypatch), torch.device("cpu")
+    with torch.no_grad():
+        nll = sequence_losses(model, sequences(AS_TRL), device)
+        with model.disable_adapter():
+            base = sequence_losses(model, sequences(AS_TRL), device)
+        found = preference_loss(loss, beta, AS_TRL, nll, base, Portion.of(AS_TRL))
+    assert found.item() == pytest.approx(TRL_LOSSES[loss, beta], abs=1e-5)
 
 
 def test_a_certain_answer_has_a_finite_loss_and_gradient() -> None:
