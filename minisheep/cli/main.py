@@ -115,7 +115,7 @@ def main(commands: click.Group = cli, name: str = "minisheep") -> None:
     closed = _ready_output()
     code = _exit_code(commands, name)
     if not _flushed() and code == 0:
-        _report(DiskError.__name__, "The output could not be written.", "Mend this and give the same command again.")
+        _report(DiskError.__name__, "The output could not be written.", "Fix this and give the same command again.")
         code = DiskError.exit_code
     if closed and closed.lost and code == 0:
         _report(DiskError.__name__, "The output is closed, so what it was to show is lost.", "")
@@ -160,7 +160,7 @@ def _exit_code(commands: click.Group, name: str) -> int:
     except OSError as error:
         if os.environ.get("MINISHEEP_RAISE"):
             raise
-        _report(DiskError.__name__, f"The system refused: {error}.", "Mend this and give the same command again.")
+        _report(DiskError.__name__, f"The system refused: {error}.", "Fix this and give the same command again.")
         return DiskError.exit_code
 
 
