@@ -30,7 +30,14 @@ GROUPS = {
 """Settings by their groups in `config`, as help names them."""
 OWN = "Options"
 """The heading of what only the one command has."""
-ABOUT = {"run": "The run", "preset": "The run", "config_file": "The run", "plain": "Output", "as_json": "Output"}
+ABOUT = {
+    "run": "The run",
+    "preset": "The run",
+    "config_file": "The run",
+    "plain": "Output",
+    "as_json": "Output",
+    "log_to": "Output",
+}
 """Where the other flags stand that such commands share."""
 METAVARS = {
     "model": "MODEL", "gguf": "FILE", "weights": "DIR", "seeds": "FILE", "prompts": "DIR", "constraint_file": "FILE",
@@ -48,8 +55,8 @@ class GroupedCommand(click.Command):
         for parameter in self.get_params(ctx):
             record, name = parameter.get_help_record(ctx), str(parameter.name)
             if record is not None:
-                known = name in config.Settings.model_fields
-                found[GROUPS[config.group_of(name)] if known else ABOUT.get(name, OWN)].append(record)
+                group = GROUPS[config.group_of(name)] if name in config.Settings.model_fields else OWN
+                found[ABOUT.get(name, group)].append(record)
         return {title: records for title, records in found.items() if records}
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -91,7 +91,9 @@ KINDS = {
     "METRIC,...": "metric", "NAME,...": "task", "LANG": "language", "N,N,...": "round", "DIR": "dir", "FOLDER": "dir",
 }  # fmt: skip
 """What shells complete, by a parameter's metavar."""
-FLAGS = {"--run": "run", "--rule": "rule"}
+FLAGS: dict[str, str | list[str]] = {
+    "--run": "run", "--rule": "rule", "--model": "model", "--log-to": ["tensorboard", "wandb", "trackio"],
+}  # fmt: skip
 """The same, for flags whose metavar says less."""
 
 
@@ -139,7 +141,7 @@ def _takes(command: click.Command) -> dict[str, Any]:
     }
 
 
-def _kind(parameter: click.Parameter, known: str | None) -> Any:
+def _kind(parameter: click.Parameter, known: str | list[str] | None) -> Any:
     """A list of choices, or the name of a kind; ``-`` for a value of which nothing is known."""
     if isinstance(parameter.type, click.Choice):
         return list(parameter.type.choices)
@@ -149,7 +151,7 @@ def _kind(parameter: click.Parameter, known: str | None) -> Any:
         text = str(getattr(parameter, "help", ""))
         others = "best last base" if "likewise" in text else " ".join(re.findall(r"\b(?:best|last|base)\b", text))
         return " ".join(dict.fromkeys(f"round {others}".split()))
-    return known or KINDS.get(metavar) or ("file" if "FILE" in metavar else "-")
+    return known or KINDS.get(metavar) or ("file" if "FILE" in metavar or "PATH" in metavar else "-")
 
 
 if __name__ == "__main__":
