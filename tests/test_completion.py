@@ -88,6 +88,7 @@ def test_every_verb_is_in_the_table_and_every_value_that_is_a_run_file_or_folder
         ("align --per-round ", []),
         ("export runs/mine --quantise q8", ["Q8_0"]),
         ("plan --gpu RTX-307", ["rtx-3070-8gb", "rtx-3070-laptop-8gb", "rtx-3070-ti-8gb", "rtx-3070-ti-laptop-8gb"]),
+        ("plan --gpu 5090", ["rtx-5090-32gb", "rtx-5090-laptop-24gb"]),
         ("browse runs/mine --rule low", ["low_score"]),
         ("compare runs/mine --sort nll_c", ["nll_change"]),
         ("align --answer-t", ["--answer-temperature", "--answer-top-p"]),

@@ -131,7 +131,9 @@ def _values(kind: Any, incomplete: str, run: str, words: dict[str, list[str]]) -
 
 
 def _starting(words: Sequence[str], beginning: str) -> list[CompletionItem]:
-    return [CompletionItem(word) for word in words if word.lower().startswith(beginning.lower())]
+    """Those that begin so, in any case; else, as for the 5090 of ``rtx-5090-32gb``, those that hold it."""
+    begun = [word for word in words if word.lower().startswith(beginning.lower())]
+    return [CompletionItem(word) for word in begun or words if beginning.lower() in word.lower()]
 
 
 def _rounds(run: str) -> list[int]:
