@@ -109,7 +109,17 @@ def test_unused_leaves_what_a_run_goes_on_with_and_every_note(
     gone = {f"inference/{OTHER[:32]}-q8_0.gguf", "partial/gemma-3-270m-a5fd3b62230a.x1.tmp/joined"}
     assert code == 0 and "Removed" in out
     assert before - names(root) == gone
-    assert "Nothing was removed" in call(monkeypatch, capsys, "--unused", "--yes")[1]
+    _, out, err = call(monkeypatch, capsys, "--unused", "--yes")
+    assert "Nothing was removed" in out and err == ""
+
+
+def test_where_no_run_is_that_is_said_before_all_counts_as_unused(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path / "runs")
+    before = names(root)
+    code, _, err = call(monkeypatch, capsys, "--unused")
+    assert code == 2 and err.startswith("There is no run in runs/ here") and names(root) == before
 
 
 def test_a_model_is_removed_in_all_its_forms(

@@ -51,7 +51,10 @@ def models(show_cache: bool, remove: tuple[str, ...], unused: bool, yes: bool, a
 
 
 def _clean(names: tuple[str, ...], *, unused: bool, yes: bool, as_json: bool) -> None:
-    chosen = cleaning.choose_items(_cached(), names, unused=unused)
+    runs = _runs()
+    chosen = cleaning.choose_items(cleaning.list_items(runs), names, unused=unused)
+    if unused and not runs:
+        click.echo("There is no run in runs/ here, so all that no process works with counts as unused.", err=True)
     size = megabytes(sum(item.bytes for item in chosen))
     if chosen and not yes:
         if as_json or not sys.stdin.isatty():
@@ -70,8 +73,8 @@ def _clean(names: tuple[str, ...], *, unused: bool, yes: bool, as_json: bool) ->
         click.echo("Nothing was removed: a run in runs/, or a process, uses all that is there.")
 
 
-def _cached() -> list[cleaning.CacheItem]:
-    return cleaning.list_items(path.parent for path in sorted(Path("runs").glob("*/model.json")))
+def _runs() -> list[Path]:
+    return [path.parent for path in sorted(Path("runs").glob("*/model.json"))]
 
 
 def _users(item: cleaning.CacheItem) -> str:
@@ -79,7 +82,7 @@ def _users(item: cleaning.CacheItem) -> str:
 
 
 def _show_cache(*, as_json: bool, plain: bool) -> None:
-    items = _cached()
+    items = cleaning.list_items(_runs())
     if as_json:
         for item in items:
             click.echo(json.dumps({**dataclasses.asdict(item), "path": str(item.path)}))
