@@ -1,7 +1,7 @@
 # make demo [MODEL=smollm2-135m]    set up, then two rounds of a tiny model, by default gemma-3-270m
 # make test    set up, then the tests
 # make check   format, lint, types, directions                        make fix     format and mend what can be mended
-# make docs    the command reference, from the code         make coverage    how much of the code the tests run
+# make docs    the command reference and what shells complete, from the code         make coverage    how much of the code the tests run
 # make test-all    the slow tests too
 # make bench   minisheep and its peers, as JSON lines     make house   files, lines, circles, repeated names
 # make mutants     breaks promises, one at a time, and sees whether the tests notice
@@ -96,6 +96,7 @@ fix: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m minisheep.cli.reference > docs/commands.md
+	$(BIN)/python -m minisheep.cli.reference --completion > minisheep/data/completion.json
 
 # Its output is the figures alone.
 bench: $(READY)

@@ -174,12 +174,9 @@ def resolve(
     return Opening(settings, {**manifest, "phases": done}, f"Continuing with changed settings: {changes}.")
 
 
-def check(opening: Opening) -> dict[str, str]:
-    """Read everything that the user gave, so that a fault shows at once; returns digests of it for the manifest.
-
-    Nothing is written. Raises `errors.UsageError`, what the search for the model raises, and
-    `errors.RunMismatchError` if seeds or prompts differ from those that the run began with.
-    """
+def read_given(opening: Opening) -> dict[str, str]:
+    """Read the seeds, prompts, wordings and constraints that the user gave, so that a fault shows before there is a
+    plan or a run; returns digests of them for the manifest. Raises `errors.UsageError`."""
     settings = opening.settings
     seeds = load_seeds(settings.seeds, settings.language)
     shown = sum(not seed.held_out for seed in seeds)
@@ -195,6 +192,16 @@ def check(opening: Opening) -> dict[str, str]:
     load_wording(settings.prompts, settings.language)
     if settings.constraints and opening.manifest is None:
         load_catalogue(settings.constraint_file, language=settings.language)
+    return {"seeds": seeds_digest(seeds), "prompts": digest("prompts", prompts)}
+
+
+def check(opening: Opening) -> dict[str, str]:
+    """Check everything that the user gave, so that a fault shows at once; returns digests of it for the manifest.
+
+    Nothing is written. Raises `errors.UsageError`, what the search for the model raises, and
+    `errors.RunMismatchError` if seeds or prompts differ from those that the run began with.
+    """
+    settings, inputs = opening.settings, read_given(opening)
     if settings.trainer == "unsloth":
         choose_trainer(settings.trainer, settings.load_in)
     if settings.engine == "openai":
@@ -205,7 +212,6 @@ def check(opening: Opening) -> dict[str, str]:
         entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
         if isinstance(entry.gguf, LocalPath) and entry.gguf.path.is_file():
             read_header(entry.gguf.path)
-    inputs = {"seeds": seeds_digest(seeds), "prompts": digest("prompts", prompts)}
     if opening.manifest is not None and opening.manifest.get("inputs") != inputs:
         raise RunMismatchError(
             "The seed tasks or prompts are not those that the run began with.", "Restore them, or start a new run."

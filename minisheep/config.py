@@ -107,16 +107,16 @@ class Settings(BaseModel):
     )
     constraints: Share = setting(
         0.0,
-        "respond",
+        "constraints",
         "share of the instructions that get a constraint on their answer, which a program checks: what passes is kept",
     )
-    constraint_file: str = setting("", "respond", "constraints in a TOML file; empty: minisheep's own")
+    constraint_file: str = setting("", "constraints", "constraints in a TOML file; empty: minisheep's own")
     hindsight: Share = setting(
-        0.0, "respond", "at most this share of other kept answers get a constraint that they keep, read off the answer"
+        0.0, "constraints", "at most this share of other kept answers get a constraint that they keep, read off them"
     )
     constraint_control: Literal["none", "exchanged"] = setting(
         "none",
-        "respond",
+        "constraints",
         "for experiments; exchanged: training sees each checked answer with another one's constraint, so that only the"
         " link between the two is cut",
     )
@@ -242,20 +242,20 @@ class Settings(BaseModel):
     )
     engine_url: str = setting(
         "",
-        "engine",
+        "server",
         "the server's API, such as http://localhost:8000/v1 (vLLM, SGLang, llama.cpp's server); it runs the same model",
         changeable=True,
     )
-    engine_model: str = setting("", "engine", "what the server calls that model", changeable=True)
-    engine_key_env: str = setting("", "engine", "environment variable that holds the server's key", changeable=True)
+    engine_model: str = setting("", "server", "what the server calls that model", changeable=True)
+    engine_key_env: str = setting("", "server", "environment variable that holds the server's key", changeable=True)
     engine_hook: str = setting(
         "",
-        "engine",
+        "server",
         "program that loads a round's adapter on the server, given the round's folder or the word base; empty: what"
         " needs an adapter, and all measuring, runs on this machine",
     )
     engine_timeout: Annotated[float, Field(gt=0)] = setting(
-        600.0, "engine", "seconds that one request to the server may take", changeable=True
+        600.0, "server", "seconds that one request to the server may take", changeable=True
     )
     slots: Annotated[int, Field(ge=0, le=255)] = setting(
         0, "engine", "sequences decoded together; 0: chosen for the machine (16 requests at a server)", changeable=True

@@ -165,7 +165,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "one fake": (["align", "--engine", "fake"], 2, "belong together"),
     "model": (["align", "--model", "smolm2-135m"], 2, "smollm2-135m"),
     "model to pull": (["pull", "smolm2-135m"], 2, "smollm2-135m"),
-    "nothing to pull": (["pull"], 2, "Missing argument 'NAME'"),
+    "nothing to pull": (["pull"], 2, "Missing argument 'MODEL'"),
     "missing gguf": (["pull", "/nonexistent/x.gguf"], 1, "/nonexistent/x.gguf"),
     "text as gguf": (["pull", "{0}/text.gguf"], 1, "text.gguf"),
     "empty gguf": (["pull", "{0}/empty.gguf"], 1, "empty.gguf"),

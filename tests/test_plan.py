@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from gguf_builder import tiny_gguf
 
-from minisheep import config
+from minisheep import config, prepare
 from minisheep.config import Settings
 from minisheep.engines import budget
 from minisheep.errors import MinisheepError, UsageError
@@ -16,7 +17,7 @@ from minisheep.machine.gpu import Gpu
 from minisheep.models import cache as cache_module
 from minisheep.models.registry import load_registry
 from minisheep.models.shape import Shape
-from minisheep.plan import duration, fit, memory_parts
+from minisheep.plan import duration, fit, memory_parts, plan_table
 from minisheep.plan.fit import Plan, PlannedMachine, changes, least_context, machine_for, make_plan, recommend, with_gpu
 from minisheep.plan.gpu_models import COMMON, GIB, GPUS, find_gpu_model
 from minisheep.plan.memory_parts import Inference, TrainingMemory, Weights, format_in_name, uses_more_bits, weights_as
@@ -31,6 +32,7 @@ def shape(name: str) -> Shape:
     return found
 
 
+GUIDE = (Path(__file__).parent.parent / "docs" / "guide" / "gpu.md").read_text(encoding="utf-8")
 QWEN2 = Shape(24, 896, 4864, 14, 2, 64, 151_936, 32_768, tied=False)
 """Of the Qwen2 that the slow tests use."""
 SHAPES = {"smollm2": shape("smollm2-135m"), "gemma3": shape("gemma-3-270m"), "qwen2": QWEN2}
@@ -102,6 +104,27 @@ def test_a_file_that_is_here_is_read_and_not_foretold() -> None:
     path.write_bytes(tiny_gguf())
     found = model("smollm2-135m")
     assert found.here and found.shape.layers == 2 and found.weights.file == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "listed", "format"),
+    [
+        ("Qwen/Qwen1.5-7B", "qwen1.5-7b", "Q8_0"),
+        ("qwen/qwen1.5-7b@main", "qwen1.5-7b", "Q8_0"),
+        ("google/gemma-3-270m", "gemma-3-270m", "Q8_0"),
+        ("QuantFactory/SmolLM2-360M-GGUF:SmolLM2-360M.Q4_K_M.gguf", "smollm2-360m", "Q4_K_M"),
+    ],
+)
+def test_a_hub_id_of_a_model_in_the_registry_is_known(hub_id: str, listed: str, format: str) -> None:
+    found, entry = model(hub_id), load_registry()[listed]
+    assert (found.shape, found.listed, found.weights.format) == (entry.shape, listed, format)
+    assert f"--model {listed}" in "\n".join(plan_table.model_lines(found))
+    assert model(listed).listed == ""
+
+
+def test_a_model_without_a_known_gguf_is_planned_in_the_format_that_a_run_converts_it_to() -> None:
+    without = [entry.name for entry in load_registry().values() if entry.gguf is None]
+    assert without and {model(name).weights.format for name in without} == {prepare.TYPE}
 
 
 def test_nothing_is_said_of_a_model_that_nothing_is_known_of() -> None:
@@ -342,6 +365,50 @@ def test_a_pass_takes_what_was_published_of_llama_cpp_on_an_rtx_4090(tokens: int
     assert tokens / seconds == pytest.approx(published, rel=0.08)
 
 
+@pytest.mark.parametrize(
+    ("gpu", "name", "format", "tokens", "published"),
+    [
+        ("RTX 3090", "llama-3-8b", "Q4_0", 1, 157),
+        ("RTX 3090", "llama-3-8b", "Q4_0", 8, 584),
+        ("RTX 4090", "llama-3-8b", "Q4_0", 16, 1931),
+        ("RTX 3080", "llama-3-8b", "Q4_K_M", 1, 112),
+        ("L4", "qwen2.5-7b", "Q4_K_M", 1, 47),
+        ("RTX 4060 Laptop", "llama-3-8b", "Q4_K_M", 1, 47),
+        ("RTX 3090", "llama-3-8b", "Q6_K", 512, 3491),
+    ],
+)
+def test_the_guide_tells_how_far_rates_are_from_published_ones(
+    gpu: str, name: str, format: str, tokens: int, published: int
+) -> None:
+    entry = load_registry()[name]
+    weights = weights_as(shape(name), entry.architecture, format)
+    speed = duration.GpuSpeed(find_gpu_model(gpu), shape(name), weights, 0, tokens)
+    rate = tokens / (speed.step_seconds(tokens, 0) - tokens * duration.DRAW_SECONDS)
+    assert f"| {rate:,.0f} | {published:,} | {rate / published:.2f} |" in GUIDE
+    assert 0.8 < rate / published < 1.65
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name", "published"), [("4090", "llama-3-8b", 2413), ("A100 80GB", "qwen1.5-7b", 2341)]
+)
+def test_the_guide_tells_how_far_training_is_from_published_rates(gpu: str, name: str, published: int) -> None:
+    speed = duration.GpuSpeed(find_gpu_model(gpu), shape(name), weights_as(shape(name), "llama", "Q4_K_M"), 0, 1)
+    rate = 1e6 / speed.seconds(duration.PhaseTokens("train", trained=1_000_000))
+    assert f"| {rate:,.0f} | {published:,} | {rate / published:.2f} |" in GUIDE
+
+
+def test_the_guide_tells_how_far_memory_is_from_published_peaks() -> None:
+    def peak(name: str, rank: int, batch: int, length: int) -> int:
+        how = TrainingMemory("4bit", True, False, rank, batch, length)
+        architecture = load_registry()[name].architecture
+        return memory_parts.total(memory_parts.training_parts(shape(name), architecture, how))
+
+    for took, published in ((peak("llama-3-8b", 8, 2, 2048) / GIB, 7.4), (peak("qwen1.5-7b", 64, 1, 2048) / 1e9, 13.9)):
+        assert f"| {took:.1f} | {published} | {took / published:.2f} |" in GUIDE
+    longest = max(length for length in range(20_000, 23_000, 16) if peak("llama-3-8b", 32, 1, length) < 24 * GIB)
+    assert f"| {longest:,} | 78,475 | {longest / 78_475:.2f} |" in GUIDE
+
+
 def test_no_time_is_claimed_for_a_processor_that_was_never_tried() -> None:
     found = make_plan(settings(), model(), PlannedMachine("cpu", 64 * GIB, None, True, 2))
     assert found.phases is None and found.run_seconds is None
@@ -382,16 +449,54 @@ def test_every_gpu_is_found_by_its_title(name: str) -> None:
         ("RTX 4060 Ti 16 GiB", "RTX 4060 Ti 16GB"),
         ("NVIDIA L4", "L4 24GB"),
         ("Tesla T4", "T4 16GB"),
+        ("NVIDIA GeForce RTX 5090", "RTX 5090 32GB"),
+        ("5070 ti", "RTX 5070 Ti 16GB"),
+        ("4070 super", "RTX 4070 SUPER 12GB"),
+        ("4080s", "RTX 4080 SUPER 16GB"),
+        ("rtx-5090-laptop", "RTX 5090 Laptop 24GB"),
+        ("NVIDIA GeForce RTX 3080 Ti Laptop GPU", "RTX 3080 Ti Laptop 16GB"),
+        ("rtx 4090 mobile", "RTX 4090 Laptop 16GB"),
+        ("A100", "A100 40GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100 80GB"),
+        ("NVIDIA H100 PCIe", "H100 PCIe 80GB"),
+        ("Tesla V100-SXM2-16GB", "V100 16GB"),
+        ("l40s", "L40S 48GB"),
+        ("a6000", "RTX A6000 48GB"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada 48GB"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTX PRO 6000 96GB"),
     ],
 )
 def test_a_gpu_is_found_however_its_name_is_written(name: str, title: str) -> None:
     assert find_gpu_model(name).title == title
 
 
-@pytest.mark.parametrize("name", ["RTX 3059", "", "\x1b]0;owned\x07", "x" * 5000])
-def test_an_unknown_gpu_is_refused_with_the_nearest(name: str) -> None:
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("RTX 3059", "RTX 3060 12GB"),
+        ("RTX 5090 Ti", "RTX 5090 32GB"),
+        ("RTX 6090 48GB", "RTX 5090 32GB"),
+        ("B300", "B200 180GB"),
+        ("GTX 1080 Ti", "RTX 20"),
+        ("A800 80GB", "A100 80GB"),
+        ("Voodoo 2", "same memory and generation"),
+        ("", "same memory and generation"),
+        ("\x1b]0;owned\x07", "same memory and generation"),
+        ("x" * 5000, "same memory and generation"),
+        ("Apple M4 Max", "Apple's GPUs are not planned for"),
+        ("m2", "Apple's GPUs are not planned for"),
+        ("RX 7900 XTX", "AMD's GPUs are not planned for"),
+        ("MI300X", "AMD's GPUs are not planned for"),
+        ("Arc B580", "Intel's GPUs are not planned for"),
+    ],
+)
+def test_an_unknown_gpu_is_refused_with_the_nearest_of_its_family(name: str, near: str) -> None:
+    with pytest.raises(UsageError) as refused:
         find_gpu_model(name)
+    said = f"{refused.value.message} {refused.value.fix}"
+    assert near in said.partition("nearest are")[2] or near in said
+    assert "RTX 2060" not in said or name.startswith("GTX")
 
 
 def test_a_gpu_of_another_size_is_not_taken_for_it() -> None:
@@ -399,9 +504,20 @@ def test_a_gpu_of_another_size_is_not_taken_for_it() -> None:
         find_gpu_model("RTX 3060 24GB")
 
 
-def test_the_common_gpus_are_known_and_go_from_6_to_24_gb() -> None:
+def test_every_gpu_is_as_a_data_sheet_could_have_it() -> None:
+    """A slip of a digit shows: what a card reads in its memory and computes of it is of one order for all."""
+    titles = [gpu.title for gpu in GPUS]
+    assert len(set(titles)) == len(titles)
+    for gpu in GPUS:
+        assert 0.9 * gpu.memory <= gpu.usable <= gpu.memory, gpu.title
+        assert 40 < gpu.half / gpu.bandwidth < 500 and 1 <= gpu.half / gpu.training <= 2.01, gpu.title
+        old = gpu.name.startswith(("RTX 20", "T4", "V100", "TITAN", "Quadro")) and not gpu.name.endswith("Ada")
+        assert gpu.bfloat16 != old, gpu.title
+
+
+def test_the_common_gpus_are_known_and_go_from_6_to_40_gb() -> None:
     sizes = [find_gpu_model(name).memory // GIB for name in COMMON]
-    assert sizes == sorted(sizes) and (sizes[0], sizes[-1]) == (6, 24)
+    assert sizes == sorted(sizes) and (sizes[0], sizes[-1]) == (6, 40)
 
 
 def test_a_gpu_that_is_here_and_has_no_cuda_is_said() -> None:
@@ -415,7 +531,8 @@ def test_a_gpu_that_is_here_and_has_no_cuda_is_said() -> None:
         ("Tesla T4", (7, 5), 15_360, True),
         ("NVIDIA L4", (8, 9), 23_034, True),
         ("NVIDIA GeForce RTX 5090", (12, 0), 32_607, True),
-        ("NVIDIA H200", (9, 0), 143_771, False),
+        ("NVIDIA H200", (9, 0), 143_771, True),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", (8, 9), 16_376, True),
         ("NVIDIA GeForce RTX 6090", (13, 0), 49_140, False),
     ],
 )
@@ -425,6 +542,17 @@ def test_a_gpu_that_is_here_is_planned_for_and_never_a_processor_in_its_place(
     machine, told = machine_for(None, 0, Gpu(name, capability, mib * MIB, 0))
     assert machine.gpu is not None and machine.gpu.memory == mib * MIB
     assert machine.bfloat16 == (capability >= (8, 0)) and ("not in the table" in told) != known
+
+
+def test_an_unknown_gpu_that_is_here_gets_the_speed_of_its_own_family() -> None:
+    machine, told = machine_for(None, 0, Gpu("NVIDIA GeForce RTX 6090", (13, 0), 49_140 * MIB, 0))
+    assert machine.gpu is not None and machine.gpu.bandwidth == find_gpu_model("RTX 5090").bandwidth
+    assert "times are those of an RTX 5090 32GB" in told
+
+
+def test_the_memory_that_error_correction_takes_is_not_planned_with() -> None:
+    told = machine_for(None, 0, Gpu("Tesla T4", (7, 5), 15_360 * MIB, 0))[0].memory
+    assert told is not None and with_gpu(find_gpu_model("T4")).memory == pytest.approx(told, rel=0.01)
 
 
 def test_a_gpu_that_is_here_has_the_memory_that_its_driver_tells() -> None:

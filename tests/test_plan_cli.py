@@ -105,6 +105,9 @@ def test_a_dry_run_of_a_run_has_that_runs_settings_and_changes_nothing(
         (("plan", "--model", "Org/Unknown"), "minisheep pull Org/Unknown"),
         (("plan", "--rounds", "0"), "--rounds 0"),
         (("plan", "--model", "/nonexistent/x.gguf"), "/nonexistent/x.gguf"),
+        (("plan", "--constraints", "0.5", "--constraint-file", "/nonexistent/kinds.toml"), "/nonexistent/kinds.toml"),
+        (("plan", "--seeds", "/nonexistent/seeds.jsonl"), "/nonexistent/seeds.jsonl"),
+        (("align", "--dry-run", "--prompts", "/nonexistent/words"), "/nonexistent/words"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -1,17 +1,16 @@
-"""The command reference says what the commands say, and shells complete them."""
+"""The command reference says what the commands say, each thing once."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from minisheep.cli.main import VERBS
-from minisheep.cli.reference import SHELLS, markdown
+from minisheep import config
+from minisheep.cli import options
+from minisheep.cli.main import GROUPS, VERBS
+from minisheep.cli.reference import markdown
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
 
@@ -31,29 +30,30 @@ def test_every_verb_has_a_section() -> None:
     assert all(f"\n## minisheep {verb}\n" in page for verb in VERBS)
 
 
+def test_the_page_says_nothing_twice() -> None:
+    flags = re.findall(r"^  --.*", markdown(), re.MULTILINE)
+    blocks = [tuple(flags[at : at + 4]) for at in range(len(flags) - 3)]
+    assert len(set(blocks)) == len(blocks) > 100
+    assert len(markdown()) < 50_000
+
+
+def test_every_setting_is_on_the_page_and_under_a_heading_of_its_own() -> None:
+    shared = markdown().partition("## Flags of a run")[2]
+    for name in config.names():
+        assert re.search(rf"^  {config.flag(name)}\b", shared, re.MULTILINE), name
+    assert all(f"\n{title}:\n" in shared for title in (*options.GROUPS.values(), "The run", "Output"))
+
+
+def test_help_sorts_verbs_into_groups_with_a_line_each() -> None:
+    said = markdown().partition("Options:")[2].partition("```")[0]
+    for title, verbs in GROUPS.items():
+        section = said.partition(f"\n{title}:\n")[2].partition("\n\n")[0]
+        assert re.findall(r"^  ([a-z]+) ", section, re.MULTILINE) == list(verbs)
+    assert len({text for _, text in VERBS.values()}) == len(VERBS)
+
+
 def test_every_command_shows_an_example() -> None:
-    for section in markdown().split("\n## ")[1:]:
+    for section in markdown().split("\n## minisheep ")[1:]:
         name = section.partition("\n")[0]
         said = section.partition("Usage:")[2].partition("\n")[2].partition("Options:")[0]
-        verb = name.split()[1]
-        assert re.search(rf"^ .*minisheep {verb}\b", said, re.MULTILINE), name
-
-
-@pytest.mark.parametrize("shell", SHELLS)
-def test_each_shell_gets_a_script_that_asks_minisheep(shell: str) -> None:
-    said = subprocess.run(
-        [sys.executable, "-m", "minisheep", "completion", shell], capture_output=True, text=True, check=True
-    )
-    assert f"_MINISHEEP_COMPLETE={shell}_complete" in said.stdout and said.stderr == ""
-
-
-def test_flags_and_verbs_are_completed() -> None:
-    def completed(words: str, number: int) -> list[str]:
-        environment = {
-            **os.environ, "_MINISHEEP_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(number),
-        }  # fmt: skip
-        said = subprocess.run([sys.executable, "-m", "minisheep"], env=environment, capture_output=True, text=True)
-        return [line.partition(",")[2] for line in said.stdout.splitlines()]
-
-    assert completed("minisheep al", 1) == ["align"]
-    assert "one-last" in completed("minisheep align --strategy one", 3)
+        assert re.search(rf"^ .*minisheep {name}\b", said, re.MULTILINE), name

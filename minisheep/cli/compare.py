@@ -36,9 +36,11 @@ def compare(
 
     Shares have 95 % bootstrap intervals, changes are paired by item, NLL has its standard error. The best round of each
     run is compared with that of the first RUN, so give the reference first. With one RUN, its rounds are compared.
+    Each run of a loop takes its full time: without --per-round that is 3 rounds of 10,000 instructions, and
+    `minisheep plan` says how long.
 
     \b
-    for judge in pmi logits; do minisheep align --run runs/$judge --judge $judge; done
+    for judge in pmi logits; do minisheep align --run runs/$judge --judge $judge --rounds 1 --per-round 300; done
     minisheep compare runs/pmi runs/logits --plot judges.svg
     """
     if form["as_json"] and form["as_markdown"]:

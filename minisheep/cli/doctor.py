@@ -16,7 +16,7 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
 
 
 @click.command()
-@click.option("--model", default="smollm2-135m", metavar="NAME", help="the model to check with [smollm2-135m]")
+@click.option("--model", default="smollm2-135m", metavar="MODEL", help="the model to check with [smollm2-135m]")
 @click.option("--offline", is_flag=True, help="fetch nothing and ask no server")
 @click.option(
     "--seconds",

@@ -18,36 +18,45 @@ from minisheep import __version__
 from minisheep.errors import DiskError, MinisheepError, UsageError
 from minisheep.rules.plain_text import one_line
 
-STAGE_HELP = "Do the run's next {0} phase (and nothing after it)."
-VERBS: dict[str, tuple[str, str]] = {
-    "align": ("minisheep.cli.work", "Align a model with itself: the whole loop, or what is left of it."),
-    "status": ("minisheep.cli.status", "Show how far a run is and what each round did."),
-    "plan": ("minisheep.cli.plan", "Show what a run will take: memory, disk and time."),
-    "doctor": ("minisheep.cli.doctor", "Check whether this machine can do a run, and say what to mend."),
-    "attach": ("minisheep.cli.status", "Show the screen of a run, while it runs or afterwards."),
-    "models": ("minisheep.cli.models", "List the models that have a name."),
-    "pull": ("minisheep.cli.models", "Fetch a model's files and check them."),
-    "exam": ("minisheep.cli.work", STAGE_HELP.format("exam")),
-    "convert": ("minisheep.cli.models", "Write a folder of weights as a GGUF."),
-    "generate": ("minisheep.cli.work", STAGE_HELP.format("generate")),
-    "respond": ("minisheep.cli.work", STAGE_HELP.format("respond")),
-    "judge": ("minisheep.cli.work", STAGE_HELP.format("judge")),
-    "filter": ("minisheep.cli.work", STAGE_HELP.format("filter")),
-    "train": ("minisheep.cli.work", STAGE_HELP.format("train")),
-    "evaluate": ("minisheep.cli.work", STAGE_HELP.format("evaluate")),
-    "report": ("minisheep.cli.export", "Write a run as one HTML file and its Markdown twin."),
-    "browse": ("minisheep.cli.browse", "Page through what a run made, and why it was kept or dropped."),
-    "chat": ("minisheep.cli.chat", "Talk to a run's best round, any other, or its base."),
-    "serve": ("minisheep.cli.serve", "Serve a run's model to programs that speak OpenAI's API."),
-    "compare": ("minisheep.cli.compare", "Show settings against results, over several runs."),
-    "versus": ("minisheep.cli.versus", "Have an outside model judge what training did to the answers."),
-    "eval": ("minisheep.cli.eval", "Measure a run or a model on tasks of lm-evaluation-harness."),
-    "soup": ("minisheep.cli.soup", "Join the adapters of several rounds to one, and measure it."),
-    "export": ("minisheep.cli.export", "Make a round into a GGUF, an Ollama model, safetensors or a hub folder."),
-    "handoff": ("minisheep.cli.export", "Write a round's data and a configuration for Axolotl or LLaMA-Factory."),
-    "log": ("minisheep.cli.export", "Show a finished run in TensorBoard, Weights & Biases or trackio."),
-    "completion": ("minisheep.cli.reference", "Complete commands and flags in your shell."),
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Run": {
+        "align": ("minisheep.cli.work", "Align a model with itself: the whole loop, or what is left of it."),
+        "doctor": ("minisheep.cli.doctor", "Check whether this machine can do a run, and say how to fix it."),
+        "plan": ("minisheep.cli.plan", "Show what a run will take: memory, disk and time."),
+        "models": ("minisheep.cli.models", "List built-in models; show or clear what was downloaded."),
+        "pull": ("minisheep.cli.models", "Download a model's files and check them, for later runs."),
+    },
+    "Look": {
+        "status": ("minisheep.cli.status", "Show how far a run is and what each round did."),
+        "attach": ("minisheep.cli.status", "Show the screen of a run, while it runs or afterwards."),
+        "report": ("minisheep.cli.export", "Write a run as one HTML page: results, data, plots."),
+        "browse": ("minisheep.cli.browse", "Page through what a run made, and why it was kept or dropped."),
+        "compare": ("minisheep.cli.compare", "Several runs side by side: their settings and own measures."),
+        "versus": ("minisheep.cli.versus", "Two rounds of a run before an outside judge: whose answers win."),
+        "log": ("minisheep.cli.export", "Show a finished run in TensorBoard, Weights & Biases or trackio."),
+        "eval": ("minisheep.cli.eval", "Public benchmarks (lm-evaluation-harness) for a run or a model."),
+    },
+    "Use": {
+        "chat": ("minisheep.cli.chat", "Talk to a run's best round, any other, or its base."),
+        "serve": ("minisheep.cli.serve", "Serve a run's model to programs that speak OpenAI's API."),
+        "export": ("minisheep.cli.export", "Make a round into a GGUF, an Ollama model, safetensors or a hub folder."),
+    },
+    "Advanced": {
+        "exam": ("minisheep.cli.work", "Phase: can the model judge? It is examined on seed tasks."),
+        "generate": ("minisheep.cli.work", "Phase: the model writes instructions."),
+        "respond": ("minisheep.cli.work", "Phase: the model answers them."),
+        "judge": ("minisheep.cli.work", "Phase: the model judges its answers."),
+        "filter": ("minisheep.cli.work", "Phase: rules and scores choose what is kept."),
+        "train": ("minisheep.cli.work", "Phase: an adapter is trained on what was kept."),
+        "evaluate": ("minisheep.cli.work", "Phase: the round is measured on the run's own held-out tasks."),
+        "soup": ("minisheep.cli.soup", "Join the adapters of several rounds to one, and measure it."),
+        "handoff": ("minisheep.cli.export", "Write a round's data and a configuration for Axolotl or LLaMA-Factory."),
+        "convert": ("minisheep.cli.models", "Write a folder of weights as a GGUF."),
+        "completion": ("minisheep.cli.completion", "Complete commands, runs, models and flags with the Tab key."),
+    },
 }
+"""Verbs as help shows them: each with its module and one line."""
+VERBS = {verb: where for group in GROUPS.values() for verb, where in group.items()}
 
 
 class Verbs(click.Group):
@@ -72,8 +81,11 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+        # All texts begin in one column, whatever the longest verb of a group.
+        width = max(map(len, VERBS))
+        for title, verbs in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(verb.ljust(width), text) for verb, (_, text) in verbs.items()])
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,10 +109,15 @@ WORKS = "minisheep.cli.work"
 
 def main(commands: click.Group = cli, name: str = "minisheep") -> None:
     """A user's mistake becomes one line on stderr and an exit code (MINISHEEP_RAISE=1 shows the traceback)."""
+    if commands is cli and (wish := os.environ.get("_MINISHEEP_COMPLETE")):
+        from minisheep.cli.completion import answer
+
+        answer(wish)
+        return
     closed = _ready_output()
     code = _exit_code(commands, name)
     if not _flushed() and code == 0:
-        _report(DiskError.__name__, "The output could not be written.", "Mend this and give the same command again.")
+        _report(DiskError.__name__, "The output could not be written.", "Fix this and give the same command again.")
         code = DiskError.exit_code
     if closed and closed.lost and code == 0:
         _report(DiskError.__name__, "The output is closed, so what it was to show is lost.", "")
@@ -145,7 +162,7 @@ def _exit_code(commands: click.Group, name: str) -> int:
     except OSError as error:
         if os.environ.get("MINISHEEP_RAISE"):
             raise
-        _report(DiskError.__name__, f"The system refused: {error}.", "Mend this and give the same command again.")
+        _report(DiskError.__name__, f"The system refused: {error}.", "Fix this and give the same command again.")
         return DiskError.exit_code
 
 

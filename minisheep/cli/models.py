@@ -1,39 +1,120 @@
-"""``minisheep models``, ``pull`` and ``convert``: the models with a name, fetching one, and making a GGUF of one."""
+"""``minisheep models``, ``pull`` and ``convert``: built-in models and the cache, fetching one, making a GGUF of one."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from minisheep.errors import MinisheepError, ModelFileError, UsageError
-from minisheep.models import registry
+from minisheep.models import cleaning, registry
+from minisheep.models.cache import cache_root
 from minisheep.models.fetch import fetch_weights, not_pinned
 from minisheep.models.registry import ModelEntry, find_model
-from minisheep.rules.plain_text import one_line
+from minisheep.rules.plain_text import megabytes, one_line
 
 FIELDS = ("name", "title", "kind", "architecture", "parameters", "licence", "template")
 
 
 @click.command()
+@click.option(
+    "--cache", "show_cache", is_flag=True, help="what was downloaded and made, its size, and the runs that use it"
+)
+@click.option("--remove", multiple=True, metavar="MODEL", help="remove this model's files from the cache")
+@click.option("--unused", is_flag=True, help="remove what no run in runs/ uses")
+@click.option("--yes", is_flag=True, help="remove without a question")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line and nothing else")
 @click.option("--plain", is_flag=True, help="no colours")
-def models(as_json: bool, plain: bool) -> None:
-    """List the models that have a name. Any hub id (org/repo) or GGUF file works too.
+def models(show_cache: bool, remove: tuple[str, ...], unused: bool, yes: bool, as_json: bool, plain: bool) -> None:
+    """List built-in models. Any hub id (org/repo) or GGUF file works too.
+
+    The cache holds what was downloaded and converted. All of it can be fetched or made again, so a run that misses
+    something later only takes longer; what a run works with now is never removed. Files from the hub lie in the hub's
+    own cache, which `hf cache` shows.
 
     \b
     minisheep models
-    minisheep models --json
+    minisheep models --cache
+    minisheep models --remove smollm2-135m
     """
+    if remove or unused:
+        _clean(remove, unused=unused, yes=yes, as_json=as_json)
+    elif show_cache:
+        _show_cache(as_json=as_json, plain=plain)
+    else:
+        _show_models(as_json=as_json, plain=plain)
+
+
+def _clean(names: tuple[str, ...], *, unused: bool, yes: bool, as_json: bool) -> None:
+    runs = _runs()
+    chosen = cleaning.choose_items(cleaning.list_items(runs), names, unused=unused)
+    if unused and not runs:
+        click.echo("There is no run in runs/ here, so all that no process works with counts as unused.", err=True)
+    size = megabytes(sum(item.bytes for item in chosen))
+    if chosen and not yes:
+        if as_json or not sys.stdin.isatty():
+            raise UsageError(f"{len(chosen)} files or folders ({size}) would be removed.", "Give --yes to do so.")
+        for item in chosen:
+            click.echo(one_line(f"{item.name}: {item.what}, {megabytes(item.bytes)}{_users(item)}"))
+        if not click.confirm(f"Remove {size}?"):
+            click.echo("Nothing was removed.")
+            return
+    removed = cleaning.remove_items(chosen)
+    if as_json:
+        click.echo(json.dumps({"event": "Removed", "bytes": removed, "paths": [str(item.path) for item in chosen]}))
+    elif chosen:
+        click.echo(f"Removed {size}.")
+    else:
+        click.echo("Nothing was removed: a run in runs/, or a process, uses all that is there.")
+
+
+def _runs() -> list[Path]:
+    return [path.parent for path in sorted(Path("runs").glob("*/model.json"))]
+
+
+def _users(item: cleaning.CacheItem) -> str:
+    return f", used by {', '.join(item.runs)}" if item.runs else ""
+
+
+def _show_cache(*, as_json: bool, plain: bool) -> None:
+    items = cleaning.list_items(_runs())
+    if as_json:
+        for item in items:
+            click.echo(json.dumps({**dataclasses.asdict(item), "path": str(item.path)}))
+        return
+    rows = [
+        (item.name, item.what, megabytes(item.bytes), ", ".join(item.runs), "yes" if item.held else "")
+        for item in items
+    ]
+    _table(("name", "what", "size", "used by (of runs/)", "in use now"), rows, right="size", plain=plain)
+    click.echo(one_line(f"{megabytes(sum(item.bytes for item in items))} in {cache_root()}."))
+    if any(not item.runs and not item.held for item in items):
+        click.echo("Remove one: minisheep models --remove NAME; all that no run in runs/ uses: --unused.")
+
+
+def _show_models(*, as_json: bool, plain: bool) -> None:
     entries = list(registry.load_registry().values())
     if as_json:
         for entry in entries:
             click.echo(json.dumps(_row(entry)))
         return
+    rows = [
+        (
+            entry.name, _parameters(entry.parameters), entry.kind, entry.template, entry.licence,
+            "none known: converted from the weights" if entry.gguf is None else str(entry.gguf),
+        )
+        for entry in entries
+    ]  # fmt: skip
+    titles = ("name", "parameters", "kind", "template", "licence", "GGUF for inference")
+    _table(titles, rows, right="parameters", plain=plain)
+
+
+def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, right: str, plain: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -41,12 +122,10 @@ def models(as_json: bool, plain: bool) -> None:
     quiet = plain or not sys.stdout.isatty()
     console = Console(width=140 if quiet else None, no_color=quiet, force_terminal=False if quiet else None)
     table = Table(box=None, pad_edge=False, header_style="" if quiet else "bold")
-    for title in ("name", "parameters", "kind", "template", "licence", "GGUF for inference"):
-        table.add_column(title, justify="right" if title == "parameters" else "left", overflow="fold")
-    for entry in entries:
-        source = "none known: converted from the weights" if entry.gguf is None else str(entry.gguf)
-        cells = (entry.name, _parameters(entry.parameters), entry.kind, entry.template, entry.licence, source)
-        table.add_row(*(Text(cell) for cell in cells))
+    for title in titles:
+        table.add_column(title, justify="right" if title == right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(one_line(cell)) for cell in row))
     console.print(table)
 
 
@@ -69,14 +148,14 @@ def _reporter(as_json: bool) -> Callable[[str], None]:
 
 
 @click.command()
-@click.argument("name")
-@click.option("--gguf", help="another GGUF: a file, or org/repo:file.gguf")
-@click.option("--weights", help="other training weights: a folder, or a hub id")
+@click.argument("name", metavar="MODEL")
+@click.option("--gguf", metavar="FILE", help="another GGUF: a file, or org/repo:file.gguf")
+@click.option("--weights", metavar="DIR", help="other training weights: a folder, or a hub id")
 @click.option("--offline", is_flag=True, help="use what is cached, and no network")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line and nothing else")
 @click.option("--plain", is_flag=True, help="no colours")
 def pull(name: str, gguf: str | None, weights: str | None, offline: bool, as_json: bool, plain: bool) -> None:
-    """Fetch the files of model NAME and check them, so that a run needs no network.
+    """Fetch the files of MODEL and check them, so that a run needs no network.
 
     \b
     minisheep pull smollm2-135m

@@ -20,27 +20,53 @@ GROUPS = {
     "loop": "The loop",
     "generate": "Writing instructions",
     "respond": "Answering",
+    "constraints": "Constraints that a program checks",
     "judge": "Judging and keeping",
     "train": "Training",
     "evaluate": "Measuring",
     "engine": "The machine",
+    "server": "A server that runs the model",
 }
+"""Settings by their groups in `config`, as help names them."""
+OWN = "Options"
+"""The heading of what only the one command has."""
+ABOUT = {
+    "run": "The run",
+    "preset": "The run",
+    "config_file": "The run",
+    "plain": "Output",
+    "as_json": "Output",
+    "log_to": "Output",
+}
+"""Where the other flags stand that such commands share."""
+METAVARS = {
+    "model": "MODEL", "gguf": "FILE", "weights": "DIR", "seeds": "FILE", "prompts": "DIR", "constraint_file": "FILE",
+    "engine_url": "URL", "engine_model": "NAME", "engine_key_env": "VAR", "engine_hook": "FILE", "language": "LANG",
+    "keep": "WHAT",
+}  # fmt: skip
 
 
 class GroupedCommand(click.Command):
-    """Shows settings under the headings of their groups."""
+    """Shows flags under headings: its own, those of every run, settings by their groups, and the output."""
+
+    def sections(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """Flag and text of every option by heading."""
+        found: dict[str, list[tuple[str, str]]] = {title: [] for title in (OWN, "The run", *GROUPS.values(), "Output")}
+        for parameter in self.get_params(ctx):
+            record, name = parameter.get_help_record(ctx), str(parameter.name)
+            if record is not None:
+                group = GROUPS[config.group_of(name)] if name in config.Settings.model_fields else OWN
+                found[ABOUT.get(name, group)].append(record)
+        return {title: records for title, records in found.items() if records}
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        sections: dict[str, list[tuple[str, str]]] = {"Options": [], **{title: [] for title in GROUPS.values()}}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                known = parameter.name in config.Settings.model_fields
-                sections[GROUPS[config.group_of(str(parameter.name))] if known else "Options"].append(record)
-        for title, records in sections.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
+        write_sections(self.sections(ctx), formatter)
+
+
+def write_sections(sections: dict[str, list[tuple[str, str]]], formatter: click.HelpFormatter) -> None:
+    for title, records in sections.items():
+        with formatter.section(title):
+            formatter.write_dl(records)
 
 
 def _kind(name: str) -> Any:
@@ -77,7 +103,7 @@ def setting_options(function: F) -> F:
 def _metavar(name: str) -> str | None:
     if config.choices_of(name):
         return None
-    return {int: "N", float: "X"}.get(_kind(name), "TEXT")
+    return METAVARS.get(name) or {int: "N", float: "X"}.get(_kind(name), "TEXT")
 
 
 def given_settings(

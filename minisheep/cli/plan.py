@@ -25,7 +25,7 @@ WIDTH = 120
 
 
 @click.command(cls=GroupedCommand)
-@click.option("--gpu", metavar="NAME", help="plan for this GPU, such as 'RTX 3060 12GB'")
+@click.option("--gpu", metavar="GPU", help="plan for this GPU, such as 'RTX 3060 12GB'")
 @click.option(
     "--calibrate/--no-calibrate",
     default=None,
@@ -72,7 +72,8 @@ def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Set
     """The settings that a run would begin or go on with. Raises `errors.UsageError`."""
     wanted = with_preset(given, preset) if preset else given
     folder = RunFolder(Path(run) if run else api.default_folder(config.make(wanted).model, preset))
-    settings = api.resolve(wanted, *api.read_standing(folder, preset)).settings
+    opening = api.resolve(wanted, *api.read_standing(folder, preset))
+    settings = opening.settings
     if settings.engine == "fake":
         raise UsageError("The fake engine runs no model, so there is nothing to plan.", "Leave out --engine fake.")
     if settings.engine == "openai":
@@ -80,6 +81,7 @@ def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Set
             "The needs of a server are not known here, so there is nothing to plan.",
             "Without --engine openai, the plan shows the training and measuring that run on this machine.",
         )
+    api.read_given(opening)
     return settings
 
 

@@ -220,6 +220,17 @@ def find_model(name: str, *, gguf: str | None = None, weights: str | None = None
     return entry
 
 
+def listed_as(entry: ModelEntry) -> ModelEntry | None:
+    """The model of the registry that an `entry` from outside means by its hub id: one with the same weights, or whose
+    GGUF is from the same repository."""
+    repos = {source.repo.lower() for source in (entry.gguf, entry.weights) if isinstance(source, HubFile | HubRepo)}
+    for known in load_registry().values():
+        sources = (known.hub, *(s.repo for s in (known.gguf, known.weights) if isinstance(s, HubFile | HubRepo)))
+        if repos & {repo.lower() for repo in sources if repo}:
+            return known
+    return None
+
+
 def parse_gguf(text: str) -> GgufSource:
     """Where a GGUF is, as the user writes it. An existing file wins over a hub id that reads the same."""
     if _is_there(text):

@@ -45,7 +45,7 @@ class PlannedMachine:
 
 
 def with_gpu(gpu: GpuModel) -> PlannedMachine:
-    return PlannedMachine(gpu.title, gpu.memory - DESKTOP, gpu, gpu.bfloat16)
+    return PlannedMachine(gpu.title, gpu.usable - DESKTOP, gpu, gpu.bfloat16)
 
 
 def this_processor(threads: int) -> PlannedMachine:
@@ -69,11 +69,11 @@ def machine_for(name: str | None, threads: int, here: Gpu | None) -> tuple[Plann
         return this_processor(threads), ""
     if here.capability is None:
         return this_processor(threads), f"{here.name} has no CUDA, so a run uses the processor."
-    model, known = gpu_model_of(here.name, here.total, bfloat16=here.capability >= BFLOAT16)
-    if known:
+    model, like = gpu_model_of(here.name, here.total, bfloat16=here.capability >= BFLOAT16)
+    if not like:
         return with_gpu(model), f"{here.name} is here; it was not measured."
     return with_gpu(model), (
-        f"{here.name} is here, but not in the table of GPUs: memory is its own, times are those of a similar one."
+        f"{here.name} is here, but not in the table of GPUs: memory is its own, times are those of an {like}."
         " --gpu names another."
     )
 

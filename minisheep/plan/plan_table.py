@@ -34,13 +34,18 @@ def model_lines(model: Model) -> list[str]:
     shape = model.shape
     f16 = memory_parts.token_bytes(shape, budget.F16)
     q8 = memory_parts.token_bytes(shape, budget.Q8_0)
-    known = "read from its file" if model.here else "estimated, the file is not here"
+    known = "read from its file" if model.here else "estimated; not downloaded yet"
     billions = f"{model.parameters / 1e9:.1f} B" if model.parameters >= 1e9 else f"{model.parameters / 1e6:.0f} M"
     return [
         f"{one_line(model.name)}: {billions} weights, {one_line(model.weights.format)},"
         f" {disk_size(model.weights.file)} ({known})",
         f"  {shape.layers} layers, {shape.kv_heads} key and value heads for {shape.heads}:"
         f" KV cache {f16 / 1024:.0f} KiB a token in f16, {q8 / 1024:.0f} in q8_0",
+        *(
+            [f"  minisheep lists it as {model.listed}: --model {model.listed} takes the files listed there."]
+            if model.listed
+            else []
+        ),
     ]
 
 

