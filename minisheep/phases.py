@@ -16,6 +16,7 @@ from minisheep.asking import NOT_SHOWN, ONE_TURN, checked, how_asked
 from minisheep.errors import CorruptRunError, StarvedError, TrainerFailedError
 from minisheep.measuring import evaluate
 from minisheep.pairing import draw_unshown, read_pairs, write_pairs
+from minisheep.phase_report import Report
 from minisheep.rules.prompts import user_text
 from minisheep.run import events
 from minisheep.run.events import Emit, Note
@@ -37,7 +38,6 @@ from minisheep.stages.respond import respond as answer
 from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job, training_notes
 from minisheep.workspace import (
     BATCH,
-    Report,
     Workspace,
     closing,
     fresh,
@@ -75,7 +75,7 @@ def generate(work: Workspace, round: int, report: Report) -> None:
     known = novelty_index(seeds, work.earlier_instructions(round), work.evaluation_prompts)
     harvest = Harvest(settings, known, wording=work.wording)
     drafts = {draft.index: draft for draft in each_record(folder.drafts, Draft)}
-    made = len(drafts)
+    made = before = len(drafts)
     on_disk = replay(
         harvest, drafts, read_records(folder.instructions, Instruction), read_records(folder.rejected, Rejection)
     )
@@ -109,7 +109,9 @@ def generate(work: Workspace, round: int, report: Report) -> None:
                     made += 1
                     read_ready_drafts()
                     detail = f"{len(harvest.rejected)} dropped, {made} drafts"
-                    report.step(len(harvest.kept), settings.per_round, detail)
+                    whole = harvest.expected_drafts()
+                    of_all = (made - before, None if whole is None else whole - before)
+                    report.step(len(harvest.kept), settings.per_round, detail, of_all)
                     if harvest.full:
                         break
     if not harvest.full:
@@ -271,8 +273,7 @@ def train(work: Workspace, round: int, report: Report) -> None:
 
         def on_progress(event: Any) -> None:
             events.point("train")
-            report.emit(event)
-            report.wait_while_paused()
+            report.train_step(event)
 
         try:
             result = trainer.train(job, on_progress, report.should_stop)
@@ -305,6 +306,8 @@ def do(work: Workspace, round: int, phase: str, emit: Emit, should_stop: Callabl
     report = Report(round, phase, emit, should_stop, work.folder.pause.exists, lambda: work.loaded)
     PHASES[phase](work, round, report)
     report.finish()
+    if work.settings.engine != "fake":
+        report.keep_time(work.settings, work.model.gguf_sha256)
 
 
 def _watch(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gguf_builder import tiny_gguf
 
-from minisheep import config
+from minisheep import config, phase_times
 from minisheep.config import Settings
 from minisheep.engines import budget
 from minisheep.errors import MinisheepError, UsageError
@@ -304,25 +304,27 @@ def test_every_part_of_a_plan_fits_together_the_copy_of_a_quantised_cache_and_th
 
 
 def test_a_round_of_the_paper_is_the_work_of_docs_performance() -> None:
-    found = {w.phase: w for w in duration.round_work(settings(judge="logits"))}
+    found = {w.phase: w for w in phase_times.round_work(settings(judge="logits"))}
     assert found["respond"].drawn == 1_500_000
     assert found["judge"].drawn == 0 and 2_000_000 < found["judge"].read < 7_000_000
-    assert duration.kept_examples(settings(judge="logits")) == duration.kept_examples(
+    assert phase_times.kept_examples(settings(judge="logits")) == phase_times.kept_examples(
         settings(judge="sample", keep="threshold:8")
     ) == 300  # fmt: skip
     assert (
-        duration.kept_examples(settings()) == duration.kept_examples(settings(judge="logits", keep="top:0.3")) == 3000
+        phase_times.kept_examples(settings())
+        == phase_times.kept_examples(settings(judge="logits", keep="top:0.3"))
+        == 3000
     )
 
 
 def test_a_judge_that_replies_draws_tokens() -> None:
-    found = {w.phase: w for w in duration.round_work(settings(judge="sample"))}
-    assert found["judge"].drawn == 10_000 * 2 * duration.REPLY
+    found = {w.phase: w for w in phase_times.round_work(settings(judge="sample"))}
+    assert found["judge"].drawn == 10_000 * 2 * phase_times.REPLY
 
 
 def test_no_phase_is_planned_that_the_settings_leave_out() -> None:
-    assert "exam" not in {w.phase for w in duration.round_work(settings(exam_tasks=0, judge="logits"))}
-    assert "judge" not in {w.phase for w in duration.round_work(settings(assess="none"))}
+    assert "exam" not in {w.phase for w in phase_times.round_work(settings(exam_tasks=0, judge="logits"))}
+    assert "judge" not in {w.phase for w in phase_times.round_work(settings(assess="none"))}
 
 
 def test_a_faster_gpu_takes_less_time() -> None:

@@ -22,9 +22,10 @@ from screen_states import ANSWER, INSTRUCTION, MACHINE, START, look, story, told
 from test_ui import KINDS, UNSAFE, hostile, hostile_event, metrics_of
 
 from minisheep.run import events
+from minisheep.run.time_left import Stage, time_left
 from minisheep.terminal.screen_charts import Painter, joined, wrap
 from minisheep.terminal.screen_draw import draw
-from minisheep.terminal.screen_state import LogLine, Look, NewestTexts, Stage, State, fold
+from minisheep.terminal.screen_state import LogLine, Look, NewestTexts, State, fold
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\d+;1H\x1b\[K|\x1b\[2J")
@@ -85,8 +86,8 @@ def test_the_present_stage_is_lit_and_its_count_rate_and_time_left_are_told(size
     text = "\n".join(shown(told(), *size, look()))
     assert "[judge]" in text and "[respond]" not in text
     (row,) = re.findall(r"● judge .*", text)
-    # 24 of 60 in 20 s, five seconds ago: 36 more take 30 s.
-    assert "24/60" in row and "1.2/s" in row and "25 s left" in row
+    # 24 of 60 in 20 s, as in the round before, and none in the five seconds since.
+    assert "24/60" in row and "1.2/s" in row and "35 s left" in row
 
 
 def test_speed_slots_memory_and_the_gpu_are_told() -> None:
@@ -200,7 +201,7 @@ def test_what_a_resumed_stage_finds_does_not_count_as_its_speed() -> None:
     state = fold(State(), events.PhaseStarted(1, "respond", 100, 90, "answers"), 1000.0)
     state = fold(state, events.Progress(1, "respond", 95, 100), 1010.0)
     assert state.stages[1, "respond"].rate() == 0.5
-    assert state.stages[1, "respond"].left(1010.0) == 10.0
+    assert time_left(state.course, state.outlook, 1010.0).phase == 10.0
 
 
 def test_progress_from_before_a_restart_is_not_taken_for_new() -> None:

@@ -24,6 +24,8 @@ from minisheep.run.records import Draft, Instruction, Rejection
 
 EXPECTED_PER_DRAFT = 3.0
 """Instructions kept of one draft, until there are drafts to count; only sizes the first batch."""
+COUNTED = 4
+"""Drafts by which those to come are foretold."""
 FRUITLESS_DRAFTS = 60
 """Drafts more than expected after which a round without enough instructions gives up."""
 
@@ -80,9 +82,13 @@ class Harvest:
 
     def wanted_drafts(self) -> int:
         """About how many more drafts will fill the round, by the yield of those read so far."""
-        rate = len(self.kept) / self.drafts if self.drafts >= 4 else EXPECTED_PER_DRAFT
+        rate = len(self.kept) / self.drafts if self.drafts >= COUNTED else EXPECTED_PER_DRAFT
         missing = self.settings.per_round - len(self.kept)
         return max(1, math.ceil(missing / max(rate, 0.25)))
+
+    def expected_drafts(self) -> int | None:
+        """About how many drafts the round takes; None while too few were read to say so."""
+        return self.drafts + (0 if self.full else self.wanted_drafts()) if self.drafts >= COUNTED else None
 
     @property
     def exhausted(self) -> bool:

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from minisheep.rules import plain_text
+from minisheep.run.time_left import Key, Stage, expected, time_left
 from minisheep.run.verdict import curve_totals
-from minisheep.terminal.screen_state import ROUND, Histogram, Key, Losses, Stage, State
+from minisheep.terminal.screen_state import ROUND, Histogram, Losses, State
 
 Part = str | tuple[str, str]
 """A piece of a line, with its style if it has one."""
@@ -287,8 +288,8 @@ def _row(state: State, key: Key, width: int, now: float, wide: bool) -> Text:
     stage = state.stages.get(key)
     name = "base" if key[0] == 0 else key[1]
     if stage is None:
-        expected = _expected(state, key)
-        guess = f"~ {plain_text.duration(expected)}" if expected is not None else ""
+        seconds = expected(state.course, state.outlook, key)
+        guess = f"~ {plain_text.duration(seconds)}" if seconds is not None else ""
         blank = " " * (COUNT + RATE + 1 + (TIME + 1 if wide else 0))
         return line(width, ("· ", DIM), (pad(name, NAME), DIM), blank, (right(guess, TIME), DIM))
     count, rate = right(_count(stage), COUNT), right(_rate(stage.rate()), RATE)
@@ -298,19 +299,13 @@ def _row(state: State, key: Key, width: int, now: float, wide: bool) -> Text:
     here = key == state.now
     until = state.paused_at if state.paused_at is not None else now
     spent = right(plain_text.duration(max(0.0, until - stage.begun - stage.paused)), TIME)
-    left = stage.left(until)
+    left = time_left(state.course, state.outlook, now).phase if here else None
     remaining = right(plain_text.duration(left), TIME) if left is not None else right("", TIME)
     mark = ("‖ ", WARN) if here and state.paused_at is not None else ("● " if here else "○ ", ACCENT)
     ends: list[Part] = [(spent, DIM), " ", (remaining, STRONG), " left"] if wide else [(remaining, STRONG)]
     if left is not None and not wide:
         ends.append(" left")
     return line(width, mark, (pad(name, NAME), STRONG if here else ""), count, rate, " ", *ends)
-
-
-def _expected(state: State, key: Key) -> float | None:
-    """What the same stage took in the round before."""
-    before = [s.took for (round, name), s in state.stages.items() if name == key[1] and round < key[0]]
-    return before[-1] if before else None
 
 
 def _count(stage: Stage) -> str:
