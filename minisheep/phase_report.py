@@ -25,7 +25,7 @@ from minisheep.run.events import (
     TrainStep,
 )
 from minisheep.run.records import Verdict
-from minisheep.run.time_left import IN_HAND, profile_of
+from minisheep.run.time_left import profile_of, share_of
 from minisheep.stages.evaluate import score_edges
 
 PROGRESS_SECONDS = 0.2
@@ -104,20 +104,19 @@ class Report:
         if verdict is not None:
             newest.count([verdict])
 
-    def step(self, done: int, total: int = 0, detail: str = "", drafts: tuple[int, float | None] | None = None) -> None:
-        """Call after each acknowledged record. `drafts` are those of this start and how many there will be, None before
-        that is known, where records come several at a time. Raises `errors.Stopped` when the user asked to stop."""
+    def step(self, done: int, total: int = 0, detail: str = "", work: tuple[float, float | None] | None = None) -> None:
+        """Call after each acknowledged record. `work` is what was done since the phase began and what is to come, None
+        before that is known, where records do not tell. Raises `errors.Stopped` when the user asked to stop."""
         events.point(self.phase)
         now = time.monotonic()
-        self.trace.append((done - self._first if drafts is None else drafts[0], self.worked))
+        self.trace.append((done - self._first if work is None else work[0], self.worked))
         if now - self._last_progress >= PROGRESS_SECONDS or done == total:
             self._last_progress = now
             engine = self._engine()
             running, share = engine.running if engine is not None else 0, 0.0
-            if drafts is not None and drafts[1]:
-                in_hand = IN_HAND * min(running, max(0.0, drafts[1] - drafts[0]))
-                share = min(0.99, (drafts[0] + in_hand) / max(drafts[1], 1))
-            self.emit(Progress(self.round, self.phase, done, total, detail, running, round(share, 4)))
+            if work is not None and work[1]:
+                share = share_of(work[0], work[1], running)
+            self.emit(Progress(self.round, self.phase, done, total, detail, running, share))
         if now - self._last_glimpse >= GLIMPSE_SECONDS:
             self.emit(self._glimpse(now))
         self.wait_while_paused()

@@ -31,7 +31,7 @@ from minisheep.stages.collapse import alarms, rambling
 from minisheep.stages.constrain import one_sided
 from minisheep.stages.exam import exam_error, examine, failed_warning
 from minisheep.stages.filter import by_rules, for_judge, keep_examples, measure, rule_counts
-from minisheep.stages.generate import Harvest, novelty_index, write_drafts
+from minisheep.stages.generate import IDLE, Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import JudgedText, Pair, findings, judge_health, judge_pairs
 from minisheep.stages.respond import grouped
 from minisheep.stages.respond import respond as answer
@@ -76,6 +76,7 @@ def generate(work: Workspace, round: int, report: Report) -> None:
     harvest = Harvest(settings, known, wording=work.wording)
     drafts = {draft.index: draft for draft in each_record(folder.drafts, Draft)}
     made = before = len(drafts)
+    ended = 0
     on_disk = replay(
         harvest, drafts, read_records(folder.instructions, Instruction), read_records(folder.rejected, Rejection)
     )
@@ -100,6 +101,7 @@ def generate(work: Workspace, round: int, report: Report) -> None:
             ahead = min(harvest.wanted_drafts(), BATCH)
             indices = [i for i in range(harvest.drafts, harvest.drafts + ahead) if i not in drafts]
             engine = work.engine(round - 1, report.ready)
+            asked, idle = len(indices), IDLE * engine.info.slots
             with closing(
                 write_drafts(engine, settings, work.frame(round), work.texts, seeds, round, indices)
             ) as written:
@@ -109,11 +111,12 @@ def generate(work: Workspace, round: int, report: Report) -> None:
                     made += 1
                     read_ready_drafts()
                     detail = f"{len(harvest.rejected)} dropped, {made} drafts"
-                    whole = harvest.expected_drafts()
-                    of_all = (made - before, None if whole is None else whole - before)
-                    report.step(len(harvest.kept), settings.per_round, detail, of_all)
+                    asked -= 1
+                    to_come = harvest.drafts_to_come(made, asked, idle)
+                    report.step(len(harvest.kept), settings.per_round, detail, (made - before + ended * idle, to_come))
                     if harvest.full:
                         break
+            ended += 1
     if not harvest.full:
         _warn_of_shortfall(harvest, report)
     report.counts = {

@@ -6,12 +6,17 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from minisheep import config
+from minisheep.rules.similarity import NoveltyIndex
 from minisheep.run import events
 from minisheep.run.events import Event, Timed
-from minisheep.run.time_left import IN_HAND, Known, Outlook, profile_of
+from minisheep.run.records import Instruction
+from minisheep.run.time_left import Known, Outlook, profile_of, share_of
+from minisheep.stages.generate import IDLE, Harvest
 
+INSTRUCTION = Instruction(1, "draft", 0, "Say when.", "", 0.0)
 ROUND = ("exam", "generate", "respond", "judge", "filter", "train", "evaluate")
 START = 1_800_000_000.0
 
@@ -35,7 +40,7 @@ class Simulated:
     """When each phase began and ended."""
     waited: list[tuple[float, float]] = field(default_factory=list)
     """Begin and end of each pause."""
-    all: dict[tuple[int, str], Known] = field(default_factory=dict)
+    every: dict[tuple[int, str], Known] = field(default_factory=dict)
     times: dict[str, Known] = field(default_factory=dict)
     """What each phase took the last time, as a worker would keep it."""
 
@@ -80,7 +85,7 @@ class Simulated:
                 waiting += 300
                 self._say(events.Paused(round, phase, False))
             self._now = shift + waiting + at
-            trace.append((number + 1, at))
+            trace.append((self._work[number] if phase == "generate" else number + 1, at))
             if isinstance(event, events.TrainStep) or self._now - shown >= 0.2:
                 # As often as a worker tells.
                 shown, event = self._now, _of(event, round)
@@ -89,7 +94,7 @@ class Simulated:
         seconds = self._now - begun - waiting
         self._say(events.PhaseFinished(round, phase, seconds, {"kept": 40.0} if phase == "filter" else {}))
         self.ends[round, phase] = begun, self._now
-        self.times[phase] = self.all[round, phase] = Known(seconds - loading, loading, profile_of(trace))
+        self.times[phase] = self.every[round, phase] = Known(seconds - loading, loading, profile_of(trace))
         self._now += 0.5
 
     def _records(self, phase: str, pace: float) -> Iterator[tuple[float, Event]]:
@@ -116,22 +121,26 @@ class Simulated:
                 yield at, events.Progress(0, phase, number + 1, self.amount, "", running)
 
     def _drafts(self, pace: float) -> Iterator[tuple[float, Event]]:
-        """Drafts of none to four new instructions, until there are enough."""
-        kept = read = 0
-        at = 0.0
-        while kept < self.amount:
-            rate = max(0.25, kept / read) if read >= 4 else 3.0
-            wanted = max(1, round((self.amount - kept) / rate))
-            lengths = [self._length() * 1.5 for _ in range(wanted)]
+        """Drafts of none to three new instructions, until there are enough; they are asked for as the worker does."""
+        harvest = Harvest(config.make({"per_round": self.amount}), NoveltyIndex())
+        at, made, ended, idle = 0.0, 0, 0, IDLE * self.slots
+        self._work: list[float] = []
+        while not harvest.full:
+            asked = harvest.wanted_drafts()
             began = at
-            for came, running in self._batch(lengths, pace):
-                at, read = began + came, read + 1
-                kept = min(self.amount, kept + self._chance.choice((0, 0, 1, 2, 4)))
-                whole = read + (self.amount - kept) / max(0.25, kept / read) if read >= 4 else 0.0
-                share = min(0.99, (read + IN_HAND * min(running, whole - read)) / whole) if whole else 0.0
-                yield at, events.Progress(0, "generate", kept, self.amount, "", running, share)
-                if kept >= self.amount:
+            for came, running in self._batch([1.5 * self._length() for _ in range(asked)], pace):
+                at, made, asked = began + came, made + 1, asked - 1
+                harvest.drafts += 1
+                harvest.kept += [INSTRUCTION] * min(
+                    self.amount - len(harvest.kept), self._chance.choice((0, 1, 2, 2, 3))
+                )
+                self._work.append(made + ended * idle)
+                to_come = harvest.drafts_to_come(made, asked, idle)
+                share = share_of(self._work[-1], to_come, running) if to_come else 0.0
+                yield at, events.Progress(0, "generate", len(harvest.kept), self.amount, "", running, share)
+                if harvest.full:
                     break
+            ended += 1
 
     def _length(self) -> float:
         """Seconds for a sequence: most end by themselves, a third is cut at the limit."""
@@ -150,7 +159,5 @@ class Simulated:
 
 
 def _of(event: Event, round: int) -> Event:
-    from dataclasses import replace
-
     assert isinstance(event, events.Progress | events.TrainStep)
     return replace(event, round=round)

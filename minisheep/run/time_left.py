@@ -51,6 +51,8 @@ class Stage:
     """Sequences that are being written."""
     share: float = 0.0
     """Of the work that there was when it was begun, where its records do not tell; 0 before that is known."""
+    resumed: bool = False
+    """Whether some of it was there before it began."""
     kept: float = 0.0
     """Examples that a filter kept."""
 
@@ -63,7 +65,7 @@ class Stage:
     @property
     def part(self) -> float:
         """Share of all its work that there was to do when it was begun."""
-        return 1 - self.first / self.total if self.total else 1.0
+        return 1 - self.first / self.total if self.resumed and self.total else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def follow(course: Course, event: Event, at: float) -> Course:
         return _put(course, course.now, replace(stage, loading=at - stage.begun)) if stage and loaded else course
     if isinstance(event, events.PhaseStarted):
         first = int(event.done)
-        stage = Stage(at, str(event.unit), int(event.total), first, first, at)
+        stage = Stage(at, str(event.unit), int(event.total), first, first, at, resumed=first > 0)
         return replace(_put(course, key_of(event), stage), now=key_of(event), paused_at=None)
     if isinstance(event, events.Progress):
         key, moved = key_of(event), (int(event.done), int(event.total), int(event.running), _number(event.share))
@@ -126,7 +128,7 @@ def _step(course: Course, event: events.TrainStep, at: float) -> Course:
     if stage is not None and not stage.total and stage.took is None:
         # The first step's number tells what a checkpoint held, and its time when the model was there.
         loading = max(0.0, at - stage.begun - stage.paused)
-        course = _put(course, key, replace(stage, first=step, loading=loading))
+        course = _put(course, key, replace(stage, first=step, loading=loading, resumed=step > 1))
     return _advance(course, key, step, int(event.total), 0, 0.0, at)
 
 
@@ -201,7 +203,9 @@ IN_HAND = 0.35
 LAST = 0.4
 """Records' time that a slot costs at the end, when nothing waits for it: less than one, since fewer are faster."""
 TRUST = 4.0
-"""Records after which the present phase counts as much as what was known before."""
+"""Records after which the present phase counts as much as what was known before,"""
+SOON = 0.1
+"""and the share of its time, since batches come unevenly."""
 
 
 def time_left(course: Course, outlook: Outlook, now: float) -> TimeLeft:
@@ -235,7 +239,7 @@ def _known(course: Course, outlook: Outlook, key: Key) -> Known | None:
     machine = outlook.before.get(key[1])
     for number in range(key[0] - 1, -1, -1):
         done = course.stages.get((number, key[1]))
-        if done is None or done.took is None or done.part < 1:
+        if done is None or done.took is None or done.resumed:
             continue
         stage = course.stages.get(key)
         more = stage.total / done.total if stage is not None and stage.total and done.total else 1.0
@@ -286,15 +290,22 @@ def _left(stage: Stage, name: str, known: Known | None, now: float) -> float | N
     told = name not in UNEVEN or bool(known.profile)
     slower, passed = 1.0, _interpolated(known.profile, share) if told else min(0.95, worked / whole)
     if told and passed > 0 and worked > 0:
-        slower = min(20.0, max(0.05, worked / (passed * whole))) ** (made / (made + TRUST))
+        slower = min(20.0, max(0.05, worked / (passed * whole))) ** _trust(made, passed)
     next_one = share / made if made > 0 else 1 / max(there, 20)
-    soon = max(1e-6, _interpolated(known.profile, min(1.0, share + next_one)))
+    # Where nothing tells when the next record comes, it may be the last.
+    soon = _interpolated(known.profile, min(1.0, share + next_one)) if told and (made > 0 or known.profile) else 0.9
+    soon = max(1e-6, soon)
     if made <= 0 or wait > max(1, stage.batch) * worked / made:
         # No record for the time of a batch: it is slower than it was.
         late = max(0.0, spent - loading) / (soon * whole)
-        slower = max(slower, late ** ((made + 1) / (made + 1 + TRUST / 2)))
+        slower = max(slower, late ** _trust(made + 1, soon))
     ahead = max(0.0, loading - spent) if not stage.loading and made <= 0 else 0.0
     return ahead + slower * whole * max(1 - soon, 1 - passed - wait / (slower * whole))
+
+
+def _trust(made: float, passed: float) -> float:
+    """How much `made` records count against what was known before, after `passed` of the time: all of them 0 .. 1."""
+    return made / (made + TRUST) * passed / (passed + SOON)
 
 
 def _interpolated(profile: Profile, share: float) -> float:
@@ -305,15 +316,23 @@ def _interpolated(profile: Profile, share: float) -> float:
     return 1.0
 
 
+def share_of(made: float, to_come: float, running: int) -> float:
+    """The share of the work that is done, with `running` of the sequences to come in hand."""
+    return round(min(0.99, (made + IN_HAND * min(running, to_come)) / max(made + to_come, 1.0)), 4)
+
+
+PARTS = 40
+
+
 def profile_of(trace: Sequence[tuple[float, float]]) -> Profile:
-    """When the first record came and each tenth of the work was done, from (work, seconds) of all records."""
+    """When the first record came and each fortieth of the work was done, from (work, seconds) of all records."""
     if len(trace) < 2 or trace[-1][0] <= 0 or trace[-1][1] <= 0:
         return ()
     work, seconds = trace[-1]
     shares = [(min(1.0, made / work), min(1.0, at / seconds)) for made, at in trace]
     points = [shares[0]]
-    for tenth in range(1, 10):
-        reached = next((point for point in shares if point[0] >= tenth / 10), shares[-1])
+    for part in range(1, PARTS):
+        reached = next((point for point in shares if point[0] >= part / PARTS), shares[-1])
         if points[-1][0] < reached[0] < 1:
             points.append(reached)
     return tuple((round(x, 4), round(y, 4)) for x, y in points if x < 1)
