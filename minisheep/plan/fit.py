@@ -150,6 +150,8 @@ class Plan:
     """Phases of one round; None where the machine's speed is unknown."""
     base_seconds: float = 0.0
     """Measuring the base model, once."""
+    history: tuple[str, ...] = ()
+    """Phases whose time follows from what they took on this machine before."""
 
     @property
     def calibration(self) -> duration.Calibration | None:
@@ -213,6 +215,22 @@ def make_plan(
         phases=None if speed is None else duration.round_seconds(works, speed),
         base_seconds=0.0 if speed is None else speed.seconds(phase_times.evaluation(settings)) + speed.load_seconds(),
     )  # fmt: skip
+
+
+def with_history(plan: Plan) -> Plan:
+    """A plan for this machine with the times that phases of its model took here before, carried over to its settings.
+
+    The plan as it is where a phase is neither estimated nor was done here before."""
+    known = phase_times.known_times(plan.settings, plan.model.history)
+    estimated = dict(plan.phases or ())
+    phases = []
+    for work in phase_times.round_work(plan.settings):
+        if work.phase not in known and work.phase not in estimated:
+            return plan
+        found = known.get(work.phase)
+        phases.append((work.phase, estimated[work.phase] if found is None else found.work + found.loading))
+    base = dict(phases)["evaluate"] if "evaluate" in known else plan.base_seconds
+    return replace(plan, phases=phases, base_seconds=base, history=tuple(name for name, _ in phases if name in known))
 
 
 def recommend(settings: Settings, model: Model, machine: PlannedMachine) -> Plan | None:
