@@ -148,6 +148,9 @@ class Report:
         self._last_glimpse += waited
 
     def finish(self) -> None:
+        if self.newest.counts:
+            # The last scores too.
+            self.emit(self._glimpse(time.monotonic()))
         self.emit(PhaseFinished(self.round, self.phase, round(self.worked, 3), self.counts))
 
     def keep_time(self, settings: Settings, sha256: str) -> None:

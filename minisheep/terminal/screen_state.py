@@ -85,7 +85,8 @@ class State:
     tokens_per_second: float = 0.0
     running: int = 0
     slots: int = 0
-    newest: NewestTexts | None = None
+    newest: tuple[NewestTexts, ...] = ()
+    """The newest texts and some before them, the newest first."""
     histogram: Histogram | None = None
     losses: Losses = field(default_factory=Losses)
     measured: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
@@ -147,6 +148,7 @@ class Look:
 LINES = 30
 """Lines that are kept beside the warnings."""
 WARNINGS = 200
+SAMPLES = 6
 
 
 def fold(state: State, event: Event, at: float) -> State:
@@ -180,7 +182,9 @@ def _glimpse(state: State, event: events.Glimpse, at: float) -> State:
     if event.instruction:
         named = (("score", event.score), ("quality", event.quality), ("following", event.following))
         scores = tuple((name, float(value)) for name, value in named if value is not None and math.isfinite(value))
-        updated = replace(updated, newest=NewestTexts(key, str(event.instruction), str(event.answer), scores))
+        texts = NewestTexts(key, str(event.instruction), str(event.answer), scores)
+        before = [old for old in updated.newest if (old.instruction, old.answer) != (texts.instruction, texts.answer)]
+        updated = replace(updated, newest=(texts, *before)[:SAMPLES])
     if event.histogram and len(event.edges) == len(event.histogram) + 1:
         updated = replace(updated, histogram=_histogram(key[0], event.judge, event.edges, event.histogram))
     # A glimpse may be left over from before the phase was begun again.
