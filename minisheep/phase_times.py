@@ -182,6 +182,11 @@ class PhaseTime:
     profile: Profile
     date: str
 
+    @property
+    def makes_sense(self) -> bool:
+        shares = [share for point in self.profile for share in point]
+        return self.work > 0 and 0 <= self.seconds < 1e9 > self.loading >= 0 and all(0 <= s <= 1 for s in shares)
+
 
 def tokens(settings: Settings) -> dict[str, float]:
     """The work of each phase of a round, in tokens; the filter's in answers."""
@@ -204,7 +209,7 @@ def read_times(path: Path) -> dict[str, PhaseTime]:
         found = TypeAdapter(dict[str, PhaseTime]).validate_python(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         return {}
-    return {name: time for name, time in found.items() if time.work > 0 and 0 <= time.seconds < 1e9 > time.loading >= 0}
+    return {name: time for name, time in found.items() if time.makes_sense}
 
 
 def keep_time(path: Path, phase: str, time: PhaseTime) -> None:

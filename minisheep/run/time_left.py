@@ -206,6 +206,7 @@ TRUST = 4.0
 """Records after which the present phase counts as much as what was known before,"""
 SOON = 0.1
 """and the share of its time, since batches come unevenly."""
+TINY = 1e-6
 
 
 def time_left(course: Course, outlook: Outlook, now: float) -> TimeLeft:
@@ -272,7 +273,7 @@ def _left(stage: Stage, name: str, known: Known | None, now: float) -> float | N
     loading = stage.loading or (known.loading if known is not None else 0.0)
     spent, at = (max(0.0, when - stage.begun - stage.paused) for when in (now, stage.at))
     worked, wait = max(0.0, at - loading), max(0.0, spent - max(at, loading))
-    made, there = stage.done - stage.first, stage.total - stage.first
+    made, there = max(0, stage.done - stage.first), stage.total - stage.first
     share = stage.share
     if not share and there > 0 and made > 0:
         in_hand = IN_HAND * min(stage.batch, there - made) if known is None or not known.profile else 0.0
@@ -285,16 +286,16 @@ def _left(stage: Stage, name: str, known: Known | None, now: float) -> float | N
         last = LAST * min(stage.batch, there - made) if not stage.share else 0.0
         return max(0.0, worked * (1 - share) / share + last * each - wait)
     whole = known.work * stage.part
-    if whole <= 0:
+    if whole < TINY:
         return 0.0
     told = name not in UNEVEN or bool(known.profile)
     slower, passed = 1.0, _interpolated(known.profile, share) if told else min(0.95, worked / whole)
-    if told and passed > 0 and worked > 0:
+    if told and passed > TINY and worked > 0:
         slower = min(20.0, max(0.05, worked / (passed * whole))) ** _trust(made, passed)
     next_one = share / made if made > 0 else 1 / max(there, 20)
     # Where nothing tells when the next record comes, it may be the last.
     soon = _interpolated(known.profile, min(1.0, share + next_one)) if told and (made > 0 or known.profile) else 0.9
-    soon = max(1e-6, soon)
+    soon = max(TINY, soon)
     if made <= 0 or wait > max(1, stage.batch) * worked / made:
         # No record for the time of a batch: it is slower than it was.
         late = max(0.0, spent - loading) / (soon * whole)
