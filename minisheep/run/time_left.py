@@ -276,14 +276,14 @@ def _left(stage: Stage, name: str, known: Known | None, now: float) -> float | N
     made, there = max(0, stage.done - stage.first), stage.total - stage.first
     share = stage.share
     if not share and there > 0 and made > 0:
-        in_hand = IN_HAND * min(stage.batch, there - made) if known is None or not known.profile else 0.0
+        in_hand = IN_HAND * min(stage.running, there - made) if known is None or not known.profile else 0.0
         share = (made + in_hand) / there
     share = min(1.0, max(0.0, share))
     if known is None:
         if made < max(2, stage.batch) or worked < 1 or share <= 0 or (name in UNEVEN and not stage.share):
             return None
         each = worked / share / max(there, 1)
-        last = LAST * min(stage.batch, there - made) if not stage.share else 0.0
+        last = LAST * min(stage.running, there - made) if not stage.share else 0.0
         return max(0.0, worked * (1 - share) / share + last * each - wait)
     whole = known.work * stage.part
     if whole < TINY:
