@@ -127,8 +127,9 @@ def do(job: Mapping[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> N
     """The worker's part: add the adapters, convert the sum, measure it."""
     from minisheep import prepare
     from minisheep.measuring import measure_model
+    from minisheep.phase_report import Report
     from minisheep.trainers.choose_trainer import make_adapter_gguf, make_adapter_sum
-    from minisheep.workspace import Report, Workspace
+    from minisheep.workspace import Workspace
 
     work, folder = Workspace(Path(job["run"])), RoundFolder(Path(job["out"]))
     try:

@@ -20,7 +20,9 @@ from minisheep.engines.permission import check_permitted, remember
 from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
 from minisheep.formats.gguf_header import read_header
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
+from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import PATHS, PERHAPS, LocalPath, absolute_paths, find_model
+from minisheep.phase_times import known_times, read_times, times_path
 from minisheep.presets import DEFAULT_PRESET, PRESETS, described, with_preset
 from minisheep.rules.identity import digest
 from minisheep.rules.loss_settings import seeds_text
@@ -31,6 +33,7 @@ from minisheep.run.files import check_links, meant, write_atomic, write_json
 from minisheep.run.folder import Appender, Lock, RunFolder
 from minisheep.run.integrity import Damage
 from minisheep.run.reading import Round
+from minisheep.run.time_left import Outlook, TimeLeft, read_course, time_left
 from minisheep.stages.respond import LONGEST_SHOWN, showable
 from minisheep.trainers.choose_trainer import choose_trainer
 
@@ -371,6 +374,16 @@ class Run:
         """None when the run is finished."""
         return loop.next_phase(self.settings, self.phases_done)
 
+    @property
+    def time_left(self) -> TimeLeft:
+        """What is left of the phase in hand and of the run, if it goes on now as before; nothing of a run that is over.
+
+        That a process works on it is not asked here."""
+        if self.next_phase is None:
+            return TimeLeft()
+        folder = RunFolder(self.path)
+        return time_left(read_course(folder), outlook(folder), time.time())
+
     def round(self, number: int) -> Round:
         """Any round, begun or not."""
         return Round(number, RunFolder(self.path).round(number))
@@ -392,6 +405,21 @@ def load_run(path: str | Path) -> Run:
         raise UsageError(f"{path} is not a run folder.", "`minisheep align` makes one.")
     check_links(folder.path, writing=False)
     return Run(folder.path)
+
+
+def outlook(folder: RunFolder) -> Outlook:
+    """What is known of a run beside its events: its phases, and what such phases took on this machine. Empty where its
+    settings cannot be read."""
+    try:
+        settings = stored_settings(folder)
+        plan = tuple((phase.round, phase.name) for phase in loop.phases(settings))
+        early, pooled = settings.patience > 0, settings.strategy == "total-base"
+        if settings.engine == "fake" or not folder.model.exists():
+            return Outlook(plan, {}, early, pooled)
+        times = read_times(times_path(settings, PreparedModel.read(folder.model).gguf_sha256))
+        return Outlook(plan, known_times(settings, times), early, pooled)
+    except MinisheepError:
+        return Outlook()
 
 
 def stored_settings(folder: RunFolder) -> Settings:

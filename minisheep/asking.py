@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minisheep.engines.base import Engine
+from minisheep.phase_report import Report
 from minisheep.rules.constraints import WordedConstraint
 from minisheep.rules.prompts import user_text
 from minisheep.run.events import Note
@@ -13,7 +14,7 @@ from minisheep.run.records import Asked, Check, Instruction, Response
 from minisheep.stages.checking import Checker
 from minisheep.stages.constrain import answers_to_check, faulty, never_kept, tally
 from minisheep.stages.respond import Asking, plan
-from minisheep.workspace import Report, Workspace
+from minisheep.workspace import Workspace
 
 NOT_SHOWN = (
     "--answer-shots is for a base model; this model is asked by its template, and no seed tasks are shown. With --show"

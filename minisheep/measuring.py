@@ -10,6 +10,7 @@ from typing import Any
 from minisheep.data.seed_tasks import SeedTask, load_items
 from minisheep.engines.base import Completion, Engine
 from minisheep.pairing import read_pairs
+from minisheep.phase_report import Report
 from minisheep.rules.ifeval import VerifiableItem
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.run.decision import decide
@@ -22,7 +23,7 @@ from minisheep.run.typed import DIVERSITY, EXAM, HEALTH, METRICS
 from minisheep.stages import evaluate as evaluation
 from minisheep.stages.collapse import echo
 from minisheep.stages.constrain import constraint_metrics
-from minisheep.workspace import Report, Workspace, closing, verdicts_without_raw
+from minisheep.workspace import Workspace, closing, verdicts_without_raw
 
 
 def measure_model(

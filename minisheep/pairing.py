@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from minisheep.phase_report import Report
 from minisheep.rules.prompts import user_text
 from minisheep.run.events import Note
 from minisheep.run.folder import Appender, RunFolder, each_record, read_records, replace_records
@@ -11,7 +12,7 @@ from minisheep.run.records import Asked, Check, Example, Instruction, Preference
 from minisheep.stages.filter import by_rules
 from minisheep.stages.pairs import pairs_text, preference_pairs, unshown_answers, wants_unshown
 from minisheep.stages.respond import Asking
-from minisheep.workspace import Report, Workspace, closing, in_batches
+from minisheep.workspace import Workspace, closing, in_batches
 
 Filtered = tuple[Sequence[Instruction], Sequence[Response], Sequence[Verdict], Sequence[Example]]
 """A round's instructions, answers and verdicts, and what the filter kept of them."""

@@ -16,6 +16,7 @@ from minisheep.asking import NOT_SHOWN, ONE_TURN, checked, how_asked
 from minisheep.errors import CorruptRunError, StarvedError, TrainerFailedError
 from minisheep.measuring import evaluate
 from minisheep.pairing import draw_unshown, read_pairs, write_pairs
+from minisheep.phase_report import Report
 from minisheep.rules.prompts import user_text
 from minisheep.run import events
 from minisheep.run.events import Emit, Note
@@ -30,14 +31,13 @@ from minisheep.stages.collapse import alarms, rambling
 from minisheep.stages.constrain import one_sided
 from minisheep.stages.exam import exam_error, examine, failed_warning
 from minisheep.stages.filter import by_rules, for_judge, keep_examples, measure, rule_counts
-from minisheep.stages.generate import Harvest, novelty_index, write_drafts
+from minisheep.stages.generate import IDLE, Harvest, novelty_index, write_drafts
 from minisheep.stages.judge import JudgedText, Pair, findings, judge_health, judge_pairs
 from minisheep.stages.respond import grouped
 from minisheep.stages.respond import respond as answer
 from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job, training_notes
 from minisheep.workspace import (
     BATCH,
-    Report,
     Workspace,
     closing,
     fresh,
@@ -75,7 +75,8 @@ def generate(work: Workspace, round: int, report: Report) -> None:
     known = novelty_index(seeds, work.earlier_instructions(round), work.evaluation_prompts)
     harvest = Harvest(settings, known, wording=work.wording)
     drafts = {draft.index: draft for draft in each_record(folder.drafts, Draft)}
-    made = len(drafts)
+    made = before = len(drafts)
+    ended = 0
     on_disk = replay(
         harvest, drafts, read_records(folder.instructions, Instruction), read_records(folder.rejected, Rejection)
     )
@@ -100,6 +101,7 @@ def generate(work: Workspace, round: int, report: Report) -> None:
             ahead = min(harvest.wanted_drafts(), BATCH)
             indices = [i for i in range(harvest.drafts, harvest.drafts + ahead) if i not in drafts]
             engine = work.engine(round - 1, report.ready)
+            asked, idle = len(indices), IDLE * engine.info.slots
             with closing(
                 write_drafts(engine, settings, work.frame(round), work.texts, seeds, round, indices)
             ) as written:
@@ -109,9 +111,12 @@ def generate(work: Workspace, round: int, report: Report) -> None:
                     made += 1
                     read_ready_drafts()
                     detail = f"{len(harvest.rejected)} dropped, {made} drafts"
-                    report.step(len(harvest.kept), settings.per_round, detail)
+                    asked -= 1
+                    to_come = harvest.drafts_to_come(made, asked, idle)
+                    report.step(len(harvest.kept), settings.per_round, detail, (made - before + ended * idle, to_come))
                     if harvest.full:
                         break
+            ended += 1
     if not harvest.full:
         _warn_of_shortfall(harvest, report)
     report.counts = {
@@ -271,8 +276,7 @@ def train(work: Workspace, round: int, report: Report) -> None:
 
         def on_progress(event: Any) -> None:
             events.point("train")
-            report.emit(event)
-            report.wait_while_paused()
+            report.train_step(event)
 
         try:
             result = trainer.train(job, on_progress, report.should_stop)
@@ -305,6 +309,8 @@ def do(work: Workspace, round: int, phase: str, emit: Emit, should_stop: Callabl
     report = Report(round, phase, emit, should_stop, work.folder.pause.exists, lambda: work.loaded)
     PHASES[phase](work, round, report)
     report.finish()
+    if work.settings.engine != "fake":
+        report.keep_time(work.settings, work.model.gguf_sha256)
 
 
 def _watch(

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
-
-import numpy as np
 
 from minisheep import config
 from minisheep.data.constraint_kinds import stored_catalogue
 from minisheep.data.seed_tasks import SeedTask, load_items, load_prompts, load_seeds, load_wording
 from minisheep.engines.base import Engine, EngineInfo
-from minisheep.errors import CorruptRunError, ModelFileError, Stopped, TrainerFailedError
+from minisheep.errors import CorruptRunError, ModelFileError, TrainerFailedError
 from minisheep.formats.gguf_header import read_header
 from minisheep.machine import jinja_child
 from minisheep.models.prepared import PreparedModel
@@ -26,14 +22,11 @@ from minisheep.rules.constraints import Catalogue, curriculum
 from minisheep.rules.prompts import Frame, user_text
 from minisheep.rules.templates import Conversation, Template, conversation
 from minisheep.rules.wording import Wording
-from minisheep.run import events
-from minisheep.run.events import Emit, EngineReady, Glimpse, Paused, PhaseFinished, PhaseStarted, Progress
 from minisheep.run.folder import RunFolder, each_record, read_records
 from minisheep.run.reading import UNREADABLE, read_shaped
 from minisheep.run.records import Check, Draft, Instruction, Record, Rejection, Verdict
 from minisheep.run.typed import EXAM
 from minisheep.stages.constrain import tally
-from minisheep.stages.evaluate import score_edges
 from minisheep.stages.exam import Exam, judge_for
 from minisheep.stages.generate import Harvest
 from minisheep.stages.judge import Judge
@@ -219,129 +212,6 @@ def conversation_of(model: PreparedModel) -> Conversation:
     header = read_header(model.inference_gguf)
     special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
     return conversation(model.template, chat_template(header), special, jinja_child.render)
-
-
-PROGRESS_SECONDS = 0.2
-"""Progress is reported at most this often,"""
-GLIMPSE_SECONDS = 1.0
-"""and a glimpse of the newest texts this often."""
-PAUSE_SECONDS = 0.25
-"""How soon a lifted pause is noticed."""
-SHOWN = 1500
-"""Characters of an instruction or answer that are shown."""
-
-
-@dataclass(slots=True)
-class Newest:
-    """The newest record and the histogram of scores, for a person who watches."""
-
-    instruction: str = ""
-    answer: str = ""
-    verdict: Verdict | None = None
-    edges: list[float] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-
-    def count(self, verdicts: Iterable[Verdict]) -> None:
-        """Add the scores of `verdicts`, all of one judge, to the histogram."""
-        scored = [(verdict.judge, verdict.score) for verdict in verdicts if verdict.score is not None]
-        if scored:
-            self.edges = self.edges or list(score_edges(scored[0][0]))
-            counts = np.histogram([score for _, score in scored], self.edges)[0].tolist()
-            self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)] if self.counts else counts
-
-
-class Report:
-    """What a phase reports while it works: progress, the newest texts, and at its end what it counted.
-
-    While `paused()` is true after a record, nothing more is begun. `engine` gives the engine in use.
-    """
-
-    def __init__(
-        self,
-        round: int,
-        phase: str,
-        emit: Emit,
-        should_stop: Callable[[], bool],
-        paused: Callable[[], bool] = lambda: False,
-        engine: Callable[[], Engine | None] = lambda: None,
-    ) -> None:
-        self.round, self.phase, self.emit, self.should_stop = round, phase, emit, should_stop
-        self.counts: dict[str, float] = {}
-        self.newest = Newest()
-        self._paused, self._engine = paused, engine
-        self._begun = time.monotonic()
-        self._last_progress = 0.0
-        self._last_glimpse, self._evaluated = self._begun, 0
-
-    def start(self, total: int = 0, done: int = 0, unit: str = "records") -> None:
-        self.emit(PhaseStarted(self.round, self.phase, total, done, unit))
-        self.wait_while_paused()
-
-    def show(self, instruction: str, answer: str = "", verdict: Verdict | None = None) -> None:
-        """Keep the newest texts for the next glimpse; cheap, so call it with every record."""
-        newest = self.newest
-        newest.instruction, newest.answer, newest.verdict = instruction, answer, verdict
-        if verdict is not None:
-            newest.count([verdict])
-
-    def step(self, done: int, total: int = 0, detail: str = "") -> None:
-        """Call after each acknowledged record. Raises `errors.Stopped` when the user asked to stop."""
-        events.point(self.phase)
-        now = time.monotonic()
-        if now - self._last_progress >= PROGRESS_SECONDS or done == total:
-            self._last_progress = now
-            self.emit(Progress(self.round, self.phase, done, total, detail))
-        if now - self._last_glimpse >= GLIMPSE_SECONDS:
-            self.emit(self._glimpse(now))
-        self.wait_while_paused()
-        if self.should_stop():
-            raise Stopped(
-                f"Stopped in round {self.round}, {self.phase}, after {done} of {total}; everything made so far is safe."
-            )
-
-    def wait_while_paused(self) -> None:
-        """Return when there is no pause, or when the user asked to stop. Paused time is not counted as work."""
-        if not self._paused():
-            return
-        begun = time.monotonic()
-        self.emit(Paused(self.round, self.phase, True))
-        while self._paused() and not self.should_stop():
-            time.sleep(PAUSE_SECONDS)
-        self.emit(Paused(self.round, self.phase, False))
-        waited = time.monotonic() - begun
-        self._begun += waited
-        self._last_glimpse += waited
-
-    def finish(self) -> None:
-        self.emit(PhaseFinished(self.round, self.phase, round(time.monotonic() - self._begun, 3), self.counts))
-
-    def ready(self, info: EngineInfo) -> None:
-        slots = f", {info.slots} slots of {info.context} tokens" if info.slots > 1 else ""
-        self.emit(EngineReady(info.backend, info.description + slots))
-
-    def _glimpse(self, now: float) -> Glimpse:
-        engine, newest, verdict = self._engine(), self.newest, self.newest.verdict
-        speed, running, slots = 0.0, 0, 0
-        if engine is not None:
-            # An engine that was just loaded has its count from the phase before, so the first speed is not known.
-            speed = (engine.evaluated - self._evaluated) / (now - self._last_glimpse) if self._evaluated else 0.0
-            self._evaluated, running, slots = engine.evaluated, engine.running, engine.info.slots
-        self._last_glimpse = now
-        return Glimpse(
-            self.round,
-            self.phase,
-            tokens_per_second=round(speed, 1),
-            running=running,
-            slots=slots,
-            instruction=newest.instruction[:SHOWN],
-            answer=newest.answer[:SHOWN],
-            score=verdict.score if verdict else None,
-            quality=verdict.quality if verdict else None,
-            following=verdict.following if verdict else None,
-            judge=verdict.judge if verdict else "",
-            edges=newest.edges,
-            histogram=newest.counts,
-        )
 
 
 T = TypeVar("T")

@@ -7,6 +7,7 @@ from typing import Any
 from minisheep.machine.gpu import Gpu
 from minisheep.machine.system import MachineLoad
 from minisheep.run import events
+from minisheep.run.time_left import Outlook
 from minisheep.terminal.screen_state import ROUND, Look, State, fold
 
 START = 1_800_000_000.0
@@ -99,7 +100,7 @@ def story() -> list[tuple[float, events.Event]]:
 
 def told(until: float = float("inf"), state: State | None = None) -> State:
     """The state after all that the story tells within `until` seconds."""
-    found = state or State(plan=PLAN)
+    found = state or State(outlook=Outlook(PLAN))
     for at, event in story():
         if at <= until:
             found = fold(found, event, START + at)

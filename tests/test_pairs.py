@@ -14,7 +14,7 @@ from minisheep import api, config, loop
 from minisheep.data.seed_tasks import load_seeds, load_wording
 from minisheep.errors import ConfigError, RunMismatchError
 from minisheep.pairing import read_pairs
-from minisheep.plan.duration import round_work
+from minisheep.phase_times import round_work
 from minisheep.prepare import fake_model
 from minisheep.rules.loss_settings import loss_contradictions
 from minisheep.rules.templates import chatml

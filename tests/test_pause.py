@@ -1,4 +1,4 @@
-"""What a phase tells for the screen, and how it waits: `workspace.Report` and the files that a screen reads."""
+"""What a phase tells for the screen, and how it waits: `phase_report.Report` and the files that a screen reads."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 from scripted_engine import Scripted
 from tiny_runs import TINY, outcome, tiny_run
 
-from minisheep import api, workspace
+from minisheep import api, phase_report
 from minisheep.errors import Stopped
+from minisheep.phase_report import Report
 from minisheep.run import events
 from minisheep.run.folder import Lock, RunFolder
 from minisheep.run.records import Verdict
 from minisheep.terminal.detached import holder
 from minisheep.terminal.screen_state import Follow
-from minisheep.workspace import Report
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(phase_report, "PAUSE_SECONDS", 0.0)
 
 
 def test_a_step_waits_until_the_pause_is_lifted_and_says_so_twice() -> None:
@@ -74,7 +74,7 @@ def test_glimpses_come_once_a_second_with_the_newest_texts_and_all_scores(monkey
     assert len(seen) == 3 or len(seen) == 4
     last = seen[-1]
     assert last.tokens_per_second == pytest.approx(250, rel=0.15) and last.running == 7
-    assert last.instruction.startswith("task ") and len(last.answer) == workspace.SHOWN
+    assert last.instruction.startswith("task ") and len(last.answer) == phase_report.SHOWN
     assert last.judge == "pmi" and sum(last.histogram) == int(last.instruction.split()[1]) + 1
     assert len(last.edges) == len(last.histogram) + 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from gguf_builder import tiny_gguf
 
-from minisheep import config, prepare
+from minisheep import config, phase_times, prepare
 from minisheep.config import Settings
 from minisheep.engines import budget
 from minisheep.errors import MinisheepError, UsageError
@@ -18,7 +19,17 @@ from minisheep.models import cache as cache_module
 from minisheep.models.registry import load_registry
 from minisheep.models.shape import Shape
 from minisheep.plan import duration, fit, memory_parts, plan_table
-from minisheep.plan.fit import Plan, PlannedMachine, changes, least_context, machine_for, make_plan, recommend, with_gpu
+from minisheep.plan.fit import (
+    Plan,
+    PlannedMachine,
+    changes,
+    least_context,
+    machine_for,
+    make_plan,
+    recommend,
+    with_gpu,
+    with_history,
+)
 from minisheep.plan.gpu_models import COMMON, GIB, GPUS, find_gpu_model
 from minisheep.plan.memory_parts import Inference, TrainingMemory, Weights, format_in_name, uses_more_bits, weights_as
 from minisheep.plan.room import Model, known_model
@@ -327,25 +338,50 @@ def test_every_part_of_a_plan_fits_together_the_copy_of_a_quantised_cache_and_th
 
 
 def test_a_round_of_the_paper_is_the_work_of_docs_performance() -> None:
-    found = {w.phase: w for w in duration.round_work(settings(judge="logits"))}
+    found = {w.phase: w for w in phase_times.round_work(settings(judge="logits"))}
     assert found["respond"].drawn == 1_500_000
     assert found["judge"].drawn == 0 and 2_000_000 < found["judge"].read < 7_000_000
-    assert duration.kept_examples(settings(judge="logits")) == duration.kept_examples(
+    assert phase_times.kept_examples(settings(judge="logits")) == phase_times.kept_examples(
         settings(judge="sample", keep="threshold:8")
     ) == 300  # fmt: skip
     assert (
-        duration.kept_examples(settings()) == duration.kept_examples(settings(judge="logits", keep="top:0.3")) == 3000
+        phase_times.kept_examples(settings())
+        == phase_times.kept_examples(settings(judge="logits", keep="top:0.3"))
+        == 3000
     )
 
 
+def test_a_machine_that_did_the_phases_before_tells_their_times() -> None:
+    given = settings("smollm2-135m", per_round=100)
+    took = {
+        work.phase: phase_times.phase_time(given, work.phase, 50.0, 10.0, ()) for work in phase_times.round_work(given)
+    }  # fmt: skip
+    machine = PlannedMachine("a processor, 2 threads", 64 * GIB, None, True, 2)
+    known = dataclasses.replace(
+        model("smollm2-135m"), rates={}, history={name: time for name, time in took.items() if time}
+    )
+    plan = make_plan(given, known, machine)
+    assert plan.phases is None and plan.run_seconds is None
+    told = with_history(plan)
+    assert told.phases == [(name, pytest.approx(50.0)) for name in took] and told.base_seconds == pytest.approx(50.0)
+    assert told.history == tuple(took)
+    assert any("took with this model on this machine" in line for line in plan_table.remarks(told))
+    assert plan_table.to_dict(told)["seconds_from_history"] == list(took)
+    # Twice the answers take twice the time, but for loading; and one phase without a time leaves the plan as it is.
+    twice = with_history(make_plan(settings("smollm2-135m", per_round=200), known, machine))
+    assert dict(twice.phases or [])["respond"] == pytest.approx(90.0)
+    del known.history["respond"]
+    assert with_history(plan) == plan
+
+
 def test_a_judge_that_replies_draws_tokens() -> None:
-    found = {w.phase: w for w in duration.round_work(settings(judge="sample"))}
-    assert found["judge"].drawn == 10_000 * 2 * duration.REPLY
+    found = {w.phase: w for w in phase_times.round_work(settings(judge="sample"))}
+    assert found["judge"].drawn == 10_000 * 2 * phase_times.REPLY
 
 
 def test_no_phase_is_planned_that_the_settings_leave_out() -> None:
-    assert "exam" not in {w.phase for w in duration.round_work(settings(exam_tasks=0, judge="logits"))}
-    assert "judge" not in {w.phase for w in duration.round_work(settings(assess="none"))}
+    assert "exam" not in {w.phase for w in phase_times.round_work(settings(exam_tasks=0, judge="logits"))}
+    assert "judge" not in {w.phase for w in phase_times.round_work(settings(assess="none"))}
 
 
 def test_a_faster_gpu_takes_less_time() -> None:

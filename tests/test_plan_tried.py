@@ -18,9 +18,10 @@ from minisheep import config
 from minisheep.cli.main import main
 from minisheep.config import Settings
 from minisheep.errors import UsageError, WorkerError
+from minisheep.phase_times import PhaseTokens
 from minisheep.plan import calibration, duration, plan_table
 from minisheep.plan.calibration import calibrate
-from minisheep.plan.duration import Calibration, PhaseTokens
+from minisheep.plan.duration import Calibration
 from minisheep.plan.fit import Plan, PlannedMachine, make_plan, with_gpu
 from minisheep.plan.gpu_models import GIB, find_gpu_model
 from minisheep.plan.room import Model, known_model

@@ -18,13 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
-from screen_states import ANSWER, INSTRUCTION, MACHINE, START, look, story, told
+from screen_states import ANSWER, INSTRUCTION, MACHINE, ROUND, START, look, story, told
 from test_ui import KINDS, UNSAFE, hostile, hostile_event, metrics_of
 
+from minisheep.rules.plain_text import duration
 from minisheep.run import events
+from minisheep.run.time_left import Stage, time_left
 from minisheep.terminal.screen_charts import Painter, joined, wrap
 from minisheep.terminal.screen_draw import draw
-from minisheep.terminal.screen_state import LogLine, Look, NewestTexts, Stage, State, fold
+from minisheep.terminal.screen_state import LogLine, Look, NewestTexts, State, fold
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\d+;1H\x1b\[K|\x1b\[2J")
@@ -85,8 +87,55 @@ def test_the_present_stage_is_lit_and_its_count_rate_and_time_left_are_told(size
     text = "\n".join(shown(told(), *size, look()))
     assert "[judge]" in text and "[respond]" not in text
     (row,) = re.findall(r"● judge .*", text)
-    # 24 of 60 in 20 s, five seconds ago: 36 more take 30 s.
-    assert "24/60" in row and "1.2/s" in row and "25 s left" in row
+    # 24 of 60 in 20 s, as in the round before, and none in the five seconds since.
+    assert "24/60" in row and "1.2/s" in row and "33 s left" in row
+
+
+@pytest.mark.parametrize("size", [(60, 20), (80, 24), (100, 30), (160, 50)], ids=str)
+def test_every_stage_of_a_round_stays_in_sight_with_its_time(size: tuple[int, int]) -> None:
+    rows = shown(told(), *size, look())
+    for name in ROUND:
+        assert any(re.match(rf"[✓●·] {name} ", row) for row in rows), name
+    for name in ("train", "evaluate"):
+        (row,) = (row for row in rows if row.startswith(f"· {name} "))
+        assert "~ 50 s" in row
+    base = shown(told(10), *size, look())
+    assert any("● base" in row for row in base)
+    if size[1] > 20:
+        assert any("· evaluate" in row for row in base)
+
+
+def test_a_long_time_keeps_its_unit() -> None:
+    state = told(700)
+    for took in (87.0, 687.0, 7387.0):
+        state = fold(state, events.PhaseFinished(1, "train", took, {}), NOW)
+        text = "\n".join(shown(state, 80, 24, look()))
+        assert f"~ {duration(took)} " in text
+
+
+def test_the_time_left_of_the_run_is_in_the_header() -> None:
+    assert "· about " not in shown(told(120), 80, 24, look())[0]
+    for width in (60, 80, 160):
+        assert "about 3 min 0" in shown(told(), width, 24, look())[0]
+    early = replace(told(), outlook=replace(told().outlook, plan=(*told().plan, *((3, n) for n in ROUND)), early=True))
+    assert "at most " in shown(early, 80, 24, look())[0]
+
+
+def test_a_narrow_screen_says_how_fast_it_is() -> None:
+    assert any("tokens/s 1,234  slots 14/16" in row for row in shown(told(), 60, 20, look()))
+
+
+def test_scores_say_of_how_many_pairs_they_are() -> None:
+    behind = fold(told(), events.Progress(2, "judge", 29, 60), NOW)
+    assert any("scores 24 of 29" in row for row in shown(behind, 80, 24, look()))
+
+
+def test_a_large_screen_shows_the_texts_before_the_newest_too() -> None:
+    state = told()
+    for number in range(3):
+        state = fold(state, events.Glimpse(2, "judge", instruction=f"Task {number}?", answer=f"It is {number}."), NOW)
+    rows = shown(state, 160, 50, look())
+    assert [row.split("│")[1].strip() for row in rows if "Task" in row] == ["Task 2?", "Task 1?", "Task 0?"]
 
 
 def test_speed_slots_memory_and_the_gpu_are_told() -> None:
@@ -98,6 +147,7 @@ def test_speed_slots_memory_and_the_gpu_are_told() -> None:
 def test_the_newest_texts_and_scores_are_told() -> None:
     text = "\n".join(shown(told(), 100, 30, look()))
     assert INSTRUCTION in text and ANSWER.split()[-1] in text and "score 1.87" in text
+    assert "── newest, round 2, judge" in text
 
 
 def test_the_table_shows_the_rounds_and_marks_the_one_to_use() -> None:
@@ -200,7 +250,7 @@ def test_what_a_resumed_stage_finds_does_not_count_as_its_speed() -> None:
     state = fold(State(), events.PhaseStarted(1, "respond", 100, 90, "answers"), 1000.0)
     state = fold(state, events.Progress(1, "respond", 95, 100), 1010.0)
     assert state.stages[1, "respond"].rate() == 0.5
-    assert state.stages[1, "respond"].left(1010.0) == 10.0
+    assert time_left(state.course, state.outlook, 1010.0).phase == 10.0
 
 
 def test_progress_from_before_a_restart_is_not_taken_for_new() -> None:
@@ -257,7 +307,7 @@ def test_ten_thousand_hostile_strings_are_only_text_on_the_screen() -> None:
     for number in range(360):
         width, height = [*SIZES, (60, 20), (40, 10)][number % 4]
         state = told(chance.choice([10, 400, 1000]))
-        state = replace(state, newest=NewestTexts((1, bad()), bad(), bad()), run=bad(), model=bad(), engine=bad())
+        state = replace(state, newest=(NewestTexts((1, bad()), bad(), bad()),), run=bad(), model=bad(), engine=bad())
         for _ in range(6):
             state = fold(state, events.Note(bad(), "warning"), NOW)
             state = fold(state, events.Note(bad()), NOW)
@@ -279,16 +329,16 @@ def test_ten_thousand_hostile_strings_are_only_text_on_the_screen() -> None:
 
 @pytest.mark.parametrize("text", ["[/INST]", "[red]x", "[bold]", "[/]", "[link=http://x.example]y", ":sheep:"])
 def test_markup_is_shown_as_it_is(text: str) -> None:
-    state = replace(told(), newest=NewestTexts((1, "judge"), text, text), run=text)
+    state = replace(told(), newest=(NewestTexts((1, "judge"), text, text),), run=text)
     state = fold(state, events.Note(text, "warning"), NOW)
     painter = Painter(Console(file=io.StringIO(), force_terminal=True, highlight=False))
-    painted = OURS.sub("", painter.paint(draw(state, 80, 24, NOW, look()), 80, 24))
+    painted = OURS.sub("", painter.paint(draw(state, 90, 24, NOW, look()), 90, 24))
     assert painted.count(text) == 4
 
 
 def test_characters_that_join_their_neighbours_do_not_bend_the_screen() -> None:
     text = "👩\u200d🔬\ufe0f a\u200d" * 40 + "\u200d"
-    state = replace(told(), newest=NewestTexts((1, "judge"), text, text), run=text, engine=text)
+    state = replace(told(), newest=(NewestTexts((1, "judge"), text, text),), run=text, engine=text)
     rows = shown(state, 80, 24, look())
     assert {cell_len(row) for row in rows} == {80} and "\u200d" not in "".join(rows)
 

@@ -7,15 +7,18 @@ import io
 import json
 import random
 import re
+import time
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from minisheep import api
 from minisheep.rules import plain_text
 from minisheep.rules.plain_text import one_line, sanitise
 from minisheep.run import events
+from minisheep.run.time_left import Outlook
 from minisheep.terminal import words
 from minisheep.terminal.views import QUIET_SECONDS, JsonView, LiveView, PlainView, choose_view, metrics_table
 
@@ -220,6 +223,29 @@ def test_plain_output_speaks_before_the_first_event_too() -> None:
     now[0] = QUIET_SECONDS
     view.tick()
     assert stream.getvalue() == "working, 8 s\n"
+
+
+def test_plain_lines_and_json_tell_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, plain, machine = [1_000.0], io.StringIO(), io.StringIO()
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    outlook = Outlook(((1, "respond"), (2, "respond"), (3, "respond")), early=True)
+    monkeypatch.setattr(api, "outlook", lambda folder: outlook)
+    shown = (PlainView(plain, lambda: now[0]), JsonView(machine, lambda: now[0]))
+    told: list[tuple[float, events.Event]] = [
+        (1_000.0, events.RunStarted("runs/x", "m", 3, "llamacpp", "peft")),
+        (1_000.0, events.PhaseStarted(1, "respond", 100)),
+        (1_050.0, events.PhaseFinished(1, "respond", 50.0, {})),
+        (1_050.0, events.PhaseStarted(2, "respond", 100)),
+        (1_070.0, events.Progress(2, "respond", 40, 100)),
+    ]
+    for now[0], event in told:
+        for view in shown:
+            view(event)
+    for view in shown:
+        view.tick()
+    assert "round 2, respond: 40 of 100, 20 s; about 30 s left, at most 1 min 20 s of the run" in plain.getvalue()
+    last = json.loads(machine.getvalue().splitlines()[-1])
+    assert (last["phase_left"], last["run_left"], last["at_most"]) == (30.0, 80.0, True)
 
 
 def test_progress_is_not_said_line_by_line() -> None:

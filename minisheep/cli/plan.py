@@ -122,6 +122,9 @@ def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, gp
     for name in COMMON if gpus else ():
         there = fit.with_gpu(find_gpu_model(name))
         each.append((name, fit.recommend(settings, model, there), settings))
+    told = plan_table.advice(given, best)
+    if gpu is None:
+        given, best = fit.with_history(given), best and fit.with_history(best)
     if as_json:
         _echo_json(given, best)
         for name, found, _ in each:
@@ -136,7 +139,7 @@ def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, gp
         [[n, *c] for n, c in plan_table.rows(shown)],
         plain=plain,
     )
-    for line in (*plan_table.advice(given, best), *plan_table.remarks(given), *([note] if note else [])):
+    for line in (*told, *plan_table.remarks(given), *([note] if note else [])):
         click.echo(line)
     if each:
         click.echo("\nCommon GPUs, with settings that fit and are fastest:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -20,6 +21,7 @@ from minisheep.rules.plain_text import shell
 from minisheep.run import verdict
 from minisheep.run.events import Glimpse
 from minisheep.run.folder import RunFolder
+from minisheep.run.time_left import TimeLeft
 from minisheep.terminal import detached, live_screen, run_summary, views, words
 from minisheep.terminal.screen_state import Follow
 
@@ -60,6 +62,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
                 "next": None if after is None else after.key,
                 "best": found.best,
                 "ended_early": found.ended_early,
+                "time_left": dataclasses.asdict(_left(found)),
                 "phases": done,
                 "verdict": "" if "metrics.json" in unread else verdict.sentence(verdict.conclude(metrics)),
                 "metrics": metrics,
@@ -91,10 +94,17 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
             click.echo(f"  {words.where(phase.round, phase.name):26} {state}{text}")
         if full and metrics:
             views.print_metrics(metrics, plain=plain or not sys.stdout.isatty())
+        if left := _left(found).in_words():
+            click.echo(f"Time left: {left}.")
         if after is not None:
             click.echo(plain_text.one_line(f"Continue: minisheep align --run {shell(found.path)}"))
         else:
             click.echo(f"{_ended(found).capitalize()}.")
+
+
+def _left(run: api.Run) -> TimeLeft:
+    """Nothing where no process works on the run: its phases wait."""
+    return run.time_left if detached.holder(run.path) else TimeLeft()
 
 
 def _came_to(run: api.Run, metrics: Sequence[Mapping[str, Any]], unread: set[str], width: int) -> list[str]:
@@ -154,14 +164,14 @@ def _going_on() -> Path:
 def _follow(run: RunFolder, *, as_json: bool) -> None:
     """Show the events of the run so far, and each new one until no process works on it."""
     follow = Follow(run)
-    view: views.View = views.JsonView() if as_json else views.PlainView()
+    view = views.JsonView() if as_json else views.PlainView()
     going_on = True
     while going_on:
         # Asked before reading, so that the last events are not missed.
         going_on = detached.holder(run.path) is not None
         for at, event in follow.new():
             if not isinstance(event, Glimpse):
-                view(event, at) if isinstance(view, views.JsonView) else view(event)
+                view(event, at)
         if going_on:
             view.tick()
             time.sleep(LOOK_SECONDS)

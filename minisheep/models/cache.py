@@ -141,6 +141,14 @@ def sha256_file(path: Path, report: Report | None = None) -> str:
     return digest.hexdigest()
 
 
+def known_sha256(path: Path) -> str | None:
+    """The SHA-256 of a file if it was computed before; a file of 5 GB is not read for it."""
+    try:
+        return _recall(_memory("hashes", path), _identity(path))
+    except (OSError, DiskError):
+        return None
+
+
 def _identity(path: Path) -> tuple[int, ...]:
     status = path.stat()
     # Programs can set the time of a change back, but not that of the inode.

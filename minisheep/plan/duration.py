@@ -1,4 +1,4 @@
-"""The work of a round and its duration: work over the hardware's throughput, over a named efficiency.
+"""The duration of a phase: its work over the hardware's throughput, over a named efficiency.
 
 Pure but for `read_calibration`.
 
@@ -18,152 +18,13 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
-from minisheep.config import Settings
 from minisheep.engines.budget import UBATCH
 from minisheep.models.cache import cache_root
 from minisheep.models.shape import Shape
+from minisheep.phase_times import PhaseTokens
 from minisheep.plan.gpu_models import GpuModel
 from minisheep.plan.memory_parts import Weights
 from minisheep.rules.identity import digest
-from minisheep.trainers import base
-
-# The work of a round, in tokens. What a model will write is not known, so these lengths are assumptions; they are those
-# of docs/performance.md where that has one.
-INSTRUCTION = 50
-"""New tokens for one kept instruction, with its number, its input and its share of the dropped ones."""
-SHOT = 60
-"""Tokens of a seed task in a few-shot prompt."""
-LISTED = 500
-"""New tokens after which a list of instructions usually ends."""
-ANSWER = 150
-"""Tokens of a complete answer."""
-CUT = 0.8
-"""Share of the allowed tokens that answers take, where that is less."""
-QUESTION = 40
-"""Tokens of a prompt that it does not share: an instruction."""
-SOLVED = 100
-"""Tokens of a seed task that is shown with its answer."""
-CHECKED = 0.6
-"""Share of the instructions with a constraint that have an answer to keep."""
-ASKED = 30
-"""Tokens of the question about one criterion, after the pair."""
-REPLY = 40
-"""New tokens of a judge's reply in words."""
-LOGLIK = 80
-"""Tokens of a held-out task with its answer."""
-SPOILED = 7
-"""Answers to one exam task: the right one and one for each corruption."""
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseTokens:
-    """Tokens of one phase (drawn one by one, read at once, trained on) and its number of sequences."""
-
-    phase: str
-    drawn: int = 0
-    read: int = 0
-    trained: int = 0
-    sequences: int = 0
-    prompt: int = QUESTION
-    """Tokens before a sequence's first drawn one."""
-
-    @property
-    def new(self) -> float:
-        """Tokens drawn for a sequence."""
-        return self.drawn / max(1, self.sequences)
-
-
-def round_work(settings: Settings) -> list[PhaseTokens]:
-    """The phases of a round, in order; the base model gets the last one too, before the first round."""
-    phases = [_generate(settings), _respond(settings)]
-    # Of the answers with a constraint, those that keep it are judged: about half.
-    pairs = settings.answers_drawn[0] + (settings.answers_drawn[1] // 2 if settings.judges else 0)
-    if settings.judges and settings.exam_tasks:
-        answers = settings.exam_tasks * SPOILED // 2
-        each = 2 * _judged(settings) if settings.judge == "auto" else 150
-        phases.insert(0, PhaseTokens("exam", read=answers * each))
-    if settings.judges or settings.filter != "score":
-        drawn = pairs * REPLY * len(settings.criteria) if settings.judges and settings.judge == "sample" else 0
-        prompt = QUESTION + _answer(settings)
-        phases.append(PhaseTokens("judge", drawn, pairs * _judged(settings), sequences=drawn // REPLY, prompt=prompt))
-    return [*phases, _train(settings), evaluation(settings)]
-
-
-def evaluation(settings: Settings) -> PhaseTokens:
-    sequences = settings.eval_answers + settings.eval_verifiable
-    drawn = settings.eval_answers * _length(settings.eval_max_tokens)
-    drawn += settings.eval_verifiable * _length(settings.eval_verifiable_max_tokens)
-    return PhaseTokens("evaluate", drawn, settings.eval_tasks * LOGLIK + sequences * QUESTION, sequences=sequences)
-
-
-GRADED = 0.03
-"""Share that the paper's threshold of 8 keeps at 7B: 229 to 318 of 10,000 (its table of data sizes)."""
-BEST = 0.3
-"""Share that `--keep auto` keeps by ranks, of a judge without grades."""
-
-
-def kept_examples(settings: Settings) -> int:
-    """Pairs that a round trains on; of instructions with a constraint most have an answer that keeps it."""
-    if not settings.judges:
-        share = BEST if "density" in settings.filter else 0.9
-    elif settings.keep.kind == "top":
-        share = settings.keep.value
-    else:
-        graded = settings.keep.kind == "threshold" or settings.judge in ("logits", "sample")
-        share = GRADED if graded and settings.judge != "pmi" else BEST
-    share += (CHECKED - share) * settings.constraints
-    return max(1, min(settings.max_examples, round(settings.per_round * share)))
-
-
-def _generate(settings: Settings) -> PhaseTokens:
-    listed = _length(settings.generate_max_tokens, LISTED)
-    drafts = -(-settings.per_round * INSTRUCTION // listed)
-    prompts = -(-drafts // settings.samples_per_prompt)
-    prompt = SHOT * (settings.shots + 1)
-    return PhaseTokens("generate", drafts * listed, prompts * prompt, sequences=drafts, prompt=prompt)
-
-
-def _respond(settings: Settings) -> PhaseTokens:
-    unshown = settings.loss != "sft" and settings.prefer == "shown"
-    answers = sum(settings.answers_drawn) + settings.per_round * unshown
-    # Solved tasks are read once for all that share them, but every sequence holds them.
-    shown = SOLVED * settings.answer_shots if settings.show == "every" else 0
-    return PhaseTokens(
-        "respond",
-        answers * _answer(settings),
-        settings.per_round * QUESTION,
-        sequences=answers,
-        prompt=QUESTION + shown,
-    )
-
-
-def _train(settings: Settings) -> PhaseTokens:
-    examples = round(kept_examples(settings) / (1 - settings.mix_seeds))
-    held = len(base.split(examples, settings.validation, settings.seed)[1])
-    # Validation is only a forward pass: a third of the work.
-    passes = settings.epochs * (examples - held + held / 3)
-    if settings.loss != "sft":
-        # Each with a worse answer at most; DPO reads all once more, without the adapter.
-        passes = 2 * (passes + (examples / 3 if settings.loss == "dpo" else 0))
-    return PhaseTokens("train", trained=round(passes * min(settings.max_length, QUESTION + _answer(settings))))
-
-
-def _judged(settings: Settings) -> int:
-    """Tokens read for one pair. Both questions share what comes first; likelihoods read the answer twice."""
-    if settings.filter != "score":
-        return QUESTION + _answer(settings)
-    if settings.judge in ("pmi", "auto"):
-        return QUESTION + 2 * _answer(settings)
-    return QUESTION + _answer(settings) + ASKED * len(settings.criteria)
-
-
-def _answer(settings: Settings) -> int:
-    return _length(settings.answer_max_tokens)
-
-
-def _length(most: int, usual: int = ANSWER) -> int:
-    return min(usual, max(1, round(CUT * most)))
-
 
 BANDWIDTH, HALF = 0.7, 0.5
 """Shares of the datasheet's bandwidth and half-precision throughput that llama.cpp reaches. With these, its six

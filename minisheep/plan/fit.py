@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from minisheep import phase_times
 from minisheep.config import Settings
 from minisheep.engines import budget
 from minisheep.machine import cpu, system
@@ -105,9 +106,9 @@ def model_parts(file: int, parameters: int, *, weights: bool, copy: float) -> li
 def round_bytes(settings: Settings, shape: Shape) -> int:
     """What one round adds on disk: the adapter twice (safetensors and GGUF, float32) and its records."""
     answers = sum(settings.answers_drawn)
-    text = TOKEN_BYTES * min(duration.ANSWER, duration.CUT * settings.answer_max_tokens)
+    text = TOKEN_BYTES * min(phase_times.ANSWER, phase_times.CUT * settings.answer_max_tokens)
     records = settings.per_round * INSTRUCTION_BYTES + answers * (ANSWER_BYTES + text)
-    records += duration.kept_examples(settings) * (KEPT_BYTES + text)
+    records += phase_times.kept_examples(settings) * (KEPT_BYTES + text)
     measured = MEASURED_BYTES + MEASURED_ANSWER_BYTES * (settings.eval_answers + settings.eval_verifiable)
     return adapter_bytes(settings, shape) + int(records) + measured
 
@@ -149,6 +150,8 @@ class Plan:
     """Phases of one round; None where the machine's speed is unknown."""
     base_seconds: float = 0.0
     """Measuring the base model, once."""
+    history: tuple[str, ...] = ()
+    """Phases whose time follows from what they took on this machine before."""
 
     @property
     def calibration(self) -> duration.Calibration | None:
@@ -183,7 +186,7 @@ class Plan:
 
 
 def make_plan(
-    settings: Settings, model: Model, machine: PlannedMachine, works: list[duration.PhaseTokens] | None = None
+    settings: Settings, model: Model, machine: PlannedMachine, works: list[phase_times.PhaseTokens] | None = None
 ) -> Plan:
     """The plan for exactly these settings, fitting or not. `works` saves computing their work again."""
     cache = budget.cache_type(settings.kv_type, offload=machine.is_gpu, bfloat16=machine.bfloat16)
@@ -202,7 +205,7 @@ def make_plan(
     how = TrainingMemory(load_in, machine.is_gpu, float32, settings.lora_rank, micro, settings.max_length)
     training = memory_parts.training_parts(model.shape, model.architecture, how)
     speed = _speed(model, machine, memory_parts.token_bytes(model.shape, cache), slots)
-    works = duration.round_work(settings) if works is None else works
+    works = phase_times.round_work(settings) if works is None else works
     return Plan(
         settings, model, machine, slots, cache.name, inference, training, load_in,
         files=model_parts(model.weights.file, model.parameters, weights=not model.own_weights, copy=copy),
@@ -210,14 +213,30 @@ def make_plan(
         checkpoint_bytes=checkpoint_bytes(settings, model.shape),
         ram=_ram(model, machine, slots, inference, training),
         phases=None if speed is None else duration.round_seconds(works, speed),
-        base_seconds=0.0 if speed is None else speed.seconds(duration.evaluation(settings)) + speed.load_seconds(),
+        base_seconds=0.0 if speed is None else speed.seconds(phase_times.evaluation(settings)) + speed.load_seconds(),
     )  # fmt: skip
+
+
+def with_history(plan: Plan) -> Plan:
+    """A plan for this machine with the times that phases of its model took here before, carried over to its settings.
+
+    The plan as it is where a phase is neither estimated nor was done here before."""
+    known = phase_times.known_times(plan.settings, plan.model.history)
+    estimated = dict(plan.phases or ())
+    phases = []
+    for work in phase_times.round_work(plan.settings):
+        if work.phase not in known and work.phase not in estimated:
+            return plan
+        found = known.get(work.phase)
+        phases.append((work.phase, estimated[work.phase] if found is None else found.work + found.loading))
+    base = dict(phases)["evaluate"] if "evaluate" in known else plan.base_seconds
+    return replace(plan, phases=phases, base_seconds=base, history=tuple(name for name, _ in phases if name in known))
 
 
 def recommend(settings: Settings, model: Model, machine: PlannedMachine) -> Plan | None:
     """The recommended plan: the given settings if they fit and no others are much faster, else the fastest (or first)
     that fit; None where none fit."""
-    works = duration.round_work(settings)
+    works = phase_times.round_work(settings)
     plans = (make_plan(changed, model, machine, works) for changed in _candidates(settings))
     fitting = [plan for plan in plans if plan.fits]
     if not fitting:

@@ -117,6 +117,16 @@ def advice(given: Plan, recommended: Plan | None) -> list[str]:
 def remarks(plan: Plan) -> list[str]:
     """How reliable the figures are."""
     lines = []
+    if plan.history:
+        newest = max(plan.model.history[phase].date for phase in plan.history)
+        rest = [name for name, _ in plan.phases or () if name not in plan.history]
+        of = "all phases" if not rest else ", ".join(plan.history)
+        lines.append(
+            f"Times of {of} follow from what they took with this model on this machine, last on {newest}, carried over"
+            " to these settings."
+        )
+        if not rest:
+            return lines + _training_remarks(plan)
     if plan.calibration is not None:
         lines += _measured(plan.calibration)
     elif plan.machine.is_gpu:
@@ -125,6 +135,11 @@ def remarks(plan: Plan) -> list[str]:
         lines.append("Times are unknown: llama.cpp was not measured with this model on this machine.")
     else:
         lines.append("Times follow from a short measurement on this machine, and change with its other load.")
+    return lines + _training_remarks(plan)
+
+
+def _training_remarks(plan: Plan) -> list[str]:
+    lines = []
     if plan.machine.is_gpu and plan.settings.trainer in ("auto", "unsloth"):
         lines.append("Training is counted for PEFT; Unsloth keeps activations in RAM instead.")
     lines.append(
@@ -167,6 +182,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         "seconds": None if plan.phases is None else dict(plan.phases),
         "round_seconds": plan.round_seconds,
         "run_seconds": plan.run_seconds,
+        "seconds_from_history": list(plan.history),
         "tried": None if plan.calibration is None else dataclasses.asdict(plan.calibration),
     }
 

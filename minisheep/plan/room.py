@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from minisheep import phase_times
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
 from minisheep.formats import gguf_header, lora_gguf, model_facts
@@ -19,6 +21,7 @@ from minisheep.machine.gpu import Gpu, in_words
 from minisheep.models import cache, hub, registry
 from minisheep.models.registry import HubFile, LocalPath, ModelEntry, Wheels, find_model, load_registry
 from minisheep.models.shape import Shape
+from minisheep.phase_times import PhaseTime
 from minisheep.plan import duration, memory_parts
 from minisheep.plan.duration import Calibration
 from minisheep.rules.plain_text import shell
@@ -46,6 +49,8 @@ class Model:
     calibration: Calibration | None = None
     listed: str = ""
     """The registry's name of a model that was given by its hub id and is not here."""
+    history: Mapping[str, PhaseTime] = field(default_factory=dict)
+    """What phases of this model took on this machine, by name."""
 
     @property
     def parameters(self) -> int:
@@ -72,7 +77,11 @@ def known_model(settings: Settings) -> Model:
         weights = memory_parts.weights_in(header, facts.quantisation)
         rates = _rates(entry.gguf_sha256)
         shape, fast, calibration = model_facts.shape_of(header), facts.fast_on_cpu, duration.read_calibration(path)
-        return Model(entry.name, header.architecture, shape, weights, fast, True, own, rates, calibration)
+        sha256 = entry.gguf_sha256 or cache.known_sha256(path)
+        history = phase_times.read_times(phase_times.times_path(settings, sha256)) if sha256 else {}
+        return Model(
+            entry.name, header.architecture, shape, weights, fast, True, own, rates, calibration, history=history
+        )
     known = entry if entry.shape else registry.listed_as(entry)
     if known is None or known.shape is None:
         raise UsageError(

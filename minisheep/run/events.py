@@ -65,6 +65,10 @@ class Progress:
     total: int = 0
     detail: str = ""
     """A short plain text such as ``kept 12, dropped 30``; may hold model text, so it is sanitised where shown."""
+    running: int = 0
+    """Sequences that are being written beside those that are done."""
+    share: float = 0.0
+    """Of the work that there was when the phase began, where `done` does not tell; 0 before that is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,10 @@ from minisheep.run.records import Draft, Instruction, Rejection
 
 EXPECTED_PER_DRAFT = 3.0
 """Instructions kept of one draft, until there are drafts to count; only sizes the first batch."""
+COUNTED = 4
+"""Drafts by which those to come are foretold."""
+IDLE = 0.5
+"""Drafts for each slot that could be written while a batch of them ends."""
 FRUITLESS_DRAFTS = 60
 """Drafts more than expected after which a round without enough instructions gives up."""
 
@@ -80,9 +84,18 @@ class Harvest:
 
     def wanted_drafts(self) -> int:
         """About how many more drafts will fill the round, by the yield of those read so far."""
-        rate = len(self.kept) / self.drafts if self.drafts >= 4 else EXPECTED_PER_DRAFT
+        rate = len(self.kept) / self.drafts if self.drafts >= COUNTED else EXPECTED_PER_DRAFT
         missing = self.settings.per_round - len(self.kept)
         return max(1, math.ceil(missing / max(rate, 0.25)))
+
+    def drafts_to_come(self, made: int, asked: int, idle: float) -> float | None:
+        """About how many drafts are still to be written, by the time that they take. `made` are done, and `asked` more
+        are begun; then others are, and the last of each such batch leave slots without work for the time of `idle`
+        drafts. None while too few were read to say so."""
+        if self.drafts < COUNTED:
+            return None
+        missing = 0 if self.full else max(1, self.drafts + self.wanted_drafts() - made)
+        return float(missing) if missing <= asked else missing + 2 * idle
 
     @property
     def exhausted(self) -> bool:

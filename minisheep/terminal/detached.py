@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from minisheep import api, loop
 from minisheep.errors import DiskError, MinisheepError, Stopped, WorkerError, by_name
 from minisheep.run.files import try_lock
 from minisheep.run.folder import RunFolder
 from minisheep.terminal.live_screen import LiveScreen, Terminal, Watched, Why
-from minisheep.terminal.screen_state import Key, State
+from minisheep.terminal.screen_state import State
 
 STOPPING = "Stopping after the record in hand. A second Ctrl-C stops at once."
 LOG = "loop.log"
@@ -277,18 +276,11 @@ def attach(folder: RunFolder) -> None:
 
 
 def _screen(folder: RunFolder, watched: Watched) -> tuple[Why, State]:
-    screen = LiveScreen(folder, plan(folder), watched, Terminal(sys.stdin.fileno(), sys.stdout.fileno()))
+    screen = LiveScreen(folder, watched, Terminal(sys.stdin.fileno(), sys.stdout.fileno()))
     why = screen.run()
     if why == "gone":
         raise SystemExit(HUNG_UP)
     return why, screen.state
-
-
-def plan(folder: RunFolder) -> tuple[Key, ...]:
-    """The stages of the whole run; empty where its settings cannot be read."""
-    with contextlib.suppress(MinisheepError):
-        return tuple((phase.round, phase.name) for phase in loop.phases(api.stored_settings(folder)))
-    return ()
 
 
 @contextlib.contextmanager

@@ -17,11 +17,12 @@ from typing import Any, Literal, Protocol
 
 from rich.console import Console
 
+from minisheep import api
 from minisheep.machine.system import Gauge
 from minisheep.run.folder import RunFolder
 from minisheep.terminal.screen_charts import Painter
 from minisheep.terminal.screen_draw import draw
-from minisheep.terminal.screen_state import Follow, Key, Look, State, fold
+from minisheep.terminal.screen_state import Follow, Look, State, fold
 
 ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 """The other buffer, no cursor, no wrapping of long lines, empty."""
@@ -139,9 +140,9 @@ class Watched(Protocol):
 class LiveScreen:
     """One screen on one terminal. `run` returns when it is over; the terminal is then as it was."""
 
-    def __init__(self, folder: RunFolder, plan: tuple[Key, ...], watched: Watched, terminal: Terminal) -> None:
+    def __init__(self, folder: RunFolder, watched: Watched, terminal: Terminal) -> None:
         self._folder, self._watched, self._terminal = folder, watched, terminal
-        self.state = State(plan=plan, run=str(folder.path))
+        self.state = State(run=str(folder.path), outlook=api.outlook(folder))
         """As it was drawn last."""
         self._follow = Follow(folder)
         self._painter = Painter(Console(highlight=False, force_terminal=True))
@@ -166,8 +167,12 @@ class LiveScreen:
         while True:
             alive = self._watched.look()
             over = self._watched.over
+            phase = self.state.now
             for at, event in self._follow.new():
                 self.state = fold(self.state, event, at)
+            if phase != self.state.now is not None:
+                # The model is known by now, and the phase before has left its time.
+                self.state = replace(self.state, outlook=api.outlook(self._folder))
             if over:
                 return "ended"
             text = self._look.message if time.monotonic() < self._message_until else ""

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from minisheep.rules import plain_text
+from minisheep.run.time_left import Key, Stage, expected, time_left
 from minisheep.run.verdict import curve_totals
-from minisheep.terminal.screen_state import ROUND, Histogram, Key, Losses, Stage, State
+from minisheep.terminal.screen_state import ROUND, Histogram, Losses, State
 
 Part = str | tuple[str, str]
 """A piece of a line, with its style if it has one."""
@@ -163,9 +164,13 @@ def joined(points: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         yield from ((x + round((to_x - x) * i / steps), y + round((to_y - y) * i / steps)) for i in range(1, steps + 1))
 
 
-def score_bars(histogram: Histogram, width: int, height: int) -> list[Text]:
-    """The histogram as bars, from the lowest bin that holds something to the highest. A title, bars and an axis."""
-    heading: list[Part] = [("scores ", DIM), (f"{sum(histogram.counts):,}", STRONG)]
+def score_bars(histogram: Histogram, width: int, height: int, judged: int = 0) -> list[Text]:
+    """The histogram as bars, from the lowest bin that holds something to the highest. A title, bars and an axis.
+    `judged` pairs may be more than have a score."""
+    scored = sum(histogram.counts)
+    heading: list[Part] = [("scores ", DIM), (f"{scored:,}", STRONG)]
+    if judged > scored:
+        heading.append((f" of {judged:,}", DIM))
     heading.append((f"  {clean(histogram.judge, 40)}, round {histogram.round}", DIM))
     rows = height - 2
     filled = [place for place, count in enumerate(histogram.counts) if count > 0]
@@ -220,6 +225,7 @@ def _percent(counts: tuple[int, int] | None) -> str:
 
 
 NAME, COUNT, RATE, TIME = 8, 13, 8, 11
+LEFT = " left"
 
 
 def picture(state: State, width: int) -> list[Text]:
@@ -268,6 +274,11 @@ def stage_line(state: State, width: int, now: float) -> Text:
     return _row(state, state.now, width, now, False) if state.now else line(width)
 
 
+def listed(state: State) -> int:
+    """Lines that `stages` has."""
+    return 1 + len(_keys(state))
+
+
 def _keys(state: State) -> list[Key]:
     """The stages to list: those of the round; before the first, the base model's and the first round's."""
     names, round = _names(state), state.round
@@ -277,8 +288,9 @@ def _keys(state: State) -> list[Key]:
 
 
 def _bar(state: State, present: Stage | None, width: int) -> Text:
-    share = present.done / present.total if present and present.total else 0.0
-    percent = f" {share:4.0%}" if present and present.total else "     "
+    known = present is not None and present.total > 0
+    share = present.done / present.total if present and known else float(state.outcome == "finished")
+    percent = f" {share:4.0%}" if known or share else "     "
     full, rest = bar(max(0, width - len(percent)), share)
     return line(width, (full, WARN if state.paused_at is not None else ACCENT), (rest, DIM), (percent, STRONG))
 
@@ -287,10 +299,10 @@ def _row(state: State, key: Key, width: int, now: float, wide: bool) -> Text:
     stage = state.stages.get(key)
     name = "base" if key[0] == 0 else key[1]
     if stage is None:
-        expected = _expected(state, key)
-        guess = f"~ {plain_text.duration(expected)}" if expected is not None else ""
+        seconds = expected(state.course, state.outlook, key)
+        guess = f"~ {plain_text.duration(max(1.0, seconds))}" if seconds is not None else ""
         blank = " " * (COUNT + RATE + 1 + (TIME + 1 if wide else 0))
-        return line(width, ("· ", DIM), (pad(name, NAME), DIM), blank, (right(guess, TIME), DIM))
+        return line(width, ("· ", DIM), (pad(name, NAME), DIM), blank, (right(guess, TIME + len(LEFT)), DIM))
     count, rate = right(_count(stage), COUNT), right(_rate(stage.rate()), RATE)
     if stage.took is not None:
         took = right(plain_text.duration(stage.took), TIME)
@@ -298,19 +310,13 @@ def _row(state: State, key: Key, width: int, now: float, wide: bool) -> Text:
     here = key == state.now
     until = state.paused_at if state.paused_at is not None else now
     spent = right(plain_text.duration(max(0.0, until - stage.begun - stage.paused)), TIME)
-    left = stage.left(until)
+    left = time_left(state.course, state.outlook, now).phase if here else None
     remaining = right(plain_text.duration(left), TIME) if left is not None else right("", TIME)
     mark = ("‖ ", WARN) if here and state.paused_at is not None else ("● " if here else "○ ", ACCENT)
-    ends: list[Part] = [(spent, DIM), " ", (remaining, STRONG), " left"] if wide else [(remaining, STRONG)]
+    ends: list[Part] = [(spent, DIM), " ", (remaining, STRONG), LEFT] if wide else [(remaining, STRONG)]
     if left is not None and not wide:
-        ends.append(" left")
+        ends.append(LEFT)
     return line(width, mark, (pad(name, NAME), STRONG if here else ""), count, rate, " ", *ends)
-
-
-def _expected(state: State, key: Key) -> float | None:
-    """What the same stage took in the round before."""
-    before = [s.took for (round, name), s in state.stages.items() if name == key[1] and round < key[0]]
-    return before[-1] if before else None
 
 
 def _count(stage: Stage) -> str:

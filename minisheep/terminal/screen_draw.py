@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -12,6 +12,7 @@ from minisheep.machine.gpu import Gpu
 from minisheep.machine.system import MachineLoad
 from minisheep.rules import plain_text
 from minisheep.rules.plain_text import shell
+from minisheep.run.time_left import time_left
 from minisheep.terminal import screen_charts, words
 from minisheep.terminal.screen_charts import DIM, STRONG, WARN, Part, block, clean, line, right, title, wrap
 from minisheep.terminal.screen_state import LogLine, Look, NewestTexts, State
@@ -58,7 +59,7 @@ def _rows(pairs: tuple[tuple[str, str], ...], width: int, size: int) -> list[Tex
 MARK = " │ "
 
 
-def newest(texts: NewestTexts | None, width: int, height: int) -> list[Text]:
+def newest(texts: NewestTexts | None, width: int, height: int, heading: str = "newest") -> list[Text]:
     """A title with the scores, the instruction in at most two fifths of the lines, and the answer in the rest."""
     if texts is None:
         return [
@@ -68,13 +69,24 @@ def newest(texts: NewestTexts | None, width: int, height: int) -> list[Text]:
     scores: list[Part] = []
     for name, value in texts.scores:
         scores += [" " if scores else "", (f"{name} ", DIM), (f"{value:.2f}", STRONG)]
-    rows = [title(width, f"newest, {words.where(*texts.where)}", scores)]
+    rows = [title(width, f"{heading}, {words.where(*texts.where)}", scores)]
     room = width - len(MARK)
     for_it = max(1, 2 * (height - 1) // 5) if texts.answer else height - 1
     prompt = wrap(clean(texts.instruction), room, for_it)
     rows += [line(width, (MARK, screen_charts.ACCENT), (row, STRONG)) for row in prompt]
     answered = wrap(clean(texts.answer), room, height - len(rows))
     return [*rows, *(line(width, (MARK, DIM), row) for row in answered)]
+
+
+def samples(texts: Sequence[NewestTexts], width: int, height: int) -> list[Text]:
+    """The newest texts, and those before them as far as there is room for a title and two lines of each."""
+    rows = newest(texts[0] if texts else None, width, height)
+    for before in texts[1:]:
+        room = height - len(rows)
+        if room < 3:
+            break
+        rows += newest(before, width, room, "before that")
+    return rows
 
 
 def messages(state: State, width: int, height: int) -> list[Text]:
@@ -223,6 +235,10 @@ STAGES = 48
 WIDE_STAGES = 62
 MACHINE = 40
 THREE_COLUMNS = 120
+LEAST_CHART = 24
+"""Cells of the smallest chart beside the stages."""
+ROOMY = 100
+"""Below this, the time that was spent gives way to the time left."""
 MOST_NEWEST = 14
 LITTLE = 20
 """Below this many lines, or"""
@@ -250,19 +266,23 @@ def draw(state: State, width: int, height: int, now: float, look: Look) -> Text:
 
 def _full(state: State, width: int, height: int, now: float, look: Look) -> list[Text]:
     ring = screen_charts.picture(state, width)
-    tall = 8 if height < 34 else min(16, height // 4 + 1)
+    listed = screen_charts.listed(state)
+    tall = listed + 1 if width < STAGES + 2 + LEAST_CHART else 8 if height < 34 else min(16, height // 4 + 1)
+    tall = min(max(tall, listed), height - len(ring) - 6)
     top = _top(state, width, tall, now, look)
     rest = height - len(ring) - len(top)
     table = rounds(state, width, min(rest // 2, 1 + len(state.measured)))
     for_newest = min(MOST_NEWEST, max(3, rest - len(table) - max(3, rest // 4)))
-    texts = block(newest(state.newest, width, for_newest), width, for_newest)
+    texts = block(samples(state.newest, width, for_newest), width, for_newest)
     rows = [*ring, *top, *texts, *table]
     return [*rows, *messages(state, width, height - len(rows))]
 
 
 def _top(state: State, width: int, height: int, now: float, look: Look) -> list[Text]:
-    """Stages, machine and charts side by side."""
+    """Stages, machine and charts side by side; with little width the stages alone, over a line about the machine."""
     left = STAGES if width < WIDE_STAGES + MACHINE + 24 else WIDE_STAGES
+    if width < STAGES + 2 + LEAST_CHART:
+        return [*block(screen_charts.stages(state, width, now), width, height - 1), line(width, *_speed(state))]
     columns = [block(screen_charts.stages(state, left, now), left, height)]
     rest = width - left - 2
     if width >= THREE_COLUMNS:
@@ -285,7 +305,11 @@ def _charts(state: State, width: int, height: int) -> list[Text]:
     def about_data(size: int) -> list[Text]:
         if learning:
             return block(screen_charts.pass_rates(state.draws, width, size), width, size)
-        return block(screen_charts.score_bars(state.histogram, width, size) if state.histogram else [], width, size)
+        if state.histogram is None:
+            return block([], width, size)
+        judge = state.stages.get((state.histogram.round, "judge"))
+        bars = screen_charts.score_bars(state.histogram, width, size, judge.done if judge else 0)
+        return block(bars, width, size)
 
     if losses and (state.histogram or learning) and height >= 10:
         half = height // 2
@@ -307,7 +331,7 @@ def _little(state: State, width: int, height: int, now: float, look: Look) -> li
     rows += machine(state, look.machine, width)[:2]
     rest = height - len(rows)
     warned = 2 if state.warnings and rest >= 6 else 0
-    rows += newest(state.newest, width, rest - warned)
+    rows += newest(state.newest[0] if state.newest else None, width, rest - warned)
     return [*block(rows, width, height - warned), *(messages(state, width, warned) if warned else [])]
 
 
@@ -318,8 +342,14 @@ def _header(state: State, width: int, now: float, look: Look) -> Text:
         "  ",
         clean(state.model, 200),
     ]
-    spent = plain_text.duration(max(0.0, now - state.begun)) if state.begun and look.alive and not state.ended else ""
-    return screen_charts.ends(width, left, [" ", _standing(state, look), f"  {spent} " if spent else " "])
+    told: list[Part] = [" ", _standing(state, look), " "]
+    if state.begun and look.alive and not state.ended:
+        ahead = time_left(state.course, state.outlook, now).run_in_words()
+        if not ahead or width >= ROOMY:
+            told.append(f" {plain_text.duration(max(0.0, now - state.begun))} ")
+        if ahead:
+            told += ["· ", (f"{ahead} left ", STRONG)]
+    return screen_charts.ends(width, left, told)
 
 
 def _standing(state: State, look: Look) -> Part:

@@ -16,46 +16,12 @@ from minisheep.rules.plain_text import one_line
 from minisheep.run import events
 from minisheep.run.events import Event, Timed
 from minisheep.run.folder import RunFolder
+from minisheep.run.time_left import Course, Key, Outlook, Stage, follow, key_of
 from minisheep.run.verdict import curve
 from minisheep.terminal import words
 
 ROUND = ("exam", "generate", "respond", "judge", "filter", "train", "evaluate")
 """The stages of a round, in order."""
-
-Key = tuple[int, str]
-"""Round and name of a stage; round 0 is the base model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage of one round. Times are seconds since the epoch."""
-
-    begun: float
-    unit: str = ""
-    total: int = 0
-    """0 where it is not known."""
-    done: int = 0
-    first: int = 0
-    """How much was already there when it began."""
-    at: float = 0.0
-    """When `done` was true."""
-    paused: float = 0.0
-    """Seconds of pause since it was begun."""
-    took: float | None = None
-    """Seconds, once it is done."""
-
-    def rate(self) -> float | None:
-        """Records a second; None before anything can be said."""
-        seconds = self.took if self.took is not None else self.at - self.begun - self.paused
-        made = self.done - self.first
-        return made / seconds if made > 0 and seconds >= 1 else None
-
-    def left(self, now: float) -> float | None:
-        """Seconds until it is done, if it goes on as until now."""
-        rate = self.rate()
-        if rate is None or not self.total or self.took is not None:
-            return None
-        return max(0.0, (self.total - self.done) / rate - max(0.0, now - self.at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +68,8 @@ class LogLine:
 class State:
     """A run according to its events; `fold` makes the next state."""
 
-    plan: tuple[Key, ...] = ()
-    """All stages of a run of full length."""
+    outlook: Outlook = field(default_factory=Outlook)
+    """What is known beside the events."""
     run: str = ""
     model: str = ""
     engine: str = ""
@@ -111,14 +77,13 @@ class State:
     rounds: int = 0
     begun: float = 0.0
     """When the present start of the run was."""
-    now: Key | None = None
-    """The stage that is being worked on."""
-    stages: Mapping[Key, Stage] = field(default_factory=dict)
-    paused_at: float | None = None
+    course: Course = field(default_factory=Course)
+    """The stages so far."""
     tokens_per_second: float = 0.0
     running: int = 0
     slots: int = 0
-    newest: NewestTexts | None = None
+    newest: tuple[NewestTexts, ...] = ()
+    """The newest texts and some before them, the newest first."""
     histogram: Histogram | None = None
     losses: Losses = field(default_factory=Losses)
     measured: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
@@ -135,6 +100,24 @@ class State:
     """How the run ended, in words; empty while it goes on."""
     outcome: str = ""
     """``finished``, ``stopped`` or ``failed``; empty while it goes on."""
+
+    @property
+    def plan(self) -> tuple[Key, ...]:
+        """All stages of a run of full length."""
+        return self.outlook.plan
+
+    @property
+    def now(self) -> Key | None:
+        """The stage that is being worked on."""
+        return self.course.now
+
+    @property
+    def stages(self) -> Mapping[Key, Stage]:
+        return self.course.stages
+
+    @property
+    def paused_at(self) -> float | None:
+        return self.course.paused_at
 
     @property
     def round(self) -> int:
@@ -162,23 +145,23 @@ class Look:
 LINES = 30
 """Lines that are kept beside the warnings."""
 WARNINGS = 200
+SAMPLES = 6
 
 
 def fold(state: State, event: Event, at: float) -> State:
     """The state after `event`, which happened at `at` (seconds since the epoch)."""
     step = _STEPS.get(type(event))
-    if step is None:
-        return state
     try:
-        return step(state, event, at)
+        state = replace(state, course=follow(state.course, event, at))
+        return step(state, event, at) if step is not None else state
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError):
         return state
 
 
 def _run_started(state: State, event: events.RunStarted, at: float) -> State:
     return replace(
-        state, run=str(event.run), model=str(event.model), rounds=_whole(event.rounds), begun=at, now=None,
-        paused_at=None, ended="", outcome="", tokens_per_second=0.0, running=0,
+        state, run=str(event.run), model=str(event.model), rounds=_whole(event.rounds), begun=at, ended="", outcome="",
+        tokens_per_second=0.0, running=0,
     )  # fmt: skip
 
 
@@ -187,34 +170,18 @@ def _engine_ready(state: State, event: events.EngineReady, at: float) -> State:
 
 
 def _phase_started(state: State, event: events.PhaseStarted, at: float) -> State:
-    first = _whole(event.done)
-    stage = Stage(at, str(event.unit), _whole(event.total), first, first, at)
-    key = _key(event)
-    return replace(
-        state, now=key, stages={**state.stages, key: stage}, paused_at=None, tokens_per_second=0.0, running=0
-    )
-
-
-def _progress(state: State, event: events.Progress, at: float) -> State:
-    return _advance(state, _key(event), _whole(event.done), _whole(event.total), at)
-
-
-def _advance(state: State, key: Key, done: int, total: int, at: float) -> State:
-    stage = state.stages.get(key)
-    # The present file may be older than the newest line of the log.
-    if stage is None or stage.took is not None or at < stage.begun:
-        return state
-    moved = replace(stage, done=done, total=total or stage.total, at=at)
-    return replace(state, stages={**state.stages, key: moved})
+    return replace(state, tokens_per_second=0.0, running=0)
 
 
 def _glimpse(state: State, event: events.Glimpse, at: float) -> State:
-    key = _key(event)
+    key = key_of(event)
     updated = state
     if event.instruction:
         named = (("score", event.score), ("quality", event.quality), ("following", event.following))
         scores = tuple((name, float(value)) for name, value in named if value is not None and math.isfinite(value))
-        updated = replace(updated, newest=NewestTexts(key, str(event.instruction), str(event.answer), scores))
+        texts = NewestTexts(key, str(event.instruction), str(event.answer), scores)
+        before = [old for old in updated.newest if (old.instruction, old.answer) != (texts.instruction, texts.answer)]
+        updated = replace(updated, newest=(texts, *before)[:SAMPLES])
     if event.histogram and len(event.edges) == len(event.histogram) + 1:
         updated = replace(updated, histogram=_histogram(key[0], event.judge, event.edges, event.histogram))
     # A glimpse may be left over from before the phase was begun again.
@@ -229,13 +196,7 @@ def _glimpse(state: State, event: events.Glimpse, at: float) -> State:
 
 
 def _paused(state: State, event: events.Paused, at: float) -> State:
-    if event.paused:
-        return replace(state, paused_at=at, tokens_per_second=0.0)
-    stage = state.stages.get(_key(event))
-    if state.paused_at is None or stage is None:
-        return replace(state, paused_at=None)
-    waited = replace(stage, paused=stage.paused + max(0.0, at - state.paused_at), at=at)
-    return replace(state, paused_at=None, stages={**state.stages, _key(event): waited})
+    return replace(state, tokens_per_second=0.0) if event.paused else state
 
 
 def _train_step(state: State, event: events.TrainStep, at: float) -> State:
@@ -249,21 +210,12 @@ def _train_step(state: State, event: events.TrainStep, at: float) -> State:
     if event.validation_loss is not None and math.isfinite(event.validation_loss):
         validation += ((step, float(event.validation_loss)),)
     losses = Losses(key[0], _whole(event.total), training, validation)
-    stage = state.stages.get(key)
-    if stage is not None and not stage.total:
-        # The first step's number tells what a checkpoint held.
-        state = replace(state, stages={**state.stages, key: replace(stage, first=max(0, step - 1))})
-    speed = _number(event.tokens_per_second)
-    return _advance(replace(state, losses=losses, tokens_per_second=speed), key, step, losses.total, at)
+    return replace(state, losses=losses, tokens_per_second=_number(event.tokens_per_second))
 
 
 def _phase_finished(state: State, event: events.PhaseFinished, at: float) -> State:
-    key = _key(event)
-    stage = state.stages.get(key, Stage(at))
-    done = replace(stage, done=max(stage.done, stage.total), at=at, took=_number(event.seconds))
-    now = None if state.now == key else state.now
-    logged = _add_line(state, at, key, words.line(event))
-    return replace(logged, now=now, stages={**state.stages, key: done}, tokens_per_second=0.0, running=0)
+    logged = _add_line(state, at, key_of(event), words.line(event))
+    return replace(logged, tokens_per_second=0.0, running=0)
 
 
 def _round_measured(state: State, event: events.RoundMeasured, at: float) -> State:
@@ -295,12 +247,12 @@ def _note(state: State, event: events.Note, at: float) -> State:
 
 def _failed(state: State, event: events.Failed, at: float) -> State:
     outcome = "stopped" if event.kind == "Stopped" else "failed"
-    return replace(state, ended=words.line(event), outcome=outcome, now=None, paused_at=None)
+    return replace(state, ended=words.line(event), outcome=outcome)
 
 
 def _run_finished(state: State, event: events.RunFinished, at: float) -> State:
     best = event.best if isinstance(event.best, int) else state.best
-    return replace(state, ended=words.finished(event), outcome="finished", best=best, now=None, paused_at=None)
+    return replace(state, ended=words.finished(event), outcome="finished", best=best)
 
 
 def _add_line(state: State, at: float, where: Key | None, text: str) -> State:
@@ -309,10 +261,6 @@ def _add_line(state: State, at: float, where: Key | None, text: str) -> State:
 
 def _histogram(round: int, judge: Any, edges: Any, counts: Any) -> Histogram:
     return Histogram(round, str(judge), tuple(map(_number, edges)), tuple(map(_whole, counts)))
-
-
-def _key(event: Any) -> Key:
-    return _whole(event.round), one_line(str(event.phase), 20)
 
 
 def _whole(value: Any) -> int:
@@ -329,7 +277,6 @@ _STEPS: dict[type, Callable[[State, Any, float], State]] = {
     events.RunStarted: _run_started,
     events.EngineReady: _engine_ready,
     events.PhaseStarted: _phase_started,
-    events.Progress: _progress,
     events.Glimpse: _glimpse,
     events.Paused: _paused,
     events.TrainStep: _train_step,

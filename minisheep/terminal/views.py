@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any, Protocol
 
 from rich import progress
@@ -14,8 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from minisheep import api
 from minisheep.rules import plain_text
 from minisheep.run import events
+from minisheep.run.folder import RunFolder
+from minisheep.run.time_left import Course, Outlook, TimeLeft, follow, time_left
 from minisheep.terminal import words
 
 QUIET_SECONDS = 8.0
@@ -36,6 +41,28 @@ class View(Protocol):
     def close(self) -> None: ...
 
 
+class Forecast:
+    """The time left of a run, from its events as they come."""
+
+    def __init__(self) -> None:
+        self._course, self._outlook = Course(), Outlook()
+        self._folder: RunFolder | None = None
+
+    def __call__(self, event: events.Event, at: float | None = None) -> None:
+        """`at` is the time of the event in seconds since the epoch, if that is not now."""
+        if isinstance(event, events.RunStarted):
+            self._folder = RunFolder(Path(event.run))
+        # Events of a damaged log may hold anything.
+        with contextlib.suppress(TypeError, ValueError, AttributeError, OverflowError):
+            self._course = follow(self._course, event, time.time() if at is None else at)
+        if self._folder is not None and isinstance(event, events.PhaseStarted):
+            # The phase before has left its time.
+            self._outlook = api.outlook(self._folder)
+
+    def left(self) -> TimeLeft:
+        return time_left(self._course, self._outlook, time.time())
+
+
 class PlainView:
     """One line for each event, no escape codes; for logs, pipes and ``--plain``."""
 
@@ -45,8 +72,11 @@ class PlainView:
         self._last = clock()
         self._phase_begun = clock()
         self._latest: events.Event | None = None
+        self._forecast = Forecast()
 
-    def __call__(self, event: events.Event) -> None:
+    def __call__(self, event: events.Event, at: float | None = None) -> None:
+        """`at` is the time of the event in seconds since the epoch, if that is not now."""
+        self._forecast(event, at)
         if isinstance(event, events.PhaseStarted):
             self._phase_begun = self._clock()
         if isinstance(event, events.Progress | events.TrainStep):
@@ -65,7 +95,9 @@ class PlainView:
         paused = isinstance(self._latest, events.Paused) and self._latest.paused
         if self._clock() - self._last >= (LONG_SECONDS if paused else QUIET_SECONDS):
             spent = plain_text.duration(self._clock() - self._phase_begun)
-            self.say(f"{words.line(self._latest)}, {spent}" if self._latest else f"working, {spent}")
+            doing = f"{words.line(self._latest)}, {spent}" if self._latest else f"working, {spent}"
+            left = "" if paused else self._forecast.left().in_words()
+            self.say(f"{doing}; {left}" if left else doing)
 
     def say(self, text: str) -> None:
         self._last = self._clock()
@@ -83,6 +115,7 @@ class JsonView:
         self._clock = clock
         self._last = clock()
         self._latest: events.Event = events.Note("working")
+        self._forecast = Forecast()
 
     def __call__(self, event: events.Event, at: float | None = None) -> None:
         """`at` is the time of the event in seconds since the epoch, if that is not now."""
@@ -91,8 +124,13 @@ class JsonView:
         elif isinstance(event, events.PhaseStarted | events.PhaseFinished):
             self._latest = events.Note("working")
         self._last = self._clock()
+        self._forecast(event, at)
+        told = {}
+        if isinstance(event, events.PhaseStarted | events.Progress | events.TrainStep):
+            left = self._forecast.left()
+            told = {"phase_left": _tenths(left.phase), "run_left": _tenths(left.run), "at_most": left.at_most}
         self._stream.write(
-            json.dumps({"time": round(time.time() if at is None else at, 3), **events.to_dict(event)}) + "\n"
+            json.dumps({"time": round(time.time() if at is None else at, 3), **events.to_dict(event), **told}) + "\n"
         )
         self._stream.flush()
 
@@ -107,6 +145,10 @@ class JsonView:
         pass
 
 
+def _tenths(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
 class LiveView:
     """A progress bar for each phase, with counts, rate and time left; other events scroll above it."""
 
@@ -118,17 +160,19 @@ class LiveView:
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[rate]}", markup=False),
             progress.TimeElapsedColumn(),
-            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[left]}", markup=False),
             progress.TextColumn("{task.fields[detail]}", markup=False),
             console=self.console,
             refresh_per_second=4,
             transient=True,
         )
+        self._forecast = Forecast()
         self._task: progress.TaskID | None = None
         self._begun, self._first = time.monotonic(), 0
         self._progress.start()
 
     def __call__(self, event: events.Event) -> None:
+        self._forecast(event)
         if isinstance(event, events.PhaseStarted):
             self._drop_task()
             self._begun, self._first = time.monotonic(), event.done
@@ -137,6 +181,7 @@ class LiveView:
                 total=event.total or None,
                 completed=event.done,
                 rate="",
+                left="",
                 detail="",
             )
         elif isinstance(event, events.Progress):
@@ -165,7 +210,8 @@ class LiveView:
         if self._task is not None:
             seconds = time.monotonic() - self._begun
             rate = f"{(done - self._first) / seconds:.1f}/s" if seconds > 1 else ""
-            self._progress.update(self._task, completed=done, total=total or None, rate=rate, detail=detail)
+            left = self._forecast.left().in_words()
+            self._progress.update(self._task, completed=done, total=total or None, rate=rate, left=left, detail=detail)
 
     def _drop_task(self) -> None:
         if self._task is not None:

@@ -81,8 +81,9 @@ def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None
     """In a worker: ``{"run": folder, "round": number, "requests": {task: text}}``. An answer is written before its
     progress is reported."""
     from minisheep.engines.base import GenerateRequest, Sampling
+    from minisheep.phase_report import Report
     from minisheep.rules.prompts import Frame, answer_prompt
-    from minisheep.workspace import Report, Workspace, closing
+    from minisheep.workspace import Workspace, closing
 
     work = Workspace(Path(job["run"]))
     requests: dict[str, str] = job["requests"]
