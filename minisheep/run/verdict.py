@@ -12,18 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from minisheep.rules.identity import derive_seed
-from minisheep.run.decision import Difference, differences, outcome
+from minisheep.run.decision import IN_WORDS, Difference, differences, outcome, signed
 
 Metrics = Mapping[str, Any]
 """A round's metrics.json."""
-IN_WORDS = {
-    "constraints": "following constraints",
-    "constraints_trained": "following trained kinds of constraint",
-    "constraints_unseen": "following unseen kinds of constraint",
-    "likelihood": "the likelihood of right answers",
-    "ended": "ending its answers",
-}
-"""What each measure of the decision is about, to complete "it is better in ..."."""
 ROWS = {
     "constraints": "constraints kept",
     "constraints_trained": "constraints kept, trained",
@@ -199,8 +191,7 @@ def _cell(measure: str, value: float | None) -> str:
 
 def _change(measure: str, found: Difference) -> str:
     """``+18 [+8, +29] better``."""
-    scale, form = (1.0, "{:+.2f}") if measure == "likelihood" else (100.0, "{:+.0f}")
-    value, low, high = (form.format(scale * number) for number in (found.value, found.low, found.high))
+    value, low, high = (signed(measure, number) for number in (found.value, found.low, found.high))
     return f"{value} [{low}, {high}] {('unclear', 'better', 'worse')[found.verdict]}"
 
 
