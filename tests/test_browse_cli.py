@@ -225,7 +225,7 @@ def test_a_page_fills_the_screen_and_shows_its_keys(bad: api.Run) -> None:
     assert all(line.cell_len == 100 for line in lines[:-1])
     text = pager.history_text(history(records, [], found[0].id), Console(width=100), 100)
     shown = pager.record_lines(text, pager.Page(len(found), opened=True), 100, 10)
-    assert len(shown) == 12 and shown[1].plain.startswith(("seed task", "draft"))
+    assert len(shown) == 12 and shown[1].plain.startswith("instruction")
 
 
 def test_at_least_ten_thousand_hostile_texts_were_read(bad: api.Run) -> None:

@@ -23,9 +23,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "align": ("minisheep.cli.work", "Align a model with itself: the whole loop, or what is left of it."),
     "status": ("minisheep.cli.status", "Show how far a run is and what each round did."),
     "plan": ("minisheep.cli.plan", "Show what a run will take: memory, disk and time."),
-    "doctor": ("minisheep.cli.doctor", "Check whether this machine can do a run, and say what to mend."),
+    "doctor": ("minisheep.cli.doctor", "Check whether this machine can do a run, and say how to fix it."),
     "attach": ("minisheep.cli.status", "Show the screen of a run, while it runs or afterwards."),
-    "models": ("minisheep.cli.models", "List the models that have a name."),
+    "models": ("minisheep.cli.models", "List built-in models."),
     "pull": ("minisheep.cli.models", "Fetch a model's files and check them."),
     "exam": ("minisheep.cli.work", STAGE_HELP.format("exam")),
     "convert": ("minisheep.cli.models", "Write a folder of weights as a GGUF."),
@@ -98,7 +98,7 @@ def main(commands: click.Group = cli, name: str = "minisheep") -> None:
     closed = _ready_output()
     code = _exit_code(commands, name)
     if not _flushed() and code == 0:
-        _report(DiskError.__name__, "The output could not be written.", "Mend this and give the same command again.")
+        _report(DiskError.__name__, "The output could not be written.", "Fix this and give the same command again.")
         code = DiskError.exit_code
     if closed and closed.lost and code == 0:
         _report(DiskError.__name__, "The output is closed, so what it was to show is lost.", "")
@@ -143,7 +143,7 @@ def _exit_code(commands: click.Group, name: str) -> int:
     except OSError as error:
         if os.environ.get("MINISHEEP_RAISE"):
             raise
-        _report(DiskError.__name__, f"The system refused: {error}.", "Mend this and give the same command again.")
+        _report(DiskError.__name__, f"The system refused: {error}.", "Fix this and give the same command again.")
         return DiskError.exit_code
 
 

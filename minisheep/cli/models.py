@@ -23,7 +23,7 @@ FIELDS = ("name", "title", "kind", "architecture", "parameters", "licence", "tem
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line and nothing else")
 @click.option("--plain", is_flag=True, help="no colours")
 def models(as_json: bool, plain: bool) -> None:
-    """List the models that have a name. Any hub id (org/repo) or GGUF file works too.
+    """List built-in models. Any hub id (org/repo) or GGUF file works too.
 
     \b
     minisheep models

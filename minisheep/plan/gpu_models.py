@@ -105,7 +105,7 @@ def find_gpu_model(name: str) -> GpuModel:
         raise UsageError(f"An {same[0].name} has {sizes}, not {gib} GB.", f'Use --gpu "{same[0].title}".')
     raise UsageError(
         f"{name[:100]!r} is not a known GPU. The nearest are {', '.join(near)}.",
-        "Choose one of them; a GPU of the same size and year is close enough.",
+        "Choose one of them, or name a GPU with the same memory and generation.",
     )
 
 

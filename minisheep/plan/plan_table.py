@@ -34,7 +34,7 @@ def model_lines(model: Model) -> list[str]:
     shape = model.shape
     f16 = memory_parts.token_bytes(shape, budget.F16)
     q8 = memory_parts.token_bytes(shape, budget.Q8_0)
-    known = "read from its file" if model.here else "estimated, the file is not here"
+    known = "read from its file" if model.here else "estimated; not downloaded yet"
     billions = f"{model.parameters / 1e9:.1f} B" if model.parameters >= 1e9 else f"{model.parameters / 1e6:.0f} M"
     return [
         f"{one_line(model.name)}: {billions} weights, {one_line(model.weights.format)},"

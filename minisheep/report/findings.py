@@ -219,7 +219,7 @@ def _beside(run: Gathered, name: str) -> str:
 def _judging(run: Gathered, settings: config.Settings) -> Iterator[ListItem]:
     if failed := [r for r in run.rounds if r.exam is not None and not r.exam.passed]:
         yield ListItem(
-            f"The judge failed its exam in round(s) {', '.join(str(r.number) for r in failed)}, so chance may have"
+            f"The judge failed its exam in round {', '.join(str(r.number) for r in failed)}, so chance may have"
             " decided what was kept. Use a larger --model, which judges better, or let several answers to one"
             " instruction compete.",
             command=_again(run, "answers", f"--answers {max(4, 2 * settings.answers)}"),
@@ -317,4 +317,4 @@ def _state(run: Gathered) -> str:
     rounds = len(_done(run))
     if rounds < settings.rounds:
         return f"The run ended after {rounds} of {settings.rounds} rounds, since the last ones brought no improvement."
-    return f"The run is finished: {rounds} round(s)."
+    return f"The run is finished: {rounds} round{'s' * (rounds != 1)}."

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import config, loop
-from minisheep.api import Run
+from minisheep.api import Run, no_run
 from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.data.seed_tasks import SeedTask, load_seeds, seeds_digest
-from minisheep.errors import CorruptRunError, MinisheepError, UsageError
+from minisheep.errors import CorruptRunError, MinisheepError
 from minisheep.report.blocks import ListItem
 from minisheep.run import verdict
 from minisheep.run.decision import told
@@ -117,7 +117,7 @@ def gather(path: str | Path) -> Gathered:
     """Read a run folder. Raises `errors.UsageError` for any other folder."""
     folder = RunFolder(Path(path))
     if not (folder.manifest.is_file() or folder.settings.is_file()):
-        raise UsageError(f"{path} is not a run folder.", "Give the folder of a run; `minisheep align` makes one.")
+        raise no_run(path)
     check_links(folder.path, writing=False)
     reader = Reader(folder.path)
     settings = _settings(folder, reader)
