@@ -110,7 +110,7 @@ def test_an_id_shows_the_whole_history(call: Call, run: api.Run) -> None:
     said = call("browse", str(run.path), example.id[:10])
     headings = [line for line in said.out.splitlines() if not line.startswith(" ")]
     assert [line.split()[0].rstrip(",") for line in headings] == [
-        *["seed"] * 5, "draft", "instruction", "answer", "verdict", "kept",
+        "instruction", "answer", "verdict", "kept", "draft", *["seed"] * 5,
     ]  # fmt: skip
     assert f"  {example.instruction}" in said.out.splitlines()
     told = json.loads(call("browse", str(run.path), example.id, "--json").out)
