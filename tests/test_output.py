@@ -53,7 +53,7 @@ for words in {verbs!a}:
 )
 def test_no_verb_stumbles_over_a_terminal_without_utf_8(tmp_path: Path, environment: dict[str, str]) -> None:
     run, made = str(tmp_path / "run"), str(tmp_path / "made")
-    quick = "--engine fake --trainer fake --rounds 1 --per-round 4 --assess none --exam-tasks 0 --eval-tasks 2 --eval-answers 2"
+    quick = "--engine fake --trainer fake --rounds 1 --per-round 4 --assess none --exam-tasks 0 --eval-answers 2"
     shutil.copytree(RUN, run)
     lines = (Path(run) / "round-1" / "kept.jsonl").read_text(encoding="utf-8").splitlines()
     first = json.loads(lines[0])["id"]

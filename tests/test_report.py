@@ -143,10 +143,15 @@ def test_every_number_of_the_funnel_adds_up(read: Gathered) -> None:
         )
 
 
-def test_no_row_of_the_metrics_is_there_twice(told: Document) -> None:
+def test_every_row_of_the_short_table_is_explained_and_no_other_row_is_there_twice(told: Document) -> None:
     section = next(s for s in told.sections if s.anchor == "metrics")
-    (fold,) = (block for block in section.blocks if isinstance(block, Fold))
-    names = [row[0] for block in fold.blocks if isinstance(block, Table) for row in block.rows]
+    meanings, fold = (block for block in section.blocks if isinstance(block, Fold))
+    short, *_ = (block for block in section.blocks if isinstance(block, Table))
+    (told_of,) = (block for block in meanings.blocks if isinstance(block, Table))
+    assert [row[0] for row in told_of.rows] == [row[0].removesuffix(" *") for row in short.rows]
+    names = [
+        row[0] for block in fold.blocks if isinstance(block, Table) and "base" in block.columns for row in block.rows
+    ]
     assert len(names) > 10 and len(set(names)) == len(names)
 
 
@@ -355,7 +360,7 @@ def test_a_report_begins_with_the_sentence_and_shows_answers_beside_each_other(
     read: Gathered, told: Document, drawings: dict[str, str]
 ) -> None:
     sentence = verdict.sentence(read.conclusion)
-    assert told.lead.startswith(sentence)
+    assert told.lead.startswith(sentence) and api.load_run(read.path).verdict == sentence
     html, text = html_page(told, drawings), markdown(told)
     assert text.split("\n\n")[1].startswith(sentence) and len(read.examples) == 3
     assert entities.escape(read.examples[0].base) in html and read.examples[0].round in text
