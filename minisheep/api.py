@@ -383,7 +383,8 @@ def load_run(path: str | Path) -> Run:
 def no_run(path: str | Path) -> UsageError:
     """What to say of a path that holds no run."""
     if not Path(path).exists():
-        return UsageError(f"{path} does not exist.", f"Start it with `minisheep align --run {shell(path)}`.")
+        fix = f"Start it with `minisheep align --run {shell(path)}`, with the --model or --preset that you want."
+        return UsageError(f"{path} does not exist.", fix)
     return UsageError(f"{path} is not a run folder.", "Give the folder of a run; `minisheep align` makes one.")
 
 
