@@ -19,7 +19,7 @@ from minisheep.errors import CorruptRunError, UsageError
 from minisheep.formats.lora_gguf import TENSORS
 from minisheep.machine.worker import WorkerProcess, stoppable
 from minisheep.models.prepared import PreparedModel
-from minisheep.run.decision import NAMES, decide
+from minisheep.run.decision import decide, figure, stored
 from minisheep.run.events import Emit
 from minisheep.run.files import disk_errors, read_json, write_json
 from minisheep.run.folder import RoundFolder
@@ -205,14 +205,7 @@ def sentence(soup: Soup, decisions: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for decision in decisions:
         rival = "the base model" if decision["against"] == 0 else f"round {decision['against']}"
-        measures = decision["measures"]
-        numbers = "; ".join(_figure(name, measures[name]) for name in NAMES if name in measures)
+        numbers = "; ".join(figure(name, difference) for name, difference in stored(decision).items())
         parts.append(OUTCOMES[decision["outcome"]].format(rival=rival) + (f" ({numbers})" if numbers else ""))
     name = soup.name
     return f"{name[0].upper()}{name[1:]} {' and '.join(parts)}."
-
-
-def _figure(measure: str, difference: Mapping[str, float]) -> str:
-    scale, form, unit = (1, "+.3f", "") if measure == "likelihood" else (100, "+.1f", " points")
-    value, low, high = (format(scale * difference[name], form) for name in ("value", "low", "high"))
-    return f"{NAMES.get(measure, measure)} {value}{unit} [{low} to {high}]"

@@ -27,7 +27,7 @@ from minisheep.presets import DEFAULT_PRESET, PRESETS, described, with_preset
 from minisheep.rules.identity import digest
 from minisheep.rules.loss_settings import seeds_text
 from minisheep.rules.plain_text import shell
-from minisheep.run import integrity
+from minisheep.run import integrity, verdict
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
 from minisheep.run.files import check_links, meant, write_atomic, write_json
 from minisheep.run.folder import Appender, Lock, RunFolder
@@ -365,6 +365,12 @@ class Run:
         return loop.standing(self.phases_done).best
 
     @property
+    def verdict(self) -> str:
+        """One sentence in plain words: which model to use, what it does better or worse than the base, how sure that
+        is. The same that the end of a run, ``status`` and the report begin with. Raises `errors.CorruptRunError`."""
+        return verdict.sentence(verdict.conclude(self.metrics))
+
+    @property
     def ended_early(self) -> bool:
         """Whether the run stopped before its last round, since the last ones brought no gain."""
         return self.next_phase is None and any(p.key not in self.phases_done for p in loop.phases(self.settings))
@@ -402,7 +408,7 @@ def load_run(path: str | Path) -> Run:
     folder = RunFolder(Path(path))
     if not folder.exists:
         folder.check_manifest()
-        raise UsageError(f"{path} is not a run folder.", "`minisheep align` makes one.")
+        raise no_run(path)
     check_links(folder.path, writing=False)
     return Run(folder.path)
 
@@ -420,6 +426,14 @@ def outlook(folder: RunFolder) -> Outlook:
         return Outlook(plan, known_times(settings, times), early, pooled)
     except MinisheepError:
         return Outlook()
+
+
+def no_run(path: str | Path) -> UsageError:
+    """What to say of a path that holds no run."""
+    if not Path(path).exists():
+        fix = f"Start it with `minisheep align --run {shell(path)}`, with the --model or --preset that you want."
+        return UsageError(f"{path} does not exist.", fix)
+    return UsageError(f"{path} is not a run folder.", "Give the folder of a run; `minisheep align` makes one.")
 
 
 def stored_settings(folder: RunFolder) -> Settings:

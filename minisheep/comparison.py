@@ -111,7 +111,7 @@ def compare(paths: Sequence[str]) -> Comparison:
             f"Nothing has been measured in {' or '.join(result.path for result in results)} yet.",
             f"`minisheep align --run {shell(results[0].path)}` goes on.",
         )
-    notes += [f"{run.path}, {found}: damaged. To mend it: {found.command}." for run in opened for found in run.damage]
+    notes += [f"{run.path}, {found}: damaged. To fix it: {found.command}." for run in opened for found in run.damage]
     for result in results:
         if not result.rounds:
             state = "only its base has been measured" if result.measured else "nothing has been measured there yet"

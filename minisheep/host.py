@@ -261,5 +261,5 @@ class SignalledStop:
             self._host.kill()
             raise Stopped("Stopped at once. Everything recorded before is on disk.", "Give the same command to go on.")
         self.signal = number
-        self._on_progress("Stopping after the record in hand. A second Ctrl-C stops at once.")
+        self._on_progress("Stopping after the current record. Ctrl-C again stops now.")
         self._host.stop()

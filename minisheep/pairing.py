@@ -9,13 +9,10 @@ from minisheep.rules.prompts import user_text
 from minisheep.run.events import Note
 from minisheep.run.folder import Appender, RunFolder, each_record, read_records, replace_records
 from minisheep.run.records import Asked, Check, Example, Instruction, PreferencePair, Response, Verdict
-from minisheep.stages.filter import by_rules
+from minisheep.stages.judge import Pair
 from minisheep.stages.pairs import pairs_text, preference_pairs, unshown_answers, wants_unshown
 from minisheep.stages.respond import Asking
 from minisheep.workspace import Workspace, closing, in_batches
-
-Filtered = tuple[Sequence[Instruction], Sequence[Response], Sequence[Verdict], Sequence[Example]]
-"""A round's instructions, answers and verdicts, and what the filter kept of them."""
 
 
 def draw_unshown(work: Workspace, asking: Asking, instructions: Sequence[Instruction], report: Report) -> None:
@@ -48,18 +45,25 @@ def draw_unshown(work: Workspace, asking: Asking, instructions: Sequence[Instruc
             report.step(count, len(done) + len(missing), "answers without solved tasks")
 
 
-def write_pairs(work: Workspace, round: int, filtered: Filtered, report: Report) -> dict[str, int]:
-    """Write a round's pairs, and tell how many there are; returns that as a count. Nothing for ``--loss sft``."""
+def write_pairs(
+    work: Workspace,
+    round: int,
+    answers: Sequence[Pair],
+    verdicts: Sequence[Verdict],
+    kept: Sequence[Example],
+    report: Report,
+) -> dict[str, int]:
+    """Write a round's pairs, and tell how many there are; returns that as a count. Nothing for ``--loss sft``.
+
+    answers: those that passed the rules. kept: what the filter kept of them.
+    """
     settings, folder = work.settings, work.folder.round(round)
     if settings.loss == "sft":
         return {}
-    instructions, responses, verdicts, kept = filtered
-    asked = each_record(folder.asked, Asked)
-    candidates = by_rules(instructions, responses, work.wording, settings.rules, asked)
     pairs, missed = preference_pairs(
         settings,
         kept,
-        candidates.pairs,
+        answers,
         {verdict.response_id: verdict for verdict in verdicts},
         {check.response_id: check.passed for check in each_record(folder.checks, Check)},
         read_records(folder.unshown, Response),

@@ -227,10 +227,11 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     verdicts = (
         verdicts_without_raw(folder.verdicts) if settings.filter == "score" else read_records(folder.verdicts, Verdict)
     )
+    asked, checks = read_records(folder.asked, Asked), read_records(folder.checks, Check)
+    candidates = by_rules(instructions, responses, work.wording, settings.rules, asked)
     kept, dropped = keep_examples(
-        settings, round, instructions, responses, verdicts,
-        read_records(folder.asked, Asked), read_records(folder.checks, Check), work.catalogue, work.wording,
-    )  # fmt: skip
+        settings, round, instructions, responses, verdicts, asked, checks, work.catalogue, work.wording, candidates
+    )
     if len(kept) + len(dropped) != len(responses):
         raise CorruptRunError(
             f"{folder.path} is damaged: {len(kept)} answers are kept and {len(dropped)} dropped, of {len(responses)}."
@@ -244,7 +245,7 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     generated = [r for r in each_record(folder.rejected, Rejection) if r.stage == "generate"]
     replace_records(folder.rejected, [*generated, *dropped])
     replace_records(folder.kept, kept)
-    paired = write_pairs(work, round, (instructions, responses, verdicts, kept), report)
+    paired = write_pairs(work, round, candidates.pairs, verdicts, kept, report)
     _watch(work, round, instructions, responses, kept, report)
     report.counts = {"kept": len(kept), "dropped": len(dropped), **paired}
     if settings.constraints and (note := one_sided(kept, settings)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ def example(number: int) -> Example:
     )  # fmt: skip
 
 
-def finished_run(path: Path, rounds: int = 2, *, template: Template | None = None, **settings: Any) -> api.Run:
+def finished_run(
+    path: Path, rounds: int = 2, *, template: Template | None = None, kept: Sequence[float] = (), **settings: Any
+) -> api.Run:
     """A run of two measured rounds, whose adapters are files of the right names."""
-    run = measured_run(path, [0.3, *[0.4] * rounds], **{**SETTINGS, **settings})
+    run = measured_run(path, kept or [0.3, *[0.4] * rounds], **{**SETTINGS, **settings})
     folder = RunFolder(path)
     prepared(path / "none.gguf", template).write(folder.model)
     for number in range(1, rounds + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from tiny_runs import tiny_run
 
 from minisheep import api, loop
@@ -16,8 +18,8 @@ from minisheep.data.seed_tasks import load_seeds
 from minisheep.errors import UsageError
 from minisheep.run.folder import RoundFolder
 from minisheep.run.reading import Reader, RoundRecords, read_round
-from minisheep.run.records import Record
-from minisheep.terminal.pager import Page, press
+from minisheep.run.records import Draft, Instruction, Record, Response
+from minisheep.terminal.pager import Page, keys, press, show
 from minisheep.terminal.record_browser import (
     KEPT,
     OPEN,
@@ -257,3 +259,22 @@ def test_keys_page_open_and_leave() -> None:
     page = press(page, "q", 10)
     assert page is not None and not page.opened
     assert press(page, "q", 10) is None
+
+
+def test_several_keys_in_one_read_all_count() -> None:
+    assert keys("jj\x1b[B\x1bOB\x1b[6~\rq\x1b") == ["j", "j", "\x1b[B", "\x1bOB", "\x1b[6~", "\r", "q", "\x1b"]
+
+
+@pytest.mark.parametrize("long", [1, 60])
+def test_a_record_opens_with_its_answer_on_the_first_screen(long: int) -> None:
+    """Seen through the pager itself, all keys in one read."""
+    draft = Draft(1, 0, ("seed-a",), "a draft\n" * 40, "stop")
+    instruction = Instruction(1, draft.id, 0, "Say what is asked.\n" * long, "", 0.1)
+    response = Response(instruction.id, 0, "THE ANSWER", "stop", 3)
+    records = RoundRecords(1, [draft], [instruction], [response], [], [], [], [], [])
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80, height=24, highlight=False, markup=False)
+    reads = iter(["jk\r", "qq"])
+    found = items(records)
+    show(found, "runs/x", lambda item: history(records, [], item.id), lambda: next(reads), console)
+    assert "THE ANSWER" in stream.getvalue().split("record 1 of 1")[1] and next(reads, None) is None

@@ -110,7 +110,7 @@ def test_an_id_shows_the_whole_history(call: Call, run: api.Run) -> None:
     said = call("browse", str(run.path), example.id[:10])
     headings = [line for line in said.out.splitlines() if not line.startswith(" ")]
     assert [line.split()[0].rstrip(",") for line in headings] == [
-        *["seed"] * 5, "draft", "instruction", "answer", "verdict", "kept",
+        "instruction", "answer", "verdict", "kept", "draft", *["seed"] * 5,
     ]  # fmt: skip
     assert f"  {example.instruction}" in said.out.splitlines()
     told = json.loads(call("browse", str(run.path), example.id, "--json").out)
@@ -225,7 +225,7 @@ def test_a_page_fills_the_screen_and_shows_its_keys(bad: api.Run) -> None:
     assert all(line.cell_len == 100 for line in lines[:-1])
     text = pager.history_text(history(records, [], found[0].id), Console(width=100), 100)
     shown = pager.record_lines(text, pager.Page(len(found), opened=True), 100, 10)
-    assert len(shown) == 12 and shown[1].plain.startswith(("seed task", "draft"))
+    assert len(shown) == 12 and shown[1].plain.startswith("instruction")
 
 
 def test_at_least_ten_thousand_hostile_texts_were_read(bad: api.Run) -> None:

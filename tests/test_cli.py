@@ -187,8 +187,12 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "no toml": (["align", "--config", "{0}/none.toml"], 2, "cannot be read"),
     "status of nothing": (["status"], 2, "minisheep align --preset demo"),
     "status of no run": (["status", "{0}/foreign"], 2, "is not a run folder"),
-    "respond before anything": (["respond", *FAKE, "--run", "{0}/new"], 2, "minisheep evaluate"),
-    "train before anything": (["train", *FAKE, "--run", "{0}/new"], 2, "the next phase is evaluate of round 0"),
+    "respond before anything": (
+        ["respond", *FAKE, "--run", "{0}/new"],
+        2,
+        "Start it with `minisheep align --run {0}/new`",
+    ),
+    "train before anything": (["train", *FAKE, "--run", "{0}/new"], 2, "{0}/new does not exist."),
 }
 
 

@@ -124,7 +124,7 @@ def test_error_bars_are_the_interval_or_twice_the_standard_error() -> None:
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
-    "no run": (["{0}/none"], "is not a run folder"),
+    "no run": (["{0}/none"], "does not exist. Start it with"),
     "nothing": ([], "Missing argument"),
     "a foreign folder": (["{0}"], "is not a run folder"),
     "metric": (["{1}", "--sort", "promt_strict"], "nearest: prompt_strict"),

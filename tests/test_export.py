@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,9 +273,37 @@ def test_the_card_has_the_runs_numbers_and_intervals(hub: Path) -> None:
     text = (hub / "model" / "README.md").read_text()
     assert "| 2 | 30 | 3 | pmi | filter.low_score 12 |" in text
     assert "round 2" in text and "SHA-256 abab" in text
-    assert any(line.startswith("Round 2 ") and "base model" in line for line in text.splitlines())
+    beginning = text.partition("\n# ")[2].split("\n\n")[1]
+    assert beginning.startswith("Use round 2: it is ") and "the base model" in beginning
     assert any("%" in line and "[" in line for line in text.splitlines() if line.startswith("| strict"))
     assert "20 answers \\| alike" in text
+
+
+def test_the_card_of_a_round_that_is_worse_than_its_base_says_so_first(made: list[ExportSpec], tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", kept=(0.8, 0.2, 0.2), nll=(2.0, 2.0, 2.0))
+    export(export_choice.choose_export(str(run.path), "2"), tmp_path / "out")
+    beginning = (tmp_path / "out" / "README.md").read_text().partition("\n# ")[2].split("\n\n")[1]
+    assert beginning.startswith("Use the base model: round 2 is worse than the base model in following constraints")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_card_has_code_that_loads_what_is_there(
+    run: Path, made: list[ExportSpec], tmp_path: Path, target: str
+) -> None:
+    """The code itself is run on real models in tests/test_export_real.py."""
+    repo = "me/sheep" if target == "hub-folder" else ""
+    export(export_choice.choose_export(str(run), "2"), tmp_path / "out", target, repo=repo)
+    (card,) = (p for p in (tmp_path / "out").rglob("README.md") if p.parent.name != "dataset")
+    blocks = re.findall(r"```(\w+)\n(.*?)\n```", card.read_text(), re.DOTALL)
+    python = [code for kind, code in blocks if kind == "python"]
+    for code in python:
+        compile(code, target, "exec")
+    loads = {"adapter": ["PeftModel"], "merged": ["AutoModelForCausalLM"], "hub-folder": ["AutoModelForCausalLM"]}
+    assert all(word in code for word, code in zip(loads.get(target, []), python, strict=True))
+    shells = [code for kind, code in blocks if kind == "bash"]
+    gguf = f"{made[-1].name}-Q4_K_M.gguf"
+    assert (f"llama-cli --jinja -m {gguf}" in "".join(shells)) == (target in export_choice.WITH_GGUF)
+    assert ("hf download me/sheep" in "".join(shells)) == bool(repo)
 
 
 def test_a_base_without_an_id_is_named_in_the_text_alone(made: list[ExportSpec], tmp_path: Path) -> None:

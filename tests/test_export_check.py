@@ -59,7 +59,7 @@ def test_the_end_must_be_one_token_that_ends(tokens: list[int], known: bool, pas
 def test_a_merge_that_is_off_by_the_adapter_itself_fails() -> None:
     assert export_checks.merge({"a": 0.01, "b": 0.02}).passed
     lost = export_checks.merge({"a": 0.01, "b": 1.0})
-    assert not lost.passed and "100.0%" in lost.text
+    assert not lost.passed and "100.0 %" in lost.text
     assert not export_checks.merge({}).passed
 
 

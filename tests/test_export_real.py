@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,16 @@ def export(run: Path, out: Path, target: str, format: str = "Q4_K_M", said: list
 
 def copied(run: Path, to: Path) -> Path:
     return Path(shutil.copytree(run, to))
+
+
+def said_by_card(folder: Path, base: Path) -> str:
+    """What the code of an export's card prints, with the base's weights from here instead of from the hub."""
+    (code,) = re.findall(r"```python\n(.*?)\n```", (folder / "README.md").read_text(), re.DOTALL)
+    code = code.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(base))
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True, timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    ).stdout  # fmt: skip
 
 
 def passed(found: Any) -> list[str]:
@@ -156,4 +170,9 @@ def test_a_folder_for_the_hub_is_what_transformers_computes(run: Path, tmp_path:
         "model/tokenizer.json", "model/chat_template.jinja", "model/adapter/adapter_model.safetensors",
         "dataset/README.md", "export.json",
     }  # fmt: skip
+    # As a user of the card loads it, and the plain adapter on its base.
+    export(other, tmp_path / "adapter", "adapter")
+    weights = tmp_path / "weights"
+    merged, adapter = (said_by_card(place, weights) for place in (tmp_path / "out" / "model", tmp_path / "adapter"))
+    assert merged.strip() and adapter[:20] == merged[:20]
     shutil.rmtree(tmp_path / "out")

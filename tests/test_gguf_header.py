@@ -340,3 +340,15 @@ def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
     row[30] = value
     with pytest.raises(ModelFileError, match="no numbers"):
         finite(row)
+
+
+def test_only_what_was_fetched_or_made_may_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's own file is never called deletable, wherever a model file is refused."""
+    monkeypatch.setenv("MINISHEEP_CACHE", str(tmp_path / "cache"))
+    for place, deletable in (("cache/gguf", True), ("hub/models--a--b/blobs", True), ("mine", False)):
+        file = tmp_path / place / "model.gguf"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"GGUF" + b"\xff" * 40)
+        with pytest.raises(ModelFileError) as refused:
+            read_header(file)
+        assert ("elete" in refused.value.fix) == deletable and ("--gguf" in refused.value.fix) != deletable

@@ -235,7 +235,7 @@ def test_a_run_that_cannot_be_handed_over_is_one_line(tmp_path: Path) -> None:
     fake, _ = tiny_run(tmp_path / "fake", until=loop.Phase(0, "evaluate"))
     for path, extra, told in (
         (fake.path, [], "made by the fake engine"),
-        (tmp_path / "none", [], "is not a run folder"),
+        (tmp_path / "none", [], "does not exist. Start it with"),
         (filtered_run(tmp_path / "run", 1), ["--round", "7"], "has filtered round 1"),
         (run_with(tmp_path / "empty", []), [], "kept no example"),
         (run_with(tmp_path / "odd", kept(3)), ["--gpus", "3"], "--gpus 3 does not divide"),

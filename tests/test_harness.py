@@ -23,7 +23,7 @@ from minisheep.metrics.stats import accuracy, ratio_interval
 from minisheep.metrics.stats import change as verdict_change
 from minisheep.models import hub
 from minisheep.rules.templates import Template, chatml
-from minisheep.run.files import write_json
+from minisheep.run.files import read_json, write_json
 
 
 def words(text: str) -> int:
@@ -405,11 +405,45 @@ def test_a_task_name_cannot_leave_the_folder(tmp_path: Path) -> None:
 def test_a_result_is_used_again_only_with_its_own_settings(tmp_path: Path) -> None:
     file = eval_run.path(tmp_path, "ifeval", 1, SETTINGS)
     assert eval_run.read(file, SETTINGS) is None
-    write_json(file, {"settings": SETTINGS, "items": 3})
-    assert eval_run.read(file, SETTINGS) == {"settings": SETTINGS, "items": 3}
+    result = {
+        "task": "ifeval", "round": 1, "settings": SETTINGS, "decided_by": "x", "shots": None, "items": 1,
+        "metrics": {"acc": {"value": 1, "low": None, "high": None}}, "answers": {"ended": None},
+        "by_item": [{"id": "a", "scores": {"acc": [1, 1]}}],
+    }  # fmt: skip
+    write_json(file, result)
+    assert eval_run.read(file, SETTINGS) == result
     assert eval_run.read(file, {**SETTINGS, "adapter": "another"}) is None
-    file.write_text("{")
+
+
+SPOILT: dict[str, Any] = {
+    "no JSON": "{",
+    "nothing but settings": {"settings": SETTINGS, "items": 3},
+    "without metrics": {"metrics": None},
+    "a metric without its interval": {"metrics": {"acc": {"value": 1}}},
+    "an item without scores": {"by_item": [{"id": "a"}]},
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_result_that_lacks_what_is_shown_is_measured_again(tmp_path: Path, name: str) -> None:
+    file = eval_run.path(tmp_path, "ifeval", 0, SETTINGS)
+    whole = {
+        "task": "ifeval", "round": 0, "settings": SETTINGS, "decided_by": "x", "shots": 0, "items": 1, "metrics": {},
+        "answers": {}, "by_item": [],
+    }  # fmt: skip
+    write_json(file, whole)
+    assert eval_run.read(file, SETTINGS) is not None
+    spoilt = SPOILT[name]
+    file.write_text(spoilt if isinstance(spoilt, str) else json.dumps(spoilt if "items" in spoilt else whole | spoilt))
     assert eval_run.read(file, SETTINGS) is None
+
+
+def test_a_stored_result_of_a_real_model_is_read(tmp_path: Path) -> None:
+    told = Path(__file__).parent.parent / "docs" / "results" / "ifeval-smollm2-135m.json"
+    file = tmp_path / "result.json"
+    stored = read_json(told) | {"by_item": []}  # which are too many to keep here
+    write_json(file, stored)
+    assert eval_run.read(file, stored["settings"]) == stored
 
 
 def test_results_are_paired_only_if_the_adapter_alone_differs() -> None:

@@ -336,6 +336,15 @@ def test_a_third_language_is_files_alone(tmp_path: Path) -> None:
     assert texts["instructions"] == "Écris une liste de tâches." and "Consigne" in texts["labels"]
 
 
+@pytest.mark.parametrize("name", ["label.toml", "Labels.toml", "labels.TOML"])
+def test_a_misspelt_file_of_labels_is_named_and_not_passed_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('colon = ": "\n')
+    with pytest.raises(SeedFileError, match=r"replaces no prompt and no labels. Is labels.toml meant\?"):
+        load_prompts(str(tmp_path))
+    (tmp_path / name).rename(tmp_path / "labels.toml")
+    assert load_prompts(str(tmp_path))["labels"]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

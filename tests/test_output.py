@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +29,49 @@ def test_characters_that_the_terminal_lacks_are_replaced(encoding: str) -> None:
     said = shown("status", str(RUN), PYTHONIOENCODING=encoding)
     assert said.returncode == 0 and not said.stderr
     assert said.stdout.decode(encoding)
+
+
+SHOWS = """
+import contextlib, sys
+from minisheep.cli.main import main
+for words in {verbs!a}:
+    sys.argv = ["minisheep", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        print(words[0], "ended with", ended.code, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["ascii", "C"],
+)
+def test_no_verb_stumbles_over_a_terminal_without_utf_8(tmp_path: Path, environment: dict[str, str]) -> None:
+    run, made = str(tmp_path / "run"), str(tmp_path / "made")
+    quick = "--engine fake --trainer fake --rounds 1 --per-round 4 --assess none --exam-tasks 0 --eval-answers 2"
+    shutil.copytree(RUN, run)
+    lines = (Path(run) / "round-1" / "kept.jsonl").read_text(encoding="utf-8").splitlines()
+    first = json.loads(lines[0])["id"]
+    verbs: list[list[str]] = [
+        ["align", *quick.split(), "--eval-verifiable", "2", "--language", "zh", "--run", made, "--plain"],
+        *(["status", one, *more] for one in (run, made) for more in ([], ["--full"])),
+        ["browse", made], ["browse", run, first], ["compare", run, made], ["attach", made], ["models"],
+        ["report", made, "--out", str(tmp_path / "out")], ["plan", "--model", "smollm2-135m"], ["--help"],
+        ["align", "--help"], ["completion", "bash"],
+    ]  # fmt: skip
+    line = [sys.executable, "-c", SHOWS.format(verbs=verbs)]
+    said = subprocess.run(line, capture_output=True, env={**os.environ, **environment}, check=False, timeout=300)
+    told = said.stderr.decode("utf-8", "replace")
+    assert "Traceback" not in told and "codec" not in told
+    assert [row.split()[-1] for row in told.splitlines() if " ended with " in row] == ["0"] * len(verbs), told
+    # Chinese is in what was shown, and only characters of the terminal are.
+    shown_text = said.stdout.decode("ascii")
+    assert "?" in shown_text and len(shown_text) > 10_000
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")

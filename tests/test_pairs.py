@@ -22,6 +22,7 @@ from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.events import Event, Note
 from minisheep.run.folder import RunFolder, read_records
 from minisheep.run.records import Asked, Check, Example, Instruction, PreferencePair, Response, Verdict
+from minisheep.stages import filter as filtering
 from minisheep.stages.judge import Pair
 from minisheep.stages.pairs import REASONS, alike, preference_pairs
 from minisheep.stages.train import train_job
@@ -209,6 +210,21 @@ def test_a_run_trains_on_its_pairs(tmp_path: Path, given: dict[str, Any]) -> Non
     assert trained["pairs"] <= len(pairs)
     assert trained["examples"] + trained["validation_examples"] == len(pairs if given["loss"] == "dpo" else first.kept)
     assert f"{len(pairs)} of {len(first.kept)} kept answers have a worse one" in notes(said)
+
+
+def test_the_rules_look_at_each_answer_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    rule = filtering.response_fault
+
+    def counted(instruction: str, input: str, answer: str, *given: Any, **more: Any) -> Any:
+        seen.append(answer)
+        return rule(instruction, input, answer, *given, **more)
+
+    monkeypatch.setattr(filtering, "response_fault", counted)
+    run, _ = tiny_run(tmp_path / "run", until=loop.Phase(1, "judge"), **{**JUDGED, "loss": "orpo"})
+    seen.clear()
+    tiny_run(run.path, until=loop.Phase(1, "filter"))
+    assert len(seen) == len(run.rounds[0].responses) and RunFolder(run.path).round(1).pairs.exists()
 
 
 def test_pairs_of_all_rounds_are_read_where_all_are_trained_on(tmp_path: Path) -> None:

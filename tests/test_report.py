@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from measured_runs import measured_run
-from tiny_rounds import COLLAPSED, HEALTHY, measured
 from tiny_runs import tiny_run
 
 from minisheep import api, loop
@@ -144,10 +143,15 @@ def test_every_number_of_the_funnel_adds_up(read: Gathered) -> None:
         )
 
 
-def test_no_row_of_the_metrics_is_there_twice(told: Document) -> None:
+def test_every_row_of_the_short_table_is_explained_and_no_other_row_is_there_twice(told: Document) -> None:
     section = next(s for s in told.sections if s.anchor == "metrics")
-    (fold,) = (block for block in section.blocks if isinstance(block, Fold))
-    names = [row[0] for block in fold.blocks if isinstance(block, Table) for row in block.rows]
+    meanings, fold = (block for block in section.blocks if isinstance(block, Fold))
+    short, *_ = (block for block in section.blocks if isinstance(block, Table))
+    (told_of,) = (block for block in meanings.blocks if isinstance(block, Table))
+    assert [row[0] for row in told_of.rows] == [row[0].removesuffix(" *") for row in short.rows]
+    names = [
+        row[0] for block in fold.blocks if isinstance(block, Table) and "base" in block.columns for row in block.rows
+    ]
     assert len(names) > 10 and len(set(names)) == len(names)
 
 
@@ -352,92 +356,16 @@ def test_a_place_that_cannot_be_written_is_a_users_mistake(finished: Path, tmp_p
         write(finished, tmp_path / "file")
 
 
-# Findings and advice
-
-
-def watched(read: Gathered, first: dict[str, Any] | None, second: dict[str, Any] | None) -> Gathered:
-    rounds = [dataclasses.replace(r, diversity=d) for r, d in zip(read.rounds, (first, second), strict=True)]
-    return dataclasses.replace(read, all_rounds=(read.all_rounds[0], *rounds), warnings=())
-
-
-def test_a_collapse_is_found_and_a_healthy_run_is_called_so(read: Gathered) -> None:
-    first = measured(1, 100, HEALTHY)
-    ill = watched(read, first, measured(2, 100, COLLAPSED["openings"], 2))
-    said = words_of(ill, findings.findings_section)
-    assert 'instructions begin with \\"what is' in said and "was not measured" not in said
-    well = watched(read, first, measured(2, 100, HEALTHY, 2))
-    assert "No sign of collapse" in words_of(well, findings.findings_section)
-
-
-def test_without_a_measure_nothing_is_said_about_collapse(read: Gathered) -> None:
-    said = words_of(watched(read, None, None), findings.findings_section)
-    assert "cannot say whether the data collapsed" in said and "No sign" not in said
-
-
-def test_a_judge_that_saturates_is_found_and_advised_about(read: Gathered) -> None:
-    health = {"judge": "logits", "judged": 40, "scored": 40, "saturation": 0.9, "spread": 0.5, "invalid": 0.0,
-              "length": None, "agreement": None, "agreement_pairs": 0}  # fmt: skip
-    rounds = [dataclasses.replace(r, health=health) for r in read.all_rounds]
-    ill = dataclasses.replace(read, all_rounds=tuple(rounds))
-    assert "top grade to 90%" in words_of(ill, findings.findings_section)
-    assert "--keep top:0.3" in words_of(ill, findings.advice_section)
-
-
-def test_a_failed_exam_is_found_and_advised_about(read: Gathered) -> None:
-    exam = read.rounds[0].exam
-    assert exam is not None
-    marks = {name: dataclasses.replace(mark, passes=False) for name, mark in exam.judges.items()}
-    failed = dataclasses.replace(exam, judges=marks)
-    ill = dataclasses.replace(read, all_rounds=tuple(dataclasses.replace(r, exam=failed) for r in read.all_rounds))
-    assert "failed its exam" in words_of(ill, findings.findings_section) and "failed its exam" in words_of(
-        ill, findings.advice_section
-    )
-
-
-def test_no_judge_is_called_good_that_passed_no_exam(read: Gathered) -> None:
-    """Scores that look healthy say nothing of whether they are right."""
-    health = {"judge": "pmi", "judged": 60, "scored": 60, "saturation": 0.1, "spread": 1.0, "invalid": 0.0,
-              "length": None, "agreement": None, "agreement_pairs": 0}  # fmt: skip
-    exam = read.rounds[0].exam
-    assert exam is not None
-    failed = dataclasses.replace(exam, judges={n: dataclasses.replace(m, passes=False) for n, m in exam.judges.items()})
-    levels = {}
-    for name, taken in (("none", None), ("failed", failed), ("passed", exam)):
-        r = dataclasses.replace(read.rounds[0], exam=taken, health=health)
-        levels[name] = [item.level for item in findings._judge(r) if "health checks" in item.text]
-    assert levels == {"none": ["plain"], "failed": ["plain"], "passed": ["good"]}
-
-
-def test_commands_that_are_advised_keep_the_runs_settings(read: Gathered) -> None:
-    (block,) = findings.advice_section(read).blocks
-    assert isinstance(block, Items)
-    again = [item.command for item in block.items if item.command.startswith("minisheep align")]
-    assert again and all(f"--config {read.path}/run.toml" in c and f"--run {read.path}-" in c for c in again)
-
-
 def test_a_report_begins_with_the_sentence_and_shows_answers_beside_each_other(
     read: Gathered, told: Document, drawings: dict[str, str]
 ) -> None:
     sentence = verdict.sentence(read.conclusion)
-    assert told.lead.startswith(sentence)
+    assert told.lead.startswith(sentence) and api.load_run(read.path).verdict == sentence
     html, text = html_page(told, drawings), markdown(told)
     assert text.split("\n\n")[1].startswith(sentence) and len(read.examples) == 3
     assert entities.escape(read.examples[0].base) in html and read.examples[0].round in text
     short, *_ = (b for s in told.sections if s.anchor == "metrics" for b in s.blocks if isinstance(b, Table))
     assert len(short.rows) <= 6 and html.count("<details>") >= 1
-
-
-def test_answers_that_are_cut_off_are_advised_about(read: Gathered) -> None:
-    last = read.rounds[-1]
-    cut = [dataclasses.replace(r, finish="length", id="") for r in last.responses]
-    ill = dataclasses.replace(read, all_rounds=(dataclasses.replace(last, responses=cut),))
-    assert "100% of round 2's answers were cut off at 80 tokens" in words_of(ill, findings.advice_section)
-
-
-def test_warnings_of_the_run_are_repeated_once(read: Gathered) -> None:
-    noisy = dataclasses.replace(read, warnings=tuple(f"Odd thing {n}." for n in range(40)))
-    said = words_of(noisy, findings.findings_section)
-    assert "Odd thing 29." in said and "Odd thing 30." not in said and "10 more warnings" in said
 
 
 def test_advice_is_short(read: Gathered) -> None:

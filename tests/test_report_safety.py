@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from measured_runs import measured_run
 from tiny_runs import tiny_run
 
 from minisheep.report import plots
@@ -214,6 +215,15 @@ def test_a_figure_shows_hostile_labels_as_letters() -> None:
         assert not CONTROL.search(drawing)
 
 
+@pytest.fixture(scope="module")
+def measured_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of three measured rounds, without its pictures."""
+    run = measured_run(tmp_path_factory.mktemp("measured") / "run", [0.2, 0.6, 0.5, 0.55])
+    page = tmp_path_factory.mktemp("page") / "report.html"
+    page.write_text(html_page(document(gather(run.path)), {}), encoding="utf-8")
+    return page
+
+
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
 )
@@ -239,3 +249,30 @@ def test_a_browser_asks_for_nothing_and_complains_of_nothing(hostile_run: Path, 
     found = {tag for tag, *_ in Seen(shown.stdout).tags}
     assert "article" in found and found <= own | {"/meta", "/link"}
     assert "owned" not in (re.search(r"<title>(.*?)</title>", shown.stdout) or [""])[0]
+
+
+MEASURE = """<iframe src="{page}" width="{width}" height="900"></iframe><script>
+onload = () => {{
+  const page = document.querySelector("iframe").contentDocument;
+  const short = page.querySelector("#metrics .scroll");
+  document.body.innerHTML = [page.documentElement.scrollWidth, short.scrollWidth - short.clientWidth].join(" ");
+}};
+</script>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here")
+@pytest.mark.parametrize("width", [400, 800])
+def test_on_a_phone_no_round_of_the_short_table_is_off_the_screen(
+    measured_page: Path, tmp_path: Path, width: int
+) -> None:
+    """And nothing makes the page itself wider than the window."""
+    (tmp_path / "outer.html").write_text(MEASURE.format(page=measured_page.as_uri(), width=width))
+    shown = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+         "--allow-file-access-from-files", "--virtual-time-budget=5000", f"--user-data-dir={tmp_path / 'profile'}",
+         "--dump-dom", (tmp_path / "outer.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True, encoding="utf-8", errors="replace",
+    )  # fmt: skip
+    found = re.search(r"<body>(\d+) (\d+)</body>", shown.stdout)
+    assert found is not None, shown.stdout[-300:]
+    assert int(found[1]) <= width and int(found[2]) == 0

@@ -207,7 +207,7 @@ def test_what_the_model_learned_to_keep_is_drawn_by_kind_and_round(size: tuple[i
 def test_a_pause_is_told_from_the_wish_to_its_end() -> None:
     state = told()
     text = "\n".join(shown(state, 80, 24, look(pausing=True)))
-    assert "PAUSING" in text and "pausing after the record in hand" in text
+    assert "PAUSING" in text and "pausing after the current record" in text
     state = fold(state, events.Paused(2, "judge", True), NOW)
     text = "\n".join(shown(state, 80, 24, look(pausing=True), NOW + 60))
     assert "PAUSED" in text and "‖ judge" in text and "p go on" in text

@@ -256,7 +256,7 @@ def test_progress_is_not_said_line_by_line() -> None:
         view(events.TrainStep(1, number, 100, 2.0, 1e-4, 10.0))
     assert stream.getvalue() == ""
     view(events.TrainStep(1, 1, 100, 2.0, 1e-4, 10.0, 2.25))
-    assert "validation 2.250" in stream.getvalue()
+    assert "validation loss 2.250" in stream.getvalue()
 
 
 def test_json_is_one_object_a_line() -> None:

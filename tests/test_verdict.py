@@ -127,7 +127,7 @@ def test_the_table_has_at_most_six_rows_and_up_is_better_in_each() -> None:
     titles, rows = verdict.short_table(verdict.conclude(metrics), metrics)
     assert len(rows) <= 6 and all(len(row) == len(titles) for row in rows)
     assert [row[0] for row in rows if row[0].endswith(verdict.DECIDES)] == [
-        f"{verdict.ROWS[name]} {verdict.DECIDES}"
+        f"{verdict.ROWS[name][0]} {verdict.DECIDES}"
         for name in ("constraints_trained", "constraints_unseen", "likelihood", "ended")
     ]
     likelihood = next(row for row in rows if row[0].startswith("likelihood"))
@@ -207,4 +207,4 @@ def test_the_demo_ends_with_a_verdict_on_both_halves_and_a_learning_curve(tmp_pa
     assert drawn == sum(m["data"]["constraints"]["total"]["draws"] for m in metrics[1:])
     found = verdict.conclude(metrics)
     assert found is not None and len(run_summary.examples(done, found)) == 3
-    assert verdict.ROWS["constraints_unseen"] in "\n".join(run_summary.numbers(found, metrics, 80))
+    assert verdict.ROWS["constraints_unseen"][0] in "\n".join(run_summary.numbers(found, metrics, 80))

@@ -43,9 +43,9 @@ from minisheep.terminal import record_browser
 def browse(run: str, id_: str | None, plain: bool, as_json: bool, **given: Any) -> None:
     """Page through what RUN made: each answer with its instruction, its score, and why it was kept or dropped.
 
-    ID, or its beginning, shows the whole history of one record of any kind: the seed tasks in its prompt, the draft,
-    the instruction, the answer, the verdict with its raw numbers, the decision. Without a terminal each record is one
-    line.
+    ID, or its beginning, shows the whole history of one record of any kind: the instruction, the answer, the verdict
+    with its raw numbers, the decision; then the draft and the seed tasks in its prompt. Without a terminal each
+    record is one line.
 
     \b
     minisheep browse runs/mine --round 2 --kept --sort score

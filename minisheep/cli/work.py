@@ -116,6 +116,8 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
         return target
     if verb == "filter" and phase.name == "train":
         return loop.Phase(phase.round, "filter")
+    if not path.exists():
+        raise api.no_run(path)
     raise UsageError(
         f"{verb} cannot be done yet in {path}: the next phase is {phase.name} of round {phase.round}.",
         f"Give `minisheep {phase.name} --run {shell(path)}`, or `minisheep align --run {shell(path)}` for all of it.",
@@ -211,7 +213,7 @@ align = _command(
     "align",
     """Align a model with itself: write instructions and answers, judge them, train on the best, go round again.
 
-    To continue a run that stopped, give the same command again. The first Ctrl-C finishes the record in hand and stops,
+    To continue a run that stopped, give the same command again. The first Ctrl-C finishes the current record and stops,
     the second stops at once. On a terminal, q leaves the screen while the run goes on, and p pauses it.
 
     \b

@@ -30,7 +30,7 @@ from minisheep.rules.ifeval import KINDS, REPEATS, Constraint, resolve, verify
 GROUP = "minisheep.constraints"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(?::[a-z0-9][a-z0-9_-]*)?")
 _FIX = "Nothing was started. docs/guide/constraints.md shows a whole file."
-_PLUGIN_FIX = "Nothing was started. Mend the plug-in or uninstall it; docs/guide/constraints.md shows a whole one."
+_PLUGIN_FIX = "Nothing was started. Fix the plug-in or uninstall it; docs/guide/constraints.md shows a whole one."
 _KEYS = frozenset({"trained", "levels", "wordings"})
 
 

@@ -6,6 +6,7 @@ there is none, English serves.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import stat
@@ -25,7 +26,7 @@ from minisheep.rules.prompts import PLACEHOLDERS
 from minisheep.rules.task_list import Task
 from minisheep.rules.wording import Wording, wording_of
 
-_SEED_FIX = "Nothing was started. Mend this, or give another --seeds file."
+_SEED_FIX = "Nothing was started. Fix this, or give another --seeds file."
 NAMED = 10
 """Faults of one file that a message names."""
 HELD_OUT_SHARE = 0.3
@@ -119,7 +120,7 @@ def _faulty(name: str, faults: list[str]) -> SeedFileError:
     more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
     return SeedFileError(
         f"{name} has {len(faults)} faults: {'; '.join(faults[:NAMED])}{more}.",
-        f"Nothing was started. Mend or delete these rows, or give another --seeds file. {SHAPES}",
+        f"Nothing was started. Fix or delete these rows, or give another --seeds file. {SHAPES}",
     )
 
 
@@ -214,7 +215,8 @@ def load_prompts(folder: str = "", language: str = "en") -> dict[str, str]:
     """The prompt texts by name; a file ``NAME.txt`` in `folder` replaces minisheep's own. With them stand the words of
     a ``labels.toml``, as it is written, where there is one.
 
-    Raises `errors.SeedFileError` for a folder that does not exist, an unknown file or a missing placeholder.
+    Raises `errors.SeedFileError` for a folder that does not exist, a .txt or .toml file of another name or a missing
+    placeholder.
     """
     own = resources.files("minisheep.data").joinpath(shipped("prompts", language))
     texts = {name: own.joinpath(f"{name}.txt").read_text(encoding="utf-8") for name in PLACEHOLDERS}
@@ -222,13 +224,18 @@ def load_prompts(folder: str = "", language: str = "en") -> dict[str, str]:
         texts["labels"] = labels
     if not folder:
         return texts
-    fix = f"Prompt files: {', '.join(f'{name}.txt' for name in PLACEHOLDERS)}, labels.toml."
+    known = [*(f"{name}.txt" for name in PLACEHOLDERS), LABELS]
+    fix = f"Prompt files: {', '.join(known)}."
     root = Path(folder)
     if not root.is_dir():
         raise SeedFileError(f"The prompts folder {folder} does not exist.", fix)
-    for file in sorted(root.glob("*.txt")):
-        if file.stem not in PLACEHOLDERS:
-            raise SeedFileError(f"{file} replaces no prompt.", fix)
+    for file in sorted(root.iterdir()):
+        if file.suffix.lower() not in (".txt", ".toml") or file.name == LABELS:
+            continue
+        if file.name not in known:
+            near = difflib.get_close_matches(file.name.lower(), known, n=1)
+            meant = f" Is {near[0]} meant?" if near else ""
+            raise SeedFileError(f"{file} replaces no prompt and no labels.{meant}", fix)
         try:
             texts[file.stem] = read_given(file).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -260,7 +267,7 @@ def _labels_text(folder: str, language: str) -> tuple[str, str]:
     path = Path(folder) / LABELS if folder else None
     if path is not None and path.exists():
         data, name = _read(str(path), "", "file of labels", SeedFileError)
-        return _decoded(data, name, SeedFileError, "Nothing was started. Mend this file."), name
+        return _decoded(data, name, SeedFileError, "Nothing was started. Fix this file."), name
     own = shipped("prompts", language)
     found = resources.files("minisheep.data").joinpath(own, LABELS)
     return (found.read_text(encoding="utf-8"), f"minisheep's {own}/{LABELS}") if found.is_file() else ("", "")

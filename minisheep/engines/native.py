@@ -18,6 +18,7 @@ from typing import Any, Self
 from minisheep.errors import ModelFileError, UnsupportedModelError
 from minisheep.machine import cpu, llama_library
 from minisheep.machine.gpu import find_gpu
+from minisheep.models.cache import remedy
 from minisheep.rules.templates import Prompt, Segment
 
 llama_cpp = llama_library.load()
@@ -109,9 +110,7 @@ def check_gguf(path: Path, what: str) -> None:
             f"The {what} {path} cannot be read: {error.strerror}.", "Check its path and permissions."
         ) from error
     if magic != b"GGUF":
-        raise ModelFileError(
-            f"{path} is not a GGUF file, so it cannot serve as a {what}.", "Delete it, and fetch or make it again."
-        )
+        raise ModelFileError(f"{path} is not a GGUF file, so it cannot serve as a {what}.", remedy(path))
 
 
 def decode(context: Any, batch: Any) -> int:

@@ -18,8 +18,10 @@ from minisheep.evals.tasks import EXTRA, PLAIN, EvalSpec, read_rows
 from minisheep.machine.worker import WorkerProcess, stoppable
 from minisheep.rules.plain_text import one_line, shell
 from minisheep.run.events import Emit, Event, TaskMeasured
-from minisheep.run.files import disk_errors, read_json
+from minisheep.run.files import disk_errors
 from minisheep.run.folder import Lock
+from minisheep.run.reading import read_shaped
+from minisheep.run.typed import Each, Maybe
 
 WORKER = "minisheep.evals.worker:do"
 
@@ -54,7 +56,9 @@ def measure(spec: EvalSpec, emit: Emit, tick: Callable[[], None] = lambda: None)
 def _paired(spec: EvalSpec, files: dict[tuple[str, int], TaskMeasured]) -> list[dict[str, Any]]:
     order = {task: place for place, (task, _) in enumerate(files)}
     listed = sorted(files.values(), key=lambda event: (order[event.task], event.round))
-    results = [{**read_json(Path(event.file)), "file": event.file, "stored_before": event.stored} for event in listed]
+    results = [
+        {**read_shaped(Path(event.file), RESULT), "file": event.file, "stored_before": event.stored} for event in listed
+    ]
     bases = {result["task"]: result for result in results if result["round"] == 0}
     for result in results:
         # If only rounds were asked for, the base may have been measured before in the same way.
@@ -174,15 +178,31 @@ def path(out: Path, task: str, round: int, settings: Mapping[str, Any]) -> Path:
     return out / f"{'-'.join([safe, 'round', str(round), *(part for part in parts if part)])}.json"
 
 
+_SHARE = {"value": Maybe(float), "low": Maybe(float), "high": Maybe(float)}
+RESULT: dict[str, Any] = {
+    "task!": str,
+    "round!": int,
+    "settings!": dict[str, Any],
+    "decided_by!": str,
+    "shots!": Maybe(int),
+    "items!": int,
+    "metrics!": Each({f"{name}!": shape for name, shape in _SHARE.items()}),
+    "answers!": {"ended": Maybe(float), "tokens_per_second": Maybe(float)},
+    "by_item!": [{"id!": str, "scores!": Each([float])}],
+}
+"""A stored result, as far as this file reads it."""
+
+
 def read(file: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result in `file` if it was measured with these settings; None otherwise, and for a damaged file."""
+    """The result in `file` if it was measured with these settings; None otherwise, and for a damaged file, so that it
+    is measured again."""
     if not file.exists():
         return None
     try:
-        result = read_json(file)
+        result = read_shaped(file, RESULT)
     except CorruptRunError:
         return None
-    return result if isinstance(result, dict) and result.get("settings") == dict(settings) else None
+    return result if result["settings"] == dict(settings) else None
 
 
 def comparable(ours: Mapping[str, Any], base: Mapping[str, Any]) -> bool:

@@ -142,8 +142,8 @@ def merge(differences: Mapping[str, float]) -> ExportCheck:
     worst = max(differences, key=lambda name: differences[name], default="")
     if not worst:
         return ExportCheck("merge", False, "the adapter changed nothing")
-    off = f"{differences[worst]:.1%} of the adapter"
-    text = f"{len(differences)} tensors hold base + adapter; the worst, {worst}, is off by {off}"
+    off = f"{100 * differences[worst]:.1f} % of the adapter, in {worst}"
+    text = f"{len(differences)} tensors hold base + adapter; largest relative rounding error: {off}"
     return ExportCheck("merge", differences[worst] <= MERGE, text)
 
 

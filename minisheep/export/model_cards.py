@@ -17,7 +17,7 @@ from typing import Any
 from minisheep import __version__
 from minisheep.comparison import compare
 from minisheep.errors import CorruptRunError, ExportError, UsageError
-from minisheep.export.export_choice import WITH_GGUF, ExportChoice, ExportSpec
+from minisheep.export.export_choice import WITH_GGUF, WITH_WEIGHTS, ExportChoice, ExportSpec
 from minisheep.models.hub import said_offline
 from minisheep.models.registry import REPO, safe_name
 from minisheep.rules.asking_settings import asking_rows
@@ -25,7 +25,7 @@ from minisheep.rules.loss_settings import seeds_text
 from minisheep.rules.plain_text import one_line
 from minisheep.run.files import write_atomic
 from minisheep.run.records import Example
-from minisheep.run.verdict import conclude, round_sentence
+from minisheep.run.verdict import Conclusion, conclude, round_sentence
 from minisheep.terminal import comparison_table
 
 SOURCES = (
@@ -158,10 +158,14 @@ def model_card(
         pipeline_tag="text-generation",
         tags=list(TAGS),
     )
+    found = _compared(choice)
     parts = [
         f"# {choice.title}",
+        round_sentence(found) if found else "",
         f"{choice.model.title}, aligned with minisheep {__version__} in {choice.round} round(s) on instructions and"
         " answers that it wrote and judged itself.",
+        "## How to use it",
+        *how_to_use(choice, spec, repo),
         "## How it was made",
         _rows(("", ""), {"base": _base(choice), **_origin(choice), **training(choice)}.items()),
         _funnel(choice, data),
@@ -280,13 +284,60 @@ def _funnel(choice: ExportChoice, data: Sequence[RoundData]) -> str:
     return _rows(("round", "instructions", "kept", "judge", "dropped by rule"), rows)
 
 
+def _compared(choice: ExportChoice) -> Conclusion | None:
+    """The exported round against its base, where both were measured."""
+    try:
+        return conclude(choice.run.metrics, choice.round)
+    except CorruptRunError:
+        return None
+
+
 def _measures(choice: ExportChoice) -> str:
     rows = _rows(("measure", "base", f"round {choice.round}"), measures(choice))
-    found = conclude(choice.run.metrics, choice.round) if rows else None
-    if found is None:
+    if not rows:
         return "This round was not compared with its base, so this card makes no claim."
     caption = "Brackets hold 95 % intervals, parentheses standard errors. The model never saw held-out tasks."
-    return f"{round_sentence(found)}\n\n{rows}\n\n{caption}"
+    return f"{rows}\n\n{caption}"
+
+
+def how_to_use(choice: ExportChoice, spec: ExportSpec, repo: str = "") -> list[str]:
+    """What to type to load each form that an export holds, as Markdown blocks.
+
+    `repo` is where a folder for the hub is pushed; without it the code names the folder of the card.
+    """
+    end, here = choice.model.template.end, repo or "."
+    blocks = [] if repo else ["Run this in the folder of this card, or put its path in place of `.`."]
+    if spec.target in WITH_WEIGHTS:
+        load = ["from transformers import AutoModelForCausalLM, AutoTokenizer", "",
+                f"tokenizer = AutoTokenizer.from_pretrained({here!r})",
+                f"model = AutoModelForCausalLM.from_pretrained({here!r})"]  # fmt: skip
+        blocks.append(_python([*load, *_ASK, f"answer = model.generate({_ARGUMENTS})", _SHOW]))
+    if spec.target == "adapter":
+        base = choice.base_id or "FOLDER-OF-THE-BASE"
+        load = ["from pathlib import Path", "", "from peft import PeftModel",
+                "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
+                f"folder, base = {here!r}, {base!r}",
+                "tokenizer = AutoTokenizer.from_pretrained(base)",
+                'tokenizer.chat_template = Path(folder, "chat_template.jinja").read_text(encoding="utf-8")',
+                "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)"]  # fmt: skip
+        stop = f"eos_token_id=tokenizer.convert_tokens_to_ids({end!r})"
+        blocks.append(_python([*load, *_ASK, f"answer = model.generate({_ARGUMENTS}, {stop})", _SHOW]))
+    if spec.target in WITH_GGUF:
+        get = [f"hf download {repo} {spec.gguf.name} --local-dir ."] if repo else []
+        blocks.append("\n".join(["```bash", *get, f"llama-cli --jinja -m {spec.gguf.name}", "```"]))
+    return blocks
+
+
+_ASK = (
+    'chat = [{"role": "user", "content": "Name three colours."}]',
+    'question = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")',
+)
+_ARGUMENTS = "**question, max_new_tokens=200, do_sample=False"
+_SHOW = 'print(tokenizer.decode(answer[0, question["input_ids"].shape[1] :], skip_special_tokens=True))'
+
+
+def _python(lines: Iterable[str]) -> str:
+    return "\n".join(["```python", *lines, "```"])
 
 
 def _export(choice: ExportChoice, spec: ExportSpec) -> str:

@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
 from minisheep.errors import ModelFileError
+from minisheep.models.cache import remedy
 from minisheep.models.fetch import part_error
 
 CODES = {code: struct.Struct("<" + code) for code in "BbHhIifQqd"}
@@ -210,12 +211,12 @@ class GgufHeader:
         """The text of a vocabulary entry. Raises ModelFileError if the file has no such token."""
         tokens = self.metadata.get("tokenizer.ggml.tokens")
         if not isinstance(tokens, GgufArray) or not 0 <= index < len(tokens) or not isinstance(tokens[index], str):
-            raise ModelFileError(f"The model file names token {index}, which its vocabulary does not have.", _AGAIN)
+            raise ModelFileError(f"The model file names token {index}, which its vocabulary does not have.", _ANOTHER)
         text: str = tokens[index]
         return text
 
 
-_AGAIN = "Delete it and run the same command again, or pass another file with --gguf."
+_ANOTHER = "Give another file with --gguf."
 
 
 class _Fault(Exception):
@@ -259,8 +260,8 @@ def read_header(path: Path) -> GgufHeader:
     except _Part as part:
         raise part_error(path, part.number, part.count) from None
     except _Fault as fault:
-        raise ModelFileError(f"The model file {path} cannot be used: {fault}.", _AGAIN) from None
-    raise ModelFileError(f"The model file {path} is corrupt: its header is over {MAX_HEADER} bytes.", _AGAIN)
+        raise ModelFileError(f"The model file {path} cannot be used: {fault}.", remedy(path)) from None
+    raise ModelFileError(f"The model file {path} is corrupt: its header is over {MAX_HEADER} bytes.", remedy(path))
 
 
 class _Cursor:

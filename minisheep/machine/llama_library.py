@@ -61,5 +61,5 @@ def offload_fault(gpu: Gpu | None, offload: Offload) -> str:
 
 
 OFFLOAD_FIX = (
-    "`minisheep doctor` has the command that mends it; --gpu-layers 0 writes and judges on the processor all the same."
+    "`minisheep doctor` has the command that fixes it; --gpu-layers 0 writes and judges on the processor all the same."
 )

@@ -333,7 +333,7 @@ def outcome(do: Do, job: dict[str, Any], emit: Emit, should_stop: Callable[[], b
         return Failed(type(error).__name__, error.message, error.fix)
     except OSError as error:
         traceback.print_exc()
-        return Failed(DiskError.__name__, f"The system refused: {error}.", "Mend this and give the same command again.")
+        return Failed(DiskError.__name__, f"The system refused: {error}.", "Fix this and give the same command again.")
     except Exception as error:
         # A fault of minisheep or of a library. Its traceback is in the worker's log, and the run stays whole.
         traceback.print_exc()

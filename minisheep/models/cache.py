@@ -112,6 +112,14 @@ def lock(name: str, report: Report) -> Iterator[None]:
         os.close(handle)
 
 
+def remedy(path: Path) -> str:
+    """What to do about a model file that is of no use: what minisheep fetched or made can go, a user's own file not."""
+    place = path.resolve()
+    if place.is_relative_to(cache_root().resolve()) or any(part.startswith("models--") for part in place.parts):
+        return f"Delete it (`rm {shell(place)}`) and run the same command again."
+    return "It stays as it is. Get it again from where it came from, or give another one with --gguf."
+
+
 def sha256_file(path: Path, report: Report | None = None) -> str:
     """The SHA-256 of a file in hex, computed once and kept by path, size, inode and time of change.
 

@@ -316,7 +316,7 @@ def _checked(sha256: str | None, size: int | None, path: Path, source: str, repo
         raise ModelFileError(
             f"The model file {path} is damaged or a different file: it has {has} and should have {expected}. "
             "It is not used.",
-            f"Delete it (`rm {shell(path.resolve())}`) and run the same command again.",
+            cache.remedy(path),
         )
     return FetchedFile(path, digest, actual, source)
 

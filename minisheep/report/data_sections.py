@@ -17,6 +17,7 @@ MEANINGS = {
     **{f"filter.{name}": what for name, _, what in RESPONSE_RULES},
     "generate.too_similar": "is too similar to a seed task or an earlier instruction (ROUGE-L)",
     "generate.no_task": "is a draft that holds no readable task",
+    "filter.constraint_not_kept": "does not keep its constraint, as a program decided",
     "filter.no_score": "has a verdict without a score",
     "filter.not_best": "is not the best judged answer to its instruction",
     "filter.low_score": "has too low a score",
@@ -103,7 +104,8 @@ def _health_blocks(run: Gathered) -> Iterator[Block]:
             ("variety", *diversity),
             tuple(row for row in rows if any(cell != "-" for cell in row[1:])),
             "Parentheses hold standard errors, where there are enough drafts for one. Rounds of different size can be"
-            " compared.",
+            " compared. Fewer distinct pairs, more concentration or more phrases seen before, from round to round, are"
+            " signs of collapse.",
         )
     else:
         yield Paragraph("The variety of the data was not measured: there is no diversity.json.")
@@ -134,6 +136,9 @@ def _health_blocks(run: Gathered) -> Iterator[Block]:
         yield Table(
             ("judge's health", *health),
             tuple((title, *(_number(signs[name]) for signs in health.values())) for name, title in SIGNS),
+            "A judge ranks little that gives most answers the top score or nearly all the same one, scores by length (a"
+            " correlation far from 0) or disagrees with itself (far below 1). Even if nothing of this shows, its scores"
+            " may be wrong: only the exam tells.",
         )
     else:
         yield Paragraph("There is no judge.json: no judge was asked, or its health was not measured.")

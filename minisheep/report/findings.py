@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from typing import Any, NamedTuple
 
 from minisheep import config
 from minisheep.data.seed_tasks import load_items
-from minisheep.report.blocks import Block, Items, ListItem, Paragraph, Section
+from minisheep.report.blocks import Block, Items, Level, ListItem, Paragraph, Section
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules import plain_text
 from minisheep.run import verdict
+from minisheep.run.decision import lengths, told
 from minisheep.run.metric_catalogue import Estimate, round_values
-from minisheep.stages.collapse import alarms
-from minisheep.stages.exam import failed_warning
+from minisheep.stages.collapse import alarms, comparable
+from minisheep.stages.exam import Exam, failed_warning
 from minisheep.stages.judge import LEAST_PAIRS, findings
 from minisheep.terminal import words
 
@@ -21,13 +23,22 @@ MOST_WARNINGS = 30
 """Of the run's other warnings."""
 
 
+class Finding(NamedTuple):
+    subject: str
+    """What it is about; the findings about one subject never hold both good and bad news."""
+    level: Level
+    text: str
+
+
 def findings_section(run: Gathered) -> Section:
     return Section("findings", "Findings", tuple(_blocks(run)))
 
 
 def _blocks(run: Gathered) -> Iterator[Block]:
-    items = [*_gains(run), *_collapse(run), *(item for r in run.rounds for item in _judge(r))]
-    others = [text for text in run.warnings if not any(text in item.text or item.text in text for item in items)]
+    found = decided(run)
+    known = [finding.text for finding in found] + [str(_decision(r).get("text", "")) for r in run.measured]
+    others = [text for text in run.warnings if not any(text in one or (one and one in text) for one in known)]
+    items = [ListItem(finding.text, finding.level) for finding in found]
     items += [ListItem(text, "warning") for text in others[:MOST_WARNINGS]]
     if len(others) > MOST_WARNINGS:
         items.append(ListItem(f"{len(others) - MOST_WARNINGS} more warnings are in events.jsonl."))
@@ -37,67 +48,92 @@ def _blocks(run: Gathered) -> Iterator[Block]:
         yield Items(tuple(ListItem(note, "warning") for note in run.notes))
 
 
-def _gains(run: Gathered) -> Iterator[ListItem]:
-    for r in run.measured:
-        decision = (r.metrics or {}).get("decision", {})
-        if decision.get("text"):
-            levels = {"gain": "good", "none": "plain"}
-            yield ListItem(str(decision["text"]), levels.get(decision.get("outcome"), "warning"))  # type: ignore[arg-type]
-        elif r.number and "decision" not in (r.metrics or {}):
-            yield ListItem(
-                f"Round {r.number} was measured by an earlier version, which compared no rounds. Its numbers are below."
-            )
-
-
-def _collapse(run: Gathered) -> Iterator[ListItem]:
-    measured = {r.number: r.diversity for r in run.rounds if r.diversity is not None}
-    numbers = sorted(measured)
-    # Each round is compared with the first, as the run itself did, so a sign may be listed for several rounds.
-    raised = [
-        ListItem(alarm.text, "warning")
-        for n in numbers[1:]
-        for alarm in alarms({numbers[0]: measured[numbers[0]], n: measured[n]})
+def decided(run: Gathered) -> list[Finding]:
+    """What the run's own files say of each subject: a round's gain, collapse, a round's judge. For each of them one
+    state is decided first, and the state alone chooses the words and the level."""
+    return [
+        *(found for r in run.measured for found in _gain(r, run)),
+        *_collapse(run),
+        *(found for r in run.rounds for found in judged(r.number, r.exam, r.health)),
     ]
-    yield from raised
-    if len(numbers) > 1 and not raised:
-        later = f"round {numbers[1]}" if len(numbers) == 2 else f"rounds {numbers[1]} to {numbers[-1]}"
-        yield ListItem(
-            f"No sign of collapse: the data of {later} is as varied as that of round {numbers[0]}, within what chance"
-            " explains.",
-            "good",
-        )
-    elif len(numbers) == 1:
-        yield ListItem("Collapse shows only between rounds, and the variety of just one round was measured.")
-    elif not numbers and run.rounds:
-        yield ListItem(
-            "The variety of the data was not measured, so this report cannot say whether the data collapsed."
-        )
 
 
-def _judge(r: ReportRound) -> Iterator[ListItem]:
-    if r.exam is not None:
-        if r.exam.passed:
-            yield ListItem(f"Round {r.number}: {r.exam.why}", "good")
-        else:
-            yield ListItem(f"Round {r.number}: {failed_warning(r.exam)}", "warning")
-    if r.health is None:
+def _decision(r: ReportRound) -> Mapping[str, Any]:
+    found = (r.metrics or {}).get("decision", {})
+    return found if isinstance(found, Mapping) else {}
+
+
+GAINS: Mapping[str, Level] = {"gain": "good", "none": "plain", "mixed": "warning", "loss": "warning"}
+
+
+def _gain(r: ReportRound, run: Gathered) -> Iterator[Finding]:
+    decision, subject = _decision(r), f"gain of round {r.number}"
+    if said := told(r.number, decision):
+        rival = next((m for m in run.measured if m.number == decision.get("against")), None)
+        if decision.get("outcome") == "gain" and rival is not None:
+            said += lengths((r.metrics or {})["model"], (rival.metrics or {})["model"])
+        yield Finding(subject, GAINS.get(decision.get("outcome", ""), "plain"), said)
+    elif r.number and "decision" not in (r.metrics or {}):
+        old = f"Round {r.number} was measured by an earlier version, which compared no rounds. Its numbers are below."
+        yield Finding(subject, "plain", old)
+
+
+COLLAPSE: Mapping[str, tuple[Level, str]] = {
+    "varied": (
+        "good",
+        "No sign of collapse: the data of {later} is as varied as that of round {first}, within what chance explains.",
+    ),
+    "few": ("plain", "The rounds have too few drafts to tell whether the data of {later} is less varied."),
+    "one": ("plain", "Collapse shows only between rounds, and the variety of just one round was measured."),
+    "none": ("plain", "The variety of the data was not measured, so this report cannot say whether it collapsed."),
+}
+"""By state; where there are signs of collapse, they are said instead."""
+
+
+def _collapse(run: Gathered) -> Iterator[Finding]:
+    measured = {r.number: r.diversity for r in run.rounds if r.diversity is not None}
+    if not run.rounds:
         return
-    signs = findings(r.health)
-    for text in signs:
-        yield ListItem(f"The judge of round {r.number}, {text}", "warning")
-    if not signs and r.health["scored"] >= LEAST_PAIRS:
-        # Scores that look healthy say nothing of whether they are right: only an exam does.
-        unproven = "It failed its exam." if r.exam is not None else "No exam tells whether its scores are right."
-        passed = r.exam is not None and r.exam.passed
-        yield ListItem(
-            f"The judge of round {r.number}, {r.health['judge']}: basic health checks passed."
-            + ("" if passed else f" {unproven}"),
-            "good" if passed else "plain",
-        )
-    elif not signs:
-        yield ListItem(
-            f"Round {r.number}: only {r.health['scored']} pairs were judged, too few to say whether the judge is"
-            " reliable."
+    first, *later = sorted(measured) or [0]
+    # Each round is compared with the first, as the run itself did, so a sign may be listed for several rounds.
+    raised = [alarm for n in later for alarm in alarms({first: measured[first], n: measured[n]})]
+    yield from (Finding("collapse", "warning", alarm.text) for alarm in raised)
+    if not raised:
+        enough = any(comparable(measured[first], measured[n]) for n in later)
+        state = "varied" if enough else "few" if later else "one" if measured else "none"
+        level, text = COLLAPSE[state]
+        names = f"rounds {later[0]} to {later[-1]}" if len(later) > 1 else f"round {later[-1]}" if later else ""
+        yield Finding("collapse", level, text.format(first=first, later=names))
+
+
+HEALTH = {
+    "healthy": "The judge of round {round}, {judge}: basic health checks passed.",
+    "signs": "The judge of round {round}, {sign}",
+    "few": "Round {round}: only {scored} pairs were judged, too few to say whether the judge is reliable.",
+}
+# Scores that look healthy say nothing of whether they are right: only an exam does.
+UNPROVEN = {
+    "none": "No exam tells whether its scores are right.",
+    "failed": "It failed its exam.",
+    "passed": "",
+}
+"""Follows a judge's good health, by its exam."""
+
+
+def judged(number: int, exam: Exam | None, health: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """A round's judge: good news only if it passed its exam and shows no bad sign."""
+    subject, signs = f"judge of round {number}", findings(health) if health else []
+    mark = "none" if exam is None else "passed" if exam.passed else "failed"
+    state = "none" if health is None else "signs" if signs else "healthy" if health["scored"] >= LEAST_PAIRS else "few"
+    level: Level = "good" if mark == "passed" and not signs else "plain"
+    if exam is not None:
+        text = exam.why if exam.passed else failed_warning(exam)
+        yield Finding(subject, "warning" if mark == "failed" else level, f"Round {number}: {text}")
+    for sign in signs or ([""] if health else []):
+        text = HEALTH[state].format(**{**(health or {}), "round": number, "sign": sign})
+        proven = UNPROVEN[mark] if state == "healthy" else ""
+        yield Finding(
+            subject, "warning" if signs else level if state == "healthy" else "plain", f"{text} {proven}".strip()
         )
 
 
@@ -136,7 +172,7 @@ def _advice(run: Gathered) -> Iterator[ListItem]:
         )
     last = max((r for r in run.rounds if r.responses), key=lambda r: r.number, default=None)
     most_kept = max((len(r.kept) for r in run.rounds), default=0)
-    yield from _judging(run)
+    yield from _judging(run, settings)
     if after is None and run.best == 0 and run.rounds:
         yield ListItem(
             "No round was better than the base. More rounds are unlikely to help. Try more data (the largest round"
@@ -149,9 +185,9 @@ def _advice(run: Gathered) -> Iterator[ListItem]:
             command=_again(run, "more", f"--per-round {settings.per_round * 4}"),
         )
     if last is not None:
-        yield from _data(last, settings)
+        yield from _data(run, last, settings)
     yield from _measuring(run, settings)
-    yield from _training(run)
+    yield from _training(run, settings)
     if run.best:
         yield ListItem(
             f"Let an outside judge compare the answers of round {run.best} with those of the base.",
@@ -159,7 +195,8 @@ def _advice(run: Gathered) -> Iterator[ListItem]:
         )
     if run.rounds and not run.harness:
         yield ListItem(
-            "Measure on a public benchmark too: the run has few held-out tasks of its own.",
+            "Measure on a public benchmark too: the run has few held-out tasks of its own. It needs"
+            " lm-evaluation-harness; the command says how to install it.",
             command=f"minisheep eval {where} --tasks ifeval",
         )
     other = next(s for s in ("one-base", "total-base") if s != settings.strategy)
@@ -179,32 +216,35 @@ def _beside(run: Gathered, name: str) -> str:
     return plain_text.shell(f"{run.path}-{name}")
 
 
-def _judging(run: Gathered) -> Iterator[ListItem]:
+def _judging(run: Gathered, settings: config.Settings) -> Iterator[ListItem]:
     if failed := [r for r in run.rounds if r.exam is not None and not r.exam.passed]:
         yield ListItem(
-            f"The judge failed its exam in round(s) {', '.join(str(r.number) for r in failed)}, so chance may have"
-            " decided what was kept. Use a larger --model, which judges better, or --answers 4, so that several"
-            " answers to one instruction compete.",
+            f"The judge failed its exam in round {', '.join(str(r.number) for r in failed)}, so chance may have"
+            " decided what was kept. Use a larger --model, which judges better, or let several answers to one"
+            " instruction compete.",
+            command=_again(run, "answers", f"--answers {max(4, 2 * settings.answers)}"),
         )
     if any(r.health and (r.health["saturation"] or 0.0) > 0.5 for r in run.rounds):
         yield ListItem(
-            "Most answers got the top score, so scores hardly rank them. Start a new run that keeps the best share of"
-            " the answers: --keep top:0.3."
+            "Most answers got the top score, so scores hardly rank them. Keep the best share of the answers instead.",
+            command=_again(run, "top", "--keep top:0.3"),
         )
 
 
-def _data(last: ReportRound, settings: config.Settings) -> Iterator[ListItem]:
+def _data(run: Gathered, last: ReportRound, settings: config.Settings) -> Iterator[ListItem]:
     cut = sum(response.finish == "length" for response in last.responses) / len(last.responses)
     if cut > CUT_OFF:
         yield ListItem(
             f"{cut:.0%} of round {last.number}'s answers were cut off at {settings.answer_max_tokens} tokens. Allow"
-            f" more with --answer-max-tokens {2 * settings.answer_max_tokens}."
+            " longer ones.",
+            command=_again(run, "longer", f"--answer-max-tokens {2 * settings.answer_max_tokens}"),
         )
     similar = sum(rejection.rule == "too_similar" for rejection in last.rejected)
     if last.instructions and similar / (similar + len(last.instructions)) > ALIKE:
         yield ListItem(
             f"{similar} new instructions of round {last.number} were too similar to earlier ones. Give more varied"
-            " --seeds, a higher --generate-temperature or --samples-per-prompt 1."
+            " --seeds, a higher --generate-temperature, or other seed tasks to each prompt.",
+            command=_again(run, "varied", "--samples-per-prompt 1"),
         )
 
 
@@ -217,18 +257,20 @@ def _measuring(run: Gathered, settings: config.Settings) -> Iterator[ListItem]:
         if width / 2 > WIDE and settings.eval_verifiable < whole:
             yield ListItem(
                 f"Constraints were checked on only {settings.eval_verifiable} instructions, so their interval is"
-                f" {100 * width:.0f} points wide. Start a new run with --eval-verifiable {whole} for a narrower one."
+                f" {100 * width:.0f} points wide. A new run that checks more has a narrower one.",
+                command=_again(run, "checked", f"--eval-verifiable {whole}"),
             )
             return
 
 
-def _training(run: Gathered) -> Iterator[ListItem]:
+def _training(run: Gathered, settings: config.Settings) -> Iterator[ListItem]:
     for r in reversed(run.rounds):
         held_back = [step.validation_loss for step in r.steps if step.validation_loss is not None]
         if len(held_back) > 2 and held_back[-1] > min(held_back) + RISING:
             yield ListItem(
-                f"The validation loss of round {r.number} rose again after its lowest point. Use fewer --epochs or a"
-                " lower --learning-rate."
+                f"The validation loss of round {r.number} rose again after its lowest point. Learn more slowly, or use"
+                " fewer --epochs.",
+                command=_again(run, "slower", f"--learning-rate {settings.learning_rate / 2:g}"),
             )
             return
 
@@ -275,4 +317,4 @@ def _state(run: Gathered) -> str:
     rounds = len(_done(run))
     if rounds < settings.rounds:
         return f"The run ended after {rounds} of {settings.rounds} rounds, since the last ones brought no improvement."
-    return f"The run is finished: {rounds} round(s)."
+    return f"The run is finished: {rounds} round{'s' * (rounds != 1)}."

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from minisheep import config, loop
-from minisheep.api import Run
+from minisheep.api import Run, no_run
 from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.data.seed_tasks import SeedTask, load_seeds, seeds_digest
-from minisheep.errors import CorruptRunError, MinisheepError, UsageError
+from minisheep.errors import CorruptRunError, MinisheepError
 from minisheep.report.blocks import ListItem
 from minisheep.run import verdict
-from minisheep.run.events import EngineReady, Failed, Note, PhaseFinished, TrainStep
+from minisheep.run.decision import told
+from minisheep.run.events import EngineReady, Failed, Note, PhaseFinished, PhaseStarted, RunStarted, TrainStep
 from minisheep.run.files import check_links
 from minisheep.run.folder import RoundFolder, RunFolder
 from minisheep.run.integrity import Damage, damage
@@ -116,7 +117,7 @@ def gather(path: str | Path) -> Gathered:
     """Read a run folder. Raises `errors.UsageError` for any other folder."""
     folder = RunFolder(Path(path))
     if not (folder.manifest.is_file() or folder.settings.is_file()):
-        raise UsageError(f"{path} is not a run folder.", "Give the folder of a run; `minisheep align` makes one.")
+        raise no_run(path)
     check_links(folder.path, writing=False)
     reader = Reader(folder.path)
     settings = _settings(folder, reader)
@@ -149,7 +150,7 @@ def gather(path: str | Path) -> Gathered:
         examples=_examples(folder, conclusion, reader) if conclusion else (),
         harness=harness,
         judged=tuple(items for items in judged if items is not None),
-        warnings=_once(e.text for e in events if isinstance(e, Note) and e.level == "warning"),
+        warnings=_warnings(events),
         failure=_failure(events),
         engines=_once(e.description for e in events if isinstance(e, EngineReady)),
         notes=tuple(reader.notes),
@@ -252,6 +253,7 @@ def _metrics(data: dict[str, Any], number: int) -> dict[str, Any]:
     """Raises if the tables cannot show it."""
     words.metric_rows([data])
     round_values(data, {}, "")
+    told(number, data.get("decision", {}))
     if data["round"] != number or not isinstance(data["model"], dict):
         raise ValueError("not this round's metrics")
     return data
@@ -259,6 +261,22 @@ def _metrics(data: dict[str, Any], number: int) -> dict[str, Any]:
 
 def _judged(summary: dict[str, Any]) -> tuple[ListItem, ...]:
     return tuple(ListItem(" ".join(line.split())) for line in lines(summary))
+
+
+def _warnings(events: Sequence[Any]) -> tuple[str, ...]:
+    """Each once; without those of a phase that was begun anew, since the new one gave its own."""
+    by_phase: dict[tuple[int, str], list[str]] = {}
+    between = phase = (0, "")
+    for event in events:
+        if isinstance(event, PhaseStarted):
+            phase = (event.round, event.phase)
+            if not event.done:
+                by_phase.pop(phase, None)
+        elif isinstance(event, RunStarted | PhaseFinished):
+            phase = between
+        elif isinstance(event, Note) and event.level == "warning":
+            by_phase.setdefault(phase, []).append(event.text)
+    return _once(text for texts in by_phase.values() for text in texts)
 
 
 def _failure(events: Sequence[Any]) -> str:

@@ -26,7 +26,7 @@ from minisheep.rules.loss_settings import seeds_text
 from minisheep.run import verdict
 from minisheep.run.decision import NORMAL_95
 from minisheep.run.events import TrainStep
-from minisheep.run.metric_catalogue import CATALOGUE, READINGS, Estimate, Metric, Value, harness_metric, round_values
+from minisheep.run.metric_catalogue import CATALOGUE, Estimate, Metric, Value, harness_metric, round_values
 from minisheep.run.records import Example, Record, Rejection
 from minisheep.terminal import words
 from minisheep.terminal.comparison_plot import NAMES
@@ -63,13 +63,50 @@ WITH_INTERVALS = frozenset(
 """Rows of the status table that the table with intervals shows already."""
 
 
+FIRST = ("constraints_trained", "constraints_unseen", "instruction_own", "nll", "verifiable_ended", "verifiable_copied")
+"""What decides, or must be known beside it, stands above other readings of the same."""
+MEASURES = (
+    ("strict", "a program finds the constraint kept in the answer as it stands", "higher"),
+    (
+        "loose",
+        "the same, if any lenient reading of the answer keeps it: without a first or last line, or asterisks",
+        "higher",
+    ),
+    ("own words", "as strict, but an answer that repeats its instruction keeps none; this decides", "higher"),
+    (
+        "prompts with all constraints",
+        "instructions of which every constraint is kept, where others count each one",
+        "higher",
+    ),
+    ("trained kinds, unseen kinds", "own words by halves; these decide in a run with --constraints", "higher"),
+    ("repeat the instruction", "how much the model echoes", "lower; rising is a warning"),
+    ("held-out NLL", "how unlikely the model finds right answers that it never saw, in nats a token", "lower"),
+    ("NLL of ending, answers that end", "whether the model knows when to stop", "lower, higher"),
+    (
+        "minus base, change",
+        "paired item by item, so beyond its interval (or two standard errors) it is hardly chance",
+        "",
+    ),
+    ("distinct-1, distinct-2", "different words and pairs of words in its answers", "falling is a warning"),
+    ("near-duplicate rate", "instructions that were written before", "rising is a warning"),
+    (
+        "keep rate, mean judge score",
+        "the judge's view of its own model; every round has another judge",
+        "nothing by itself",
+    ),
+)
+"""What the rows of the long table say, and which way is better."""
+
+
 def answers_sections(run: Gathered) -> tuple[Section, ...]:
     """Answers before and after, where there are any: the first thing to read."""
     if run.conclusion is None or not run.examples:
         return ()
     titles = "base model", f"round {run.conclusion.round}"
     pairs = (
-        SideBySide(_cut(e.prompt), e.note, tuple(zip(titles, map(_cut, (e.base, e.round)), strict=True)))
+        SideBySide(
+            _cut(e.prompt), e.note, tuple(zip(titles, (_cut(e.base.rstrip()), _cut(e.round.rstrip())), strict=True))
+        )
         for e in run.examples
     )
     told = "Read these first; they tell you more than the numbers. A fixed rule chose them, not how good they are."
@@ -87,6 +124,7 @@ def _outcome_blocks(run: Gathered) -> Iterator[Block]:
     if run.conclusion is not None:
         titles, rows = verdict.short_table(run.conclusion, [r.metrics or {} for r in run.measured])
         yield Table(titles, tuple(rows), verdict.LEGEND)
+        yield Fold("What these rows mean", (Table(("row", "what it says"), tuple(verdict.meanings(rows)), left=2),))
     yield Fold("Every measure", tuple(_all_measures(run)))
     for lines in run.judged:
         yield Items(lines)
@@ -102,6 +140,7 @@ def _all_measures(run: Gathered) -> Iterator[Table | Charts]:
         "Brackets hold 95 % bootstrap intervals, parentheses standard errors. Changes are paired by item. Points are"
         " percentage points. NLL is the negative log-likelihood in nats per token; lower is better.",
     )
+    yield Table(("in a row's name", "what it says", "better is"), MEASURES, left=3)
     rows = words.metric_rows([r.metrics or {} for r in run.measured])[1]
     others = tuple((name.strip(), *cells) for name, cells in rows if name not in WITH_INTERVALS)
     if others:
@@ -158,9 +197,8 @@ def _kept_of(counts: Any) -> str:
 def _title(metric: Metric) -> str:
     """In full; the comparison of runs has less room."""
     name = metric.name.removesuffix("_change")
-    if name in READINGS:
-        return NAMES[name] + (", minus base" if metric.form == "points" else "")
-    return " ".join(part for part in metric.title if part)
+    title = NAMES.get(metric.name) or NAMES.get(name, " ".join(part for part in metric.title if part))
+    return title + (", minus base" if metric.form == "points" else "")
 
 
 def _values(run: Gathered, r: ReportRound) -> dict[str, Value]:
@@ -172,6 +210,7 @@ def _values(run: Gathered, r: ReportRound) -> dict[str, Value]:
 def _metrics(values: dict[int, dict[str, Value]]) -> list[Metric]:
     present = {name for by_name in values.values() for name in by_name}
     known = [metric for metric in CATALOGUE if metric.name in present]
+    known.sort(key=lambda metric: not metric.name.startswith(FIRST))
     return known + [harness_metric(name) for name in sorted(present - {metric.name for metric in CATALOGUE})]
 
 
@@ -197,7 +236,7 @@ COUNTS = (
     ("steps", "steps"),
     ("examples", "examples trained on"),
     ("pairs", "of these with a rejected answer"),
-    ("validation_examples", "examples held back"),
+    ("validation_examples", "examples for validation"),
     ("truncated", "examples cut at --max-length"),
     ("left_out", "examples left out"),
     ("tokens", "supervised tokens"),

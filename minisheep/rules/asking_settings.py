@@ -40,7 +40,7 @@ def asking_contradictions(settings: AskingSettings) -> Iterator[str]:
             )
         if settings.rules != "on":
             yield (
-                f"--constraints {settings.constraints:g} needs --rules on: an answer that says its instruction back"
+                f"--constraints {settings.constraints:g} needs --rules on: an answer that repeats its instruction"
                 f" keeps many constraints, and --rules {settings.rules} would keep it"
             )
         return

@@ -21,13 +21,14 @@ from minisheep.rules.identity import six_decimals
 from minisheep.rules.ifeval import HALVES, half, paired
 
 NORMAL_95 = 1.96
-NAMES = {
-    "constraints": "constraints kept in its own words",
-    "constraints_trained": "constraints of trained kinds kept in its own words",
-    "constraints_unseen": "constraints of unseen kinds kept in its own words",
-    "likelihood": "held-out log-likelihood per token",
-    "ended": "answers that end",
+IN_WORDS = {
+    "constraints": "following constraints",
+    "constraints_trained": "following trained kinds of constraint",
+    "constraints_unseen": "following unseen kinds of constraint",
+    "likelihood": "the likelihood of right answers",
+    "ended": "ending its answers",
 }
+"""What each measure is about, to complete "it is better in ..."."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +110,46 @@ def decide(
 
 
 def sentence(round: int, best: int, found: Mapping[str, Difference], result: str) -> str:
-    """The decision in words, with the numbers that made it."""
+    """The decision in words, with the numbers that made it: ``Following constraints: no clear change (0 points, 95 % CI
+    -17 to +17)``."""
     rival = "the base model" if best == 0 else f"round {best}"
-    numbers = "; ".join(
-        f"{NAMES[name]} {_number(name, d.value)} ({_number(name, d.low)} to {_number(name, d.high)})"
-        for name, d in found.items()
-    )
     verdict = {
         "gain": f"Round {round} is better than {rival}",
         "loss": f"Round {round} is worse than {rival}, which stays the best",
         "mixed": f"Round {round} is better than {rival} in one way and worse in another, so {rival} stays the best",
         "none": f"Round {round} is not better than {rival} beyond chance, so {rival} stays the best",
     }[result]
-    return f"{verdict}: {numbers}." if numbers else f"{verdict}."
+    figures = (figure(name, difference) for name, difference in found.items())
+    return " ".join([f"{verdict}.", *(f"{text[0].upper()}{text[1:]}." for text in figures)])
+
+
+def figure(measure: str, found: Difference) -> str:
+    """A measure in words: ``following constraints: no clear change (0 points, 95 % CI -17 to +17)``."""
+    value, low, high = (signed(measure, number) for number in (found.value, found.low, found.high))
+    unit = "nats a token" if measure == "likelihood" else "points"
+    verdict = ("no clear change", "better", "worse")[found.verdict]
+    return f"{IN_WORDS[measure].removeprefix('the ')}: {verdict} ({value} {unit}, 95 % CI {low} to {high})"
+
+
+def signed(measure: str, value: float) -> str:
+    """A difference with its sign, in percentage points or nats a token; ``0`` where it rounds to that."""
+    digits, scaled = (2, value) if measure == "likelihood" else (0, 100 * value)
+    rounded = round(scaled, digits)
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
+
+
+def stored(decision: Mapping[str, Any]) -> dict[str, Difference]:
+    """The differences that a decision of `decide` holds, in the order of `IN_WORDS`."""
+    measures = decision.get("measures", {})
+    found = {name: measures[name] for name in IN_WORDS if name in measures}
+    return {name: Difference(d["value"], d["low"], d["high"], d.get("items", 0)) for name, d in found.items()}
+
+
+def told(round: int, decision: Mapping[str, Any]) -> str:
+    """A decision of `decide` in today's words, whatever the version that stored it; empty for the first model."""
+    if "against" not in decision:
+        return str(decision.get("text", ""))
+    return sentence(round, int(decision["against"]), stored(decision), decision["outcome"])
 
 
 def lengths(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
@@ -130,7 +158,3 @@ def lengths(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     if not isinstance(ours, int | float) or not isinstance(theirs, int | float):
         return ""
     return f" Its answers have {ours:.0f} words on average, {theirs:.0f} before."
-
-
-def _number(name: str, value: float) -> str:
-    return f"{value:+.3f}" if name == "likelihood" else f"{100 * value:+.1f} points"

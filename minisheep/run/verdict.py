@@ -12,26 +12,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from minisheep.rules.identity import derive_seed
-from minisheep.run.decision import Difference, differences, outcome
+from minisheep.run.decision import IN_WORDS, Difference, differences, outcome, signed
 
 Metrics = Mapping[str, Any]
 """A round's metrics.json."""
-IN_WORDS = {
-    "constraints": "following constraints",
-    "constraints_trained": "following trained kinds of constraint",
-    "constraints_unseen": "following unseen kinds of constraint",
-    "likelihood": "the likelihood of right answers",
-    "ended": "ending its answers",
-}
-"""What each measure of the decision is about, to complete "it is better in ..."."""
 ROWS = {
-    "constraints": "constraints kept",
-    "constraints_trained": "constraints kept, trained",
-    "constraints_unseen": "constraints kept, unseen",
-    "likelihood": "likelihood of right answers",
-    "ended": "answers that end",
+    "constraints": (
+        "constraints kept",
+        'Verifiable instructions such as "in fewer than 40 words" that a program finds kept. An answer that repeats its'
+        " instruction keeps none.",
+    ),
+    "constraints_trained": (
+        "constraints kept, trained",
+        'Verifiable instructions such as "in fewer than 40 words" that a program finds kept, of the kinds that the run'
+        " trains on. An answer that repeats its instruction keeps none.",
+    ),
+    "constraints_unseen": (
+        "constraints kept, unseen",
+        "The same of the kinds that the run never trains on: whether the model learned to follow, or only its own.",
+    ),
+    "likelihood": (
+        "likelihood of right answers",
+        "How likely the model finds right answers that it never saw, in nats a token; 0 is the highest.",
+    ),
+    "ended": ("answers that end", "How many of its answers end by themselves, before the limit cuts them off."),
+    "copied": ("not repeating the instruction", "How many answers are the model's own words."),
+    "words": ("words in an answer", "Their length; neither way is better."),
 }
-"""What its row in the short table is called."""
+"""By measure, what its row in the short table is called, and what it says."""
 LEVELS = {
     "constraints": ("verifiable", "instruction_own", "value"),
     "constraints_trained": ("verifiable_trained", "instruction_own", "value"),
@@ -91,8 +99,10 @@ def sentence(found: Conclusion | None) -> str:
 
 
 def round_sentence(found: Conclusion) -> str:
-    """How the round compares with the base model, whichever of them the run calls the best."""
-    return f"{_compared(found, f'Round {found.round}')}."
+    """The verdict for whoever was given the round `found` is about, whether or not it is the best of its run."""
+    if found.best in (None, 0, found.round):
+        return sentence(found)
+    return f"{_compared(found, f'Round {found.round}')}. The best of its run is round {found.best}."
 
 
 def _later(found: Conclusion) -> str:
@@ -170,15 +180,21 @@ def short_table(found: Conclusion | None, metrics: Sequence[Metrics], most: int 
     rows = []
     for name, difference in found.found.items():
         cells = [_cell(name, level(model, name)) for model in models]
-        rows.append((f"{ROWS[name]} {DECIDES}", *cells, _change(name, difference)))
+        rows.append((f"{ROWS[name][0]} {DECIDES}", *cells, _change(name, difference)))
     own = [_at(model, ("verifiable", "copied", "value")) for model in models]
     if any(value is not None for value in own):
-        rows.append(("not repeating the instruction", *(_cell("", None if v is None else 1 - v) for v in own), ""))
+        rows.append((ROWS["copied"][0], *(_cell("", None if v is None else 1 - v) for v in own), ""))
     words = [_at(model, ("answer_words",)) for model in models]
     if any(value is not None for value in words):
-        rows.append(("words in an answer", *(_count(value) for value in words), ""))
+        rows.append((ROWS["words"][0], *(_count(value) for value in words), ""))
     titles = [f"best: {name}" if number == found.best else name for number, name in _names(shown)]
     return ("measure (up is better)", *titles, f"round {found.round} - base"), rows[:6]
+
+
+def meanings(rows: Sequence[Row]) -> list[Row]:
+    """What each row of a short table says, in words."""
+    shown = {row[0].removesuffix(DECIDES).strip() for row in rows}
+    return [pair for pair in ROWS.values() if pair[0] in shown]
 
 
 def _names(rounds: Sequence[Metrics]) -> list[tuple[int, str]]:
@@ -199,8 +215,7 @@ def _cell(measure: str, value: float | None) -> str:
 
 def _change(measure: str, found: Difference) -> str:
     """``+18 [+8, +29] better``."""
-    scale, form = (1.0, "{:+.2f}") if measure == "likelihood" else (100.0, "{:+.0f}")
-    value, low, high = (form.format(scale * number) for number in (found.value, found.low, found.high))
+    value, low, high = (signed(measure, number) for number in (found.value, found.low, found.high))
     return f"{value} [{low}, {high}] {('unclear', 'better', 'worse')[found.verdict]}"
 
 

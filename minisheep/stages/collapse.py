@@ -214,6 +214,9 @@ RAMBLING = 0.5
 
 _WIDEN = "start a new run with a higher --generate-temperature or more varied --seeds"
 
+COMPARED = {"instructions": ("near_duplicates",), "answers": ("duplicates", "words", "ended")}
+"""Numbers with an error that rounds of any size have, by their part; openings have one too."""
+
 RoundMetrics = Mapping[str, Any]
 
 
@@ -234,6 +237,13 @@ def alarms(rounds: Mapping[int, RoundMetrics]) -> list[Alarm]:
         *_of_instructions(before["instructions"], now["instructions"], first, last),
         *_of_answers(before["answers"], now["answers"], first, last),
     ]
+
+
+def comparable(before: RoundMetrics, now: RoundMetrics) -> bool:
+    """Whether any of the numbers that `alarms` compares has an error in both rounds: without one, no alarm can come."""
+    pairs = [(before[part].get(name), now[part].get(name)) for part, names in COMPARED.items() for name in names]
+    pairs += [(before["instructions"]["openings"]["crowding"], now["instructions"]["openings"]["crowding"])]
+    return any(low and high and None not in (low["error"], high["error"]) for low, high in pairs)
 
 
 def rambling(answers: int, cut: int, limit: int) -> Alarm | None:

@@ -275,14 +275,16 @@ def keep_examples(
     checks: Sequence[Check] = (),
     catalogue: Catalogue | None = None,
     wording: Wording = ENGLISH,
+    candidates: Candidates | None = None,
 ) -> tuple[list[Example], list[Rejection]]:
     """The whole filter: `by_rules`; programs for pairs with a constraint (of the run's `catalogue`), and what the
-    settings say for the others. The examples stand as training takes them.
+    settings say for the others. The examples stand as training takes them. `candidates` are what `by_rules` found, if
+    that is known already.
 
     Raises `errors.StarvedError` where nothing is kept, and `errors.CorruptRunError` where a check or a verdict is
     missing.
     """
-    candidates = by_rules(instructions, responses, wording, settings.rules, asked)
+    candidates = candidates or by_rules(instructions, responses, wording, settings.rules, asked)
     by_response = {v.response_id: v for v in verdicts}
     by_check = {check.response_id: check for check in checks}
     constrained = [pair for pair in candidates.pairs if pair.constrained]
@@ -354,7 +356,7 @@ def _starved_fix(scored: Sequence[object], rejected: Sequence[Rejection]) -> str
     if any(rejection.rule == NOT_KEPT for rejection in rejected):
         return (
             "Start a new run with more --answers, a lower --constraints, or kinds in --constraint-file that this model"
-            " can keep; a plug-in that gave no verdict must be mended first."
+            " can keep; a plug-in that gave no verdict must be fixed first."
         )
     return "Start a new run with a lower --answer-temperature, more --answer-max-tokens or another --model."
 

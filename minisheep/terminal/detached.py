@@ -27,7 +27,7 @@ from minisheep.run.folder import RunFolder
 from minisheep.terminal.live_screen import LiveScreen, Terminal, Watched, Why
 from minisheep.terminal.screen_state import State
 
-STOPPING = "Stopping after the record in hand. A second Ctrl-C stops at once."
+STOPPING = "Stopping after the current record. Ctrl-C again stops now."
 LOG = "loop.log"
 """In the run's scratch folder: what the run's process printed, which is only faults."""
 
@@ -145,7 +145,7 @@ def _do(work: Work, pipe: int) -> NoReturn:
         failed(Stopped("Stopped before anything was begun."))
         code = Stopped.exit_code
     except OSError as error:
-        failed(DiskError(f"The system refused: {error}.", "Mend this and give the same command again."))
+        failed(DiskError(f"The system refused: {error}.", "Fix this and give the same command again."))
         code = DiskError.exit_code
     except BaseException as error:
         traceback.print_exc()

@@ -6,6 +6,7 @@ Pure, but for `show`, which uses a terminal.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -50,16 +51,12 @@ def item_json(item: RecordFate) -> dict[str, Any]:
 
 
 def sections(history: History) -> Iterator[Section]:
-    """A history from the seeds to the decisions."""
-    for name, seed in history.seeds:
-        text = "(no longer among the seed tasks)" if seed is None else _task(seed.instruction, seed.input)
-        yield f"seed task {one_line(name)}", sanitise(text)
-    if history.draft is not None:
-        draft = history.draft
-        yield (
-            f"draft {draft.index} of round {history.round}, {draft.id}, ended by {one_line(draft.finish)}",
-            sanitise(draft.text),
-        )
+    """A history: what was asked, answered and decided, and then what it was made from."""
+    drafted = [(f"draft {d.index} of round {history.round}, {d.id}, ended by {one_line(d.finish)}", sanitise(d.text))
+               for d in (history.draft,) if d is not None]  # fmt: skip
+    of_draft = history.draft is not None and history.id == history.draft.id
+    if of_draft:
+        yield from drafted
     for instruction in history.instructions:
         heading = f"instruction {instruction.id}, number {instruction.position} of its draft"
         text = _task(instruction.instruction, instruction.input)
@@ -74,6 +71,11 @@ def sections(history: History) -> Iterator[Section]:
             _decision(history.lone),
             sanitise(f"{_task(history.lone.instruction, history.lone.input)}\n{history.lone.output}"),
         )
+    if not of_draft:
+        yield from drafted
+    for name, seed in history.seeds:
+        text = "(no longer among the seed tasks)" if seed is None else _task(seed.instruction, seed.input)
+        yield f"seed task {one_line(name)}", sanitise(text)
 
 
 def _answer(answer: Answered) -> Iterator[Section]:
@@ -138,7 +140,8 @@ FRAME = 2
 DOWN, UP = frozenset({"j", "\x1b[B", "\x1bOB"}), frozenset({"k", "\x1b[A", "\x1bOA"})
 NEXT, PREVIOUS = frozenset({"n", "\x1b[6~"}), frozenset({"p", "b", "\x1b[5~"})
 FIRST, LAST = frozenset({"g", "\x1b[H"}), frozenset({"G", "\x1b[F"})
-ENTER, LEAVE = frozenset({"\r", "\n"}), frozenset({"q", "\x1b", "\x03", "\x04"})
+_KEY = re.compile("\x1b(?:\\[[0-9;]*[A-Za-z~]|O[A-Za-z])?|.", re.DOTALL)
+ENTER, LEAVE, STOP = frozenset({"\r", "\n"}), frozenset({"q", "\x1b"}), frozenset({"\x03", "\x04"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,11 @@ class Page:
     top: int = 0
     opened: bool = False
     offset: int = 0
+
+
+def keys(text: str) -> list[str]:
+    """The single keys of what was read at once: fast fingers, a repeating key or a paste put several into one."""
+    return _KEY.findall(text)
 
 
 def press(page: Page, key: str, height: int, length: int = 0) -> Page | None:
@@ -213,15 +221,22 @@ def history_text(history: History, console: Console, width: int) -> list[Text]:
     return lines
 
 
+def opening(text: Sequence[Text], height: int) -> int:
+    """Where a record opens: at its top, or further down if the answer would be below the first screen."""
+    answer = next((place for place, line in enumerate(text) if line.plain.startswith("answer ")), 0)
+    return answer - height // 2 if answer + 2 > height else 0
+
+
 def show(
     items: Sequence[RecordFate],
     title: str,
     look_up: Callable[[RecordFate], History],
-    read_key: Callable[[], str],
+    read_keys: Callable[[], str],
     console: Console,
 ) -> None:
-    """Page through `items` on a terminal until the reader leaves."""
+    """Page through `items` on a terminal until the reader leaves. `read_keys` waits for one key or several."""
     page: Page | None = Page(len(items))
+    waiting: list[str] = []
     with console.screen(hide_cursor=True) as screen:
         opened: tuple[int, int, list[Text]] | None = None
         while page is not None:
@@ -229,16 +244,28 @@ def show(
             text: list[Text] = []
             if page.opened:
                 if opened is None or opened[:2] != (page.cursor, width):
+                    anew = opened is None or opened[0] != page.cursor
                     opened = (page.cursor, width, history_text(look_up(items[page.cursor]), console, width))
+                    page = replace(page, offset=opening(opened[2], height)) if anew else page
                 text = opened[2]
-                lines = record_lines(text, page, width, height)
             else:
-                lines = list_lines(items, page, title, width, height)
-            console.control(Control.home())
-            screen.update(Group(*lines))
-            try:
-                key = read_key()
-            except (EOFError, KeyboardInterrupt):
+                opened = None
+            if not waiting:
+                lines = (
+                    record_lines(text, page, width, height)
+                    if page.opened
+                    else list_lines(items, page, title, width, height)
+                )
+                console.control(Control.home())
+                screen.update(Group(*lines))
+                try:
+                    waiting = keys(read_keys())
+                except (EOFError, KeyboardInterrupt):
+                    return
+                if not waiting:
+                    return
+            key = waiting.pop(0)
+            if key in STOP:
                 return
             page = press(page, key, height, len(text))
 

@@ -126,7 +126,10 @@ def loss_curve(losses: Losses, width: int, height: int) -> list[Text]:
     if losses.training:
         heading.append((f"{losses.training[-1][1]:.3f}", STRONG))
     if losses.validation:
-        heading += [("  validation ", DIM), (f"{losses.validation[-1][1]:.3f}", WARN)]
+        heading += [
+            ("  validation loss " if width >= 34 else "  validation ", DIM),
+            (f"{losses.validation[-1][1]:.3f}", WARN),
+        ]
     heading.append((f"  round {losses.round}", DIM))
     rows = height - 1
     points = [value for _, value in (*losses.training, *losses.validation)]

@@ -19,9 +19,9 @@ from minisheep.terminal.screen_state import LogLine, Look, NewestTexts, State
 
 KEYS = (
     ("q", "leave the screen; the run goes on, and `minisheep attach RUN` shows it again"),
-    ("p", "pause after the record in hand, or go on; models stay in memory"),
+    ("p", "pause after the current record, or go on; models stay in memory"),
     ("?", "this explanation, or back"),
-    ("Ctrl-C", "stop the run after the record in hand; a second one stops at once. The same command goes on"),
+    ("Ctrl-C", "stop the run after the current record; a second one stops at once. The same command goes on"),
 )
 PARTS = (
     ("the ring", "the stages of a round: the lit one is being done, the green ones are done"),
@@ -377,5 +377,5 @@ def _footer(state: State, width: int, look: Look) -> Text:
     for key, what in (("q", "leave"), ("p", "go on" if paused else "pause"), ("?", "explain"), ("Ctrl-C", "stop")):
         keys += [" ", (key, STRONG), (f" {what}  ", DIM)]
     waiting = look.pausing and state.paused_at is None and look.alive
-    notice: list[Part] = [("pausing after the record in hand ", WARN)] if waiting else []
+    notice: list[Part] = [("pausing after the current record ", WARN)] if waiting else []
     return screen_charts.ends(width, keys, notice)

@@ -42,9 +42,9 @@ def counted(phase: str, counts: Mapping[str, float]) -> str:
     if "tokens_per_pair" in counts:
         text += f", {counts['tokens_per_pair']:,.0f} tokens a pair"
     if "best" in counts:
-        text += f"; best so far: {model_name(int(counts['best']))}"
+        text += f"; best: {model_name(int(counts['best'])).removeprefix('the ').removesuffix(' model')}"
     if waited := int(counts.get("without_gain", 0)):
-        text += f" (no gain in {waited} measured round{'s' * (waited > 1)})"
+        text += f"; {waited} round{'s' * (waited > 1)} without improvement"
     return text
 
 
@@ -73,7 +73,7 @@ def line(event: events.Event) -> str:
         text = "paused; to go on, press p on its screen or remove the file `pause` from the run folder"
         return f"{where(event.round, event.phase)}: {text if event.paused else 'going on'}"
     if isinstance(event, events.TrainStep):
-        validation = "" if event.validation_loss is None else f", validation {event.validation_loss:.3f}"
+        validation = "" if event.validation_loss is None else f", validation loss {event.validation_loss:.3f}"
         return (
             f"round {event.round}, train: step {event.step} of {event.total}, loss {event.loss:.3f}{validation},"
             f" {event.tokens_per_second:.0f} tokens/s"
@@ -119,7 +119,10 @@ def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[R
             for half in HALVES
         ),
         ("  change from the best earlier round (95 % CI)", [_points(m, "constraints") for m in metrics]),
-        *((f"  the same, {half} kinds", [_points(m, f"constraints_{half}") for m in metrics]) for half in HALVES),
+        *(
+            (f"  {half} kinds, from the best earlier round", [_points(m, f"constraints_{half}") for m in metrics])
+            for half in HALVES
+        ),
         row("answers that repeat the instruction", "model", "verifiable", "copied", "value", form="{:.0%}"),
         ("verdict", [_outcome(m) for m in metrics]),
         row("distinct-1 of greedy answers", "model", "distinct_1"),
