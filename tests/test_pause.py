@@ -17,7 +17,7 @@ from minisheep.errors import Stopped
 from minisheep.run import events
 from minisheep.run.folder import Lock, RunFolder
 from minisheep.run.records import Verdict
-from minisheep.terminal.detached import holder
+from minisheep.run.run_state import holder
 from minisheep.terminal.screen_state import Follow
 from minisheep.workspace import Report
 

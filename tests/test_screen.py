@@ -157,7 +157,7 @@ def test_what_the_model_learned_to_keep_is_drawn_by_kind_and_round(size: tuple[i
 def test_a_pause_is_told_from_the_wish_to_its_end() -> None:
     state = told()
     text = "\n".join(shown(state, 80, 24, look(pausing=True)))
-    assert "PAUSING" in text and "pausing after the record in hand" in text
+    assert "PAUSING" in text and "pausing after the current record" in text
     state = fold(state, events.Paused(2, "judge", True), NOW)
     text = "\n".join(shown(state, 80, 24, look(pausing=True), NOW + 60))
     assert "PAUSED" in text and "‖ judge" in text and "p go on" in text
@@ -183,7 +183,7 @@ def test_how_the_run_ended_is_told(event: events.Event, word: str) -> None:
 
 def test_a_run_that_nobody_works_on_says_how_to_go_on() -> None:
     rows = shown(told(), 80, 24, look(alive=False))
-    assert "NOT RUNNING" in rows[0] and "minisheep align --run runs/sea" in rows[-1]
+    assert "STOPPED" in rows[0] and "minisheep align --run runs/sea" in rows[-1]
 
 
 # Folding

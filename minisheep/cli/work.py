@@ -75,7 +75,7 @@ def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str 
         error.fix = error.fix or "Give the same command to go on."
         raise
     if shown.left:
-        view.say(f"The run goes on. Its screen: minisheep attach {shell(shown.run)}")
+        view.say(run_list.left(RunFolder(shown.run)))
         return
     for line in shown.last_words:
         view.say(line)
@@ -123,15 +123,13 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
 
 
 def _go_on(run: api.Run) -> str:
-    """How to continue a finished run: with more rounds, more patience, or both, so that the command does something."""
+    """How to continue a finished run: with more rounds or more patience, so that the command does something."""
     settings, done = run.settings, run.phases_done
     if settings.strategy == "direct":
         return "More:  --strategy direct has one round; start another run for more."
-    flags = "" if run.ended_early else f" --rounds {settings.rounds + 1}"
-    standing = loop.standing(done)
-    if standing.ends(settings):
-        flags += f" --patience {standing.without_gain + 2}"
-    return f"More:  minisheep align --run {shell(run.path)}{flags}"
+    # More rounds are done whatever patience says; where rounds are left, it is more patience that goes on.
+    more = f"--patience {loop.standing(done).without_gain + 2}" if run.ended_early else f"--rounds {settings.rounds + 1}"
+    return f"More:  minisheep align --run {shell(run.path)} {more}"
 
 
 def _why_nothing(run: api.Run) -> str:
@@ -141,7 +139,7 @@ def _why_nothing(run: api.Run) -> str:
     if standing.ends(settings) and standing.measured < settings.rounds:
         return (
             f"Nothing was done, since the run is over: {standing.without_gain} measured rounds in a row were no better"
-            f" than the best before them, and --patience {settings.patience} ends a run then. More patience goes on."
+            f" than the best before them, and --patience {settings.patience} ends a run then. More patience or more rounds go on."
         )
     return f"Nothing was done, since the run is over: all of its {settings.rounds} round(s) are done."
 
@@ -163,10 +161,15 @@ def _show(run: api.Run, view: View, before: set[str]) -> None:
             view.say(line)
         view.say(f"Next: `minisheep {after.name} --run {where}`, or `minisheep align --run {where}` for the rest.")
         return
+    if set(run.phases_done) == before:
+        # What it came to was shown when it ended, and `status` shows it again.
+        for line in (_why_nothing(run), *verdict, *_what_next(run)):
+            view.say(line)
+        return
     lines = [
         *verdict, "", *run_summary.numbers(found, metrics, width), "", *run_summary.before_after(run, found, width), "",
     ]  # fmt: skip
-    last = [*([_why_nothing(run)] if set(run.phases_done) == before else []), *_what_next(run)]
+    last = list(_what_next(run))
     if len(lines) + len(last) > height:
         # By the end the first lines have left the terminal.
         lines += [*verdict, ""]

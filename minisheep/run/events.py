@@ -101,6 +101,11 @@ class Paused:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping:
+    """The user asked the run to stop; it ends after the record in hand."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainStep:
     round: int
     step: int
@@ -212,6 +217,7 @@ Event = (
     | Progress
     | Glimpse
     | Paused
+    | Stopping
     | TrainStep
     | PhaseFinished
     | RoundMeasured

@@ -118,6 +118,8 @@ class State:
     """The stage that is being worked on."""
     stages: Mapping[Key, Stage] = field(default_factory=dict)
     paused_at: float | None = None
+    stopping: bool = False
+    """Whether the user asked it to stop."""
     tokens_per_second: float = 0.0
     running: int = 0
     slots: int = 0
@@ -181,7 +183,7 @@ def fold(state: State, event: Event, at: float) -> State:
 def _run_started(state: State, event: events.RunStarted, at: float) -> State:
     return replace(
         state, run=str(event.run), model=str(event.model), rounds=_whole(event.rounds), begun=at, now=None,
-        paused_at=None, ended="", outcome="", tokens_per_second=0.0, running=0,
+        paused_at=None, stopping=False, ended="", outcome="", tokens_per_second=0.0, running=0,
     )  # fmt: skip
 
 
@@ -241,12 +243,15 @@ def _paused(state: State, event: events.Paused, at: float) -> State:
     return replace(state, paused_at=None, stages={**state.stages, _key(event): waited})
 
 
+def _stopping(state: State, event: events.Stopping, at: float) -> State:
+    return _add_line(replace(state, stopping=True), at, state.now, words.line(event))
+
+
 def _train_step(state: State, event: events.TrainStep, at: float) -> State:
     key, step = (_whole(event.round), "train"), _whole(event.step)
     before = state.losses if state.losses.round == key[0] else Losses(key[0])
     # A training that goes on from a checkpoint does some steps again.
-    training = tuple(point for point in before.training if point[0] < step)
-    validation = tuple(point for point in before.validation if point[0] < step)
+    training, validation = _before(before.training, step), _before(before.validation, step)
     if math.isfinite(event.loss):
         training += ((step, float(event.loss)),)
     if event.validation_loss is not None and math.isfinite(event.validation_loss):
@@ -258,6 +263,11 @@ def _train_step(state: State, event: events.TrainStep, at: float) -> State:
         state = replace(state, stages={**state.stages, key: replace(stage, first=max(0, step - 1))})
     speed = _number(event.tokens_per_second)
     return _advance(replace(state, losses=losses, tokens_per_second=speed), key, step, losses.total, at)
+
+
+def _before(points: tuple[tuple[int, float], ...], step: int) -> tuple[tuple[int, float], ...]:
+    """The points before a step; quickly where all are, as nearly always."""
+    return points if not points or points[-1][0] < step else tuple(point for point in points if point[0] < step)
 
 
 def _phase_finished(state: State, event: events.PhaseFinished, at: float) -> State:
@@ -335,6 +345,7 @@ _STEPS: dict[type, Callable[[State, Any, float], State]] = {
     events.Progress: _progress,
     events.Glimpse: _glimpse,
     events.Paused: _paused,
+    events.Stopping: _stopping,
     events.TrainStep: _train_step,
     events.PhaseFinished: _phase_finished,
     events.RoundMeasured: _round_measured,
@@ -350,9 +361,10 @@ class Follow:
     Only whole lines are taken; a line that is no event is passed over. Nothing is written.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, newest: bool = False) -> None:
+        """newest: begin with the newest start of the run."""
         self._folder = folder
-        self._offset = 0
+        self._offset = _newest_start(folder.events) if newest else 0
         self._stamp = 0
         self._seen: dict[str, float] = {}
 
@@ -388,6 +400,16 @@ class Follow:
             if at > self._seen.get(kind, 0.0):
                 self._seen[kind] = at
                 yield at, event
+
+
+def _newest_start(path: Path) -> int:
+    """Where the newest start of a run begins in its events; 0 where none is told."""
+    try:
+        log = path.read_bytes()
+    except OSError:
+        return 0
+    # Quotes within a text are escaped, so this stands nowhere else.
+    return log.rfind(b"\n", 0, max(0, log.rfind(b'"event":"RunStarted"'))) + 1
 
 
 def _event(line: bytes) -> Timed | None:
