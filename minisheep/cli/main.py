@@ -22,6 +22,10 @@ STAGE_HELP = "Do the run's next {0} phase (and nothing after it)."
 VERBS: dict[str, tuple[str, str]] = {
     "align": ("minisheep.cli.work", "Align a model with itself: the whole loop, or what is left of it."),
     "status": ("minisheep.cli.status", "Show how far a run is and what each round did."),
+    "runs": ("minisheep.cli.status", "List the runs of a folder: what each is doing, or came to."),
+    "pause": ("minisheep.cli.steer", "Let a run wait, from any terminal."),
+    "resume": ("minisheep.cli.steer", "Let a paused run go on."),
+    "stop": ("minisheep.cli.steer", "Stop a run, from any terminal; `align` continues it."),
     "plan": ("minisheep.cli.plan", "Show what a run will take: memory, disk and time."),
     "doctor": ("minisheep.cli.doctor", "Check whether this machine can do a run, and say what to mend."),
     "attach": ("minisheep.cli.status", "Show the screen of a run, while it runs or afterwards."),

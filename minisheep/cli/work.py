@@ -16,8 +16,9 @@ from minisheep.models.prepared import PreparedModel
 from minisheep.presets import DEFAULT_PRESET
 from minisheep.rules.plain_text import shell
 from minisheep.run.events import Event, Failed, RunStarted
+from minisheep.run.folder import RunFolder
 from minisheep.run.verdict import conclude
-from minisheep.terminal import detached, run_summary
+from minisheep.terminal import detached, run_list, run_summary
 from minisheep.terminal.live_screen import usable
 from minisheep.terminal.views import JsonView, PlainView, View, choose_view, draws
 
@@ -128,7 +129,9 @@ def _go_on(run: api.Run) -> str:
     if settings.strategy == "direct":
         return "More:  --strategy direct has one round; start another run for more."
     # More rounds are done whatever patience says; where rounds are left, it is more patience that goes on.
-    more = f"--patience {loop.standing(done).without_gain + 2}" if run.ended_early else f"--rounds {settings.rounds + 1}"
+    more = (
+        f"--patience {loop.standing(done).without_gain + 2}" if run.ended_early else f"--rounds {settings.rounds + 1}"
+    )
     return f"More:  minisheep align --run {shell(run.path)} {more}"
 
 
@@ -139,7 +142,8 @@ def _why_nothing(run: api.Run) -> str:
     if standing.ends(settings) and standing.measured < settings.rounds:
         return (
             f"Nothing was done, since the run is over: {standing.without_gain} measured rounds in a row were no better"
-            f" than the best before them, and --patience {settings.patience} ends a run then. More patience or more rounds go on."
+            f" than the best before them, and --patience {settings.patience} ends a run then."
+            " It goes on with more patience, or with more rounds."
         )
     return f"Nothing was done, since the run is over: all of its {settings.rounds} round(s) are done."
 

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minisheep import api, loop
+from minisheep import api
 from minisheep.errors import MinisheepError
 from minisheep.rules.plain_text import duration, one_line, shell
-from minisheep.run import run_state
+from minisheep.run import run_state, verdict
 from minisheep.run.decision import outcome
 from minisheep.run.folder import RunFolder
 from minisheep.run.run_state import Holder
 from minisheep.run.verdict import Conclusion
 from minisheep.terminal import words
-from minisheep.terminal.screen_state import Follow, State, fold
+from minisheep.terminal.screen_state import Follow, Stage, State, fold
 
 DAMAGED, FOREIGN = "damaged", "not a run"
 """What a folder may be beside the states of a run."""
@@ -59,12 +59,16 @@ def doing(state: State) -> str:
     stage = state.stages.get(state.now) if state.now else None
     if state.now is None or stage is None:
         return ""
+    count, rate = counted(stage), stage.rate()
+    if count and rate is not None:
+        count += f", {rate:.1f} a second" if rate >= 1 else f", {60 * rate:.1f} a minute"
+    return words.where(*state.now) + (f": {count}" if count else "")
+
+
+def counted(stage: Stage) -> str:
+    """``12 of 30 pairs``; empty before anything is counted."""
     of = f" of {stage.total}" if stage.total else ""
-    counted = f": {stage.done}{of} {one_line(stage.unit, 30)}" if stage.total or stage.done else ""
-    rate = stage.rate()
-    if rate is not None and stage.took is None:
-        counted += f", {rate:.1f} a second" if rate >= 1 else f", {60 * rate:.1f} a minute"
-    return words.where(*state.now) + counted
+    return f"{stage.done}{of} {one_line(stage.unit, 30)}" if stage.total or stage.done else ""
 
 
 def seconds_left(state: State, at: float) -> float | None:
@@ -82,8 +86,10 @@ def sentence(run: Path, found: Now) -> str:
     if found.name == run_state.STOPPED and not found.events.outcome:
         ended = f" in {at}: its process ended without a word" if found.events.now else ""
         return f"{text}{ended}.{used}"
-    told = f". {one_line(found.events.ended)}" if found.name in (run_state.STOPPED, run_state.FAILED) else "."
-    return f"{text}{told}{used}"
+    told = one_line(found.events.ended)
+    if found.name == run_state.STOPPED:
+        return f"{run}: {told}{used}"
+    return f"{text}. {told}{used}" if found.name == run_state.FAILED else f"{text}.{used}"
 
 
 def _by(holder: Holder | None) -> str:
@@ -134,10 +140,8 @@ def find(parent: Path) -> list[Path]:
     return sorted(found, key=lambda path: (_changed(path), path.name))
 
 
-def listed(path: Path, conclude: bool = True) -> Listed:
+def listed(path: Path) -> Listed:
     """A folder with what it is; what is wrong with it ends in words and not in an error."""
-    from minisheep.run.verdict import conclude as concluded
-
     try:
         folder = RunFolder(path)
         if not folder.exists:
@@ -153,7 +157,7 @@ def listed(path: Path, conclude: bool = True) -> Listed:
             path, found, _changed(path),
             reason=one_line(found.events.ended) if found.name == run_state.FAILED else "",
             model=settings.model, rounds=settings.rounds, round=max(newest, found.events.round), best=run.best,
-            conclusion=concluded(run.metrics) if conclude else None, run=run,
+            conclusion=verdict.conclude(run.metrics), run=run,
         )  # fmt: skip
     except MinisheepError as error:
         return Listed(path, Now(DAMAGED), _changed(path), error.message)
@@ -170,14 +174,20 @@ def _changed(path: Path) -> float:
 
 
 def table(rows: Sequence[Listed], width: int, at: float | None = None) -> list[str]:
-    """A line a run, no wider than `width`: the columns that matter least are left out first. Under it, why a run
-    failed and what is no run. `at` is the present time in seconds since the epoch."""
+    """A line a run, no wider than `width`: the columns that matter least are left out first. Under it, why one failed
+    or cannot be read, and what is no run. `at` is the present time in seconds since the epoch."""
     from minisheep.terminal.comparison_table import GAP, Column, text
 
     at = time.time() if at is None else at
+    foreign = [one_line(row.path.name) for row in rows if row.now.name == FOREIGN]
+    rows = [row for row in rows if row.now.name != FOREIGN]
+    paths = [one_line(str(row.path)) for row in rows]
+    # The end of a long path tells runs apart.
+    room = max(12, width - len(GAP) - max((len(row.now.name) for row in rows), default=0))
+    paths = [path if len(path) <= room else f"...{path[3 - room :]}" for path in paths]
     columns = [
         # How much each is wanted (less is more), and the column.
-        (0, Column(("run",), [one_line(str(row.path)) for row in rows], right=False)),
+        (0, Column(("run",), paths, right=False)),
         (1, Column(("state",), [row.now.name for row in rows], right=False)),
         (6, Column(("model",), [one_line(row.model, 28) or "-" for row in rows], right=False)),
         (2, Column(("round",), [f"{row.round} of {row.rounds}" if row.run else "-" for row in rows], right=False)),
@@ -188,12 +198,16 @@ def table(rows: Sequence[Listed], width: int, at: float | None = None) -> list[s
     ]
     room, chosen = width, []
     for wanted, column in sorted(columns, key=lambda column: column[0]):
+        if wanted >= 2 and all(cell == "-" for cell in column.cells):
+            continue
         if wanted < 2 or column.width + len(GAP) <= room:
             chosen.append(wanted)
         room -= column.width + len(GAP)
-    lines = text([], [column for wanted, column in columns if wanted in chosen], max(width, 10**4))
+    lines = text([], [column for wanted, column in columns if wanted in chosen], 10**4) if rows else []
     why = [f"{one_line(str(row.path))}: {row.now.name}: {one_line(row.reason)}" for row in rows if row.reason]
-    return [*lines, *([""] if why else []), *why]
+    others = f"{FOREIGN[0].upper()}{FOREIGN[1:]}: {', '.join(foreign)}"
+    below = [*why, *([others] if foreign else [])]
+    return [*lines, *([""] if lines and below else []), *below]
 
 
 def _best(row: Listed) -> str:
