@@ -226,14 +226,21 @@ class WorkerHost:
         job = job_for(folder, phase)
         if self._share < 1:
             job["slot_share"] = self._share
-        return worker.do(job, f"Round {phase.round}, {phase.name}", emit, lambda: self._ticked(emit))
+        try:
+            return worker.do(job, f"Round {phase.round}, {phase.name}", emit, lambda: self._ticked(emit))
+        except Stopped:
+            self._tell_stop(emit)
+            raise
 
     def _ticked(self, emit: Emit) -> None:
+        self._tell_stop(emit)
+        self._tick()
+
+    def _tell_stop(self, emit: Emit) -> None:
         """A stop is told here, and not by the signal handler, which may come in the middle of a write."""
         if self._stopping and not self._told:
             self._told = True
             emit(Stopping())
-        self._tick()
 
     def _start(self, folder: RunFolder) -> WorkerProcess:
         return WorkerProcess("minisheep.host:RunHandler", folder.scratch / "worker.log", self._lock)

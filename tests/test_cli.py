@@ -374,11 +374,10 @@ def test_status_without_a_name_lists_the_runs_as_runs_does(call: Call, tmp_path:
     """Whatever lies there is listed with what it is, and ends nothing."""
     for name in ("one", "two"):
         tiny_run(Path("runs") / name, until=loop.Phase(0, "evaluate"), per_round=4)
-    (finished := Path("runs/three")).mkdir()
-    shutil.copytree(STORED, finished, dirs_exist_ok=True)
-    (Path("runs/hurt")).mkdir()
-    (Path("runs/hurt/manifest.json")).write_text("{")
-    (Path("runs/notes")).mkdir()
+    shutil.copytree(STORED, Path("runs/three"))
+    shutil.copytree(STORED, Path("runs/hurt"))
+    Path("runs/hurt/manifest.json").write_text("{")
+    Path("runs/notes").mkdir()
     out = call("status").out
     assert out == call("runs").out == call("runs", "runs").out
     rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("runs/")}

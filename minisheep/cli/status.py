@@ -70,7 +70,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
         views.print_metrics(metrics, plain=plain or not sys.stdout.isatty())
     _say(plain_text.one_line(run_list.sentence(opened.path, found)))
     if found.going_on:
-        _say(plain_text.one_line(run_list.commands(opened.path, found.name)))
+        _say(*run_list.commands(opened.path, found.name))
     elif after is not None:
         _say(plain_text.one_line(f"Continue: minisheep align --run {shell(opened.path)}"))
     else:

@@ -219,7 +219,8 @@ align = _command(
     """Align a model with itself: write instructions and answers, judge them, train on the best, go round again.
 
     To continue a run that stopped, give the same command again. The first Ctrl-C finishes the record in hand and stops,
-    the second stops at once. On a terminal, q leaves the screen while the run goes on, and p pauses it.
+    the second stops at once. On a terminal, q leaves the screen while the run goes on, and p pauses it. From any other
+    terminal `minisheep runs` lists the runs, and attach, pause, resume and stop reach this one.
 
     \b
     minisheep align --preset demo

@@ -320,10 +320,13 @@ class Attempt:
     """A start of a run, which can be undone as long as nothing was made: its settings then bind no later one."""
 
     def __init__(self, folder: RunFolder, *more: Path) -> None:
-        """`more`: files beside those that every start writes. Call it before anything is written."""
+        """`more`: files beside those that every start writes. Call it before anything is written.
+
+        Raises as `RunFolder.read_manifest`."""
         self._folder = folder
         written = (folder.settings, folder.manifest, folder.constraints, folder.model, folder.events, *more)
-        self._before = {path: path.read_bytes() if path.is_file() else None for path in written}
+        before = () if folder.begun else written
+        self._before = {path: path.read_bytes() if path.is_file() else None for path in before}
 
     def undo(self, *, keep_log: bool) -> None:
         """Leave the folder as it was, under the lock; a new one goes, but for the log that the error names."""

@@ -53,7 +53,7 @@ _HOLDER = re.compile(r"process (\d+) on (.+)")
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that holds the lock of a run folder; 0 if it is unknown or on another computer."""
+    """The process that holds the lock of a run folder: 0 if it is on another computer, or, without a host, unknown."""
 
     process: int
     host: str
@@ -64,6 +64,8 @@ class Holder:
 
         A process that no longer has the lock open gets none: its number may be another's by now.
         """
+        if not self.host:
+            return "It is not known which process does the run. Stop it where it was started."
         if not self.process:
             return (
                 f"The run is done by a process on {self.host}, which shares this folder. A process can be stopped only"
@@ -97,7 +99,7 @@ def holder(folder: Path) -> Holder | None:
             return None
         match = _HOLDER.match(os.pread(handle, 300, 0).decode(errors="replace"))
         if match is None:
-            return Holder(0, "another computer", path)
+            return Holder(0, "", path)
         here = match[2].strip() == socket.gethostname()
         return Holder(int(match[1]) if here else 0, match[2].strip(), path)
     finally:

@@ -93,16 +93,17 @@ def sentence(run: Path, found: Now) -> str:
 
 
 def _by(holder: Holder | None) -> str:
-    if holder is None:
+    if holder is None or not holder.host:
         return ""
     return f" (process {holder.process})" if holder.process else f" (on {one_line(holder.host, 60)})"
 
 
-def commands(run: Path, name: str) -> str:
-    """What can be done with a run that goes on."""
+def commands(run: Path, name: str) -> list[str]:
+    """What can be done with a run that goes on, a line each."""
     where = shell(run)
-    pause = f"Resume: minisheep resume {where}" if name in ("paused", "pausing") else f"Pause: minisheep pause {where}"
-    return f"Watch: minisheep attach {where}   {pause}   Stop: minisheep stop {where}"
+    pausing = "resume" if name in (run_state.PAUSED, run_state.PAUSING) else "pause"
+    verbs = ("attach", *([] if name == run_state.STOPPING else [pausing]), "stop")
+    return [f"{'Watch' if verb == 'attach' else verb.capitalize()}: minisheep {verb} {where}" for verb in verbs]
 
 
 def left(folder: RunFolder) -> str:
