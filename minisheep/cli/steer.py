@@ -103,11 +103,11 @@ def stop(run: str | None, at_once: bool, wait: float) -> None:
             f"`minisheep stop {shell(folder.path)} --now` ends it at once; what is recorded is safe.",
         )
     _say(run_list.sentence(folder.path, found := _whole(folder)))
-    if found.name not in (run_state.FINISHED, run_state.EARLY):
+    if found.name not in run_state.DONE:
         _say(f"Continue: {_align(folder)}")
 
 
-_OVER = (run_state.STOPPED, run_state.FAILED, run_state.FINISHED, run_state.EARLY, run_state.NEW)
+_OVER = (run_state.STOPPED, run_state.FAILED, *run_state.DONE, run_state.NEW)
 
 
 def _stop_gently(folder: RunFolder, seconds: float) -> bool:
@@ -188,7 +188,7 @@ def _going_on(folder: RunFolder, verb: str) -> Now:
     found = _whole(folder)
     if found.going_on:
         return found
-    over = found.name in (run_state.FINISHED, run_state.EARLY)
+    over = found.name in run_state.DONE
     raise UsageError(
         one_line(f"{run_list.sentence(folder.path, found)} There is nothing to {verb}."),
         "" if over else f"`{_align(folder)}` goes on.",

@@ -18,7 +18,9 @@ from minisheep.run.files import try_lock, who_has_open
 RUNNING, PAUSING, PAUSED, STOPPING = "running", "pausing", "paused", "stopping"
 STOPPED, FAILED, FINISHED, EARLY, NEW = "stopped", "failed", "finished", "finished early", "not started"
 GOING_ON = (RUNNING, PAUSING, PAUSED, STOPPING)
-"""States of a run that a process works on."""
+"""States of a run that a process works on,"""
+DONE = (FINISHED, EARLY)
+"""and of one that has nothing left to do."""
 
 
 def name_of(
@@ -34,7 +36,7 @@ def name_of(
 ) -> str:
     """The state of a run by name.
 
-    alive: a process holds its lock. `outcome` (``finished``, ``stopped``, ``failed`` or nothing), `stopping` and
+    alive: a process holds its lock. `outcome` (how it ended, or nothing), `stopping` and
     `paused` are what the events of its newest start say; pausing: the file that asks for a pause is there. over:
     nothing is left to do, and `early`, before its last round. begun: it has made something, or set out to.
     """

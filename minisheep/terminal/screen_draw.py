@@ -227,6 +227,8 @@ THREE_COLUMNS = 120
 MOST_NEWEST = 14
 LITTLE = 20
 """Below this many lines, or"""
+FOOTER = 78
+"""Cells of the last line from which it also says what a pause or a stop waits for."""
 NARROW = 60
 """this many cells, only what matters most is shown."""
 
@@ -333,7 +335,7 @@ def state_name(state: State, look: Look) -> str:
 
 def _standing(state: State, look: Look) -> Part:
     name = state_name(state, look)
-    good = name in (run_state.RUNNING, run_state.FINISHED)
+    good = name in (run_state.RUNNING, *run_state.DONE)
     style = screen_charts.GOOD if good else screen_charts.BAD if name == run_state.FAILED else WARN
     return name if name == run_state.RUNNING else name.upper(), style
 
@@ -344,7 +346,7 @@ def _footer(state: State, width: int, look: Look) -> Text:
     lost = "" if look.alive else f"It is not running. To continue: minisheep align --run {shell(state.run)}"
     text = look.message or state.ended or lost
     if text:
-        style = STRONG if state.outcome == "finished" and not look.message else WARN
+        style = STRONG if state.outcome in run_state.DONE and not look.message else WARN
         return screen_charts.ends(width, [" ", (clean(text, 400), style)], [(" q leave ", DIM)])
     keys: list[Part] = []
     name, paused = state_name(state, look), look.pausing or state.paused_at is not None
@@ -353,6 +355,7 @@ def _footer(state: State, width: int, look: Look) -> Text:
     end = "stop now" if stopping else "stop"
     for key, what in (("q", "leave"), *pause, ("?", "explain"), ("Ctrl-C", end)):
         keys += [" ", (key, STRONG), (f" {what}  ", DIM)]
-    after = name in (run_state.PAUSING, run_state.STOPPING)
+    # The header says it too, so that keys matter more where there is little room.
+    after = name in (run_state.PAUSING, run_state.STOPPING) and width >= FOOTER
     notice: list[Part] = [(f"{name} after the current record ", WARN)] if after else []
     return screen_charts.ends(width, keys, notice)

@@ -16,7 +16,7 @@ from typing import Any
 
 from minisheep.machine.system import MachineLoad
 from minisheep.rules.plain_text import one_line
-from minisheep.run import events
+from minisheep.run import events, run_state
 from minisheep.run.events import Event, Timed
 from minisheep.run.folder import RunFolder
 from minisheep.run.verdict import curve
@@ -139,7 +139,7 @@ class State:
     ended: str = ""
     """How the run ended, in words; empty while it goes on."""
     outcome: str = ""
-    """``finished``, ``stopped`` or ``failed``; empty while it goes on."""
+    """``finished``, ``finished early``, ``stopped`` or ``failed`` (see `run.run_state`); empty while it goes on."""
 
     @property
     def round(self) -> int:
@@ -307,13 +307,14 @@ def _note(state: State, event: events.Note, at: float) -> State:
 
 
 def _failed(state: State, event: events.Failed, at: float) -> State:
-    outcome = "stopped" if event.kind == "Stopped" else "failed"
+    outcome = run_state.STOPPED if event.kind == "Stopped" else run_state.FAILED
     return replace(state, ended=words.line(event), outcome=outcome, now=None, paused_at=None)
 
 
 def _run_finished(state: State, event: events.RunFinished, at: float) -> State:
     best = event.best if isinstance(event.best, int) else state.best
-    return replace(state, ended=words.finished(event), outcome="finished", best=best, now=None, paused_at=None)
+    outcome = run_state.EARLY if event.early is True else run_state.FINISHED
+    return replace(state, ended=words.finished(event), outcome=outcome, best=best, now=None, paused_at=None)
 
 
 def _add_line(state: State, at: float, where: Key | None, text: str) -> State:
