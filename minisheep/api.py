@@ -80,13 +80,14 @@ def open_run(
     given = absolute_paths(given)
     requested = with_preset(given, preset) if preset else dict(given)
     folder = RunFolder(Path(run) if run is not None else default_folder(config.make(requested).model, preset))
+    new = not folder.path.exists()
     if not folder.exists:
         # Checked before there is a folder, so that a refusal leaves none behind.
         check(resolve(requested))
         _refuse_foreign_folder(folder)
         folder.create()
     check_links(folder.path, writing=True)
-    attempt = Attempt(folder, folder.path / PIPED)
+    attempt = Attempt(folder, folder.path / PIPED, new=new)
     lock = Lock(folder.path)
     try:
         folder.sweep()

@@ -319,11 +319,11 @@ class RunFolder:
 class Attempt:
     """A start of a run, which can be undone as long as nothing was made: its settings then bind no later one."""
 
-    def __init__(self, folder: RunFolder, *more: Path) -> None:
-        """`more`: files beside those that every start writes. Call it before anything is written.
+    def __init__(self, folder: RunFolder, *more: Path, new: bool) -> None:
+        """`more`: files beside those that every start writes; new: it made the folder, which else holds what it held.
 
         Raises as `RunFolder.read_manifest`."""
-        self._folder = folder
+        self._folder, self._new = folder, new
         written = (folder.settings, folder.manifest, folder.constraints, folder.model, folder.events, *more)
         before = () if folder.begun else written
         self._before = {path: path.read_bytes() if path.is_file() else None for path in before}
@@ -334,9 +334,9 @@ class Attempt:
             for path, content in self._before.items():
                 if content is None:
                     path.unlink(missing_ok=True)
-                else:
+                elif path.read_bytes() != content:
                     write_atomic(path, content)
-            if self._before[self._folder.manifest] is None and not keep_log:
+            if self._new and not keep_log:
                 shutil.rmtree(self._folder.scratch, ignore_errors=True)
                 for name in ("rehearsal.json", "pause", ".lock"):
                     (self._folder.path / name).unlink(missing_ok=True)
