@@ -17,7 +17,7 @@ from minisheep.config import Settings
 from minisheep.data.constraint_kinds import load_catalogue
 from minisheep.data.seed_tasks import is_pipe, load_prompts, load_seeds, load_wording, read_bytes, seeds_digest
 from minisheep.engines.permission import check_permitted, remember
-from minisheep.errors import DiskError, MinisheepError, RunMismatchError, UsageError
+from minisheep.errors import DiskError, MinisheepError, RunMismatchError, Stopped, UsageError, WorkerError
 from minisheep.formats.gguf_header import read_header
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.prepared import PreparedModel
@@ -30,7 +30,7 @@ from minisheep.rules.plain_text import shell
 from minisheep.run import integrity, verdict
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
 from minisheep.run.files import check_links, meant, write_atomic, write_json
-from minisheep.run.folder import Appender, Lock, RunFolder
+from minisheep.run.folder import Appender, Attempt, Lock, RunFolder
 from minisheep.run.integrity import Damage
 from minisheep.run.reading import Round
 from minisheep.run.time_left import Outlook, TimeLeft, read_course, time_left
@@ -80,7 +80,7 @@ def align(
         host = InlineHost() if inline else WorkerHost(lock.handle, tick)
         leaving.callback(host.close)
         if isinstance(host, WorkerHost):
-            leaving.enter_context(SignalledStop(host, lambda text: log(Note(text))))
+            leaving.enter_context(SignalledStop(host))
         loop.run(folder, resolved, host, log, until)
     return Run(folder.path)
 
@@ -97,12 +97,14 @@ def open_run(
     given = absolute_paths(given)
     requested = with_preset(given, preset) if preset else dict(given)
     folder = RunFolder(Path(run) if run is not None else default_folder(config.make(requested).model, preset))
+    new = not folder.path.exists()
     if not folder.exists:
         # Checked before there is a folder, so that a refusal leaves none behind.
         check(resolve(requested))
         _refuse_foreign_folder(folder)
         folder.create()
     check_links(folder.path, writing=True)
+    attempt = Attempt(folder, folder.path / PIPED, new=new)
     lock = Lock(folder.path)
     try:
         folder.sweep()
@@ -122,6 +124,11 @@ def open_run(
             if settled.mix_seeds:
                 log(Note(seeds_text(settled.mix_seeds), "warning"))
             yield folder, settled, lock, log
+    except MinisheepError as error:
+        # Whoever stops a run means to go on with it.
+        if not isinstance(error, Stopped) and not folder.begun:
+            attempt.undo(keep_log=isinstance(error, WorkerError))
+        raise
     finally:
         lock.release()
 
@@ -141,8 +148,7 @@ class Opening:
 
 def read_standing(folder: RunFolder, preset: str | None) -> tuple[Settings | None, Mapping[str, Any] | None]:
     """The stored settings and the manifest of a run, each None where it does not bind a new start."""
-    manifest = folder.read_manifest()
-    begun = bool(manifest["phases"]) or (folder.exists and any(folder.round(n).path.exists() for n in (0, 1)))
+    manifest, begun = folder.read_manifest(), folder.begun
     stored = stored_settings(folder) if begun or (folder.exists and preset is None) else None
     return stored, manifest if begun else None
 
@@ -165,6 +171,10 @@ def resolve(
         return Opening(config.make(requested, base=stored))
     stored = stored.model_copy(update=absolute_paths(stored.model_dump(include={*PATHS, *PERHAPS})))
     settings, done = config.continued(stored, requested), dict(manifest["phases"])
+    standing = loop.standing(done)
+    if stored.rounds != settings.rounds > standing.measured and standing.ends(settings):
+        # More rounds that are asked for are done: patience, which would end the run before them, counts from here.
+        settings = settings.model_copy(update={"patience": standing.without_gain + settings.patience})
     changed = [name for name in config.names() if getattr(settings, name) != getattr(stored, name)]
     if not changed:
         return Opening(settings, manifest)

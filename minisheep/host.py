@@ -16,7 +16,7 @@ from minisheep.loop import Phase
 from minisheep.machine.gpu import Baseline, Gpu, Peak, find_gpu
 from minisheep.machine.worker import Facts, WorkerProcess
 from minisheep.models.prepared import PreparedModel
-from minisheep.run.events import Emit, Note
+from minisheep.run.events import Emit, Note, Stopping
 from minisheep.run.folder import RunFolder
 
 REHEARSALS = ("rehearse writing", "rehearse training")
@@ -119,7 +119,7 @@ class WorkerHost:
         self._worker: WorkerProcess | None = None
         """Keeps the inference engine, or is warming up for it."""
         self._alone: WorkerProcess | None = None
-        self._stopping = False
+        self._stopping = self._told = False
         self._aborts = 0
         self._share = 1.0
         """Of the slots that the memory would allow."""
@@ -226,7 +226,21 @@ class WorkerHost:
         job = job_for(folder, phase)
         if self._share < 1:
             job["slot_share"] = self._share
-        return worker.do(job, f"Round {phase.round}, {phase.name}", emit, self._tick)
+        try:
+            return worker.do(job, f"Round {phase.round}, {phase.name}", emit, lambda: self._ticked(emit))
+        except Stopped:
+            self._tell_stop(emit)
+            raise
+
+    def _ticked(self, emit: Emit) -> None:
+        self._tell_stop(emit)
+        self._tick()
+
+    def _tell_stop(self, emit: Emit) -> None:
+        """A stop is told here, and not by the signal handler, which may come in the middle of a write."""
+        if self._stopping and not self._told:
+            self._told = True
+            emit(Stopping())
 
     def _start(self, folder: RunFolder) -> WorkerProcess:
         return WorkerProcess("minisheep.host:RunHandler", folder.scratch / "worker.log", self._lock)
@@ -238,8 +252,8 @@ class WorkerHost:
 class SignalledStop:
     """First Ctrl-C (or SIGTERM): finish the record and stop. Second: stop at once. Restores the handlers on exit."""
 
-    def __init__(self, host: WorkerHost, on_progress: Callable[[str], None]) -> None:
-        self._host, self._on_progress = host, on_progress
+    def __init__(self, host: WorkerHost) -> None:
+        self._host = host
         self.signal = 0
         self._before: dict[int, object] = {}
 
@@ -261,5 +275,4 @@ class SignalledStop:
             self._host.kill()
             raise Stopped("Stopped at once. Everything recorded before is on disk.", "Give the same command to go on.")
         self.signal = number
-        self._on_progress("Stopping after the current record. Ctrl-C again stops now.")
         self._host.stop()

@@ -105,6 +105,11 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         emit(Note("The engine and the trainer are fake. No model runs, and the records mean nothing.", "warning"))
     else:
         _check_offload(settings)
+        if before is None and settings.engine == "openai":
+            from minisheep.engines.openai import knock
+
+            # Before gigabytes are fetched for a run that this server cannot do.
+            knock(settings, stored.parent)
         model = _prepare_real(settings, emit)
         _check_gpu(settings, model, emit)
         choice = choose_trainer(settings.trainer, settings.load_in, model.architecture)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from tiny_runs import flags, minisheep, outcome, tiny_run
 from minisheep import api, config, loop
 from minisheep.cli.main import VERBS, main
 from minisheep.host import InlineHost
+
+STORED = Path(__file__).parent / "data" / "run-0.1"
 
 
 class Said(NamedTuple):
@@ -285,19 +288,27 @@ def test_a_finished_run_says_how_to_go_on(call: Call, tmp_path: Path) -> None:
     assert "--rounds 2" in again.out
 
 
-def test_a_run_that_patience_ended_says_why_nothing_is_done_and_what_does_something(call: Call, tmp_path: Path) -> None:
-    """More rounds alone do nothing there: the advice is held to its word by following it."""
+def test_a_run_that_patience_ended_goes_on_with_what_is_asked_for_and_says_why_it_does_not(
+    call: Call, tmp_path: Path
+) -> None:
+    """The same command again does nothing and says why; more rounds or the patience that it advises go on."""
     run = tmp_path / "run"
-    tiny_run(run, per_round=4, rounds=2, patience=1, eval_verifiable=0, eval_answers=0)
+    tiny_run(run, per_round=4, rounds=3, patience=1, until=loop.Phase(2, "evaluate"), eval_verifiable=0, eval_answers=0)
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["phases"]["round-2/evaluate"] |= {"best": 0, "without_gain": 2}
     (run / "manifest.json").write_text(json.dumps(manifest))
-    said = call("align", "--run", str(run), "--rounds", "3").out
-    assert "Nothing was done" in said and "2 measured rounds in a row" in said and "--patience 1" in said
+    for same in ((), ("--rounds", "3")):
+        said = call("align", "--run", str(run), *same).out
+        assert "Nothing was done" in said and "2 measured rounds in a row" in said and "--patience 1" in said
+        assert "likelihood of right answers  " not in said, "the table was shown when the run ended"
     (advice,) = (line.removeprefix("More:  minisheep ") for line in said.splitlines() if line.startswith("More:"))
-    assert "--patience 4" in advice
+    assert advice.endswith("--patience 4")
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
     assert call(*shlex.split(advice)).code == 0 and len(api.load_run(run).rounds) == 3
-    assert "Nothing was done" not in call("align", "--run", str(run), "--rounds", "4", "--patience", "9").out
+    more = call("align", "--run", str(other), "--rounds", "5").out
+    assert "--rounds 3 -> 5, --patience 1 -> 3" in more and "Nothing was done" not in more
+    assert len(api.load_run(other).rounds) >= 3
 
 
 def test_the_filter_can_be_repeated_with_another_keep(call: Call, tmp_path: Path) -> None:
@@ -363,12 +374,38 @@ def test_status_shows_phases_and_the_table(call: Call, tmp_path: Path) -> None:
     assert call("status", "--run", str(run)).out == out
 
 
-def test_status_without_a_name_lists_the_runs(call: Call) -> None:
+def test_status_without_a_name_lists_the_runs_as_runs_does(call: Call, tmp_path: Path) -> None:
+    """Whatever lies there is listed with what it is, and ends nothing."""
     for name in ("one", "two"):
         tiny_run(Path("runs") / name, until=loop.Phase(0, "evaluate"), per_round=4)
+    shutil.copytree(STORED, Path("runs/three"))
+    shutil.copytree(STORED, Path("runs/hurt"))
+    Path("runs/hurt/manifest.json").write_text("{")
+    Path("runs/notes").mkdir()
     out = call("status").out
-    assert "runs/one: smollm2-135m" in out and out.count("next: round 1, generate") == 2
-    assert [event["run"] for event in call("status", "--json").events] == ["runs/one", "runs/two"]
+    assert out == call("runs").out == call("runs", "runs").out
+    rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("runs/")}
+    assert "stopped" in rows["runs/one"] and "0 of 2" in rows["runs/two"] and "finished" in rows["runs/three"]
+    assert "2 of 2" in rows["runs/three"] and "round 1" in rows["runs/three"] and "better" in rows["runs/three"]
+    assert "runs/hurt: damaged: runs/hurt/manifest.json" in out and "Not a run: notes" in out
+    told = {event["run"]: event for event in call("status", "--json").events}
+    assert {name: event["state"] for name, event in told.items()} == {
+        "runs/one": "stopped", "runs/two": "stopped", "runs/three": "finished", "runs/hurt": "damaged",
+        "runs/notes": "not a run",
+    }  # fmt: skip
+    assert told["runs/one"]["next"] == "round-1/generate" and told["runs/three"]["verdict"].startswith("Use round 1")
+    assert [event["run"] for event in call("runs", "runs/one", "--json").events] == ["runs/one"]
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 160])
+def test_the_list_of_runs_fits_its_terminal(width: int, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("runs") / "a-rather-long-name-for-a-run-of-the-night-before"
+    shutil.copytree(STORED, path)
+    monkeypatch.setenv("COLUMNS", str(width))
+    head, row = call("runs").out.splitlines()
+    assert len(head) <= width and len(row) <= width
+    assert row.split()[0].endswith("night-before") and "finished" in row
+    assert ("smollm2-135m" in row) == (width == 160)
 
 
 def test_json_is_all_there_is_on_every_command(call: Call, tmp_path: Path, place: Path) -> None:

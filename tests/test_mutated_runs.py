@@ -28,6 +28,9 @@ EVAL = {"task": "ifeval", "round": 1, "metrics": {"acc": {"value": 0.5, "low": 0
 VERBS = (
     ("status", "{run}"),
     ("status", "{run}", "--json"),
+    ("runs", "{run}"),
+    ("runs", "{run}", "--json"),
+    ("stop", "{run}"),
     ("attach", "{run}", "--plain"),
     ("attach", "{run}", "--json"),
     ("browse", "{run}", "--plain"),

@@ -18,7 +18,7 @@ from minisheep.phase_report import Report
 from minisheep.run import events
 from minisheep.run.folder import Lock, RunFolder
 from minisheep.run.records import Verdict
-from minisheep.terminal.detached import holder
+from minisheep.run.run_state import holder
 from minisheep.terminal.screen_state import Follow
 
 

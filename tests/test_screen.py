@@ -221,6 +221,7 @@ def test_a_pause_is_told_from_the_wish_to_its_end() -> None:
     ("event", "word"),
     [
         (events.RunFinished("runs/sea", 2, 700.0, 1), "FINISHED"),
+        (events.RunFinished("runs/sea", 1, 700.0, 0, True), "FINISHED EARLY"),
         (events.Failed("Stopped", "Stopped in round 2.", ""), "STOPPED"),
         (events.Failed("DiskError", "The disk is full.", "Make room."), "FAILED"),
     ],
@@ -231,9 +232,17 @@ def test_how_the_run_ended_is_told(event: events.Event, word: str) -> None:
     assert "q leave" in rows[-1]
 
 
+def test_a_run_that_is_stopping_says_so_in_its_header_and_what_ctrl_c_does_then() -> None:
+    rows = shown(fold(told(), events.Stopping(), NOW), 80, 24, look())
+    assert "STOPPING" in rows[0] and "running" not in rows[0]
+    assert "Ctrl-C stop now" in rows[-1] and rows[-1].rstrip().endswith("stopping after the current record")
+    narrow = shown(fold(told(), events.Stopping(), NOW), 60, 20, look())
+    assert "STOPPING" in narrow[0] and narrow[-1].rstrip().endswith("Ctrl-C stop now")
+
+
 def test_a_run_that_nobody_works_on_says_how_to_go_on() -> None:
     rows = shown(told(), 80, 24, look(alive=False))
-    assert "NOT RUNNING" in rows[0] and "minisheep align --run runs/sea" in rows[-1]
+    assert "STOPPED" in rows[0] and "minisheep align --run runs/sea" in rows[-1]
 
 
 # Folding

@@ -14,7 +14,7 @@ from test_ui import UNSAFE
 from tiny_runs import flags, minisheep, tiny_run
 
 from minisheep import api, loop
-from minisheep.terminal.detached import holder
+from minisheep.run.run_state import holder
 from minisheep.terminal.live_screen import ENTER, LEAVE
 
 LONG = 4000

@@ -21,12 +21,16 @@ from minisheep.rules.plain_text import one_line
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Run": {
         "align": ("minisheep.cli.work", "Align a model with itself: the whole loop, or what is left of it."),
+        "pause": ("minisheep.cli.steer", "Let a run wait, from any terminal."),
+        "resume": ("minisheep.cli.steer", "Let a paused run go on."),
+        "stop": ("minisheep.cli.steer", "Stop a run, from any terminal; `align` continues it."),
         "doctor": ("minisheep.cli.doctor", "Check whether this machine can do a run, and say how to fix it."),
         "plan": ("minisheep.cli.plan", "Show what a run will take: memory, disk and time."),
         "models": ("minisheep.cli.models", "List built-in models; show or clear what was downloaded."),
         "pull": ("minisheep.cli.models", "Download a model's files and check them, for later runs."),
     },
     "Look": {
+        "runs": ("minisheep.cli.status", "List the runs of a folder: what each is doing, or came to."),
         "status": ("minisheep.cli.status", "Show how far a run is and what each round did."),
         "attach": ("minisheep.cli.status", "Show the screen of a run, while it runs or afterwards."),
         "report": ("minisheep.cli.export", "Write a run as one HTML page: results, data, plots."),

@@ -16,8 +16,9 @@ from minisheep.models.prepared import PreparedModel
 from minisheep.presets import DEFAULT_PRESET
 from minisheep.rules.plain_text import shell
 from minisheep.run.events import Event, Failed, RunStarted
+from minisheep.run.folder import RunFolder
 from minisheep.run.verdict import conclude
-from minisheep.terminal import detached, run_summary
+from minisheep.terminal import detached, run_list, run_summary
 from minisheep.terminal.live_screen import usable
 from minisheep.terminal.views import JsonView, PlainView, View, choose_view, draws
 
@@ -75,7 +76,7 @@ def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str 
         error.fix = error.fix or "Give the same command to go on."
         raise
     if shown.left:
-        view.say(f"The run goes on. Its screen: minisheep attach {shell(shown.run)}")
+        view.say(run_list.left(RunFolder(shown.run)))
         return
     for line in shown.last_words:
         view.say(line)
@@ -125,15 +126,15 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
 
 
 def _go_on(run: api.Run) -> str:
-    """How to continue a finished run: with more rounds, more patience, or both, so that the command does something."""
+    """How to continue a finished run: with more rounds or more patience, so that the command does something."""
     settings, done = run.settings, run.phases_done
     if settings.strategy == "direct":
         return "More:  --strategy direct has one round; start another run for more."
-    flags = "" if run.ended_early else f" --rounds {settings.rounds + 1}"
-    standing = loop.standing(done)
-    if standing.ends(settings):
-        flags += f" --patience {standing.without_gain + 2}"
-    return f"More:  minisheep align --run {shell(run.path)}{flags}"
+    # More rounds are done whatever patience says; where rounds are left, it is more patience that goes on.
+    more = (
+        f"--patience {loop.standing(done).without_gain + 2}" if run.ended_early else f"--rounds {settings.rounds + 1}"
+    )
+    return f"More:  minisheep align --run {shell(run.path)} {more}"
 
 
 def _why_nothing(run: api.Run) -> str:
@@ -143,7 +144,8 @@ def _why_nothing(run: api.Run) -> str:
     if standing.ends(settings) and standing.measured < settings.rounds:
         return (
             f"Nothing was done, since the run is over: {standing.without_gain} measured rounds in a row were no better"
-            f" than the best before them, and --patience {settings.patience} ends a run then. More patience goes on."
+            f" than the best before them, and --patience {settings.patience} ends a run then."
+            " It goes on with more patience, or with more rounds."
         )
     return f"Nothing was done, since the run is over: all of its {settings.rounds} round(s) are done."
 
@@ -165,10 +167,15 @@ def _show(run: api.Run, view: View, before: set[str]) -> None:
             view.say(line)
         view.say(f"Next: `minisheep {after.name} --run {where}`, or `minisheep align --run {where}` for the rest.")
         return
+    if set(run.phases_done) == before:
+        # What it came to was shown when it ended, and `status` shows it again.
+        for line in (_why_nothing(run), *verdict, *_what_next(run)):
+            view.say(line)
+        return
     lines = [
         *verdict, "", *run_summary.numbers(found, metrics, width), "", *run_summary.before_after(run, found, width), "",
     ]  # fmt: skip
-    last = [*([_why_nothing(run)] if set(run.phases_done) == before else []), *_what_next(run)]
+    last = list(_what_next(run))
     if len(lines) + len(last) > height:
         # By the end the first lines have left the terminal.
         lines += [*verdict, ""]
@@ -214,7 +221,8 @@ align = _command(
     """Align a model with itself: write instructions and answers, judge them, train on the best, go round again.
 
     To continue a run that stopped, give the same command again. The first Ctrl-C finishes the current record and stops,
-    the second stops at once. On a terminal, q leaves the screen while the run goes on, and p pauses it.
+    the second stops at once. On a terminal, q leaves the screen while the run goes on, and p pauses it. From any other
+    terminal `minisheep runs` lists the runs, and attach, pause, resume and stop reach this one.
 
     \b
     minisheep align --preset demo

@@ -31,6 +31,7 @@ from minisheep.engines import base
 from minisheep.engines import openai_wire as reading
 from minisheep.engines.http import PAUSES, TRIES, Names, Post, ask_all
 from minisheep.engines.openai_wire import OPTIONAL, TEXT, Abilities, Tokens, probe
+from minisheep.engines.permission import check_permitted
 from minisheep.engines.sampling import LabelTree
 from minisheep.errors import EndpointError, UsageError
 from minisheep.rules.plain_text import one_line
@@ -319,3 +320,24 @@ def check_server(settings: Settings) -> None:
         server(settings)
         if settings.engine_hook:
             check_hook(settings.engine_hook)
+
+
+def knock(settings: Settings, run: Path) -> None:
+    """Ask the server of the folder `run` for one token in plain text, which needs no file of the model.
+
+    With a hook nothing is asked: that starts the server. Raises `errors.EndpointError` where it cannot be reached or
+    has no such model, and what `check_permitted` raises.
+    """
+    check_permitted(settings, run)
+    if settings.engine_hook:
+        return
+    post = server(settings)
+    body = {"model": settings.engine_model, "prompt": TEXT, "max_tokens": 1, "temperature": 0.0}
+    try:
+        reply = post.ask(body, threading.Event(), first=True)
+        reading.read(reply.data)
+    except EndpointError as error:
+        fix = error.fix or "Start the server, or check --engine-url, and give the same command again."
+        raise EndpointError(f"{error.message} Nothing was fetched and no run was begun.", fix) from None
+    except ValueError:
+        raise post.nonsense(reply, "completion") from None

@@ -105,6 +105,11 @@ class Paused:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping:
+    """The user asked the run to stop; it ends after the record in hand."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainStep:
     round: int
     step: int
@@ -216,6 +221,7 @@ Event = (
     | Progress
     | Glimpse
     | Paused
+    | Stopping
     | TrainStep
     | PhaseFinished
     | RoundMeasured
@@ -299,14 +305,15 @@ def timed(line: Any) -> Timed:
 class Tail:
     """The events of a file that may still grow. Only whole lines are taken; one that is no event is passed over."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        """offset: of the byte to begin with, that of a line."""
         self._path = path
-        self._offset = 0
+        self._offset = offset
         self.lines = 0
         """Whole lines that were read, events or not."""
 
     def new(self) -> Iterator[tuple[int, Timed]]:
-        """What came since the last call, each event with the number of its line, from 0."""
+        """What came since the last call, each event with the number of its line, from 0 at the first that was read."""
         with contextlib.suppress(OSError), open(self._path, "rb") as file:
             if os.fstat(file.fileno()).st_size < self._offset:
                 # Another run was made in the same place.

@@ -20,6 +20,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -27,8 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from minisheep.errors import CorruptRunError, RunLockedError
-from minisheep.rules.plain_text import one_line
+from minisheep.errors import CorruptRunError, DiskError, RunLockedError
+from minisheep.rules.plain_text import one_line, shell
 from minisheep.run.files import (
     disk_errors,
     fsync_folder,
@@ -143,16 +144,22 @@ class Lock:
 
         The wait covers the moment that an orphaned worker needs to notice that its parent was killed.
         """
-        with disk_errors(folder / ".lock"):
-            self.handle = open_lock(folder / ".lock")
+        path = folder / ".lock"
         deadline = time.monotonic() + wait_seconds
-        while not try_lock(self.handle):
+        while True:
+            with disk_errors(path):
+                self.handle = open_lock(path)
+                # The file of an attempt that was undone is gone, and its lock would keep nobody out.
+                if try_lock(self.handle) and os.fstat(self.handle).st_nlink:
+                    break
+            noted = os.pread(self.handle, 200, 0).decode(errors="replace").strip()
+            self.release()
             if time.monotonic() >= deadline:
-                holder = _holder(folder / ".lock", os.pread(self.handle, 200, 0).decode(errors="replace").strip())
-                os.close(self.handle)
+                where = shell(folder)
+                known = f"`minisheep attach {where}` shows it, and `minisheep stop {where}` stops it."
                 raise RunLockedError(
-                    f"{folder} is in use by {holder}.",
-                    "Wait for it to end, or stop it, and give the same command again.",
+                    f"{folder} is in use by {_holder(path, noted)}.",
+                    known if RunFolder(folder).exists else "Wait for it to end, and give the same command again.",
                 )
             time.sleep(0.05)
         # For the message above only; the lock itself is the kernel's, and holds on a full disk too.
@@ -256,6 +263,12 @@ class RunFolder:
     def exists(self) -> bool:
         return self.manifest.exists()
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was made here, so that the settings bind. Raises as `read_manifest`."""
+        rounds = self.exists and any(self.round(number).path.exists() for number in (0, 1))
+        return rounds or bool(self.read_manifest()["phases"])
+
     def round(self, number: int) -> RoundFolder:
         return RoundFolder(self.path / f"round-{number}")
 
@@ -301,6 +314,33 @@ class RunFolder:
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_json(self.manifest, manifest)
+
+
+class Attempt:
+    """A start of a run, which can be undone as long as nothing was made: its settings then bind no later one."""
+
+    def __init__(self, folder: RunFolder, *more: Path, new: bool) -> None:
+        """`more`: files beside those that every start writes; new: it made the folder, which else holds what it held.
+
+        Raises as `RunFolder.read_manifest`."""
+        self._folder, self._new = folder, new
+        written = (folder.settings, folder.manifest, folder.constraints, folder.model, folder.events, *more)
+        before = () if folder.begun else written
+        self._before = {path: path.read_bytes() if path.is_file() else None for path in before}
+
+    def undo(self, *, keep_log: bool) -> None:
+        """Leave the folder as it was, under the lock; a new one goes, but for the log that the error names."""
+        with contextlib.suppress(OSError, DiskError):
+            for path, content in self._before.items():
+                if content is None:
+                    path.unlink(missing_ok=True)
+                elif path.read_bytes() != content:
+                    write_atomic(path, content)
+            if self._new and not keep_log:
+                shutil.rmtree(self._folder.scratch, ignore_errors=True)
+                for name in ("rehearsal.json", "pause", ".lock"):
+                    (self._folder.path / name).unlink(missing_ok=True)
+                self._folder.path.rmdir()
 
 
 def replace_records(path: Path, records: Iterable[Record]) -> None:

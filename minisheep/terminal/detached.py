@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import select
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -22,12 +20,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from minisheep.errors import DiskError, MinisheepError, Stopped, WorkerError, by_name
-from minisheep.run.files import try_lock
 from minisheep.run.folder import RunFolder
+from minisheep.run.run_state import holder
+from minisheep.terminal import words
 from minisheep.terminal.live_screen import LiveScreen, Terminal, Watched, Why
 from minisheep.terminal.screen_state import State
 
-STOPPING = "Stopping after the current record. Ctrl-C again stops now."
 LOG = "loop.log"
 """In the run's scratch folder: what the run's process printed, which is only faults."""
 
@@ -60,7 +58,7 @@ class DetachedRun:
         """Pass the signal on: the run's process stops as it always does, and says so in its events."""
         if not self._reaped:
             os.kill(self.process, number)
-        return STOPPING if number == signal.SIGINT else ""
+        return words.STOPPING if number == signal.SIGINT else ""
 
     def folder(self) -> str | None:
         """The run folder, waiting until there is one; None if the run ended before."""
@@ -165,51 +163,6 @@ def _leave_terminal(log: Path) -> None:
         os.dup2(target, number)
 
 
-_HOLDER = re.compile(r"process (\d+) on (.+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """The process that holds the lock of a run folder; 0 if it is unknown or on another computer."""
-
-    process: int
-    host: str
-
-    def stop(self) -> str:
-        """Ask it to stop, as Ctrl-C would; returns why that failed, or an empty text."""
-        if not self.process:
-            return f"The run is on {self.host}: stop it there."
-        try:
-            os.kill(self.process, signal.SIGINT)
-        except ProcessLookupError:
-            return "The run is no longer running."
-        except PermissionError:
-            return "The run belongs to another user."
-        return ""
-
-
-def holder(folder: Path) -> Holder | None:
-    """The holder of the lock of `folder` (see `run.folder.Lock`), or None.
-
-    Found by a shared lock that is dropped at once; a process that wants the lock at that instant tries again.
-    """
-    try:
-        handle = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        if try_lock(handle, shared=True):
-            return None
-        match = _HOLDER.match(os.pread(handle, 300, 0).decode(errors="replace"))
-        if match is None:
-            return Holder(0, "another process")
-        here = match[2].strip() == socket.gethostname()
-        return Holder(int(match[1]) if here else 0, match[2].strip())
-    finally:
-        # Closing drops the lock.
-        os.close(handle)
-
-
 LOOK_SECONDS = 1.0
 
 
@@ -234,7 +187,7 @@ class Attached:
             raise SystemExit(128 + number)
         if self._holder is None:
             return "It is not running. q leaves."
-        return self._holder.stop() or STOPPING
+        return self._holder.ask() or words.STOPPING
 
 
 AT_ONCE = 0.5

@@ -12,6 +12,7 @@ from minisheep.machine.gpu import Gpu
 from minisheep.machine.system import MachineLoad
 from minisheep.rules import plain_text
 from minisheep.rules.plain_text import shell
+from minisheep.run import run_state
 from minisheep.run.time_left import time_left
 from minisheep.terminal import screen_charts, words
 from minisheep.terminal.screen_charts import DIM, STRONG, WARN, Part, block, clean, line, right, title, wrap
@@ -242,6 +243,8 @@ ROOMY = 100
 MOST_NEWEST = 14
 LITTLE = 20
 """Below this many lines, or"""
+FOOTER = 78
+"""Cells of the last line from which it also says what a pause or a stop waits for."""
 NARROW = 60
 """this many cells, only what matters most is shown."""
 
@@ -352,16 +355,19 @@ def _header(state: State, width: int, now: float, look: Look) -> Text:
     return screen_charts.ends(width, left, told)
 
 
+def state_name(state: State, look: Look) -> str:
+    """The run's state by name (see `run.run_state.name_of`)."""
+    paused = state.paused_at is not None
+    return run_state.name_of(
+        alive=look.alive, outcome=state.outcome, stopping=state.stopping, paused=paused, pausing=look.pausing
+    )
+
+
 def _standing(state: State, look: Look) -> Part:
-    if state.outcome:
-        return state.outcome.upper(), {"finished": screen_charts.GOOD, "stopped": WARN}.get(
-            state.outcome, screen_charts.BAD
-        )
-    if not look.alive:
-        return "NOT RUNNING", screen_charts.BAD
-    if state.paused_at is not None:
-        return "PAUSED", WARN
-    return ("PAUSING", WARN) if look.pausing else ("running", screen_charts.GOOD)
+    name = state_name(state, look)
+    good = name in (run_state.RUNNING, *run_state.DONE)
+    style = screen_charts.GOOD if good else screen_charts.BAD if name == run_state.FAILED else WARN
+    return name if name == run_state.RUNNING else name.upper(), style
 
 
 def _footer(state: State, width: int, look: Look) -> Text:
@@ -370,12 +376,16 @@ def _footer(state: State, width: int, look: Look) -> Text:
     lost = "" if look.alive else f"It is not running. To continue: minisheep align --run {shell(state.run)}"
     text = look.message or state.ended or lost
     if text:
-        style = STRONG if state.outcome == "finished" and not look.message else WARN
+        style = STRONG if state.outcome in run_state.DONE and not look.message else WARN
         return screen_charts.ends(width, [" ", (clean(text, 400), style)], [(" q leave ", DIM)])
     keys: list[Part] = []
-    paused = look.pausing or state.paused_at is not None
-    for key, what in (("q", "leave"), ("p", "go on" if paused else "pause"), ("?", "explain"), ("Ctrl-C", "stop")):
+    name, paused = state_name(state, look), look.pausing or state.paused_at is not None
+    stopping = name == run_state.STOPPING
+    pause = () if stopping else (("p", "go on" if paused else "pause"),)
+    end = "stop now" if stopping else "stop"
+    for key, what in (("q", "leave"), *pause, ("?", "explain"), ("Ctrl-C", end)):
         keys += [" ", (key, STRONG), (f" {what}  ", DIM)]
-    waiting = look.pausing and state.paused_at is None and look.alive
-    notice: list[Part] = [("pausing after the current record ", WARN)] if waiting else []
+    # The header says it too, so that keys matter more where there is little room.
+    after = name in (run_state.PAUSING, run_state.STOPPING) and width >= FOOTER
+    notice: list[Part] = [(f"{name} after the current record ", WARN)] if after else []
     return screen_charts.ends(width, keys, notice)

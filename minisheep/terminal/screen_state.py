@@ -13,7 +13,7 @@ from typing import Any
 
 from minisheep.machine.system import MachineLoad
 from minisheep.rules.plain_text import one_line
-from minisheep.run import events
+from minisheep.run import events, run_state
 from minisheep.run.events import Event, Timed
 from minisheep.run.folder import RunFolder
 from minisheep.run.time_left import Course, Key, Outlook, Stage, follow, key_of
@@ -79,6 +79,8 @@ class State:
     """When the present start of the run was."""
     course: Course = field(default_factory=Course)
     """The stages so far."""
+    stopping: bool = False
+    """Whether the user asked it to stop."""
     tokens_per_second: float = 0.0
     running: int = 0
     slots: int = 0
@@ -99,7 +101,7 @@ class State:
     ended: str = ""
     """How the run ended, in words; empty while it goes on."""
     outcome: str = ""
-    """``finished``, ``stopped`` or ``failed``; empty while it goes on."""
+    """``finished``, ``finished early``, ``stopped`` or ``failed`` (see `run.run_state`); empty while it goes on."""
 
     @property
     def plan(self) -> tuple[Key, ...]:
@@ -160,8 +162,8 @@ def fold(state: State, event: Event, at: float) -> State:
 
 def _run_started(state: State, event: events.RunStarted, at: float) -> State:
     return replace(
-        state, run=str(event.run), model=str(event.model), rounds=_whole(event.rounds), begun=at, ended="", outcome="",
-        tokens_per_second=0.0, running=0,
+        state, run=str(event.run), model=str(event.model), rounds=_whole(event.rounds), begun=at, stopping=False,
+        ended="", outcome="", tokens_per_second=0.0, running=0,
     )  # fmt: skip
 
 
@@ -199,18 +201,26 @@ def _paused(state: State, event: events.Paused, at: float) -> State:
     return replace(state, tokens_per_second=0.0) if event.paused else state
 
 
+def _stopping(state: State, event: events.Stopping, at: float) -> State:
+    return _add_line(replace(state, stopping=True), at, state.now, words.line(event))
+
+
 def _train_step(state: State, event: events.TrainStep, at: float) -> State:
     key, step = (_whole(event.round), "train"), _whole(event.step)
     before = state.losses if state.losses.round == key[0] else Losses(key[0])
     # A training that goes on from a checkpoint does some steps again.
-    training = tuple(point for point in before.training if point[0] < step)
-    validation = tuple(point for point in before.validation if point[0] < step)
+    training, validation = _before(before.training, step), _before(before.validation, step)
     if math.isfinite(event.loss):
         training += ((step, float(event.loss)),)
     if event.validation_loss is not None and math.isfinite(event.validation_loss):
         validation += ((step, float(event.validation_loss)),)
     losses = Losses(key[0], _whole(event.total), training, validation)
     return replace(state, losses=losses, tokens_per_second=_number(event.tokens_per_second))
+
+
+def _before(points: tuple[tuple[int, float], ...], step: int) -> tuple[tuple[int, float], ...]:
+    """The points before a step; quickly where all are, as nearly always."""
+    return points if not points or points[-1][0] < step else tuple(point for point in points if point[0] < step)
 
 
 def _phase_finished(state: State, event: events.PhaseFinished, at: float) -> State:
@@ -246,13 +256,14 @@ def _note(state: State, event: events.Note, at: float) -> State:
 
 
 def _failed(state: State, event: events.Failed, at: float) -> State:
-    outcome = "stopped" if event.kind == "Stopped" else "failed"
+    outcome = run_state.STOPPED if event.kind == "Stopped" else run_state.FAILED
     return replace(state, ended=words.line(event), outcome=outcome)
 
 
 def _run_finished(state: State, event: events.RunFinished, at: float) -> State:
     best = event.best if isinstance(event.best, int) else state.best
-    return replace(state, ended=words.finished(event), outcome="finished", best=best)
+    outcome = run_state.EARLY if event.early is True else run_state.FINISHED
+    return replace(state, ended=words.finished(event), outcome=outcome, best=best)
 
 
 def _add_line(state: State, at: float, where: Key | None, text: str) -> State:
@@ -279,6 +290,7 @@ _STEPS: dict[type, Callable[[State, Any, float], State]] = {
     events.PhaseStarted: _phase_started,
     events.Glimpse: _glimpse,
     events.Paused: _paused,
+    events.Stopping: _stopping,
     events.TrainStep: _train_step,
     events.PhaseFinished: _phase_finished,
     events.RoundMeasured: _round_measured,
@@ -294,9 +306,10 @@ class Follow:
     Only whole lines are taken; a line that is no event is passed over. Nothing is written.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, newest: bool = False) -> None:
+        """newest: begin with the newest start of the run."""
         self._folder = folder
-        self._tail = events.Tail(folder.events)
+        self._tail = events.Tail(folder.events, _newest_start(folder.events) if newest else 0)
         self._stamp = 0
         self._seen: dict[str, float] = {}
 
@@ -318,3 +331,13 @@ class Follow:
             if at > self._seen.get(kind, 0.0):
                 self._seen[kind] = at
                 yield at, event
+
+
+def _newest_start(path: Path) -> int:
+    """Where the newest start of a run begins in its events; 0 where none is told."""
+    try:
+        log = path.read_bytes()
+    except OSError:
+        return 0
+    # Quotes within a text are escaped, so this stands nowhere else.
+    return log.rfind(b"\n", 0, max(0, log.rfind(b'"event":"RunStarted"'))) + 1

@@ -20,6 +20,7 @@ COUNTED = {
     "evaluate": "{tasks:,.0f} held-out tasks scored, {answers:,.0f} answers written and measured",
 }
 """What a finished phase says of its counts, by the name of the phase."""
+STOPPING = "Stopping after the current record. Ctrl-C again stops now."
 
 
 def where(round: int, phase: str) -> str:
@@ -70,8 +71,10 @@ def line(event: events.Event) -> str:
         detail = f" ({one_line(event.detail, 60)})" if event.detail else ""
         return f"{where(event.round, event.phase)}: {event.done}{of}{detail}"
     if isinstance(event, events.Paused):
-        text = "paused; to go on, press p on its screen or remove the file `pause` from the run folder"
+        text = "paused; `minisheep resume RUN` goes on, and so does p on its screen"
         return f"{where(event.round, event.phase)}: {text if event.paused else 'going on'}"
+    if isinstance(event, events.Stopping):
+        return STOPPING
     if isinstance(event, events.TrainStep):
         validation = "" if event.validation_loss is None else f", validation loss {event.validation_loss:.3f}"
         return (
