@@ -19,6 +19,7 @@ from minisheep.doctor import probes as doctor_probes
 from minisheep.doctor.check_result import CheckResult, Facts
 from minisheep.doctor.machine_facts import MachineFacts, look
 from minisheep.errors import MinisheepError, TimeUpError
+from minisheep.machine.installing import requirements
 from minisheep.machine.worker import WorkerProcess
 from minisheep.models.cache import cache_root
 from minisheep.models.registry import find_model
@@ -139,7 +140,7 @@ def diagnose(options: Options, on_progress: Callable[[str], None]) -> Iterator[C
     """
     find_model(options.model)
     machine, place = look(), packages.here()
-    required = packages.requirements()
+    required = requirements()
     yield from checks.check_machine(machine, place)
     yield doctor_probes.check_folders(cache_root(), Path("runs").absolute())
     yield packages.check_packages(required, packages.installed_version, place)

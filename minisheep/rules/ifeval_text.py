@@ -17,6 +17,7 @@ sentences end with 。！？ and each character counts as a word; texts without 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
@@ -220,7 +221,7 @@ def _detectors() -> Any:
     except ImportError:
         raise UsageError(
             "A constraint on the language of an answer needs the package langdetect, which is not installed.",
-            "pip install langdetect",
+            f"{sys.executable} -m pip install langdetect",
         ) from None
     factory = DetectorFactory()
     factory.load_profile(PROFILES_DIRECTORY)

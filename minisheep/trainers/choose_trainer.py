@@ -21,6 +21,7 @@ from minisheep.errors import UsageError
 from minisheep.machine import system
 from minisheep.machine.cuda_setup import least_capability, least_toolkit, torch_for
 from minisheep.machine.gpu import Gpu, Nvml, dotted, find_gpu, selected
+from minisheep.machine.installing import install_extra, other_torch
 from minisheep.run.files import read_json
 from minisheep.trainers.base import Trainer
 
@@ -41,8 +42,6 @@ CAPABILITY = (7, 0)
 
 FAST = ("llama", "qwen2", "qwen3")
 """GGUF architectures for which Unsloth has kernels; it compiles code for each of the others."""
-
-INSTALL = "pip install 'minisheep[gpu]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +77,13 @@ def torch_obstacle(cuda: Cuda) -> Obstacle | None:
         return None
     torch = torch_for(cuda.driver, gpu.capability)
     if build is None:
-        fix = f"""Install one that has it: pip uninstall --yes torch && pip install "{torch}"."""
+        fix = f"Install one that has it: {other_torch(torch)}."
         return Obstacle("the installed torch was built without CUDA", fix)
     if cuda.driver is not None and cuda.driver[0] < build[0]:
         return Obstacle(
             f"the driver runs CUDA up to {dotted(cuda.driver)}, and torch was built for {dotted(build)}",
             f"Update the NVIDIA driver (580 or newer runs CUDA 13), or install a torch for CUDA {cuda.driver[0]}:"
-            f""" pip install 'minisheep[gpu]' "{torch}".""",
+            f" {install_extra('gpu', torch)}.",
         )
     capability = gpu.capability
     if capability is None:
@@ -93,12 +92,12 @@ def torch_obstacle(cuda: Cuda) -> Obstacle | None:
         return Obstacle(
             f"its compute capability is {dotted(capability)}, and torch for CUDA {dotted(build)} begins at"
             f" {dotted(least)}",
-            f"""Install an older one: pip install "{torch}".""",
+            f"Install an older one: {other_torch(torch)}.",
         )
     if build < (needed := least_toolkit(capability)):
         return Obstacle(
             f"this GPU needs CUDA {dotted(needed)}, and torch was built for {dotted(build)}",
-            f"Run {INSTALL} in a fresh environment.",
+            f"Run {install_extra('gpu')} in a fresh environment.",
         )
     return None
 
@@ -133,15 +132,14 @@ def obstacle(
     if gpu is None:
         return Obstacle("there is no NVIDIA GPU here", "")
     if "unsloth" not in packages:
-        return Obstacle("it is not installed", f"Install it with {INSTALL}.")
+        return Obstacle("it is not installed", f"Install it with {install_extra('gpu')}.")
     for package, (first, beyond) in SUPPORTED.items():
         version = packages.get(package)
         if version is None:
-            return Obstacle(f"{package}, which it needs, is not installed", f"Install it with {INSTALL}.")
+            return Obstacle(f"{package}, which it needs, is not installed", f"Install it with {install_extra('gpu')}.")
         if not _numbers(first) <= _numbers(version) < _numbers(beyond):
-            return Obstacle(
-                f"{package} is {version}, but must be {first} or newer and older than {beyond}", f"Run {INSTALL}."
-            )
+            reason = f"{package} is {version}, but must be {first} or newer and older than {beyond}"
+            return Obstacle(reason, f"Run {install_extra('gpu')}.")
     if (against := torch_obstacle(cuda)) is not None:
         return against
     if gpu.capability is not None and gpu.capability < CAPABILITY:
