@@ -91,7 +91,7 @@ def refused(call: Call, *args: str) -> str:
 
 def test_without_the_harness_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
-    with pytest.raises(UsageError, match=r"minisheep\[eval\]"):
+    with pytest.raises(UsageError, match=r"pip install .*lm-eval\[ifeval\]"):
         eval_run.check_installed()
 
 

@@ -88,7 +88,9 @@ def changes(ours: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[str, f
 def check_installed() -> None:
     """Raise `errors.UsageError` without lm-eval."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise UsageError("minisheep eval needs lm-evaluation-harness, which is not installed.", install_extra("eval"))
+        raise UsageError(
+            "minisheep eval needs lm-evaluation-harness, which is not installed.", f"Type `{install_extra('eval')}`."
+        )
 
 
 def task_names(text: str) -> tuple[str, ...]:
