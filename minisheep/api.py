@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from minisheep.presets import DEFAULT_PRESET, PRESETS, described, with_preset
 from minisheep.rules.identity import digest
 from minisheep.rules.loss_settings import seeds_text
 from minisheep.rules.plain_text import shell
-from minisheep.run import integrity
+from minisheep.run import integrity, verdict
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
 from minisheep.run.files import check_links, meant, write_atomic, write_json
 from minisheep.run.folder import Appender, Lock, RunFolder
@@ -45,7 +46,7 @@ def align(
     run: str | Path | None = None,
     *,
     preset: str | None = None,
-    emit: Emit = lambda event: None,
+    emit: Emit | None = None,
     tick: Callable[[], None] = lambda: None,
     until: loop.Phase | None = None,
     inline: bool = False,
@@ -54,12 +55,18 @@ def align(
     """Do a run, or what is left of it, and return it.
 
     `settings` are those of `config.Settings`; a run that exists goes on with its own. `emit` gets each event; `tick` is
-    called at least twice a second while a worker is busy. `inline` runs everything in this process instead of workers
-    (for the fake engine; a real model would keep its memory).
+    called at least twice a second while a worker is busy. Without `emit` the run tells of itself in plain lines where
+    somebody watches, in a notebook or on a terminal, and is silent elsewhere; ``emit=lambda event: None`` silences it
+    there too. `inline` runs everything in this process instead of workers (for the fake engine; a real model would keep
+    its memory).
 
     Raises `errors.MinisheepError`.
     """
-    with open_run(run, preset, settings, emit) as (folder, resolved, lock, log), contextlib.ExitStack() as leaving:
+    if emit is None and is_watched():
+        view = importlib.import_module(VIEWS).PlainView()
+        emit, tick = view, view.tick
+    told = emit or (lambda event: None)
+    with open_run(run, preset, settings, told) as (folder, resolved, lock, log), contextlib.ExitStack() as leaving:
         host = InlineHost() if inline else WorkerHost(lock.handle, tick)
         leaving.callback(host.close)
         if isinstance(host, WorkerHost):
@@ -282,6 +289,16 @@ def _refuse_foreign_folder(folder: RunFolder) -> None:
 
 REPORT = "minisheep.report.write"
 """What `Run.report` calls, by its name: the core imports nothing that is built on it."""
+VIEWS = "minisheep.terminal.views"
+"""What `align` shows a run with, likewise."""
+
+
+def is_watched() -> bool:
+    """Whether somebody reads what is printed as it comes: in a notebook, in IPython, or on a terminal."""
+    ipython = sys.modules.get("IPython")
+    return (ipython is not None and ipython.get_ipython() is not None) or (
+        sys.stdout is not None and sys.stdout.isatty()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +357,12 @@ class Run:
     def best(self) -> int | None:
         """The round to use, by its evaluation; 0 is the base model, None before anything was measured."""
         return loop.standing(self.phases_done).best
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on what the run came to: which model to use, what it does better or worse, and how sure that
+        is."""
+        return verdict.sentence(verdict.conclude(self.metrics))
 
     @property
     def ended_early(self) -> bool:

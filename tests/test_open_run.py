@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny_runs import TINY, tiny_run
 
-from minisheep import api, config
+from minisheep import api, config, loop
 from minisheep.errors import ConfigError, DiskError, RunLockedError, RunMismatchError, UsageError
 from minisheep.run.folder import Lock, RunFolder
 
@@ -25,6 +27,21 @@ def test_a_run_begins_with_what_is_wanted_over_what_a_failed_attempt_left() -> N
     assert api.resolve({"seed": 8}, stored) == api.Opening(config.make({"shots": 3, "seed": 8}))
     with pytest.raises(ConfigError, match="nearest: rounds"):
         api.resolve({"roundz": 3})
+
+
+def test_a_run_tells_of_itself_in_a_notebook_and_nothing_in_a_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {**TINY, "rounds": 1, "until": loop.Phase(0, "evaluate"), "inline": True}
+    api.align(tmp_path / "script", preset="imitation", **given)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=object))
+    done = api.align(tmp_path / "notebook", preset="imitation", **given)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("Starting ") and any("base model, evaluate done" in line for line in said)
+    assert done.verdict.startswith("No round has been measured yet")
+    api.align(tmp_path / "notebook", emit=lambda event: None, inline=True)
+    assert capsys.readouterr().out == ""
 
 
 def test_what_was_made_stays_and_what_would_make_it_invalid_is_named() -> None:

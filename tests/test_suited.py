@@ -194,19 +194,6 @@ def test_visible_devices_leave_what_cuda_would_see() -> None:
     assert visible([one, two], "GPU-1234") == [one, two]
 
 
-@pytest.mark.parametrize(
-    ("text", "build"),
-    [
-        ("__version__ = '2.14.1'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", (13, 0)),
-        ("cuda: str | None = '12.8'", (12, 8)),
-        ("cuda: Optional[str] = None\nhip: Optional[str] = '6.4'", None),
-        ("", None),
-    ],
-)
-def test_the_cuda_of_a_torch_is_read_from_its_version_file(text: str, build: tuple[int, int] | None) -> None:
-    assert choose_trainer.build_in(text) == build
-
-
 def test_who_holds_a_gpu_is_named_the_largest_first_and_without_this_run() -> None:
     held = dataclasses.replace(RTX_4090, holders={2**22 + 1: GB, 2**22 + 2: 3 * GB, 2**22 + 3: 5 * GB})
     told = in_words(held.holders, own=frozenset({2**22 + 3}))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from minisheep.doctor.check_result import CheckResult, fail, ok, skipped, warn
 from minisheep.machine import cuda_setup, installing
-from minisheep.machine.cuda_setup import LLAMA, Compiler, Version
+from minisheep.machine.cuda_setup import LLAMA, Compiler, InstalledTorch, Version, installed_torch
 from minisheep.machine.gpu import dotted
 from minisheep.machine.installing import RequiredPackage, parse_requirement, pip_install, requires
 
@@ -30,11 +30,12 @@ class Place:
     machine: str = "x86_64"
     wsl: bool = False
     python: str = "python3"
+    torch: InstalledTorch | None = None
 
 
 def here() -> Place:
     release = platform.release().lower()
-    return Place(platform.system(), platform.machine(), "microsoft" in release, installing.here())
+    return Place(platform.system(), platform.machine(), "microsoft" in release, installing.here(), installed_torch())
 
 
 def pip(place: Place, what: str) -> str:
@@ -79,7 +80,8 @@ def mend_llama(
     build = build_llama(place, dotted(capability), compiler)
     if place.system == "Darwin":
         return build
-    wheel = cuda_setup.prebuilt(driver, capability) if (place.system, place.machine) == PREBUILT else []
+    kept = cuda_setup.kept_cuda(place.torch, driver, capability)
+    wheel = cuda_setup.prebuilt(driver, capability, kept) if (place.system, place.machine) == PREBUILT else []
     fault = cuda_setup.compiler_fault(compiler.version, capability, driver) if compiler is not None else "it is missing"
     if wheel:
         prebuilt = pip(place, f"{FORCED} {shlex.join(wheel)}")

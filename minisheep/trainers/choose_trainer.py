@@ -7,10 +7,7 @@ where our loop needs more.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import os
-import re
 import shutil
 import sysconfig
 from collections.abc import Mapping, Sequence
@@ -19,7 +16,7 @@ from pathlib import Path
 
 from minisheep.errors import UsageError
 from minisheep.machine import system
-from minisheep.machine.cuda_setup import least_capability, least_toolkit, torch_for
+from minisheep.machine.cuda_setup import installed_torch, least_capability, least_toolkit, torch_for
 from minisheep.machine.gpu import Gpu, Nvml, dotted, find_gpu, selected
 from minisheep.machine.installing import install_extra, other_torch
 from minisheep.run.files import read_json
@@ -224,14 +221,10 @@ def after_failure(choice: TrainerChoice, failed: str) -> TrainerChoice:
 
 
 def find_cuda() -> Cuda:
-    """From the driver and from the installed torch's version.py, since torch itself takes seconds to import."""
-    spec = importlib.util.find_spec("torch")
-    build = None
-    if spec is not None and spec.origin is not None:
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            build = build_in(Path(spec.origin).with_name("version.py").read_text(encoding="utf-8"))
+    """From the driver and the installed torch."""
+    torch = installed_torch()
     with Nvml() as nvml:
-        return Cuda(selected(nvml.gpus()), nvml.cuda(), build, triton_lacks())
+        return Cuda(selected(nvml.gpus()), nvml.cuda(), torch.build if torch else None, triton_lacks())
 
 
 def triton_lacks() -> str:
@@ -241,12 +234,6 @@ def triton_lacks() -> str:
         return "a C compiler"
     header = Path(sysconfig.get_path("include")) / "Python.h"
     return "" if header.is_file() else "Python.h"
-
-
-def build_in(text: str) -> tuple[int, int] | None:
-    """The CUDA that torch's version.py names (``cuda: Optional[str] = '13.0'``)."""
-    match = re.search(r"^cuda\b[^=\n]*= *['\"](\d+)\.(\d+)", text, re.MULTILINE)
-    return (int(match[1]), int(match[2])) if match else None
 
 
 def make_trainer(name: str) -> Trainer:
