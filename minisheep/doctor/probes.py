@@ -6,7 +6,6 @@ process a group, so that they share imports. They write only into the folder of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -28,7 +27,7 @@ from minisheep.prepare import gguf_of, training_weights, versions
 from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import choose, from_jinja
 from minisheep.run.events import Emit, Found, Note
-from minisheep.run.files import nearest, try_lock, write_json
+from minisheep.run.files import nearest, sha256_of, try_lock, write_json
 from minisheep.run.folder import Appender, Lock
 from minisheep.trainers.base import TrainExample, TrainJob, TrainSettings
 
@@ -167,10 +166,7 @@ def weights(model: PreparedModel, folder: Path) -> Facts:
 def file(model: PreparedModel, folder: Path) -> Facts:
     """The model's file, read again where that is quick, and its chat template and that of the training weights."""
     size = model.gguf.stat().st_size
-    again = ""
-    if size <= REREAD_BYTES:
-        with open(model.gguf, "rb") as gguf:
-            again = hashlib.file_digest(gguf, "sha256").hexdigest()
+    again = sha256_of(model.gguf) if size <= REREAD_BYTES else ""
     return {
         "name": model.name, "path": str(model.gguf), "bytes": size, "sha256": model.gguf_sha256, "again": again,
         "source": model.source, "architecture": model.architecture, "template": model.template.name,
