@@ -195,7 +195,7 @@ def plan_weights(header: GgufHeader) -> list[Weight]:
         ("holds the unknown tensor", name) for name in sorted(found - names.keys())
     ]:
         raise UnsupportedModelError(f"This GGUF {problem} {name}: no training weights can be made from it.", FIX)
-    by_part = {"attn_q": head_count(header), "attn_k": kv_head_count(header)} if header.architecture == "llama" else {}
+    by_part = heads_in_pairs(header)
     gemma = header.architecture == "gemma3"
     return [
         Weight(
@@ -207,6 +207,11 @@ def plan_weights(header: GgufHeader) -> list[Weight]:
         )
         for tensor in header.tensors
     ]
+
+
+def heads_in_pairs(header: GgufHeader) -> dict[str, int]:
+    """The parts of a block whose rows llama.cpp has in pairs (`halves`), with the number of their heads."""
+    return {"attn_q": head_count(header), "attn_k": kv_head_count(header)} if header.architecture == "llama" else {}
 
 
 def hf_names(architecture: str, layers: int) -> dict[str, str]:
