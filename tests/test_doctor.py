@@ -80,6 +80,30 @@ def test_each_fault_is_found_and_told_how_to_mend(name: str) -> None:
     assert result.outcome == outcome and fix in result.fix, result
 
 
+@pytest.mark.parametrize(
+    ("format", "load_in", "note", "nats", "outcome"),
+    [
+        ("BF16", "bf16", "", 0.034, "ok"),
+        ("BF16", "bf16", "", 0.22, "fail"),  # Gemma with a wrong rotary embedding
+        ("Q8_0", "bf16", "", 0.07, "ok"),
+        ("Q8_0", "bf16", "", 0.34, "fail"),  # SmolLM2 with a wrong rotary embedding
+        ("Q4_K_M", "bf16", "", 0.27, "ok"),
+        ("Q4_K_M", "bf16", "", 0.47, "warn"),
+        ("Q4_K_M", "bf16", "", 2.1, "fail"),  # with heads in another order
+        ("Q4_0", "bf16", "", 0.7, "ok"),
+        ("Q8_0", "4bit", "", 0.34, "ok"),
+        ("Q4_0", "bf16", "made from the GGUF", 0.071, "ok"),
+        ("Q4_0", "bf16", "made from the GGUF", 0.5, "fail"),
+    ],
+)
+def test_how_far_gguf_and_weights_may_be_apart_is_what_their_formats_round(
+    format: str, load_in: str, note: str, nats: float, outcome: str
+) -> None:
+    """The distances are those that were measured."""
+    changes = {"logprobs": [-1.0 - nats, -0.5 - nats], "load_in": load_in, "note": note}
+    assert of("GGUF and weights", judged(machine(), facts(weights=changes, file={"format": format}))).outcome == outcome
+
+
 def test_a_build_for_processors_beside_a_gpu_names_the_gpu() -> None:
     assert "RTX 3060" in of("llama.cpp on the GPU", judged(machine(), facts(llama={"offload": False}))).found
 

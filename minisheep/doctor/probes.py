@@ -246,7 +246,9 @@ def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None
         os.environ["HF_HUB_OFFLINE"] = "1"
     stored = folder / MODEL
     if job["phase"] == "prepare":
-        prepare(find_model(job["model"], gguf=job["gguf"], weights=job["weights"]), stored, emit, offline=job["offline"])
+        prepare(
+            find_model(job["model"], gguf=job["gguf"], weights=job["weights"]), stored, emit, offline=job["offline"]
+        )
         return
     model = PreparedModel.read(stored) if stored.exists() else None
     scratch = folder / job["phase"]
