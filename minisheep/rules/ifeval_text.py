@@ -17,7 +17,6 @@ sentences end with 。！？ and each character counts as a word; texts without 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
@@ -221,7 +220,7 @@ def _detectors() -> Any:
     except ImportError:
         raise UsageError(
             "A constraint on the language of an answer needs the package langdetect, which is not installed.",
-            f"{sys.executable} -m pip install langdetect",
+            "`minisheep doctor` names the command that installs what is missing.",
         ) from None
     factory = DetectorFactory()
     factory.load_profile(PROFILES_DIRECTORY)
