@@ -143,7 +143,7 @@ def check_packages(required: Sequence[RequiredPackage], version: Installed, plac
         return warn(
             "packages",
             "minisheep is not installed, so its packages cannot be checked",
-            pip(place, "-e . in its folder"),
+            pip(place, f'-e "{installing.PROJECT}"'),
         )
     wrong = misfits(own, version)
     if wrong:
