@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -321,11 +322,9 @@ def make_weights(work: ExportWork) -> None:
 
 def _configure(work: ExportWork, folder: Path, end: int, ends: list[int]) -> None:
     """config.json of the base with the trained end token, and generation_config.json with the run's sampling."""
-    import transformers
-
     config = config_for_both(json.loads((work.model.weights / "config.json").read_bytes()))
     # The tokenizer is saved by this version; without the number, 4.57 warns of a fault of older ones.
-    config |= {"eos_token_id": end, "transformers_version": transformers.__version__}
+    config |= {"eos_token_id": end, "transformers_version": version("transformers")}
     write_json(folder / "config.json", config)
     settings = work.settings
     generation: dict[str, Any] = {"do_sample": settings.answer_temperature > 0, "eos_token_id": ends}
