@@ -10,7 +10,7 @@ from benchmarks.bench_setup import BenchSetup
 from benchmarks.measure import Comparison, Target
 from benchmarks.peers_llama import PEER_NAME, OneAtATime
 from benchmarks.turns import alternate, compare_rates
-from minisheep import api, phases
+from minisheep import opening, phases
 from minisheep.config import Settings
 from minisheep.engines.base import Engine, EngineInfo
 from minisheep.engines.llamacpp import LlamaCppEngine
@@ -70,7 +70,7 @@ def _do(setup: BenchSetup, engine: Engine, settings: Settings, turn: int) -> Tur
     with tempfile.TemporaryDirectory(dir=setup.folder) as name:
         folder = RunFolder(Path(name) / "run")
         folder.create()
-        api.write_settings(folder, settings)
+        opening.write_settings(folder, settings)
         setup.model.prepared.write(folder.model)
         work = Lent(folder.path, engine)
 

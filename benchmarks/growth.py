@@ -10,7 +10,7 @@ from benchmarks.bench_setup import BenchSetup
 from benchmarks.commands import own_peak_memory
 from benchmarks.measure import Comparison, Target
 from benchmarks.turns import compare_values
-from minisheep import api, phases
+from minisheep import opening, phases
 from minisheep.machine.worker import WorkerProcess
 from minisheep.run.folder import RunFolder, replace_records
 from minisheep.workspace import Workspace
@@ -42,7 +42,7 @@ def answer(setup: BenchSetup) -> int:
     settings = setup.settings(answer_max_tokens=ANSWER_TOKENS, per_round=count, context=CONTEXT)
     folder = RunFolder(setup.folder / f"answers-{count}")
     folder.create()
-    api.write_settings(folder, settings)
+    opening.write_settings(folder, settings)
     setup.model.prepared.write(folder.model)
     short = [seed for seed in setup.seeds if not seed.input]
     replace_records(folder.make_round(1).instructions, material.instructions(short, count))

@@ -11,6 +11,7 @@ from benchmarks.bench_setup import BenchSetup
 from benchmarks.measure import Comparison, Target
 from benchmarks.turns import alternate, compare_rates
 from minisheep.errors import MinisheepError
+from minisheep.machine.installing import pip_install
 from minisheep.plan.calibration import Turn, timed
 from minisheep.rules.similarity import NoveltyIndex
 
@@ -29,7 +30,7 @@ def measure(setup: BenchSetup) -> Iterator[Comparison]:
     try:
         scorer = importlib.import_module("rouge_score.rouge_scorer")
     except ImportError:
-        note = "rouge_score is not installed: `pip install rouge-score` installs it."
+        note = f"rouge_score is not installed: `{pip_install('rouge-score')}` installs it."
         yield Comparison(WHAT, None, None, PEER_NAME, "instructions/s", sizes=work, note=note, target=Target(1000.0))
         return
     texts = material.novel_texts(sizes["known"] + sizes["new"])

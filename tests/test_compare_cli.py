@@ -14,6 +14,7 @@ from measured_runs import measured_run
 
 from minisheep.cli.main import main
 from minisheep.comparison import compare
+from minisheep.machine.installing import install_extra
 from minisheep.terminal import comparison_plot
 
 
@@ -173,4 +174,4 @@ def test_without_matplotlib_a_figure_is_one_line(call: Call, runs: list[str], mo
 
     monkeypatch.setattr(builtins, "__import__", missing)
     said = call("compare", *runs, "--plot", "x.png")
-    assert said.code == 2 and "minisheep[plots]" in said.err and len(said.err.splitlines()) == 1
+    assert said.code == 2 and install_extra("plots") in said.err and len(said.err.splitlines()) == 1

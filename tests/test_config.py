@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from minisheep import api, config, presets
+from minisheep import api, config, opening, presets
 from minisheep.cli.work import align
 from minisheep.config import Keep, Settings
 from minisheep.data.seed_tasks import load_seeds, read_given
@@ -153,7 +153,7 @@ def test_keep_is_parsed_once_and_stored_as_it_was_said(tmp_path: Path, text: str
     assert settings.model_dump()["keep"] == text == str(settings.keep)
     assert json.loads(settings.model_dump_json())["keep"] == text
     folder = RunFolder(tmp_path)
-    api.write_settings(folder, settings)
+    opening.write_settings(folder, settings)
     assert config.read_toml(folder.settings)["keep"] == text
 
 
@@ -241,8 +241,8 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 def test_resolved_settings_come_back_from_the_run_folder(tmp_path: Path, preset: str, seeds: str) -> None:
     folder = RunFolder(tmp_path)
     settings = config.make({"seeds": seeds, "learning_rate": 1e-7}, preset)
-    api.write_settings(folder, settings)
-    assert api.stored_settings(folder) == settings
+    opening.write_settings(folder, settings)
+    assert opening.stored_settings(folder) == settings
     # The file is also one that a user can give.
     assert config.make(config.read_toml(folder.settings)) == settings
 

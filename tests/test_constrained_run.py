@@ -12,7 +12,7 @@ import pytest
 from scripted_engine import Scripted
 from tiny_runs import flags, minisheep, outcome, tiny_run
 
-from minisheep import api, config, loop, presets
+from minisheep import api, config, loop, opening, presets
 from minisheep.data.constraint_kinds import load_catalogue
 from minisheep.data.seed_tasks import load_seeds, load_wording
 from minisheep.engines.base import GenerateRequest
@@ -142,7 +142,7 @@ def test_stopping_anywhere_leaves_the_same_records(run: api.Run, tmp_path: Path)
     given: dict[str, Any] = dict(run.settings)
     for count in range(5, 200, 3):
         try:
-            with api.open_run(path, None, {} if stops else given, lambda event: None) as (folder, settings, _, log):
+            with opening.open_run(path, None, {} if stops else given, lambda event: None) as (folder, settings, _, log):
                 loop.run(folder, settings, InlineHost(StopAfter(count)), log)
             break
         except Stopped:
@@ -427,10 +427,10 @@ def test_a_run_says_and_keeps_what_preset_it_began_from(tmp_path: Path) -> None:
     done, said = tiny_run(tmp_path / "run", rounds=1)
     (told,) = [event.text for event in said if isinstance(event, Note) and event.text.startswith("Settings: ")]
     assert "preset imitation" in told and "--per-round 12" in told
-    assert api.preset_of(RunFolder(done.path)) == "imitation"
+    assert opening.preset_of(RunFolder(done.path)) == "imitation"
     _, said = tiny_run(tmp_path / "run", rounds=2)
     assert not any(isinstance(event, Note) and event.text.startswith("Settings: ") for event in said)
-    assert api.preset_of(RunFolder(done.path)) == "imitation"
+    assert opening.preset_of(RunFolder(done.path)) == "imitation"
     assert set(presets.PRESET_NOTES) == set(presets.PRESETS)
 
 

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from minisheep.machine import cuda_setup, llama_library
-from minisheep.machine.cuda_setup import Compiler, compiler_fault, driver_in, newest, packages_for, preload, wheel_index
+from minisheep.machine.cuda_setup import (
+    Compiler,
+    InstalledTorch,
+    compiler_fault,
+    driver_in,
+    newest,
+    packages_for,
+    preload,
+    wheel_index,
+)
 
 ROOT = Path(__file__).parents[1]
 OLD, NEW, NEXT = (
@@ -87,6 +96,43 @@ def test_the_prebuilt_llama_cpp_and_the_torch_with_its_libraries_are_of_one_cuda
     assert wheel_index(driver, capability).rpartition("/")[2] == wheel
     asked = packages_for(driver, capability)
     assert asked[-2:] == ([cuda_setup.LLAMA, torch] if wheel else [])
+
+
+LENT = InstalledTorch((2, 11), (12, 8))
+"""What Colab brings."""
+
+
+@pytest.mark.parametrize(
+    ("torch", "driver", "asked"),
+    [
+        (LENT, (13, 0), ["cu125"]),
+        (InstalledTorch((2, 11), (13, 0)), (13, 2), ["cu130"]),
+        (InstalledTorch((2, 6), (12, 4)), (12, 8), ["cu124"]),
+        (InstalledTorch((2, 11), (13, 0)), (12, 8), ["cu125", cuda_setup.OLD_TORCH]),
+        (InstalledTorch((2, 5), (12, 1)), (13, 0), ["cu130", cuda_setup.TORCH]),
+        (InstalledTorch((2, 13), None), (13, 0), ["cu130", cuda_setup.TORCH]),
+    ],
+)
+def test_a_torch_that_suits_stays_and_the_wheel_is_of_its_cuda(
+    torch: InstalledTorch, driver: tuple[int, int], asked: list[str]
+) -> None:
+    """Else pip would keep a torch for CUDA 12 beside a llama.cpp that misses the libraries of CUDA 13."""
+    found = packages_for(driver, (7, 5), torch)
+    assert [found[3].rpartition("/")[2], *found[5:]] == asked
+    assert found[4] == cuda_setup.LLAMA
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("__version__ = '2.14.1'\ncuda: Optional[str] = '13.0'\nhip = None\n", InstalledTorch((2, 14), (13, 0))),
+        ("__version__ = '2.11.0+cu128'\ncuda: str | None = '12.8'", LENT),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = '6.4'", InstalledTorch((0, 0), None)),
+        ("", InstalledTorch((0, 0), None)),
+    ],
+)
+def test_a_torch_is_known_by_its_version_file(text: str, found: InstalledTorch) -> None:
+    assert cuda_setup.torch_in(text) == found
 
 
 @pytest.mark.parametrize(

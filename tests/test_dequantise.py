@@ -14,6 +14,7 @@ from minisheep.errors import DiskError, UnsupportedModelError
 from minisheep.formats import gguf_to_hf as module
 from minisheep.formats.gguf_header import GgufHeader, TensorInfo
 from minisheep.formats.gguf_to_hf import config_json, dequantise, halves, hf_names, plan_weights, refuse_lossy
+from minisheep.formats.hf_versions import config_for_both, tokenizer_config_for_both
 from minisheep.formats.lora_gguf import ARCHITECTURES, BaseFacts, permute
 from minisheep.formats.safetensors_file import pieces, to_bfloat16
 from minisheep.trainers.base import TrainSettings
@@ -99,6 +100,39 @@ def test_other_scalings_of_the_rotary_embedding_are_refused(scaling: str) -> Non
 def test_linear_scaling_is_kept() -> None:
     rope = config_json(header(rope__scaling__type="linear", rope__scaling__factor=8.0))["rope_parameters"]
     assert rope == {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_transformers_4_finds_the_rotary_embedding_under_its_own_names(architecture: str) -> None:
+    config = config_json(header(architecture, rope__freq_base=500_000.0))
+    rope = config["rope_parameters"]
+    assert config["rope_theta"] == 500_000.0 == rope.get("full_attention", rope)["rope_theta"]
+    assert config.get("rope_local_base_freq") == rope.get("sliding_attention", {}).get("rope_theta")
+    assert "rope_scaling" not in config
+    assert config["torch_dtype"] == config["dtype"] == "bfloat16"
+
+
+def test_a_scaled_rotary_embedding_has_both_forms_and_the_text_model_inside_too() -> None:
+    rope = {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}
+    made = config_for_both({"text_config": {"rope_parameters": rope}, "torch_dtype": "float16"})
+    assert made["dtype"] == made["torch_dtype"] == "float16"
+    assert made["text_config"]["rope_theta"] == 1e6 and made["text_config"]["rope_parameters"] == rope
+    assert made["text_config"]["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
+    older = {"rope_theta": 1e6, "rope_scaling": None, "torch_dtype": "float16"}
+    assert config_for_both(older) == older | {"dtype": "float16"}
+
+
+def test_a_tokenizer_has_a_class_and_keys_that_both_versions_know() -> None:
+    saved = {
+        "backend": "tokenizers", "bos_token": "<s>", "is_local": True, "local_files_only": False,
+        "model_max_length": 10**30, "tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<a>"],
+    }  # fmt: skip
+    assert tokenizer_config_for_both(saved, 2048) == {
+        "bos_token": "<s>", "model_max_length": 2048, "tokenizer_class": "PreTrainedTokenizerFast",
+        "additional_special_tokens": ["<a>"],
+    }  # fmt: skip
+    known = {"model_max_length": 512, "extra_special_tokens": {"image_token": "<i>"}}
+    assert tokenizer_config_for_both(known, 2048) == known | {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 
 @pytest.mark.parametrize("change", ["blk.0.attn_q.bias", "blk.0.ffn_gate_exps.weight"])

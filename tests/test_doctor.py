@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from minisheep.doctor import checks, diagnosis, packages, probes
 from minisheep.doctor.check_result import CheckResult, Facts, counted, failed, ok, skipped, verdict
 from minisheep.doctor.diagnosis import groups, judge
 from minisheep.doctor.machine_facts import MachineFacts, free_disks, pci_gpus
-from minisheep.doctor.packages import Place, RequiredPackage, build_llama, mend_llama
+from minisheep.doctor.packages import Place, build_llama, mend_llama
 from minisheep.engines import native
 from minisheep.errors import DownloadError, MinisheepError, ModelFileError, UsageError
-from minisheep.machine import cuda_setup, llama_library
+from minisheep.machine import cuda_setup, installing, llama_library
 from minisheep.machine.cuda_setup import Compiler
+from minisheep.machine.installing import RequiredPackage
 
 BUILD = 'CMAKE_ARGS="-DGGML_CUDA=on -DGGML_NATIVE=on -DLLAVA_BUILD=OFF'
 
@@ -75,6 +78,30 @@ def test_each_fault_is_found_and_told_how_to_mend(name: str) -> None:
     here, found, outcome, fix = FAULTS[name]
     result = of(name.partition(",")[0], judged(here, found))
     assert result.outcome == outcome and fix in result.fix, result
+
+
+@pytest.mark.parametrize(
+    ("format", "load_in", "note", "nats", "outcome"),
+    [
+        ("BF16", "bf16", "", 0.034, "ok"),
+        ("BF16", "bf16", "", 0.22, "fail"),  # Gemma with a wrong rotary embedding
+        ("Q8_0", "bf16", "", 0.07, "ok"),
+        ("Q8_0", "bf16", "", 0.34, "fail"),  # SmolLM2 with a wrong rotary embedding
+        ("Q4_K_M", "bf16", "", 0.27, "ok"),
+        ("Q4_K_M", "bf16", "", 0.47, "warn"),
+        ("Q4_K_M", "bf16", "", 2.1, "fail"),  # with heads in another order
+        ("Q4_0", "bf16", "", 0.7, "ok"),
+        ("Q8_0", "4bit", "", 0.34, "ok"),
+        ("Q4_0", "bf16", "made from the GGUF", 0.071, "ok"),
+        ("Q4_0", "bf16", "made from the GGUF", 0.5, "fail"),
+    ],
+)
+def test_how_far_gguf_and_weights_may_be_apart_is_what_their_formats_round(
+    format: str, load_in: str, note: str, nats: float, outcome: str
+) -> None:
+    """The distances are those that were measured."""
+    changes = {"logprobs": [-1.0 - nats, -0.5 - nats], "load_in": load_in, "note": note}
+    assert of("GGUF and weights", judged(machine(), facts(weights=changes, file={"format": format}))).outcome == outcome
 
 
 def test_a_build_for_processors_beside_a_gpu_names_the_gpu() -> None:
@@ -161,9 +188,9 @@ def test_the_build_is_for_the_gpu_that_is_here() -> None:
 
 
 def test_the_build_names_the_pinned_llama_cpp_and_torch_is_that_of_the_extra() -> None:
-    pinned = next(want for want in packages.requirements() if want.name == "llama-cpp-python")
+    pinned = next(want for want in installing.requirements() if want.name == "llama-cpp-python")
     assert not packages.misfits([pinned], lambda name: packages.LLAMA.partition("==")[2])
-    torch = next(want for want in packages.requirements() if want.name == "torch" and want.extra == "gpu")
+    torch = next(want for want in installing.requirements() if want.name == "torch" and want.extra == "gpu")
     assert Requirement(torch.text).specifier == Requirement(cuda_setup.TORCH).specifier
 
 
@@ -297,8 +324,39 @@ def test_a_local_version_counts_as_its_release() -> None:
 
 def test_a_requirement_is_read_with_its_extra() -> None:
     trl = RequiredPackage("trl<1.16,>=1.10", "trl", "gpu")
-    assert packages.parse_requirement("trl<1.16,>=1.10; extra == 'gpu'") == trl
-    assert packages.parse_requirement("lm-eval[ifeval]>=0.4.13").text == "lm-eval[ifeval]>=0.4.13"
+    assert installing.parse_requirement("trl<1.16,>=1.10; extra == 'gpu'") == trl
+    assert installing.parse_requirement("lm-eval[ifeval]>=0.4.13").text == "lm-eval[ifeval]>=0.4.13"
+
+
+@pytest.mark.parametrize(
+    ("extra", "installed", "told"),
+    [
+        ("plots", ["matplotlib>=3.9; extra == 'plots'", "numpy>=2"], 'pip install "matplotlib>=3.9"'),
+        ("plots", [], f'pip install -e "{installing.PROJECT}[plots]"'),
+        ("gpu", ["torch>=2.6; extra == 'gpu'", "trl; extra == 'gpu'"], 'pip install "torch<2.11" "trl"'),
+    ],
+)
+def test_an_extra_is_installed_by_its_packages_into_the_python_that_runs(
+    monkeypatch: pytest.MonkeyPatch, extra: str, installed: list[str], told: str
+) -> None:
+    """Right in a clone, in a wheel and without activation: no index is asked for minisheep."""
+    monkeypatch.setattr(installing, "requires", lambda name: installed)
+    monkeypatch.setattr(sys, "executable", "/somewhere/my venv/bin/python")
+    command = installing.install_extra(extra, *(["torch<2.11"] if extra == "gpu" else []))
+    assert command == f"'/somewhere/my venv/bin/python' -m {told}"
+
+
+def test_the_python_of_this_folder_has_its_short_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    assert installing.pip_install("x") == ".venv/bin/python -m pip install x"
+
+
+def test_no_message_sends_to_an_index_for_minisheep_itself() -> None:
+    """`install_extra` words all of them."""
+    for path in sorted((installing.PROJECT / "minisheep").rglob("*.py")):
+        if path.name != "installing.py":
+            assert not re.search(r"""pip install [^\n]{0,4}minisheep""", path.read_text(encoding="utf-8")), path
 
 
 def test_unsloth_is_missed_only_where_there_is_a_gpu() -> None:

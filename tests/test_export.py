@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tiny_runs import tiny_run
 from minisheep import config
 from minisheep.cli.main import cli
 from minisheep.errors import DiskError, ExportError, MinisheepError, UsageError
-from minisheep.export import export_choice, exporting, model_cards
+from minisheep.export import export_choice, exporting, model_cards, worker
 from minisheep.export.export_choice import TARGETS, ExportChoice, ExportSpec
 from minisheep.run.events import Event, Note
 from minisheep.run.files import read_json, write_json
@@ -351,6 +352,23 @@ def test_text_that_no_encoding_holds_does_not_stop_the_data(made: list[ExportSpe
 )
 def test_a_licence_is_named_as_the_hub_does(name: str, fields: dict[str, str]) -> None:
     assert model_cards.card_fields(name) == fields
+
+
+def test_a_merged_models_configuration_is_read_by_transformers_4_and_5(tmp_path: Path) -> None:
+    base, made = tmp_path / "base", tmp_path / "made"
+    base.mkdir()
+    made.mkdir()
+    rope = {"rope_type": "default", "rope_theta": 100_000.0}
+    given = {"rope_parameters": rope, "dtype": "bfloat16", "eos_token_id": 1, "pad_token_id": 0}
+    write_json(base / "config.json", given)
+    work: Any = SimpleNamespace(model=SimpleNamespace(weights=base), settings=config.make({}))
+    worker._configure(work, made, 7, [7, 1])
+    found = read_json(made / "config.json")
+    assert found["rope_theta"] == 100_000.0 and found["rope_parameters"] == rope and found["eos_token_id"] == 7
+    assert found["torch_dtype"] == found["dtype"] == "bfloat16"
+    # Without it, or below 5, version 4.57 would warn of a fault that some tokenizers had.
+    assert found["transformers_version"].startswith("5.")
+    assert read_json(made / "generation_config.json")["eos_token_id"] == [7, 1]
 
 
 def test_every_licence_of_the_registry_has_a_name_for_a_card() -> None:

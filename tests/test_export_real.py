@@ -170,6 +170,12 @@ def test_a_folder_for_the_hub_is_what_transformers_computes(run: Path, tmp_path:
         "model/tokenizer.json", "model/chat_template.jinja", "model/adapter/adapter_model.safetensors",
         "dataset/README.md", "export.json",
     }  # fmt: skip
+    # transformers 4 reads the one name, 5 the other.
+    config = read_json(tmp_path / "out" / "model" / "config.json")
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 100_000.0
+    tokenizer = read_json(tmp_path / "out" / "model" / "tokenizer_config.json")
+    assert (tokenizer["tokenizer_class"], tokenizer["model_max_length"]) == ("PreTrainedTokenizerFast", 8192)
+    assert not tokenizer.keys() & {"is_local", "local_files_only", "backend"}
     # As a user of the card loads it, and the plain adapter on its base.
     export(other, tmp_path / "adapter", "adapter")
     weights = tmp_path / "weights"

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import TINY, flags, minisheep, outcome, tiny_run
 
-from minisheep import api, config, loop
+from minisheep import config, loop, opening
 from minisheep.errors import RunMismatchError, StarvedError, Stopped, UsageError
 from minisheep.host import InlineHost
 from minisheep.run.events import EngineReady, Note, PhaseFinished
@@ -122,7 +122,7 @@ def test_stopping_anywhere_and_going_on_changes_nothing(tmp_path: Path) -> None:
     stops = 0
     for count in range(3, 200):
         try:
-            with api.open_run(
+            with opening.open_run(
                 path, None if stops else "imitation", {} if stops else TINY, lambda event: None
             ) as opened:
                 folder, settings, _, log = opened
@@ -297,7 +297,7 @@ def test_answer_shots_says_where_it_does_nothing_and_what_it_lacks(tmp_path: Pat
     told = any(isinstance(event, Note) and "--answer-shots" in event.text for event in said)
     assert told and Workspace(tmp_path / "run").frame(1).template is not None
     with pytest.raises(UsageError, match="--answer-shots 2"):
-        api.check(api.resolve({"answer_shots": 2, "seeds": long_seeds(tmp_path), **TINY}))
+        opening.check(opening.resolve({"answer_shots": 2, "seeds": long_seeds(tmp_path), **TINY}))
 
 
 def test_a_base_model_whose_answers_do_not_end_is_told_of_at_once(tmp_path: Path) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
+import importlib.util
 import inspect
 import json
 import re
+import shlex
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -16,8 +23,17 @@ import pytest
 
 from minisheep import config
 from minisheep.api import Run, align
+from minisheep.data.seed_tasks import HELD_OUT_SHARE
+from minisheep.machine import cuda_setup
 from minisheep.machine.gpu import gpus_here
+from minisheep.models.registry import load_registry
+from minisheep.plan.fit import make_plan, with_gpu
+from minisheep.plan.gpu_models import find_gpu_model
+from minisheep.plan.memory_parts import total
+from minisheep.plan.room import known_model
+from minisheep.rules.corrupt import KINDS
 from minisheep.run.reading import Round
+from minisheep.stages.exam import CANDIDATES
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -176,6 +192,123 @@ def test_nothing_is_a_magic_or_a_command_of_the_shell(path: Path) -> None:
     """So that a notebook is Python that any tool can read."""
     for source in sources(path, "code"):
         assert not re.search(r"^\s*[%!]", source, re.MULTILINE)
+
+
+WORDS = (
+    *("no", "one", "two", "three", "four", "five", "six", "seven"),
+    *("eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen"),
+)
+DEMO, DEFAULT = config.make({}, "imitation"), config.make({})
+TWELVE = next(given_settings(NOTEBOOKS[0]))["per_round"]
+STATED = [
+    ("1", "{} rounds of it on SmolLM2", DEMO.rounds),
+    ("1", "it downloads about {} MB", round((load_registry()[DEMO.model].gguf_bytes or 0) / 1e6, -1)),
+    ("2", "corrupted in {} ways", len(KINDS)),
+    ("2", "sees {} seed tasks", DEMO.shots),
+    ("2", "ROUGE-L above {})", DEMO.novelty),
+    ("2", "the best `{}` by score", DEMO.keep),
+    ("3", "{} right answers. A real run uses", ast.literal_eval(TWELVE) // 2),
+    ("3", "uses {} tasks or more (`exam_tasks`)", DEFAULT.exam_tasks),
+    ("4", "draft begins with {} seed tasks", DEMO.shots),
+    ("4", "{} tenths are chosen at random", round(10 * HELD_OUT_SHARE)),
+    ("5", "examines {} judges", len(CANDIDATES)),
+    ("5", "paper's: {} seed tasks", DEFAULT.shots),
+    ("5", "LoRA of rank {},", DEFAULT.lora_rank),
+    ("5", "{} epochs", DEFAULT.epochs),
+    ("5", "{} kept examples a round", 300 * 3 // 10),
+]
+"""A notebook, a phrase of its text with a number left out, and the number as the code has it."""
+
+
+@pytest.mark.parametrize(("number", "phrase", "value"), STATED, ids=lambda given: str(given)[:30])
+def test_a_number_in_a_text_is_that_of_the_code(number: str, phrase: str, value: float | str) -> None:
+    (path,) = (path for path in NOTEBOOKS if path.name[0] == number)
+    text = "\n".join(sources(path, "markdown")).lower()
+    whole = f"{value:g}" if isinstance(value, int | float) else value
+    forms = {whole, *([WORDS[int(value)]] if isinstance(value, int) and value < len(WORDS) else [])}
+    assert any(phrase.format(form).lower() in text for form in forms), phrase.format(whole)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[:4], ids=lambda path: path.stem)
+def test_the_readme_and_a_notebook_give_the_same_minutes(path: Path) -> None:
+    told = re.search(rf"\({path.name}\).*\| (\d) to (\d) minutes", (FOLDER / "README.md").read_text(encoding="utf-8"))
+    text = "\n".join(sources(path, "markdown"))
+    found = re.search(r"(\w+) to (\w+) minutes", text)
+    assert found
+    if told:
+        assert [WORDS.index(word.lower()) for word in found.groups()] == [int(word) for word in told.groups()]
+    else:
+        # The third takes as long as the first, whose run it reads.
+        first = re.search(r"(\w+) to (\w+) minutes", "\n".join(sources(NOTEBOOKS[0], "markdown")))
+        assert first and first.groups() == found.groups()
+
+
+class Colab:
+    """What the first cell of the GPU notebook does on a machine that is lent: its commands are noted, not done."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, where: Path, llama: str) -> None:
+        self.asked: list[list[str]] = []
+        self._llama = llama
+        drive = SimpleNamespace(mount=lambda path: self.asked.append(["mount", path]))
+        colab = ModuleType("google.colab")
+        colab.drive = drive  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
+        monkeypatch.setitem(sys.modules, "google.colab", colab)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(subprocess, "run", self.run)
+        monkeypatch.chdir(where)
+
+    def run(self, command: list[str], **options: Any) -> Any:
+        assert options["check"]
+        self.asked.append([word for word in command if word != sys.executable])
+        return SimpleNamespace(stdout=self._llama)
+
+
+def first_cell(**given: str) -> dict[str, Any]:
+    source = sources(GPU, "code")[0]
+    for name, value in given.items():
+        source, count = re.subn(rf'^{name} = ""', f"{name} = {value!r}", source, flags=re.MULTILINE)
+        assert count == 1
+    names: dict[str, Any] = {}
+    exec(source, names)  # a cell of ours
+    return names
+
+
+def test_on_colab_the_first_cell_installs_what_a_gpu_needs_and_keeps_the_run_on_the_drive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = cuda_setup.packages_for((13, 0), (7, 5), cuda_setup.InstalledTorch((2, 11), (12, 8)))
+    colab = Colab(monkeypatch, tmp_path, shlex.join(wheel) + "\n")
+    names = first_cell(REPOSITORY="https://example.org/minisheep")
+    install = ["-m", "pip", "install", "--quiet"]
+    assert colab.asked == [
+        ["mount", str(tmp_path / "drive")],
+        ["git", "clone", "--depth", "1", "https://example.org/minisheep", "minisheep-source"],
+        ["-m", "minisheep.machine.cuda_setup"],
+        [*install, *wheel],
+        [*install, "./minisheep-source[gpu,plots]"],
+    ]
+    assert names["RUN"].is_relative_to(tmp_path / "drive" / "MyDrive")
+    extras = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"gpu", "plots"} <= extras.keys()
+
+
+def test_on_colab_without_a_gpu_or_an_address_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    colab = Colab(monkeypatch, tmp_path, "\n")
+    with pytest.raises(SystemExit, match="REPOSITORY"):
+        first_cell()
+    first_cell(REPOSITORY="elsewhere")
+    assert colab.asked[-1][-1] == "./minisheep-source[plots]"
+
+
+def test_the_settings_for_a_t4_leave_it_room() -> None:
+    """Of its 16 GB, its driver gives a little under 15 GiB."""
+    given = next(given_settings(GPU))
+    settings = config.make({name: ast.literal_eval(value) for name, value in given.items()})
+    lent = dataclasses.replace(with_gpu(find_gpu_model("T4 16GB")), memory=int(14.6 * 2**30))
+    plan = make_plan(settings, known_model(settings), lent)
+    assert plan.fits and plan.slots >= 8 and not lent.bfloat16
+    assert max(total(plan.inference), total(plan.training)) <= lent.memory
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny_runs import TINY, tiny_run
 
-from minisheep import api, config
+from minisheep import api, config, loop, opening
 from minisheep.errors import ConfigError, DiskError, RunLockedError, RunMismatchError, UsageError
 from minisheep.run.folder import Lock, RunFolder
 
@@ -20,26 +22,41 @@ DONE: dict[str, Any] = {
 
 def test_a_run_begins_with_what_is_wanted_over_what_a_failed_attempt_left() -> None:
     stored = config.make({"shots": 3, "seed": 7})
-    assert api.resolve({"seed": 8}) == api.Opening(config.make({"seed": 8}))
+    assert opening.resolve({"seed": 8}) == opening.Opening(config.make({"seed": 8}))
     # No manifest: nothing was made, so a setting that may never change can be given anew.
-    assert api.resolve({"seed": 8}, stored) == api.Opening(config.make({"shots": 3, "seed": 8}))
+    assert opening.resolve({"seed": 8}, stored) == opening.Opening(config.make({"shots": 3, "seed": 8}))
     with pytest.raises(ConfigError, match="nearest: rounds"):
-        api.resolve({"roundz": 3})
+        opening.resolve({"roundz": 3})
+
+
+def test_a_run_tells_of_itself_in_a_notebook_and_nothing_in_a_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {**TINY, "rounds": 1, "until": loop.Phase(0, "evaluate"), "inline": True}
+    api.align(tmp_path / "script", preset="imitation", **given)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=object))
+    done = api.align(tmp_path / "notebook", preset="imitation", **given)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("Starting ") and any("base model, evaluate done" in line for line in said)
+    assert done.verdict.startswith("No round has been measured yet")
+    api.align(tmp_path / "notebook", emit=lambda event: None, inline=True)
+    assert capsys.readouterr().out == ""
 
 
 def test_what_was_made_stays_and_what_would_make_it_invalid_is_named() -> None:
     stored = config.make({"keep": "top:0.3"})
-    assert api.resolve({}, stored, DONE) == api.Opening(stored, DONE)
+    assert opening.resolve({}, stored, DONE) == opening.Opening(stored, DONE)
     with pytest.raises(RunMismatchError, match="--seed is 1 there and 2 here"):
-        api.resolve({"seed": 2}, stored, DONE)
-    more = api.resolve({"threads": 3}, stored, DONE)
+        opening.resolve({"seed": 2}, stored, DONE)
+    more = opening.resolve({"threads": 3}, stored, DONE)
     assert more.settings.threads == 3 and more.manifest == DONE
     assert more.note == "Continuing with changed settings: --threads 0 -> 3."
 
 
 def test_another_keep_does_the_filters_again_that_no_training_has_used() -> None:
     stored = config.make({"keep": "top:0.3"})
-    found = api.resolve({"keep": "top:0.5"}, stored, DONE)
+    found = opening.resolve({"keep": "top:0.5"}, stored, DONE)
     assert found.manifest is not None and list(found.manifest["phases"]) == ["round-1/filter", "round-1/train"]
     assert found.manifest["inputs"] == DONE["inputs"] and len(DONE["phases"]) == 3
     assert found.note == "Continuing with changed settings: --keep top:0.3 -> top:0.5."
@@ -55,26 +72,26 @@ def test_what_is_checked_is_told_in_order_and_nothing_is_written(tmp_path: Path)
     order += [({"shots": 5}, "does not exist"), ({"shots": 5, "prompts": ""}, "No model is called")]
     for given, told in order:
         with pytest.raises(UsageError, match=told):
-            api.check(api.resolve({**faults, **given}))
+            opening.check(opening.resolve({**faults, **given}))
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_other_seeds_than_a_run_began_with_are_refused() -> None:
     settings = config.make(TINY, "imitation")
-    inputs = api.check(api.Opening(settings))
+    inputs = opening.check(opening.Opening(settings))
     assert set(inputs) == {"seeds", "prompts"}
-    assert api.check(api.Opening(settings, {"phases": {}, "inputs": inputs})) == inputs
+    assert opening.check(opening.Opening(settings, {"phases": {}, "inputs": inputs})) == inputs
     for other in ({"inputs": {**inputs, "seeds": "others"}}, {}):
         with pytest.raises(RunMismatchError, match="not those that the run began with"):
-            api.check(api.Opening(settings, {"phases": {}, **other}))
+            opening.check(opening.Opening(settings, {"phases": {}, **other}))
 
 
 def test_a_run_that_begins_is_written_whole_and_wants_to_go_on(tmp_path: Path) -> None:
     folder, settings = RunFolder(tmp_path), config.make(TINY, "imitation")
     folder.model.write_text("of an attempt that failed")
     folder.pause.touch()
-    api.write(folder, api.Opening(settings), {"seeds": "a"})
-    assert api.stored_settings(folder) == settings and folder.read_manifest() == {
+    opening.write(folder, opening.Opening(settings), {"seeds": "a"})
+    assert opening.stored_settings(folder) == settings and folder.read_manifest() == {
         "phases": {},
         "inputs": {"seeds": "a"},
     }
@@ -85,7 +102,7 @@ def test_filters_are_done_again_even_if_the_disk_fails_before_the_new_keep_is_wr
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, stored = RunFolder(tmp_path), config.make({"keep": "top:0.3"})
-    api.write_settings(folder, stored)
+    opening.write_settings(folder, stored)
     folder.write_manifest(DONE)
 
     def fail(*_: object) -> None:
@@ -93,8 +110,8 @@ def test_filters_are_done_again_even_if_the_disk_fails_before_the_new_keep_is_wr
 
     monkeypatch.setattr(api, "write_settings", fail)
     with pytest.raises(DiskError):
-        api.write(folder, api.resolve({"keep": "top:0.5"}, stored, DONE), DONE["inputs"])
-    assert "round-2/filter" not in folder.read_manifest()["phases"] and api.stored_settings(folder) == stored
+        opening.write(folder, opening.resolve({"keep": "top:0.5"}, stored, DONE), DONE["inputs"])
+    assert "round-2/filter" not in folder.read_manifest()["phases"] and opening.stored_settings(folder) == stored
 
 
 def test_refusals_come_in_order_and_leave_no_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +132,7 @@ def test_refusals_come_in_order_and_leave_no_folder_behind(tmp_path: Path, monke
     monkeypatch.setattr(api, "Lock", lambda folder: Lock(folder, wait_seconds=0.0))
     old = RunFolder(tmp_path / "old")
     old.make_round(0)
-    api.write(old, api.Opening(config.make(TINY, "imitation")), {})
+    opening.write(old, opening.Opening(config.make(TINY, "imitation")), {})
     held = Lock(old.path)
     with pytest.raises(RunLockedError):
         tiny_run(old.path, seed=5, seeds=missing)
@@ -126,14 +143,14 @@ def test_refusals_come_in_order_and_leave_no_folder_behind(tmp_path: Path, monke
 
 def test_after_an_attempt_that_made_nothing_every_setting_may_be_given_anew(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    api.write(folder, api.Opening(config.make({**TINY, "seed": 4, "rounds": 1}, "imitation")), {})
+    opening.write(folder, opening.Opening(config.make({**TINY, "seed": 4, "rounds": 1}, "imitation")), {})
     folder.settings.write_text("of = 'another version'")
     with pytest.raises(ConfigError):
-        api.read_standing(folder, None)
+        opening.read_standing(folder, None)
     # A preset says everything anew, so what was left is not even read.
-    assert api.read_standing(folder, "imitation") == (None, None)
-    api.write(folder, api.Opening(config.make({**TINY, "seed": 4}, "imitation")), {})
-    stored, manifest = api.read_standing(folder, None)
+    assert opening.read_standing(folder, "imitation") == (None, None)
+    opening.write(folder, opening.Opening(config.make({**TINY, "seed": 4}, "imitation")), {})
+    stored, manifest = opening.read_standing(folder, None)
     assert stored is not None and stored.seed == 4 and manifest is None
     folder.make_round(0)
-    assert api.read_standing(folder, "imitation") == (stored, {"phases": {}, "inputs": {}})
+    assert opening.read_standing(folder, "imitation") == (stored, {"phases": {}, "inputs": {}})

@@ -13,7 +13,7 @@ import pytest
 import tomli_w
 from tiny_runs import minisheep, tiny_run
 
-from minisheep import api, config, loop, open_engines
+from minisheep import api, config, loop, open_engines, opening
 from minisheep.engines.permission import check_permitted, remember
 from minisheep.errors import UsageError
 from minisheep.models.cache import cache_root
@@ -127,6 +127,6 @@ def test_a_moved_run_asks_again_and_giving_it_all_is_enough(tmp_path: Path, witn
     with pytest.raises(UsageError, match="wants to"):
         api.align(tmp_path / "moved")
     folder = RunFolder(tmp_path / "moved")
-    with api.open_run(folder.path, None, given, lambda event: None) as opened:
+    with opening.open_run(folder.path, None, given, lambda event: None) as opened:
         assert opened[1].engine_url == URL
-    check_permitted(api.stored_settings(folder), folder.path)
+    check_permitted(opening.stored_settings(folder), folder.path)

@@ -10,6 +10,7 @@ import pytest
 
 from minisheep.errors import ModelFileError
 from minisheep.formats import tokenizer
+from minisheep.formats.gguf_to_hf import halves
 from minisheep.formats.hf_to_gguf import convert
 from minisheep.formats.same_model import check_same_model
 
@@ -53,11 +54,26 @@ def test_norms_that_were_trained_further_are_found(tmp_path: Path, kind: str) ->
     assert refused.value.fix
 
 
-@pytest.mark.parametrize("name", ["embed_tokens.weight", "gate_proj.weight", "v_proj.weight"])
+@pytest.mark.parametrize(
+    "name", ["embed_tokens.weight", "gate_proj.weight", "v_proj.weight", "q_proj.weight", "k_proj.weight"]
+)
 def test_matrices_of_another_model_of_the_same_size_are_found(tmp_path: Path, name: str) -> None:
     gguf = gguf_of(folders.tiny_folder(tmp_path / "a"))
     with pytest.raises(ModelFileError, match=name.split(".")[0]):
         check_same_model(gguf, changed(tmp_path / "b", "llama", name, -1.0))
+
+
+@pytest.mark.parametrize("type", ["f32", "Q8_0"])
+def test_heads_whose_rows_stand_in_another_order_are_found(tmp_path: Path, type: str) -> None:
+    """A conversion that left out llama.cpp's order has every number, and computes something else."""
+    gguf = gguf_of(folders.tiny_folder(tmp_path / "a"), type)
+    other = folders.tiny_folder(tmp_path / "b")
+    tensors = folders.random_tensors(folders.tiny_config("llama"))
+    name = "model.layers.1.self_attn.q_proj.weight"
+    rows = halves(len(tensors[name]), folders.tiny_config("llama")["num_attention_heads"])
+    folders.save(other / "model.safetensors", tensors | {name: tensors[name][rows]}, "BF16")
+    with pytest.raises(ModelFileError, match="q_proj"):
+        check_same_model(gguf, other)
 
 
 @pytest.mark.parametrize(("layers", "words"), [(3, "2"), (1, r"model\.layers\.1")])

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from terminals import log_of, terminal, wait_for
 from tiny_runs import TINY, flags, outcome, tiny_run
 
-from minisheep import api, loop
+from minisheep import api, loop, opening
 from minisheep.cli import steer
 from minisheep.cli.main import cli
 from minisheep.errors import MinisheepError, RunLockedError, Stopped, UsageError, WorkerError
@@ -289,7 +289,7 @@ def test_an_attempt_that_made_nothing_leaves_no_settings(
         assert not (run / "run.toml").exists() and not (run / "manifest.json").exists()
         # What stood there before the attempt stands there again.
         RunFolder(run).create()
-        api.write(RunFolder(run), api.resolve({"seed": 7, "engine": "fake", "trainer": "fake"}), {})
+        opening.write(RunFolder(run), opening.resolve({"seed": 7, "engine": "fake", "trainer": "fake"}), {})
         with pytest.raises(type(error)):
             tiny_run(run, seed=5)
         assert api.load_run(run).settings.seed == 7

@@ -12,6 +12,7 @@ import pytest
 from minisheep.errors import UsageError
 from minisheep.machine import cuda_setup
 from minisheep.machine.gpu import Gpu, in_words, visible
+from minisheep.machine.installing import install_extra
 from minisheep.trainers import choose_trainer
 from minisheep.trainers.choose_trainer import Cuda
 
@@ -93,7 +94,7 @@ def test_a_version_outside_the_supported_set_is_named_with_the_range(package: st
 def test_what_is_not_installed_is_named() -> None:
     for package in choose_trainer.SUPPORTED:
         found = choose_trainer.obstacle(GOOD, {name: v for name, v in SET.items() if name != package})
-        assert found is not None and found.reason and choose_trainer.INSTALL in found.fix
+        assert found is not None and found.reason and install_extra("gpu") in found.fix
 
 
 def test_settings_and_models_that_its_kernels_are_not_for() -> None:
@@ -169,7 +170,7 @@ def test_a_training_may_leave_the_gpu_only_where_somebody_chose_that(
         ((6, 1), (13, 0), (12, 6), ""),
         ((7, 0), (13, 0), (13, 0), cuda_setup.OLD_TORCH),
         ((7, 0), (13, 0), (12, 8), ""),
-        ((10, 0), (13, 0), (12, 6), choose_trainer.INSTALL),
+        ((10, 0), (13, 0), (12, 6), install_extra("gpu")),
     ],
 )
 def test_a_torch_without_kernels_for_the_gpu_is_named_with_one_that_has_them(
@@ -191,19 +192,6 @@ def test_visible_devices_leave_what_cuda_would_see() -> None:
     assert visible([one, two], "") == visible([one, two], "-1") == []
     assert visible([one, two], "0,7,1") == [one]
     assert visible([one, two], "GPU-1234") == [one, two]
-
-
-@pytest.mark.parametrize(
-    ("text", "build"),
-    [
-        ("__version__ = '2.14.1'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", (13, 0)),
-        ("cuda: str | None = '12.8'", (12, 8)),
-        ("cuda: Optional[str] = None\nhip: Optional[str] = '6.4'", None),
-        ("", None),
-    ],
-)
-def test_the_cuda_of_a_torch_is_read_from_its_version_file(text: str, build: tuple[int, int] | None) -> None:
-    assert choose_trainer.build_in(text) == build
 
 
 def test_who_holds_a_gpu_is_named_the_largest_first_and_without_this_run() -> None:

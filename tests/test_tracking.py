@@ -21,7 +21,7 @@ from minisheep.errors import ConfigError, UsageError
 from minisheep.rules.log_targets import log_targets, secrets, tellable, tellable_settings
 from minisheep.run.events import Event, Note, PhaseFinished, RoundMeasured, TrainStep
 from minisheep.tracking import following
-from minisheep.tracking.shown_values import Fold
+from minisheep.tracking.shown_values import ValueFold
 
 SMALL: dict[str, Any] = {"per_round": 4, "eval_tasks": 3, "eval_answers": 2, "rounds": 2}
 
@@ -194,7 +194,7 @@ def filtered(kept: int) -> PhaseFinished:
 
 
 def test_steps_done_again_are_shown_once_and_another_training_goes_on_behind() -> None:
-    fold = Fold("auto")
+    fold = ValueFold("auto")
     resumed = [filtered(3), *map(step, (1, 2, 3, 2, 3, 4))]
     again = [filtered(2), step(1), step(2), step(1, round=2)]
     shown = [(s.axis, s.at) for s in map(fold.shown, [*resumed, *again]) if s is not None]
@@ -202,7 +202,7 @@ def test_steps_done_again_are_shown_once_and_another_training_goes_on_behind() -
 
 
 def test_what_is_said_again_shows_nothing_again_and_what_changed_does() -> None:
-    fold = Fold("auto")
+    fold = ValueFold("auto")
     assert fold.shown(filtered(3)) and fold.shown(filtered(3)) is None and fold.shown(filtered(4))
     measured = RoundMeasured(1, {"round": 1, "model": {"held_out_nll": 2.0}})
     first = fold.shown(measured)
@@ -219,7 +219,7 @@ def test_what_is_said_again_shows_nothing_again_and_what_changed_does() -> None:
     ],
 )
 def test_whatever_metrics_hold_only_finite_numbers_are_shown(metrics: dict[str, Any]) -> None:
-    shown = Fold("auto").shown(RoundMeasured(1, {"round": 1, **metrics}))
+    shown = ValueFold("auto").shown(RoundMeasured(1, {"round": 1, **metrics}))
     assert shown is not None and all(isinstance(v, float) and abs(v) < 1e9 for v in shown.numbers.values())
     assert not any(":" in name for name in shown.numbers)
 

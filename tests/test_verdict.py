@@ -207,4 +207,5 @@ def test_the_demo_ends_with_a_verdict_on_both_halves_and_a_learning_curve(tmp_pa
     assert drawn == sum(m["data"]["constraints"]["total"]["draws"] for m in metrics[1:])
     found = verdict.conclude(metrics)
     assert found is not None and len(run_summary.examples(done, found)) == 3
+    assert done.verdict == verdict.sentence(found)
     assert verdict.ROWS["constraints_unseen"][0] in "\n".join(run_summary.numbers(found, metrics, 80))

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from minisheep.doctor import packages
 from minisheep.doctor.machine_facts import MachineFacts
-from minisheep.doctor.packages import RequiredPackage
 from minisheep.machine import cuda_setup
 from minisheep.machine.gpu import dotted
+from minisheep.machine.installing import RequiredPackage
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Step:
 
 def prebuilt(machine: MachineFacts, python: str) -> Step | None:
     """llama.cpp with CUDA as a wheel: a minute in place of a build; None where none is for this driver and GPU."""
-    wheel = cuda_setup.prebuilt(machine.driver_cuda, machine.capability)
+    kept = cuda_setup.kept_cuda(cuda_setup.installed_torch(), machine.driver_cuda, machine.capability)
+    wheel = cuda_setup.prebuilt(machine.driver_cuda, machine.capability, kept)
     command = [python, "-m", "pip", "install", *packages.FORCED.split(), *wheel]
     return Step("llama.cpp with CUDA, prebuilt", command, seconds=900.0) if wheel else None
 

@@ -18,6 +18,7 @@ from minisheep.doctor.check_result import CheckResult, counted, fail, ok, skippe
 from minisheep.doctor.checks import NO_GPU
 from minisheep.doctor.machine_facts import MachineFacts
 from minisheep.errors import MinisheepError
+from minisheep.machine.installing import requirements
 
 TRAINERS = ("peft", "unsloth")
 DOCTOR_SECONDS = 180.0
@@ -135,7 +136,7 @@ def set_up(
     else:
         yield install_llama(machine, folder / "llama.log", on_progress)
     version = packages.installed_version("unsloth")
-    step = build.unsloth(packages.requirements(), sys.executable)
+    step = build.unsloth(requirements(), sys.executable)
     if version is not None:
         yield ok(unsloth, f"Unsloth {version} is installed already")
     elif not options.install:

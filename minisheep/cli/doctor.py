@@ -10,6 +10,7 @@ import click
 
 from minisheep.doctor.check_result import CheckResult, failed, verdict
 from minisheep.doctor.diagnosis import LIMIT_SECONDS, Options, diagnose
+from minisheep.models.registry import absolute_paths
 from minisheep.rules.plain_text import one_line
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
@@ -17,6 +18,8 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
 
 @click.command()
 @click.option("--model", default="smollm2-135m", metavar="MODEL", help="the model to check with [smollm2-135m]")
+@click.option("--gguf", default="", metavar="FILE", help="with this GGUF in place of its own, as for a run")
+@click.option("--weights", default="", metavar="PATH", help="with these training weights, as for a run")
 @click.option("--offline", is_flag=True, help="fetch nothing and ask no server")
 @click.option(
     "--seconds",
@@ -26,7 +29,9 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
 )
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line, and nothing else")
 @click.option("--plain", is_flag=True, help="plain lines without colours")
-def doctor(model: str, offline: bool, seconds: float | None, as_json: bool, plain: bool) -> None:
+def doctor(
+    model: str, gguf: str, weights: str, offline: bool, seconds: float | None, as_json: bool, plain: bool
+) -> None:
     """Check whether this machine can do a run, by doing each part of one on a small scale: at most 30 s.
 
     Checked are Python, driver, GPU, memory, disk, packages; that llama.cpp really uses the GPU, a real generation, a
@@ -37,6 +42,7 @@ def doctor(model: str, offline: bool, seconds: float | None, as_json: bool, plai
     minisheep doctor
     minisheep doctor --offline --json
     minisheep doctor --model qwen1.5-7b --seconds 300
+    minisheep doctor --model mine --gguf mine-Q8_0.gguf --weights mine/ --seconds 120
     """
 
     def on_progress(text: str) -> None:
@@ -49,7 +55,9 @@ def doctor(model: str, offline: bool, seconds: float | None, as_json: bool, plai
     if not quiet:
         on_progress("Checking the parts of a run; at most 30 s.")
     results: list[CheckResult] = []
-    for result in diagnose(Options(model, offline, seconds or LIMIT_SECONDS), on_progress):
+    # The parts of a check work in folders of their own.
+    paths = absolute_paths({"model": model, "gguf": gguf, "weights": weights})
+    for result in diagnose(Options(offline=offline, seconds=seconds or LIMIT_SECONDS, **paths), on_progress):
         results.append(result)
         if as_json:
             click.echo(json.dumps(result.to_dict()))

@@ -100,7 +100,7 @@ def report(run: str, out: str | None, open_: bool, as_json: bool) -> None:
 
     The page shows what each round did, in words and with intervals; the data funnel with the reason for every drop;
     distributions, loss curves, a map of the data; records to read; settings, versions, hashes. It works offline, also
-    on unfinished or damaged runs, and never changes RUN. Pictures need matplotlib: pip install "minisheep[plots]".
+    on unfinished or damaged runs, and never changes RUN. Pictures need matplotlib.
 
     \b
     minisheep report runs/mine --open

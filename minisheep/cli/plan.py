@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from minisheep import api, config
+from minisheep import config, opening
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
@@ -71,9 +71,9 @@ def dry_run(run: str | None, preset: str | None, given: dict[str, Any], *, as_js
 def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Settings:
     """The settings that a run would begin or go on with. Raises `errors.UsageError`."""
     wanted = with_preset(given, preset) if preset else given
-    folder = RunFolder(Path(run) if run else api.default_folder(config.make(wanted).model, preset))
-    opening = api.resolve(wanted, *api.read_standing(folder, preset))
-    settings = opening.settings
+    folder = RunFolder(Path(run) if run else opening.default_folder(config.make(wanted).model, preset))
+    opened = opening.resolve(wanted, *opening.read_standing(folder, preset))
+    settings = opened.settings
     if settings.engine == "fake":
         raise UsageError("The fake engine runs no model, so there is nothing to plan.", "Leave out --engine fake.")
     if settings.engine == "openai":
@@ -81,7 +81,7 @@ def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Set
             "The needs of a server are not known here, so there is nothing to plan.",
             "Without --engine openai, the plan shows the training and measuring that run on this machine.",
         )
-    api.read_given(opening)
+    opening.read_given(opened)
     return settings
 
 

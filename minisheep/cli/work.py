@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from minisheep import api, config, loop
+from minisheep import api, config, loop, opening
 from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
 from minisheep.errors import MinisheepError, Stopped, UsageError
 from minisheep.models.prepared import PreparedModel
@@ -84,7 +84,7 @@ def _on_screen(verb: str, run: str | None, preset: str | None, config_file: str 
 
 
 def _folder(run: str | None, preset: str | None, given: dict[str, Any]) -> Path:
-    return Path(run) if run else api.default_folder(config.make(given, preset or DEFAULT_PRESET).model, preset)
+    return Path(run) if run else opening.default_folder(config.make(given, preset or DEFAULT_PRESET).model, preset)
 
 
 def _phases(folder: Path) -> set[str]:

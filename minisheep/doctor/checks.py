@@ -196,9 +196,22 @@ def writes(facts: Facts) -> CheckResult:
     return ok(name, f"{text}, {facts['description']}", tokens_per_second=round(rate, 1))
 
 
-CLOSE, ALIKE = 0.3, 1.0
-"""Mean absolute difference of log-probabilities, in nats per token, between llama.cpp and the training weights: 4-bit
-formats stay below the first; another model is beyond the second."""
+CLOSE = {
+    **dict.fromkeys(("F32", "F16", "BF16"), 0.08), "Q8_0": 0.13, "Q6_K": 0.25,
+    **dict.fromkeys(("Q5_K_M", "Q5_K_S", "Q4_K_M", "4bit"), 0.4),
+    "made": 0.2,
+}  # fmt: skip
+COARSE = 1.0
+"""Mean absolute difference of log-probabilities, in nats per token, between llama.cpp and the training weights, that
+rounding explains: by the GGUF's format, or that in which training loads its weights; ``made`` is for weights that were
+made from the GGUF, whatever its format, and `COARSE` for all other formats. Beyond twice as much it is another model,
+or one of the sides computes it wrongly.
+
+Measured over `probes.STORY` on SmolLM2-135M and Gemma 3 270M against their weights in float32: BF16 0.010 and 0.009,
+Q8_0 0.069 and 0.053, Q4_K_M 0.27 and 0.08, Q4_0 0.57 and 0.70, Q3_K_M 0.40; SmolLM2's Q4_1 against the weights made
+from it 0.071. With a rotary embedding of base 10,000 in place of 100,000 and 1,000,000: BF16 0.34 and 0.22, Q8_0 0.34
+and 0.23, Q4_K_M 0.47 and 0.22. With the rows of query and key heads in the other order: 2.1 on SmolLM2; with Gemma's 1
+added twice to the norms: 15, in one layer alone 0.58."""
 
 
 def check_model(facts: Mapping[str, Facts], missing: MinisheepError | None, name: str) -> Iterator[CheckResult]:
@@ -206,7 +219,7 @@ def check_model(facts: Mapping[str, Facts], missing: MinisheepError | None, name
     yield hub(facts.get("hub", NOT_ASKED))
     yield file(model, missing, name)
     yield template(model, generate, weights)
-    yield agreement(generate, weights)
+    yield agreement(model, generate, weights)
 
 
 def hub(facts: Facts) -> CheckResult:
@@ -265,7 +278,7 @@ def template(file: Facts, generate: Facts, weights: Facts) -> CheckResult:
     return ok(name, text + (", equal to the weights' own" if own and published else beside))
 
 
-def agreement(generate: Facts, weights: Facts) -> CheckResult:
+def agreement(file: Facts, generate: Facts, weights: Facts) -> CheckResult:
     """llama.cpp's log-probabilities of a given answer against those of the training weights."""
     name = "GGUF and weights"
     if not (_usable(generate) and _usable(weights)):
@@ -274,14 +287,21 @@ def agreement(generate: Facts, weights: Facts) -> CheckResult:
         return fail(name, "they tokenise the same answer differently", "Give a GGUF and weights of the same model.")
     nats = distance(generate["logprobs"], weights["logprobs"])
     text = f"{nats:.3f} nats per token apart over {len(weights['logprobs'])} tokens"
-    text += " (weights made from the GGUF)" if weights["note"] else ""
+    text += ", with weights made from the GGUF" if weights["note"] else ""
+    format = "made" if weights["note"] else file.get("format", "")
+    close = max(CLOSE.get(format, COARSE), CLOSE["4bit"] if weights["load_in"] == "4bit" else 0.0)
+    text += f" (rounding makes up to {close:g})"
     # `not <=`, so that NaN fails.
-    if not nats <= ALIKE:
-        return fail(name, f"{text}: another model", "Give --gguf and --weights of the same model.", nats=nats)
-    if not nats <= CLOSE:
-        return warn(
-            name, f"{text}: a coarse quantisation, or another revision", "Use a larger quantisation.", nats=nats
+    if not nats <= 2 * close:
+        return fail(
+            name,
+            f"{text}: another model, or one side computes it wrongly",
+            "Give --gguf and --weights of the same model.",
+            nats=nats,
         )
+    if not nats <= close:
+        fix = "Give --gguf and --weights of the same model, or a GGUF with more bits."
+        return warn(name, f"{text}: another revision, a wrong rotary embedding or a very coarse file", fix, nats=nats)
     return ok(name, text, nats=round(nats, 4))
 
 

@@ -19,6 +19,7 @@ from minisheep.doctor import probes as doctor_probes
 from minisheep.doctor.check_result import CheckResult, Facts
 from minisheep.doctor.machine_facts import MachineFacts, look
 from minisheep.errors import MinisheepError, TimeUpError
+from minisheep.machine.installing import requirements
 from minisheep.machine.worker import WorkerProcess
 from minisheep.models.cache import cache_root
 from minisheep.models.registry import find_model
@@ -39,6 +40,9 @@ class Probing:
     """For their files; has `probes.MODEL` once the model is prepared."""
     offline: bool = False
     """Use no network."""
+    gguf: str = ""
+    weights: str = ""
+    """In place of the model's own, as for a run."""
 
     def job(self, phase: str) -> Facts:
         return {"phase": phase, **asdict(self)}
@@ -130,6 +134,8 @@ class Options:
     offline: bool = False
     """Use no network."""
     seconds: float = LIMIT_SECONDS
+    gguf: str = ""
+    weights: str = ""
 
 
 def diagnose(options: Options, on_progress: Callable[[str], None]) -> Iterator[CheckResult]:
@@ -137,15 +143,15 @@ def diagnose(options: Options, on_progress: Callable[[str], None]) -> Iterator[C
 
     Raises `errors.UnknownModelError` for an unknown model.
     """
-    find_model(options.model)
+    find_model(options.model, gguf=options.gguf, weights=options.weights)
     machine, place = look(), packages.here()
-    required = packages.requirements()
+    required = requirements()
     yield from checks.check_machine(machine, place)
     yield doctor_probes.check_folders(cache_root(), Path("runs").absolute())
     yield packages.check_packages(required, packages.installed_version, place)
     yield packages.check_unsloth_set(required, packages.installed_version, place, has_gpu=machine.has_gpu)
     with tempfile.TemporaryDirectory(prefix="minisheep-doctor-") as name:
-        probing = Probing(options.model, name, options.offline)
+        probing = Probing(options.model, name, options.offline, options.gguf, options.weights)
         missing = prepare(probing, on_progress)
         facts = ask(groups(machine, missing), probing, time.monotonic() + options.seconds)
     yield from judge(machine, place, facts, missing, options.model)

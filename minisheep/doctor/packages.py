@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from minisheep.doctor.check_result import CheckResult, fail, ok, skipped, warn
-from minisheep.machine import cuda_setup
-from minisheep.machine.cuda_setup import LLAMA, Compiler, Version
+from minisheep.machine import cuda_setup, installing
+from minisheep.machine.cuda_setup import LLAMA, Compiler, InstalledTorch, Version, installed_torch
 from minisheep.machine.gpu import dotted
+from minisheep.machine.installing import RequiredPackage, parse_requirement, pip_install, requires
 
 PREBUILT = ("Linux", "x86_64")
 """The platform that llama.cpp is prebuilt for with CUDA."""
@@ -30,15 +30,16 @@ class Place:
     machine: str = "x86_64"
     wsl: bool = False
     python: str = "python3"
+    torch: InstalledTorch | None = None
 
 
 def here() -> Place:
     release = platform.release().lower()
-    return Place(platform.system(), platform.machine(), "microsoft" in release, sys.executable)
+    return Place(platform.system(), platform.machine(), "microsoft" in release, installing.here(), installed_torch())
 
 
 def pip(place: Place, what: str) -> str:
-    return f"{shlex.quote(place.python)} -m pip install {what}"
+    return pip_install(what, place.python)
 
 
 def build_llama(place: Place, capability: str = "", compiler: Compiler | None = None) -> str:
@@ -79,7 +80,8 @@ def mend_llama(
     build = build_llama(place, dotted(capability), compiler)
     if place.system == "Darwin":
         return build
-    wheel = cuda_setup.prebuilt(driver, capability) if (place.system, place.machine) == PREBUILT else []
+    kept = cuda_setup.kept_cuda(place.torch, driver, capability)
+    wheel = cuda_setup.prebuilt(driver, capability, kept) if (place.system, place.machine) == PREBUILT else []
     fault = cuda_setup.compiler_fault(compiler.version, capability, driver) if compiler is not None else "it is missing"
     if wheel:
         prebuilt = pip(place, f"{FORCED} {shlex.join(wheel)}")
@@ -93,12 +95,11 @@ def mend_llama(
 
 
 def cuda_torch(place: Place, driver: Version | None = None, capability: Version | None = None) -> str:
-    """Reinstalls PyTorch from its index, on Linux with CUDA; pip alone would keep an installed CPU build (``+cpu``).
+    """Reinstalls PyTorch from its index, on Linux with CUDA.
 
     Within the bounds of the extra `gpu`, which a bare ``torch`` would leave, and of the CUDA that driver and GPU run.
     """
-    torch = cuda_setup.torch_for(driver, capability)
-    return f"{shlex.quote(place.python)} -m pip uninstall --yes torch && {pip(place, shlex.quote(torch))}"
+    return installing.other_torch(cuda_setup.torch_for(driver, capability), place.python)
 
 
 def driver(place: Place) -> str:
@@ -114,43 +115,11 @@ Installed = Callable[[str], str | None]
 """The installed version of a distribution, or None."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequiredPackage:
-    """One requirement of minisheep: of itself, or of one of its extras."""
-
-    text: str
-    """As pip takes it, without markers: ``trl<1.16,>=1.10``."""
-    name: str
-    extra: str = ""
-
-
 def installed_version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def requirements() -> list[RequiredPackage]:
-    """What the installed minisheep requires; empty where it is not installed."""
-    return [parse_requirement(line) for line in _requires("minisheep")]
-
-
-def _requires(package: str) -> list[str]:
-    try:
-        return importlib.metadata.requires(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
-
-
-def parse_requirement(line: str) -> RequiredPackage:
-    """A line of Requires-Dist, such as ``trl<1.16,>=1.10; extra == 'gpu'``."""
-    from packaging.requirements import Requirement
-
-    parsed = Requirement(line)
-    extra = str(parsed.marker).partition("extra ==")[2].strip(" \"'") if parsed.marker else ""
-    extras = f"[{','.join(sorted(parsed.extras))}]" if parsed.extras else ""
-    return RequiredPackage(f"{parsed.name}{extras}{parsed.specifier}", parsed.name, extra)
 
 
 def misfits(required: Sequence[RequiredPackage], version: Installed) -> list[tuple[RequiredPackage, str]]:
@@ -174,7 +143,7 @@ def check_packages(required: Sequence[RequiredPackage], version: Installed, plac
         return warn(
             "packages",
             "minisheep is not installed, so its packages cannot be checked",
-            pip(place, "-e . in its folder"),
+            pip(place, f'-e "{installing.PROJECT}"'),
         )
     wrong = misfits(own, version)
     if wrong:
@@ -206,7 +175,7 @@ def of_unsloth() -> list[RequiredPackage]:
     from packaging.requirements import Requirement
 
     packages = []
-    for line in (*_requires("unsloth"), *_requires("unsloth_zoo")):
+    for line in (*requires("unsloth"), *requires("unsloth_zoo")):
         required = Requirement(line)
         if required.name in SHARED and (required.marker is None or required.marker.evaluate({"extra": ""})):
             packages.append(parse_requirement(line))

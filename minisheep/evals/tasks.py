@@ -20,13 +20,12 @@ from typing import Any, Self
 
 from minisheep.errors import ConfigError, DownloadError, MinisheepError, UsageError
 from minisheep.evals.code import refusal
+from minisheep.machine.installing import install_extra
 from minisheep.models.hub import said_offline
 
 FRAMES = ("auto", "template", "plain")
 PLAIN = "plain text"
 """A prompt without a template, in results; a template may itself be named plain."""
-EXTRA = 'pip install "minisheep[eval]"'
-"""Installs the harness."""
 FEWSHOT_SEED = 1234
 """The harness's own, so that the same examples are shown."""
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -143,7 +142,9 @@ def _manager(name: str, on_progress: Callable[[str], None]) -> Any:
         import lm_eval.tasks
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise UsageError(f"lm-evaluation-harness cannot be loaded: {error}.", EXTRA) from None
+        raise UsageError(
+            f"lm-evaluation-harness cannot be loaded: {error}.", f"Type `{install_extra('eval')}`."
+        ) from None
     root = Path(lm_eval.tasks.__file__).parent
     if re.fullmatch(r"[A-Za-z0-9_-]+", name):
         for folder in (root / name, root / name.partition("_")[0]):
@@ -172,7 +173,9 @@ def _one_line(name: str, config: Mapping[str, Any], *, from_file: bool) -> Itera
     except MinisheepError:
         raise
     except ImportError as error:
-        raise UsageError(f"The task {name} needs a package that is missing: {error}.", EXTRA) from None
+        raise UsageError(
+            f"The task {name} needs a package that is missing: {error}.", f"Type `{install_extra('eval')}`."
+        ) from None
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         if from_file:

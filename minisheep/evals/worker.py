@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import logging
 import math
 import random
@@ -28,7 +27,7 @@ from minisheep.rules.identity import six_decimals
 from minisheep.rules.templates import Template
 from minisheep.run import events
 from minisheep.run.events import Emit, EngineReady, Note, PhaseFinished, PhaseStarted, Progress, TaskMeasured
-from minisheep.run.files import write_json
+from minisheep.run.files import sha256_of, write_json
 from minisheep.run.folder import RunFolder
 from minisheep.run.reading import trained_kinds
 from minisheep.workspace import adapter_of
@@ -85,7 +84,7 @@ class ModelUnderTest:
             "task": task,
             "model": self.model.gguf_sha256,
             "inference": self.model.inference_gguf.name,
-            "adapter": "" if adapter is None else hashlib.sha256(adapter.read_bytes()).hexdigest(),
+            "adapter": "" if adapter is None else sha256_of(adapter),
             "frame": f"template {self.template.name}" if self.template else PLAIN,
             "data": data,
             "limit": self._spec.limit,
@@ -244,7 +243,7 @@ def round_to(number: float) -> float | None:
 
 
 def _measure_all(spec: EvalSpec, subject: ModelUnderTest, emit: Emit, should_stop: Callable[[], bool]) -> None:
-    digests = {task: hashlib.sha256(Path(file).read_bytes()).hexdigest() for task, file in spec.data.items()}
+    digests = {task: sha256_of(Path(file)) for task, file in spec.data.items()}
     waiting = {name: left for name in spec.tasks if (left := _left(spec, subject, name, digests.get(name, ""), emit))}
     if not waiting:
         return

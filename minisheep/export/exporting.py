@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import time
@@ -17,7 +16,7 @@ from minisheep.export import export_choice, model_cards
 from minisheep.export.export_choice import MAKE, MARK, WEIGHTS, ExportChoice, ExportSpec
 from minisheep.machine.worker import WorkerProcess, stoppable
 from minisheep.run.events import Emit, Note
-from minisheep.run.files import disk_errors, fsync_folder, read_json, remove_orphans, sync_tree, write_json
+from minisheep.run.files import disk_errors, fsync_folder, read_json, remove_orphans, sha256_of, sync_tree, write_json
 from minisheep.run.folder import Lock
 
 WORKER = "minisheep.export.worker:do"
@@ -128,12 +127,7 @@ def _description(choice: ExportChoice, spec: ExportSpec, checks: list[dict[str, 
         },
         "checks": checks,
         "files": {
-            str(path.relative_to(spec.output)): {"bytes": path.stat().st_size, "sha256": _digest(path)}
+            str(path.relative_to(spec.output)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
             for path in files
         },
     }
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

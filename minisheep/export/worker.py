@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from minisheep.export import export_checks, ollama
 from minisheep.export.export_choice import MAKE, WITH_ADAPTER, WITH_GGUF, ExportSpec
 from minisheep.formats import lora_gguf, merge, model_facts
 from minisheep.formats.gguf_header import read_header
+from minisheep.formats.hf_versions import config_for_both, tokenizer_config_for_both
 from minisheep.formats.quantise import FORMATS, quantise
 from minisheep.machine import jinja_child
 from minisheep.models.cache import sha256_file
@@ -320,8 +322,9 @@ def make_weights(work: ExportWork) -> None:
 
 def _configure(work: ExportWork, folder: Path, end: int, ends: list[int]) -> None:
     """config.json of the base with the trained end token, and generation_config.json with the run's sampling."""
-    config: dict[str, Any] = json.loads((work.model.weights / "config.json").read_bytes())
-    config["eos_token_id"] = end
+    config = config_for_both(json.loads((work.model.weights / "config.json").read_bytes()))
+    # The tokenizer is saved by this version; without the number, 4.57 warns of a fault of older ones.
+    config |= {"eos_token_id": end, "transformers_version": version("transformers")}
     write_json(folder / "config.json", config)
     settings = work.settings
     generation: dict[str, Any] = {"do_sample": settings.answer_temperature > 0, "eos_token_id": ends}
@@ -354,4 +357,7 @@ def _tokenizer(work: ExportWork, source: Path, folder: Path, template: str) -> A
     if not tokenizer.bos_token and work.bos:
         tokenizer.bos_token = work.bos
     tokenizer.save_pretrained(folder)
+    saved = folder / "tokenizer_config.json"
+    context = model_facts.context_length(work.header)
+    write_json(saved, tokenizer_config_for_both(json.loads(saved.read_bytes()), context))
     return transformers.AutoTokenizer.from_pretrained(folder)

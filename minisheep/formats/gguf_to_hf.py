@@ -5,8 +5,9 @@ later loaded onto. Only header and tensors are read, in pieces of a few million 
 takes little memory: transformers' own reader of GGUF files decodes the vocabulary token by token, which training never
 needs and which took ten times as long as the tensors.
 
-The keys of config.json are those of transformers' LlamaConfig, Qwen2Config, Qwen3Config and Gemma3TextConfig; a key
-that is missing has its default there. Facts that a GGUF does not state are those of llama.cpp's graphs (src/models).
+The keys of config.json are those of transformers' LlamaConfig, Qwen2Config, Qwen3Config and Gemma3TextConfig, in the
+names of its versions 4 and 5 (`formats.hf_versions`); a key that is missing has its default there. Facts that a GGUF
+does not state are those of llama.cpp's graphs (src/models).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
 from minisheep.formats.gguf_header import GgufHeader, TensorInfo, read_header
+from minisheep.formats.hf_versions import config_for_both
 from minisheep.formats.lora_gguf import BaseFacts, read_base
 from minisheep.formats.model_facts import context_length, embedding_length, head_count, kv_head_count, layer_count
 from minisheep.formats.safetensors_file import head, pieces, row_count, to_bfloat16
@@ -84,7 +86,7 @@ def config_json(header: GgufHeader) -> dict[str, Any]:
             config[f"{name}_token_id"] = token
     if header.architecture == "gemma3":
         config |= _gemma3(header, head_dim)
-    return config
+    return config_for_both(config)
 
 
 def _gemma3(header: GgufHeader, head_dim: int) -> dict[str, Any]:
@@ -193,7 +195,7 @@ def plan_weights(header: GgufHeader) -> list[Weight]:
         ("holds the unknown tensor", name) for name in sorted(found - names.keys())
     ]:
         raise UnsupportedModelError(f"This GGUF {problem} {name}: no training weights can be made from it.", FIX)
-    by_part = {"attn_q": head_count(header), "attn_k": kv_head_count(header)} if header.architecture == "llama" else {}
+    by_part = heads_in_pairs(header)
     gemma = header.architecture == "gemma3"
     return [
         Weight(
@@ -205,6 +207,11 @@ def plan_weights(header: GgufHeader) -> list[Weight]:
         )
         for tensor in header.tensors
     ]
+
+
+def heads_in_pairs(header: GgufHeader) -> dict[str, int]:
+    """The parts of a block whose rows llama.cpp has in pairs (`halves`), with the number of their heads."""
+    return {"attn_q": head_count(header), "attn_k": kv_head_count(header)} if header.architecture == "llama" else {}
 
 
 def hf_names(architecture: str, layers: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ import numpy as np
 from minisheep.errors import ModelFileError, UnsupportedModelError
 from minisheep.formats import safetensors_file
 from minisheep.formats.gguf_header import GgufHeader, TensorInfo, read_header
-from minisheep.formats.gguf_to_hf import hf_names, read_rows
+from minisheep.formats.gguf_to_hf import halves, heads_in_pairs, hf_names, read_rows
 from minisheep.formats.hf_config import Design, read_design
 from minisheep.formats.hf_to_gguf import plain_name
 from minisheep.formats.model_facts import layer_count
@@ -115,7 +115,7 @@ def difference(gguf: Path, header: GgufHeader, stored: dict[str, Stored], tied: 
     same = [(tensor, other) for tensor, other in pairs.values() if other is not None]
     return (
         _norms(gguf, same, plus_one=header.architecture == "gemma3")
-        or _rows(gguf, same, layers // 2)
+        or _rows(gguf, header, same, layers // 2)
         or _heads(gguf, tensors, stored)
     )
 
@@ -146,21 +146,24 @@ def _norms(gguf: Path, pairs: list[tuple[TensorInfo, Stored]], *, plus_one: bool
     return f"{different / whole:.0%} of the norms' weights differ" if different > FEW * whole else ""
 
 
-def _rows(gguf: Path, pairs: list[tuple[TensorInfo, Stored]], layer: int) -> str:
-    wanted = {"token_embd.weight", f"blk.{layer}.ffn_gate.weight", f"blk.{layer}.attn_v.weight"}
+def _rows(gguf: Path, header: GgufHeader, pairs: list[tuple[TensorInfo, Stored]], layer: int) -> str:
+    parts = ("attn_q", "attn_k", "attn_v", "ffn_gate")
+    wanted = {"token_embd.weight", *(f"blk.{layer}.{part}.weight" for part in parts)}
+    heads = heads_in_pairs(header)
     for tensor, stored in pairs:
         if tensor.name not in wanted:
             continue
-        off = _distance(gguf, tensor, stored, ROWS)
+        off = _distance(gguf, tensor, stored, ROWS, heads.get(tensor.name.split(".")[-2], 0))
         if not off <= EXACT.get(tensor.type, QUANTISED):
             return f"rows of {stored.name} differ by {off:.0%}"
     return ""
 
 
-def _distance(gguf: Path, tensor: TensorInfo, stored: Stored, count: int) -> float:
-    """Difference of `count` rows, as a share of their norm."""
+def _distance(gguf: Path, tensor: TensorInfo, stored: Stored, count: int, heads: int = 0) -> float:
+    """Difference of `count` rows, as a share of their norm; `heads` whose rows the GGUF has in pairs, if any."""
     rows = min(row_count(stored.shape), row_count(tensor.shape[::-1]))
     chosen = np.unique(np.linspace(0, rows - 1, count).astype(np.intp))
-    there, here = read_rows(gguf, tensor, chosen), as_float32(safetensors_file.read_rows(stored, chosen))
+    placed = halves(rows, heads)[chosen] if heads else chosen
+    there, here = read_rows(gguf, tensor, placed), as_float32(safetensors_file.read_rows(stored, chosen))
     size = float(np.linalg.norm(here))
     return float(np.linalg.norm(here - there)) / size if size else float(np.linalg.norm(there))

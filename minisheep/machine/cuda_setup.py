@@ -1,7 +1,7 @@
 """What CUDA there is to build or run llama.cpp with: compilers, prebuilt wheels, and the runtime's libraries.
 
 Standard library alone: ``python -m minisheep.machine.cuda_setup``, which prints what pip is to install for the NVIDIA
-driver that is here, runs before anything is installed (`make setup`).
+driver, and the torch, that are here, runs before anything is installed (`make setup`).
 """
 
 from __future__ import annotations
@@ -102,27 +102,71 @@ def least_toolkit(capability: Version | None) -> Version:
     return next(toolkit for since, toolkit in LEAST_TOOLKIT if (capability or (0, 0)) >= since)
 
 
-def wheel_index(driver: Version | None, capability: Version | None = None) -> str:
-    """The package index with llama.cpp prebuilt for the newest CUDA that driver and GPU run; empty for none. Pure."""
+@dataclass(frozen=True, slots=True)
+class InstalledTorch:
+    version: Version
+    build: Version | None
+    """The CUDA that it was built for; None for a build for processors."""
+
+
+def installed_torch() -> InstalledTorch | None:
+    """The torch of this environment by its version.py, since torch itself takes seconds to import."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        return torch_in(Path(spec.origin).with_name("version.py").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def torch_in(text: str) -> InstalledTorch:
+    """What torch's version.py says (``__version__ = '2.11.0+cu128'``, ``cuda: Optional[str] = '12.8'``)."""
+    version, build = (
+        re.search(rf"^{name}\b[^=\n]*= *['\"](\d+)\.(\d+)", text, re.MULTILINE) for name in ("__version__", "cuda")
+    )
+    return InstalledTorch(
+        (int(version[1]), int(version[2])) if version else (0, 0), (int(build[1]), int(build[2])) if build else None
+    )
+
+
+def kept_cuda(torch: InstalledTorch | None, driver: Version | None, capability: Version | None) -> Version | None:
+    """The CUDA of an installed torch that can stay, as on machines that are lent with one: of a version within `TORCH`,
+    built for what driver and GPU run. None where another torch is to be installed. Pure."""
+    if torch is None or torch.build is None or driver is None:
+        return None
+    first, beyond = (tuple(map(int, found)) for found in re.findall(r"(\d+)\.(\d+)", TORCH))
+    runs = torch.build[0] <= driver[0] and (capability is None or capability >= least_capability(torch.build))
+    return torch.build if runs and first <= torch.version < beyond else None
+
+
+def wheel_index(driver: Version | None, capability: Version | None = None, kept: Version | None = None) -> str:
+    """The package index with llama.cpp prebuilt for the newest CUDA that driver and GPU run, of the major version of
+    `kept_cuda` and not newer, since the wheel takes its libraries from torch; empty for none. Pure."""
     for cuda, least in WHEELS:
-        if driver is not None and cuda <= driver and (capability is None or capability >= least):
+        suits = kept is None or (cuda[0] == kept[0] and cuda <= kept)
+        if suits and driver is not None and cuda <= driver and (capability is None or capability >= least):
             return f"{INDEX}/cu{cuda[0]}{cuda[1]}"
     return ""
 
 
-def prebuilt(driver: Version | None, capability: Version | None = None) -> list[str]:
+def prebuilt(driver: Version | None, capability: Version | None = None, kept: Version | None = None) -> list[str]:
     """pip's arguments that install a prebuilt llama.cpp with CUDA; empty where there is none. Pure."""
-    index = wheel_index(driver, capability)
+    index = wheel_index(driver, capability, kept)
     return ["--only-binary", "llama-cpp-python", "--extra-index-url", index, LLAMA] if index else []
 
 
-def packages_for(driver: Version | None, capability: Version | None = None) -> list[str]:
-    """`prebuilt`, and a torch whose CUDA the driver runs; empty where there is no such wheel. Pure.
+def packages_for(
+    driver: Version | None, capability: Version | None = None, torch: InstalledTorch | None = None
+) -> list[str]:
+    """`prebuilt`, and a torch whose CUDA the driver runs unless one is installed; empty where there is no such wheel.
+    Pure.
 
     The torch brings the CUDA libraries that the wheel needs (`preload`), so both are of the same major version.
     """
-    llama = prebuilt(driver, capability)
-    return [*llama, torch_for(driver, capability)] if llama else []
+    kept = kept_cuda(torch, driver, capability)
+    llama = prebuilt(driver, capability, kept)
+    return [*llama, *([] if kept else [torch_for(driver, capability)])] if llama else []
 
 
 def torch_for(driver: Version | None, capability: Version | None = None) -> str:
@@ -223,4 +267,5 @@ def _within(folders: Iterator[Path], name: str) -> Path | None:
 
 if __name__ == "__main__":
     cards = _output(["nvidia-smi", "--query-gpu=memory.total,compute_cap", "--format=csv,noheader,nounits"])
-    sys.stdout.write(shlex.join(packages_for(driver_in(_output(["nvidia-smi"])), capability_in(cards))) + "\n")
+    asked = packages_for(driver_in(_output(["nvidia-smi"])), capability_in(cards), installed_torch())
+    sys.stdout.write(shlex.join(asked) + "\n")

@@ -26,7 +26,7 @@ import platformdirs
 from minisheep.errors import DiskError, ModelFileError
 from minisheep.models.registry import NAME
 from minisheep.rules.plain_text import megabytes, shell
-from minisheep.run.files import open_lock, try_lock, write_json
+from minisheep.run.files import open_lock, sha256_of, try_lock, write_json
 
 Report = Callable[[str], None]
 """Takes one plain line for the user."""
@@ -199,8 +199,7 @@ def _digests(path: Path) -> dict[str, str]:
     found = {}
     try:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            with open(file, "rb") as opened:
-                found[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+            found[file.name] = sha256_of(file)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}.", f"Delete it: rm -r {shell(path)}") from None
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from minisheep import __version__
 from minisheep.errors import UsageError
+from minisheep.machine.installing import install_extra
 from minisheep.report import blocks, data_sections, distributions, findings, plots, sections
 from minisheep.report.gather import Gathered, gather
 from minisheep.rules.plain_text import one_line, sanitise
@@ -176,7 +177,6 @@ def _sample(sample: blocks.Sample) -> list[str]:
 
 
 FOLDER = "report"
-NO_PICTURES = 'The report has no pictures, since matplotlib is not installed: pip install "minisheep[plots]".'
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,5 +207,6 @@ def write(run: str | Path, out: str | Path | None = None) -> Written:
         raise UsageError(
             f"{folder} cannot be written: {error.strerror}. The run has not changed.", "Give another --out FOLDER."
         ) from None
-    notes = gathered.notes if drawable else (*gathered.notes, NO_PICTURES)
+    missing = f"The report has no pictures, since matplotlib is not installed: {install_extra('plots')}."
+    notes = gathered.notes if drawable else (*gathered.notes, missing)
     return Written(folder / "report.html", folder / "report.md", notes)

@@ -220,7 +220,7 @@ def _detectors() -> Any:
     except ImportError:
         raise UsageError(
             "A constraint on the language of an answer needs the package langdetect, which is not installed.",
-            "pip install langdetect",
+            "`minisheep doctor` names the command that installs what is missing.",
         ) from None
     factory = DetectorFactory()
     factory.load_profile(PROFILES_DIRECTORY)

@@ -302,7 +302,7 @@ def timed(line: Any) -> Timed:
     return seconds, from_dict(fields)
 
 
-class Tail:
+class EventTail:
     """The events of a file that may still grow. Only whole lines are taken; one that is no event is passed over."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -98,6 +99,13 @@ def read_json(path: Path) -> Any:
         raise CorruptRunError(f"{path} is missing.", "Restore it from a copy, or start a new run.") from None
     except (ValueError, RecursionError) as error:
         raise CorruptRunError(f"{path} is damaged: {error}.", "Restore it from a copy, or start a new run.") from None
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits. Raises OSError. `models.cache.sha256_file` keeps those of
+    large files."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_in_pieces(path: Path, jobs: Iterable[T], make: Callable[[T], tuple[int, bytes]]) -> Iterator[int]:

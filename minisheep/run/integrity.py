@@ -19,7 +19,7 @@ from typing import Any
 
 from minisheep.errors import CorruptRunError
 from minisheep.rules.plain_text import one_line, shell
-from minisheep.run.files import disk_errors, fsync_folder, write_atomic
+from minisheep.run.files import disk_errors, fsync_folder, sha256_of, write_atomic
 from minisheep.run.folder import FILES, PhaseFile, RoundFolder, RunFolder, line_of
 from minisheep.run.records import Record, Rejection
 
@@ -99,8 +99,7 @@ def _read(path: Path, stage: str) -> Mark:
         if path.suffix == ".jsonl":
             # A torn last line was never acknowledged.
             return mark_lines(line for line in file if line.endswith(b"\n") and _of_stage(line, stage))
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": os.fstat(file.fileno()).st_size, "digest": digest}
+        return {"bytes": os.fstat(file.fileno()).st_size, "digest": sha256_of(path)}
 
 
 def _of_stage(line: bytes, stage: str) -> bool:

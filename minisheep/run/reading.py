@@ -6,7 +6,6 @@ unfinished, torn, damaged or of another version, and note once for each file wha
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 from minisheep.data.constraint_kinds import default_trained_kinds, stored_catalogue
 from minisheep.errors import CorruptRunError
 from minisheep.run.events import PhaseFinished, TrainStep, from_dict
-from minisheep.run.files import read_json
+from minisheep.run.files import read_json, sha256_of
 from minisheep.run.folder import RoundFolder, RunFolder, read_records
 from minisheep.run.metric_catalogue import Estimate, harness_values
 from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Record, Rejection, Response, Verdict
@@ -98,8 +97,7 @@ class Reader:
     def sha256(self, path: Path) -> str:
         """Of a file's bytes, in hexadecimal digits; empty where there is none."""
         try:
-            with open(path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256_of(path)
         except OSError:
             return ""
 

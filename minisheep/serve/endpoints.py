@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from minisheep.engines.base import GenerateRequest, Sampling
 from minisheep.rules.templates import Conversation, Prompt, Segment
 from minisheep.serve.desk import Begun, ChoiceDone, Desk, NewText, Ticket
-from minisheep.serve.protocol import ApiError, Reply, Wanted, Written, encoded, event, read
+from minisheep.serve.protocol import ApiError, Reply, Wanted, WrittenChoice, encoded, event, read
 
 MOST_BODY = 4 << 20
 """Bytes of a request; a longer one is read to its end, up to `MOST_READ`, so that the client reads its error."""
@@ -177,7 +177,7 @@ class Call:
         kind = "chatcmpl" if wanted.chat else "cmpl"
         id = f"{kind}-{secrets.token_hex(12)}"
         self._reply = Reply(id, wanted.chat, model, int(time.time()), wanted.include_usage)
-        self._written: dict[int, Written] = {}
+        self._written: dict[int, WrittenChoice] = {}
         self._prompt_tokens = 0
         self._status = HUNG_UP
 
@@ -208,7 +208,7 @@ class Call:
                 self._leave(report)
 
     @property
-    def _choices(self) -> list[Written]:
+    def _choices(self) -> list[WrittenChoice]:
         return [self._written[choice] for choice in sorted(self._written)]
 
     def _hear(self, item: Item) -> None:
@@ -233,7 +233,7 @@ class Call:
     def _note(self, item: Item) -> None:
         if isinstance(item, ChoiceDone):
             done = item.completion
-            self._written[item.choice] = Written(done.text, done.finish, done.tokens)
+            self._written[item.choice] = WrittenChoice(done.text, done.finish, done.tokens)
 
     async def _events(self) -> AsyncIterator[str]:
         for text in self._reply.begin(self._wanted.choices):

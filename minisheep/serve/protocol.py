@@ -53,14 +53,14 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-class _Part(BaseModel):
+class ContentPart(BaseModel):
     type: str
     text: str = ""
 
 
 class _ChatMessage(BaseModel):
     role: str
-    content: str | list[_Part] | None = None
+    content: str | list[ContentPart] | None = None
 
     @field_validator("role")
     @classmethod
@@ -247,7 +247,7 @@ def _chat(body: _ChatBody) -> Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenChoice:
     """A choice that is done; `finish` as `engines.base.Completion` has it."""
 
     text: str
@@ -265,7 +265,7 @@ class Reply:
     created: int
     include_usage: bool = False
 
-    def whole(self, written: Sequence[Written], prompt_tokens: int) -> dict[str, Any]:
+    def whole(self, written: Sequence[WrittenChoice], prompt_tokens: int) -> dict[str, Any]:
         choices = [
             self._choice(number, choice.finish, message={"role": "assistant", "content": choice.text, "refusal": None})
             if self.chat
@@ -287,7 +287,7 @@ class Reply:
         """The end of a choice."""
         return self._chunk([self._choice(number, finish, **({"delta": {}} if self.chat else self._more("")))])
 
-    def last(self, written: Sequence[Written], prompt_tokens: int) -> Iterable[str]:
+    def last(self, written: Sequence[WrittenChoice], prompt_tokens: int) -> Iterable[str]:
         """The last events of a stream."""
         if self.include_usage:
             yield event({**self._head(".chunk"), "choices": [], "usage": _usage(prompt_tokens, written)})
@@ -310,7 +310,7 @@ class Reply:
         return {"index": number, **content, "logprobs": None, "finish_reason": reasons.get(finish)}
 
 
-def _usage(prompt_tokens: int, written: Sequence[Written]) -> dict[str, int]:
+def _usage(prompt_tokens: int, written: Sequence[WrittenChoice]) -> dict[str, int]:
     new = sum(choice.tokens for choice in written)
     return {"prompt_tokens": prompt_tokens, "completion_tokens": new, "total_tokens": prompt_tokens + new}
 

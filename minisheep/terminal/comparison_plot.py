@@ -10,6 +10,7 @@ from typing import Any
 
 from minisheep.comparison import Comparison, Measured, RunResult
 from minisheep.errors import UsageError
+from minisheep.machine.installing import install_extra
 from minisheep.rules.plain_text import one_line
 from minisheep.run.files import write_atomic
 from minisheep.run.metric_catalogue import CATALOGUE, Estimate, Metric, harness_metric
@@ -58,7 +59,7 @@ def check_plot(path: str) -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise UsageError(
-            "--plot needs matplotlib. It is not installed here.", 'Type `pip install "minisheep[plots]"`.'
+            "--plot needs matplotlib. It is not installed here.", f"Type `{install_extra('plots')}`."
         ) from None
 
 

@@ -309,7 +309,7 @@ class Follow:
     def __init__(self, folder: RunFolder, *, newest: bool = False) -> None:
         """newest: begin with the newest start of the run."""
         self._folder = folder
-        self._tail = events.Tail(folder.events, _newest_start(folder.events) if newest else 0)
+        self._tail = events.EventTail(folder.events, _newest_start(folder.events) if newest else 0)
         self._stamp = 0
         self._seen: dict[str, float] = {}
 

@@ -29,12 +29,12 @@ from minisheep.config import Settings
 from minisheep.errors import MinisheepError, RunLockedError, UsageError, WorkerError
 from minisheep.rules.log_targets import TARGETS, secrets, tellable, tellable_settings
 from minisheep.rules.plain_text import one_line, shell
-from minisheep.run.events import Emit, Event, Note, Tail
+from minisheep.run.events import Emit, Event, EventTail, Note
 from minisheep.run.files import check_links, try_lock
 from minisheep.run.folder import RunFolder
 from minisheep.run.reading import Round
 from minisheep.tracking.services import FOLDER, SERVICES
-from minisheep.tracking.shown_values import Fold, Samples
+from minisheep.tracking.shown_values import Samples, ValueFold
 
 LOOK_SECONDS = 1.0
 CLOSE_SECONDS, WORD_SECONDS, ORPHAN_SECONDS = 20.0, 2.0, 60.0
@@ -71,7 +71,7 @@ def follow(run: Path, target: str, over: Callable[[], bool], opened: Callable[[s
         service = SERVICES[target](run, identity, tellable_settings(settings.model_dump(mode="json"), hidden))
         opened(service.where)
         before = told = 0 if service.anew else told
-        tail, fold = Tail(folder.events), Fold(settings.judge)
+        tail, fold = EventTail(folder.events), ValueFold(settings.judge)
         try:
             while True:
                 last = over()

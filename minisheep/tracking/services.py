@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from minisheep.rules.plain_text import shell
-from minisheep.tracking.shown_values import ROUND, STEP, Shown
+from minisheep.tracking.shown_values import ROUND, STEP, TrackedValues
 
 FOLDER = "tracking"
 """In the run folder."""
@@ -25,7 +25,7 @@ class Service(Protocol):
     where: str
     """Where a person sees it."""
 
-    def put(self, line: int, at: float, shown: Shown) -> None:
+    def put(self, line: int, at: float, shown: TrackedValues) -> None:
         """What the event of a line of the file shows; `at` is its time, in seconds since the epoch."""
 
     def flush(self) -> None: ...
@@ -68,7 +68,7 @@ class TensorBoard:
         rows = [("setting", "value"), *((name, str(value)) for name, value in settings.items())]
         self._add(time.time(), 0, [table("settings", rows)])
 
-    def put(self, line: int, at: float, shown: Shown) -> None:
+    def put(self, line: int, at: float, shown: TrackedValues) -> None:
         values = [self._summaries.Summary.Value(tag=tag, simple_value=value) for tag, value in shown.numbers.items()]
         if shown.histogram is not None:
             tag, edges, counts = shown.histogram
@@ -121,7 +121,7 @@ class WeightsAndBiases:
         kept = Path(self._run.dir).parent.parent
         self.where = self._run.url or f"wandb sync {shell(kept)}/offline-run-*-{identity} (offline so far)"
 
-    def put(self, line: int, at: float, shown: Shown) -> None:
+    def put(self, line: int, at: float, shown: TrackedValues) -> None:
         told: dict[str, Any] = {**shown.numbers, ROUND: shown.round, shown.axis: shown.at}
         if shown.histogram is not None:
             tag, edges, counts = shown.histogram
@@ -154,7 +154,7 @@ class Trackio:
         )  # fmt: skip
         self.where = f"trackio show --project minisheep (run {name})"
 
-    def put(self, line: int, at: float, shown: Shown) -> None:
+    def put(self, line: int, at: float, shown: TrackedValues) -> None:
         told: dict[str, Any] = {**shown.numbers, ROUND: shown.round, shown.axis: shown.at}
         if shown.samples:
             told["samples"] = self._trackio.Table(columns=list(TITLES), data=[list(row) for row in shown.samples])

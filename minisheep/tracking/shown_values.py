@@ -18,7 +18,7 @@ Samples = tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class TrackedValues:
     """What one event shows."""
 
     axis: str
@@ -33,12 +33,12 @@ class Shown:
     measured: bool = False
     """Whether the round has answers to show."""
 
-    def with_samples(self, samples: Samples) -> Shown:
+    def with_samples(self, samples: Samples) -> TrackedValues:
         return replace(self, samples=samples)
 
 
 @dataclass(slots=True)
-class Fold:
+class ValueFold:
     """Takes events in order. What is said again after an interruption shows nothing again.
 
     judge: the judge of the settings, for rounds that name none.
@@ -52,7 +52,7 @@ class Fold:
     """The round that trains; 0 after a filter, since the next training begins anew."""
     _told: dict[tuple[str, int], Any] = field(default_factory=dict)
 
-    def shown(self, event: Event) -> Shown | None:
+    def shown(self, event: Event) -> TrackedValues | None:
         """What an event shows, if that is new."""
         if isinstance(event, TrainStep):
             return self._train_step(event)
@@ -60,13 +60,13 @@ class Fold:
             if event.phase == "filter":
                 self._training = 0
             if self._new(event.phase, event.round, event.counts):
-                return Shown(ROUND, event.round, event.round, _finite(_phase(event)))
+                return TrackedValues(ROUND, event.round, event.round, _finite(_phase(event)))
         if isinstance(event, RoundMeasured) and self._new("measured", event.round, event.metrics):
             numbers = _finite(_measures(event.metrics, self.judge))
-            return Shown(ROUND, event.round, event.round, numbers, _histogram(event.metrics), measured=True)
+            return TrackedValues(ROUND, event.round, event.round, numbers, _histogram(event.metrics), measured=True)
         return None
 
-    def _train_step(self, event: TrainStep) -> Shown | None:
+    def _train_step(self, event: TrainStep) -> TrackedValues | None:
         if event.round != self._training:
             self._before, self._step, self._training = self._before + self._step, 0, event.round
         if event.step <= self._step:
@@ -80,7 +80,7 @@ class Fold:
         ]
         if event.validation_loss is not None:
             numbers.append(("train/validation_loss", event.validation_loss))
-        return Shown(STEP, self._before + event.step, event.round, _finite(numbers))
+        return TrackedValues(STEP, self._before + event.step, event.round, _finite(numbers))
 
     def _new(self, what: str, round: int, value: Any) -> bool:
         known = self._told.get((what, round))

@@ -26,7 +26,7 @@ from safetensors.numpy import load, save
 
 from minisheep.errors import ModelFileError
 from minisheep.formats import lora_gguf
-from minisheep.run.files import publish, write_atomic, write_json
+from minisheep.run.files import publish, sha256_of, write_atomic, write_json
 from minisheep.trainers.base import START_FIX, TrainSettings, read_scale
 
 TENSORS = "tensors.safetensors"
@@ -132,8 +132,7 @@ def read_start(folder: Path, settings: TrainSettings) -> Start:
         raise ModelFileError(
             f"Training cannot begin with the adapter in {folder}: {broken} has infinity or NaN.", START_FIX
         )
-    with open(folder / lora_gguf.TENSORS, "rb") as file:
-        return Start(folder, tensors, hashlib.file_digest(file, "sha256").hexdigest())
+    return Start(folder, tensors, sha256_of(folder / lora_gguf.TENSORS))
 
 
 def check_fit(start: Start, wanted: Mapping[str, tuple[int, ...]]) -> None:

@@ -7,10 +7,7 @@ where our loop needs more.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import os
-import re
 import shutil
 import sysconfig
 from collections.abc import Mapping, Sequence
@@ -19,8 +16,9 @@ from pathlib import Path
 
 from minisheep.errors import UsageError
 from minisheep.machine import system
-from minisheep.machine.cuda_setup import least_capability, least_toolkit, torch_for
+from minisheep.machine.cuda_setup import installed_torch, least_capability, least_toolkit, torch_for
 from minisheep.machine.gpu import Gpu, Nvml, dotted, find_gpu, selected
+from minisheep.machine.installing import install_extra, other_torch
 from minisheep.run.files import read_json
 from minisheep.trainers.base import Trainer
 
@@ -41,8 +39,6 @@ CAPABILITY = (7, 0)
 
 FAST = ("llama", "qwen2", "qwen3")
 """GGUF architectures for which Unsloth has kernels; it compiles code for each of the others."""
-
-INSTALL = "pip install 'minisheep[gpu]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +74,13 @@ def torch_obstacle(cuda: Cuda) -> Obstacle | None:
         return None
     torch = torch_for(cuda.driver, gpu.capability)
     if build is None:
-        fix = f"""Install one that has it: pip uninstall --yes torch && pip install "{torch}"."""
+        fix = f"Install one that has it: {other_torch(torch)}."
         return Obstacle("the installed torch was built without CUDA", fix)
     if cuda.driver is not None and cuda.driver[0] < build[0]:
         return Obstacle(
             f"the driver runs CUDA up to {dotted(cuda.driver)}, and torch was built for {dotted(build)}",
             f"Update the NVIDIA driver (580 or newer runs CUDA 13), or install a torch for CUDA {cuda.driver[0]}:"
-            f""" pip install 'minisheep[gpu]' "{torch}".""",
+            f" {install_extra('gpu', torch)}.",
         )
     capability = gpu.capability
     if capability is None:
@@ -93,12 +89,12 @@ def torch_obstacle(cuda: Cuda) -> Obstacle | None:
         return Obstacle(
             f"its compute capability is {dotted(capability)}, and torch for CUDA {dotted(build)} begins at"
             f" {dotted(least)}",
-            f"""Install an older one: pip install "{torch}".""",
+            f"Install an older one: {other_torch(torch)}.",
         )
     if build < (needed := least_toolkit(capability)):
         return Obstacle(
             f"this GPU needs CUDA {dotted(needed)}, and torch was built for {dotted(build)}",
-            f"Run {INSTALL} in a fresh environment.",
+            f"Run {install_extra('gpu')} in a fresh environment.",
         )
     return None
 
@@ -133,15 +129,14 @@ def obstacle(
     if gpu is None:
         return Obstacle("there is no NVIDIA GPU here", "")
     if "unsloth" not in packages:
-        return Obstacle("it is not installed", f"Install it with {INSTALL}.")
+        return Obstacle("it is not installed", f"Install it with {install_extra('gpu')}.")
     for package, (first, beyond) in SUPPORTED.items():
         version = packages.get(package)
         if version is None:
-            return Obstacle(f"{package}, which it needs, is not installed", f"Install it with {INSTALL}.")
+            return Obstacle(f"{package}, which it needs, is not installed", f"Install it with {install_extra('gpu')}.")
         if not _numbers(first) <= _numbers(version) < _numbers(beyond):
-            return Obstacle(
-                f"{package} is {version}, but must be {first} or newer and older than {beyond}", f"Run {INSTALL}."
-            )
+            reason = f"{package} is {version}, but must be {first} or newer and older than {beyond}"
+            return Obstacle(reason, f"Run {install_extra('gpu')}.")
     if (against := torch_obstacle(cuda)) is not None:
         return against
     if gpu.capability is not None and gpu.capability < CAPABILITY:
@@ -226,14 +221,10 @@ def after_failure(choice: TrainerChoice, failed: str) -> TrainerChoice:
 
 
 def find_cuda() -> Cuda:
-    """From the driver and from the installed torch's version.py, since torch itself takes seconds to import."""
-    spec = importlib.util.find_spec("torch")
-    build = None
-    if spec is not None and spec.origin is not None:
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            build = build_in(Path(spec.origin).with_name("version.py").read_text(encoding="utf-8"))
+    """From the driver and the installed torch."""
+    torch = installed_torch()
     with Nvml() as nvml:
-        return Cuda(selected(nvml.gpus()), nvml.cuda(), build, triton_lacks())
+        return Cuda(selected(nvml.gpus()), nvml.cuda(), torch.build if torch else None, triton_lacks())
 
 
 def triton_lacks() -> str:
@@ -243,12 +234,6 @@ def triton_lacks() -> str:
         return "a C compiler"
     header = Path(sysconfig.get_path("include")) / "Python.h"
     return "" if header.is_file() else "Python.h"
-
-
-def build_in(text: str) -> tuple[int, int] | None:
-    """The CUDA that torch's version.py names (``cuda: Optional[str] = '13.0'``)."""
-    match = re.search(r"^cuda\b[^=\n]*= *['\"](\d+)\.(\d+)", text, re.MULTILINE)
-    return (int(match[1]), int(match[2])) if match else None
 
 
 def make_trainer(name: str) -> Trainer:
