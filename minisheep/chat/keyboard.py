@@ -47,8 +47,8 @@ class Keyboard:
 
 @contextlib.contextmanager
 def unseen() -> Iterator[None]:
-    """What is typed meanwhile, and a ``^C``, is not shown: it would move the lines that are drawn and erased. It is
-    there for the next prompt."""
+    """What is typed meanwhile is not shown, and Ctrl-C throws nothing away that is on its way to the terminal (NOFLSH):
+    either would leave doubled lines, or erase too many, where lines are drawn over. It is there for the next prompt."""
     try:
         handle = sys.stdin.fileno()
         before: list[Any] = termios.tcgetattr(handle)
@@ -56,7 +56,8 @@ def unseen() -> Iterator[None]:
         yield
         return
     try:
-        termios.tcsetattr(handle, termios.TCSANOW, [*before[:3], before[3] & ~termios.ECHO, *before[4:]])
+        quiet = (before[3] & ~termios.ECHO) | termios.NOFLSH
+        termios.tcsetattr(handle, termios.TCSANOW, [*before[:3], quiet, *before[4:]])
         yield
     finally:
         with contextlib.suppress(termios.error):
