@@ -5,17 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
-import select
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from chat_stand_ins import WorkerHere
+from terminals import Terminal
 from tiny_runs import tiny_run
 
 from minisheep.chat import worker
@@ -100,50 +97,67 @@ def test_what_is_no_run_is_one_line(call: Call, tmp_path: Path) -> None:
     assert said.code == 2 and len(said.err.splitlines()) == 1
 
 
-def test_on_a_terminal_a_person_talks_and_leaves_by_ctrl_d(run: str, tmp_path: Path) -> None:
+ASKS = "\x1b[?2004h"
+"""What a prompt tells the terminal first: to mark what is pasted."""
+
+
+@pytest.fixture
+def talk(run: str) -> Iterator[Terminal]:
+    """The chat on a terminal of its own, at its first prompt."""
+    environment = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+    environment.pop("NO_COLOR", None)
+    terminal = Terminal(("chat", run, "--round", "1"), (100, 30), environment)
+    terminal.until(ASKS)
+    yield terminal
+    terminal.process.kill()
+    terminal.process.wait()
+    terminal.close()
+
+
+def sent(terminal: Terminal, keys: str) -> str:
+    """What a terminal shows from these keys to the next prompt."""
+    terminal.press(keys)
+    return terminal.until(ASKS)
+
+
+def questions(path: Path) -> list[str]:
+    (line,) = path.read_text().splitlines()
+    return [message["content"] for message in json.loads(line)["messages"] if message["role"] == "user"]
+
+
+def test_on_a_terminal_a_person_talks_and_leaves_by_ctrl_d(talk: Terminal, tmp_path: Path) -> None:
     saved = tmp_path / "talk.jsonl"
-    shown, code = typed(run, ["Hello there", f"/save {saved}", "/temp 2", "\x04"])
-    assert code == 0 and "Temperature 2." in shown and "Saved to" in shown and "Traceback" not in shown
+    assert "Loading smollm2-135m, round 1" in talk.seen and "Enter sends" in talk.seen
+    shown = sent(talk, "Hello there\r")
+    assert "Saved to" in sent(talk, f"/save {saved}\r") and "Temperature 2." in sent(talk, "/temp 2\r")
+    talk.press("\x04")
+    assert talk.end() == 0 and talk.as_before and "Traceback" not in talk.seen
     (line,) = saved.read_text().splitlines()
     question, answer = json.loads(line)["messages"]
-    assert question["content"] == "Hello there"
-    assert answer["content"].split()[0] in shown
+    assert question["content"] == "Hello there" and answer["content"].split()[0] in shown
 
 
-def typed(run: str, lines: list[str]) -> tuple[str, int]:
-    """What a terminal shows while `lines` are typed, each at the prompt, and how the command ended."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
-    environment.pop("NO_COLOR", None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "minisheep", "chat", run, "--round", "1"],
-        stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
-    )  # fmt: skip
-    os.close(theirs)
-    shown = b""
-    try:
-        for number, line in enumerate(lines, 1):
-            deadline = time.monotonic() + 30
-            while shown.count(b"you> ") < number and time.monotonic() < deadline:
-                shown += _read(ours)
-            os.write(ours, line.encode() if line == "\x04" else f"{line}\n".encode())
-        while process.poll() is None or select.select([ours], [], [], 0)[0]:
-            more = _read(ours)
-            shown += more
-            if not more and process.poll() is not None:
-                break
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-    return shown.decode("utf-8", "replace"), process.returncode
+def test_pasted_and_continued_lines_are_one_message_and_the_up_key_brings_it_back(
+    talk: Terminal, tmp_path: Path
+) -> None:
+    saved = tmp_path / "talk.jsonl"
+    sent(talk, "\x1b[200~One\nTwo\r\nThree\x1b[201~\r")
+    sent(talk, "A\x1b\rB\\\rC\r")
+    sent(talk, "\x1b[A\x1b[A\x1b[A\x1b[A\x1b[A\r")
+    sent(talk, f"/save {saved}\r")
+    assert questions(saved)[:2] == ["One\nTwo\nThree", "A\nB\nC"] and len(questions(saved)) == 3
+    assert questions(saved)[2] in questions(saved)[:2]
 
 
-def _read(handle: int) -> bytes:
-    if not select.select([handle], [], [], 0.1)[0]:
-        return b""
-    try:
-        return os.read(handle, 1 << 16)
-    except OSError:
-        # The other end of a terminal that is gone.
-        return b""
+def test_an_answer_is_drawn_again_and_a_system_message_changed(talk: Terminal, tmp_path: Path) -> None:
+    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    assert "no message" in sent(talk, "/retry\r")
+    sent(talk, "Hi\r")
+    sent(talk, f"/save {before}\r")
+    assert "is set" in sent(talk, "/system Be brief.\r")
+    sent(talk, "/retry\r")
+    sent(talk, f"/save {after}\r")
+    first, second = (json.loads(path.read_text())["messages"] for path in (before, after))
+    assert second[0] == {"role": "system", "content": "Be brief."} and second[1] == first[0] and len(second) == 3
+    assert second[2] != first[1]
+    assert "no system message" in sent(talk, "/system\r")

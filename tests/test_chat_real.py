@@ -55,8 +55,28 @@ def test_a_model_is_told_what_was_said_and_streams_its_answers(run: Path) -> Non
         # What so small a model makes of it is its own affair; that it was told shows in another answer.
         assert second.text != ask(handler, run, Session((0,), 0.0, 40), "What is my name, and where do I live?")[1].text
         assert not any(isinstance(event, EngineReady) for event in said)
-        # Greedy, so the same conversation gives the same answer.
+    finally:
+        handler.close()
+    # Greedy, so the same conversation, from its beginning, gives the same answer.
+    handler = ChatHandler()
+    try:
+        session, again, _ = ask(handler, run, Session((0,), 0.0, 40), "My name is Ruth and I live in Oslo.")
+        assert again == first
         assert ask(handler, run, session, "What is my name, and where do I live?")[1] == second
+    finally:
+        handler.close()
+
+
+def test_the_fifth_turn_computes_no_turn_before_it(run: Path) -> None:
+    handler = ChatHandler()
+    try:
+        session, costs = Session((0,), 0.0, 12), []
+        for number in range(5):
+            before = 0 if handler._model is None else handler._model._engine.evaluated
+            session, answer, _ = ask(handler, run, session, f"Remember {number}: " + "river stone lamp " * 8)
+            assert handler._model is not None and answer.left_out == 0
+            costs.append(handler._model._engine.evaluated - before)
+        assert max(costs[1:]) <= costs[0] + 8
     finally:
         handler.close()
 

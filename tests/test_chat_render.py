@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import pty
 import random
+import sys
+import termios
 
 import pytest
 from hostile import MARKDOWN, SGR, hostile
@@ -190,3 +193,22 @@ def test_an_empty_answer_is_a_line_and_is_said() -> None:
 def test_a_good_answer_needs_no_remark() -> None:
     assert remarks([ChatAnswer(0, "Yes.", "end", 2), ChatAnswer(1, "Yes.", "stop", 2)]) == []
     assert len(MARKDOWN) == len(set(MARKDOWN))
+
+
+def test_while_an_answer_is_drawn_nothing_typed_is_shown_and_ctrl_c_drops_no_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = pty.openpty()
+    with open(theirs, "rb", buffering=0) as keyboard, open(ours, "rb", buffering=0):
+        monkeypatch.setattr(sys, "stdin", keyboard)
+        console, stream = terminal()
+        screen, before = TerminalScreen(console), termios.tcgetattr(theirs)
+        screen.begin([0], "Why?")
+        local = termios.tcgetattr(theirs)[3]
+        assert not local & termios.ECHO and local & termios.NOFLSH and local & termios.ISIG
+        screen.part(0, "Because")
+        screen.end([ChatAnswer(0, "Because.", "stopped")])
+        assert termios.tcgetattr(theirs) == before and "Because." in stream.getvalue()
+        with screen.busy("Loading"):
+            assert not termios.tcgetattr(theirs)[3] & termios.ECHO
+        assert termios.tcgetattr(theirs) == before and "Loading" in stream.getvalue()

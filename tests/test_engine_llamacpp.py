@@ -593,3 +593,42 @@ def test_a_prompt_is_counted_as_it_is_computed(engine: Any) -> None:
     before = engine.evaluated
     list(engine.generate([ask("a", "Hello.", Sampling(temperature=0, max_tokens=1))]))
     assert engine.evaluated - before == engine.count(chat("Hello."))
+
+
+def test_a_kept_conversation_computes_only_what_is_new_and_answers_as_anew(exact: Any) -> None:
+    def asked(prompt: Prompt, *, keep: bool = True) -> tuple[str, int]:
+        before = exact.evaluated
+        (completion,) = exact.generate([GenerateRequest("kept", prompt, GREEDY)], keep=keep)
+        return completion.text, exact.evaluated - before
+
+    first = chat("Tell me about " + " ".join(WORDS * 2))
+    said, _ = asked(first)
+    question = (Segment(said), Segment("<|im_end|>\n", special=True), *chat("And what do you know about lamps?"))
+    second = (*first, *question)
+    reply, cost = asked(second)
+    # The tokens that end the answer before and ask, and those of this answer; little more where the answer's text is
+    # cut into tokens otherwise than it was drawn.
+    assert cost <= exact.count(question[1:]) + exact.count((Segment(reply),)) + 8 < exact.count(second)
+    # Drawn again: the prompt's last token and the answer.
+    again, cost = asked(second)
+    assert again == reply and cost <= exact.count((Segment(reply),)) + 2
+    # Stopped, and drawn again.
+    parts: list[str] = []
+
+    def stop(_id: str, part: str) -> None:
+        parts.append(part)
+        if len(parts) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(exact.generate([GenerateRequest("kept", second, GREEDY)], stop, keep=True))
+    again, cost = asked(second)
+    assert again == reply and cost <= exact.count((Segment(reply),)) + 2
+    # Other work in between, another beginning, and none of it kept: all as it would be anew.
+    texts(exact.generate(many(8)))
+    assert asked(second)[0] == asked(second, keep=False)[0] == reply
+    other = chat("Count to three.")
+    assert asked(other)[0] == asked(other, keep=False)[0]
+    exact.set_adapter(None)
+    anew, cost = asked(second)
+    assert anew == reply and cost > exact.count(second)

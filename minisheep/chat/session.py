@@ -64,6 +64,12 @@ class Session:
         turns = (*self.turns, ChatTurn(user, tuple(answers))) if answers else self.turns
         return replace(self, turns=turns, asked=self.asked + 1)
 
+    def again(self) -> tuple[Session, str]:
+        """The session before its last turn, and that turn's message. Raises `errors.UsageError` where there is none."""
+        if not self.turns:
+            raise UsageError("There is no message to answer again.")
+        return replace(self, turns=self.turns[:-1]), self.turns[-1].user
+
     def saved(self) -> str:
         """JSON lines in messages format, one for each model that answers now; `round` 0 is the base."""
         lines = []
@@ -96,13 +102,15 @@ def left_out(messages: Sequence[Message], size: Callable[[Sequence[Message]], in
 HELP = (
     ("/temp 0.7", "temperature; 0 always takes the likeliest token"),
     ("/round 2", "continue with another round: a number, best, last or base"),
+    ("/retry", "answer the last message again, by other chances"),
+    ("/system TEXT", "a system message from here on; without TEXT none"),
     ("/reset", "forget the conversation"),
     ("/save FILE", "write the conversation as JSON lines in messages format, to a new file"),
     ("/help", "show this list"),
     ("/quit", "leave, as Ctrl-D does; Ctrl-C stops an answer"),
     ("//text", "a message that begins with a slash"),
 )
-NAMES = ("temp", "round", "reset", "save", "help", "quit")
+NAMES = ("temp", "round", "retry", "system", "reset", "save", "help", "quit")
 HOTTEST = 5.0
 
 
@@ -119,15 +127,15 @@ def read(line: str) -> Command | str:
         return text
     if text.startswith("//"):
         return text[1:]
-    name, _, argument = text[1:].partition(" ")
+    name, argument = (*text[1:].split(maxsplit=1), "", "")[:2]
     if name in NAMES:
-        return Command(name, argument.strip())
+        return Command(name, argument)
     near = difflib.get_close_matches(name, NAMES, n=1)
     raise UsageError(f"There is no /{name}.", f"Nearest: /{near[0]}." if near else "/help lists the commands.")
 
 
 def obey(session: Session, command: Command, resolve: Callable[[str], int]) -> tuple[Session, str]:
-    """The session after ``/temp``, ``/round``, ``/reset`` or ``/help``, and a line to show.
+    """The session after ``/temp``, ``/round``, ``/system``, ``/reset`` or ``/help``, and a line to show.
 
     `resolve` turns a name into the number of a round that can answer (`api.resolve_round`). Raises `errors.UsageError`.
     """
@@ -137,6 +145,9 @@ def obey(session: Session, command: Command, resolve: Callable[[str], int]) -> t
     if command.name == "round":
         rounds = _rounds(session, resolve(command.argument))
         return replace(session, rounds=rounds), f"{' and '.join(map(model_name, rounds))} from here on.".capitalize()
+    if command.name == "system":
+        told = "The system message is set." if command.argument else "There is no system message from here on."
+        return replace(session, system=command.argument), told
     if command.name == "reset":
         return replace(session, turns=()), "The conversation is forgotten."
     width = max(len(form) for form, _ in HELP)

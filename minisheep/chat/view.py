@@ -5,7 +5,8 @@ Writes to the terminal, and to the file that ``/save`` names. Model text is sani
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import IO, ClassVar, Protocol
@@ -16,11 +17,13 @@ from rich.live import Live
 from rich.markdown import Markdown, MarkdownElement, TextElement
 from rich.padding import Padding
 from rich.segment import Segment
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from minisheep.api import Run, resolve_round
 from minisheep.chat import session as chat_session
+from minisheep.chat.keyboard import unseen
 from minisheep.chat.session import ChatAnswer, Session, model_name
 from minisheep.chat.worker import ChatClient
 from minisheep.errors import MinisheepError, UsageError
@@ -113,6 +116,9 @@ class ChatScreen(Protocol):
     def note(self, text: str) -> None:
         """A line that is not an answer."""
 
+    def busy(self, text: str) -> AbstractContextManager[object]:
+        """`text` says what a person waits for meanwhile."""
+
 
 class TerminalScreen:
     """Answers grow as Markdown, two of them in columns."""
@@ -120,24 +126,22 @@ class TerminalScreen:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, markup=False, emoji=False)
         self._texts: dict[int, str] = {}
-        self._live: Live | None = None
+        self._drawing = ExitStack()
 
     def begin(self, rounds: Sequence[int], user: str) -> None:
-        self._texts = dict.fromkeys(rounds, "")
-        self._live = Live(
-            console=self._console, get_renderable=lambda: Tail(self._drawn()), refresh_per_second=REFRESH,
-            transient=True, redirect_stdout=False, redirect_stderr=False,
-        )  # fmt: skip
-        self._live.start()
+        self._texts, waiting = dict.fromkeys(rounds, ""), Spinner("dots", style="dim")
+        self._drawing.enter_context(unseen())
+        self._drawing.enter_context(Live(
+            console=self._console, refresh_per_second=REFRESH, transient=True, redirect_stdout=False,
+            redirect_stderr=False, get_renderable=lambda: Tail(self._drawn()) if any(self._texts.values()) else waiting,
+        ))  # fmt: skip
 
     def part(self, round: int, text: str) -> None:
         self._texts[round] += text
 
     def end(self, answers: Sequence[ChatAnswer]) -> None:
         self._texts |= {answer.round: answer.text for answer in answers}
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._drawing.close()
         self._console.print(self._drawn())
         for text in remarks(answers):
             self.note(text)
@@ -145,6 +149,11 @@ class TerminalScreen:
 
     def note(self, text: str) -> None:
         self._console.print(Text(sanitise(text), style="dim"))
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        with unseen(), self._console.status(Text(sanitise(text), style="dim")):
+            yield
 
     def _drawn(self) -> RenderableType:
         # A copy, because another thread draws while the text grows.
@@ -178,6 +187,11 @@ class PlainScreen:
 
     def note(self, text: str) -> None:
         print(sanitise(text), file=self._err, flush=True)
+
+    def busy(self, text: str) -> AbstractContextManager[object]:
+        if self._err.isatty():
+            self.note(text)
+        return nullcontext()
 
     def _finish(self) -> None:
         if self._round is not None:
@@ -235,10 +249,18 @@ def converse(
                         session = ask(session, line, client, screen)
             elif line.name == "quit":
                 return session
+            elif line.name == "retry":
+                before, user = session.again()
+                with client.stoppable():
+                    session = ask(before, user, client, screen)
             elif line.name == "save":
                 screen.note(save(session, line.argument))
             else:
-                session, note = chat_session.obey(session, line, resolve)
+                changed, note = chat_session.obey(session, line, resolve)
+                if changed.system != session.system:
+                    # Whether the template has a place for it, the model knows.
+                    client.open(changed.system)
+                session = changed
                 screen.note(note)
         except EOFError:
             screen.note("")

@@ -11,6 +11,7 @@ import click
 
 from minisheep import api
 from minisheep.chat import view
+from minisheep.chat.keyboard import HINT, Keyboard
 from minisheep.chat.session import Session, model_name
 from minisheep.chat.worker import ChatClient
 from minisheep.config import Settings
@@ -37,9 +38,9 @@ DEFAULT_TOKENS = 512
 def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | None, **given: Any) -> None:
     """Talk to a model of RUN in the run's own template: its best round, another one, or its base.
 
-    The adapter is hot-loaded onto the base; nothing is merged, and nothing in RUN is changed. Ctrl-C stops an answer,
-    Ctrl-D leaves, /help lists the commands. Without a terminal each line of stdin is a message, and answers go to
-    stdout.
+    The adapter is hot-loaded onto the base; nothing is merged, and nothing in RUN is changed. Enter sends a message,
+    Alt-Enter begins a new line, and pasted lines are one message. Ctrl-C stops an answer, Ctrl-D leaves, /help lists
+    the commands. Without a terminal each line of stdin is a message, and answers go to stdout.
 
     \b
     minisheep chat runs/mine
@@ -59,13 +60,14 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
         return number
 
     with ChatClient(opened.path, _Listener(screen, quiet=not person)) as client:
-        client.open(session.system)
+        who = " and ".join(map(model_name, session.rounds))
+        with screen.busy(f"Loading {opened.settings.model}, {who} ..."):
+            client.open(session.system)
         if once is not None:
             view.pipe(session, client, screen, [once])
         elif person:
-            who = " and ".join(map(model_name, session.rounds))
-            screen.note(f"{opened.settings.model}, {who}. /help lists the commands; Ctrl-D leaves.\n")
-            view.converse(session, client, screen, _prompt, resolve)
+            screen.note(f"{opened.settings.model}, {who}. {HINT} /help lists the commands; Ctrl-D leaves.\n")
+            view.converse(session, client, screen, Keyboard(), resolve)
         else:
             view.pipe(session, client, screen, _lines())
 
@@ -103,13 +105,6 @@ class _Listener:
         text = words.line(event)
         if text and (not self._quiet or isinstance(event, Note)):
             self._screen.note(text)
-
-
-def _prompt() -> str:
-    """A line that a person types, with the keys of readline and the lines typed before."""
-    import readline  # noqa: F401 - its import gives input() the keys
-
-    return input("you> ")
 
 
 def _lines() -> Iterator[str]:
