@@ -7,6 +7,7 @@
       round-1/         *.jsonl, adapter/, adapter.gguf, metrics.json
       .lock            held while a process works   scratch/        checkpoints, worker logs, the present; may be lost
       pause            while it is there, the run waits
+      tracking/        what services of --log-to were told
 
 A record is acknowledged when it is on disk (fsync). A crash can leave no more than a torn last line. It is cut off when
 the file is opened for appending, so that the next record does not stick to it. A phase is done when the manifest says
