@@ -108,7 +108,7 @@ def test_filters_are_done_again_even_if_the_disk_fails_before_the_new_keep_is_wr
     def fail(*_: object) -> None:
         raise DiskError("full")
 
-    monkeypatch.setattr(api, "write_settings", fail)
+    monkeypatch.setattr(opening, "write_settings", fail)
     with pytest.raises(DiskError):
         opening.write(folder, opening.resolve({"keep": "top:0.5"}, stored, DONE), DONE["inputs"])
     assert "round-2/filter" not in folder.read_manifest()["phases"] and opening.stored_settings(folder) == stored
@@ -129,7 +129,7 @@ def test_refusals_come_in_order_and_leave_no_folder_behind(tmp_path: Path, monke
     with pytest.raises(UsageError, match="cannot be read"):
         tiny_run(tmp_path / "new", seeds=missing)
     assert not (tmp_path / "new").exists()
-    monkeypatch.setattr(api, "Lock", lambda folder: Lock(folder, wait_seconds=0.0))
+    monkeypatch.setattr(opening, "Lock", lambda folder: Lock(folder, wait_seconds=0.0))
     old = RunFolder(tmp_path / "old")
     old.make_round(0)
     opening.write(old, opening.Opening(config.make(TINY, "imitation")), {})

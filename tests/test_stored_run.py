@@ -91,4 +91,8 @@ def test_the_same_settings_still_make_the_same_run(tmp_path: Path) -> None:
     minisheep("align", "--run", str(path), "--config", str(STORED / "run.toml"), "--plain", check=True)
     found, expected = outcome(path), outcome(STORED)
     assert sorted(found) == sorted(expected)
+    for made in (found, expected):
+        for name in (name for name in made if name.endswith("metrics.json")):
+            # The decision must be the same one; the sentence that tells it may get better words.
+            made[name].get("decision", {}).pop("text", None)
     assert [name for name in expected if found[name] != expected[name]] == []

@@ -82,8 +82,8 @@ MUTANTS = (
     ),
     Mutant(
         "the wrong adapter is taken",
-        "self.folder.round(round).adapter_gguf if round else None",
-        "self.folder.round(1).adapter_gguf if round else None",
+        "folder.round(round).adapter_gguf if round else None",
+        "folder.round(1).adapter_gguf if round else None",
         ("test_strategies.py",),
     ),
     Mutant(
@@ -106,7 +106,7 @@ MUTANTS = (
     ),
     Mutant(
         "workers do not inherit the lock",
-        "pass_fds=() if lock is None else (lock,)",
+        "pass_fds=() if handle is None else (handle,)",
         "pass_fds=()",
         ("test_worker.py",),
     ),

@@ -17,6 +17,7 @@ import click
 from minisheep import api
 from minisheep.errors import Stopped, UsageError
 from minisheep.loop import Phase
+from minisheep.machine.installing import install_extra
 from minisheep.machine.worker import WorkerProcess
 from minisheep.rules.plain_text import one_line, sanitise
 from minisheep.run.events import EngineReady, Event, Found, Note
@@ -56,7 +57,7 @@ def serve(run: str, round_: str | None, host: str, port: int, **given: Any) -> N
     if missing:
         raise UsageError(
             f"minisheep serve needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not"
-            " installed.", 'Type `pip install "minisheep[serve]"`.',
+            " installed.", f"Type `{install_extra('serve')}`.",
         )  # fmt: skip
     opened = api.load_run(run)
     told: list[str] = []

@@ -251,7 +251,7 @@ def read_header(path: Path) -> GgufHeader:
                 except _NeedMore:
                     continue
     except FileNotFoundError:
-        raise ModelFileError(f"There is no model file {path}.", "Check the path given with --gguf.") from None
+        raise ModelFileError(f"There is no model file {path}.", remedy(path)) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ModelFileError(

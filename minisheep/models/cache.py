@@ -113,8 +113,12 @@ def lock(name: str, report: Report) -> Iterator[None]:
 
 
 def remedy(path: Path) -> str:
-    """What to do about a model file that is of no use: what minisheep fetched or made can go, a user's own file not."""
+    """What to do about a model file that is of no use or gone: what minisheep fetched or made can be had again."""
     place = path.resolve()
+    if not path.exists():
+        if place.is_relative_to(cache_root().resolve()):
+            return "It was in minisheep's cache and is gone: give the same command again, which makes it anew."
+        return "Check the path given with --gguf."
     if place.is_relative_to(cache_root().resolve()) or any(part.startswith("models--") for part in place.parts):
         return f"Delete it (`rm {shell(place)}`) and run the same command again."
     return "It stays as it is. Get it again from where it came from, or give another one with --gguf."
