@@ -103,9 +103,11 @@ def recorded(engine: Any, batches: Sequence[Sequence[GenerateRequest]]) -> dict[
     """The greedy token and its lead over the second best in the logits, at each step of each request."""
     import numpy as np
 
+    from minisheep.engines.llama_batch import LlamaBatch
+
     seen: dict[str, list[tuple[int, float]]] = {}
     drawn: list[tuple[int, float]] = []
-    sample, advance = engine._drawing.sample, engine._advance
+    sample, advance = engine._drawing.sample, LlamaBatch._advance
 
     def draw(samplers: Any, rows: Any) -> Any:
         for row in rows:
@@ -113,14 +115,15 @@ def recorded(engine: Any, batches: Sequence[Sequence[GenerateRequest]]) -> dict[
             drawn.append((int(row.argmax()), float(first - second)))
         return sample(samplers, rows)
 
-    def look(scheduler: Any, key: int, stream: Any, token: int) -> str:
+    def look(batch: LlamaBatch, key: int, stream: Any, token: int) -> str:
         seen.setdefault(stream.request.id, []).append(drawn.pop(0))
-        return str(advance(scheduler, key, stream, token))
+        return advance(batch, key, stream, token)
 
-    engine._drawing.sample, engine._advance = draw, look
-    for batch in batches:
-        list(engine.generate(batch))
-    del engine._drawing.sample, engine._advance
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine._drawing, "sample", draw)
+        patch.setattr(LlamaBatch, "_advance", look)
+        for requests in batches:
+            list(engine.generate(requests))
     return seen
 
 
