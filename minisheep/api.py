@@ -17,7 +17,7 @@ from minisheep.errors import MinisheepError, UsageError
 from minisheep.host import InlineHost, SignalledStop, WorkerHost
 from minisheep.models.prepared import PreparedModel
 from minisheep.opening import open_run, stored_settings
-from minisheep.phase_times import known_times, read_times, times_path
+from minisheep.phase_times import known_times, profiles, read_times, times_path
 from minisheep.rules.plain_text import shell
 from minisheep.run import integrity, verdict
 from minisheep.run.events import Emit
@@ -25,7 +25,7 @@ from minisheep.run.files import check_links
 from minisheep.run.folder import RunFolder
 from minisheep.run.integrity import Damage
 from minisheep.run.reading import Round
-from minisheep.run.time_left import Outlook, TimeLeft, read_course, time_left
+from minisheep.run.time_left import Outlook, TimeLeft, first_time, read_course, time_left
 
 
 def align(
@@ -192,9 +192,11 @@ def outlook(folder: RunFolder) -> Outlook:
         plan = tuple((phase.round, phase.name) for phase in loop.phases(settings))
         early, pooled = settings.patience > 0, settings.strategy == "total-base"
         if settings.engine == "fake" or not folder.model.exists():
-            return Outlook(plan, {}, early, pooled)
+            return Outlook(plan, early=early, pooled=pooled)
         times = read_times(times_path(settings, PreparedModel.read(folder.model).gguf_sha256))
-        return Outlook(plan, known_times(settings, times), early, pooled)
+        # What this run itself took is no measure of whether it is slower than others were.
+        before = known_times(settings, times, first_time(folder))
+        return Outlook(plan, before, profiles(settings, times), early, pooled)
     except MinisheepError:
         return Outlook()
 

@@ -114,7 +114,7 @@ class Report:
             self._last_progress = now
             engine = self._engine()
             running, share = engine.running if engine is not None else 0, 0.0
-            if work is not None and work[1]:
+            if work is not None and work[1] is not None:
                 share = share_of(work[0], work[1], running)
             self.emit(Progress(self.round, self.phase, done, total, detail, running, share))
         if now - self._last_glimpse >= GLIMPSE_SECONDS:

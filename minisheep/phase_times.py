@@ -1,16 +1,17 @@
 """What a phase has to do, in tokens, and what it took on this machine.
 
 When a phase is done, its worker keeps the seconds in the cache, in one small file for each model, engine and machine
-(``CACHE/phases``): seconds, the work by the settings, and when how much of it was done. Nothing of a run stands there.
+(``CACHE/phases``): seconds, the work by the settings, and when how much of it was done, of the last few times, since a
+machine may have had other work. Nothing of a run stands there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -21,6 +22,7 @@ from minisheep.machine import cpu
 from minisheep.machine.gpu import find_gpu
 from minisheep.models.cache import cache_path, cache_root
 from minisheep.rules.identity import digest
+from minisheep.run.events import LATEST
 from minisheep.run.files import write_json
 from minisheep.run.time_left import Known, Profile
 from minisheep.trainers import base
@@ -180,12 +182,20 @@ class PhaseTime:
     """With the model loaded."""
     loading: float
     profile: Profile
-    date: str
+    at: float
+    """When it was done, in seconds since the epoch."""
 
     @property
     def makes_sense(self) -> bool:
         shares = [share for point in self.profile for share in point]
-        return self.work > 0 and 0 <= self.seconds < 1e9 > self.loading >= 0 and all(0 <= s <= 1 for s in shares)
+        numbers = self.work > 0 and 0 <= self.seconds < 1e9 > self.loading >= 0 and 0 <= self.at < LATEST
+        return numbers and all(0 <= share <= 1 for share in shares)
+
+
+KEPT = 5
+"""Times of a phase that are kept, the newest."""
+Times = Mapping[str, Sequence[PhaseTime]]
+"""By phase, oldest first."""
 
 
 def tokens(settings: Settings) -> dict[str, float]:
@@ -203,36 +213,52 @@ def times_path(settings: Settings, sha256: str) -> Path:
     return cache_root() / "phases" / f"{name}.json"
 
 
-def read_times(path: Path) -> dict[str, PhaseTime]:
-    """By phase; without those that make no sense, and empty where there is no such file."""
+def read_times(path: Path) -> dict[str, list[PhaseTime]]:
+    """Without those that make no sense, and empty where there is no such file."""
     try:
-        found = TypeAdapter(dict[str, PhaseTime]).validate_python(json.loads(path.read_text(encoding="utf-8")))
+        found = TypeAdapter(dict[str, list[PhaseTime]]).validate_python(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         return {}
-    return {name: time for name, time in found.items() if time.makes_sense}
+    sensible = {name: [one for one in times if one.makes_sense] for name, times in found.items()}
+    return {name: times for name, times in sensible.items() if times}
 
 
-def keep_time(path: Path, phase: str, time: PhaseTime) -> None:
-    """Put a phase into the file, in place of what stood there. A cache that cannot be written is left as it is."""
+def keep_time(path: Path, phase: str, took: PhaseTime) -> None:
+    """Put a phase into the file. A cache that cannot be written is left as it is."""
     with contextlib.suppress(OSError, MinisheepError, ValueError):
         cache_path("phases", path.name)
-        write_json(path, {name: asdict(one) for name, one in (read_times(path) | {phase: time}).items()})
+        times = read_times(path)
+        times[phase] = [*times.get(phase, ()), took][-KEPT:]
+        write_json(path, {name: [asdict(one) for one in some] for name, some in times.items()})
 
 
-def known_times(settings: Settings, times: Mapping[str, PhaseTime]) -> dict[str, Known]:
-    """What the phases of `settings` will take, by what they took with these or other ones."""
+def known_times(settings: Settings, times: Times, until: float = LATEST) -> dict[str, Known]:
+    """What the phases of `settings` will take: the median of what they took with these or other ones before `until`."""
     found = {}
     for phase, work in tokens(settings).items():
-        if (time := times.get(phase)) is not None and work > 0:
-            more = work / time.work
-            profile = time.profile if 1 / ALIKE <= more <= ALIKE else ()
-            found[phase] = Known(time.seconds * more, time.loading, profile)
+        took = sorted((t for t in times.get(phase, ()) if t.at < until), key=lambda t: (t.seconds / t.work, t.at))
+        if took and work > 0:
+            # Of two the faster one: a machine with other work is slower, never faster.
+            middle = took[(len(took) - 1) // 2]
+            found[phase] = Known(middle.seconds * work / middle.work, middle.loading, _profile(times[phase], work))
     return found
+
+
+def profiles(settings: Settings, times: Times) -> dict[str, Profile]:
+    """How the records of each phase came when it was done last."""
+    return {phase: _profile(times[phase], work) for phase, work in tokens(settings).items() if times.get(phase)}
+
+
+def _profile(times: Sequence[PhaseTime], work: float) -> Profile:
+    """Of the newest with about as much work."""
+    alike = (one.profile for one in reversed(times) if work <= ALIKE * one.work and one.work <= ALIKE * work)
+    return next(alike, ())
 
 
 def phase_time(settings: Settings, phase: str, seconds: float, loading: float, profile: Profile) -> PhaseTime | None:
     """What there is to keep of a phase that took `seconds`, `loading` among them; None for what has no work."""
     work = tokens(settings).get(phase, 0.0)
     loading = min(loading, seconds)
-    day = date.today().isoformat()
-    return PhaseTime(work, round(seconds - loading, 3), round(loading, 3), profile, day) if work > 0 else None
+    if work <= 0:
+        return None
+    return PhaseTime(work, round(seconds - loading, 3), round(loading, 3), profile, round(time.time(), 3))

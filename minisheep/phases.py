@@ -76,7 +76,7 @@ def generate(work: Workspace, round: int, report: Report) -> None:
     harvest = Harvest(settings, known, wording=work.wording)
     drafts = {draft.index: draft for draft in each_record(folder.drafts, Draft)}
     made = before = len(drafts)
-    ended = 0
+    ended = 0.0
     on_disk = replay(
         harvest, drafts, read_records(folder.instructions, Instruction), read_records(folder.rejected, Rejection)
     )
@@ -101,7 +101,7 @@ def generate(work: Workspace, round: int, report: Report) -> None:
             ahead = min(harvest.wanted_drafts(), BATCH)
             indices = [i for i in range(harvest.drafts, harvest.drafts + ahead) if i not in drafts]
             engine = work.engine(round - 1, report.ready)
-            asked, idle = len(indices), IDLE * engine.info.slots
+            asked, idle = len(indices), IDLE * min(len(indices), engine.info.slots)
             with closing(
                 write_drafts(engine, settings, work.frame(round), work.texts, seeds, round, indices)
             ) as written:
@@ -113,10 +113,10 @@ def generate(work: Workspace, round: int, report: Report) -> None:
                     detail = f"{len(harvest.rejected)} dropped, {made} drafts"
                     asked -= 1
                     to_come = harvest.drafts_to_come(made, asked, idle)
-                    report.step(len(harvest.kept), settings.per_round, detail, (made - before + ended * idle, to_come))
+                    report.step(len(harvest.kept), settings.per_round, detail, (made - before + ended, to_come))
                     if harvest.full:
                         break
-            ended += 1
+            ended += idle
     if not harvest.full:
         _warn_of_shortfall(harvest, report)
     report.counts = {

@@ -123,10 +123,11 @@ class Simulated:
     def _drafts(self, pace: float) -> Iterator[tuple[float, Event]]:
         """Drafts of none to three new instructions, until there are enough; they are asked for as the worker does."""
         harvest = Harvest(config.make({"per_round": self.amount}), NoveltyIndex())
-        at, made, ended, idle = 0.0, 0, 0, IDLE * self.slots
+        at, made, ended = 0.0, 0, 0.0
         self._work: list[float] = []
         while not harvest.full:
             asked = harvest.wanted_drafts()
+            idle = IDLE * min(asked, self.slots)
             began = at
             for came, running in self._batch([1.5 * self._length() for _ in range(asked)], pace):
                 at, made, asked = began + came, made + 1, asked - 1
@@ -134,13 +135,13 @@ class Simulated:
                 harvest.kept += [INSTRUCTION] * min(
                     self.amount - len(harvest.kept), self._chance.choice((0, 1, 2, 2, 3))
                 )
-                self._work.append(made + ended * idle)
+                self._work.append(made + ended)
                 to_come = harvest.drafts_to_come(made, asked, idle)
                 share = share_of(self._work[-1], to_come, running) if to_come else 0.0
                 yield at, events.Progress(0, "generate", len(harvest.kept), self.amount, "", running, share)
                 if harvest.full:
                     break
-            ended += 1
+            ended += idle
 
     def _length(self) -> float:
         """Seconds for a sequence: most end by themselves, a third is cut at the limit."""

@@ -358,7 +358,7 @@ def test_a_machine_that_did_the_phases_before_tells_their_times() -> None:
     }  # fmt: skip
     machine = PlannedMachine("a processor, 2 threads", 64 * GIB, None, True, 2)
     known = dataclasses.replace(
-        model("smollm2-135m"), rates={}, history={name: time for name, time in took.items() if time}
+        model("smollm2-135m"), rates={}, history={name: [time] for name, time in took.items() if time}
     )
     plan = make_plan(given, known, machine)
     assert plan.phases is None and plan.run_seconds is None

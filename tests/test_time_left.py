@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from simulated_runs import ROUND, Simulated
 
-from minisheep import api, config
+from minisheep import api, config, phase_times
 from minisheep.phase_report import Report
 from minisheep.phase_times import PhaseTime, keep_time, known_times, phase_time, read_times, times_path
 from minisheep.run import events
@@ -40,7 +40,7 @@ class Told:
 
 def told(run: Simulated, before: dict[str, Known]) -> Iterator[Told]:
     """What was told at each twentieth of each phase, from a tenth of its work on; what is done is known later."""
-    course, place, known = Course(), 0, dict(before)
+    course, place, profiles = Course(), 0, {name: one.profile for name, one in before.items()}
     end = max(end for _, end in run.ends.values())
     for (round, phase), (began, ended) in run.ends.items():
         whole = run.left(began, ended)
@@ -50,9 +50,9 @@ def told(run: Simulated, before: dict[str, Known]) -> Iterator[Told]:
                 course, place = follow(course, run.events[place][1], run.events[place][0]), place + 1
             left = run.left(at, ended)
             if whole - left >= 0.1 * whole:
-                found = time_left(course, dataclasses.replace(run.outlook, before=dict(known)), at)
+                found = time_left(course, dataclasses.replace(run.outlook, before=before, profiles=dict(profiles)), at)
                 yield Told(round, phase, found, left, run.left(at, end), whole)
-        known[phase] = run.every[round, phase]
+        profiles[phase] = run.every[round, phase].profile
 
 
 @cache
@@ -85,6 +85,16 @@ def test_the_time_left_of_the_run_is_within_thirty_per_cent() -> None:
     assert all(one.found.run is None for one in first)
 
 
+def test_a_machine_that_was_busy_then_or_is_now_is_noticed() -> None:
+    """What a phase took while other programs ran is eight times what it takes now, or an eighth."""
+    for wrong in (8.0, 1 / 8):
+        took = Simulated(100, 1, 16, 250).run().times
+        before = {name: dataclasses.replace(one, work=one.work * wrong) for name, one in took.items()}
+        every = [one for one in told(Simulated(1, 2, 16, 250).run(), before) if (one.round, one.phase) > (1, "exam")]
+        runs = [one.found.run / one.run_left for one in every if one.found.run is not None]
+        assert len(runs) == len(every) and sum(0.7 < ratio < 1.3 for ratio in runs) > 0.9 * len(runs)
+
+
 # What is told when
 
 
@@ -112,6 +122,15 @@ def test_the_round_before_tells_before_the_first_record() -> None:
         (100.0, events.PhaseStarted(2, "respond", 50)),
     )
     assert time_left(course(*told_before), Outlook(), 110.0).phase == pytest.approx(20, rel=0.1)
+
+
+def test_instructions_tell_nothing_of_drafts_that_were_not_counted() -> None:
+    known = Outlook(before={"generate": Known(100.0, 0.0, ((0.1, 0.5), (0.5, 0.9)))})
+    begun = course(
+        (0.0, events.PhaseStarted(1, "generate", 24)),
+        (10.0, events.Progress(1, "generate", 12, 24, "2 drafts", 6)),
+    )
+    assert time_left(begun, known, 10.0).phase == pytest.approx(90, rel=0.1)
 
 
 def test_a_pause_stops_the_clock() -> None:
@@ -178,9 +197,10 @@ def test_a_damaged_line_tells_nothing() -> None:
 def test_what_a_phase_took_is_carried_over_to_other_settings() -> None:
     small, large = config.make({"per_round": 30, "answers": 2}), config.make({"per_round": 300, "answers": 2})
     time = phase_time(small, "respond", 45.0, 5.0, ((0.1, 0.2),))
+    assert phase_times.profiles(small, {"respond": [time]}) == {"respond": ((0.1, 0.2),)}
     assert time is not None and (time.seconds, time.loading) == (40.0, 5.0)
-    assert known_times(small, {"respond": time})["respond"] == Known(40.0, 5.0, ((0.1, 0.2),))
-    assert known_times(large, {"respond": time})["respond"] == Known(pytest.approx(400.0), 5.0)
+    assert known_times(small, {"respond": [time]})["respond"] == Known(40.0, 5.0, ((0.1, 0.2),))
+    assert known_times(large, {"respond": [time]})["respond"] == Known(pytest.approx(400.0), 5.0)
 
 
 def test_times_are_kept_by_model_engine_and_machine() -> None:
@@ -188,13 +208,23 @@ def test_times_are_kept_by_model_engine_and_machine() -> None:
     path = times_path(settings, "a" * 64)
     assert path != times_path(settings, "b" * 64) and path != times_path(config.make({"threads": 77}), "a" * 64)
     assert path == times_path(config.make({"per_round": 7}), "a" * 64)
-    keep_time(path, "judge", PhaseTime(10.0, 2.0, 0.0, (), "2026-11-29"))
-    keep_time(path, "respond", PhaseTime(20.0, 4.0, 1.0, ((0.5, 0.6),), "2026-11-29"))
+    keep_time(path, "judge", PhaseTime(10.0, 2.0, 0.0, (), 1.0))
+    for number in range(phase_times.KEPT + 2):
+        keep_time(path, "respond", PhaseTime(20.0, 4.0, 1.0, ((0.5, 0.6),), float(number)))
     assert set(read_times(path)) == {"judge", "respond"}
-    assert read_times(path)["respond"].profile == ((0.5, 0.6),)
+    assert [one.at for one in read_times(path)["respond"]] == [2.0, 3.0, 4.0, 5.0, 6.0]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"judge": 3}', '{"judge": {"work": -1}}', "[" * 10_000])
+def test_a_phase_takes_the_median_of_what_it_took_in_other_runs() -> None:
+    settings = config.make({})
+    work = phase_times.tokens(settings)["respond"]
+    times = {"respond": [PhaseTime(work, took, 0.0, (), at) for at, took in enumerate((40.0, 900.0, 50.0, 60.0))]}
+    assert known_times(settings, times)["respond"].work == 50.0
+    assert known_times(settings, times, until=2.0)["respond"].work == 40.0
+    assert known_times(settings, times, until=0.0) == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"judge": 3}', '{"judge": [{"work": -1}]}', "[" * 10_000])
 def test_a_damaged_file_of_times_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "times.json").write_text(text, encoding="utf-8")
     assert read_times(tmp_path / "times.json") == {}

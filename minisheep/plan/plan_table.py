@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from minisheep import config
@@ -118,7 +119,7 @@ def remarks(plan: Plan) -> list[str]:
     """How reliable the figures are."""
     lines = []
     if plan.history:
-        newest = max(plan.model.history[phase].date for phase in plan.history)
+        newest = date.fromtimestamp(max(plan.model.history[phase][-1].at for phase in plan.history)).isoformat()
         rest = [name for name, _ in plan.phases or () if name not in plan.history]
         of = "all phases" if not rest else ", ".join(plan.history)
         lines.append(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from minisheep.machine.gpu import Gpu, in_words
 from minisheep.models import cache, hub, registry
 from minisheep.models.registry import HubFile, LocalPath, ModelEntry, Wheels, find_model, load_registry
 from minisheep.models.shape import Shape
-from minisheep.phase_times import PhaseTime
+from minisheep.phase_times import Times
 from minisheep.plan import duration, memory_parts
 from minisheep.plan.duration import Calibration
 from minisheep.rules.plain_text import shell
@@ -49,7 +48,7 @@ class Model:
     calibration: Calibration | None = None
     listed: str = ""
     """The registry's name of a model that was given by its hub id and is not here."""
-    history: Mapping[str, PhaseTime] = field(default_factory=dict)
+    history: Times = field(default_factory=dict)
     """What phases of this model took on this machine, by name."""
 
     @property

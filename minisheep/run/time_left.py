@@ -1,5 +1,5 @@
 """How long a phase and a run still take, from what events tell and from what the same phases took before. Pure but for
-`read_course`.
+what reads a run folder.
 
 Nothing is said before it is known: several sequences are written at once, so the first record's time is a batch's.
 A phase is known by its own records, once a batch of them is done, or by what it took in the round before or in another
@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -165,7 +166,9 @@ class Outlook:
     plan: tuple[Key, ...] = ()
     """All phases of a run of full length, in order."""
     before: Mapping[str, Known] = field(default_factory=dict)
-    """What phases of these settings took on this machine, by name."""
+    """What phases of these settings took on this machine in other runs, by name."""
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    """How their records came, this run's among them."""
     early: bool = False
     """Whether the run may end before its last round."""
     pooled: bool = False
@@ -215,10 +218,9 @@ def time_left(course: Course, outlook: Outlook, now: float) -> TimeLeft:
     key, stage = course.now, course.stages.get(course.now) if course.now else None
     phase = None if key is None or stage is None else _left(stage, key[1], _known(course, outlook, key), now)
     coming = [k for k in outlook.plan if k != key and _open(course, k)]
-    expected = [_known(course, outlook, k) for k in coming]
     run = 0.0 if key is None else phase
-    for known in expected:
-        run = None if run is None or known is None else run + known.work + known.loading
+    for seconds in (expected(course, outlook, k) for k in coming):
+        run = None if run is None or seconds is None else run + seconds
     run = None if not outlook.plan else run
     present = key[0] if key else min((number for number, _ in coming), default=0)
     return TimeLeft(phase, run, outlook.early and any(number > present for number, _ in coming))
@@ -226,8 +228,26 @@ def time_left(course: Course, outlook: Outlook, now: float) -> TimeLeft:
 
 def expected(course: Course, outlook: Outlook, key: Key) -> float | None:
     """Seconds that a phase which was not begun will take; None where that is not known."""
-    known = _known(course, outlook, key)
+    known = _known(course, outlook, key, present=True)
     return None if known is None else known.work + known.loading
+
+
+def _slower(course: Course, outlook: Outlook, present: bool) -> float:
+    """How much longer the phases of this run took than those of other runs on this machine, of which all is known
+    before: other programs may share it now, or then. With what was done of the `present` phase, where that counts."""
+    # A hundredth of a round as it was, so that an instant's work says little.
+    took = known = sum(one.work for one in outlook.before.values()) / 100
+    for (_, name), stage in course.stages.items():
+        before = outlook.before.get(name)
+        if before is None or stage.resumed:
+            continue
+        if stage.took is not None:
+            took, known = took + max(0.0, stage.took - stage.loading), known + before.work
+        elif present and (passed := _passed(stage, name, before)):
+            spent = stage.at - stage.begun - stage.paused - stage.loading
+            trust = _trust(stage.done - stage.first, passed)
+            took, known = took + trust * max(0.0, spent), known + trust * passed * before.work
+    return min(50.0, max(0.02, took / known)) if known > TINY else 1.0
 
 
 def _open(course: Course, key: Key) -> bool:
@@ -235,9 +255,10 @@ def _open(course: Course, key: Key) -> bool:
     return stage is None or stage.took is None
 
 
-def _known(course: Course, outlook: Outlook, key: Key) -> Known | None:
-    """What a phase took in the newest round before that did it all, made fit for its amount; else on this machine."""
-    machine = outlook.before.get(key[1])
+def _known(course: Course, outlook: Outlook, key: Key, present: bool = False) -> Known | None:
+    """What a phase took in the newest round before that did it all, made fit for its amount; else on this machine, made
+    fit for how fast that is now."""
+    profile = outlook.profiles.get(key[1], ())
     for number in range(key[0] - 1, -1, -1):
         done = course.stages.get((number, key[1]))
         if done is None or done.took is None or done.resumed:
@@ -247,8 +268,12 @@ def _known(course: Course, outlook: Outlook, key: Key) -> Known | None:
         if key[1] == "train" and (stage is None or not stage.total):
             more = _trained_on(course, outlook, key[0], number)
         loading = min(done.loading, done.took)
-        return Known((done.took - loading) * more, loading, machine.profile if machine else ())
-    return machine
+        return Known((done.took - loading) * more, loading, profile)
+    machine = outlook.before.get(key[1])
+    if machine is None:
+        return None
+    slower = _slower(course, outlook, present)
+    return Known(machine.work * slower, machine.loading * slower, machine.profile or profile)
 
 
 def _trained_on(course: Course, outlook: Outlook, round: int, before: int) -> float:
@@ -274,11 +299,7 @@ def _left(stage: Stage, name: str, known: Known | None, now: float) -> float | N
     spent, at = (max(0.0, when - stage.begun - stage.paused) for when in (now, stage.at))
     worked, wait = max(0.0, at - loading), max(0.0, spent - max(at, loading))
     made, there = max(0, stage.done - stage.first), stage.total - stage.first
-    share = stage.share
-    if not share and there > 0 and made > 0:
-        in_hand = IN_HAND * min(stage.running, there - made) if known is None or not known.profile else 0.0
-        share = (made + in_hand) / there
-    share = min(1.0, max(0.0, share))
+    share = _share(stage, even=known is None or not known.profile)
     if known is None:
         if made < max(2, stage.batch) or worked < 1 or share <= 0 or (name in UNEVEN and not stage.share):
             return None
@@ -288,14 +309,14 @@ def _left(stage: Stage, name: str, known: Known | None, now: float) -> float | N
     whole = known.work * stage.part
     if whole < TINY:
         return 0.0
-    told = name not in UNEVEN or bool(known.profile)
-    slower, passed = 1.0, _interpolated(known.profile, share) if told else min(0.95, worked / whole)
-    if told and passed > TINY and worked > 0:
+    told = _passed(stage, name, known)
+    slower, passed = 1.0, min(0.95, worked / whole) if told is None else told
+    if told is not None and passed > TINY and worked > 0:
         slower = min(20.0, max(0.05, worked / (passed * whole))) ** _trust(made, passed)
     next_one = share / made if made > 0 else 1 / max(there, 20)
     # Where nothing tells when the next record comes, it may be the last.
-    soon = _interpolated(known.profile, min(1.0, share + next_one)) if told and (made > 0 or known.profile) else 0.9
-    soon = max(TINY, soon)
+    even = told is not None and (made > 0 or known.profile)
+    soon = max(TINY, _interpolated(known.profile, min(1.0, share + next_one)) if even else 0.9)
     if made <= 0 or wait > max(1, stage.batch) * worked / made:
         # No record for the time of a batch: it is slower than it was.
         late = max(0.0, spent - loading) / (soon * whole)
@@ -304,8 +325,25 @@ def _left(stage: Stage, name: str, known: Known | None, now: float) -> float | N
     return ahead + slower * whole * max(1 - soon, 1 - passed - wait / (slower * whole))
 
 
+def _passed(stage: Stage, name: str, known: Known) -> float | None:
+    """The share of its time that a phase has behind it, by its records; None where they do not tell."""
+    if name in UNEVEN and not (stage.share if name == "generate" else known.profile):
+        return None
+    return _interpolated(known.profile, _share(stage, even=not known.profile))
+
+
+def _share(stage: Stage, even: bool) -> float:
+    """The share of its work that is done, 0 .. 1; where records come `even`ly, with a part of those in hand."""
+    made, there = stage.done - stage.first, stage.total - stage.first
+    share = stage.share
+    if not share and there > 0 and made > 0:
+        share = (made + (IN_HAND * min(stage.running, there - made) if even else 0.0)) / there
+    return min(1.0, max(0.0, share))
+
+
 def _trust(made: float, passed: float) -> float:
     """How much `made` records count against what was known before, after `passed` of the time: all of them 0 .. 1."""
+    made = max(0.0, made)
     return made / (made + TRUST) * passed / (passed + SOON)
 
 
@@ -340,6 +378,13 @@ def profile_of(trace: Sequence[tuple[float, float]]) -> Profile:
 
 
 _TOLD = ("RunStarted", "EngineReady", "PhaseStarted", "TrainStep", "Paused", "PhaseFinished", "Failed", "RunFinished")
+
+
+def first_time(folder: RunFolder) -> float:
+    """When a run was begun, in seconds since the epoch; now where its events do not say."""
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError), open(folder.events, "rb") as file:
+        return events.timed(json.loads(file.readline()))[0]
+    return time.time()
 
 
 def read_course(folder: RunFolder) -> Course:

@@ -27,7 +27,7 @@ EXPECTED_PER_DRAFT = 3.0
 COUNTED = 4
 """Drafts by which those to come are foretold."""
 IDLE = 0.5
-"""Drafts for each slot that could be written while a batch of them ends."""
+"""Drafts for each slot in use that could be written while a batch of them ends."""
 FRUITLESS_DRAFTS = 60
 """Drafts more than expected after which a round without enough instructions gives up."""
 
