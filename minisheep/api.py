@@ -14,7 +14,7 @@ from typing import Any
 from minisheep import loop
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
-from minisheep.host import InlineHost, SignalledStop, WorkerHost
+from minisheep.host import InlineHost, WorkerHost, signalled_stop
 from minisheep.models.prepared import PreparedModel
 from minisheep.opening import open_run, stored_settings
 from minisheep.phase_times import known_times, profiles, read_times, times_path
@@ -33,7 +33,7 @@ def align(
     *,
     preset: str | None = None,
     emit: Emit | None = None,
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[], None] | None = None,
     until: loop.Phase | None = None,
     inline: bool = False,
     **settings: Any,
@@ -50,16 +50,16 @@ def align(
     """
     if emit is None and is_watched():
         view = importlib.import_module(VIEWS).PlainView()
-        emit, tick = view, view.tick
+        emit, tick = view, tick or view.tick
     told = emit or (lambda event: None)
     with open_run(run, preset, settings, told) as (folder, resolved, lock, log), contextlib.ExitStack() as leaving:
         if resolved.log_to:
             following = importlib.import_module(TRACKING).following
             log = leaving.enter_context(following(folder.path, resolved, log))
-        host = InlineHost() if inline else WorkerHost(lock.handle, tick)
+        host = InlineHost() if inline else WorkerHost(lock.handle, tick or (lambda: None))
         leaving.callback(host.close)
         if isinstance(host, WorkerHost):
-            leaving.enter_context(SignalledStop(host))
+            leaving.enter_context(signalled_stop(host))
         loop.run(folder, resolved, host, log, until)
     return Run(folder.path)
 

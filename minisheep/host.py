@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
-import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from minisheep import config
 from minisheep.errors import Stopped, TrainerFailedError, WorkerError
 from minisheep.loop import Phase
 from minisheep.machine.gpu import Baseline, Gpu, Peak, find_gpu
-from minisheep.machine.worker import Facts, WorkerProcess
+from minisheep.machine.worker import Facts, WorkerProcess, on_stop
 from minisheep.models.prepared import PreparedModel
 from minisheep.run.events import Emit, Note, Stopping
 from minisheep.run.folder import RunFolder
@@ -249,30 +249,22 @@ class WorkerHost:
         return [worker for worker in (self._alone, self._worker) if worker is not None]
 
 
-class SignalledStop:
+@contextlib.contextmanager
+def signalled_stop(host: WorkerHost) -> Iterator[None]:
     """First Ctrl-C (or SIGTERM): finish the record and stop. Second: stop at once. Restores the handlers on exit."""
+    signals: list[int] = []
 
-    def __init__(self, host: WorkerHost) -> None:
-        self._host = host
-        self.signal = 0
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> SignalledStop:
-        # Only the main thread may set handlers; a notebook's own thread keeps what it has.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        if isinstance(error, Stopped) and self.signal:
-            error.exit_code = 128 + self.signal
-
-    def _handle(self, number: int, _frame: object) -> None:
-        if self.signal:
-            self._host.kill()
+    def stop(number: int) -> None:
+        if signals:
+            host.kill()
             raise Stopped("Stopped at once. Everything recorded before is on disk.", "Give the same command to go on.")
-        self.signal = number
-        self._host.stop()
+        signals.append(number)
+        host.stop()
+
+    try:
+        with on_stop(stop):
+            yield
+    except Stopped as error:
+        if signals:
+            error.exit_code = 128 + signals[0]
+        raise

@@ -150,21 +150,18 @@ class Workspace:
         for a new engine, and for one that has given up slots since.
         """
         at_server = self.settings.engine == "openai" and (adapter_round == 0 or bool(self.settings.engine_hook))
-        return self._engine(
-            adapter_of(self.folder, adapter_round, f"so round {adapter_round + 1} cannot start from it"),
-            at_server,
-            ready,
-        )
+        return self._engine(self._adapter(adapter_round), at_server, ready)
 
     def measuring_engine(self, adapter_round: int, ready: Callable[[EngineInfo], None]) -> Engine:
         """The engine for measuring: the same for base and rounds, since numbers of two engines differ."""
-        return self.measuring_engine_with(
-            adapter_of(self.folder, adapter_round, f"so round {adapter_round + 1} cannot start from it"), ready
-        )
+        return self.measuring_engine_with(self._adapter(adapter_round), ready)
 
     def measuring_engine_with(self, adapter: Path | None, ready: Callable[[EngineInfo], None]) -> Engine:
         """The same with any adapter GGUF, in a folder like a round's."""
         return self._engine(adapter, self.settings.engine == "openai" and bool(self.settings.engine_hook), ready)
+
+    def _adapter(self, round: int) -> Path | None:
+        return adapter_of(self.folder, round, f"so round {round + 1} cannot start from it")
 
     def _engine(self, adapter: Path | None, at_server: bool, ready: Callable[[EngineInfo], None]) -> Engine:
         where = "there" if at_server else "here"

@@ -13,7 +13,7 @@ from worker_stand_ins import pretend
 
 from minisheep import loop
 from minisheep.errors import DiskError, Stopped, WorkerError
-from minisheep.host import SignalledStop, WorkerHost
+from minisheep.host import WorkerHost, signalled_stop
 from minisheep.machine.gpu import Gpu
 from minisheep.machine.worker import WorkerProcess
 from minisheep.run.events import Event, Note
@@ -135,7 +135,7 @@ def test_the_first_interrupt_asks_and_the_second_kills() -> None:
             self.told.append("kill")
 
     host = Watched()
-    with pytest.raises(Stopped, match="at once") as stopped, SignalledStop(host):
+    with pytest.raises(Stopped, match="at once") as stopped, signalled_stop(host):
         signal.raise_signal(signal.SIGINT)
         assert host.told == ["stop"]
         signal.raise_signal(signal.SIGINT)

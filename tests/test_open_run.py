@@ -154,3 +154,12 @@ def test_after_an_attempt_that_made_nothing_every_setting_may_be_given_anew(tmp_
     assert stored is not None and stored.seed == 4 and manifest is None
     folder.make_round(0)
     assert opening.read_standing(folder, "imitation") == (stored, {"phases": {}, "inputs": {}})
+
+
+def test_a_watched_run_still_calls_the_tick_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "is_watched", lambda: True)
+    ticks: list[float] = []
+    api.align(
+        tmp_path / "run", preset="imitation", tick=lambda: ticks.append(1.0), until=loop.Phase(0, "evaluate"), **TINY
+    )
+    assert ticks

@@ -230,6 +230,7 @@ def test_how_the_run_ended_is_told(event: events.Event, word: str) -> None:
     rows = shown(fold(told(), event, NOW), 80, 24, look(alive=False))
     assert word in rows[0]
     assert "q leave" in rows[-1]
+    assert any("100%" in row for row in rows) == word.startswith("FINISHED")
 
 
 def test_a_run_that_is_stopping_says_so_in_its_header_and_what_ctrl_c_does_then() -> None:

@@ -151,7 +151,7 @@ def test_a_missing_package_is_a_warning_with_what_to_do(tmp_path: Path, monkeypa
         emit(Note("one"))
     (warning, one) = said
     assert isinstance(warning, Note) and warning.level == "warning" and one == Note("one")
-    assert "pip install trackio" in warning.text and "The run goes on" in warning.text
+    assert 'pip install "trackio' in warning.text and "The run goes on" in warning.text
     with pytest.raises(UsageError):
         following.send(tmp_path, "trackio")
 

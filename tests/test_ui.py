@@ -273,6 +273,15 @@ def test_json_is_one_object_a_line() -> None:
     assert stream.getvalue().isascii()
 
 
+def test_json_of_old_events_tells_the_time_that_was_left_then() -> None:
+    stream = io.StringIO()
+    view = JsonView(stream)
+    view(events.PhaseStarted(1, "judge", 100), 1000.0)
+    view(events.Progress(1, "judge", 50, 100), 1050.0)
+    told = json.loads(stream.getvalue().splitlines()[-1])
+    assert told["time"] == 1050.0 and told["phase_left"] == pytest.approx(50, rel=0.1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_event_survives_its_line(kind: type[Any]) -> None:
     event = hostile_event(kind, random.Random(6))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import importlib.util
 import json
-import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from minisheep import api
 from minisheep.errors import Stopped, UsageError
 from minisheep.loop import Phase
 from minisheep.machine.installing import install_extra
-from minisheep.machine.worker import WorkerProcess
+from minisheep.machine.worker import WorkerProcess, on_stop
 from minisheep.rules.plain_text import one_line, sanitise
 from minisheep.run.events import EngineReady, Event, Found, Note
 from minisheep.terminal import words
@@ -142,7 +141,7 @@ def _stopping(worker: WorkerProcess) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM lets what runs end within seconds; the second ends it at once."""
     asked: list[int] = []
 
-    def stop(number: int, _frame: object) -> None:
+    def stop(number: int) -> None:
         if asked:
             worker.kill()
             raise Stopped("Stopped at once.")
@@ -150,12 +149,8 @@ def _stopping(worker: WorkerProcess) -> Iterator[None]:
         worker.send("stop")
         _say("Stopping; answers in hand have three seconds. Ctrl-C again stops now.")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_stop(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Teller:

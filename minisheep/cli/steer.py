@@ -158,7 +158,8 @@ def _alone(folder: RunFolder) -> Iterator[bool]:
 def _wait(folder: RunFolder, done: Callable[[Now], bool], seconds: float, doing: str) -> bool:
     """Wait until `done`, with a sign of life, at most `seconds`; returns whether it is. `doing` is for that sign."""
     begun = said = time.monotonic()
-    while not done(found := run_list.now(folder)):
+    watch = run_list.Watch(folder)
+    while not done(found := watch.now()):
         spent = time.monotonic() - begun
         if spent >= seconds:
             return False

@@ -254,15 +254,24 @@ class WorkerProcess:
 def stoppable(message: str, fix: str = "") -> Iterator[None]:
     """Ctrl-C and SIGTERM end the work at once, with `errors.Stopped`; for work that leaves nothing half done."""
 
-    def stop(number: int, _frame: object) -> None:
+    def stop(number: int) -> None:
         stopped = Stopped(message, fix)
         stopped.exit_code = 128 + number
         raise stopped
 
+    with on_stop(stop):
+        yield
+
+
+@contextlib.contextmanager
+def on_stop(stop: Callable[[int], object]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM call `stop` with their number meanwhile. Only the main thread can have that; in another, such
+    as a notebook's own, nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _frame: stop(number)) for number in numbers}
     try:
         yield
     finally:

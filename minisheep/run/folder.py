@@ -335,7 +335,7 @@ class Attempt:
             for path, content in self._before.items():
                 if content is None:
                     path.unlink(missing_ok=True)
-                elif path.read_bytes() != content:
+                elif not path.is_file() or path.read_bytes() != content:
                     write_atomic(path, content)
             if self._new and not keep_log:
                 shutil.rmtree(self._folder.scratch, ignore_errors=True)

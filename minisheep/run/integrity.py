@@ -95,11 +95,11 @@ def mark_of(path: Path, stage: str = "") -> Mark | None:
 
 
 def _read(path: Path, stage: str) -> Mark:
+    if path.suffix != ".jsonl":
+        return {"bytes": path.stat().st_size, "digest": sha256_of(path)}
     with open(path, "rb") as file:
-        if path.suffix == ".jsonl":
-            # A torn last line was never acknowledged.
-            return mark_lines(line for line in file if line.endswith(b"\n") and _of_stage(line, stage))
-        return {"bytes": os.fstat(file.fileno()).st_size, "digest": sha256_of(path)}
+        # A torn last line was never acknowledged.
+        return mark_lines(line for line in file if line.endswith(b"\n") and _of_stage(line, stage))
 
 
 def _of_stage(line: bytes, stage: str) -> bool:

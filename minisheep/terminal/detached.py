@@ -14,12 +14,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from minisheep.errors import DiskError, MinisheepError, Stopped, WorkerError, by_name
+from minisheep.machine.worker import on_stop
 from minisheep.run.folder import RunFolder
 from minisheep.run.run_state import holder
 from minisheep.terminal import words
@@ -211,7 +212,8 @@ def show(work: Work) -> Shown:
     """
     detached = start(work)
     state = State()
-    with _passed_on(detached):
+    # For the run, also before and after the screen is there.
+    with on_stop(detached.signalled):
         run = detached.folder()
         if run is not None and not detached.ends_within(AT_ONCE):
             why, state = _screen(RunFolder(Path(run)), detached)
@@ -234,18 +236,3 @@ def _screen(folder: RunFolder, watched: Watched) -> tuple[Why, State]:
     if why == "gone":
         raise SystemExit(HUNG_UP)
     return why, screen.state
-
-
-@contextlib.contextmanager
-def _passed_on(detached: DetachedRun) -> Iterator[None]:
-    """Ctrl-C and SIGTERM are for the run, also before and after the screen is there."""
-
-    def handle(number: int, _frame: object) -> None:
-        detached.signalled(number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -44,15 +44,26 @@ class Now:
 
 def now(folder: RunFolder, *, over: bool = False, early: bool = False, begun: bool = True) -> Now:
     """over, early, begun: see `run_state.name_of`."""
-    # Asked first: a run that ends meanwhile has told so in its events.
-    held, state = run_state.holder(folder.path), State()
-    for at, event in Follow(folder, newest=True).new():
-        state = fold(state, event, at)
-    name = run_state.name_of(
-        alive=held is not None, outcome=state.outcome, stopping=state.stopping, paused=state.paused_at is not None,
-        pausing=folder.pause.exists(), over=over, early=early, begun=begun,
-    )  # fmt: skip
-    return Now(name, held, state)
+    return Watch(folder).now(over=over, early=early, begun=begun)
+
+
+class Watch:
+    """Looks at one run again and again; of its events only what is new is read."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder, self._follow, self._state = folder, Follow(folder, newest=True), State()
+
+    def now(self, *, over: bool = False, early: bool = False, begun: bool = True) -> Now:
+        # Asked first: a run that ends meanwhile has told so in its events.
+        held = run_state.holder(self._folder.path)
+        for at, event in self._follow.new():
+            self._state = fold(self._state, event, at)
+        state = self._state
+        name = run_state.name_of(
+            alive=held is not None, outcome=state.outcome, stopping=state.stopping, paused=state.paused_at is not None,
+            pausing=self._folder.pause.exists(), over=over, early=early, begun=begun,
+        )  # fmt: skip
+        return Now(name, held, state)
 
 
 def doing(state: State) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from minisheep.rules import plain_text
+from minisheep.run import run_state
 from minisheep.run.time_left import Key, Stage, expected, time_left
 from minisheep.run.verdict import curve_totals
 from minisheep.terminal.screen_state import ROUND, Histogram, Losses, State
@@ -292,7 +293,7 @@ def _keys(state: State) -> list[Key]:
 
 def _bar(state: State, present: Stage | None, width: int) -> Text:
     known = present is not None and present.total > 0
-    share = present.done / present.total if present and known else float(state.outcome == "finished")
+    share = present.done / present.total if present and known else float(state.outcome in run_state.DONE)
     percent = f" {share:4.0%}" if known or share else "     "
     full, rest = bar(max(0, width - len(percent)), share)
     return line(width, (full, WARN if state.paused_at is not None else ACCENT), (rest, DIM), (percent, STRONG))

@@ -59,8 +59,9 @@ class Forecast:
             # The phase before has left its time.
             self._outlook = api.outlook(self._folder)
 
-    def left(self) -> TimeLeft:
-        return time_left(self._course, self._outlook, time.time())
+    def left(self, at: float | None = None) -> TimeLeft:
+        """As it was at `at`, in seconds since the epoch, if that is not now."""
+        return time_left(self._course, self._outlook, time.time() if at is None else at)
 
 
 class PlainView:
@@ -127,7 +128,7 @@ class JsonView:
         self._forecast(event, at)
         told = {}
         if isinstance(event, events.PhaseStarted | events.Progress | events.TrainStep):
-            left = self._forecast.left()
+            left = self._forecast.left(at)
             told = {"phase_left": _tenths(left.phase), "run_left": _tenths(left.run), "at_most": left.at_most}
         self._stream.write(
             json.dumps({"time": round(time.time() if at is None else at, 3), **events.to_dict(event), **told}) + "\n"

@@ -27,6 +27,7 @@ from minisheep import config
 from minisheep.api import load_run
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, RunLockedError, UsageError, WorkerError
+from minisheep.machine.installing import install_extra
 from minisheep.rules.log_targets import TARGETS, secrets, tellable, tellable_settings
 from minisheep.rules.plain_text import one_line, shell
 from minisheep.run.events import Emit, Event, EventTail, Note
@@ -156,7 +157,7 @@ def send(run: Path, target: str) -> Told:
     load_run(run)
     check_links(run, writing=True)
     if not installed(target):
-        raise UsageError(_missing(target), f"Install it: pip install {target}")
+        raise UsageError(_missing(target), f"Type `{install_extra(target)}`.")
     try:
         return follow(run, target, lambda: True, lambda where: None)
     except MinisheepError:
@@ -189,7 +190,7 @@ def following(run: Path, settings: Settings, emit: Emit) -> Iterator[Emit]:
     trackers: list[Tracker] = []
     for target in settings.log_to.split(","):
         if not installed(target):
-            emit(Note(f"{_missing(target)} {_rest(run, target, f'pip install {target}, and then ')}", "warning"))
+            emit(Note(f"{_missing(target)} {_rest(run, target, f'`{install_extra(target)}`, and then ')}", "warning"))
             continue
         try:
             trackers.append(Tracker(run, target))
