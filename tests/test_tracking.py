@@ -18,6 +18,7 @@ from tiny_runs import flags, minisheep, outcome, tiny_run
 
 from minisheep import api, config, loop
 from minisheep.errors import ConfigError, UsageError
+from minisheep.machine.installing import install_extra
 from minisheep.rules.log_targets import log_targets, secrets, tellable, tellable_settings
 from minisheep.run.events import Event, Note, PhaseFinished, RoundMeasured, TrainStep
 from minisheep.tracking import following
@@ -151,7 +152,7 @@ def test_a_missing_package_is_a_warning_with_what_to_do(tmp_path: Path, monkeypa
         emit(Note("one"))
     (warning, one) = said
     assert isinstance(warning, Note) and warning.level == "warning" and one == Note("one")
-    assert 'pip install "trackio' in warning.text and "The run goes on" in warning.text
+    assert install_extra("trackio") in warning.text and "The run goes on" in warning.text
     with pytest.raises(UsageError):
         following.send(tmp_path, "trackio")
 
