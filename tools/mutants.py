@@ -118,8 +118,8 @@ MUTANTS = (
     ),
     Mutant(
         "the second Ctrl-C does not kill",
-        "if self.signal:\n            self._host.kill()\n",
-        "if self.signal:\n",
+        "if signals:\n            host.kill()\n",
+        "if signals:\n",
         ("test_hosts.py",),
     ),
     Mutant(
