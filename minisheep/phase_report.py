@@ -136,7 +136,7 @@ class Report:
 
     def wait_while_paused(self) -> None:
         """Return when there is no pause, or when the user asked to stop. Paused time is not counted as work."""
-        if not self._paused():
+        if not self._paused() or self.should_stop():
             return
         begun = time.monotonic()
         self.emit(Paused(self.round, self.phase, True))
