@@ -70,7 +70,7 @@ def clear(row: np.ndarray[Any, Any], sampling: Sampling) -> bool:
 
 @given(
     seed=st.integers(0, 2**32),
-    size=st.sampled_from([1, 7, 300, 5000, 60_000]),
+    size=st.sampled_from([1, 7, 64, 300, 4096, 5000, 60_000, 60_032]),
     spread=st.sampled_from([0.0, 0.3, 1.0, 2.5, 6.0]),
     boost=st.sampled_from([0.0, 3.0, 7.9, 8.1, 20.0]),
     grid=st.booleans(),
