@@ -389,6 +389,16 @@ def test_a_faster_gpu_takes_less_time() -> None:
     assert times == sorted(times, reverse=True) and 3600 < times[1] < 5 * 3600
 
 
+def test_a_plan_says_where_drawing_tokens_is_what_a_gpu_waits_for() -> None:
+    """A small model on a fast GPU; a large one on the same leaves its cores idle, and a processor draws in its turn."""
+    gpu = with_gpu(find_gpu_model("RTX 4090"))
+    small, large = (make_plan(settings(name), model(name), gpu) for name in ("qwen2.5-0.5b", "qwen1.5-7b"))
+    assert small.drawing_share > 0.5 > large.drawing_share > 0
+    said = [" ".join(plan_table.remarks(plan)) for plan in (small, large)]
+    assert f"waits {small.drawing_share:.0%} of the time" in said[0] and "waits" not in said[1]
+    assert make_plan(settings(), model(), PlannedMachine("A processor", None, None, bfloat16=True)).drawing_share == 0
+
+
 @pytest.mark.parametrize(
     ("tokens", "published"),
     [(16, 1946), (32, 3358), (64, 5349), (128, 6901), (256, 8555), (512, 9279)],

@@ -73,6 +73,10 @@ class GpuSpeed:
         cells = sequences * context * self.token_bytes
         return self._pass(cells, sequences * decode_flop(self.shape)) + sequences * DRAW_SECONDS
 
+    def drawing_share(self, context: float) -> float:
+        """The part of a decoding step's time in which a processor core draws tokens and the GPU waits, 0 to 1."""
+        return self.slots * DRAW_SECONDS / self.step_seconds(self.slots, context)
+
     def _pass(self, cells: float, flop: float) -> float:
         """A forward pass that reads the weights and `cells` bytes of the KV cache."""
         read = self.weights.on_gpu + cells

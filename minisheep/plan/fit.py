@@ -179,6 +179,16 @@ class Plan:
         return None if self.phases is None else sum(seconds for _, seconds in self.phases)
 
     @property
+    def drawing_share(self) -> float:
+        """The part of the writing time in which the GPU waits for its next tokens to be drawn; 0 without one."""
+        if self.machine.gpu is None:
+            return 0.0
+        cache = budget.cache_type(self.settings.kv_type, offload=True, bfloat16=self.machine.bfloat16)
+        token_bytes = memory_parts.token_bytes(self.model.shape, cache)
+        speed = duration.GpuSpeed(self.machine.gpu, self.model.shape, self.model.weights, token_bytes, self.slots)
+        return speed.drawing_share(self.settings.context / 2)
+
+    @property
     def run_seconds(self) -> float | None:
         """Duration of the whole run, if it does not end early."""
         seconds = self.round_seconds

@@ -57,6 +57,10 @@ def machine_line(plan: Plan) -> str:
     return f"{one_line(machine.title)}: {room}"
 
 
+DRAWING_RULES = 0.5
+"""From this share of a step on, drawing tokens is the bottleneck, and that is said."""
+
+
 def rows(plans: Sequence[Plan]) -> list[Row]:
     """A column for each plan; all are of one machine and model."""
     kind = "VRAM" if plans[0].machine.is_gpu else "RAM"
@@ -136,6 +140,11 @@ def remarks(plan: Plan) -> list[str]:
         lines.append("Times are unknown: llama.cpp was not measured with this model on this machine.")
     else:
         lines.append("Times follow from a short measurement on this machine, and change with its other load.")
+    if plan.drawing_share > DRAWING_RULES:
+        lines.append(
+            f"While it writes, the GPU waits {plan.drawing_share:.0%} of the time for a processor core to draw the next"
+            " tokens: a faster GPU would change little."
+        )
     return lines + _training_remarks(plan)
 
 
