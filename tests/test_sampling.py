@@ -91,9 +91,10 @@ def test_the_same_tokens_are_drawn_as_by_the_plain_reading(
     assert ours[0].tolist() == plain[0].tolist() and ours[1].tolist() == plain[1].tolist()
 
 
-def test_only_what_holds_the_nucleus_is_ordered(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [100_000, 100_032])
+def test_only_what_holds_the_nucleus_is_ordered(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """A flat half of a vocabulary within 16 nats, and a few tokens that hold all: these alone are put in order."""
-    row = np.random.default_rng(2).normal(0, 0.5, 100_000).astype(np.float32)
+    row = np.random.default_rng(2).normal(0, 0.5, size).astype(np.float32)
     row[[5, 700, 40_000]] += 20
     ordered: list[int] = []
     honest = sampling_module._ordered
@@ -102,6 +103,16 @@ def test_only_what_holds_the_nucleus_is_ordered(monkeypatch: pytest.MonkeyPatch)
     )
     candidates(row, Sampling())
     assert sum(ordered) == 3
+
+
+def test_columns_find_the_tokens_near_the_best_in_their_order() -> None:
+    row = np.random.default_rng(4).normal(0, 1, 64 * 500).astype(np.float32)
+    for floor in (row.max() + 1, row.max(), row.max() - 1, row.max() - 4):
+        columns = sampling_module._columns(row)
+        found = sampling_module._near(columns, columns.max(axis=0), floor)
+        expected = np.flatnonzero(row >= floor)
+        assert found.tolist() == expected.tolist() if len(expected) < 60 else found is None
+    assert sampling_module._columns(row[:-1]) is None
 
 
 @pytest.mark.parametrize("threads", [1, 4])
