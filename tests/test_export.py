@@ -287,25 +287,6 @@ def test_the_card_of_a_round_that_is_worse_than_its_base_says_so_first(made: lis
     assert beginning.startswith("Use the base model: round 2 is worse than the base model in following constraints")
 
 
-def test_the_card_shows_answers_before_numbers_and_marks_what_decides(hub: Path) -> None:
-    text = (hub / "model" / "README.md").read_text()
-    shown = text[text.index("## Before and after") : text.index("## How to use it")]
-    blocks = re.findall(r"^(`{3,})text\n.*?\n\1$", shown, re.DOTALL | re.MULTILINE)
-    assert 3 <= len(blocks) <= 9 and len(blocks) % 3 == 0
-    assert shown.count("**Base model**") == shown.count("**Round ") == len(blocks) // 3
-    table = text[text.index("## What it did to the model") : text.index("<details>")]
-    rows = [line for line in table.splitlines() if line.startswith("|")][2:]
-    assert 2 <= len(rows) <= 6 and "\\* decides" in table
-    assert any(row.startswith("| likelihood of right answers * |") for row in rows)
-    assert text.index("## Before and after") < text.index("## What it did to the model") < text.index("Every measure")
-
-
-@pytest.mark.parametrize("text", ["plain", "```python\nx\n```", "`````", "", "# title\n---"])
-def test_a_models_text_stays_inside_its_block(text: str) -> None:
-    first, *_, last = model_cards._quoted(text).splitlines()
-    assert first == f"{last}text" and set(last) == {"`"} and last not in text
-
-
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_card_has_code_that_loads_what_is_there(
     run: Path, made: list[ExportSpec], tmp_path: Path, target: str

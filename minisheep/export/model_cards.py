@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,8 @@ from minisheep.rules.loss_settings import seeds_text
 from minisheep.rules.plain_text import one_line
 from minisheep.run.files import write_atomic
 from minisheep.run.records import Example
-from minisheep.run.verdict import LEGEND, Conclusion, conclude, round_sentence, short_table
-from minisheep.terminal import comparison_table, run_summary
+from minisheep.run.verdict import Conclusion, conclude, round_sentence
+from minisheep.terminal import comparison_table
 
 SOURCES = (
     "The model itself wrote the instructions and the answers, from five seed tasks at a time, and judged them. No"
@@ -163,7 +162,6 @@ def model_card(
     parts = [
         f"# {choice.title}",
         round_sentence(found) if found else "",
-        *(_answers(choice, found) if found else ()),
         f"{choice.model.title}, aligned with minisheep {__version__} in {choice.round} round(s) on instructions and"
         " answers that it wrote and judged itself.",
         "## How to use it",
@@ -172,7 +170,7 @@ def model_card(
         _rows(("", ""), {"base": _base(choice), **_origin(choice), **training(choice)}.items()),
         _funnel(choice, data),
         "## What it did to the model",
-        *_measures(choice, found),
+        _measures(choice),
         "## This export",
         _export(choice, spec),
         _rows(("check", "result"), ((str(c["name"]), str(c["text"])) for c in checks)),
@@ -294,38 +292,12 @@ def _compared(choice: ExportChoice) -> Conclusion | None:
         return None
 
 
-def _answers(choice: ExportChoice, found: Conclusion) -> list[str]:
-    """A few instructions with the answers of base and round; nothing where none were stored."""
-    try:
-        examples = run_summary.examples(choice.run, found)
-    except CorruptRunError:
-        return []
-    blocks = []
-    for example in examples:
-        note = f" ({example.note})" if example.note else ""
-        blocks += [
-            f"**Instruction**{note}", _quoted(example.prompt), "**Base model**", _quoted(example.base),
-            f"**Round {choice.round}**", _quoted(example.round),
-        ]  # fmt: skip
-    told = "Chosen by a fixed rule, not by how good they are; greedy answers, cut where the measurement cut them."
-    return ["## Before and after", told, *blocks] if blocks else []
-
-
-def _quoted(text: str) -> str:
-    """A block of plain text, in a fence that nothing in it can close."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}text\n{text.strip()}\n{fence}"
-
-
-def _measures(choice: ExportChoice, found: Conclusion | None) -> list[str]:
-    if found is None or not found.found:
-        return ["This round was not compared with its base, so this card makes no claim."]
-    titles, rows = short_table(found, choice.run.metrics, most=1)
-    every = _rows(("measure", "base", f"round {choice.round}"), measures(choice))
+def _measures(choice: ExportChoice) -> str:
+    rows = _rows(("measure", "base", f"round {choice.round}"), measures(choice))
+    if not rows:
+        return "This round was not compared with its base, so this card makes no claim."
     caption = "Brackets hold 95 % intervals, parentheses standard errors. The model never saw held-out tasks."
-    fold = ["<details><summary>Every measure</summary>", every, caption, "</details>"]
-    table = _rows(titles, [[cell or "-" for cell in row] for row in rows])
-    return [table, f"\\{LEGEND}", *(fold if every else ())]
+    return f"{rows}\n\n{caption}"
 
 
 def how_to_use(choice: ExportChoice, spec: ExportSpec, repo: str = "") -> list[str]:
