@@ -191,13 +191,23 @@ def test_a_round_keeps_as_much_as_in_english(
         *(("EN", "en"), ("en-US", "en"), ("en_GB", "en"), ("english", "en"), (" English ", "en"), ("eng", "en")),
         *(("zh-Hans", "zh"), ("zh_CN", "zh"), ("Chinese", "zh"), ("中文", "zh"), ("pt-BR", "pt"), ("German", "de")),
         ("Scottish Gaelic", "gd"),
+        *(
+            ("ukr", "uk"),
+            ("zh_CN.UTF-8", "zh"),
+            ("Simplified Chinese", "zh"),
+            ("yue", "zh"),
+            ("espan\u0303ol", "es"),
+            ("ไทย", "th"),
+        ),
     ],
 )
 def test_a_tag_is_brought_to_one_form(written: str, code: str) -> None:
     assert language_code(written) == code == config.make({"language": written}).language
 
 
-@pytest.mark.parametrize(("written", "nearest"), [("germna", "de, German"), ("zhh", "zh, Chinese"), ("", "such as en")])
+@pytest.mark.parametrize(
+    ("written", "nearest"), [("germna", "de, German"), ("zhh", "zh, Chinese"), ("", "such as en"), ("zxx", "such")]
+)
 def test_an_unknown_language_is_refused_with_the_nearest(written: str, nearest: str) -> None:
     with pytest.raises(ConfigError, match="--language") as raised:
         config.make({"language": written})

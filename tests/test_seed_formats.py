@@ -103,6 +103,18 @@ def test_marks_that_are_all_the_same_say_so(tmp_path: Path, value: bool, told: s
     ("content", "kind", "command"),
     [
         (gzip.compress(b"{}", mtime=0), "gzip", "gunzip"),
+        *(
+            (b"BZh91AY&SY", "bzip2", "bunzip2"),
+            (b"\xfd7zXZ\0\0\x04", "xz", "xz -dc"),
+            (b"ARROW1\0\0", "Feather", "read_feather"),
+        ),
+        *((b"\x28\xb5\x2f\xfd\x04", "Zstandard", "zstd"), (b"7z\xbc\xaf\x27\x1c", "7-Zip", "7z x")),
+        *(
+            ('[{"a": 1}]'.encode(code), code[:6].upper(), f"-f {code.upper()} ")
+            for code in ("utf-16le", "utf-16be", "utf-32be")
+        ),
+        *(("{}".encode("utf-32"), "UTF-32", "-f UTF-32 "), ("{}".encode("utf-16"), "UTF-16", "-f UTF-16 ")),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS", "git lfs pull"),
         (b"PAR1....", "Parquet", "read_parquet"),
         (b"instruction,input,output\nDo.,,Done.\n", "CSV", "sep=','"),
         (b"\xef\xbb\xbfinstruction\tinput\toutput\n", "CSV", "sep='\\t'"),
@@ -188,3 +200,35 @@ def test_a_folder_with_a_seed_file_of_the_users_is_no_run(tmp_path: Path, monkey
     with pytest.raises(UsageError, match="is not a run"):
         api.align(tmp_path / "run", seeds=pipe(tmp_path / "p", OTHERS), **QUICK)
     assert own.read_text() == "mine"
+
+
+def test_a_spreadsheet_is_no_zip_to_unpack(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.xlsx"
+    path.write_bytes(b"PK\x03\x04....")
+    with pytest.raises(SeedFileError, match="spreadsheet") as refused:
+        load_seeds(str(path))
+    assert "read_excel" in refused.value.fix
+
+
+def test_line_ends_of_old_macs_are_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_bytes("\r".join(map(json.dumps, OTHERS)).encode())
+    assert len(load_seeds(str(path))) == len(OTHERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"instruction": "Do it.", "output": "Done."},', "line 1: not JSON: extra data at character 45"),
+        ('{"instruction": %s}' % ("9" * 5000), "line 1: not JSON: a number of thousands of digits"),
+        ("[" * 100_000, "not a JSON array: nested too deeply"),
+        ('{\n  "data": []\n}', "one JSON object over several lines"),
+        (json.dumps({"question": "Why?", "answer": "So."}), "its keys: question, answer"),
+        (json.dumps({"instruction": "x" * 2_000_000, "output": "Done."}), "2,000,005 characters"),
+        (json.dumps({"instruction": "\u200b\ufeff", "output": "\0"}), "an empty or missing instruction and output"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_said_in_words_of_the_file(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "s"
+    path.write_text(text, encoding="utf-8")
+    assert told in fault(str(path))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,18 @@ SHAPES = (
     'A seed task looks like {"instruction": ..., "input": ..., "output": ...}; files with "messages", "conversations",'
     ' "prompt" and "completion", or Self-Instruct\'s "instances" are read too (docs/guide/seeds.md).'
 )
+
+
+LONGEST = 1_000_000
+"""Characters of one task, more than any context holds; a longer one would cost hours and memory first."""
+_ARCHIVES = {  # what a file begins with: its format, and the command that unpacks it
+    b"\x1f\x8b": ("gzip", "gunzip -c"),
+    b"BZh": ("bzip2", "bunzip2 -c"),
+    b"\xfd7zXZ\0": ("xz", "xz -dc"),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", "zstd -dc"),
+    b"7z\xbc\xaf\x27\x1c": ("7-Zip", "7z x -so"),
+    b"PK\x03\x04": ("zip", "unzip -p"),
+}
 
 
 class RowError(Exception):
@@ -54,15 +67,19 @@ class Exchange:
 
 
 def rows(text: str) -> Iterator[Row]:
-    """The rows of a file. Raises `RowError` for an array that is no JSON."""
-    if text.lstrip().startswith("["):
+    """The rows of a file. Raises `RowError` for an array that is no JSON and for an object over several
+    lines."""
+    start = text.lstrip()
+    if start.startswith("["):
         return _items(text)
+    if re.match(r"\{\s*[\r\n]", start):
+        raise RowError("one JSON object over several lines, where each line is to be a task, or all are one array")
     return lines(text)
 
 
 def lines(text: str) -> Iterator[Row]:
     """The rows of JSON lines, blank lines left out."""
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(re.split("\r\n|\r|\n", text), 1):
         line = line.strip().removeprefix("\ufeff")  # joined files have a mark in their middle
         if not line:
             continue
@@ -70,36 +87,62 @@ def lines(text: str) -> Iterator[Row]:
             value = json.loads(line)
             yield Row(f"line {number}", value if isinstance(value, dict) else RowError("not a JSON object"))
         except (ValueError, RecursionError) as error:
-            yield Row(f"line {number}", RowError(f"not JSON: {error}"))
+            yield Row(f"line {number}", RowError(f"not JSON: {_fault(error)}"))
 
 
 def _items(text: str) -> Iterator[Row]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RowError(f"not a JSON array: {error}") from None
+        raise RowError(f"not a JSON array: {_fault(error, text)}") from None
     for number, value in enumerate(values, 1):
         yield Row(f"item {number}", value if isinstance(value, dict) else RowError("not a JSON object"))
 
 
-def foreign_kind(data: bytes) -> tuple[str, str]:
-    """The name of a format that is not read, and a command that converts it; two empty texts for any other."""
+def _fault(error: Exception, text: str = "") -> str:
+    """Why JSON cannot be read, in words. Python's own name a line of the one line, and settings of Python."""
+    if isinstance(error, json.JSONDecodeError):
+        place = f"line {error.lineno}, character {error.colno}" if text else f"character {error.pos + 1}"
+        return f"{error.msg[:1].lower()}{error.msg[1:]} at {place}"
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of thousands of digits"
+
+
+def foreign_kind(data: bytes, name: str = "") -> tuple[str, str]:
+    """The name of a format that is not read, and a command that converts it; two empty texts for any other. An Excel
+    sheet is a zip by its bytes, and known by the end of the file's `name`."""
     start = 'python -c "import pandas, sys; d = pandas.'
     save = "; d.to_json('seeds.jsonl', orient='records', lines=True, force_ascii=False)\" FILE"
-    if data.startswith(b"\x1f\x8b"):
-        return "gzip", "gunzip -c FILE > seeds.jsonl"
+    if name.lower().endswith((".xlsx", ".xls", ".ods")) and data.startswith((b"PK", b"\xd0\xcf")):
+        return "spreadsheet", f"{start}read_excel(sys.argv[1]){save}"
+    for magic, (kind, unpack) in _ARCHIVES.items():
+        if data.startswith(magic):
+            return kind, f"{unpack} FILE > seeds.jsonl"
     if data.startswith(b"PAR1"):
         return "Parquet", f"{start}read_parquet(sys.argv[1]){save}"
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "UTF-16", "iconv -f UTF-16 -t UTF-8 FILE > seeds.jsonl"
-    if data.startswith(b"PK\x03\x04"):
-        return "zip", "unzip -p FILE > seeds.jsonl"
+    if data.startswith(b"ARROW1"):
+        return "Feather (Arrow)", f"{start}read_feather(sys.argv[1]){save}"
+    if data.startswith(b"version https://git-lfs"):
+        return "Git LFS pointer", "git lfs pull -I FILE"
+    if code := _wide(data):
+        return code[:6], f"iconv -f {code} -t UTF-8 FILE > seeds.jsonl"
     first = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:4096].split(b"\n")[0]
     separator = "\\t" if first.count(b"\t") > first.count(b",") else ","
     columns = first.decode("utf-8", "replace").strip().replace('"', "").split("\t" if separator == "\\t" else ",")
     if len(columns) > 1 and not first.startswith((b"{", b"[")) and {"instruction", "prompt", "output"} & set(columns):
         return "CSV", f"{start}read_csv(sys.argv[1], sep='{separator}'){save}"
     return "", ""
+
+
+def _wide(data: bytes) -> str:
+    """The encoding of two or four bytes a character that a text of JSON is in, with its mark or without; else empty."""
+    if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    zeros = [byte == 0 for byte in data[:4]]
+    return {(0, 1, 0, 1): "UTF-16LE", (1, 0, 1, 0): "UTF-16BE", (0, 1, 1, 1): "UTF-32LE", (1, 1, 1, 0): "UTF-32BE"}.get(
+        tuple(map(int, zeros)), ""
+    )
 
 
 def exchanges(row: Mapping[str, Any]) -> list[Exchange]:
@@ -118,6 +161,9 @@ def exchanges(row: Mapping[str, Any]) -> list[Exchange]:
             return [_conversation([*row["prompt"], *answer], "prompt")]
         return [_exchange(row["prompt"], None, answer)]
     answer = row.get("output", row.get("response"))
+    if "instruction" not in row or not {"output", "response"} & set(row):
+        missing = " and ".join([*["instruction"] * ("instruction" not in row), *["output"] * (answer is None)])
+        raise RowError(f"a missing {missing} (its keys: {', '.join(key[:30] for key in list(row)[:6]) or 'none'})")
     return [_exchange(row.get("instruction"), row.get("input", row.get("context")), answer)]
 
 
@@ -126,6 +172,8 @@ def _exchange(instruction: Any, input: Any, output: Any) -> Exchange:
     if not texts[0] or not texts[2]:
         missing = " and ".join(name for name, text in (("instruction", texts[0]), ("output", texts[2])) if not text)
         raise RowError(f"an empty or missing {missing}")
+    if (size := sum(map(len, texts))) > LONGEST:
+        raise RowError(f"{size:,} characters, more than any model can see")
     return Exchange(texts[0], "" if texts[1].lower() in _NO_INPUT else texts[1], texts[2])
 
 
@@ -160,7 +208,9 @@ def _text(value: Any, name: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, str):
-        return value.strip().removeprefix("\ufeff").strip()
+        value = value.strip().removeprefix("\ufeff").strip()
+        # Blanks without a width and control characters alone are nothing that can be asked or learned.
+        return value if any(c.isprintable() and not c.isspace() for c in value) else ""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     kind = {bool: "true or false", list: "a list", dict: "an object"}.get(type(value), "no text")

@@ -69,7 +69,7 @@ def load_seeds(path: str = "", language: str = "en") -> list[SeedTask]:
     the file and its first faults by line or item, and for a file with too few tasks.
     """
     data, name = _read(path, shipped("seeds.jsonl", language), "seed file", SeedFileError)
-    kind, command = foreign_kind(data)
+    kind, command = foreign_kind(data, name)
     if kind:
         raise SeedFileError(
             f"{name} is a {kind} file, and seed tasks are read from JSON lines or a JSON array. Nothing was started.",
@@ -115,7 +115,7 @@ def load_seeds(path: str = "", language: str = "en") -> list[SeedTask]:
 
 def _faulty(name: str, faults: list[str]) -> SeedFileError:
     if len(faults) == 1:
-        separator = ": " if faults[0].startswith("not a JSON array") else ", "
+        separator = ", " if faults[0].startswith(("line ", "item ")) else ": "
         return SeedFileError(f"{name}{separator}{faults[0]}.", f"{_SEED_FIX} {SHAPES}")
     more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
     return SeedFileError(
@@ -183,7 +183,8 @@ def _decoded(data: bytes, name: str, refused: type[UsageError], fix: str) -> str
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise refused(f"{name}, line {line}: not UTF-8 text.", fix) from None
+        convert = f"iconv -f ENCODING -t UTF-8 {shell(name)} > utf8 (ENCODING: CP1252, GB18030, SHIFT_JIS, ...)"
+        raise refused(f"{name}, line {line}: not UTF-8 text.", f"{fix} To convert it: {convert}.") from None
 
 
 def _seeds_of(name: str, row: Row) -> list[SeedTask]:

@@ -6,6 +6,8 @@ The form is the primary subtag of BCP 47: two letters of ISO 639-1, so that EN, 
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 
 _TABLE = """
 aa Afar, ab Abkhazian, ae Avestan, af Afrikaans, ak Akan, am Amharic, an Aragonese, ar Arabic, as Assamese, av Avaric,
@@ -40,18 +42,28 @@ _ALSO = {
     "русский": "ru", "español": "es", "français": "fr", "日本語": "ja", "العربية": "ar",
 }  # fmt: skip
 """What else people write, the three-letter codes of the largest languages among it."""
+_MORE = """
+ukr uk, tha th, heb he, tur tr, pol pl, nld nl, dut nl, swe sv, dan da, nor no, fin fi, ell el, gre el, hun hu, ces cs,
+cze cs, ron ro, rum ro, bul bg, vie vi, ind id, msa ms, may ms, tam ta, tel te, ben bn, urd ur, fas fa, per fa, srp sr,
+hrv hr, slk sk, slo sk, slv sl, cat ca, fil tl, tgl tl, yue zh, cantonese zh, lao lo, khm km, mya my, bur my, swa sw,
+kat ka, hye hy, filipino tl, ua uk, brazilian pt, italiano it, português pt, polski pl, nederlands nl, svenska sv,
+türkçe tr, українська uk, 한국어 ko, ไทย th, हिन्दी hi, עברית he, ελληνικά el
+"""
+_ALSO |= dict(entry.split() for entry in _MORE.split(","))
 _CODES = {**{name.casefold(): code for code, name in NAMES.items()}, **_ALSO, **{code: code for code in NAMES}}
 
 
 def language_code(written: object) -> str:
     """The code of a language from its tag or its English name; ValueError that names the nearest for an unknown one."""
-    whole = str(written).strip().casefold().replace("_", "-")
-    primary = whole.split("-")[0].strip()
-    # A name may hold a hyphen, and no name is a code with something behind it.
-    code = _CODES.get(whole) or _CODES.get(primary)
+    whole = unicodedata.normalize("NFC", str(written)).strip().casefold().replace("_", "-")
+    primary = re.split("[-.@(]", whole)[0].strip()
+    # A name may hold a hyphen or a word before it, as in "simplified chinese", and no name is a code with something
+    # behind it.
+    code = _CODES.get(whole) or _CODES.get(primary) or (_CODES.get(whole.split()[-1]) if " " in whole else None)
     if code is not None:
         return code
-    near = difflib.get_close_matches(whole, _CODES, n=1, cutoff=0.6) or difflib.get_close_matches(primary, _CODES, n=1)
-    code = _CODES[near[0]] if near else ""
+    # What is as short as a code is near to nothing: any two letters have one in common.
+    near = [*difflib.get_close_matches(whole, _CODES, 1), *difflib.get_close_matches(primary, _CODES, 1)]
+    code = _CODES[near[0]] if near and (len(primary) > 3 or primary.startswith(_CODES[near[0]])) else ""
     hint = f"nearest: {code}, {NAMES[code]}" if code else "a code such as en, zh or pt-BR, or a name such as german"
-    raise ValueError(f"is no language ({hint})")
+    raise ValueError(f"is no language that minisheep knows ({hint})")
