@@ -7,6 +7,7 @@ accepts nothing else as ``base_model``.
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,11 +23,12 @@ from minisheep.models.hub import said_offline
 from minisheep.models.registry import REPO, safe_name
 from minisheep.rules.asking_settings import asking_rows
 from minisheep.rules.loss_settings import seeds_text
-from minisheep.rules.plain_text import one_line
+from minisheep.rules.plain_text import one_line, sanitise
+from minisheep.run import verdict
 from minisheep.run.files import write_atomic
 from minisheep.run.records import Example
 from minisheep.run.verdict import Conclusion, conclude, round_sentence
-from minisheep.terminal import comparison_table
+from minisheep.terminal import comparison_table, run_summary
 
 SOURCES = (
     "The model itself wrote the instructions and the answers, from five seed tasks at a time, and judged them. No"
@@ -48,6 +50,8 @@ _LICENCES = {
     "llama3.2": "llama3.2",
 }
 """As the hub's cards name them."""
+_LONGEST = 600
+"""Characters of an instruction or answer that a model card shows."""
 
 Checks = Sequence[Mapping[str, Any]]
 
@@ -161,7 +165,7 @@ def model_card(
     found = _compared(choice)
     parts = [
         f"# {choice.title}",
-        round_sentence(found) if found else "",
+        *(_outcome(choice, found) if found else ()),
         f"{choice.model.title}, aligned with minisheep {__version__} in {choice.round} round(s) on instructions and"
         " answers that it wrote and judged itself.",
         "## How to use it",
@@ -169,7 +173,7 @@ def model_card(
         "## How it was made",
         _rows(("", ""), {"base": _base(choice), **_origin(choice), **training(choice)}.items()),
         _funnel(choice, data),
-        "## What it did to the model",
+        "## Every measure",
         _measures(choice),
         "## This export",
         _export(choice, spec),
@@ -290,6 +294,38 @@ def _compared(choice: ExportChoice) -> Conclusion | None:
         return conclude(choice.run.metrics, choice.round)
     except CorruptRunError:
         return None
+
+
+def _outcome(choice: ExportChoice, found: Conclusion) -> list[str]:
+    """What a reader wants first: the verdict, answers of base and round beside each other, the deciding measures."""
+    told = "Answers before and after, chosen by a fixed rule, not by how good they are:"
+    try:
+        answers = _beside(run_summary.examples(choice.run, found), found.round)
+    except CorruptRunError:
+        answers = ""
+    table = _rows(*verdict.short_table(found, choice.run.metrics, most=1))
+    # A line that begins with an asterisk would be a list.
+    return [round_sentence(found), told if answers else "", answers, table, f"\\{verdict.LEGEND}" if table else ""]
+
+
+def _beside(examples: Sequence[verdict.BeforeAfter], round: int) -> str:
+    """Instructions with two answers each, as one block of HTML: Markdown has no line breaks in cells.
+
+    It holds no blank line, which would end the block, and every text is escaped, so none can be anything but text.
+    """
+
+    def shown(text: str) -> str:
+        text = sanitise(text).strip()
+        text = text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()}..."
+        return html.escape(text, quote=False).replace("\n", "<br>")
+
+    rows = []
+    for e in examples:
+        note = f"<br><em>{shown(e.note)}</em>" if e.note else ""
+        rows.append(f'<tr><td colspan="2"><strong>{shown(e.prompt)}</strong>{note}</td></tr>')
+        rows.append(f'<tr valign="top"><td>{shown(e.base)}</td><td>{shown(e.round)}</td></tr>')
+    head = f'<tr><th width="50%">base model</th><th width="50%">round {round}</th></tr>'
+    return "\n".join(["<table>", head, *rows, "</table>"]) if rows else ""
 
 
 def _measures(choice: ExportChoice) -> str:
