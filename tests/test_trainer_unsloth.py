@@ -152,6 +152,18 @@ def test_an_unsloth_that_cannot_start_is_one_line(
     assert isinstance(error.value, TrainerFailedError)
 
 
+def test_weights_that_unsloth_alone_cannot_load_are_left_to_peft(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**given: Any) -> Any:
+        raise ValueError("this checkpoint is not supported\nby this version")
+
+    monkeypatch.setattr(sys.modules["unsloth"].FastLanguageModel, "from_pretrained", refuse)
+    with pytest.raises(TrainerFailedError, match=r"cannot load .*: ValueError: this checkpoint") as error:
+        train(job(tmp_path, weights), trainer="unsloth")
+    assert "--trainer peft" in error.value.fix and "\n" not in str(error.value)
+
+
 def test_where_the_choice_is_ours_the_run_goes_on_with_peft_and_says_why_ever_after(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import random
 import shutil
 import string
 import time
@@ -19,6 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.gpucheck import probe_files
 from benchmarks.gpucheck.parts import Refused
@@ -216,11 +217,11 @@ def train(folder: Path, settings: Settings, trainer: str, gpu: bool) -> dict[str
     from minisheep.trainers.base import TrainExample, TrainJob
     from minisheep.trainers.choose_trainer import make_trainer
 
-    batch, draw = settings.batch_size, random.Random(1)
+    batch, draw = settings.batch_size, np.random.default_rng(1)
     short = settings.model_copy(update={"epochs": 1, "validation": 0.0, "checkpoint_seconds": 1e9})
 
     def letters(count: int) -> tuple[Segment, ...]:
-        return (Segment("".join(draw.choices(string.ascii_letters, k=count))),)
+        return (Segment("".join(draw.choice(list(string.ascii_letters), count))),)
 
     long = settings.max_length
     examples = tuple(TrainExample(letters(long // 4), letters(long)) for _ in range(STEPS * batch))
@@ -265,5 +266,3 @@ def write(folder: Path, settings: Settings) -> dict[str, Any]:
         return {"written": rate, "slots": engine.info.slots, "context": engine.info.context}
     finally:
         engine.close()
-
-

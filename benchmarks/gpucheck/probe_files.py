@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minisheep.models.shape import EMBEDDING, OUTPUT, Matrix, Shape
+from minisheep.models.shape import OUTPUT, Matrix, Shape
 
 ARCHITECTURE = "qwen2"
 BLOCK, BLOCK_BYTES = 32, 18
