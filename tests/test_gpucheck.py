@@ -496,3 +496,15 @@ def test_a_plan_that_promises_too_much_is_said_and_an_error_is_a_failure(
     monkeypatch.setattr(probe, "measured", broken)
     results = list(probe.run(probed, None, frozenset(), quiet))
     assert {result.outcome for result in results} == {"fail"} and "SIGABRT" in results[0].found
+
+
+@pytest.mark.model
+def test_heads_that_a_quantised_cache_does_not_suit_are_told_and_no_fewer_slots_are_tried(tmp_path: Path) -> None:
+    """Here of a size that its blocks do not divide; without flash attention llama.cpp refuses in the same place."""
+    from minisheep.engines.llamacpp import LlamaCppEngine
+
+    probe_files.write_gguf(tmp_path / "model.gguf", dataclasses.replace(TINY, heads=4, kv_heads=4, head_size=16))
+    with pytest.raises(UsageError, match=r"KV cache in q8_0: ") as error:
+        LlamaCppEngine(tmp_path / "model.gguf", slots=4, context=256, kv_type="q8_0")
+    assert error.value.fix == "Set --kv-type f16."
+    LlamaCppEngine(tmp_path / "model.gguf", slots=1, context=256, kv_type="f16").close()
