@@ -180,6 +180,7 @@ class WorkerHost:
             return
 
         def part(name: str) -> rehearsal.PartResult:
+            self.close()  # what the worker before holds of the GPU would hide as much of this one's growth
             with Peak() as peak:
                 facts = self._run(folder, Phase(0, name), emit)
             return rehearsal.PartResult(facts, peak.bytes)

@@ -30,6 +30,7 @@ from minisheep.models.cache import Report, cache_root, sha256_file
 from minisheep.models.fetch import FetchedFile, fetch_gguf, fetch_weights
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import ModelEntry, find_model
+from minisheep.models.shape import Shape
 from minisheep.plan import room
 from minisheep.rules import templates
 from minisheep.rules.languages import NAMES
@@ -37,6 +38,7 @@ from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Template
 from minisheep.run.events import Emit, Note
 from minisheep.trainers.choose_trainer import (
+    Cuda,
     after_failure,
     check_training_on_gpu,
     choose_trainer,
@@ -105,6 +107,7 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         emit(Note("The engine and the trainer are fake. No model runs, and the records mean nothing.", "warning"))
     else:
         _check_offload(settings)
+        _check_before_fetching(settings)
         if before is None and settings.engine == "openai":
             from minisheep.engines.openai import knock
 
@@ -151,6 +154,18 @@ def _check_offload(settings: Settings) -> None:
         raise UsageError(f"{idle} Nothing was generated.", OFFLOAD_FIX)
 
 
+def _check_before_fetching(settings: Settings) -> None:
+    """Refuse what `_check_gpu` would refuse, as far as it is known before gigabytes are fetched. Raises as it does."""
+    cuda = find_cuda()
+    if check_training_on_gpu(settings.trainer, cuda):
+        return  # training is on the processor, and `_check_gpu` says so
+    try:
+        model = room.known_model(settings)
+    except MinisheepError:  # the fetch tells more of it, or its size
+        return
+    _room_on(cuda, settings, model.name, model.shape, model.architecture)
+
+
 def _in_english(settings: Settings) -> str:
     """What a run in another language is shown in English, for want of the language's own; empty where nothing is."""
     if settings.language == "en":
@@ -193,14 +208,22 @@ def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
     on_processor = check_training_on_gpu(settings.trainer, cuda)
     if on_processor:
         emit(Note(on_processor, "warning"))
-    if cuda.gpu is None or on_processor or torch_obstacle(cuda) is not None:
-        return  # training is on the processor
-    bfloat16 = cuda.gpu.capability is not None and cuda.gpu.capability >= BFLOAT16
-    need = room.need_of(shape_of(read_header(model.gguf)), model.architecture, settings, bfloat16=bfloat16)
-    smaller = room.largest_that_fits(settings, cuda.gpu.total, bfloat16=bfloat16) if need.all > cuda.gpu.free else ""
-    message = room.check_room(model.name, need, cuda.gpu, smaller)
+    if cuda.gpu is None or on_processor:
+        return
+    shape = shape_of(read_header(model.gguf))
+    message = _room_on(cuda, settings, model.name, shape, model.architecture)
     if message:
         emit(Note(message, "warning"))
+
+
+def _room_on(cuda: Cuda, settings: Settings, name: str, shape: Shape, architecture: str) -> str:
+    """`room.check_room` for the GPU of a training; nothing to say without one."""
+    if cuda.gpu is None or torch_obstacle(cuda) is not None:
+        return ""
+    bfloat16 = cuda.gpu.capability is not None and cuda.gpu.capability >= BFLOAT16
+    need = room.need_of(shape, architecture, settings, bfloat16=bfloat16)
+    smaller = room.largest_that_fits(settings, cuda.gpu.total, bfloat16=bfloat16) if need.all > cuda.gpu.free else ""
+    return room.check_room(name, need, cuda.gpu, smaller)
 
 
 def _try_server(settings: Settings, model: PreparedModel, emit: Emit, run: Path) -> None:

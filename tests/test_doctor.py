@@ -24,6 +24,7 @@ from minisheep.errors import DownloadError, MinisheepError, ModelFileError, Usag
 from minisheep.machine import cuda_setup, installing, llama_library
 from minisheep.machine.cuda_setup import Compiler
 from minisheep.machine.installing import RequiredPackage
+from minisheep.trainers.choose_trainer import Cuda
 
 BUILD = 'CMAKE_ARGS="-DGGML_CUDA=on -DGGML_NATIVE=on -DLLAVA_BUILD=OFF'
 
@@ -299,6 +300,29 @@ def test_a_run_that_would_leave_its_gpu_idle_is_refused_before_anything_is_fetch
     with pytest.raises(UsageError, match="idle") as refused:
         prepare.prepare(config.make({}), tmp_path / "model.json", lambda event: None)
     assert "minisheep doctor" in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    ("model", "cuda", "words"),
+    [
+        ("qwen1.5-7b", Cuda(GPU, (12, 4), (13, 0)), "the driver runs CUDA up to 12.4"),
+        ("qwen1.5-7b", Cuda(GPU, (12, 4), None), "built without CUDA"),
+        ("qwen1.5-14b", Cuda(dataclasses.replace(GPU, total=8 * GIB, free=8 * GIB), (13, 0), (13, 0)), "has 8.6 GB"),
+        ("qwen1.5-7b", Cuda(dataclasses.replace(GPU, free=GIB), (13, 0), (13, 0)), "1.1 GB are free"),
+    ],
+)
+def test_what_training_cannot_use_is_refused_before_gigabytes_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, cuda: Cuda, words: str
+) -> None:
+    def fetched(*args: object, **options: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(native, "gpu_without_offload", lambda layers: "")
+    monkeypatch.setattr(prepare, "find_cuda", lambda: cuda)
+    monkeypatch.setattr(prepare, "for_inference", fetched)
+    with pytest.raises(UsageError, match=re.escape(words)) as refused:
+        prepare.prepare(config.make({"model": model}), tmp_path / "model.json", lambda event: None)
+    assert refused.value.fix
 
 
 # Packages

@@ -10,6 +10,7 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,15 +18,23 @@ from click.testing import CliRunner
 from doctor_facts import GPU, machine, no_gpu
 
 from benchmarks.gpucheck import __main__ as command
-from benchmarks.gpucheck import build, curves, page, parts, session
+from benchmarks.gpucheck import build, curves, page, parts, probe, probe_files, session
 from benchmarks.gpucheck.curves import Training
 from benchmarks.gpucheck.parts import Refused
 from benchmarks.plan import Job
+from minisheep import config
 from minisheep.doctor import diagnosis, packages
 from minisheep.doctor.check_result import CheckResult, counted, fail, ok, warn
 from minisheep.doctor.packages import RequiredPackage
 from minisheep.errors import UsageError, WorkerError
-from minisheep.machine.gpu import Peak
+from minisheep.formats.gguf_header import read_header
+from minisheep.formats.model_facts import shape_of
+from minisheep.machine.gpu import Gpu, Peak
+from minisheep.models.shape import Shape
+from minisheep.plan import fit
+from minisheep.plan.gpu_models import find_gpu_model
+from minisheep.plan.memory_parts import weights_as, weights_in
+from minisheep.plan.room import Model
 
 PEFT = Training("peft", (2.0, 1.5, 1.2), 1000.0, 10.0, "4bit", 4 * 2**30, 3 * 2**30)
 UNSLOTH = dataclasses.replace(
@@ -58,7 +67,7 @@ def test_without_a_gpu_it_runs_to_the_end_and_counts_what_it_skipped(
     found = json.loads((tmp_path / "docs" / "gpu-check.json").read_bytes())
     assert found["counts"] == {"ok": 1, "warn": 0, "fail": 0, "skipped": len(found["results"]) - 1}
     assert found["measured_on_a_card"] is False
-    for name in ("decode, 64 sequences", "train with unsloth", "unsloth beside peft", "align with unsloth"):
+    for name in ("decode, 64 sequences", "unsloth beside peft", "align with unsloth", "7B trains in 12 GB"):
         (result,) = [result for result in found["results"] if result["name"] == name]
         assert (result["outcome"], "no NVIDIA GPU" in result["found"]) == ("skipped", True)
     told = (tmp_path / "docs" / "gpu-check.md").read_text()
@@ -187,6 +196,7 @@ def test_with_a_gpu_every_part_is_done_and_named_as_without(
     monkeypatch.setattr(parts, "without_unsloth", lambda: None)
     monkeypatch.setattr(parts, "measured", measured)
     monkeypatch.setattr(parts, "align", lambda model, trainer, folder: ok(f"align with {trainer}", "done"))
+    monkeypatch.setattr(probe, "run", lambda place, *_: (ok(name, f"in {place}") for name in probe.names()))
     results = list(session.run(session.Options(), machine(), quiet))
     assert counted(results)["skipped"] == 0
     here = [result.name for result in results if not result.name.startswith("bench")]
@@ -348,3 +358,153 @@ def test_the_page_has_every_result_both_curves_and_the_checks() -> None:
 
 def test_a_flat_curve_can_be_drawn() -> None:
     assert page.curve([1.0, 1.0]) == "1.000 ▁▁ 1.000"
+
+
+# The 7B probe, whose functions take a shape: here a tiny one
+
+TINY = Shape(
+    layers=1, width=64, feed_forward=64, heads=2, kv_heads=2, head_size=32, vocabulary=288, context=256, tied=False
+)
+LARGE = Gpu("NVIDIA H200", (9, 0), 140 * 2**30, 139 * 2**30)
+
+
+def test_a_tiny_model_of_random_weights_really_trains_and_writes_on_this_processor(tmp_path: Path) -> None:
+    settings = config.make(
+        {"model": probe.MODEL, "max_length": 24, "batch_size": 2, "micro_batch_size": 1, "slots": 2, "context": 256}
+    )
+    job = {"folder": str(tmp_path), "settings": settings.model_dump(), "trainer": "peft", "gpu": False}
+
+    def measure(phase: str, **more: Any) -> dict[str, Any]:
+        return probe.measure({"phase": phase, **job, **more}, lambda event: None, lambda: False)
+
+    measure(probe.MAKE, shape=dataclasses.asdict(TINY), weights=True)
+    header = read_header(tmp_path / "model.gguf")
+    assert dataclasses.replace(shape_of(header), context=256) == TINY
+    assert weights_in(header, "Q4_0").on_gpu < probe_files.gguf_bytes(TINY) < header.file_bytes
+    before = os.getcwd()
+    try:
+        trained, written = measure(probe.TRAIN), measure(probe.WRITE)
+    finally:
+        os.chdir(before)
+    assert trained["trained"] > 0 and trained["micro_batch_size"] == 1 and trained["loss"] > 0
+    assert written["written"] > 0 and (written["slots"], written["context"]) == (2, 256)
+    assert measure(probe.HOLD, leave=2**30) == {"free": None}
+
+
+@pytest.fixture
+def probed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A large GPU on which everything fits, the files' headers made and the rest pretended; what was asked is told."""
+    held: list[int] = []
+
+    class Holder:
+        def __init__(self, handler: str) -> None: ...
+
+        def __enter__(self) -> Holder:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def do(self, job: dict[str, Any], doing: str, seconds: float) -> dict[str, Any]:
+            held.append(job["leave"])
+            return {"free": job["leave"]}
+
+    def pretend(worker: str, job: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+        if job["phase"] == probe.MAKE:
+            return {}, None
+        settings, leave = config.make(job["settings"]), held[-1]
+        plan = probe.planned(Path(job["folder"]), {int(p.memory or 0): p.title for p in CARDS}[leave])
+        assert plan is not None and plan.settings == settings and job["gpu"]
+        if job["phase"] == probe.TRAIN:
+            return {"trainer": job["trainer"], "trained": 900.0, "micro_batch_size": settings.micro_batch_size}, 2**30
+        return {"slots": plan.slots, "context": settings.context, "written": 300.0}, 2**30
+
+    def size_of_7b(folder: Path, card: str) -> Any:
+        shape = probe.shape_7b()
+        weights = weights_as(shape, "qwen2", "Q4_0")
+        model = Model("7B", "qwen2", shape, weights, True, True, True, {})
+        return fit.recommend(config.make({"model": probe.MODEL}), model, fit.with_gpu(find_gpu_model(card)))
+
+    monkeypatch.setattr(probe, "find_gpu", lambda: LARGE)
+    monkeypatch.setattr(probe, "WorkerProcess", Holder)
+    monkeypatch.setattr(probe, "measured", pretend)
+    monkeypatch.setattr(probe, "planned", size_of_7b)
+    monkeypatch.setattr(probe.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**12))
+    return tmp_path
+
+
+CARDS = [fit.with_gpu(find_gpu_model(card)) for card in probe.CARDS.values()]
+
+
+def test_the_probe_takes_the_plans_own_sizes_in_the_memory_of_each_card(probed: Path) -> None:
+    results = {result.name: result for result in probe.run(probed, None, frozenset(), quiet)}
+    assert list(results) == probe.names() == session.names_of("7b")
+    assert {result.outcome for result in results.values()} == {"ok"}
+    assert results["7B trains in 12 GB"].figures["trainer"] == "unsloth"
+    assert results["7B trains in 12 GB through peft"].figures["trainer"] == "peft"
+    assert (
+        "KV in q8_0" in results["7B writes in 8 GB"].found
+        and "tokens/s of this GPU" in results["7B writes in 8 GB"].found
+    )
+    slots = [results[f"7B writes in {memory}"].figures["slots"] for memory in ("8 GB", "12 GB", "24 GB")]
+    assert slots == sorted(set(slots))
+
+
+def test_the_probe_goes_on_where_it_was_and_trains_through_peft_where_unsloth_is_refused(probed: Path) -> None:
+    done = frozenset(probe.names()[:4])
+    results = list(probe.run(probed, Refused("too old", "update"), done, quiet))
+    assert [result.name for result in results] == probe.names()[4:]
+    assert results[0].figures["trainer"] == "peft"
+
+
+@pytest.mark.parametrize(
+    ("changed", "names", "words"),
+    [
+        ({"gpu": None}, probe.names(), "no NVIDIA GPU"),
+        ({"gpu": dataclasses.replace(LARGE, name="A10", total=12 * 2**30)}, ["7B trains in 24 GB"], "A10 has 12.0"),
+        ({"disk": 10**9}, probe.names(), "22 GB of disk"),
+    ],
+)  # fmt: skip
+def test_what_the_probe_cannot_do_is_skipped_by_name_with_the_reason(
+    probed: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], names: list[str], words: str
+) -> None:
+    if "gpu" in changed:
+        monkeypatch.setattr(probe, "find_gpu", lambda: changed["gpu"])
+    if "disk" in changed:
+        monkeypatch.setattr(probe.shutil, "disk_usage", lambda folder: SimpleNamespace(free=changed["disk"]))
+    results = {result.name: result for result in probe.run(probed, None, frozenset(), quiet)}
+    for name in names:
+        assert results[name].outcome == "skipped" and words in results[name].found, results[name]
+
+
+def test_a_plan_that_promises_too_much_is_said_and_an_error_is_a_failure(
+    probed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretended = probe.measured
+
+    def small(worker: str, job: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+        facts, _ = pretended(worker, job)
+        return {**facts, **({"micro_batch_size": 1, "slots": 3} if facts else {})}, 2**37
+
+    monkeypatch.setattr(probe, "measured", small)
+    result = next(iter(probe.run(probed, None, frozenset(), quiet)))
+    assert result.outcome == "warn" and not result.figures["fits"]
+    assert "does not fit as planned: unsloth, 1 x 1024 tokens a pass (4 planned), 128.00 GiB" in result.found
+
+    def broken(worker: str, job: dict[str, Any]) -> Any:
+        raise WorkerError("SIGABRT")
+
+    monkeypatch.setattr(probe, "measured", broken)
+    results = list(probe.run(probed, None, frozenset(), quiet))
+    assert {result.outcome for result in results} == {"fail"} and "SIGABRT" in results[0].found
+
+
+@pytest.mark.model
+def test_heads_that_a_quantised_cache_does_not_suit_are_told_and_no_fewer_slots_are_tried(tmp_path: Path) -> None:
+    """Here of a size that its blocks do not divide; without flash attention llama.cpp refuses in the same place."""
+    from minisheep.engines.llamacpp import LlamaCppEngine
+
+    probe_files.write_gguf(tmp_path / "model.gguf", dataclasses.replace(TINY, heads=4, kv_heads=4, head_size=16))
+    with pytest.raises(UsageError, match=r"KV cache in q8_0: ") as error:
+        LlamaCppEngine(tmp_path / "model.gguf", slots=4, context=256, kv_type="q8_0")
+    assert error.value.fix == "Set --kv-type f16."
+    LlamaCppEngine(tmp_path / "model.gguf", slots=1, context=256, kv_type="f16").close()

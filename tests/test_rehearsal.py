@@ -101,6 +101,31 @@ def test_an_abort_while_writing_leaves_fewer_slots_to_the_run_and_to_its_continu
     assert prepared(folder, monkeypatch, WORKS)[1]._share == 0.5625
 
 
+def test_each_peak_is_measured_from_a_gpu_that_no_worker_of_the_run_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    closed = WorkerHost.close
+
+    class Looking(host.Peak):
+        def __enter__(self) -> Looking:
+            held.append(alive[-1])
+            super().__enter__()
+            return self
+
+    alive: list[bool] = []
+    monkeypatch.setattr(WorkerHost, "close", lambda self: (closed(self), alive.append(bool(self._workers())))[0])
+    monkeypatch.setattr(WorkerHost, "_run_inference", kept_in_mind(alive, WorkerHost._run_inference))
+    monkeypatch.setattr(host, "Peak", Looking)
+    prepared(made(tmp_path / "run"), monkeypatch, WORKS)
+    assert held == [False, False]
+
+
+def kept_in_mind(alive: list[bool], run: Any) -> Any:
+    """`run`, after which a worker is alive."""
+    return lambda self, *given: (run(self, *given), alive.append(True))[0]
+
+
 UNSLOTH_FAILS = f"""
 from pathlib import Path
 from minisheep.models.prepared import PreparedModel

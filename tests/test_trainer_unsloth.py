@@ -130,16 +130,17 @@ def test_its_compiled_code_lies_in_the_run_and_it_is_off_line(
 def test_a_model_is_never_stretched_beyond_its_own_context(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    asked: list[Any] = []
     honest = sys.modules["unsloth"].FastLanguageModel.from_pretrained
 
     def listen(**given: Any) -> Any:
-        asked.append(given["max_seq_length"])
+        asked.extend((given["max_seq_length"], given["offload_embedding"]))
         return honest(**given)
 
     monkeypatch.setattr(sys.modules["unsloth"].FastLanguageModel, "from_pretrained", listen)
     train(job(tmp_path, weights, max_length=1024), trainer="unsloth")
-    assert asked == [json.loads((weights / "config.json").read_text())["max_position_embeddings"]]
+    # And its embedding may go into RAM where the GPU is small.
+    assert asked == [json.loads((weights / "config.json").read_text())["max_position_embeddings"], "auto"]
 
 
 def test_an_unsloth_that_cannot_start_is_one_line(
@@ -150,6 +151,18 @@ def test_an_unsloth_that_cannot_start_is_one_line(
         unsloth.start_unsloth(tmp_path)
     assert "--trainer peft" in error.value.fix and "\n" not in str(error.value)
     assert isinstance(error.value, TrainerFailedError)
+
+
+def test_weights_that_unsloth_alone_cannot_load_are_left_to_peft(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**given: Any) -> Any:
+        raise ValueError("this checkpoint is not supported\nby this version")
+
+    monkeypatch.setattr(sys.modules["unsloth"].FastLanguageModel, "from_pretrained", refuse)
+    with pytest.raises(TrainerFailedError, match=r"cannot load .*: ValueError: this checkpoint") as error:
+        train(job(tmp_path, weights), trainer="unsloth")
+    assert "--trainer peft" in error.value.fix and "\n" not in str(error.value)
 
 
 def test_where_the_choice_is_ours_the_run_goes_on_with_peft_and_says_why_ever_after(

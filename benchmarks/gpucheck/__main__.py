@@ -33,7 +33,11 @@ PACKAGES = (
 @click.option(
     "--install/--no-install", default=True, help="install what is missing into this environment, or leave it as it is"
 )
-@click.option("--only", multiple=True, type=click.Choice(session.PARTS), help="do only this part; may be repeated")
+@click.option(
+    "--only", multiple=True, type=click.Choice(session.PARTS),
+    help="do only this part; may be repeated. In order of worth, in minutes: "
+    + ", ".join(f"{part} {minutes}" for part, minutes in session.MINUTES.items()),
+)  # fmt: skip
 @click.option(
     "--resume", is_flag=True, help="keep the results of a call that was cut off or did a part, and do the rest"
 )

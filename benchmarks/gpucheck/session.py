@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.gpucheck import build, curves, jobs, parts
+from benchmarks.gpucheck import build, curves, jobs, parts, probe
 from benchmarks.gpucheck.parts import OnProgress, Refused
 from benchmarks.plan import DEFAULT_MODEL, Job
 from minisheep.doctor import diagnosis, packages
@@ -26,8 +27,12 @@ DOCTOR_SECONDS = 180.0
 PROBE_SECONDS = 60.0
 
 
-PARTS = ("install", "doctor", "train", "align", "decode", "bench")
-"""In order of worth, should the machine be taken away: what a run needs first, then figures."""
+MINUTES = {"install": 3, "doctor": 1, "train": 2, "align": 4, "7b": 9, "decode": 2, "bench": 5}
+"""About how long each part takes on a current GPU with 16 cores and a fast disk (estimates; a build of llama.cpp in
+place of the prebuilt one adds 4 to 30)."""
+PARTS = tuple(MINUTES)
+"""In order of worth, should the machine be taken away: what a run needs first, then the size that it is for, then
+figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +70,20 @@ def _results(options: Options, machine: MachineFacts, on_progress: OnProgress) -
                 else:
                     yield from (skipped(result, NO_GPU) for result in names_of(part))
             return
+        times = ", ".join(f"{part} {MINUTES[part]}" for part in wanted)
+        on_progress(f"about {sum(MINUTES[part] for part in wanted)} minutes ({times})")
         if "install" in wanted:
             yield from set_up(options, machine, folder, job, on_progress)
         if "doctor" in wanted:
             yield examine(options, on_progress)
         measured = [part for part in wanted if part not in ("install", "doctor")]
-        missing = parts.prepare(job, on_progress) if measured else None
+        refusal = parts.without_unsloth() if {"train", "align", "7b"} & set(measured) else None
+        missing = parts.prepare(job, on_progress) if set(measured) - {"7b"} else None
         if missing is not None:
             reason = f"{options.model} is not available: {missing.message}"
-            yield from (skipped(result, reason, missing.fix) for part in measured for result in names_of(part))
-            return
-        refusal = parts.without_unsloth() if {"train", "align"} & set(measured) else None
+            lost = [part for part in measured if part != "7b"]  # which makes its model itself
+            yield from (skipped(result, reason, missing.fix) for part in lost for result in names_of(part))
+            measured = [part for part in measured if part == "7b"]
         for part in measured:
             yield from _measure(part, options, job, refusal, folder, on_progress)
 
@@ -95,6 +103,11 @@ def _measure(
                 continue
             on_progress(f"aligning with {trainer}")
             yield parts.align(options.model, trainer, folder)
+    elif part == "7b":
+        place = folder / "7b"
+        place.mkdir()
+        yield from probe.run(place, refusal, options.done, on_progress)
+        shutil.rmtree(place, ignore_errors=True)
     elif part == "decode":
         on_progress("measuring: decode")
         yield from parts.decode(job, options.done)
@@ -110,6 +123,7 @@ def names_of(part: str) -> list[str]:
         "doctor": ["doctor"],
         "train": [*(f"train with {trainer}" for trainer in TRAINERS), "unsloth beside peft"],
         "align": [f"align with {trainer}" for trainer in TRAINERS],
+        "7b": probe.names(),
         "decode": [parts.decode_name(slots) for slots in jobs.SLOTS],
         "bench": [f"bench {verb}" for verb in jobs.BENCHED],
     }[part]

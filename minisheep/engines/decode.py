@@ -316,9 +316,16 @@ class Decoder:
             if self._context is not None:
                 self._memory = llama_cpp.llama_get_memory(self._context)
                 return
+            reason = native.log_line()
+            if self._cache_type.block > 1 and not any(word in reason.lower() for word in FULL):
+                # Heads of another size, or without flash attention: no number of slots would help.
+                raise UsageError(
+                    f"llama.cpp cannot keep this model's KV cache in {self._cache_type.name}: {reason}.",
+                    "Set --kv-type f16.",
+                )
             if not shrink or slots == 1:
                 raise UsageError(
-                    f"llama.cpp cannot make {slots} slots of {per_sequence} tokens: {native.log_line()}.",
+                    f"llama.cpp cannot make {slots} slots of {per_sequence} tokens: {reason}.",
                     "Lower --slots or --context.",
                 )
             slots -= 1

@@ -136,9 +136,9 @@ class UnslothMaker:
                     init_lora_weights=True,
                 )
         except (OSError, ValueError, KeyError) as error:
-            raise ModelFileError(
-                f"Unsloth cannot load the training weights in {job.weights}: {error}",
-                "Fetch the model again, or continue the run with --trainer peft.",
+            # Where the weights themselves are at fault, PEFT says so next.
+            raise TrainerFailedError(
+                f"Unsloth cannot load the training weights in {job.weights}: {_reason(error)}.", PEFT_INSTEAD
             ) from error
         fast.for_training(model)
         adapter = model.peft_config["default"]
