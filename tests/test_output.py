@@ -114,9 +114,11 @@ def test_a_folder_that_was_deleted_under_the_shell_is_named(tmp_path: Path) -> N
     command = [sys.executable, "-m", "minisheep", "align", "--engine", "fake", "--trainer", "fake", "--plain"]
     script = f"import os, sys; os.rmdir(os.getcwd()); os.execv({command[0]!r}, {command!r})"
     root = str(Path(__file__).parents[1])
+    gone = tmp_path / "gone"
+    gone.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=tmp_path,
+        cwd=gone,
         env=os.environ | {"PYTHONPATH": root},
         capture_output=True,
         text=True,

@@ -133,10 +133,9 @@ def _wide(data: bytes) -> str:
         return "UTF-32"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
-    zeros = [byte == 0 for byte in data[:4]]
-    return {(0, 1, 0, 1): "UTF-16LE", (1, 0, 1, 0): "UTF-16BE", (0, 1, 1, 1): "UTF-32LE", (1, 1, 1, 0): "UTF-32BE"}.get(
-        tuple(map(int, zeros)), ""
-    )
+    # Of the first four bytes, 1 for each that is not 0.
+    shape = "".join("1" if byte else "0" for byte in data[:4])
+    return {"1010": "UTF-16LE", "0101": "UTF-16BE", "1000": "UTF-32LE", "0001": "UTF-32BE"}.get(shape, "")
 
 
 def exchanges(row: Mapping[str, Any]) -> list[Exchange]:
