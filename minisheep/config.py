@@ -29,7 +29,8 @@ from minisheep.rules.loss_settings import loss_contradictions
 
 MIN_EXAM = 8
 """Fewest seed tasks for an exam: half of them are used for fitting."""
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+Rounds = Annotated[int, Field(ge=1, le=1000)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -59,7 +60,7 @@ class Settings(BaseModel):
     )
 
     # the loop
-    rounds: Positive = setting(3, "loop", "rounds of self-alignment (the paper's T)", changeable=True)
+    rounds: Rounds = setting(3, "loop", "rounds of self-alignment (the paper's T)", changeable=True)
     per_round: Positive = setting(10_000, "loop", "instructions that the model writes in a round (the paper's I)")
     strategy: Literal["one-base", "one-last", "total-base", "direct"] = setting(
         "one-base",

@@ -16,7 +16,7 @@ from minisheep.config import Settings
 from minisheep.data.constraint_kinds import load_catalogue
 from minisheep.data.seed_tasks import is_pipe, load_prompts, load_seeds, load_wording, read_bytes, seeds_digest
 from minisheep.engines.permission import check_permitted, remember
-from minisheep.errors import DiskError, MinisheepError, RunMismatchError, Stopped, UsageError, WorkerError
+from minisheep.errors import ConfigError, DiskError, MinisheepError, RunMismatchError, Stopped, UsageError, WorkerError
 from minisheep.formats.gguf_header import read_header
 from minisheep.models.registry import PATHS, PERHAPS, LocalPath, absolute_paths, find_model
 from minisheep.presets import DEFAULT_PRESET, PRESETS, described, with_preset
@@ -277,4 +277,10 @@ def _refuse_foreign_folder(folder: RunFolder) -> None:
 
 
 def stored_settings(folder: RunFolder) -> Settings:
-    return config.make(config.read_toml(folder.settings))
+    given = config.read_toml(folder.settings)
+    try:
+        return config.make(given)
+    except ConfigError as error:  # it is the file that is wrong, not what was typed
+        raise ConfigError(
+            f"{folder.settings} holds settings that are none: {error.message}", "Restore it from a copy, or correct it."
+        ) from None

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from mutated_runs import mutate
 from tiny_runs import tiny_run
 
-from minisheep import api
+from minisheep import api, loop
 from minisheep.cli.main import cli
-from minisheep.errors import MinisheepError
-from minisheep.run.files import write_json
+from minisheep.errors import ConfigError, CorruptRunError, MinisheepError
+from minisheep.run.files import read_json, write_json
 
 VERSUS = {
     "run": "run", "ours": "round 2", "theirs": "base", "mode": "pair", "prompts": "held-out tasks", "judge": "j",
@@ -93,3 +93,37 @@ def test_no_damage_ends_in_a_traceback(whole: Path, tmp_path: Path, count: int, 
             faults.append(f"{number}: {what}: align: {type(error).__name__}: {error}")
         shutil.rmtree(run)
     assert not faults, "\n".join(faults[:20]) + f"\n{len(faults)} in all"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("rounds = ", f"rounds = {'9' * 40} #", "less than or equal to 1000"),  # was counted through, without an end
+        ("per_round = ", "per_round = -5 #", "greater than or equal to 1"),
+    ],
+)
+def test_a_setting_in_a_run_folder_that_is_none_is_blamed_on_the_file(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    path = tiny_run(tmp_path / "run", until=loop.Phase(1, "generate"))[0].path / "run.toml"
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    for verb in ("status", "browse", "compare"):
+        shown = CliRunner().invoke(cli, [verb, str(path.parent)])
+        assert isinstance(shown.exception, ConfigError)
+        assert told in shown.exception.message and f"{path} holds" in shown.exception.message
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"a":' * 50_000, "nested too deeply"),
+        (f'{{"a": {"9" * 5000}}}', "a number of thousands of digits"),
+        ("{\n]", "at line 2, character 1"),
+        (None, "is a folder"),
+    ],
+)
+def test_damaged_json_is_told_in_words_of_the_file(tmp_path: Path, content: str | None, told: str) -> None:
+    path = tmp_path / "manifest.json"
+    path.mkdir() if content is None else path.write_text(content, encoding="utf-8")
+    with pytest.raises(CorruptRunError, match=told):
+        read_json(path)

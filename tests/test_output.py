@@ -108,3 +108,20 @@ def test_without_a_home_the_cache_must_be_named() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert said.returncode == 74
     assert len(said.stderr.splitlines()) == 1 and "MINISHEEP_CACHE" in said.stderr
+
+
+def test_a_folder_that_was_deleted_under_the_shell_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "minisheep", "align", "--engine", "fake", "--trainer", "fake", "--plain"]
+    script = f"import os, sys; os.rmdir(os.getcwd()); os.execv({command[0]!r}, {command!r})"
+    root = str(Path(__file__).parents[1])
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=gone,
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 74
+    assert "The folder that this shell is in was deleted." in done.stderr and "cd ~" in done.stderr

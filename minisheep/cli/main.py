@@ -166,7 +166,15 @@ def _exit_code(commands: click.Group, name: str) -> int:
     except OSError as error:
         if os.environ.get("MINISHEEP_RAISE"):
             raise
-        _report(DiskError.__name__, f"The system refused: {error}.", "Fix this and give the same command again.")
+        try:
+            os.getcwd()
+            what, fix = f"The system refused: {error}.", "Fix this and give the same command again."
+        except OSError:  # then any relative path is said to be missing, which blames the wrong thing
+            what, fix = (
+                "The folder that this shell is in was deleted.",
+                "Go to another (cd ~) and give the command again.",
+            )
+        _report(DiskError.__name__, what, fix)
         return DiskError.exit_code
 
 

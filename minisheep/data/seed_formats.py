@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from minisheep.rules.plain_text import json_fault
+
 _NO_INPUT = ("<noinput>", "(none)", "n/a")
 _ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
@@ -87,24 +89,16 @@ def lines(text: str) -> Iterator[Row]:
             value = json.loads(line)
             yield Row(f"line {number}", value if isinstance(value, dict) else RowError("not a JSON object"))
         except (ValueError, RecursionError) as error:
-            yield Row(f"line {number}", RowError(f"not JSON: {_fault(error)}"))
+            yield Row(f"line {number}", RowError(f"not JSON: {json_fault(error)}"))
 
 
 def _items(text: str) -> Iterator[Row]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RowError(f"not a JSON array: {_fault(error, text)}") from None
+        raise RowError(f"not a JSON array: {json_fault(error, whole=True)}") from None
     for number, value in enumerate(values, 1):
         yield Row(f"item {number}", value if isinstance(value, dict) else RowError("not a JSON object"))
-
-
-def _fault(error: Exception, text: str = "") -> str:
-    """Why JSON cannot be read, in words. Python's own name a line of the one line, and settings of Python."""
-    if isinstance(error, json.JSONDecodeError):
-        place = f"line {error.lineno}, character {error.colno}" if text else f"character {error.pos + 1}"
-        return f"{error.msg[:1].lower()}{error.msg[1:]} at {place}"
-    return "nested too deeply" if isinstance(error, RecursionError) else "a number of thousands of digits"
 
 
 def foreign_kind(data: bytes, name: str = "") -> tuple[str, str]:
@@ -139,10 +133,9 @@ def _wide(data: bytes) -> str:
         return "UTF-32"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
-    zeros = [byte == 0 for byte in data[:4]]
-    return {(0, 1, 0, 1): "UTF-16LE", (1, 0, 1, 0): "UTF-16BE", (0, 1, 1, 1): "UTF-32LE", (1, 1, 1, 0): "UTF-32BE"}.get(
-        tuple(map(int, zeros)), ""
-    )
+    # Of the first four bytes, 1 for each that is not 0.
+    shape = "".join("1" if byte else "0" for byte in data[:4])
+    return {"1010": "UTF-16LE", "0101": "UTF-16BE", "1000": "UTF-32LE", "0001": "UTF-32BE"}.get(shape, "")
 
 
 def exchanges(row: Mapping[str, Any]) -> list[Exchange]:

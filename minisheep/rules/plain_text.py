@@ -62,3 +62,14 @@ BARS = " ▁▂▃▄▅▆▇█"
 def shell(text: object) -> str:
     """A path or name as one word of a shell's command."""
     return shlex.quote(str(text))
+
+
+def json_fault(error: Exception, whole: bool = False) -> str:
+    """Why JSON cannot be read, in words; of a `whole` file with the line. Python's own name a line of the one line that
+    was read, and settings of Python."""
+    if isinstance(error, json.JSONDecodeError):
+        place = f"line {error.lineno}, character {error.colno}" if whole else f"character {error.pos + 1}"
+        return f"{error.msg[:1].lower()}{error.msg[1:]} at {place}"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of thousands of digits"

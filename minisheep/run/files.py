@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minisheep.errors import CorruptRunError, DiskError
-from minisheep.rules.plain_text import megabytes, one_line
+from minisheep.rules.plain_text import json_fault, megabytes, one_line
 
 T = TypeVar("T")
 
@@ -97,8 +97,11 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise CorruptRunError(f"{path} is missing.", "Restore it from a copy, or start a new run.") from None
+    except IsADirectoryError:
+        raise CorruptRunError(f"{path} is a folder, and is to be a file.", "Restore the file from a copy.") from None
     except (ValueError, RecursionError) as error:
-        raise CorruptRunError(f"{path} is damaged: {error}.", "Restore it from a copy, or start a new run.") from None
+        fault = json_fault(error, whole=True)
+        raise CorruptRunError(f"{path} is damaged: {fault}.", "Restore it from a copy, or start a new run.") from None
 
 
 def sha256_of(path: Path) -> str:
