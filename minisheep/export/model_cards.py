@@ -303,7 +303,8 @@ def _outcome(choice: ExportChoice, found: Conclusion) -> list[str]:
         answers = _beside(run_summary.examples(choice.run, found), found.round)
     except CorruptRunError:
         answers = ""
-    table = _rows(*verdict.short_table(found, choice.run.metrics, most=1))
+    titles, rows = verdict.short_table(found, choice.run.metrics, most=1)
+    table = _rows(titles, ([cell or "-" for cell in row] for row in rows))
     # A line that begins with an asterisk would be a list.
     return [round_sentence(found), told if answers else "", answers, table, f"\\{verdict.LEGEND}" if table else ""]
 
@@ -319,13 +320,12 @@ def _beside(examples: Sequence[verdict.BeforeAfter], round: int) -> str:
         text = text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()}..."
         return html.escape(text, quote=False).replace("\n", "<br>")
 
-    rows = []
+    rows = [f'<tr><th width="50%">base model</th><th width="50%">round {round}</th></tr>']
     for e in examples:
         note = f"<br><em>{shown(e.note)}</em>" if e.note else ""
         rows.append(f'<tr><td colspan="2"><strong>{shown(e.prompt)}</strong>{note}</td></tr>')
         rows.append(f'<tr valign="top"><td>{shown(e.base)}</td><td>{shown(e.round)}</td></tr>')
-    head = f'<tr><th width="50%">base model</th><th width="50%">round {round}</th></tr>'
-    return "\n".join(["<table>", head, *rows, "</table>"]) if rows else ""
+    return "\n".join(["<table>", *rows, "</table>"]) if examples else ""
 
 
 def _measures(choice: ExportChoice) -> str:
