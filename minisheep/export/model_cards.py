@@ -31,8 +31,8 @@ from minisheep.run.verdict import Conclusion, conclude, round_sentence
 from minisheep.terminal import comparison_table, run_summary
 
 SOURCES = (
-    "The model itself wrote the instructions and the answers, from five seed tasks at a time, and judged them. No"
-    " person read them."
+    "The model itself wrote the instructions and the answers, from five seed tasks at a time; it or a program judged"
+    " them. No person read them."
 )
 TAGS = ("minisheep", "i-sheep", "self-alignment", "synthetic")
 TOKEN = "HF_TOKEN"  # noqa: S105
@@ -50,8 +50,8 @@ _LICENCES = {
     "llama3.2": "llama3.2",
 }
 """As the hub's cards name them."""
-_LONGEST = 600
-"""Characters of an instruction or answer that a model card shows."""
+_LONGEST, _LINES = 600, 8
+"""Characters and lines of an instruction or answer that a model card shows."""
 
 Checks = Sequence[Mapping[str, Any]]
 
@@ -166,8 +166,8 @@ def model_card(
     parts = [
         f"# {choice.title}",
         *(_outcome(choice, found) if found else ()),
-        f"{choice.model.title}, aligned with minisheep {__version__} in {choice.round} round(s) on instructions and"
-        " answers that it wrote and judged itself.",
+        f"{choice.model.title}, aligned with minisheep {__version__} in {choice.round} round"
+        f"{'s' * (choice.round > 1)} on instructions and answers that it wrote itself.",
         "## How to use it",
         *how_to_use(choice, spec, repo),
         "## How it was made",
@@ -316,9 +316,9 @@ def _beside(examples: Sequence[verdict.BeforeAfter], round: int) -> str:
     """
 
     def shown(text: str) -> str:
-        text = sanitise(text).strip()
-        text = text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()}..."
-        return html.escape(text, quote=False).replace("\n", "<br>")
+        whole = sanitise(text).strip()
+        cut = "\n".join(whole.split("\n")[:_LINES])[:_LONGEST].rstrip()
+        return html.escape(cut + "..." * (cut != whole), quote=False).replace("\n", "<br>")
 
     rows = [f'<tr><th width="50%">base model</th><th width="50%">round {round}</th></tr>']
     for e in examples:
