@@ -23,7 +23,7 @@ from minisheep.models.hub import said_offline
 from minisheep.models.registry import REPO, safe_name
 from minisheep.rules.asking_settings import asking_rows
 from minisheep.rules.loss_settings import seeds_text
-from minisheep.rules.plain_text import one_line, sanitise
+from minisheep.rules.plain_text import one_line, plural, sanitise
 from minisheep.run import verdict
 from minisheep.run.files import write_atomic
 from minisheep.run.records import Example
@@ -166,8 +166,8 @@ def model_card(
     parts = [
         f"# {choice.title}",
         *(_outcome(choice, found) if found else ()),
-        f"{choice.model.title}, aligned with minisheep {__version__} in {choice.round} round"
-        f"{'s' * (choice.round > 1)} on instructions and answers that it wrote itself.",
+        f"{choice.model.title}, aligned with minisheep {__version__} in"
+        f" {plural(choice.round, 'round')} on instructions and answers that it wrote itself.",
         "## How to use it",
         *how_to_use(choice, spec, repo),
         "## How it was made",
@@ -211,8 +211,8 @@ def dataset_card(choice: ExportChoice, data: Sequence[RoundData]) -> str:
     settings = choice.run.settings
     parts = [
         f"# What {choice.model.title} wrote for itself",
-        f"{total} instructions with answers, from {len(data)} round(s) of I-SHEEP (arXiv 2408.08072) with minisheep"
-        f" {__version__}.",
+        f"{total} instructions with answers, from {plural(len(data), 'round')} of I-SHEEP (arXiv 2408.08072) with"
+        f" minisheep {__version__}.",
         "## How it was made",
         SOURCES,
         _rows(
