@@ -34,8 +34,9 @@ $(BIN)/python:
 # where there is none, llama.cpp is built with CUDA if its compiler is here, and else `minisheep doctor` says what to do.
 $(DEMO_READY): pyproject.toml | $(BIN)/python
 	@set -e; if ! nvidia-smi >/dev/null 2>&1; then \
+	  echo "Installing torch for the processor (200 MB), quietly: a few minutes."; \
 	  $(BIN)/python -m pip install --quiet "$(TORCH_CPU)"; \
-	  echo "Installing; llama.cpp is built from source where there is no wheel, which takes minutes the first time."; \
+	  echo "Installing the rest; llama.cpp is built from source where there is no wheel, which takes minutes the first time."; \
 	  $(BIN)/python -m pip install --quiet --editable ".[plots]"; \
 	else \
 	  first="$$($(BIN)/python -m minisheep.machine.cuda_setup)"; \

@@ -234,7 +234,9 @@ def resolve_round(
     if asked == "best" and run.best is not None:
         number, named = run.best, f"{named} (round {run.best})"
         if number == 0 and (there or on_progress):
-            why = f"No round of {run.path} was better than its base beyond chance, so its best model is the base."
+            measured = any(key.endswith("/evaluate") and key != "round-0/evaluate" for key in run.phases_done)
+            said = "was better than its base beyond chance" if measured else "has been measured yet"
+            why = f"No round of {run.path} {said}, so its best model is the base."
             if on_progress is None:
                 raise UsageError(why, f"To use a round anyway, give {flag} N: it has {state} {listed}.")
             on_progress(why)

@@ -283,7 +283,7 @@ def test_the_card_has_the_runs_numbers_and_intervals(hub: Path) -> None:
 def test_a_model_card_begins_with_the_verdict_then_answers_then_the_measures_that_decide(
     made: list[ExportSpec], tmp_path: Path
 ) -> None:
-    said = "</td></table>\n\n# Not a heading <script> & | pipe " + "long " * 200
+    said = "</td></table>\n\n# Not a heading <script> & | pipe " + "long " * 80 + "\n1." * 50
     run = finished_run(tmp_path / "run", answers=("Plain.", "Plain.", said))
     export(export_choice.choose_export(str(run.path), "2"), tmp_path / "hub", "hub-folder")
     parts = (tmp_path / "hub" / "model" / "README.md").read_text().partition("\n# ")[2].split("\n\n")
@@ -292,10 +292,11 @@ def test_a_model_card_begins_with_the_verdict_then_answers_then_the_measures_tha
     # What a model wrote ends neither its cell nor the block, and a long answer is cut.
     assert answers.startswith("<table>\n") and answers.endswith("\n</table>") and answers.count("</table>") == 1
     assert "&lt;/td&gt;&lt;/table&gt;<br><br># Not a heading &lt;script&gt; &amp; | pipe" in answers
-    assert answers.count("Plain.") == answers.count("long...</td>") == 3
+    assert answers.count("Plain.</td>") == answers.count("...</td>") == 2
+    assert answers.count("<br>") < 20
     titles, _, *rows = table.splitlines()
     assert titles == "| measure (up is better) | base | best: round 2 | round 2 - base |" and 2 < len(rows) <= 6
-    decided = [row for row in rows if "\\* |" in row]
+    decided = [row for row in rows if "* |" in row]
     assert decided and all(row.endswith((" better |", " unclear |", " worse |")) for row in decided)
     assert legend.startswith("\\* decides") and "aligned with minisheep" in made_by
 

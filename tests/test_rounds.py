@@ -118,10 +118,16 @@ def test_best_is_the_same_round_for_every_verb(filtered: Run, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_where_the_base_is_best_every_verb_says_so(filtered: Run, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+@pytest.mark.parametrize("measured", [True, False])
+def test_where_the_base_is_best_every_verb_says_so(
+    filtered: Run, monkeypatch: pytest.MonkeyPatch, verb: str, measured: bool
+) -> None:
     monkeypatch.setattr(Run, "best", 0)
+    done = {key: value for key, value in filtered.phases_done.items() if not key.endswith("/evaluate")}
+    monkeypatch.setattr(Run, "phases_done", done | {f"round-{number}/evaluate": {} for number in range(1 + measured)})
     told: list[str] = []
-    why = f"No round of {filtered.path} was better than its base beyond chance, so its best model is the base."
+    found = "was better than its base beyond chance" if measured else "has been measured yet"
+    why = f"No round of {filtered.path} {found}, so its best model is the base."
     if verb in TAKES_THE_BASE:
         assert VERBS[verb](filtered, told.append) == 0 and told == [why]
     else:

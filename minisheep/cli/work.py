@@ -14,7 +14,7 @@ from minisheep.cli.options import GroupedCommand, given_settings, run_options, s
 from minisheep.errors import MinisheepError, Stopped, UsageError
 from minisheep.models.prepared import PreparedModel
 from minisheep.presets import DEFAULT_PRESET
-from minisheep.rules.plain_text import shell
+from minisheep.rules.plain_text import plural, shell
 from minisheep.run.events import Event, Failed, RunStarted
 from minisheep.run.folder import RunFolder
 from minisheep.run.verdict import conclude
@@ -108,7 +108,7 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
             return loop.Phase(damaged[0].round, verb)
         phase, settings = opened.next_phase, opened.settings
     if phase is None:
-        raise UsageError(f"{path} is finished: {len(opened.rounds)} round(s).", _go_on(opened))
+        raise UsageError(f"{path} is finished: {plural(len(opened.rounds), 'round')}.", _go_on(opened))
     if phase.name == verb:
         return phase
     # Measuring the base and the judge's exam, which come before the first writing, are done on the way.
@@ -147,7 +147,7 @@ def _why_nothing(run: api.Run) -> str:
             f" than the best before them, and --patience {settings.patience} ends a run then."
             " It goes on with more patience, or with more rounds."
         )
-    return f"Nothing was done, since the run is over: all of its {settings.rounds} round(s) are done."
+    return f"Nothing was done, since the run is over, after {plural(settings.rounds, 'round')}."
 
 
 PIPED = (100, 10_000)

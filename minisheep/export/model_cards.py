@@ -23,7 +23,7 @@ from minisheep.models.hub import said_offline
 from minisheep.models.registry import REPO, safe_name
 from minisheep.rules.asking_settings import asking_rows
 from minisheep.rules.loss_settings import seeds_text
-from minisheep.rules.plain_text import one_line, sanitise
+from minisheep.rules.plain_text import one_line, plural, sanitise
 from minisheep.run import verdict
 from minisheep.run.files import write_atomic
 from minisheep.run.records import Example
@@ -31,8 +31,8 @@ from minisheep.run.verdict import Conclusion, conclude, round_sentence
 from minisheep.terminal import comparison_table, run_summary
 
 SOURCES = (
-    "The model itself wrote the instructions and the answers, from five seed tasks at a time, and judged them. No"
-    " person read them."
+    "The model itself wrote the instructions and the answers, from five seed tasks at a time; it or a program judged"
+    " them. No person read them."
 )
 TAGS = ("minisheep", "i-sheep", "self-alignment", "synthetic")
 TOKEN = "HF_TOKEN"  # noqa: S105
@@ -50,8 +50,8 @@ _LICENCES = {
     "llama3.2": "llama3.2",
 }
 """As the hub's cards name them."""
-_LONGEST = 600
-"""Characters of an instruction or answer that a model card shows."""
+_LONGEST, _LINES = 600, 8
+"""Characters and lines of an instruction or answer that a model card shows."""
 
 Checks = Sequence[Mapping[str, Any]]
 
@@ -166,8 +166,8 @@ def model_card(
     parts = [
         f"# {choice.title}",
         *(_outcome(choice, found) if found else ()),
-        f"{choice.model.title}, aligned with minisheep {__version__} in {choice.round} round(s) on instructions and"
-        " answers that it wrote and judged itself.",
+        f"{choice.model.title}, aligned with minisheep {__version__} in"
+        f" {plural(choice.round, 'round')} on instructions and answers that it wrote itself.",
         "## How to use it",
         *how_to_use(choice, spec, repo),
         "## How it was made",
@@ -211,8 +211,8 @@ def dataset_card(choice: ExportChoice, data: Sequence[RoundData]) -> str:
     settings = choice.run.settings
     parts = [
         f"# What {choice.model.title} wrote for itself",
-        f"{total} instructions with answers, from {len(data)} round(s) of I-SHEEP (arXiv 2408.08072) with minisheep"
-        f" {__version__}.",
+        f"{total} instructions with answers, from {plural(len(data), 'round')} of I-SHEEP (arXiv 2408.08072) with"
+        f" minisheep {__version__}.",
         "## How it was made",
         SOURCES,
         _rows(
@@ -303,7 +303,8 @@ def _outcome(choice: ExportChoice, found: Conclusion) -> list[str]:
         answers = _beside(run_summary.examples(choice.run, found), found.round)
     except CorruptRunError:
         answers = ""
-    table = _rows(*verdict.short_table(found, choice.run.metrics, most=1))
+    titles, rows = verdict.short_table(found, choice.run.metrics, most=1)
+    table = _rows(titles, ([cell or "-" for cell in row] for row in rows))
     # A line that begins with an asterisk would be a list.
     return [round_sentence(found), told if answers else "", answers, table, f"\\{verdict.LEGEND}" if table else ""]
 
@@ -315,17 +316,16 @@ def _beside(examples: Sequence[verdict.BeforeAfter], round: int) -> str:
     """
 
     def shown(text: str) -> str:
-        text = sanitise(text).strip()
-        text = text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()}..."
-        return html.escape(text, quote=False).replace("\n", "<br>")
+        whole = sanitise(text).strip()
+        cut = "\n".join(whole.split("\n")[:_LINES])[:_LONGEST].rstrip()
+        return html.escape(cut + "..." * (cut != whole), quote=False).replace("\n", "<br>")
 
-    rows = []
+    rows = [f'<tr><th width="50%">base model</th><th width="50%">round {round}</th></tr>']
     for e in examples:
         note = f"<br><em>{shown(e.note)}</em>" if e.note else ""
         rows.append(f'<tr><td colspan="2"><strong>{shown(e.prompt)}</strong>{note}</td></tr>')
         rows.append(f'<tr valign="top"><td>{shown(e.base)}</td><td>{shown(e.round)}</td></tr>')
-    head = f'<tr><th width="50%">base model</th><th width="50%">round {round}</th></tr>'
-    return "\n".join(["<table>", head, *rows, "</table>"]) if rows else ""
+    return "\n".join(["<table>", *rows, "</table>"]) if examples else ""
 
 
 def _measures(choice: ExportChoice) -> str:

@@ -39,6 +39,11 @@ def without_secrets(text: str, hidden: Iterable[str]) -> str:
     return text
 
 
+def plural(count: int, noun: str) -> str:
+    """``1 round``, ``3 rounds``."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def megabytes(count: float) -> str:
     """Bytes in words."""
     return f"{count / 1e6:.0f} MB" if count < 10_000_000_000 else f"{count / 1e9:.1f} GB"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minisheep.rules.ifeval import HALVES
-from minisheep.rules.plain_text import BARS, duration, one_line
+from minisheep.rules.plain_text import BARS, duration, one_line, plural
 from minisheep.run import events
 from minisheep.run.verdict import curve, curve_totals
 
@@ -54,7 +54,7 @@ def line(event: events.Event) -> str:
     if isinstance(event, events.RunStarted):
         verb = "Continuing" if event.resumed else "Starting"
         return (
-            f"{verb} {one_line(event.run)}: {one_line(event.model)}, {event.rounds} round(s),"
+            f"{verb} {one_line(event.run)}: {one_line(event.model)}, {plural(event.rounds, 'round')},"
             f" engine {one_line(event.engine)}, trainer {one_line(event.trainer)}"
         )
     if isinstance(event, events.EngineReady):
@@ -95,7 +95,7 @@ def finished(event: events.RunFinished) -> str:
     """How the run ended, and which round to use."""
     how = "Stopped early: no improvement in the last rounds." if event.early else "Finished"
     best = "" if event.best is None else f" Best: {model_name(event.best)}."
-    return f"{how} {event.rounds} round(s) in {duration(event.seconds)}.{best}"
+    return f"{how} {plural(event.rounds, 'round')} in {duration(event.seconds)}.{best}"
 
 
 Row = tuple[str, list[str]]
