@@ -210,8 +210,7 @@ def _check_gpu(settings: Settings, model: PreparedModel, emit: Emit) -> None:
         emit(Note(on_processor, "warning"))
     if cuda.gpu is None or on_processor:
         return
-    shape = shape_of(read_header(model.gguf))
-    message = _room_on(cuda, settings, model.name, shape, model.architecture)
+    message = _room_on(cuda, settings, model.name, shape_of(read_header(model.gguf)), model.architecture)
     if message:
         emit(Note(message, "warning"))
 

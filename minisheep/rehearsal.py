@@ -41,6 +41,7 @@ FILE = "rehearsal.json"
 BATCH_TOKENS = 2048
 """Prompt tokens of the batch that is decoded: what llama.cpp computes at once at most."""
 NEW_TOKENS = 8
+FEW_SLOTS = 16
 BEYOND = 1.1
 """A peak above the plan's by this factor is worth a warning: the plan's next word would be wrong, too."""
 DECIDING = (
@@ -89,10 +90,10 @@ def conclude(
     parts = {name: {**part.facts, "peak_bytes": part.peak} for name, part in
              (("writing", writing), ("training", training))}  # fmt: skip
     write_json(folder.path / FILE, {"key": key(settings, gpu), "slot_share": share, **parts})
-    return verdict(writing, training)
+    return verdict(writing, training, kv_type=settings.kv_type)
 
 
-def verdict(writing: PartResult, training: PartResult) -> Note:
+def verdict(writing: PartResult, training: PartResult, *, kv_type: str = "") -> Note:
     """The peaks beside the plan's figures, in one line. Pure."""
     texts, beyond = [], False
     for what, part in (
@@ -106,6 +107,8 @@ def verdict(writing: PartResult, training: PartResult) -> Note:
         beyond = beyond or part.peak > BEYOND * planned
         texts.append(f"{what} took {part.peak / 2**30:.1f} GiB, {planned / 2**30:.1f} were planned")
     end = ". More than was planned: close other programs, or lower --slots or --micro-batch-size" if beyond else ""
+    if kv_type == "auto" and writing.facts["slots"] < FEW_SLOTS:
+        end += ". --kv-type q8_0 has room for about twice the slots: `minisheep plan` says what that saves"
     return Note(f"Rehearsed: {'; '.join(texts)}{end}.", "warning" if beyond else "info")
 
 

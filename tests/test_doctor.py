@@ -262,6 +262,20 @@ def test_a_cuda_build_that_finds_no_driver_is_not_called_one_for_processors() ->
     assert found.fix.startswith("Install NVIDIA's driver")
 
 
+def test_a_cuda_build_without_a_usable_driver_is_quoted_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ggml tells it while llama.cpp looks for a GPU, which it does once."""
+    told = b"ggml_cuda_init: failed to initialize CUDA: CUDA driver version is insufficient for CUDA runtime version\n"
+    heard = {"llama_log_set": lambda *_: None, "llama_backend_init": lambda: native._collect(4, told, None)}
+    for name, function in {**heard, "llama_supports_gpu_offload": lambda: False}.items():
+        monkeypatch.setattr(native.llama_cpp, name, function)
+    monkeypatch.setattr(native, "_started", False)
+    monkeypatch.setattr(native, "_cuda_said", "")
+    monkeypatch.setattr(native, "find_gpu", lambda: GPU)
+    monkeypatch.setattr(llama_library.cuda_setup, "cuda_library", lambda: Path("libggml-cuda.so"))
+    line = native.gpu_without_offload(-1)
+    assert "driver version is insufficient" in line and "processors only" not in line and "\n" not in line
+
+
 def test_a_python_in_a_folder_with_a_space_can_be_typed() -> None:
     assert packages.pip(Place(python="/my venv/python"), "x") == "'/my venv/python' -m pip install x"
 

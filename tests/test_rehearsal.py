@@ -168,6 +168,8 @@ def test_a_peak_far_beyond_the_plan_is_a_warning() -> None:
     told = rehearsal.verdict(fine, much)
     assert told.level == "warning" and "took 10.0 GiB, 8.0 were planned" in told.text
     assert "works" in rehearsal.verdict(rehearsal.PartResult(facts, None), fine).text
+    assert "--kv-type q8_0" in rehearsal.verdict(fine, fine, kv_type="auto").text
+    assert "--kv-type" not in rehearsal.verdict(fine, fine, kv_type="f16").text
 
 
 def test_a_trainer_that_was_given_up_stays_so_until_a_version_changes(monkeypatch: pytest.MonkeyPatch) -> None:

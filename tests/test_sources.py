@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import struct
 import subprocess
@@ -598,6 +599,23 @@ def test_weights_of_which_a_part_is_missing_are_fetched_again(fetch):
     (folder / "model.safetensors").unlink()
     assert "error" in fetch("weights", "org/tiny", "offline")
     assert what_is_missing(Path(fetch("weights", "org/tiny")["path"])) == ""
+
+
+def test_training_weights_that_the_disk_cannot_hold_are_not_begun(monkeypatch, tmp_path):
+    """15 GB of Qwen1.5-7B, of which an earlier start may have left a part."""
+    begun = []
+    monkeypatch.setenv("MINISHEEP_CACHE", str(tmp_path))
+    monkeypatch.setattr(fetch_module.hub, "cached_weights", lambda source: None)
+    monkeypatch.setattr(fetch_module.hub, "blobs", lambda repo: tmp_path / "blobs")
+    monkeypatch.setattr(fetch_module.hub, "fetch_weights", lambda source, report: begun.append(source) or tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 12 * 10**9))
+    with pytest.raises(DiskError, match="training weights need 15") as caught:
+        fetch_weights(find_model("qwen1.5-7b"), lambda line: None)
+    assert begun == [] and "HF_HOME" in caught.value.fix
+    monkeypatch.setattr(fetch_module, "folder_bytes", lambda folder: 4 * 10**9)
+    with pytest.raises(ModelFileError):  # fetched here to an empty folder
+        fetch_weights(find_model("qwen1.5-7b"), lambda line: None)
+    assert len(begun) == 1
 
 
 @pytest.mark.parametrize("said", ["OSError: [Errno 28] No space left on device", "Disk quota exceeded"])

@@ -33,7 +33,7 @@ from minisheep.models.cache import REPORT_EVERY, Report, folder_bytes, sha256_fi
 from minisheep.models.hub import what_is_missing
 from minisheep.models.registry import HubFile, HubRepo, LocalPath, ModelEntry, WheelPart, Wheels, safe_name
 from minisheep.rules.plain_text import megabytes, shell
-from minisheep.run.files import put_in_place
+from minisheep.run.files import check_room, put_in_place
 
 OTHER_WAY = "or pass a model file that you already have with --gguf FILE"
 
@@ -303,6 +303,8 @@ def _weights_from_hub(entry: ModelEntry, source: HubRepo, report: Report, offlin
         _refuse_offline(entry, offline)
         with cache.lock(safe_name(source.repo), report):
             _show_notice(entry, report)
+            place, fix = hub.blobs(source.repo), "Free some space, or set HF_HOME to a folder on a larger disk."
+            check_room(place, 2 * entry.parameters - folder_bytes(place), "The training weights need", fix)
             folder = hub.fetch_weights(source, report)
     return folder
 

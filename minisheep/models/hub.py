@@ -215,15 +215,20 @@ def _quiet() -> Iterator[None]:
                 bars.enable_progress_bars()
 
 
+def blobs(repo: str) -> Path:
+    """Where the hub's client keeps the files of a repository, those that it is still fetching too."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE) / ("models--" + repo.replace("/", "--")) / "blobs"
+
+
 @contextmanager
 def _watched(repo: str, report: Report) -> Iterator[None]:
     """Report every few seconds how much of `repo` is in the cache.
 
     The lines come from a second thread, but never while the first one reports: that one is inside the download.
     """
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = Path(HF_HUB_CACHE) / ("models--" + repo.replace("/", "--")) / "blobs"
+    folder = blobs(repo)
     ended = threading.Event()
     began, before = time.monotonic(), folder_bytes(folder)
 
