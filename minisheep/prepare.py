@@ -139,11 +139,14 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         if before.inference_gguf.exists() and before.weights.exists():
             # Which libraries and GPU there are may have changed, and so may the setting.
             kept = dataclasses.replace(before, trainer=model.trainer, trainer_failed=model.trainer_failed)
-            return kept if kept == before else _write(kept, stored)
+            if kept != before:
+                kept.write(stored)
+            return kept
         if before.inference_gguf.name != model.inference_gguf.name:
             gone, now = before.inference_gguf.name, model.inference_gguf.name
             emit(Note(f"The run began with {gone}, which is gone. It goes on with {now}.", "warning"))
-    return _write(model, stored)
+    model.write(stored)
+    return model
 
 
 def _check_offload(settings: Settings) -> None:
@@ -171,9 +174,8 @@ def _in_english(settings: Settings) -> str:
     if settings.language == "en":
         return ""
     names = {"seeds": "seeds.jsonl", "prompts": "prompts"}
-    english = [
-        kind for kind, name in names.items() if not getattr(settings, kind) and shipped(name, settings.language) == name
-    ]
+    ours = [kind for kind in names if not getattr(settings, kind)]
+    english = [kind for kind in ours if shipped(names[kind], settings.language) == names[kind]]
     if not english:
         return ""
     return (
@@ -244,11 +246,6 @@ def _try_server(settings: Settings, model: PreparedModel, emit: Emit, run: Path)
         emit(Note("The server has only the base. This machine measures, and runs all that needs an adapter."))
 
 
-def _write(model: PreparedModel, stored: Path) -> PreparedModel:
-    model.write(stored)
-    return model
-
-
 def fake_model(kind: str = "instruct") -> PreparedModel:
     here = Path()
     return PreparedModel(
@@ -268,7 +265,6 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
 
     With `trainable`, an architecture whose adapters cannot be converted is refused before anything is made.
     """
-
     from minisheep.formats.model_check import check_model
 
     def report(text: str) -> None:

@@ -77,6 +77,7 @@ def check_fields(kind: type[Any], fields: Mapping[str, Any]) -> None:
     Fields that are missing or unknown are left to the dataclass itself.
     """
     hints: dict[str, Any] = _hints(cast("Hashable", kind))
+    _expect(isinstance(fields, Mapping), kind.__name__.lower(), "an object")
     for name, value in fields.items():
         if name in hints:
             # A figure that stands alone may be NaN or infinite, as a training's loss may; it is shown as it is.
