@@ -473,6 +473,9 @@ def test_the_report_names_the_preset_and_says_where_none_was_recorded(run: api.R
 def test_a_phase_tells_how_many_answers_keep_their_constraint() -> None:
     counts = {"judged": 4.0, "dropped_by_rules": 1.0, "checked": 9.0, "passed": 5.0}
     assert counted("judge", counts).endswith("; 5 of 9 answers keep their constraint")
+    # Where a program alone judges, "0 pairs judged" would read as a fault.
+    alone = counted("judge", counts | {"judged": 0.0})
+    assert alone == "1 dropped by rules before; 5 of 9 answers keep their constraint"
 
 
 def test_cards_say_how_answers_were_asked_for() -> None:

@@ -437,6 +437,7 @@ def test_the_command_writes_both_files_and_names_them(
 ) -> None:
     code, out, err = said_by(monkeypatch, capsys, "report", str(finished), "--out", str(tmp_path / "o"))
     assert (code, err) == (0, "") and str(tmp_path / "o" / "report.html") in out
+    assert out.splitlines()[-1].endswith(f": minisheep report {finished} --out {tmp_path / 'o'} --open")
     assert sorted(os.listdir(tmp_path / "o")) == ["report.html", "report.md"]
 
 

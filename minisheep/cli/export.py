@@ -116,6 +116,9 @@ def report(run: str, out: str | None, open_: bool, as_json: bool) -> None:
         for note in written.notes:
             click.echo(plain_text.one_line(note), err=True)
         click.echo(plain_text.one_line(f"Report: {written.html}, and as Markdown: {written.markdown}"))
+        if not open_:
+            there = f" --out {plain_text.shell(out)}" if out else ""
+            click.echo(f"Open it in a browser, or: minisheep report {plain_text.shell(run)}{there} --open")
     if open_ and click.launch(str(written.html.resolve())) != 0:
         click.echo("No browser could be started; open the file yourself.", err=True)
 

@@ -157,7 +157,7 @@ def make_export(work: ExportWork) -> None:
         users,
         work.tokens,
         work.machine,
-        work.step("the run answers"),
+        work.step("check: the run answers"),
     )
     write_json(work.answers_file, [dataclasses.asdict(answer) for answer in run])
     if spec.target in WITH_ADAPTER:
@@ -218,7 +218,7 @@ def _compare(
     run: list[export_checks.GreedyAnswer],
     format: str,
 ) -> None:
-    on_progress = work.step(f"the {where} answers")
+    on_progress = work.step(f"check: the {where} answers")
     compared = export_checks.compare_texts(
         gguf, adapter, rendered, run, work.template, work.tokens, work.machine, on_progress
     )
@@ -314,7 +314,7 @@ def make_weights(work: ExportWork) -> None:
                 export_checks.end([end], end in export_checks.end_tokens(folder), work.template.end),
             ],
         )
-    compared = export_checks.compare_likelihoods(folder, prompts, run, work.step("the merged model is asked"))
+    compared = export_checks.compare_likelihoods(folder, prompts, run, work.step("check: the merged model is asked"))
     # These weights were never quantised, but the GGUF that gave the run's answers may have been.
     of_gguf = "BF16" if work.model.weights_note else model_facts.quantisation(work.header)
     work.judge("merged model", [export_checks.agreement(compared, export_checks.widest("BF16", of_gguf))])

@@ -39,6 +39,8 @@ def counted(phase: str, counts: Mapping[str, float]) -> str:
         named = ((one_line(name.replace("_", " ")), value) for name, value in counts.items() if name != "seconds")
         return ", ".join(f"{name} {value:g}" for name, value in named)
     if "checked" in counts:
+        # Where a program alone judges, no pair was judged by the model, which would read as a fault.
+        text = text.removeprefix("0 pairs judged, ")
         text += f"; {counts['passed']:,.0f} of {counts['checked']:,.0f} answers keep their constraint"
     if "tokens_per_pair" in counts:
         text += f", {counts['tokens_per_pair']:,.0f} tokens a pair"
