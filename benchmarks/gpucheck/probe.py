@@ -19,8 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.gpucheck import probe_files
 from benchmarks.gpucheck.parts import Refused
 from minisheep import config
@@ -212,6 +210,8 @@ def hold(leave: int) -> int | None:
 
 def train(folder: Path, settings: Settings, trainer: str, gpu: bool) -> dict[str, Any]:
     """A few steps on examples of the greatest length: the tokens of the vocabulary are bytes, so a letter is one."""
+    import numpy as np
+
     from minisheep.rules.templates import Segment
     from minisheep.stages.train import train_settings
     from minisheep.trainers.base import TrainExample, TrainJob

@@ -10,12 +10,13 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from minisheep.models.shape import OUTPUT, Matrix, Shape
+
+if TYPE_CHECKING:  # who only lists the probes does not wait for numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 ARCHITECTURE = "qwen2"
 BLOCK, BLOCK_BYTES = 32, 18
@@ -43,6 +44,7 @@ def scale_of(matrix: Matrix) -> float:
 def write_gguf(path: Path, shape: Shape, seed: int = 1) -> None:
     """Write the GGUF; rows must divide into blocks of 32."""
     import gguf
+    import numpy as np
 
     writer = gguf.GGUFWriter(path, ARCHITECTURE)
     writer.add_name("Random weights")
@@ -85,6 +87,8 @@ def write_gguf(path: Path, shape: Shape, seed: int = 1) -> None:
 
 def q4_0(matrix: Matrix, draw: np.random.Generator) -> NDArray[np.uint8]:
     """Random blocks [rows, bytes of a row] whose weights have the standard deviation `scale_of` the matrix."""
+    import numpy as np
+
     blocks = np.empty((matrix.weights // BLOCK, BLOCK_BYTES), np.uint8)
     blocks[:, :2] = np.frombuffer(np.float16(scale_of(matrix) / NIBBLE).tobytes(), np.uint8)
     blocks[:, 2:] = np.frombuffer(draw.bytes(len(blocks) * (BLOCK_BYTES - 2)), np.uint8).reshape(len(blocks), -1)
