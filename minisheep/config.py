@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 
 from minisheep.data.seed_tasks import read_given
 from minisheep.errors import ConfigError, RunMismatchError
-from minisheep.presets import DEFAULT_PRESET, with_preset
+from minisheep.presets import with_preset
 from minisheep.rules.asking_settings import asking_contradictions
 from minisheep.rules.keep import GRADED as GRADED
 from minisheep.rules.keep import Keep as Keep
@@ -382,14 +382,14 @@ def choices_of(name: str) -> tuple[str, ...]:
     return tuple(args) if args and all(isinstance(a, str) for a in args) else ()
 
 
-def make(given: Mapping[str, Any], preset: str = DEFAULT_PRESET, base: Settings | None = None) -> Settings:
-    """Settings from a preset (or from `base`, a run's stored ones), overridden by what the user gave.
+def make(given: Mapping[str, Any], preset: str = "", base: Settings | None = None) -> Settings:
+    """Settings over those of a preset, or of `base`, a run's stored ones; with neither, as the class has them.
 
     Raises `errors.ConfigError` that names every fault at once, with the nearest valid name for an unknown one.
     """
     check_names(given)
     try:
-        return Settings(**({**dict(base), **given} if base is not None else with_preset(given, preset)))
+        return Settings(**({**dict(base), **given} if base else with_preset(given, preset) if preset else given))
     except ValidationError as error:
         raise ConfigError("; ".join(_fault(e) for e in error.errors()) + ".", "Nothing was started.") from None
 

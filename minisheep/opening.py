@@ -58,7 +58,7 @@ def open_run(
     `errors.RunLockedError` if another process works there.
     """
     given = absolute_paths(given)
-    requested = with_preset(given, preset) if preset else dict(given)
+    requested = asked_for(given, preset)
     folder = RunFolder(Path(run) if run is not None else default_folder(config.make(requested).model, preset))
     new = not folder.path.exists()
     if not folder.exists:
@@ -71,8 +71,10 @@ def open_run(
     lock = Lock(folder.path)
     try:
         folder.sweep()
+        stored, manifest = read_standing(folder, preset)
+        requested = asked_for(given, preset, stored)
         requested |= _same_pipe(requested, folder)
-        opening = replace(resolve(requested, *read_standing(folder, preset)), preset=preset or preset_of(folder))
+        opening = replace(resolve(requested, stored, manifest), preset=preset or preset_of(folder))
         check_permitted(opening.settings, folder.path, given)
         opening = write(folder, opening, check(opening))
         remember(opening.settings, folder.path, given)
@@ -107,6 +109,11 @@ class Opening:
     """The settings that changed, in words."""
     preset: str = ""
     """What the run began from, to be recorded; empty where that is not to be said."""
+
+
+def asked_for(given: Mapping[str, Any], preset: str | None, stored: Settings | None = None) -> dict[str, Any]:
+    """What the user asks for, with a preset's settings below, unless the `stored` ones of a run are to stay."""
+    return with_preset(given, preset or DEFAULT_PRESET) if preset or stored is None else dict(given)
 
 
 def read_standing(folder: RunFolder, preset: str | None) -> tuple[Settings | None, Mapping[str, Any] | None]:

@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from minisheep.errors import ConfigError
+from minisheep.rules.languages import language_code
 
 DEFAULT_PRESET = "default"
 PRESETS: dict[str, dict[str, Any]] = {
-    DEFAULT_PRESET: {},
+    # What docs/results.md shows to help: the base answers with solved tasks shown in every round, and a program judges
+    # half of it. Four answers to each take their time, so a round has fewer instructions than the paper's.
+    DEFAULT_PRESET: {
+        "per_round": 4000, "strategy": "total-base",
+        "answers": 4, "answer_shots": 3, "show": "every", "answer_model": "base", "constraints": 0.5,
+    },
     # As close to the paper's text and public code as minisheep gets: docs/guide/paper.md lists what still differs. The
     # judge is the base, as in that code; in the paper's algorithm it is the round's model (--judge-model current).
     "paper": {
@@ -45,8 +51,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+WORDED = frozenset({"en", "zh"})
+"""Languages that minisheep words constraints in by itself."""
 PRESET_NOTES = {
-    DEFAULT_PRESET: "minisheep's own",
+    DEFAULT_PRESET: "what helped most where it was measured; docs/results.md",
     "paper": "as close to the paper as minisheep gets; docs/guide/paper.md lists what differs",
     "imitation": "two rounds of a small model in minutes, judged by likelihoods",
     "demo": "two rounds of a small base model in minutes, judged by a program; what `make demo` does",
@@ -62,7 +70,23 @@ def with_preset(given: Mapping[str, Any], preset: str) -> dict[str, Any]:
         raise ConfigError(f"There is no preset {preset!r}.", f"Presets: {', '.join(PRESETS)}.")
     # Direct is one round by definition; only another number given with it is a contradiction.
     one = {"rounds": 1} if given.get("strategy") == "direct" else {}
-    return {**PRESETS[preset], **one, **given}
+    excluded = _excluded(given) if preset == DEFAULT_PRESET else frozenset()
+    proposed = {name: value for name, value in PRESETS[preset].items() if name not in excluded}
+    return {**proposed, **one, **given}
+
+
+def _excluded(given: Mapping[str, Any]) -> frozenset[str]:
+    """What the default preset leaves out, since something that the user gave speaks against it."""
+    excluded: set[str] = set()
+    if given.get("show") == "never" or not given.get("answer_shots", 1):
+        excluded |= {"show", "answer_shots"}
+    try:
+        worded = bool(given.get("constraint_file")) or language_code(given.get("language", "en")) in WORDED
+    except ValueError:
+        worded = True  # `config.make` says what is wrong with it.
+    if not worded or not given.get("constraints", 1) or given.get("rules", "on") != "on":
+        excluded |= {"constraints", "answers", "answer_model"}
+    return frozenset(excluded)
 
 
 def described(preset: str, settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from scripted_engine import Scripted
-from tiny_runs import flags, minisheep, outcome, tiny_run
+from tiny_runs import TINY, flags, minisheep, outcome, tiny_run
 
 from minisheep import api, config, loop, opening, presets
 from minisheep.data.constraint_kinds import load_catalogue
@@ -438,7 +438,60 @@ def test_the_guide_names_every_setting_of_the_papers_preset() -> None:
     guide = (Path(__file__).parents[1] / "docs" / "guide" / "paper.md").read_text(encoding="utf-8")
     for name, value in presets.PRESETS["paper"].items():
         assert f"`{config.flag(name)} {value}`" in guide
-    assert presets.PRESETS["default"] == {}
+
+
+def test_the_guide_names_every_setting_of_the_default() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "guide" / "settings.md").read_text(encoding="utf-8")
+    for name, value in presets.PRESETS[presets.DEFAULT_PRESET].items():
+        assert f"`{config.flag(name)} {value}`" in guide
+
+
+@pytest.mark.parametrize(
+    ("given", "without"),
+    [
+        ({}, ()),
+        ({"language": "Chinese"}, ()),
+        ({"language": "de"}, ("constraints", "answers", "answer_model")),
+        ({"language": "de", "constraint_file": "de.toml"}, ()),
+        ({"language": "no such"}, ()),
+        ({"constraints": 0.0}, ("constraints", "answers", "answer_model")),
+        ({"rules": "off"}, ("constraints", "answers", "answer_model")),
+        ({"show": "never"}, ("show", "answer_shots")),
+        ({"answer_shots": 0}, ("show", "answer_shots")),
+    ],
+)
+def test_the_default_gives_way_to_what_speaks_against_it(given: dict[str, Any], without: tuple[str, ...]) -> None:
+    proposed = presets.PRESETS[presets.DEFAULT_PRESET]
+    found = presets.with_preset(given, presets.DEFAULT_PRESET)
+    assert found == {**{name: value for name, value in proposed.items() if name not in without}, **given}
+    # Other presets are what they say, whatever is given with them.
+    assert presets.with_preset({"constraints": 0.0}, "demo")["answers"] == presets.PRESETS["demo"]["answers"]
+
+
+def test_the_languages_of_the_default_are_those_with_wordings() -> None:
+    shipped = Path(presets.__file__).parent / "data"
+    codes = {path.name.split(".")[1] for path in shipped.glob("constraints.*.toml")} | {"en"}
+    assert presets.WORDED == codes
+
+
+def test_a_presets_own_settings_are_all_that_a_run_takes_from_it(tmp_path: Path) -> None:
+    """The default is not below another preset, and an older run without some settings does not take it either."""
+    done, _ = tiny_run(tmp_path / "run", rounds=1)
+    assert done.settings == config.Settings(**{**presets.PRESETS["imitation"], **TINY, "rounds": 1})
+    kept = done.path / "run.toml"
+    lines = kept.read_text().splitlines(keepends=True)
+    kept.write_text("".join(line for line in lines if not line.startswith(("constraints ", "answers "))))
+    assert api.load_run(done.path).settings == done.settings
+    again, _ = tiny_run(tmp_path / "run")
+    assert again.settings.constraints == 0 and again.settings.answers == 1
+
+
+def test_a_run_without_a_preset_is_the_default(tmp_path: Path) -> None:
+    small = {**TINY, "generate_max_tokens": 200, "answer_max_tokens": 64, "rounds": 1, "eval_max_tokens": 32}
+    done = api.align(tmp_path / "run", inline=True, **small)
+    proposed = presets.PRESETS[presets.DEFAULT_PRESET]
+    assert all(dict(done.settings)[name] == value for name, value in {**proposed, **small}.items())
+    assert done.rounds[0].folder.asked.exists()
 
 
 # What is told afterwards

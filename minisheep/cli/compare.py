@@ -36,7 +36,7 @@ def compare(
 
     Shares have 95 % bootstrap intervals, changes are paired by item, NLL has its standard error. The best round of each
     run is compared with that of the first RUN, so give the reference first. With one RUN, its rounds are compared.
-    Each run of a loop takes its full time: without --per-round that is 3 rounds of 10,000 instructions, and
+    Each run of a loop takes its full time: without --per-round that is 3 rounds of 4,000 instructions, and
     `minisheep plan` says how long.
 
     \b

@@ -11,7 +11,7 @@ import click
 from minisheep import config
 from minisheep.errors import UsageError
 from minisheep.models.registry import absolute_paths
-from minisheep.presets import PRESET_NOTES, PRESETS
+from minisheep.presets import DEFAULT_PRESET, PRESET_NOTES, PRESETS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,7 +82,8 @@ def setting_options(function: F) -> F:
     """Every setting as a flag. It is None unless the user gave it."""
     for name in reversed(config.names()):
         field = config.Settings.model_fields[name]
-        shown = "" if field.default in ("", None) else f" [{field.default}]"
+        usual = PRESETS[DEFAULT_PRESET].get(name, field.default)
+        shown = "" if usual in ("", None) else f" [{usual}]"
         text = f"{field.description}{shown}"
         if field.annotation is bool:
             option = click.option(f"{config.flag(name)}/--no-{name.replace('_', '-')}", name, default=None, help=text)

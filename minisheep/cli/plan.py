@@ -18,7 +18,6 @@ from minisheep.models.registry import find_model
 from minisheep.plan import fit, plan_table
 from minisheep.plan.gpu_models import COMMON, find_gpu_model
 from minisheep.plan.room import gguf_here, known_model
-from minisheep.presets import with_preset
 from minisheep.run.folder import RunFolder
 
 WIDTH = 120
@@ -70,9 +69,10 @@ def dry_run(run: str | None, preset: str | None, given: dict[str, Any], *, as_js
 
 def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Settings:
     """The settings that a run would begin or go on with. Raises `errors.UsageError`."""
-    wanted = with_preset(given, preset) if preset else given
+    wanted = opening.asked_for(given, preset)
     folder = RunFolder(Path(run) if run else opening.default_folder(config.make(wanted).model, preset))
-    opened = opening.resolve(wanted, *opening.read_standing(folder, preset))
+    stored, manifest = opening.read_standing(folder, preset)
+    opened = opening.resolve(opening.asked_for(given, preset, stored), stored, manifest)
     settings = opened.settings
     if settings.engine == "fake":
         raise UsageError("The fake engine runs no model, so there is nothing to plan.", "Leave out --engine fake.")

@@ -120,7 +120,7 @@ def _target(verb: str, run: str | None, preset: str | None, given: dict[str, Any
     if not path.exists():
         raise api.no_run(path)
     raise UsageError(
-        f"{verb} cannot be done yet in {path}: the next phase is {phase.name} of round {phase.round}.",
+        f"{verb} is not what comes next in {path}: that is {phase.name} of round {phase.round}.",
         f"Give `minisheep {phase.name} --run {shell(path)}`, or `minisheep align --run {shell(path)}` for all of it.",
     )
 
