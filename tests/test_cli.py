@@ -441,3 +441,14 @@ def test_models_names_what_can_be_aligned(call: Call) -> None:
     assert {"smollm2-135m", "qwen1.5-7b"} <= {row["name"] for row in rows}
     listed = call("models").out
     assert all(row["name"] in listed for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("r2-checked-3", "--rounds 1,2,3 "), ("one-base", ""), ("r2-checked-2", "")]
+)
+def test_rounds_that_gained_at_a_price_are_advised_to_be_joined(name: str, told: str) -> None:
+    from minisheep.cli.work import _what_next
+
+    run = api.load_run(Path(__file__).parent.parent / "docs" / "results" / name)
+    joins = [line for line in _what_next(run) if line.startswith("Join:")]
+    assert [line for line in joins if told in line] == joins and bool(joins) == bool(told)

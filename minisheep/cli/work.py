@@ -191,6 +191,12 @@ def _what_next(run: api.Run) -> Iterator[str]:
     yield _go_on(run)
     if model.gguf_sha256 == "fake":
         return
+    mixed = [m["round"] for m in run.metrics if m.get("decision", {}).get("outcome") == "mixed"]
+    later = [number for number in mixed if run.best and number > run.best]
+    if later:
+        rounds = ",".join(map(str, (run.best, *later)))
+        better = "a later round was better in one way and worse in another; together they may keep both"
+        yield f"Join:  minisheep soup {path} --rounds {rounds} ({better})"
     number = run.best or run.rounds[-1].number
     chosen = next(r for r in run.rounds if r.number == number)
     which = f"--round {number}"
