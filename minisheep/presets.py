@@ -10,11 +10,11 @@ from minisheep.rules.languages import language_code
 
 DEFAULT_PRESET = "default"
 PRESETS: dict[str, dict[str, Any]] = {
-    # What docs/results.md shows to help: the base answers with solved tasks shown in every round, and a program judges
-    # half of it. Four answers to each take their time, so a round has fewer instructions than the paper's.
+    # What docs/results.md shows to help: solved tasks shown in every round, and a program as the judge of half of it.
+    # Four answers to each instruction take their time, so a round has fewer than the paper's.
     DEFAULT_PRESET: {
         "per_round": 4000, "strategy": "total-base",
-        "answers": 4, "answer_shots": 3, "show": "every", "answer_model": "base", "constraints": 0.5,
+        "answers": 4, "answer_shots": 3, "show": "every", "constraints": 0.5,
     },
     # As close to the paper's text and public code as minisheep gets: docs/guide/paper.md lists what still differs. The
     # judge is the base, as in that code; in the paper's algorithm it is the round's model (--judge-model current).
@@ -85,7 +85,7 @@ def _excluded(given: Mapping[str, Any]) -> frozenset[str]:
     except ValueError:
         worded = True  # `config.make` says what is wrong with it.
     if not worded or not given.get("constraints", 1) or given.get("rules", "on") != "on":
-        excluded |= {"constraints", "answers", "answer_model"}
+        excluded |= {"constraints", "answers"}
     return frozenset(excluded)
 
 
