@@ -19,7 +19,7 @@ from minisheep import config, prepare
 from minisheep.engines.native import Vocabulary
 from minisheep.errors import ExportError, RunMismatchError, Stopped
 from minisheep.export import export_checks, ollama
-from minisheep.export.export_choice import MAKE, WITH_ADAPTER, WITH_GGUF, ExportSpec
+from minisheep.export.export_choice import MAKE, WITH_ADAPTER, WITH_GGUF, ExportSpec, default_format
 from minisheep.formats import lora_gguf, merge, model_facts
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.hf_versions import config_for_both, tokenizer_config_for_both
@@ -140,8 +140,20 @@ class ExportWork:
         if failed:
             raise ExportError(
                 f"The {where} does not behave like the trained model ({failed}). Nothing was exported.",
-                "Try a --quantise with more bits, which loses less. The run itself has not changed.",
+                remedy(where, self.spec.format, model_facts.parameter_count(self.header)),
             )
+
+
+def remedy(where: str, format: str, parameters: int) -> str:
+    """What to try where a check of `where` failed for a model of this size, exported in `format`."""
+    usual, bits = default_format(parameters), FORMATS[format][1]
+    if where != "GGUF" or bits > FORMATS[usual][1]:
+        hint = "Another --round or another --to may pass."
+    elif bits < FORMATS[usual][1]:
+        hint = f"Leave --quantise out: a model of this size is then exported in {usual}, which loses less."
+    else:
+        hint = f"Try a --quantise with more bits than {format}, which loses less."
+    return f"{hint} The run itself has not changed."
 
 
 def make_export(work: ExportWork) -> None:
