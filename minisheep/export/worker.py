@@ -114,15 +114,15 @@ class ExportWork:
         frame = ollama.take_apart(self.template, self.bos)
         return ollama.chat_template(frame, self.bos if adds_bos or frame.bos else "")
 
-    def step(self, what: str) -> Callable[[int, int], None]:
+    def step(self, what: str) -> export_checks.OnProgress:
         """Announce a step of the work; returns the callback for its progress."""
         self.emit(events.PhaseStarted(self.spec.round, what, unit="steps"))
 
-        def on_progress(done: int, total: int) -> None:
+        def on_progress(done: int, total: int, running: int = 0) -> None:
             events.point("export")
             if self._should_stop():
                 raise Stopped("Stopped. Nothing was exported.")
-            self.emit(events.Progress(self.spec.round, what, done, total))
+            self.emit(events.Progress(self.spec.round, what, done, total, running=running))
 
         return on_progress
 
