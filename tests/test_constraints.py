@@ -15,6 +15,7 @@ from minisheep.data.constraint_kinds import load_catalogue
 from minisheep.data.seed_tasks import SeedTask, load_items, load_seeds
 from minisheep.rules.constraint_edits import EDITS
 from minisheep.rules.constraints import (
+    IN_WORDS,
     ENOUGH,
     KindStanding,
     WordedConstraint,
@@ -49,6 +50,11 @@ def test_twelve_kinds_are_trained_on_and_thirteen_never() -> None:
     assert len(OWN.trained) == 12 and len(OWN.unseen) == 13 and OWN.trained | OWN.unseen == set(KINDS)
     assert OWN.trained == set(EDITS)
     assert OWN.unseen.isdisjoint({COMMA, WORDS, BULLETS}) and "combination:repeat_prompt" in OWN.unseen
+
+
+def test_every_kind_has_a_plain_name_of_its_own() -> None:
+    assert set(IN_WORDS) == set(KINDS) and len(set(IN_WORDS.values())) == len(KINDS)
+    assert not any(":" in name or "_" in name or len(name) > 25 for name in IN_WORDS.values())
 
 
 def test_every_trained_kind_has_four_wordings_of_our_own_and_they_fit_behind_an_instruction() -> None:

@@ -57,7 +57,9 @@ def compare(
         raise UsageError(f"--csv {csv_file}: there is no folder {Path(csv_file).parent}.")
     found = comparison.compare(runs)
     rows = comparison_table.sort_rows(found.rows, sort_by) if sort_by else list(found.rows)
-    metrics = comparison_table.chosen(rows, names) if names else None if form["full"] else comparison_table.deciding(rows)
+    metrics = (
+        comparison_table.chosen(rows, names) if names else None if form["full"] else comparison_table.deciding(rows)
+    )
     against = comparison.differences(found.results)
     if csv_file:
         write_atomic(Path(csv_file), comparison_table.csv_text(found, rows).encode("utf-8", "surrogatepass"))
@@ -76,7 +78,11 @@ def compare(
     told = [] if names else [one_line(pair.sentence(alone=len(found.results) == 1)) for pair in against]
     for text in told:
         click.echo("\n".join([text] if form["as_markdown"] else textwrap.wrap(text, width)) + "\n")
-    tables = _markdown(found, rows, against, metrics) if form["as_markdown"] else _plain(found, rows, against, metrics, width)
+    tables = (
+        _markdown(found, rows, against, metrics)
+        if form["as_markdown"]
+        else _plain(found, rows, against, metrics, width)
+    )
     for line in tables:
         click.echo(line)
     if not (names or form["full"] or form["as_markdown"]):

@@ -21,6 +21,7 @@ from minisheep.report.blocks import (
 )
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules import plain_text
+from minisheep.rules.constraints import kind_in_words
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.loss_settings import seeds_text
 from minisheep.run import verdict
@@ -159,7 +160,9 @@ def curve_sections(run: Gathered) -> tuple[Section, ...]:
     totals = verdict.curve_totals(found)
     rounds = sorted(totals)
     by_name = {"all kinds": totals, **found}
-    rows = tuple((name, *(passed(by_round.get(r)) for r in rounds)) for name, by_round in by_name.items())
+    rows = tuple(
+        (kind_in_words(name), *(passed(by_round.get(r)) for r in rounds)) for name, by_round in by_name.items()
+    )
     points = tuple(Point(r, kept / drawn) for r, (drawn, kept) in totals.items())
     ticks = {r: str(r) for r in rounds}
     curves = Curves(
@@ -185,7 +188,7 @@ def _held_out_kinds(run: Gathered) -> Table | None:
     """What base and rounds kept of each kind in the instructions that they are measured on."""
     by_round = {r.title: (r.metrics or {})["model"].get("verifiable_by_kind", {}) for r in run.measured}
     names = sorted({name for kinds in by_round.values() for name in kinds})
-    rows = tuple((name, *(_kept_of(kinds.get(name)) for kinds in by_round.values())) for name in names)
+    rows = tuple((kind_in_words(name), *(_kept_of(kinds.get(name)) for kinds in by_round.values())) for name in names)
     caption = "In the answer's own words. A few constraints a kind show a trend at most."
     return Table(("constraint", *by_round), rows, caption) if rows else None
 

@@ -16,6 +16,7 @@ from rich.console import Console, Group
 from rich.control import Control
 from rich.text import Text
 
+from minisheep.rules.constraints import kind_in_words
 from minisheep.rules.plain_text import one_line, sanitise
 from minisheep.run.records import Example, Rejection, Verdict
 from minisheep.terminal.record_browser import KEPT, MEANINGS, REJECTED, Answered, History, RecordFate, legend
@@ -90,7 +91,7 @@ def _answer(answer: Answered) -> Iterator[Section]:
     yield heading, sanitise(response.text)
     if (check := answer.check) is not None:
         verdict_ = "kept" if check.passed else "not kept"
-        yield f"check {check.id}: {one_line(check.kind)} {verdict_}", sanitise(check.fault)
+        yield f"check {check.id}: {one_line(kind_in_words(check.kind))}, {verdict_}", sanitise(check.fault)
     if verdict is not None:
         yield _verdict(verdict), sanitise("\n".join(_raw(verdict)))
     if isinstance(decision, Example):
