@@ -204,7 +204,7 @@ def test_what_the_model_learned_to_keep_is_drawn_by_kind_and_round(size: tuple[i
         state = fold(state, events.RoundMeasured(number, found), START + 400)
     rows = shown(state, *size, look())
     assert any("draws that pass" in row and "r1" in row and "r2" in row for row in rows)
-    (line,) = (row for row in rows if "no commas" in row)
+    (line,) = (row for row in rows if "no comma" in row)
     assert line.index(" 25") < line.index(" 50")
     assert any("all kinds" in row and " 25" in row and " 40" in row for row in rows)
 

@@ -85,19 +85,9 @@ def _show_one(run: api.Run, prefix: str, *, as_json: bool, screen: bool) -> None
 
 
 def _show_many(
-    run: api.Run,
-    *,
-    rounds: tuple[str, ...],
-    kept: bool,
-    rejected: bool,
-    rules: tuple[str, ...],
-    order: str,
-    reverse: bool,
-    limit: int | None,
-    as_json: bool,
-    screen: bool,
-    **sought: Any,
-) -> None:
+    run: api.Run, *, rounds: tuple[str, ...], kept: bool, rejected: bool, rules: tuple[str, ...], order: str,
+    reverse: bool, limit: int | None, as_json: bool, screen: bool, **sought: Any,
+) -> None:  # fmt: skip
     from minisheep.terminal import pager
 
     items = _items(run, rounds)

@@ -17,6 +17,7 @@ from minisheep.rules.plain_text import one_line
 from minisheep.run.files import write_atomic
 from minisheep.run.metric_catalogue import Metric
 from minisheep.terminal import comparison_plot, comparison_table
+from minisheep.terminal.comparison_table import Column
 
 PIPED_WIDTH = 100
 
@@ -73,55 +74,42 @@ def compare(
         for note in found.notes:
             click.echo(json.dumps({"event": "Note", "text": note}))
         return
-    width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
+    width = 0 if form["as_markdown"] else shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
     # Who named metrics wants to read of no others.
-    told = [] if names else [one_line(pair.sentence(alone=len(found.results) == 1)) for pair in against]
-    for text in told:
-        click.echo("\n".join([text] if form["as_markdown"] else textwrap.wrap(text, width)) + "\n")
-    tables = (
-        _markdown(found, rows, against, metrics)
-        if form["as_markdown"]
-        else _plain(found, rows, against, metrics, width)
-    )
-    for line in tables:
+    for pair in [] if names else against:
+        for line in (*_wrapped(one_line(pair.sentence(alone=len(found.results) == 1)), width), ""):
+            click.echo(line)
+    for line in _tables(found, rows, against, metrics, width):
         click.echo(line)
-    if not (names or form["full"] or form["as_markdown"]):
+    if width and not (names or form["full"]):
         click.echo("Every metric: --full. Some of them: --only METRIC,...")
     for name, written in (("CSV", csv_file), ("figure", plot_file)):
         if written:
             click.echo(f"{name}: {written}", err=True)
 
 
-def _plain(
+def _tables(
     found: Comparison, rows: list[RunRow], against: list[PairedResults], only: list[Metric] | None, width: int
 ) -> list[str]:
+    """For a terminal of `width` columns; in Markdown for 0."""
+
+    def drawn(index: list[Column], columns: list[Column]) -> list[str]:
+        return comparison_table.text(index, columns, width) if width else comparison_table.markdown([*index, *columns])
+
     who, *rest = comparison_table.legend(found)
-    index = comparison_table.index_columns(rows)
+    index, columns = comparison_table.index_columns(rows), comparison_table.value_columns(rows, only)
     settings = comparison_table.setting_columns(found, [row.results for row in rows])
-    columns = comparison_table.value_columns(rows, only)
     # Settings are repeated here only where they break no table; the list of runs has them.
-    if sum(column.width + 2 for column in (*index, *settings, *columns)) <= width + 2:
-        columns = [*settings, *columns]
-    lines = [*comparison_table.text([who], rest, width), "", *comparison_table.text(index, columns, width)]
+    fits = not only if not width else sum(column.width + 2 for column in (*index, *settings, *columns)) <= width + 2
+    lines = [*drawn([who], rest), "", *drawn(index, [*(settings if fits else []), *columns])]
     pair_index, pair_columns = comparison_table.difference_columns(against, only)
     if pair_columns:
-        lines += ["", _heading(found), *comparison_table.text(pair_index, pair_columns, width)]
-    remarks = [part for remark in _remarks(found, against) for part in textwrap.wrap(remark, width) or [""]]
-    return [*lines, *remarks]
+        lines += ["", _heading(found), *([] if width else [""]), *drawn(pair_index, pair_columns)]
+    return [*lines, *(part for text in _remarks(found, against) for part in _wrapped(text, width) or [""])]
 
 
-def _markdown(
-    found: Comparison, rows: list[RunRow], against: list[PairedResults], only: list[Metric] | None
-) -> list[str]:
-    index = comparison_table.index_columns(rows)
-    # The list of runs above has the settings too.
-    settings = [] if only else comparison_table.setting_columns(found, [row.results for row in rows])
-    lines = [*comparison_table.markdown(comparison_table.legend(found)), ""]
-    lines += comparison_table.markdown([index[0], *settings, *index[1:], *comparison_table.value_columns(rows, only)])
-    pair_index, pair_columns = comparison_table.difference_columns(against, only)
-    if pair_columns:
-        lines += ["", _heading(found), "", *comparison_table.markdown([*pair_index, *pair_columns])]
-    return [*lines, *_remarks(found, against)]
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width) if width else [text]
 
 
 def _heading(found: Comparison) -> str:

@@ -25,7 +25,7 @@ WITH_ADAPTER = frozenset({"adapter", "hub-folder"})
 MAKE, WEIGHTS = "export", "export weights"
 """The two jobs of a worker."""
 LARGE = 1_000_000_000
-"""Parameters from which four bits a weight leave a trained adapter's effect; gemma-3-270m lost it, SmolLM2-135M did not."""
+"""Parameters from which four bits a weight are taken to leave what an adapter learned; gemma-3-270m loses it."""
 
 
 def default_format(parameters: int) -> str:

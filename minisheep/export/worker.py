@@ -39,14 +39,9 @@ F16 = "F16"
 SPARE = 2**27
 """Bytes for everything but the weights, and to stay free."""
 TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
 
 
 def do(job: dict[str, Any], emit: events.Emit, should_stop: Callable[[], bool]) -> None:
@@ -88,6 +83,12 @@ class ExportWork:
             "gpu_layers": self.settings.gpu_layers,
             "kv_type": self.settings.kv_type,
         }
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """As the run answered."""
+        temperature, top_p = self.settings.answer_temperature, self.settings.answer_top_p
+        return {"temperature": temperature, "top_p": top_p, "top_k": export_checks.TOP_K}
 
     @property
     def bos(self) -> str:
@@ -146,13 +147,10 @@ class ExportWork:
 
 def remedy(where: str, format: str, parameters: int) -> str:
     """What to try where a check of `where` failed for a model of this size, exported in `format`."""
-    usual, bits = default_format(parameters), FORMATS[format][1]
-    if where != "GGUF" or bits > FORMATS[usual][1]:
-        hint = "Another --round or another --to may pass."
-    elif bits < FORMATS[usual][1]:
+    usual = default_format(parameters)
+    hint = "Another --round, --to or --quantise may pass."
+    if where == "GGUF" and FORMATS[format][1] < FORMATS[usual][1]:
         hint = f"Leave --quantise out: a model of this size is then exported in {usual}, which loses less."
-    else:
-        hint = f"Try a --quantise with more bits than {format}, which loses less."
     return f"{hint} The run itself has not changed."
 
 
@@ -262,17 +260,12 @@ def _modelfile(work: ExportWork) -> None:
     frame = ollama.take_apart(work.template, work.bos)
     with Vocabulary.from_file(spec.gguf) as vocabulary:
         says_bos = bool(frame.bos) and not vocabulary.add_bos
-    sampling = {
-        "temperature": settings.answer_temperature,
-        "top_p": settings.answer_top_p,
-        "top_k": export_checks.TOP_K,
-    }
     trained = min(settings.context, model_facts.context_length(work.header))
     modelfile = ollama.Modelfile(
         f"./{spec.gguf.name}",
         ollama.go_template(frame, says_bos=says_bos),
         frame.system,
-        ollama.parameters(frame, sampling, trained),
+        ollama.parameters(frame, work.sampling, trained),
         spec.licence,
         (
             f"{spec.title}, made with minisheep.",
@@ -341,11 +334,7 @@ def _configure(work: ExportWork, folder: Path, end: int, ends: list[int]) -> Non
     settings = work.settings
     generation: dict[str, Any] = {"do_sample": settings.answer_temperature > 0, "eos_token_id": ends}
     if settings.answer_temperature > 0:
-        generation |= {
-            "temperature": settings.answer_temperature,
-            "top_p": settings.answer_top_p,
-            "top_k": export_checks.TOP_K,
-        }
+        generation |= work.sampling
     for name in ("bos_token_id", "pad_token_id"):
         if isinstance(config.get(name), int):
             generation[name] = config[name]

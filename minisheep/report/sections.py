@@ -44,23 +44,12 @@ DRAWN = (
     ("verifiable_ended", "Answers that end by themselves", "share"),
     ("exam_auc", "The judge's exam", "AUC"),
 )
-WITH_INTERVALS = frozenset(
-    {
-        "held-out NLL per token",
-        "  change to base (standard error)",
-        "greedy answers that end by themselves",
-        "words in a greedy answer",
-        "constraints kept, strict",
-        "  in its own words",
-        "  of trained kinds",
-        "  of unseen kinds",
-        "answers that repeat the instruction",
-        "pairs kept",
-        "keep rate",
-        "judge",
-        "  AUC in its exam",
-    }
-)
+WITH_INTERVALS = frozenset({
+    "held-out NLL per token", "  change to base (standard error)", "greedy answers that end by themselves",
+    "words in a greedy answer", "constraints kept, strict", "  in its own words", "  of trained kinds",
+    "  of unseen kinds", "answers that repeat the instruction", "pairs kept", "keep rate", "judge",
+    "  AUC in its exam",
+})  # fmt: skip
 """Rows of the status table that the table with intervals shows already."""
 
 
@@ -236,20 +225,12 @@ def _curve(run: Gathered, values: dict[int, dict[str, Value]], name: str, title:
 
 
 COUNTS = (
-    ("steps", "steps"),
-    ("examples", "examples trained on"),
-    ("pairs", "of these with a rejected answer"),
-    ("validation_examples", "examples for validation"),
-    ("truncated", "examples cut at --max-length"),
-    ("left_out", "examples left out"),
-    ("tokens", "supervised tokens"),
-    ("first_loss", "first loss"),
-    ("last_loss", "last loss"),
-    ("best_step", "best step"),
-    ("best_validation_loss", "lowest validation loss"),
-    ("load_in", "precision of the base"),
-    ("seconds", "time"),
-)
+    ("steps", "steps"), ("examples", "examples trained on"), ("pairs", "of these with a rejected answer"),
+    ("validation_examples", "examples for validation"), ("truncated", "examples cut at --max-length"),
+    ("left_out", "examples left out"), ("tokens", "supervised tokens"), ("first_loss", "first loss"),
+    ("last_loss", "last loss"), ("best_step", "best step"), ("best_validation_loss", "lowest validation loss"),
+    ("load_in", "precision of the base"), ("seconds", "time"),
+)  # fmt: skip
 LOSSES = {
     "orpo": "Negative log-likelihood per token of the kept answers, in nats, plus the weighted loss of their odds.",
     "dpo": "Loss of each pair in nats: log 2 where the model prefers as its base does, lower where it prefers the kept"

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from minisheep.rules.constraint_edits import AT_ODDS, READINGS, content_words
 from minisheep.rules.identity import derive_seed
+from minisheep.rules.ifeval import KINDS
 from minisheep.rules.task_list import Task
 from minisheep.rules.text_words import unspaced
 
@@ -33,26 +34,21 @@ COMPARED = 200
 """Other answers that a reading is held against, drawn from all."""
 
 IN_WORDS = {
+    "change_case:english_capital": "capital letters alone", "change_case:english_lowercase": "small letters alone",
+    "combination:repeat_prompt": "the instruction first", "detectable_format:constrained_response": "a set answer",
+    "detectable_format:json_format": "JSON alone", "detectable_format:number_highlighted_sections": "highlighted parts",
     "keywords:existence": "words that must come", "keywords:forbidden_words": "words that may not come",
     "keywords:frequency": "how often a word comes", "keywords:letter_frequency": "how often a letter comes",
-    "language:response_language": "in another language", "length_constraints:number_words": "number of words",
-    "length_constraints:number_sentences": "number of sentences", "detectable_format:title": "a title",
-    "length_constraints:number_paragraphs": "number of paragraphs", "punctuation:no_comma": "no commas",
-    "length_constraints:nth_paragraph_first_word": "first word of a paragraph", "startend:end_checker": "a given end",
-    "detectable_content:number_placeholders": "places to fill in", "detectable_content:postscript": "a postscript",
-    "detectable_format:number_bullet_lists": "number of bullet points", "combination:two_responses": "two answers",
-    "detectable_format:constrained_response": "one of three answers", "startend:quotation": "in quotation marks",
-    "detectable_format:number_highlighted_sections": "highlighted parts", "detectable_format:json_format": "JSON alone",
-    "detectable_format:multiple_sections": "numbered sections", "combination:repeat_prompt": "the instruction first",
-    "change_case:capital_word_frequency": "words in capitals", "change_case:english_capital": "capital letters alone",
-    "change_case:english_lowercase": "small letters alone",
+    "language:response_language": "in another language", "startend:end_checker": "a given end",
+    "startend:quotation": "in quotation marks",
 }  # fmt: skip
-"""What each of IFEval's kinds is about, for people."""
+"""IFEval's kinds of which the name does not say what they are about."""
 
 
 def kind_in_words(kind: str) -> str:
-    """``no commas`` for ``punctuation:no_comma``; a plug-in's kind has only its own name."""
-    return IN_WORDS.get(kind, kind)
+    """``number of words`` for ``length_constraints:number_words``; a plug-in's kind has only its own name."""
+    plain = kind.partition(":")[2].replace("_", " ") if kind in KINDS else kind
+    return IN_WORDS.get(kind, plain.replace("number ", "number of "))
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def round_sentence(found: Conclusion) -> str:
 
 
 def pair_sentence(found: Mapping[str, Difference], names: tuple[str, str], models: tuple[Metrics, Metrics]) -> str:
-    """The verdict on one model against any other: their differences, names, and the ``model`` parts of their metrics."""
+    """The verdict on a model against any other: their differences, names, and the ``model`` parts of their metrics."""
     text = _compared(Conclusion(0, None, dict(found), models[1], models[0]), *names)
     return f"{text[0].upper()}{text[1:]}."
 
@@ -132,7 +132,8 @@ def _compared(found: Conclusion, subject: str, other: str = "the base model") ->
         text += f"; no clear change in {unclear}"
     words = [m.get("answer_words") for m in (found.base, found.model)]
     if better and all(isinstance(count, int | float) for count in words):
-        text += f"; its answers have {words[1]:.0f} words, those of {other.partition(' (')[0].removesuffix(' model')} {words[0]:.0f}"
+        rival = other.partition(" (")[0].removesuffix(" model")
+        text += f"; its answers have {words[1]:.0f} words, those of {rival} {words[0]:.0f}"
     return text
 
 
