@@ -85,12 +85,6 @@ class ExportWork:
         }
 
     @property
-    def sampling(self) -> dict[str, float]:
-        """As the run answered."""
-        temperature, top_p = self.settings.answer_temperature, self.settings.answer_top_p
-        return {"temperature": temperature, "top_p": top_p, "top_k": export_checks.TOP_K}
-
-    @property
     def bos(self) -> str:
         return model_facts.bos_text(self.header)
 
@@ -255,6 +249,12 @@ def _metadata(work: ExportWork) -> dict[str, str | int]:
     return metadata
 
 
+def _sampling(settings: config.Settings) -> dict[str, float]:
+    """As the run answered."""
+    top_p, top_k = settings.answer_top_p, export_checks.TOP_K
+    return {"temperature": settings.answer_temperature, "top_p": top_p, "top_k": top_k}
+
+
 def _modelfile(work: ExportWork) -> None:
     spec, settings = work.spec, work.settings
     frame = ollama.take_apart(work.template, work.bos)
@@ -265,7 +265,7 @@ def _modelfile(work: ExportWork) -> None:
         f"./{spec.gguf.name}",
         ollama.go_template(frame, says_bos=says_bos),
         frame.system,
-        ollama.parameters(frame, work.sampling, trained),
+        ollama.parameters(frame, _sampling(settings), trained),
         spec.licence,
         (
             f"{spec.title}, made with minisheep.",
@@ -334,7 +334,7 @@ def _configure(work: ExportWork, folder: Path, end: int, ends: list[int]) -> Non
     settings = work.settings
     generation: dict[str, Any] = {"do_sample": settings.answer_temperature > 0, "eos_token_id": ends}
     if settings.answer_temperature > 0:
-        generation |= work.sampling
+        generation |= _sampling(settings)
     for name in ("bos_token_id", "pad_token_id"):
         if isinstance(config.get(name), int):
             generation[name] = config[name]
