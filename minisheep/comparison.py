@@ -18,6 +18,7 @@ from minisheep.errors import UsageError
 from minisheep.metrics.stats import change, paired_difference
 from minisheep.rules.ifeval import HALVES, READINGS, half, paired
 from minisheep.rules.plain_text import shell
+from minisheep.run import decision, verdict
 from minisheep.run.folder import RunFolder
 from minisheep.run.metric_catalogue import Estimate, Value, round_values
 from minisheep.run.reading import harness_results, read_object
@@ -94,6 +95,15 @@ class PairedResults:
     """The verifiable shares, of both halves too, and ``nll``."""
     not_comparable: tuple[str, ...]
     """Why values are missing."""
+
+    def sentence(self, *, alone: bool) -> str:
+        """In words, by the measures that decide between rounds. alone: both are of one run."""
+        (run_a, a), (run_b, b) = self.first, self.second
+        halves = "constraints_trained" in self.values and bool(run_a.settings["constraints"])
+        found = decision.differences(a.model, b.model, halves=halves)
+        fair = {n: d for n, d in found.items() if ("nll" if n == "likelihood" else "instruction_strict") in self.values}
+        of_a, of_b = ("", "") if alone else (_whose(run_a), _whose(run_b))
+        return verdict.pair_sentence(fair, (f"round {a.round}{of_a}", f"round {b.round}{of_b}"), (a.model, b.model))
 
 
 def compare(paths: Sequence[str]) -> Comparison:
@@ -200,6 +210,10 @@ def _read(run: Run, key: str, notes: list[str]) -> RunResult:
         best=run.best if decided else None,
         measured=tuple(measured),
     )
+
+
+def _whose(run: RunResult) -> str:
+    return f" of {run.key}" + " (its last: its best is the base)" * (run.best == 0)
 
 
 def _bases(results: Iterable[RunResult]) -> list[RunRow]:

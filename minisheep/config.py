@@ -400,7 +400,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         # Besides its own errors, tomllib passes on those of int() for thousands of digits and of deep nesting.
         data = tomllib.loads(read_given(path).decode("utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.", "Restore it, or give another file.") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     check_names([name for name in data if name != "preset"], where=f" in {path}")

@@ -174,17 +174,9 @@ class Report:
             self._evaluated, running, slots = engine.evaluated, engine.running, engine.info.slots
         self._last_glimpse = now
         return Glimpse(
-            self.round,
-            self.phase,
-            tokens_per_second=round(speed, 1),
-            running=running,
-            slots=slots,
-            instruction=newest.instruction[:SHOWN],
-            answer=newest.answer[:SHOWN],
-            score=verdict.score if verdict else None,
-            quality=verdict.quality if verdict else None,
-            following=verdict.following if verdict else None,
-            judge=verdict.judge if verdict else "",
-            edges=newest.edges,
-            histogram=newest.counts,
-        )
+            self.round, self.phase, tokens_per_second=round(speed, 1), running=running, slots=slots,
+            instruction=newest.instruction[:SHOWN], answer=newest.answer[:SHOWN],
+            score=verdict.score if verdict else None, quality=verdict.quality if verdict else None,
+            following=verdict.following if verdict else None, judge=verdict.judge if verdict else "",
+            edges=newest.edges, histogram=newest.counts,
+        )  # fmt: skip

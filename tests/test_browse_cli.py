@@ -25,7 +25,7 @@ from minisheep.run.folder import RunFolder, replace_records
 from minisheep.run.reading import Reader
 from minisheep.run.records import Draft, Example, Instruction, Rejection, Response, Verdict
 from minisheep.terminal import pager
-from minisheep.terminal.record_browser import history, items
+from minisheep.terminal.record_browser import MEANINGS, history, items
 
 
 class Said(NamedTuple):
@@ -92,7 +92,19 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 def test_without_a_terminal_each_record_is_one_line(call: Call, run: api.Run) -> None:
     said = call("browse", str(run.path))
     made = [item for r in run.rounds for item in items(r.whole(Reader(run.path)))]
-    assert (said.code, said.err) == (0, "") and said.out.splitlines() == [pager.line(item) for item in made]
+    assert said.code == 0 and said.out.splitlines() == [pager.line(item) for item in made]
+
+
+def test_the_marks_of_what_was_dropped_are_told_in_words_where_they_disturb_nobody(call: Call, run: api.Run) -> None:
+    every = call("browse", str(run.path))
+    rules = {f"{item.stage}.{item.rule}" for r in run.rounds for item in items(r.whole(Reader(run.path))) if item.rule}
+    assert rules and every.err.splitlines() == [
+        f"{rule.partition('.')[2]}: {what}" for rule, what in MEANINGS.items() if rule in rules
+    ]
+    one = json.loads(call("browse", str(run.path), "--rejected", "--limit", "1", "--json").out.splitlines()[0])
+    history = call("browse", str(run.path), one["id"]).out
+    assert f"which drops what {MEANINGS[one['stage'] + '.' + one['rule']]}" in history
+    assert call("browse", str(run.path), "--kept").err == ""
 
 
 def test_filters_and_order_are_obeyed(call: Call, run: api.Run) -> None:

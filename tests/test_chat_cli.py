@@ -6,16 +6,17 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from chat_stand_ins import WorkerHere
 from terminals import Terminal
 from tiny_runs import tiny_run
 
-from minisheep.chat import worker
+from minisheep.chat import view, worker
 from minisheep.cli.main import main
 
 
@@ -53,6 +54,25 @@ def test_once_answers_and_ends(call: Call, run: str) -> None:
     said = call("chat", run, "--round", "1", "--once", "Why is the sky blue?")
     assert said.code == 0 and said.out.endswith("\n") and len(said.out) > 5
     assert call("chat", run, "--round", "1", "--once", "Why is the sky blue?").out == said.out
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_model_that_takes_its_time_to_load_is_told_in_a_pipe_too(
+    call: Call, run: str, form: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["chat", run, "--compare", "--round", "1", "--once", "Why?", *form]
+    quick = call(*args)
+    loads = worker.ChatHandler.do
+
+    def slowly(*given: Any) -> None:
+        time.sleep(0.3)
+        loads(*given)
+
+    monkeypatch.setattr(worker.ChatHandler, "do", slowly)
+    monkeypatch.setattr(view, "QUIET_SECONDS", 0.05)
+    slow = call(*args)
+    assert slow.out == quick.out and quick.err == ""
+    assert slow.err.startswith("Loading ") and "base and round 1" in slow.err and len(slow.err.splitlines()) == 1
 
 
 def test_each_line_of_a_pipe_is_answered(call: Call, run: str) -> None:

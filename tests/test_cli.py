@@ -372,6 +372,8 @@ def test_status_shows_phases_and_the_table(call: Call, tmp_path: Path) -> None:
     assert "held-out NLL per token" in whole and "scores of round 1 (pmi)" in whole
     assert f"Continue: minisheep align --run {run}" in out
     assert call("status", "--run", str(run)).out == out
+    (last,) = (line for line in out.splitlines() if "finished" in line.lower() or "stopped early" in line)
+    assert last.startswith(f"{run}: ") and "; best: " in last and last == out.splitlines()[-1]
 
 
 def test_status_without_a_name_lists_the_runs_as_runs_does(call: Call, tmp_path: Path) -> None:

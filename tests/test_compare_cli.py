@@ -76,8 +76,40 @@ def test_sorting_orders_the_output(call: Call, runs: list[str]) -> None:
 
 
 def test_markdown_is_tables(call: Call, runs: list[str]) -> None:
-    out = call("compare", "--markdown", *runs).out
-    assert out.startswith("| run | judge | keep | folder |") and "| A B |" in out
+    said, empty, *tables = call("compare", "--markdown", *runs).out.splitlines()
+    assert said.startswith("Round 1 of B is better than round 2 of A in following constraints") and empty == ""
+    assert tables[0] == "| run | judge | keep | folder |" and any(row.startswith("| A B |") for row in tables)
+
+
+def test_a_sentence_comes_first_and_what_decides_unless_all_is_asked_for(call: Call, runs: list[str]) -> None:
+    said = call("compare", *runs)
+    assert " ".join(said.out.split()).startswith(
+        "Round 1 of B is better than round 2 of A in following constraints (50 %"
+    )
+    assert "keep rate" not in " ".join(said.out.split()) and "--full" in said.out
+    titles = [line for line in said.out.splitlines() if line.startswith(("run ", "minus "))]
+    assert len(titles) == 3, "the runs, their rounds, the differences"
+    whole = call("compare", *runs, "--full")
+    for word in ("loose", "strict", "held-out", "rate"):
+        assert word in whole.out and word not in said.out.partition("\nrun ")[2], word
+    assert whole.out.startswith(said.out.partition("\nrun ")[0]) and "--full" not in whole.out
+
+
+def test_one_run_says_how_each_round_compares_with_the_one_before(call: Call, runs: list[str]) -> None:
+    said = " ".join(call("compare", runs[0]).out.split())
+    assert (
+        said.startswith("Round 2 ") and "round 1" in said.partition(". ")[0] and " of A" not in said.partition(". ")[0]
+    )
+
+
+def test_a_model_that_is_not_its_runs_best_is_called_that(call: Call, tmp_path: Path) -> None:
+    measured_run(tmp_path / "worse", [0.9, 0.2], nll=(2.0, 2.0))
+    measured_run(tmp_path / "other", [0.9, 0.8], nll=(2.0, 1.5))
+    said = " ".join(call("compare", str(tmp_path / "worse"), str(tmp_path / "other")).out.split())
+    assert "round 1 of A (its last: its best is the base)" in said
+    measured_run(tmp_path / "foreign", [0.9, 0.8], gguf="another")
+    said = " ".join(call("compare", str(tmp_path / "worse"), str(tmp_path / "foreign")).out.split())
+    assert said.startswith("Round 1 of B") and "so they cannot be compared. " in said
 
 
 @pytest.mark.parametrize("form", [[], ["--markdown"]])

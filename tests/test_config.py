@@ -379,6 +379,9 @@ def test_a_device_has_no_end_and_a_pipe_is_read_as_far_as_it_may_be(tmp_path: Pa
     for path, kind in (("/dev/zero", SeedFileError), (str(tmp_path), SeedFileError)):
         with pytest.raises(kind, match="cannot be read"):
             load_seeds(path)
+    with pytest.raises(ConfigError, match="it is a folder, not a file") as refused:
+        config.read_toml(tmp_path)
+    assert refused.value.fix
     with pytest.raises(ConfigError, match="neither a file nor a pipe"):
         config.read_toml(Path("/dev/zero"))
     read, write = os.pipe()

@@ -23,6 +23,7 @@ from minisheep.rules.constraints import (
     draw,
     hindsight,
     is_constrained,
+    kind_in_words,
     solved_with,
 )
 from minisheep.rules.ifeval import KINDS, verify
@@ -49,6 +50,13 @@ def test_twelve_kinds_are_trained_on_and_thirteen_never() -> None:
     assert len(OWN.trained) == 12 and len(OWN.unseen) == 13 and OWN.trained | OWN.unseen == set(KINDS)
     assert OWN.trained == set(EDITS)
     assert OWN.unseen.isdisjoint({COMMA, WORDS, BULLETS}) and "combination:repeat_prompt" in OWN.unseen
+
+
+def test_every_kind_has_a_plain_name_of_its_own() -> None:
+    names = {kind_in_words(kind) for kind in KINDS}
+    assert len(names) == len(KINDS) and {"no comma", "title", "number of words", "capital letters alone"} < names
+    assert not any(":" in name or "_" in name or len(name) > 25 for name in names)
+    assert kind_in_words("mine:number_haiku") == "mine:number_haiku"
 
 
 def test_every_trained_kind_has_four_wordings_of_our_own_and_they_fit_behind_an_instruction() -> None:

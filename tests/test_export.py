@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from export_runs import finished_run
+from gguf_builder import tiny_gguf
 from tiny_runs import tiny_run
 
 from minisheep import config
@@ -127,6 +128,41 @@ def test_exports_of_two_rounds_or_formats_have_folders_of_their_own(run: Path) -
     assert export_choice.output(chosen, "ollama", "Q4_K_M", None) == run / "export" / "ollama-round-2-Q4_K_M"
     assert export_choice.output(chosen, "merged", "Q4_K_M", None) == run / "export" / "merged-round-2"
     assert export_choice.output(chosen, "merged", "Q4_K_M", "there") == Path("there")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "format"),
+    [(0, "Q8_0"), (268_098_176, "Q8_0"), (999_999_999, "Q8_0"), (10**9, "Q4_K_M"), (7_721_324_544, "Q4_K_M")],
+)
+def test_a_small_model_is_not_rounded_to_four_bits(parameters: int, format: str) -> None:
+    assert export_choice.default_format(parameters) == format
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"), [("smollm2-135m", 134_515_008), ("qwen2.5-7b", 7_615_616_512), ("here.gguf", 0)]
+)
+def test_the_size_is_known_before_the_file_is_here(tmp_path: Path, model: str, parameters: int) -> None:
+    run = finished_run(tmp_path / "run", model=model)
+    assert export_choice.choose_export(str(run.path), "last").parameters == parameters
+
+
+def test_the_size_of_a_model_of_ones_own_is_read_from_its_file(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", model="here.gguf")
+    (run.path / "none.gguf").write_bytes(tiny_gguf())
+    assert export_choice.choose_export(str(run.path), "last").parameters == 5 * 64 + 8 * 64 + 64
+
+
+@pytest.mark.parametrize(
+    ("where", "format", "parameters", "hint"),
+    [
+        ("GGUF", "Q4_K_M", 268_098_176, "Leave --quantise out: a model of this size is then exported in Q8_0"),
+        ("GGUF", "Q3_K_M", 10**10, "Leave --quantise out: a model of this size is then exported in Q4_K_M"),
+        ("GGUF", "Q8_0", 268_098_176, "Another --round, --to or --quantise may pass"),
+        ("adapter", "Q4_K_M", 268_098_176, "Another --round, --to or --quantise may pass"),
+    ],
+)
+def test_a_failed_check_says_what_may_pass(where: str, format: str, parameters: int, hint: str) -> None:
+    assert worker.remedy(where, format, parameters).startswith(hint)
 
 
 # The folder
@@ -480,7 +516,8 @@ def call(*args: str) -> str:
 def test_the_command_says_where_it_is_and_how_to_use_it(run: Path, made: list[ExportSpec]) -> None:
     out = call(str(run), "--to", "ollama", "--round", "1", "--plain")
     assert "round 1" in out
-    assert f"ollama create smollm2-135m-round-1 -f {run}/export/ollama-round-1-Q4_K_M/Modelfile" in out
+    assert f"ollama create smollm2-135m-round-1 -f {run}/export/ollama-round-1-Q8_0/Modelfile" in out
+    assert "Exported round 1 in Q8_0, by the model's size, to" in out
 
 
 def test_json_is_one_object_with_the_checks(run: Path, made: list[ExportSpec]) -> None:

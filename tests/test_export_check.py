@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from scripted_engine import Scripted
 
 from minisheep.export import export_checks
 from minisheep.export.export_checks import LIMITS, ComparedPrompt
 from minisheep.formats.quantise import FORMATS
+from minisheep.rules.templates import Segment, chatml
+from minisheep.run.events import PhaseStarted, Progress
+from minisheep.run.time_left import Course, Outlook, follow, time_left
 
 GOOD = ComparedPrompt(tokens=50, run_nll=40.0, export_nll=40.2, run_ended=True, export_ended=True, same_begin=True)
 
@@ -45,6 +49,23 @@ def test_another_text_fails_for_a_frame_of_words_too(export: list[int]) -> None:
 def test_the_same_text_cut_otherwise_all_over_fails() -> None:
     run, export = [1, 2, 7] * 3, [3, 7] * 3
     assert not export_checks.prompts([(run, export)], words=True, piece=piece).passed
+
+
+def test_the_time_left_of_a_check_is_not_told_by_the_first_of_a_batch() -> None:
+    """Twenty answers of which sixteen are written at once: the first one done says nothing of the others."""
+    engine = Scripted({str(place): "yes" for place in range(20)})
+    engine.running = 16
+    course = follow(Course(), PhaseStarted(1, "check", unit="steps"), 0.0)
+    known = []
+
+    def on_progress(done: int, total: int, running: int) -> None:
+        nonlocal course
+        course = follow(course, Progress(1, "check", done, total, running=running), float(done))
+        known.append(time_left(course, Outlook(), float(done)).phase is not None)
+
+    prompts = [(Segment("Say yes", False),)] * 20
+    export_checks._generate(engine, prompts, chatml(), 8, on_progress)  # type: ignore[arg-type]
+    assert known == [False] * 15 + [True] * 5
 
 
 def test_no_prompts_prove_nothing() -> None:

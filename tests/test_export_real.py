@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 import real_models
+from click.testing import CliRunner
 from real_models import make_run, own_template, random_adapter
 
+from minisheep.cli.main import cli
 from minisheep.errors import DiskError, ExportError
 from minisheep.export import export_choice, exporting
 from minisheep.formats.gguf_header import read_header
@@ -33,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("real") / "run", gguf, own_template(gguf))
 
 
-def export(run: Path, out: Path, target: str, format: str = "Q4_K_M", said: list[Event] | None = None) -> Any:
+def export(run: Path, out: Path, target: str, format: str = "Q8_0", said: list[Event] | None = None) -> Any:
     heard = [] if said is None else said
     return exporting.export(export_choice.choose_export(str(run), "last"), target, format, out, heard.append)
 
@@ -58,15 +60,23 @@ def passed(found: Any) -> list[str]:
 
 
 def test_ollama_gets_a_gguf_that_loads_and_passes_its_checks(run: Path, tmp_path: Path) -> None:
-    found = export(run, tmp_path / "out", "ollama")
-    assert passed(found) == [
+    """As the end of a run advises it, without a format."""
+    told = CliRunner().invoke(cli, ["export", str(run), "--to", "ollama", "--round", "1", "--out", f"{tmp_path}/out"])
+    assert "Exported round 1 in Q8_0, by the model's size" in told.output, told.output
+    found = read_json(tmp_path / "out" / "export.json")
+    assert found["format"] == "Q8_0" and passed(found) == [
         "GGUF: merge", "GGUF: prompts", "GGUF: end token", "Modelfile: prompts", "GGUF: agreement", "GGUF: ends",
     ]  # fmt: skip
     (gguf,) = (tmp_path / "out").glob("*.gguf")
     facts = model_facts(read_header(gguf))
-    assert (facts.quantisation, facts.parameters, facts.eos_text) == ("Q4_K_M", 134_515_008, "<|im_end|>")
+    assert (facts.quantisation, facts.parameters, facts.eos_text) == ("Q8_0", 134_515_008, "<|im_end|>")
     assert f"FROM ./{gguf.name}\n" in (tmp_path / "out" / "Modelfile").read_text()
     assert sorted(p.name for p in tmp_path.iterdir() if "out" in p.name) == ["out"]
+
+
+@pytest.mark.slow
+def test_four_bits_are_for_who_asks(run: Path, tmp_path: Path) -> None:
+    assert "GGUF: agreement" in passed(export(run, tmp_path / "out", "gguf", "Q4_K_M"))
 
 
 @pytest.mark.slow

@@ -222,7 +222,7 @@ def test_a_run_folder_may_itself_be_reached_by_a_link(run: Path, tmp_path: Path)
 def test_a_pipe_in_a_run_folder_makes_nobody_wait(run: Path) -> None:
     (run / "round-1" / "kept.jsonl").unlink()
     os.mkfifo(run / "round-1" / "kept.jsonl")
-    with pytest.raises(CorruptRunError, match="neither a file nor a folder"):
+    with pytest.raises(CorruptRunError, match="is a named pipe, and a run holds files and folders alone"):
         api.load_run(run)
 
 

@@ -35,12 +35,41 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
 def test_a_plan_for_a_gpu_fits_and_names_every_part(
     gpu: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b", "--gpu", gpu)
+    code, out, err = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b", "--gpu", gpu, "--full")
     assert (code, err) == (0, "")
-    assert "It fits" in out and "512 KiB a token" in out and "\x1b" not in out
+    assert out.startswith("It fits") and "512 KiB a token" in out and "\x1b" not in out
     for word in ("KV cache", "weights", "compute buffers", "AdamW", "RAM", "disk", "time of a round", "train"):
         assert word in out
     assert all(len(line) <= 160 for line in out.splitlines())
+
+
+def test_the_answer_comes_first_and_the_parts_where_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether it fits, how long it takes and what decides; of each figure the sum alone."""
+    args = ("plan", "--model", "qwen2.5-7b", "--gpu", "RTX 4090 24GB", "--rounds", "2", "--per-round", "300")
+    (_, short, _), (_, full, _) = call(monkeypatch, capsys, *args), call(monkeypatch, capsys, *args, "--full")
+    answer = short.partition("\n\n")[0].splitlines()
+    assert answer == full.partition("\n\n")[0].splitlines()
+    assert answer[0].startswith("It fits with the settings as given.")
+    assert answer[1].startswith("2 rounds of 300 instructions take about ")
+    assert answer[2].startswith("Most time: ") and answer[3].startswith("Most memory: ")
+    assert all(len(line) <= 80 for line in answer)
+    assert len(short.splitlines()) <= 20 < len(full.splitlines()) and short.endswith("minisheep plan --full\n")
+    for word in ("writing and judging, VRAM", "training, VRAM", "disk", "time of a round", "time of 2 rounds"):
+        assert word in short and word in full
+    for word in ("compute buffers", "AdamW", "  respond"):
+        assert word not in short.partition("\n\n")[2] and word in full
+
+
+def test_what_fits_with_other_settings_is_told_of_those(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b", "--gpu", "RTX 4060 8GB")
+    assert out.startswith("It does not fit with the settings as given")
+    assert out.splitlines()[1] == "With the recommended settings:" and out.splitlines()[2].startswith("3 rounds of ")
+    _, out, _ = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b", "--gpu", "RTX 2060 6GB")
+    assert out.startswith("It does not fit: ") and "instructions take" not in out and "Most memory: " in out
 
 
 def test_the_gpu_that_the_driver_tells_is_planned_for(
@@ -53,10 +82,11 @@ def test_the_gpu_that_the_driver_tells_is_planned_for(
     assert "RTX 3090 24GB: 23.7 GiB of VRAM" in out and "RTX 3090 is here" in out
 
 
-def test_without_a_gpu_there_is_this_machine_and_the_common_gpus(
+def test_without_a_gpu_there_is_this_machine_and_the_common_gpus_where_they_are_wanted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b")
+    assert "RTX" not in call(monkeypatch, capsys, "plan", "--model", "smollm2-135m")[1]
+    code, out, _ = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b", "--full")
     assert code == 0 and "RTX" in out
     assert "RTX 4060 8GB" in out and "--kv-type q8_0" in out and "does not fit" in out
 

@@ -22,7 +22,7 @@ from minisheep import api, loop
 from minisheep.cli.main import main
 from minisheep.errors import UsageError
 from minisheep.machine.installing import install_extra
-from minisheep.report import data_sections, distributions, findings, sections
+from minisheep.report import distributions, findings, sections
 from minisheep.report import plots as plots_module
 from minisheep.report.blocks import Bars, Document, Fold, Items, Table
 from minisheep.report.gather import Gathered, gather
@@ -31,7 +31,7 @@ from minisheep.rules.ifeval import HALVES
 from minisheep.run import verdict
 from minisheep.run.files import write_json
 from minisheep.run.records import Example, Rejection
-from minisheep.terminal import words
+from minisheep.terminal import record_browser, words
 
 ANCHORS = (
     "answers", "metrics", "findings", "next", "funnel", "distributions", "training", "map", "watch", "kept", "dropped",
@@ -158,7 +158,7 @@ def test_every_row_of_the_short_table_is_explained_and_no_other_row_is_there_twi
 
 def test_every_rule_that_dropped_something_is_explained(read: Gathered) -> None:
     found = {rule for r in read.rounds for rule in r.dropped}
-    assert found and found <= set(data_sections.MEANINGS)
+    assert found and found <= set(record_browser.MEANINGS)
 
 
 def test_settings_versions_and_hashes_are_told(told: Document, read: Gathered) -> None:

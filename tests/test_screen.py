@@ -125,6 +125,11 @@ def test_a_narrow_screen_says_how_fast_it_is() -> None:
     assert any("tokens/s 1,234  slots 14/16" in row for row in shown(told(), 60, 20, look()))
 
 
+def test_slots_are_told_once_something_is_written() -> None:
+    loading = fold(told(), events.Glimpse(2, "judge", slots=16), NOW)
+    assert not any("slots" in row for size in SIZES for row in shown(loading, *size, look()))
+
+
 def test_scores_say_of_how_many_pairs_they_are() -> None:
     behind = fold(told(), events.Progress(2, "judge", 29, 60), NOW)
     assert any("scores 24 of 29" in row for row in shown(behind, 80, 24, look()))
@@ -199,7 +204,7 @@ def test_what_the_model_learned_to_keep_is_drawn_by_kind_and_round(size: tuple[i
         state = fold(state, events.RoundMeasured(number, found), START + 400)
     rows = shown(state, *size, look())
     assert any("draws that pass" in row and "r1" in row and "r2" in row for row in rows)
-    (line,) = (row for row in rows if "no_comma" in row)
+    (line,) = (row for row in rows if "no comma" in row)
     assert line.index(" 25") < line.index(" 50")
     assert any("all kinds" in row and " 25" in row and " 40" in row for row in rows)
 

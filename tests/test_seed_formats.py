@@ -89,8 +89,19 @@ def test_numbers_are_texts_and_empty_cells_are_none(tmp_path: Path) -> None:
 def test_all_faults_are_told_at_once_and_ten_of_them_named(tmp_path: Path) -> None:
     rows = [*OTHERS, *(row | {"output": ""} for row in OTHERS), *OTHERS[:5]]
     message = fault(write(tmp_path / "s", rows, array=True))
-    assert "13 faults" in message and "item 9: an empty or missing output" in message
-    assert "item 18: the same task stands twice, first in item 2" in message and "and 3 more" in message
+    assert "13 faults: items 9, 10, 11, 12, 13, 14, 15, 16: an empty or missing output; item 17: " in message
+    assert "item 18: the same task stands twice, first in item 2" in message and "more" not in message
+
+
+def test_the_same_fault_of_many_rows_is_told_once(tmp_path: Path) -> None:
+    rows = [*OTHERS, *({"text": f"no task, {n}"} for n in range(500)), {"instruction": ASKED, "output": ""}]
+    message = fault(write(tmp_path / "s", rows, array=False))
+    numbers = ", ".join(str(n) for n in range(9, 19))
+    assert f"501 faults: lines {numbers} and 490 more: a missing instruction and output" in message
+    assert message.count("a missing instruction and output") == 1 and "line 509: an empty or missing output" in message
+    twelve = [row | {"input": n} for row in OTHERS[:2] for n in range(12)]
+    message = fault(write(tmp_path / "t", [*twelve, *twelve], array=True))
+    assert "24 faults" in message and "and 14 more" in message
 
 
 @pytest.mark.parametrize(("value", "told"), [(False, "none is left to measure"), (True, "none may be shown")])

@@ -193,6 +193,12 @@ def test_the_learning_curve_counts_kinds_and_no_total_twice(tmp_path: Path) -> N
     assert json.dumps(lines).count("total") == 0
 
 
+def test_kinds_of_constraint_have_plain_names_and_plug_ins_their_own(tmp_path: Path) -> None:
+    kinds = {"punctuation:no_comma": (10, 6), "mine:haiku": (4, 1)}
+    lines = run_summary.curve([{"round": 1, "model": {}, "data": {"constraints": counted(**kinds)}}], 80)
+    assert [line.split("  ")[0] for line in lines[2:]] == ["no comma", "mine:haiku"]
+
+
 def test_the_demo_ends_with_a_verdict_on_both_halves_and_a_learning_curve(tmp_path: Path) -> None:
     """The preset of `make demo` on the fakes: all that its end shows is there, whatever the made-up numbers say."""
     small = {"engine": "fake", "trainer": "fake", "per_round": 8, "eval_tasks": 6, "eval_answers": 3}

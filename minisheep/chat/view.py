@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Timer
 from typing import IO, ClassVar, Protocol
 
 from markdown_it import MarkdownIt
@@ -99,6 +100,8 @@ class Flow:
         return sanitise(held)
 
 
+QUIET_SECONDS = 2.0
+"""Of loading in a pipe before a line says so."""
 REFRESH = 8
 """Times a second that a growing answer is drawn."""
 
@@ -188,10 +191,15 @@ class PlainScreen:
     def note(self, text: str) -> None:
         print(sanitise(text), file=self._err, flush=True)
 
-    def busy(self, text: str) -> AbstractContextManager[object]:
-        if self._err.isatty():
-            self.note(text)
-        return nullcontext()
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        # In a pipe only where it takes its time: a quick command needs no words.
+        timer = Timer(0.0 if self._err.isatty() else QUIET_SECONDS, self.note, [text])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _finish(self) -> None:
         if self._round is not None:

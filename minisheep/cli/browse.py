@@ -45,7 +45,7 @@ def browse(run: str, id_: str | None, plain: bool, as_json: bool, **given: Any) 
 
     ID, or its beginning, shows the whole history of one record of any kind: the instruction, the answer, the verdict
     with its raw numbers, the decision; then the draft and the seed tasks in its prompt. Without a terminal each
-    record is one line.
+    record is one line, and what the rules in them mean goes to stderr.
 
     \b
     minisheep browse runs/mine --round 2 --kept --sort score
@@ -85,19 +85,9 @@ def _show_one(run: api.Run, prefix: str, *, as_json: bool, screen: bool) -> None
 
 
 def _show_many(
-    run: api.Run,
-    *,
-    rounds: tuple[str, ...],
-    kept: bool,
-    rejected: bool,
-    rules: tuple[str, ...],
-    order: str,
-    reverse: bool,
-    limit: int | None,
-    as_json: bool,
-    screen: bool,
-    **sought: Any,
-) -> None:
+    run: api.Run, *, rounds: tuple[str, ...], kept: bool, rejected: bool, rules: tuple[str, ...], order: str,
+    reverse: bool, limit: int | None, as_json: bool, screen: bool, **sought: Any,
+) -> None:  # fmt: skip
     from minisheep.terminal import pager
 
     items = _items(run, rounds)
@@ -115,6 +105,8 @@ def _show_many(
     else:
         for item in chosen:
             click.echo(pager.line(item))
+        for text in record_browser.legend(chosen):
+            click.echo(text, err=True)
 
 
 def _items(run: api.Run, asked: Sequence[str]) -> list[record_browser.RecordFate]:

@@ -17,6 +17,7 @@ from minisheep.rules.plain_text import one_line
 from minisheep.run.files import write_atomic
 from minisheep.run.metric_catalogue import Metric
 from minisheep.terminal import comparison_plot, comparison_table
+from minisheep.terminal.comparison_table import Column
 
 PIPED_WIDTH = 100
 
@@ -25,6 +26,7 @@ PIPED_WIDTH = 100
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--sort", "sort_by", metavar="METRIC", help="the best first by this metric, as --json names it")
 @click.option("--only", metavar="METRIC,...", help="only these metrics in the tables, in this order")
+@click.option("--full", is_flag=True, help="every metric in the tables, not only what decides")
 @click.option("--csv", "csv_file", metavar="FILE", help="write the rows to a CSV file too")
 @click.option("--plot", "plot_file", metavar="FILE", help="draw them across rounds: .png, .svg or .pdf")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Markdown tables")
@@ -32,7 +34,7 @@ PIPED_WIDTH = 100
 def compare(
     runs: tuple[str, ...], sort_by: str | None, csv_file: str | None, plot_file: str | None, **form: Any
 ) -> None:
-    """Show the settings in which RUNs differ beside what each of their rounds did to the model.
+    """Say in words how the best rounds of RUNs compare; then their settings beside what each round did to the model.
 
     Shares have 95 % bootstrap intervals, changes are paired by item, NLL has its standard error. The best round of each
     run is compared with that of the first RUN, so give the reference first. With one RUN, its rounds are compared.
@@ -56,7 +58,9 @@ def compare(
         raise UsageError(f"--csv {csv_file}: there is no folder {Path(csv_file).parent}.")
     found = comparison.compare(runs)
     rows = comparison_table.sort_rows(found.rows, sort_by) if sort_by else list(found.rows)
-    metrics = comparison_table.chosen(rows, names) if names else None
+    metrics = (
+        comparison_table.chosen(rows, names) if names else None if form["full"] else comparison_table.deciding(rows)
+    )
     against = comparison.differences(found.results)
     if csv_file:
         write_atomic(Path(csv_file), comparison_table.csv_text(found, rows).encode("utf-8", "surrogatepass"))
@@ -70,42 +74,42 @@ def compare(
         for note in found.notes:
             click.echo(json.dumps({"event": "Note", "text": note}))
         return
-    write = _markdown if form["as_markdown"] else _plain
-    for line in write(found, rows, against, metrics):
+    width = 0 if form["as_markdown"] else shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
+    # Who named metrics wants to read of no others.
+    for pair in [] if names else against:
+        for line in (*_wrapped(one_line(pair.sentence(alone=len(found.results) == 1)), width), ""):
+            click.echo(line)
+    for line in _tables(found, rows, against, metrics, width):
         click.echo(line)
+    if width and not (names or form["full"]):
+        click.echo("Every metric: --full. Some of them: --only METRIC,...")
     for name, written in (("CSV", csv_file), ("figure", plot_file)):
         if written:
             click.echo(f"{name}: {written}", err=True)
 
 
-def _plain(found: Comparison, rows: list[RunRow], against: list[PairedResults], only: list[Metric] | None) -> list[str]:
-    width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
-    who, *rest = comparison_table.legend(found)
-    index = comparison_table.index_columns(rows)
-    settings = comparison_table.setting_columns(found, [row.results for row in rows])
-    # Settings are repeated here only where they leave room for numbers; the list of runs has them.
-    fits = sum(column.width + 2 for column in (*index, *settings)) <= width // 2
-    columns = [*(settings if fits else []), *comparison_table.value_columns(rows, only)]
-    lines = [*comparison_table.text([who], rest, width), "", *comparison_table.text(index, columns, width)]
-    pair_index, pair_columns = comparison_table.difference_columns(against, only)
-    if pair_columns:
-        lines += ["", _heading(found), *comparison_table.text(pair_index, pair_columns, width)]
-    remarks = [part for remark in _remarks(found, against) for part in textwrap.wrap(remark, width) or [""]]
-    return [*lines, *remarks]
-
-
-def _markdown(
-    found: Comparison, rows: list[RunRow], against: list[PairedResults], only: list[Metric] | None
+def _tables(
+    found: Comparison, rows: list[RunRow], against: list[PairedResults], only: list[Metric] | None, width: int
 ) -> list[str]:
-    index = comparison_table.index_columns(rows)
-    # The list of runs above has the settings too.
-    settings = [] if only else comparison_table.setting_columns(found, [row.results for row in rows])
-    lines = [*comparison_table.markdown(comparison_table.legend(found)), ""]
-    lines += comparison_table.markdown([index[0], *settings, *index[1:], *comparison_table.value_columns(rows, only)])
+    """For a terminal of `width` columns; in Markdown for 0."""
+
+    def drawn(index: list[Column], columns: list[Column]) -> list[str]:
+        return comparison_table.text(index, columns, width) if width else comparison_table.markdown([*index, *columns])
+
+    who, *rest = comparison_table.legend(found)
+    index, columns = comparison_table.index_columns(rows), comparison_table.value_columns(rows, only)
+    settings = comparison_table.setting_columns(found, [row.results for row in rows])
+    # Settings are repeated here only where they break no table; the list of runs has them.
+    fits = not only if not width else sum(column.width + 2 for column in (*index, *settings, *columns)) <= width + 2
+    lines = [*drawn([who], rest), "", *drawn(index, [*(settings if fits else []), *columns])]
     pair_index, pair_columns = comparison_table.difference_columns(against, only)
     if pair_columns:
-        lines += ["", _heading(found), "", *comparison_table.markdown([*pair_index, *pair_columns])]
-    return [*lines, *_remarks(found, against)]
+        lines += ["", _heading(found), *([] if width else [""]), *drawn(pair_index, pair_columns)]
+    return [*lines, *(part for text in _remarks(found, against) for part in _wrapped(text, width) or [""])]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width) if width else [text]
 
 
 def _heading(found: Comparison) -> str:

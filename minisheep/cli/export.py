@@ -21,10 +21,10 @@ FORMATS = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0", "Q3_K_M", "F16", "BF16")
 @click.argument("run", metavar="RUN")
 @click.option("--to", "target", type=click.Choice(TARGETS), required=True, help="what to make")
 @click.option("--round", "round_", default="best", metavar="N", help="a round's number, best or last [best]")
-@click.option("--out", metavar="DIR", help="the new folder [RUN/export/TARGET-round-N]")
+@click.option("--out", metavar="DIR", help="the new folder [RUN/export/TARGET-round-N, and a GGUF's format]")
 @click.option(
-    "--quantise", "format_", type=click.Choice(FORMATS, case_sensitive=False), default="Q4_K_M",
-    help="number format of a GGUF [Q4_K_M]",
+    "--quantise", "format_", type=click.Choice(FORMATS, case_sensitive=False),
+    help="number format of a GGUF [by size: Q8_0 under 1B parameters, else Q4_K_M]",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="replace an existing export")
 @click.option("--base-model", metavar="OWNER/NAME", help="the base's id on the hub, if minisheep does not know it")
@@ -32,7 +32,7 @@ FORMATS = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0", "Q3_K_M", "F16", "BF16")
 @click.option("--public", is_flag=True, help="a pushed repository that is new is public, not private")
 @click.option("--threads", type=click.IntRange(0), default=0, metavar="N", help="CPU threads; 0: as the run")
 @view_options
-def export(run: str, target: str, round_: str, out: str | None, format_: str, **given: Any) -> None:
+def export(run: str, target: str, round_: str, out: str | None, format_: str | None, **given: Any) -> None:
     """Convert a round of RUN for other programs.
 
     gguf: base and adapter in one file. ollama: the same with a Modelfile. lmstudio: the same in its folders. adapter:
@@ -42,8 +42,8 @@ def export(run: str, target: str, round_: str, out: str | None, format_: str, **
     answers as likely as before, answers that end where the run's did. If a check fails, nothing is left behind.
 
     \b
-    minisheep export runs/mine --to ollama
-    ollama create mine -f runs/mine/export/ollama-round-2-Q4_K_M/Modelfile
+    minisheep export runs/mine --to ollama --out exported
+    ollama create mine -f exported/Modelfile
     """
     from minisheep.export import export_choice, exporting, model_cards
     from minisheep.terminal.views import JsonView, choose_view
@@ -53,11 +53,12 @@ def export(run: str, target: str, round_: str, out: str | None, format_: str, **
     if given["public"] and not repo:
         raise UsageError("--public is for --push, which is not given.", "Nothing was exported.")
     chosen = export_choice.choose_export(run, round_, given["base_model"] or "")
-    folder = export_choice.output(chosen, target, format_, out)
+    form = format_ or export_choice.default_format(chosen.parameters)
+    folder = export_choice.output(chosen, target, form, out)
     view = choose_view(plain=given["plain"], as_json=given["as_json"])
     try:
         made = exporting.export(
-            chosen, target, format_, folder, view, view.tick,
+            chosen, target, form, folder, view, view.tick,
             overwrite=given["overwrite"], threads=given["threads"], repo=repo or "",
         )  # fmt: skip
         pushed = model_cards.push(Path(made["folder"]), repo, token, public=given["public"]) if repo else []
@@ -66,11 +67,11 @@ def export(run: str, target: str, round_: str, out: str | None, format_: str, **
     if isinstance(view, JsonView):
         click.echo(json.dumps({"event": "Exported", **made, "pushed": pushed}))
         return
-    for line in _lines(made, pushed):
+    for line in _lines(made, pushed, "" if format_ or not made["format"] else f" in {form}, by the model's size,"):
         click.echo(line)
 
 
-def _lines(made: dict[str, Any], pushed: list[str]) -> list[str]:
+def _lines(made: dict[str, Any], pushed: list[str], form: str) -> list[str]:
     size = sum(row["bytes"] for row in made["files"].values()) / 1e6
     folder = made["folder"]
     use = {
@@ -82,7 +83,7 @@ def _lines(made: dict[str, Any], pushed: list[str]) -> list[str]:
         "hub-folder": f"{folder}/model and {folder}/dataset are ready to upload",
     }[made["target"]]
     lines = [
-        f"Exported round {made['round']} to {folder}: {size:.0f} MB, {len(made['checks'])} checks passed, in"
+        f"Exported round {made['round']}{form} to {folder}: {size:.0f} MB, {len(made['checks'])} checks passed, in"
         f" {plain_text.duration(made['seconds'])}.",
         f"Use: {use}",
         *(f"Pushed: {address}" for address in pushed),

@@ -30,12 +30,14 @@ WIDTH = 120
     default=None,
     help="run the model here for a minute or two, and correct the times by it [on a GPU: once]",
 )
+@click.option("--full", is_flag=True, help="every part of memory, disk and time too, and what common GPUs would take")
 @run_options
 @view_options
 @setting_options
 def plan(
     gpu: str | None,
     calibrate: bool | None,
+    full: bool,
     run: str | None,
     preset: str | None,
     config_file: str | None,
@@ -43,13 +45,14 @@ def plan(
     plain: bool,
     **flags: Any,
 ) -> None:
-    """Show what a run will take: memory for each phase, disk and time, and settings with which it fits.
+    """Say whether a run fits, how long it takes and what decides; then memory, disk and time, and settings that fit.
 
-    Without --gpu the plan is for this machine, and a table of common GPUs follows. Nothing is fetched, and nothing is
-    measured unless there is a GPU or you give --calibrate. How memory is counted: docs/memory.md.
+    Without --gpu the plan is for this machine, and where that is too small a table of common GPUs follows. Nothing is
+    fetched, and nothing is measured unless there is a GPU or you give --calibrate. How memory is counted:
+    docs/memory.md.
 
     \b
-    minisheep plan --model qwen1.5-7b --gpu "RTX 3060 12GB"
+    minisheep plan --model qwen1.5-7b --gpu "RTX 3060 12GB" --full
     minisheep plan --model qwen1.5-7b --answers 4 --kv-type q8_0
     minisheep plan --model gemma-3-270m --calibrate
     """
@@ -59,12 +62,12 @@ def plan(
     settings = _settings(run, preset, given)
     if gpu is None and calibrate is not False:
         _calibrate(settings, wanted=bool(calibrate))
-    _show(settings, gpu, as_json=as_json, plain=plain, gpus=gpu is None, search=True)
+    _show(settings, gpu, as_json=as_json, plain=plain, gpus=gpu is None, search=True, full=full)
 
 
 def dry_run(run: str | None, preset: str | None, given: dict[str, Any], *, as_json: bool, plain: bool) -> None:
     """The plan for the settings that ``align`` would work with, on this machine."""
-    _show(_settings(run, preset, given), None, as_json=as_json, plain=plain, gpus=False, search=False)
+    _show(_settings(run, preset, given), None, as_json=as_json, plain=plain, gpus=False, search=False, full=False)
 
 
 def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Settings:
@@ -113,16 +116,18 @@ def _calibrate(settings: Settings, *, wanted: bool) -> None:
         click.echo(f"Measuring failed, so times stay estimates: {error.message}", err=True)
 
 
-def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, gpus: bool, search: bool) -> None:
+def _show(
+    settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, gpus: bool, search: bool, full: bool
+) -> None:
     model = known_model(settings)
     machine, note = fit.machine_for(gpu, settings.threads, None if gpu is not None else find_gpu())
     given = fit.make_plan(settings, model, machine)
     best = fit.recommend(settings, model, machine)
     each = []
-    for name in COMMON if gpus else ():
+    for name in COMMON if gpus and (full or as_json or best is None) else ():
         there = fit.with_gpu(find_gpu_model(name))
         each.append((name, fit.recommend(settings, model, there), settings))
-    told = plan_table.advice(given, best)
+    advice = plan_table.advice(given, best)
     if gpu is None:
         given, best = fit.with_history(given), best and fit.with_history(best)
     if as_json:
@@ -132,15 +137,19 @@ def _show(settings: Settings, gpu: str | None, *, as_json: bool, plain: bool, gp
         return
     other = best is not None and fit.changes(settings, best.settings)
     shown = [given, best] if search and best is not None and other else [given]
-    for line in (*plan_table.model_lines(model), plan_table.machine_line(given)):
+    instead = None if given.fits else best
+    answer = plan_table.decides(instead or given, recommended=instead is not None)
+    for line in (*advice, *answer, "", *plan_table.model_lines(model, full=full), plan_table.machine_line(given)):
         click.echo(line)
     _print(
         ["", *plan_table.titles(shown)] if len(shown) > 1 else [],
-        [[n, *c] for n, c in plan_table.rows(shown)],
+        [[n, *c] for n, c in plan_table.rows(shown) if full or not n.startswith(plan_table.PART)],
         plain=plain,
     )
-    for line in (*told, *plan_table.remarks(given), *([note] if note else [])):
+    for line in (*plan_table.remarks(given, full=full), *([note] if note else [])):
         click.echo(line)
+    if not full:
+        click.echo(f"Every part{', and what common GPUs would take' * (gpus and not each)}: minisheep plan --full")
     if each:
         click.echo("\nCommon GPUs, with settings that fit and are fastest:")
         names, lines = plan_table.overview(each)

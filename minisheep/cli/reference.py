@@ -103,9 +103,9 @@ def completion_table() -> dict[str, Any]:
     from minisheep.evals.tasks import FIELDS
     from minisheep.models.registry import HubRepo, load_registry
     from minisheep.plan.gpu_models import GPUS
-    from minisheep.report.data_sections import MEANINGS
     from minisheep.rules.languages import NAMES
     from minisheep.run.metric_catalogue import CATALOGUE
+    from minisheep.terminal.record_browser import MEANINGS
 
     entries = load_registry().values()
     hub = {entry.weights.repo if isinstance(entry.weights, HubRepo) else entry.hub for entry in entries} - {""}

@@ -70,15 +70,13 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
         _say(f"  {words.where(phase.round, phase.name):26} {_standing(phase, opened, found)}")
     if full and metrics:
         views.print_metrics(metrics, plain=plain or not sys.stdout.isatty())
-    _say(plain_text.one_line(run_list.sentence(opened.path, found)))
+    _say(plain_text.one_line(run_list.sentence(opened.path, found, _ended(opened))))
     if left := _left(opened, found).in_words():
         _say(f"Time left: {left}.")
     if found.going_on:
         _say(*run_list.commands(opened.path, found.name))
     elif after is not None:
         _say(plain_text.one_line(f"Continue: minisheep align --run {shell(opened.path)}"))
-    else:
-        _say(f"{_ended(opened).capitalize()}.")
 
 
 def _standing(phase: loop.Phase, run: api.Run, found: run_list.Now) -> str:

@@ -75,7 +75,7 @@ def load_seeds(path: str = "", language: str = "en") -> list[SeedTask]:
             f"{name} is a {kind} file, and seed tasks are read from JSON lines or a JSON array. Nothing was started.",
             f"Convert it: {command.replace('FILE', shell(path))}",
         )
-    faults: list[str] = []
+    faults: dict[str, list[str]] = {}
     seeds: dict[str, SeedTask] = {}
     said: set[bool] = set()
     try:
@@ -91,9 +91,9 @@ def load_seeds(path: str = "", language: str = "en") -> list[SeedTask]:
                 if "held_out" in row.value:
                     said.add(row.value["held_out"])
             except RowError as error:
-                faults.append(f"{row.place}: {error}")
+                faults.setdefault(str(error), []).append(row.place)
     except RowError as error:
-        faults.append(str(error))
+        faults[str(error)] = []
     if faults:
         raise _faulty(name, faults)
     if not seeds:
@@ -113,15 +113,25 @@ def load_seeds(path: str = "", language: str = "en") -> list[SeedTask]:
     )
 
 
-def _faulty(name: str, faults: list[str]) -> SeedFileError:
-    if len(faults) == 1:
-        separator = ", " if faults[0].startswith(("line ", "item ")) else ": "
-        return SeedFileError(f"{name}{separator}{faults[0]}.", f"{_SEED_FIX} {SHAPES}")
-    more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+def _faulty(name: str, faults: dict[str, list[str]]) -> SeedFileError:
+    """faults: by what is wrong, the places where it is; none where it is the whole file."""
+    told = [f"{_listed(places)}: {what}" if places else what for what, places in faults.items()]
+    count = sum(max(1, len(places)) for places in faults.values())
+    if count == 1:
+        return SeedFileError(f"{name}{', ' if any(faults.values()) else ': '}{told[0]}.", f"{_SEED_FIX} {SHAPES}")
+    left = sum(len(places) for places in list(faults.values())[NAMED:])
+    more = f"; and {left} more" if left else ""
     return SeedFileError(
-        f"{name} has {len(faults)} faults: {'; '.join(faults[:NAMED])}{more}.",
+        f"{name} has {count} faults: {'; '.join(told[:NAMED])}{more}.",
         f"Nothing was started. Fix or delete these rows, or give another --seeds file. {SHAPES}",
     )
+
+
+def _listed(places: list[str]) -> str:
+    """``line 7``; ``lines 7, 8, 9 and 40 more``."""
+    kind, numbers = places[0].split()[0], [place.split()[1] for place in places]
+    more = f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
+    return f"{kind}{'s' * (len(places) > 1)} {', '.join(numbers[:NAMED])}{more}"
 
 
 MOST_OF_A_PIPE = 1 << 28
@@ -131,6 +141,8 @@ MOST_OF_A_PIPE = 1 << 28
 def read_given(path: str | Path, most: int = MOST_OF_A_PIPE) -> bytes:
     """The bytes of a regular file, or of a pipe of a bounded length: a device such as /dev/zero has no end, and would
     take all memory. Raises OSError, whose `strerror` says why nothing is read."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file")
     with open(path, "rb") as file:
         kind = os.fstat(file.fileno()).st_mode
         if stat.S_ISREG(kind):

@@ -62,21 +62,11 @@ def look(runs: Path = Path("runs")) -> MachineFacts:
     with Nvml() as nvml:
         driver, cuda, gpus = nvml.driver(), nvml.cuda(), tuple(nvml.gpus())
     return MachineFacts(
-        python=sys.version_info[:2],
-        bits=struct.calcsize("P") * 8,
-        system=platform.system(),
-        processor=cpu.name(cpu.cpuinfo()) or platform.machine(),
-        cores=cpu.cores(),
-        ram_free=free_ram(),
-        ram_total=total_ram(),
-        driver=driver,
-        driver_cuda=cuda,
-        gpus=gpus,
-        pci_gpus=pci_gpus(),
-        hidden=os.environ.get(VISIBLE),
-        nvcc=find_compiler(cuda),
-        disks=free_disks((cache_root(), runs.absolute())),
-    )
+        python=sys.version_info[:2], bits=struct.calcsize("P") * 8, system=platform.system(),
+        processor=cpu.name(cpu.cpuinfo()) or platform.machine(), cores=cpu.cores(), ram_free=free_ram(),
+        ram_total=total_ram(), driver=driver, driver_cuda=cuda, gpus=gpus, pci_gpus=pci_gpus(),
+        hidden=os.environ.get(VISIBLE), nvcc=find_compiler(cuda), disks=free_disks((cache_root(), runs.absolute())),
+    )  # fmt: skip
 
 
 def pci_gpus(devices: Path = Path("/sys/bus/pci/devices")) -> int:

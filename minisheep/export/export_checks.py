@@ -54,8 +54,8 @@ TOP_K = Sampling().top_k
 MODELFILE = "Modelfile"
 CHAT_TEMPLATE = "chat_template.jinja"
 
-OnProgress = Callable[[int, int], None]
-"""Hears how many steps are done, and how many there are."""
+OnProgress = Callable[..., None]
+"""Hears how many steps are done, how many there are, and how many sequences are being written, if any are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +289,7 @@ def _generate(
     completions: dict[str, Completion] = {}
     for completion in engine.generate(requests):
         completions[completion.id] = completion
-        on_progress(len(completions), len(requests))
+        on_progress(len(completions), len(requests), engine.running)
     return [completions[request.id] for request in requests]
 
 

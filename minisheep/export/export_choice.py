@@ -10,7 +10,9 @@ from typing import Any, Self
 from minisheep.api import Run, load_run, resolve_round
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
+from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import TENSORS
+from minisheep.formats.model_facts import parameter_count
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import HUB_ID, HubFile, HubRepo, ModelEntry, find_model, safe_name
 from minisheep.rules.plain_text import shell
@@ -22,7 +24,13 @@ WITH_WEIGHTS = frozenset({"merged", "hub-folder"})
 WITH_ADAPTER = frozenset({"adapter", "hub-folder"})
 MAKE, WEIGHTS = "export", "export weights"
 """The two jobs of a worker."""
-DEFAULT_FORMAT = "Q4_K_M"
+LARGE = 1_000_000_000
+"""Parameters from which four bits a weight are taken to leave what an adapter learned; gemma-3-270m loses it."""
+
+
+def default_format(parameters: int) -> str:
+    """The number format of a GGUF for a model of this size; 0 where that is not known, for which little may be lost."""
+    return "Q4_K_M" if parameters >= LARGE else "Q8_0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +42,7 @@ class ExportSpec:
     target: str
     work: str
     """A folder for this export alone, deleted afterwards."""
-    format: str = DEFAULT_FORMAT
+    format: str
     """Of the GGUF; a key of `formats.quantise.FORMATS`."""
     name: str = "model"
     """The base's name and the round, safe as a file name."""
@@ -99,6 +107,8 @@ class ExportChoice:
     """The base on the hub; empty if not known."""
     notice: str
     """A notice that the base's licence requires; may be empty."""
+    parameters: int
+    """Of the base; 0 if not known."""
 
     @property
     def name(self) -> str:
@@ -149,7 +159,9 @@ def choose_export(path: str, round: str, base_id: str = "") -> ExportChoice:
         raise UsageError(f"--base-model {base_id[:80]!r} is not the id of a model on the hub.", "Give ORG/NAME.")
     model = PreparedModel.read(RunFolder(run.path).model)
     entry = known(settings)
-    return ExportChoice(run, model, number, note, base_id or hub_id(entry), entry.notice.strip() if entry else "")
+    size = parameter_count(read_header(model.gguf)) if model.gguf.is_file() else entry.parameters if entry else 0
+    notice = entry.notice.strip() if entry else ""
+    return ExportChoice(run, model, number, note, base_id or hub_id(entry), notice, size)
 
 
 def known(settings: Settings) -> ModelEntry | None:

@@ -19,7 +19,7 @@ from minisheep import config, prepare
 from minisheep.engines.native import Vocabulary
 from minisheep.errors import ExportError, RunMismatchError, Stopped
 from minisheep.export import export_checks, ollama
-from minisheep.export.export_choice import MAKE, WITH_ADAPTER, WITH_GGUF, ExportSpec
+from minisheep.export.export_choice import MAKE, WITH_ADAPTER, WITH_GGUF, ExportSpec, default_format
 from minisheep.formats import lora_gguf, merge, model_facts
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.hf_versions import config_for_both, tokenizer_config_for_both
@@ -39,14 +39,9 @@ F16 = "F16"
 SPARE = 2**27
 """Bytes for everything but the weights, and to stay free."""
 TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
 
 
 def do(job: dict[str, Any], emit: events.Emit, should_stop: Callable[[], bool]) -> None:
@@ -114,15 +109,15 @@ class ExportWork:
         frame = ollama.take_apart(self.template, self.bos)
         return ollama.chat_template(frame, self.bos if adds_bos or frame.bos else "")
 
-    def step(self, what: str) -> Callable[[int, int], None]:
+    def step(self, what: str) -> export_checks.OnProgress:
         """Announce a step of the work; returns the callback for its progress."""
         self.emit(events.PhaseStarted(self.spec.round, what, unit="steps"))
 
-        def on_progress(done: int, total: int) -> None:
+        def on_progress(done: int, total: int, running: int = 0) -> None:
             events.point("export")
             if self._should_stop():
                 raise Stopped("Stopped. Nothing was exported.")
-            self.emit(events.Progress(self.spec.round, what, done, total))
+            self.emit(events.Progress(self.spec.round, what, done, total, running=running))
 
         return on_progress
 
@@ -140,8 +135,17 @@ class ExportWork:
         if failed:
             raise ExportError(
                 f"The {where} does not behave like the trained model ({failed}). Nothing was exported.",
-                "Try a --quantise with more bits, which loses less. The run itself has not changed.",
+                remedy(where, self.spec.format, model_facts.parameter_count(self.header)),
             )
+
+
+def remedy(where: str, format: str, parameters: int) -> str:
+    """What to try where a check of `where` failed for a model of this size, exported in `format`."""
+    usual = default_format(parameters)
+    hint = "Another --round, --to or --quantise may pass."
+    if where == "GGUF" and FORMATS[format][1] < FORMATS[usual][1]:
+        hint = f"Leave --quantise out: a model of this size is then exported in {usual}, which loses less."
+    return f"{hint} The run itself has not changed."
 
 
 def make_export(work: ExportWork) -> None:
@@ -245,22 +249,23 @@ def _metadata(work: ExportWork) -> dict[str, str | int]:
     return metadata
 
 
+def _sampling(settings: config.Settings) -> dict[str, float]:
+    """As the run answered."""
+    top_p, top_k = settings.answer_top_p, export_checks.TOP_K
+    return {"temperature": settings.answer_temperature, "top_p": top_p, "top_k": top_k}
+
+
 def _modelfile(work: ExportWork) -> None:
     spec, settings = work.spec, work.settings
     frame = ollama.take_apart(work.template, work.bos)
     with Vocabulary.from_file(spec.gguf) as vocabulary:
         says_bos = bool(frame.bos) and not vocabulary.add_bos
-    sampling = {
-        "temperature": settings.answer_temperature,
-        "top_p": settings.answer_top_p,
-        "top_k": export_checks.TOP_K,
-    }
     trained = min(settings.context, model_facts.context_length(work.header))
     modelfile = ollama.Modelfile(
         f"./{spec.gguf.name}",
         ollama.go_template(frame, says_bos=says_bos),
         frame.system,
-        ollama.parameters(frame, sampling, trained),
+        ollama.parameters(frame, _sampling(settings), trained),
         spec.licence,
         (
             f"{spec.title}, made with minisheep.",
@@ -329,11 +334,7 @@ def _configure(work: ExportWork, folder: Path, end: int, ends: list[int]) -> Non
     settings = work.settings
     generation: dict[str, Any] = {"do_sample": settings.answer_temperature > 0, "eos_token_id": ends}
     if settings.answer_temperature > 0:
-        generation |= {
-            "temperature": settings.answer_temperature,
-            "top_p": settings.answer_top_p,
-            "top_k": export_checks.TOP_K,
-        }
+        generation |= _sampling(settings)
     for name in ("bos_token_id", "pad_token_id"):
         if isinstance(config.get(name), int):
             generation[name] = config[name]

@@ -14,9 +14,11 @@ from minisheep.plan import memory_parts
 from minisheep.plan.duration import Calibration
 from minisheep.plan.fit import Plan, changes
 from minisheep.plan.room import Model
-from minisheep.rules.plain_text import duration, one_line
+from minisheep.rules.plain_text import duration, one_line, plural
 
 GIB = 2**30
+PART = "  "
+"""Begins the name of a row that is a part of the one above."""
 Row = tuple[str, list[str]]
 
 
@@ -30,8 +32,8 @@ def disk_size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def model_lines(model: Model) -> list[str]:
-    """The model's size and its KV cache for each token."""
+def model_lines(model: Model, *, full: bool = True) -> list[str]:
+    """The model's size and, in `full`, its KV cache for each token."""
     shape = model.shape
     f16 = memory_parts.token_bytes(shape, budget.F16)
     q8 = memory_parts.token_bytes(shape, budget.Q8_0)
@@ -40,8 +42,11 @@ def model_lines(model: Model) -> list[str]:
     return [
         f"{one_line(model.name)}: {billions} weights, {one_line(model.weights.format)},"
         f" {disk_size(model.weights.file)} ({known})",
-        f"  {shape.layers} layers, {shape.kv_heads} key and value heads for {shape.heads}:"
-        f" KV cache {f16 / 1024:.0f} KiB a token in f16, {q8 / 1024:.0f} in q8_0",
+        *[
+            f"  {shape.layers} layers, {shape.kv_heads} key and value heads for {shape.heads}:"
+            f" KV cache {f16 / 1024:.0f} KiB a token in f16, {q8 / 1024:.0f} in q8_0"
+        ]
+        * full,
         *(
             [f"  minisheep lists it as {model.listed}: --model {model.listed} takes the files listed there."]
             if model.listed
@@ -70,19 +75,19 @@ def rows(plans: Sequence[Plan]) -> list[Row]:
         (f"writing and judging, {kind}", [_total(p.inference, p.fits_inference) for p in plans]),
         *_parts([p.inference for p in plans]),
         (f"training, {kind}", [_total(p.training, p.fits_training) for p in plans]),
-        ("  base in, micro-batch", [f"{p.load_in}, {p.settings.micro_batch_size}" for p in plans]),
+        (f"{PART}base in, micro-batch", [f"{p.load_in}, {p.settings.micro_batch_size}" for p in plans]),
         *_parts([p.training for p in plans]),
     ]
     if plans[0].machine.is_gpu:
         table.append(("RAM", [size(p.ram) for p in plans]))
     table += [
         ("disk", [disk_size(p.disk) for p in plans]),
-        *((f"  {name}", cells) for name, cells in _disk(plans)),
+        *((f"{PART}{name}", cells) for name, cells in _disk(plans)),
     ]
     if plans[0].phases is not None:
         table.append(("time of a round", [_time(p.round_seconds) for p in plans]))
         for index, (phase, _) in enumerate(plans[0].phases):
-            table.append((f"  {phase}", [_time(p.phases[index][1]) if p.phases else "-" for p in plans]))
+            table.append((f"{PART}{phase}", [_time(p.phases[index][1]) if p.phases else "-" for p in plans]))
         table.append((f"time of {plans[0].settings.rounds} rounds", [_time(p.run_seconds) for p in plans]))
     return table
 
@@ -119,8 +124,27 @@ def advice(given: Plan, recommended: Plan | None) -> list[str]:
     return [f"It does not fit with the settings as given: {_missing(given)}. It fits with: {flags}"]
 
 
-def remarks(plan: Plan) -> list[str]:
-    """How reliable the figures are."""
+def decides(plan: Plan, *, recommended: bool = False) -> list[str]:
+    """How long a run takes, and what takes the most time and memory."""
+    lines, settings = ["With the recommended settings:"] if recommended else [], plan.settings
+    if plan.fits and plan.phases and plan.run_seconds is not None and plan.round_seconds is not None:
+        name, most = max(plan.phases, key=lambda phase: phase[1])
+        lines += [
+            f"{plural(settings.rounds, 'round')} of {settings.per_round:,} instructions take about"
+            f" {duration(plan.run_seconds)}, a round {duration(plan.round_seconds)}.",
+            f"Most time: {name}, {duration(most)} of a round.",
+        ]
+    uses = (("writing and judging", plan.inference), ("training", plan.training))
+    use, parts = max(uses, key=lambda use: memory_parts.total(use[1]))
+    largest = max(parts, key=lambda part: part.bytes)
+    room = "" if plan.machine.memory is None else f" of {size(plan.machine.memory)}"
+    needed = size(memory_parts.total(parts))
+    return [*lines, f"Most memory: {use}, {needed}{room}; of it {largest.name} {size(largest.bytes)}."]
+
+
+def remarks(plan: Plan, *, full: bool = True) -> list[str]:
+    """How reliable the figures are; in `full` also what training's figure is for."""
+    training = _training_remarks(plan) if full else []
     lines = []
     if plan.history:
         newest = date.fromtimestamp(max(plan.model.history[phase][-1].at for phase in plan.history)).isoformat()
@@ -131,7 +155,7 @@ def remarks(plan: Plan) -> list[str]:
             " to these settings."
         )
         if not rest:
-            return lines + _training_remarks(plan)
+            return lines + training
     if plan.calibration is not None:
         lines += _measured(plan.calibration)
     elif plan.machine.is_gpu:
@@ -145,7 +169,7 @@ def remarks(plan: Plan) -> list[str]:
             f"While it writes, the GPU waits {plan.drawing_share:.0%} of the time for a processor core to draw the next"
             " tokens: a faster GPU would change little."
         )
-    return lines + _training_remarks(plan)
+    return lines + training
 
 
 def _training_remarks(plan: Plan) -> list[str]:
@@ -202,7 +226,7 @@ def _named(parts: list[memory_parts.Part]) -> dict[str, int]:
 
 
 def _parts(plans: Sequence[list[memory_parts.Part]]) -> list[Row]:
-    return [(f"  {part.name}", [size(parts[i].bytes) for parts in plans]) for i, part in enumerate(plans[0])]
+    return [(f"{PART}{part.name}", [size(parts[i].bytes) for parts in plans]) for i, part in enumerate(plans[0])]
 
 
 def _disk(plans: Sequence[Plan]) -> list[Row]:

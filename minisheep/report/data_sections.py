@@ -10,22 +10,7 @@ from minisheep import config
 from minisheep.presets import PRESET_NOTES
 from minisheep.report.blocks import Bar, Bars, Block, Paragraph, Section, Table
 from minisheep.report.gather import Gathered, ReportRound
-from minisheep.rules.heuristics import INSTRUCTION_RULES, RESPONSE_RULES
-
-MEANINGS = {
-    **{f"generate.{name}": what for name, _, what in INSTRUCTION_RULES},
-    **{f"filter.{name}": what for name, _, what in RESPONSE_RULES},
-    "generate.too_similar": "is too similar to a seed task or an earlier instruction (ROUGE-L)",
-    "generate.no_task": "is a draft that holds no readable task",
-    "filter.constraint_not_kept": "does not keep its constraint, as a program decided",
-    "filter.no_score": "has a verdict without a score",
-    "filter.not_best": "is not the best judged answer to its instruction",
-    "filter.low_score": "has too low a score",
-    "filter.high_perplexity": "has too high a perplexity under the model itself",
-    "filter.crowded": "is in a cluster of which another answer was drawn",
-    "filter.not_lowest": "is in a cluster of which another answer has a lower perplexity",
-}
-"""Completes the sentence "the rule drops what ..."."""
+from minisheep.terminal.record_browser import MEANINGS
 
 
 def funnel_section(run: Gathered) -> Section:

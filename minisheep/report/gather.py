@@ -137,24 +137,13 @@ def gather(path: str | Path) -> Gathered:
     rounds = _with_halves(rounds, settings.language if settings else "en")
     conclusion = _conclusion(rounds, reader)
     return Gathered(
-        path=folder.path,
-        settings=settings,
-        model=model,
-        inputs=manifest["inputs"],
-        preset=manifest["preset"],
-        phases=manifest["phases"],
-        state_known=state_known,
-        all_rounds=rounds,
-        seeds=seeds,
-        conclusion=conclusion,
-        examples=_examples(folder, conclusion, reader) if conclusion else (),
-        harness=harness,
-        judged=tuple(items for items in judged if items is not None),
-        warnings=_warnings(events),
-        failure=_failure(events),
-        engines=_once(e.description for e in events if isinstance(e, EngineReady)),
+        path=folder.path, settings=settings, model=model, inputs=manifest["inputs"], preset=manifest["preset"],
+        phases=manifest["phases"], state_known=state_known, all_rounds=rounds, seeds=seeds, conclusion=conclusion,
+        examples=_examples(folder, conclusion, reader) if conclusion else (), harness=harness,
+        judged=tuple(items for items in judged if items is not None), warnings=_warnings(events),
+        failure=_failure(events), engines=_once(e.description for e in events if isinstance(e, EngineReady)),
         notes=tuple(reader.notes),
-    )
+    )  # fmt: skip
 
 
 def _with_halves(rounds: tuple[ReportRound, ...], language: str) -> tuple[ReportRound, ...]:

@@ -21,6 +21,7 @@ from minisheep.report.blocks import (
 )
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules import plain_text
+from minisheep.rules.constraints import kind_in_words
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.loss_settings import seeds_text
 from minisheep.run import verdict
@@ -43,23 +44,12 @@ DRAWN = (
     ("verifiable_ended", "Answers that end by themselves", "share"),
     ("exam_auc", "The judge's exam", "AUC"),
 )
-WITH_INTERVALS = frozenset(
-    {
-        "held-out NLL per token",
-        "  change to base (standard error)",
-        "greedy answers that end by themselves",
-        "words in a greedy answer",
-        "constraints kept, strict",
-        "  in its own words",
-        "  of trained kinds",
-        "  of unseen kinds",
-        "answers that repeat the instruction",
-        "pairs kept",
-        "keep rate",
-        "judge",
-        "  AUC in its exam",
-    }
-)
+WITH_INTERVALS = frozenset({
+    "held-out NLL per token", "  change to base (standard error)", "greedy answers that end by themselves",
+    "words in a greedy answer", "constraints kept, strict", "  in its own words", "  of trained kinds",
+    "  of unseen kinds", "answers that repeat the instruction", "pairs kept", "keep rate", "judge",
+    "  AUC in its exam",
+})  # fmt: skip
 """Rows of the status table that the table with intervals shows already."""
 
 
@@ -159,7 +149,9 @@ def curve_sections(run: Gathered) -> tuple[Section, ...]:
     totals = verdict.curve_totals(found)
     rounds = sorted(totals)
     by_name = {"all kinds": totals, **found}
-    rows = tuple((name, *(passed(by_round.get(r)) for r in rounds)) for name, by_round in by_name.items())
+    rows = tuple(
+        (kind_in_words(name), *(passed(by_round.get(r)) for r in rounds)) for name, by_round in by_name.items()
+    )
     points = tuple(Point(r, kept / drawn) for r, (drawn, kept) in totals.items())
     ticks = {r: str(r) for r in rounds}
     curves = Curves(
@@ -185,7 +177,7 @@ def _held_out_kinds(run: Gathered) -> Table | None:
     """What base and rounds kept of each kind in the instructions that they are measured on."""
     by_round = {r.title: (r.metrics or {})["model"].get("verifiable_by_kind", {}) for r in run.measured}
     names = sorted({name for kinds in by_round.values() for name in kinds})
-    rows = tuple((name, *(_kept_of(kinds.get(name)) for kinds in by_round.values())) for name in names)
+    rows = tuple((kind_in_words(name), *(_kept_of(kinds.get(name)) for kinds in by_round.values())) for name in names)
     caption = "In the answer's own words. A few constraints a kind show a trend at most."
     return Table(("constraint", *by_round), rows, caption) if rows else None
 
@@ -233,20 +225,12 @@ def _curve(run: Gathered, values: dict[int, dict[str, Value]], name: str, title:
 
 
 COUNTS = (
-    ("steps", "steps"),
-    ("examples", "examples trained on"),
-    ("pairs", "of these with a rejected answer"),
-    ("validation_examples", "examples for validation"),
-    ("truncated", "examples cut at --max-length"),
-    ("left_out", "examples left out"),
-    ("tokens", "supervised tokens"),
-    ("first_loss", "first loss"),
-    ("last_loss", "last loss"),
-    ("best_step", "best step"),
-    ("best_validation_loss", "lowest validation loss"),
-    ("load_in", "precision of the base"),
-    ("seconds", "time"),
-)
+    ("steps", "steps"), ("examples", "examples trained on"), ("pairs", "of these with a rejected answer"),
+    ("validation_examples", "examples for validation"), ("truncated", "examples cut at --max-length"),
+    ("left_out", "examples left out"), ("tokens", "supervised tokens"), ("first_loss", "first loss"),
+    ("last_loss", "last loss"), ("best_step", "best step"), ("best_validation_loss", "lowest validation loss"),
+    ("load_in", "precision of the base"), ("seconds", "time"),
+)  # fmt: skip
 LOSSES = {
     "orpo": "Negative log-likelihood per token of the kept answers, in nats, plus the weighted loss of their odds.",
     "dpo": "Loss of each pair in nats: log 2 where the model prefers as its base does, lower where it prefers the kept"

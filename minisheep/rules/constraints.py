@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from minisheep.rules.constraint_edits import AT_ODDS, READINGS, content_words
 from minisheep.rules.identity import derive_seed
+from minisheep.rules.ifeval import KINDS
 from minisheep.rules.task_list import Task
 from minisheep.rules.text_words import unspaced
 
@@ -31,6 +32,23 @@ TELLING = 0.2
 """Share of a round's other answers that a constraint read off an answer must be broken by."""
 COMPARED = 200
 """Other answers that a reading is held against, drawn from all."""
+
+IN_WORDS = {
+    "change_case:english_capital": "capital letters alone", "change_case:english_lowercase": "small letters alone",
+    "combination:repeat_prompt": "the instruction first", "detectable_format:constrained_response": "a set answer",
+    "detectable_format:json_format": "JSON alone", "detectable_format:number_highlighted_sections": "highlighted parts",
+    "keywords:existence": "words that must come", "keywords:forbidden_words": "words that may not come",
+    "keywords:frequency": "how often a word comes", "keywords:letter_frequency": "how often a letter comes",
+    "language:response_language": "in another language", "startend:end_checker": "a given end",
+    "startend:quotation": "in quotation marks",
+}  # fmt: skip
+"""IFEval's kinds of which the name does not say what they are about."""
+
+
+def kind_in_words(kind: str) -> str:
+    """``number of words`` for ``length_constraints:number_words``; a plug-in's kind has only its own name."""
+    plain = kind.partition(":")[2].replace("_", " ") if kind in KINDS else kind
+    return IN_WORDS.get(kind, plain.replace("number ", "number of "))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,35 +31,17 @@ _NUMBER = re.compile(rf"(?<![.,]){START}\d+(?:[.,]\d+)*{END}")
 _LIST_NUMBER = re.compile(r"^[ \t]*[(（]?(\d+)(?:[.)](?=\s)|[、．）])", re.MULTILINE)
 _NAME = re.compile(rf"(?<!['’]){START}[^\W\d_{UNSPACED}]{{3,}}{END}(?!['’])")
 _OPENERS = (":", '"', "“", "‘", "'", "(", "-", "*", "•", ")", ".")
-_COUNTERPARTS = tuple(
-    tuple(group.split())
-    for group in (
-        "two three four five six seven eight nine ten eleven twelve",
-        "twenty thirty forty fifty sixty seventy eighty ninety",
-        "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
-        "January February April June July August September October November December",
-        "red blue green yellow purple orange brown black white grey",
-        "north south east west",
-        "spring summer autumn winter",
-        "morning afternoon evening",
-        "mother father sister brother",
-        "true false",
-        "positive negative",
-        "always never",
-        "before after",
-        "more fewer",
-        "hot cold",
-        "longer shorter",
-        "larger smaller",
-        "higher lower",
-        "older younger",
-        "increase decrease",
-        "safe dangerous",
-        "easy difficult",
-        "first last",
-        "singular plural",
-    )
+_GROUPS = (
+    "two three four five six seven eight nine ten eleven twelve, "
+    "twenty thirty forty fifty sixty seventy eighty ninety, "
+    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday, "
+    "January February April June July August September October November December, "
+    "red blue green yellow purple orange brown black white grey, north south east west, "
+    "spring summer autumn winter, morning afternoon evening, mother father sister brother, true false, "
+    "positive negative, always never, before after, more fewer, hot cold, longer shorter, larger smaller, "
+    "higher lower, older younger, increase decrease, safe dangerous, easy difficult, first last, singular plural"
 )
+_COUNTERPARTS = tuple(tuple(group.split()) for group in _GROUPS.split(", "))
 
 
 def change_fact(

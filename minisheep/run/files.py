@@ -33,7 +33,9 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"{_WAYS_OUT[error.errno]} and give the same command again.",
             ) from None
         if error.errno == errno.ELOOP:
-            raise CorruptRunError(f"{path} is a link, and nothing is written through links.", "Remove it.") from None
+            raise CorruptRunError(
+                f"{path} is a link, and nothing is written through links.", "Remove the link."
+            ) from None
         raise
 
 
@@ -227,7 +229,11 @@ def check_links(root: Path, *, writing: bool) -> None:
                     "Put the file itself there, or remove the link.",
                 )
             if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise CorruptRunError(one_line(f"{path} is neither a file nor a folder."), "Remove it.")
+                kind = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}.get(stat.S_IFMT(mode), "a device")
+                raise CorruptRunError(
+                    one_line(f"{path} is {kind}, and a run holds files and folders alone."),
+                    "Remove it; if it stands for a file of the run, restore that from a copy.",
+                )
 
 
 def sweep(folder: Path) -> None:

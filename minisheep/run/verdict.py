@@ -105,28 +105,35 @@ def round_sentence(found: Conclusion) -> str:
     return f"{_compared(found, f'Round {found.round}')}. The best of its run is round {found.best}."
 
 
+def pair_sentence(found: Mapping[str, Difference], names: tuple[str, str], models: tuple[Metrics, Metrics]) -> str:
+    """The verdict on a model against any other: their differences, names, and the ``model`` parts of their metrics."""
+    text = _compared(Conclusion(0, None, dict(found), models[1], models[0]), *names)
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def _later(found: Conclusion) -> str:
     return f"round {found.round + 1} was" if found.later == 1 else f"the {found.later} rounds measured after it were"
 
 
-def _compared(found: Conclusion, subject: str) -> str:
+def _compared(found: Conclusion, subject: str, other: str = "the base model") -> str:
     """``it is better than the base model in A (24 % to 43 %) and B, beyond chance; C shows no clear change``."""
     by_verdict = {verdict: [name for name, d in found.found.items() if d.verdict == verdict] for verdict in (1, -1, 0)}
     if not found.found:
-        return f"{subject} and the base model were not measured on the same items, so they cannot be compared"
+        return f"{subject} and {other} were not measured on the same items, so they cannot be compared"
     unclear = _listed([IN_WORDS[name] for name in by_verdict[0]], "or")
     if outcome(found.found) == "none":
-        return f"{subject} shows no clear change from the base model in {unclear} (95 % confidence)"
+        return f"{subject} shows no clear change from {other} in {unclear} (95 % confidence)"
     better, worse = (_listed([_with_levels(found, name) for name in by_verdict[v]]) for v in (1, -1))
-    text = f"{subject} is better than the base model in {better}" if better else ""
+    text = f"{subject} is better than {other} in {better}" if better else ""
     if worse:
-        text = f"{text}, but worse in {worse}" if better else f"{subject} is worse than the base model in {worse}"
+        text = f"{text}, but worse in {worse}" if better else f"{subject} is worse than {other} in {worse}"
     text += ", beyond what chance explains (95 % confidence)"
     if unclear:
         text += f"; no clear change in {unclear}"
     words = [m.get("answer_words") for m in (found.base, found.model)]
     if better and all(isinstance(count, int | float) for count in words):
-        text += f"; its answers have {words[1]:.0f} words, those of the base {words[0]:.0f}"
+        rival = other.partition(" (")[0].removesuffix(" model")
+        text += f"; its answers have {words[1]:.0f} words, those of {rival} {words[0]:.0f}"
     return text
 
 

@@ -204,17 +204,10 @@ def _shaped(shape: type[Shape], data: dict[str, Any]) -> Shape:
 
 def _shared(body: _Body, most: int | None) -> dict[str, Any]:
     return {
-        "model": body.model,
-        "n": body.n or 1,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "max_tokens": most,
-        "stop": tuple(body.stop or ()),
-        "seed": body.seed,
-        "stream": bool(body.stream),
-        "include_usage": bool(body.stream_options and body.stream_options.include_usage),
-    }
+        "model": body.model, "n": body.n or 1, "temperature": body.temperature, "top_p": body.top_p,
+        "top_k": body.top_k, "max_tokens": most, "stop": tuple(body.stop or ()), "seed": body.seed,
+        "stream": bool(body.stream), "include_usage": bool(body.stream_options and body.stream_options.include_usage),
+    }  # fmt: skip
 
 
 def _chat(body: _ChatBody) -> Wanted:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from minisheep.config import Settings
-from minisheep.rules.constraints import Catalogue, constrained, hindsight
+from minisheep.rules.constraints import Catalogue, constrained, hindsight, kind_in_words
 from minisheep.rules.heuristics import kept_text
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
@@ -62,10 +62,10 @@ def one_sided(kept: Sequence[Example], settings: Settings) -> str:
 
 def never_kept(counts: Mapping[str, tuple[int, int]]) -> str:
     """A sentence on the kinds that no answer of a round kept; empty where there is none."""
-    kinds = [f"{kind} ({draws} answers)" for kind, (draws, passed) in counts.items() if draws and not passed]
+    kinds = [f'"{kind_in_words(kind)}" ({n} answers)' for kind, (n, passed) in counts.items() if n and not passed]
     if not kinds:
         return ""
-    return f"No answer kept a constraint of {', '.join(kinds)}. The round goes on without them."
+    return f"No answer kept a constraint of the kind {', '.join(kinds)}. The round goes on without them."
 
 
 def faulty(checks: Iterable[Check]) -> str:

@@ -55,6 +55,14 @@ def sort_rows(rows: Sequence[RunRow], name: str) -> list[RunRow]:
     return sorted(rows, key=place)
 
 
+def deciding(rows: Sequence[RunRow]) -> list[Metric]:
+    """The few metrics by which a run decides, of those that any row has; all where it has none of them."""
+    halves = any(result.settings["constraints"] for row in rows for result in row.results)
+    kept = ("constraints_trained", "constraints_unseen") if halves else ("instruction_own",)
+    few = [metric for metric in metrics_of(rows) if metric.name in (*kept, "nll_change", "verifiable_ended")]
+    return few or metrics_of(rows)
+
+
 def chosen(rows: Sequence[RunRow], names: Sequence[str]) -> list[Metric]:
     """The metrics of these names, in this order. Raises `errors.UsageError`."""
     return [_named(rows, "--only", name) for name in dict.fromkeys(names)]

@@ -16,9 +16,10 @@ from rich.console import Console, Group
 from rich.control import Control
 from rich.text import Text
 
+from minisheep.rules.constraints import kind_in_words
 from minisheep.rules.plain_text import one_line, sanitise
 from minisheep.run.records import Example, Rejection, Verdict
-from minisheep.terminal.record_browser import KEPT, REJECTED, Answered, History, RecordFate
+from minisheep.terminal.record_browser import KEPT, MEANINGS, REJECTED, Answered, History, RecordFate, legend
 
 ID = 8
 """Characters of an id in a list: enough to name a record in most runs."""
@@ -90,7 +91,7 @@ def _answer(answer: Answered) -> Iterator[Section]:
     yield heading, sanitise(response.text)
     if (check := answer.check) is not None:
         verdict_ = "kept" if check.passed else "not kept"
-        yield f"check {check.id}: {one_line(check.kind)} {verdict_}", sanitise(check.fault)
+        yield f"check {check.id}: {one_line(kind_in_words(check.kind))}, {verdict_}", sanitise(check.fault)
     if verdict is not None:
         yield _verdict(verdict), sanitise("\n".join(_raw(verdict)))
     if isinstance(decision, Example):
@@ -120,7 +121,9 @@ def _decision(decision: Example | Rejection) -> str:
     if isinstance(decision, Example):
         return f"kept, {decision.id}" + (f", cut ({one_line(decision.cut)})" if decision.cut else "")
     detail = f": {one_line(decision.detail)}" if decision.detail else ""
-    return f"rejected, {decision.id}, by {one_line(decision.stage)}.{one_line(decision.rule)}{detail}"
+    rule = f"{one_line(decision.stage)}.{one_line(decision.rule)}"
+    what = f", which drops what {MEANINGS[rule]}" if rule in MEANINGS else ""
+    return f"rejected, {decision.id}, by {rule}{what}{detail}"
 
 
 def _task(instruction: str, input: str) -> str:
@@ -195,7 +198,9 @@ def _at(page: Page, cursor: int, height: int) -> Page:
 def list_lines(items: Sequence[RecordFate], page: Page, title: str, width: int, height: int) -> list[Text]:
     """A screen of items."""
     shown = items[page.top : page.top + height]
-    lines = [_bar(f"{title}, {page.cursor + 1 if items else 0} of {len(items)}", width)]
+    # The mark of the chosen item in words, since a list has no room for all.
+    what = "".join(f"; {text}" for text in legend(items[page.cursor : page.cursor + 1]))
+    lines = [_bar(f"{title}, {page.cursor + 1 if items else 0} of {len(items)}{what}", width)]
     for number, item in enumerate(shown, page.top):
         style = "reverse" if number == page.cursor else STYLES.get(item.fate, "")
         lines.append(Text(set_cell_size(row(item, width), width), style=style, no_wrap=True))

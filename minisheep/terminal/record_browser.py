@@ -12,11 +12,26 @@ from typing import Any
 
 from minisheep.data.seed_tasks import SeedTask
 from minisheep.errors import UsageError
+from minisheep.rules.heuristics import INSTRUCTION_RULES, RESPONSE_RULES
 from minisheep.rules.text_words import word_count
 from minisheep.run.reading import Round, RoundRecords
 from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Rejection, Response, Verdict
 
 KEPT, REJECTED, OPEN = "kept", "rejected", "open"
+MEANINGS = {
+    **{f"generate.{name}": what for name, _, what in INSTRUCTION_RULES},
+    **{f"filter.{name}": what for name, _, what in RESPONSE_RULES},
+    "generate.too_similar": "is too similar to a seed task or an earlier instruction (ROUGE-L)",
+    "generate.no_task": "is a draft that holds no readable task",
+    "filter.constraint_not_kept": "does not keep its constraint, as a program decided",
+    "filter.no_score": "has a verdict without a score",
+    "filter.not_best": "is not the best judged answer to its instruction",
+    "filter.low_score": "has too low a score",
+    "filter.high_perplexity": "has too high a perplexity under the model itself",
+    "filter.crowded": "is in a cluster of which another answer was drawn",
+    "filter.not_lowest": "is in a cluster of which another answer has a lower perplexity",
+}
+"""Completes the sentence "the rule drops what ..."."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +111,12 @@ def rules_of(items: Iterable[RecordFate]) -> dict[str, int]:
         if item.rule:
             counts[f"{item.stage}.{item.rule}"] += 1
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def legend(items: Iterable[RecordFate]) -> list[str]:
+    """What each rule that dropped one of the items drops, a line each, in the order of `MEANINGS`."""
+    did = rules_of(items)
+    return [f"{rule.partition('.')[2]}: {what}" for rule, what in MEANINGS.items() if rule in did]
 
 
 def _unanswered(instruction: Instruction) -> RecordFate:

@@ -83,9 +83,10 @@ def counted(stage: Stage) -> str:
     return f"{stage.done}{of} {one_line(stage.unit, 30)}" if stage.total or stage.done else ""
 
 
-def sentence(run: Path, found: Now) -> str:
-    """The state of a run and what it is at, or why it ended."""
-    text, at = f"{run}: {found.name}", doing(found.events)
+def sentence(run: Path, found: Now, end: str = "") -> str:
+    """The state of a run and what it is at, or why it ended. `end` stands for the state of a run that is over."""
+    name = end if end and found.name in run_state.DONE else found.name
+    text, at = f"{run}: {name}", doing(found.events)
     if found.going_on:
         return f"{text}{f' in {at}' if at else ''}{_by(found.holder)}."
     used = f" It is in use by another command{_by(found.holder)}." if found.holder else ""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from minisheep import api
+from minisheep.rules.constraints import kind_in_words
 from minisheep.run import verdict
 from minisheep.run.verdict import BeforeAfter, Conclusion
 from minisheep.terminal.screen_charts import clean, pad, wrap
@@ -99,7 +100,10 @@ def curve(metrics: Sequence[Mapping[str, Any]], width: int) -> list[str]:
         return []
     by_name = {"all kinds": verdict.curve_totals(found), **found}
     rounds = sorted(by_name["all kinds"])
-    rows = [(clean(name), *(passed(by_round.get(r)) for r in rounds), "") for name, by_round in by_name.items()]
+    rows = [
+        (clean(kind_in_words(name)), *(passed(by_round.get(r)) for r in rounds), "")
+        for name, by_round in by_name.items()
+    ]
     titles = ("draws that keep their constraint", *(f"round {r}" for r in rounds), "")
     return table(titles, rows, room(width))
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from minisheep.rules import plain_text
+from minisheep.rules.constraints import kind_in_words
 from minisheep.run import run_state
 from minisheep.run.time_left import Key, Stage, expected, time_left
 from minisheep.run.verdict import curve_totals
@@ -217,10 +218,7 @@ def pass_rates(draws: Mapping[str, Mapping[int, tuple[int, int]]], width: int, h
     for kind in ("all kinds", *by_size)[: max(0, height - 1)]:
         counts = totals if kind == "all kinds" else draws[kind]
         cells = "".join(right(_percent(counts.get(number)), 5) for number in rounds)
-        # What stands before the colon is the kind's group.
-        rows.append(
-            line(width, pad(clean(kind).rpartition(":")[2], room), (cells, STRONG if kind == "all kinds" else ""))
-        )
+        rows.append(line(width, pad(clean(kind_in_words(kind)), room), (cells, STRONG if kind == "all kinds" else "")))
     return rows
 
 

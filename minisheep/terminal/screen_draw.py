@@ -208,7 +208,7 @@ def machine(state: State, load: MachineLoad, width: int) -> list[Text]:
 def _speed(state: State) -> list[Part]:
     speed = f"{state.tokens_per_second:,.0f}" if state.tokens_per_second else "-"
     parts: list[Part] = [("tokens/s ", DIM), (speed, STRONG)]
-    if state.slots > 1:
+    if state.slots > 1 and state.running:
         parts += [("  slots ", DIM), f"{state.running}/{state.slots}"]
     return parts
 

@@ -108,22 +108,15 @@ class PlainView:
         pass
 
 
-class JsonView:
+class JsonView(PlainView):
     """One JSON object a line, with the time, and nothing else. The newest progress is repeated after a silence."""
-
-    def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream = stream or sys.stdout
-        self._clock = clock
-        self._last = clock()
-        self._latest: events.Event = events.Note("working")
-        self._forecast = Forecast()
 
     def __call__(self, event: events.Event, at: float | None = None) -> None:
         """`at` is the time of the event in seconds since the epoch, if that is not now."""
         if isinstance(event, events.Progress | events.Paused):
             self._latest = event
         elif isinstance(event, events.PhaseStarted | events.PhaseFinished):
-            self._latest = events.Note("working")
+            self._latest = None
         self._last = self._clock()
         self._forecast(event, at)
         told = {}
@@ -137,13 +130,10 @@ class JsonView:
 
     def tick(self) -> None:
         if self._clock() - self._last >= LONG_SECONDS:
-            self(self._latest)
+            self(self._latest or events.Note("working"))
 
     def say(self, text: str) -> None:
         self(events.Note(text))
-
-    def close(self) -> None:
-        pass
 
 
 def _tenths(seconds: float | None) -> float | None:
@@ -178,13 +168,9 @@ class LiveView:
             self._drop_task()
             self._begun, self._first = time.monotonic(), event.done
             self._task = self._progress.add_task(
-                words.where(event.round, event.phase),
-                total=event.total or None,
-                completed=event.done,
-                rate="",
-                left="",
-                detail="",
-            )
+                words.where(event.round, event.phase), total=event.total or None, completed=event.done, rate="",
+                left="", detail="",
+            )  # fmt: skip
         elif isinstance(event, events.Progress):
             self._update(event.done, event.total, plain_text.one_line(event.detail, 40))
         elif isinstance(event, events.TrainStep):

@@ -379,18 +379,9 @@ class TrainingLoop:
     def _result(self) -> base.TrainResult:
         state = self.state
         return base.TrainResult(
-            steps=self.total,
-            examples=len(self.training),
-            validation_examples=len(self.held),
-            tokens=state.tokens,
-            seconds=self._elapsed(),
-            first_loss=state.first_loss,
-            last_loss=state.last_loss,
-            best_validation_loss=state.best_loss,
-            best_step=state.best_step,
-            load_in=self.precision.load_in,
-            truncated=self.data.truncated,
-            left_out=self.data.left_out,
-            micro_batch_size=self.micro_batch_size,
+            steps=self.total, examples=len(self.training), validation_examples=len(self.held), tokens=state.tokens,
+            seconds=self._elapsed(), first_loss=state.first_loss, last_loss=state.last_loss,
+            best_validation_loss=state.best_loss, best_step=state.best_step, load_in=self.precision.load_in,
+            truncated=self.data.truncated, left_out=self.data.left_out, micro_batch_size=self.micro_batch_size,
             pairs=sum(bool(self.data.pairs[index].worse) for index in self.training),
-        )
+        )  # fmt: skip
