@@ -130,7 +130,7 @@ def main(vocabulary: int, rows: int, different: int, seconds: float) -> None:
             ]
             plain, ours, shared, read, by_two = (1e6 * taken / rows for taken in medians(works, seconds))
             click.echo(
-                f"{kind:8} plain {plain:6.0f}   ours {ours:5.0f}   in threads {shared:5.0f} (faster by {ours / shared:.2f})"
+                f"{kind:8} plain {plain:6.0f}   ours {ours:5.0f}   in threads {shared:5.0f} ({ours / shared:.2f} times)"
                 f"   read once {read:4.0f}, by two {by_two:4.0f}"
             )
     together.close()

@@ -28,8 +28,9 @@ NEGLIGIBLE = 16.0
 COLUMN = 16
 """Tokens of a column: those whose ids are equal but for a multiple of a 16th of the vocabulary. numpy finds the maxima
 of all columns about as fast as one of the row, and only columns whose maximum matters are looked at again."""
-BLOCK = 32
-"""Rows that are drawn together at most: fewer and longer calls of numpy, between which threads wait for each other."""
+ALONE, BLOCK = 8, 32
+"""Rows that are drawn together by one thread, whose caches hold few, and at most by one of several: fewer and longer
+calls of numpy, between which threads wait for each other."""
 ORDERED = 2**20
 """Tokens of all rows together that are ordered at once at most, at some 40 bytes each."""
 SAMPLED = 256
@@ -55,9 +56,8 @@ def draw(
     1, one a row.
 
     In order of falling logits (the lower id first where two are equal), top_k and then top_p cut off what follows, both
-    at temperature 1; the chance is a place in the sum of what is left. At temperature 0 it is the likeliest. Raises
-    ModelFileError where a row's highest value is no number. `sampled` changes the
-    time that it takes, not the tokens.
+    at temperature 1; the chance is a place in the sum of what is left. At temperature 0 it is the likeliest. `sampled`
+    changes the time that this takes, not the tokens. Raises ModelFileError where a row's highest value is no number.
     """
     if sampling.temperature <= 0:
         tokens = [int(row.argmax()) for row in rows]
@@ -128,9 +128,10 @@ def _guessed(peaks: npt.NDArray[Any], most: int, sampled: int) -> Any:
 def _places(values: npt.NDArray[Any], floor: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Flat indices of what reaches its row's `floor`, ascending, and how many there are up to each row's end."""
     more = values.size // 8 + 1
-    reached = np.ones(values.size + more, dtype=bool)
+    reached = np.empty(values.size + more, dtype=bool)
     np.greater_equal(values, floor, out=reached[:-more].reshape(values.shape))
     # Where less than a tenth is true, numpy searches with branches that the processor cannot foresee: twice as slow.
+    reached[-more:] = True
     places = np.flatnonzero(reached)[:-more]
     return places, places.searchsorted(np.arange(1, len(values) + 1) * values.shape[1])
 
@@ -148,7 +149,7 @@ class Sampler:
 
     def sample(self, logits: npt.NDArray[Any]) -> int:
         """A token from one row of logits."""
-        return _draw([self], [logits])[0]
+        return _draw([self], [logits], 1)[0]
 
 
 DRAWERS = 8
@@ -185,10 +186,10 @@ class DrawingPool:
     def sample(self, samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]]) -> list[int]:
         """A token from each row, by the sampler at the same place."""
         if self._pool is None or len(rows) < SHARE or self.in_threads is False:
-            return _draw(samplers, rows)
+            return _draw(samplers, rows, ALONE)
         threads = self.in_threads or len(self._seconds[True]) <= len(self._seconds[False])
         began = self._clock()
-        tokens = self._shared(samplers, rows) if threads else _draw(samplers, rows)
+        tokens = self._shared(samplers, rows) if threads else _draw(samplers, rows, ALONE)
         if self.in_threads is None:
             self._seconds[threads].append((self._clock() - began) / len(rows))
             if len(self._seconds[False]) == TRIALS:
@@ -200,16 +201,17 @@ class DrawingPool:
         share = -(-len(rows) // min(self._threads, max(2, len(rows) // SHARE)))
         starts = range(0, len(rows), share)
         assert self._pool is not None
-        parts = [self._pool.submit(_draw, samplers[at : at + share], rows[at : at + share]) for at in starts[1:]]
-        return _draw(samplers[:share], rows[:share]) + [token for part in parts for token in part.result()]
+        shares = [(samplers[at : at + share], rows[at : at + share], BLOCK) for at in starts]
+        parts = [self._pool.submit(_draw, *one) for one in shares[1:]]
+        return _draw(*shares[0]) + [token for part in parts for token in part.result()]
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _draw(samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]]) -> list[int]:
-    """Those together that are drawn in the same way."""
+def _draw(samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]], most: int) -> list[int]:
+    """Those together that are drawn in the same way, at most so many."""
     alike: dict[tuple[float, float, int], list[int]] = {}
     for place, sampler in enumerate(samplers):
         sampling = sampler.sampling
@@ -217,7 +219,7 @@ def _draw(samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]]) -> list
     tokens = [0] * len(rows)
     for (_, _, top_k), places in alike.items():
         few = 0 < top_k <= rows[0].size // COLUMN
-        together = BLOCK if few else max(1, min(BLOCK, ORDERED // rows[0].size))
+        together = most if few else max(1, min(most, ORDERED // rows[0].size))
         for block in (places[at : at + together] for at in range(0, len(places), together)):
             chances = np.array([samplers[place].chance() for place in block])
             drawn = draw([rows[place] for place in block], samplers[block[0]].sampling, chances)
