@@ -184,14 +184,15 @@ def test_threads_draw_what_one_after_the_other_would(threads: int, share: int, m
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the limit is glibc's")
 def test_drawing_takes_no_new_pages_from_the_system() -> None:
-    """In a process of its own, since whoever freed much before would have raised the limit."""
+    """In a process of its own, since whoever freed much before would have raised the limit: so the rows stay."""
     program = """if True:
         import resource
         import numpy as np
         from minisheep.engines.base import Sampling
         from minisheep.engines.sampling import DrawingPool, Sampler
-        pool, rows = DrawingPool(1), list(np.random.default_rng(1).normal(0, 2, (32, 49_152)).astype(np.float32))
-        samplers = [Sampler(Sampling(), seed) for seed in range(32)]
+        rows = list(np.random.default_rng(1).standard_normal((64, 49_152), dtype=np.float32))
+        samplers, pool = [Sampler(Sampling(), seed) for seed in range(64)], DrawingPool(2)
+        pool.in_threads = True
         for _ in range(3):
             pool.sample(samplers, rows)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -200,7 +201,7 @@ def test_drawing_takes_no_new_pages_from_the_system() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert int(found.stdout) < 500
+    assert int(found.stdout) < 1000, "with the limit as it is at first, some 6,000"
 
 
 @pytest.mark.parametrize("helps", [True, False])
