@@ -1,15 +1,18 @@
 """Drawing a token from a row of logits: today's code beside the plain one that it replaced, and threads over rows.
 
-    python -m benchmarks.drawing [--vocabulary N] [--rows N] [--seconds S]
+    python -m benchmarks.drawing [--vocabulary N] [--rows N] [--different N] [--seconds S]
 
 On a fast GPU the forward pass of 64 sequences takes less time than drawing 64 tokens one after the other. Both draw the
-same tokens from the same seeds, which is checked before the clock starts.
+same tokens from the same chances, which is checked before the clock starts. All rows of a step lie in memory of their
+own, as they come from llama.cpp; of a few `--different` ones, caches hold some.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import click
@@ -17,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minisheep.engines.base import Sampling
-from minisheep.engines.sampling import DRAWERS, NEAR, NEGLIGIBLE, DrawingPool, Sampler, candidates
+from minisheep.engines.sampling import DRAWERS, NEGLIGIBLE, DrawingPool, Sampler, draw
 from minisheep.errors import MinisheepError
 from minisheep.machine import cpu
 
@@ -32,11 +35,13 @@ KINDS: dict[str, Callable[[np.random.Generator, int], npt.NDArray[Any]]] = {
 
 
 def plain_candidates(logits: npt.NDArray[Any], sampling: Sampling) -> Found:
-    """The reference: everything within `NEGLIGIBLE` nats is partitioned and ordered, unless top_k lie within `NEAR`."""
-    highest, reach = logits.max(), max(1.0, sampling.temperature)
-    tokens = np.flatnonzero(logits >= highest - NEAR * reach)
+    """The reference: the ids of the tokens that may be drawn, likeliest first (the lower id where two are equal), and
+    their probabilities. Everything within `NEGLIGIBLE` nats is partitioned and ordered, unless top_k lie within half of
+    that."""
+    highest, reach = logits.max(), NEGLIGIBLE * max(1.0, sampling.temperature)
+    tokens = np.flatnonzero(logits >= highest - reach / 2)
     if not 0 < sampling.top_k <= len(tokens):
-        tokens = np.flatnonzero(logits >= highest - NEGLIGIBLE * reach)
+        tokens = np.flatnonzero(logits >= highest - reach)
     values = logits[tokens]
     if 0 < sampling.top_k < len(tokens):
         best = np.argpartition(values, -sampling.top_k)[-sampling.top_k :]
@@ -57,45 +62,78 @@ def _softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(weights / weights.sum())
 
 
-def rate(work: Callable[[], object], seconds: float) -> float:
-    """Runs a second, by the fastest: another program's turn is not ours."""
-    best, ends = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < ends:
-        began = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - began)
-    return 1 / best
+def plain_draw(row: npt.NDArray[Any], sampling: Sampling, chance: float) -> int:
+    """The token at the place `chance`, from 0 up to 1, of the reference's candidates."""
+    tokens, probabilities = plain_candidates(row, sampling)
+    drawn = int(np.searchsorted(np.cumsum(probabilities), chance, side="right"))
+    return int(tokens[min(drawn, len(tokens) - 1)])
+
+
+def medians(works: list[Callable[[], object]], seconds: float) -> list[float]:
+    """Seconds of each work, done in turns for so long in all that each has `seconds`."""
+    taken: list[list[float]] = [[] for _ in works]
+    ends = time.perf_counter() + seconds * len(works)
+    while not taken[-1] or time.perf_counter() < ends:
+        for work, times in zip(works, taken, strict=True):
+            began = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - began)
+    return [statistics.median(times) for times in taken]
 
 
 def check_same(rows: list[npt.NDArray[Any]], sampling: Sampling) -> None:
     """Raises `errors.MinisheepError` where the two differ."""
+    chances = np.random.default_rng(2).random(len(rows))
+    plain = [plain_draw(row, sampling, chance) for row, chance in zip(rows, chances, strict=True)]
+    if draw(rows, sampling, chances) != plain:
+        raise MinisheepError("The two draw different tokens, so their speeds cannot be compared.")
+
+
+def read_all(rows: Sequence[npt.NDArray[Any]]) -> None:
     for row in rows:
-        ours, plain = candidates(row, sampling), plain_candidates(row, sampling)
-        if not (np.array_equal(ours[0], plain[0]) and np.array_equal(ours[1], plain[1])):
-            raise MinisheepError("The two draw from different candidates, so their speeds cannot be compared.")
+        row.max()
 
 
 @click.command()
 @click.option("--vocabulary", default=151_936, show_default=True, help="tokens of a row")
 @click.option("--rows", default=64, show_default=True, help="sequences of a step")
+@click.option("--different", default=0, help="rows that differ, each in memory of its own; 0 for all")
 @click.option("--seconds", default=1.0, show_default=True, help="time for each figure")
-def main(vocabulary: int, rows: int, seconds: float) -> None:
-    """Microseconds a token: plain, ours, and ours with threads over the rows of a step."""
+def main(vocabulary: int, rows: int, different: int, seconds: float) -> None:
+    """Microseconds a token: plain, ours, and ours with threads over the rows of a step; and for reading a row once,
+    alone and with another thread, which no way of drawing can beat."""
     sampling, threads = Sampling(), min(DRAWERS, cpu.cores())
-    pool = DrawingPool(threads)
-    click.echo(f"{vocabulary:,} tokens, {rows} rows, {threads} threads; microseconds a token, the fastest of each")
-    for kind, make in KINDS.items():
-        rng = np.random.default_rng(1)
-        some = [make(rng, vocabulary).astype(np.float32) for _ in range(min(rows, 8))]
-        check_same(some, sampling)
-        every = [some[i % len(some)] for i in range(rows)]
-        samplers = [Sampler(sampling, seed) for seed in range(rows)]
-        plain = 1e6 / rate(lambda some=some: plain_candidates(some[0], sampling), seconds)  # type: ignore[misc]
-        ours = 1e6 / rate(lambda some=some: candidates(some[0], sampling), seconds)  # type: ignore[misc]
-        pool.in_threads = threads > 1
-        step = rate(lambda every=every, own=samplers: pool.sample(own, every), seconds)  # type: ignore[misc]
-        click.echo(f"{kind:8} plain {plain:7.0f}   ours {ours:7.0f}   in threads {1e6 / (step * rows):7.0f}")
-    pool.close()
+    alone, together = DrawingPool(1), DrawingPool(max(2, threads))
+    together.in_threads = True
+    different = min(different or rows, rows)
+    click.echo(f"{vocabulary:,} tokens, {rows} rows, {different} of them different, {threads} threads;")
+    click.echo("microseconds a token, medians of turns")
+    with ThreadPoolExecutor(1) as other:
+        for kind, make in KINDS.items():
+            rng = np.random.default_rng(1)
+            some = [make(rng, vocabulary).astype(np.float32) for _ in range(different)]
+            check_same(some, sampling)
+            every = [some[i % different] for i in range(rows)]
+            samplers = [Sampler(sampling, seed) for seed in range(rows)]
+
+            def read_by_two(every: list[npt.NDArray[Any]] = every) -> None:
+                half = other.submit(read_all, every[rows // 2 :])
+                read_all(every[: rows // 2])
+                half.result()
+
+            works: list[Callable[[], object]] = [
+                lambda every=every: [plain_draw(row, sampling, 0.5) for row in every],  # type: ignore[misc]
+                lambda every=every, own=samplers: alone.sample(own, every),  # type: ignore[misc]
+                lambda every=every, own=samplers: together.sample(own, every),  # type: ignore[misc]
+                lambda every=every: read_all(every),  # type: ignore[misc]
+                read_by_two,
+            ]
+            plain, ours, shared, read, by_two = (1e6 * taken / rows for taken in medians(works, seconds))
+            click.echo(
+                f"{kind:8} plain {plain:6.0f}   ours {ours:5.0f}   in threads {shared:5.0f} ({ours / shared:.2f} times)"
+                f"   read once {read:4.0f}, by two {by_two:4.0f}"
+            )
+    together.close()
 
 
 if __name__ == "__main__":

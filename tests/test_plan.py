@@ -399,6 +399,21 @@ def test_a_plan_says_where_drawing_tokens_is_what_a_gpu_waits_for() -> None:
     assert make_plan(settings(), model(), PlannedMachine("A processor", None, None, bfloat16=True)).drawing_share == 0
 
 
+def test_the_documents_tell_what_a_plan_counts_for_drawing() -> None:
+    """Both that one core writes no more, and what it was measured with: `python -m benchmarks.drawing`."""
+    core = f"{1000 * duration.DRAW_SECONDS:g} ms of"
+    assert f"adds {core} a processor's core" in GUIDE
+    assert f"more than {round(1 / duration.DRAW_SECONDS, -2):,.0f} tokens/s" in GUIDE
+    documents = Path(__file__).parent.parent / "docs"
+    assert f"takes {core} one processor core" in (documents / "memory.md").read_text(encoding="utf-8")
+    measured = (
+        (documents / "performance.md").read_text(encoding="utf-8").split("## Drawing tokens")[1].split("\n## ")[0]
+    )
+    rows = [line.split("|") for line in measured.splitlines() if line.startswith("| ") and "64 different" in line]
+    ours = [float(cells[4]) for cells in rows]
+    assert len(ours) == 4 and max(ours) == pytest.approx(1e6 * duration.DRAW_SECONDS, rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("tokens", "published"),
     [(16, 1946), (32, 3358), (64, 5349), (128, 6901), (256, 8555), (512, 9279)],

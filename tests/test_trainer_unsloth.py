@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -189,3 +190,24 @@ def test_where_the_choice_is_ours_the_run_goes_on_with_peft_and_says_why_ever_af
         )
         assert ("PEFT" in error.message) is falls_back
         assert falls_back or (folder.model.read_bytes() == before and error.fix == "do")
+
+
+def test_its_tokenizer_pads_with_another_token_than_the_model(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unsloth zeroes the row of that token in an untied embedding, which must not be one of the model's own."""
+    own = tmp_path / "weights"
+    shutil.copytree(weights, own)
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(config | {"pad_token_id": 3}))
+    asked: list[Any] = []
+
+    def listen(**given: Any) -> Any:
+        words = json.loads((Path(given["tokenizer_name"]) / "tokenizer.json").read_text())["model"]["vocab"]
+        asked.append(words["<pad>"])
+        raise ValueError("enough was heard")
+
+    monkeypatch.setattr(sys.modules["unsloth"].FastLanguageModel, "from_pretrained", listen)
+    with pytest.raises(TrainerFailedError, match="enough was heard"):
+        train(job(tmp_path, own), trainer="unsloth")
+    assert asked and asked[0] != 3

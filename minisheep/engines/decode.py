@@ -18,8 +18,9 @@ import numpy.typing as npt
 from minisheep.engines import budget, native
 from minisheep.engines.embed import BatchArrays, Embedder
 from minisheep.engines.native import Vocabulary
+from minisheep.engines.sampling import finite
 from minisheep.engines.scheduler import PREFIX_SEQUENCE, Copy, Free, LogitRow, Step
-from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError, WorkerError
+from minisheep.errors import UnsupportedModelError, UsageError, WorkerError
 from minisheep.machine import cpu, llama_library
 
 llama_cpp = llama_library.load()
@@ -36,17 +37,6 @@ NO_SLOT, NO_MEMORY = 1, -2
 FULL = ("out of memory", "failed to allocate", "unable to allocate", "alloc_tensor_range")
 """Parts of what llama.cpp says where memory is full."""
 FULL_FIX = "Lower --slots or --context, or close other programs, and give the same command again."
-
-
-def finite(row: Logits) -> Logits:
-    """The row, if its highest value is a number (a NaN anywhere makes it none). Raises ModelFileError."""
-    if not np.isfinite(row.max()):
-        raise ModelFileError(
-            "The model computes no numbers (NaN or infinity), so nothing that it says counts: its file or its adapter"
-            " is damaged, or its number format overflows.",
-            "Delete the file and fetch it again, or train that round again.",
-        )
-    return row
 
 
 class OutOfRoomError(Exception):
@@ -174,19 +164,20 @@ class Decoder:
             yield part
 
     def logits(self, index: int) -> Logits:
-        """The logits of a row, float32 of the vocabulary's size: a view that the next decode overwrites.
-
-        Raises ModelFileError where they are not numbers: with NaN, every likelihood would look perfect.
-        """
+        """The logits of a row, float32 of the vocabulary's size: a view that the next decode overwrites. Whether they
+        are numbers, `sampling.finite` tells of their highest, which whoever reads them looks for anyway."""
         pointer = llama_cpp.llama_get_logits_ith(self._context, index)
         if not pointer:
             raise WorkerError(f"llama.cpp has no logits at {index}: {native.log_line()}.")
-        return finite(np.ctypeslib.as_array(pointer, shape=(self.vocabulary.size,)))
+        return np.ctypeslib.as_array(pointer, shape=(self.vocabulary.size,))
 
     def logprobs(self, index: int, tokens: Sequence[int]) -> list[float]:
-        """Natural-log probabilities of `tokens` in a row (log-softmax over the vocabulary, summed in float64)."""
+        """Natural-log probabilities of `tokens` in a row (log-softmax over the vocabulary, summed in float64).
+
+        Raises ModelFileError where the row's highest is no number.
+        """
         row = self.logits(index)
-        highest = row.max()
+        highest = finite(row.max())
         np.subtract(row, highest, out=self._scratch)
         np.exp(self._scratch, out=self._scratch)
         log_sum = float(highest) + float(np.log(self._scratch.sum(dtype=np.float64)))

@@ -2,7 +2,8 @@
 
 Sampling takes the same steps in the same order as llama.cpp's sampler chain (llama_sampler_init_top_k, _top_p, _temp,
 _dist), which takes 0.8 ms for a vocabulary of 49k, a tenth of all time when 32 sequences decode together. Most of that
-orders tokens that can never be drawn; one comparison sets these aside here first, so it takes a fifth.
+orders tokens that can never be drawn. Here a row is read once for the maxima of parts of it, then only where these
+matter; of what is left only the values are put in order, and at last it is looked up which token was meant.
 """
 
 from __future__ import annotations
@@ -10,162 +11,156 @@ from __future__ import annotations
 import codecs
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from minisheep.engines.base import Sampling
+from minisheep.errors import ModelFileError
 
 NEGLIGIBLE = 16.0
 """Nats below the best token at temperature 1 from which a token is set aside: each is then at most 1.1e-7 as likely."""
-NEAR = 8.0
-"""Where at least top_k tokens lie within this many nats, or those that do hold the nucleus, the others are not ordered:
-a flat row has half its vocabulary within 16 nats, and ordering those takes most of the time."""
+COLUMN = 16
+"""Tokens of a column: those whose ids are equal but for a multiple of a 16th of the vocabulary. numpy finds the maxima
+of all columns about as fast as one of the row, and only columns whose maximum matters are looked at again."""
+ALONE, BLOCK = 8, 32
+"""Rows that are drawn together by one thread, whose caches hold few, and at most by one of several: fewer and longer
+calls of numpy, between which threads wait for each other."""
+ORDERED = 2**20
+"""Tokens of all rows together that are ordered at once at most, at some 40 bytes each."""
+SAMPLED = 256
+"""The value of the last token that top_k keeps is guessed as that of the maximum of this rank in a sample."""
 
 
-def candidates(logits: npt.NDArray[Any], sampling: Sampling) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
-    """Token ids that may be drawn, likeliest first (the lower id where two are equal), and their probabilities.
+def finite(highest: Any) -> Any:
+    """The highest value of a row, or of several, if each is a number (a NaN anywhere in a row makes it none). Raises
+    ModelFileError: with NaN, every likelihood would look perfect."""
+    if not np.isfinite(highest).all():
+        raise ModelFileError(
+            "The model computes no numbers (NaN or infinity), so nothing that it says counts: its file or its adapter"
+            " is damaged, or its number format overflows.",
+            "Delete the file and fetch it again, or train that round again.",
+        )
+    return highest
 
-    `logits` is one row, of the vocabulary's size. Top-k and top-p look at the distribution at temperature 1.
+
+def draw(
+    rows: Sequence[npt.NDArray[Any]], sampling: Sampling, chances: npt.NDArray[np.float64], sampled: int = SAMPLED
+) -> list[int]:
+    """A token from each row of logits, all of the vocabulary's size; `chances` are random numbers, at least 0 and below
+    1, one a row.
+
+    In order of falling logits (the lower id first where two are equal), top_k and then top_p cut off what follows, both
+    at temperature 1; the chance is a place in the sum of what is left. At temperature 0 it is the likeliest. `sampled`
+    changes the time that this takes, not the tokens. Raises ModelFileError where a row's highest value is no number.
     """
-    reach = max(1.0, sampling.temperature)
-    most = sampling.top_k if sampling.top_k > 0 else logits.size
-    columns = _columns(logits)
-    peaks = logits if columns is None else columns.max(axis=0)
-    highest = peaks.max()
-    tokens = None if columns is None else _near(columns, peaks, highest - NEAR * reach)
-    if tokens is None:
-        tokens = _at_least(logits, highest, NEAR * reach, most)
-    if tokens.size < most and sampling.top_p < 1:
-        found = _nucleus(logits, highest, tokens, reach, sampling)
-        if found is not None:
-            return found
-    if tokens.size < most:
-        tokens = _at_least(logits, highest, NEGLIGIBLE * reach, most)
-    values = logits[tokens]
-    if most < tokens.size:
-        best = np.argpartition(values, -most)[-most:]
-        best.sort()  # argpartition's own order is not defined
-        tokens, values = tokens[best], values[best]
-    tokens, values = _ordered(tokens, values)
+    if sampling.temperature <= 0:
+        tokens = [int(row.argmax()) for row in rows]
+        finite([row[token] for row, token in zip(rows, tokens, strict=True)])
+        return tokens
+    number, size = len(rows), rows[0].size
+    every = np.arange(number)
+    most = sampling.top_k if 0 < sampling.top_k < size else size
+    if size % COLUMN:
+        rows = [np.pad(row, (0, -size % COLUMN), constant_values=-np.inf) for row in rows]
+    views = [row.reshape(COLUMN, -1) for row in rows]
+    peaks = np.empty((number, views[0].shape[1]), views[0].dtype)
+    for view, out in zip(views, peaks, strict=True):
+        np.maximum.reduce(view, axis=0, out=out)
+    highest = finite(peaks.max(axis=1, keepdims=True))
+    lowest = highest - NEGLIGIBLE * max(1.0, sampling.temperature)
+    floor = np.maximum(lowest, _guessed(peaks, most, sampled))
+
+    # The columns that reach the floor, and of these the values that do.
+    columns, ends = _places(peaks, floor)
+    counts = np.diff(ends, prepend=0)
+    columns -= np.repeat(every * peaks.shape[1], counts)
+    parts = [columns[end - count : end] for count, end in zip(counts, ends, strict=True)]
+    kept = np.full((number, COLUMN * counts.max()), -np.inf, peaks.dtype)
+    outs = [row[: COLUMN * count].reshape(COLUMN, -1) for row, count in zip(kept, counts, strict=True)]
+    # A loop in C, since whoever holds the interpreter between these calls makes another thread sleep.
+    deque(map(np.ndarray.take, views, parts, repeat(1), outs, repeat("clip")), 0)  # type: ignore[arg-type]
+    places, stops = _places(kept, floor)
+    near = np.diff(stops, prepend=0)
+    values = kept.ravel().take(places)
+    ordered = np.full((number, near.max()), -np.inf, peaks.dtype)
+    ordered.ravel()[np.arange(places.size) + np.repeat(every * ordered.shape[1] - stops + near, near)] = values
+    ordered.sort(axis=1)
+    best = ordered[:, ::-1][:, :most]
+
+    gaps = np.subtract(best, highest, dtype=np.float64)
+    sums = np.exp(gaps).cumsum(axis=1)
+    last = np.minimum(near, most) - 1
     if sampling.top_p < 1:
-        mass = np.cumsum(_softmax(values))
-        kept = int(np.searchsorted(mass, sampling.top_p * mass[-1])) + 1
-        tokens, values = tokens[:kept], values[:kept]
-    return tokens, _softmax(values / sampling.temperature)
+        last = (sums < sampling.top_p * sums[:, -1:]).sum(axis=1)
+    if sampling.temperature != 1:
+        sums = np.exp(gaps / sampling.temperature).cumsum(axis=1)
+    drawn = np.minimum((sums <= (chances * sums[every, last])[:, None]).sum(axis=1), last)
+
+    # Only now which token that is: of those with its value, as many have a lower id as stand before it.
+    value = best[every, drawn]
+    before = drawn - (best > value[:, None]).sum(axis=1)
+    equal = np.flatnonzero(values == np.repeat(value, near))
+    place = places[equal[equal.searchsorted(stops - near) + before]] - every * kept.shape[1]
+    multiple, column = np.divmod(place, counts)
+    tokens = [int(token) for token in multiple * peaks.shape[1] + columns[ends - counts + column]]
+    for at in np.flatnonzero((near < most) & (floor > lowest)[:, 0]).tolist():
+        (tokens[at],) = draw(rows[at : at + 1], sampling, chances[at : at + 1], most)
+    return tokens
 
 
-ENOUGH, PORTION = 2, 24
-"""So many times the tokens that are wanted, or this fraction of the vocabulary, may be partitioned; of more, most are
-set aside by comparing first. Partitioning one token takes as long as comparing some twenty."""
-HALVINGS = 6
-SURE = 1e-6
-"""Relative width of the sum's rounding: a nucleus whose end lies nearer than this to a token's edge is not decided by
-it."""
+def _guessed(peaks: npt.NDArray[Any], most: int, sampled: int) -> Any:
+    """For each row of maxima a value that at least `most` tokens reach, and not many more. Where `most` is above
+    `sampled`, a part of the maxima is looked at, and in one row of a thousand or two too few tokens reach it."""
+    groups = max(1, peaks.shape[1] // (2 * most))
+    width = peaks.shape[1] // groups
+    step = max(1, most // sampled)
+    maxima = peaks[:, : groups * width].reshape(len(peaks), groups, width).max(axis=1)[:, ::step]
+    rank = most // step
+    return np.partition(maxima, -rank, axis=1)[:, -rank, None] if rank <= maxima.shape[1] else -np.inf
 
 
-COLUMN = 64
-"""Tokens of a column: those whose ids are equal but for a multiple of a 64th of the vocabulary."""
-FEW_COLUMNS = 8
-"""The tokens near the best are looked for in columns where at most one in so many holds any."""
-
-
-def _columns(logits: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-    """A view of a row as (COLUMN, size / COLUMN), whose columns' maxima numpy finds about as fast as the row's one;
-    None where the row does not divide."""
-    return logits.reshape(COLUMN, -1) if logits.size and logits.size % COLUMN == 0 else None
-
-
-def _near(columns: npt.NDArray[Any], peaks: npt.NDArray[Any], floor: Any) -> npt.NDArray[Any] | None:
-    """Ids of the tokens of at least `floor`, ascending; None where too many columns hold one. Reads only these."""
-    some = np.flatnonzero(peaks >= floor)
-    if some.size * FEW_COLUMNS > peaks.size:
-        return None
-    row, place = np.divmod(np.flatnonzero(columns.take(some, axis=1) >= floor), max(some.size, 1))
-    return np.asarray(row * peaks.size + some[place])
-
-
-def _at_least(logits: npt.NDArray[Any], highest: Any, reach: float, most: int) -> npt.NDArray[Any]:
-    """Ids, ascending, of the tokens within `reach` nats of the `highest`; of more than `most`, fewer than all, but the
-    `most` likeliest among them.
-
-    In a flat row half the vocabulary is near; partitioning that takes most of the time, and comparing again little.
-    """
-    within = logits >= highest - reach
-    count = int(np.count_nonzero(within))
-    low, high = 0.0, reach
-    for _ in range(HALVINGS):
-        if count <= max(ENOUGH * most, logits.size // PORTION):
-            break
-        middle = (low + high) / 2
-        nearer = logits >= highest - middle
-        number = int(np.count_nonzero(nearer))
-        if number >= most:
-            within, count, high = nearer, number, middle
-        else:
-            low = middle
-    return np.flatnonzero(within)
-
-
-def _nucleus(
-    logits: npt.NDArray[Any], highest: Any, near: npt.NDArray[Any], reach: float, sampling: Sampling
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]] | None:
-    """The result of `candidates` where the tokens `near` hold `top_p` of the sum over all that count: then only these
-    are ordered. None where they do not, or where rounding could decide otherwise."""
-    most = sampling.top_k if sampling.top_k > 0 else logits.size
-    tokens, values = _ordered(near, logits[near])
-    mass = np.cumsum(np.exp(values - float(highest)))
-    every = logits[_at_least(logits, highest, NEGLIGIBLE * reach, most)]
-    if most < every.size:
-        every.partition(every.size - most)
-        every = every[-most:]
-    total = float(np.exp(every - highest).sum(dtype=np.float64))
-    first = int(np.searchsorted(mass, sampling.top_p * total * (1 - SURE)))
-    last = int(np.searchsorted(mass, sampling.top_p * total * (1 + SURE)))
-    if first != last or first >= len(mass):
-        return None
-    return tokens[: first + 1], _softmax(values[: first + 1] / sampling.temperature)
-
-
-def _ordered(tokens: npt.NDArray[Any], values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
-    """Both, the highest value first; `tokens` ascend."""
-    values = values.astype(np.float64)
-    order = np.argsort(-values, kind="stable")
-    return tokens[order], values[order]
+def _places(values: npt.NDArray[Any], floor: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Flat indices of what reaches its row's `floor`, ascending, and how many there are up to each row's end."""
+    more = values.size // 8 + 1
+    reached = np.empty(values.size + more, dtype=bool)
+    np.greater_equal(values, floor, out=reached[:-more].reshape(values.shape))
+    # Where less than a tenth is true, numpy searches with branches that the processor cannot foresee: twice as slow.
+    reached[-more:] = True
+    places = np.flatnonzero(reached)[:-more]
+    return places, places.searchsorted(np.arange(1, len(values) + 1) * values.shape[1])
 
 
 class Sampler:
-    """Draws the tokens of one completion; everything random in it follows from its seed."""
+    """What the tokens of one completion are drawn with; everything random in it follows from its seed."""
 
     def __init__(self, sampling: Sampling, seed: int) -> None:
-        self._sampling = sampling
+        self.sampling = sampling
         self._random = random.Random(seed)  # noqa: S311
 
+    def chance(self) -> float:
+        """The next random number, from 0 up to 1."""
+        return self._random.random()
+
     def sample(self, logits: npt.NDArray[Any]) -> int:
-        """A token from one row of logits; the likeliest at temperature 0."""
-        if self._sampling.temperature <= 0:
-            return int(logits.argmax())
-        tokens, probabilities = candidates(logits, self._sampling)
-        drawn = np.searchsorted(np.cumsum(probabilities), self._random.random(), side="right")
-        return int(tokens[min(int(drawn), len(tokens) - 1)])
-
-
-def _softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    weights = np.exp(values - values.max())
-    return np.asarray(weights / weights.sum())
+        """A token from one row of logits."""
+        return _draw([self], [logits], 1)[0]
 
 
 DRAWERS = 8
 """Threads that draw at most: numpy lets go of the interpreter for the passes over a row, not for what lies between."""
-FEW = 4
-"""Rows that one thread draws sooner."""
-
-
+SHARE = 16
+"""Rows of a thread, at least where more than two draw: with 8 the second of two brings a quarter, with 16 two fifths,
+with 32 half."""
 TRIALS = 8
 """Steps that each way of drawing is timed for before the faster one stays."""
+KEPT_BYTES = 31 << 20
+"""Freed at the start: see `DrawingPool`."""
 
 
 class DrawingPool:
@@ -179,6 +174,9 @@ class DrawingPool:
     def __init__(self, threads: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self._threads = min(threads, DRAWERS)
         self._pool = ThreadPoolExecutor(self._threads - 1, "draw") if threads > 1 else None
+        # glibc returns memory to the system above a limit, and each page that comes again costs as much as drawing from
+        # it. Whoever frees much at once raises that limit, up to 32 MiB; nothing is written here.
+        bytearray(KEPT_BYTES)
         self._clock = clock
         self._seconds: dict[bool, list[float]] = {True: [], False: []}
         """For a row, by whether threads drew it."""
@@ -187,11 +185,11 @@ class DrawingPool:
 
     def sample(self, samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]]) -> list[int]:
         """A token from each row, by the sampler at the same place."""
-        if self._pool is None or len(rows) < FEW or self.in_threads is False:
-            return _draw(samplers, rows)
+        if self._pool is None or len(rows) < SHARE or self.in_threads is False:
+            return _draw(samplers, rows, ALONE)
         threads = self.in_threads or len(self._seconds[True]) <= len(self._seconds[False])
         began = self._clock()
-        tokens = self._shared(samplers, rows) if threads else _draw(samplers, rows)
+        tokens = self._shared(samplers, rows) if threads else _draw(samplers, rows, ALONE)
         if self.in_threads is None:
             self._seconds[threads].append((self._clock() - began) / len(rows))
             if len(self._seconds[False]) == TRIALS:
@@ -200,19 +198,34 @@ class DrawingPool:
 
     def _shared(self, samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]]) -> list[int]:
         """One share of neighbouring rows for each thread: to hand over single rows takes longer than to draw them."""
-        share = -(-len(rows) // self._threads)
+        share = -(-len(rows) // min(self._threads, max(2, len(rows) // SHARE)))
         starts = range(0, len(rows), share)
         assert self._pool is not None
-        parts = [self._pool.submit(_draw, samplers[at : at + share], rows[at : at + share]) for at in starts[1:]]
-        return _draw(samplers[:share], rows[:share]) + [token for part in parts for token in part.result()]
+        shares = [(samplers[at : at + share], rows[at : at + share], BLOCK) for at in starts]
+        parts = [self._pool.submit(_draw, *one) for one in shares[1:]]
+        return _draw(*shares[0]) + [token for part in parts for token in part.result()]
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _draw(samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]]) -> list[int]:
-    return [sampler.sample(row) for sampler, row in zip(samplers, rows, strict=True)]
+def _draw(samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]], most: int) -> list[int]:
+    """Those together that are drawn in the same way, at most so many."""
+    alike: dict[tuple[float, float, int], list[int]] = {}
+    for place, sampler in enumerate(samplers):
+        sampling = sampler.sampling
+        alike.setdefault((sampling.temperature, sampling.top_p, sampling.top_k), []).append(place)
+    tokens = [0] * len(rows)
+    for (_, _, top_k), places in alike.items():
+        few = 0 < top_k <= rows[0].size // COLUMN
+        together = most if few else max(1, min(most, ORDERED // rows[0].size))
+        for block in (places[at : at + together] for at in range(0, len(places), together)):
+            chances = np.array([samplers[place].chance() for place in block])
+            drawn = draw([rows[place] for place in block], samplers[block[0]].sampling, chances)
+            for place, token in zip(block, drawn, strict=True):
+                tokens[place] = token
+    return tokens
 
 
 Path = tuple[int, ...]
