@@ -75,10 +75,7 @@ def rows(plans: Sequence[Plan]) -> list[Row]:
     ]
     if plans[0].machine.is_gpu:
         table.append(("RAM", [size(p.ram) for p in plans]))
-    table += [
-        ("disk", [disk_size(p.disk) for p in plans]),
-        *((f"  {name}", cells) for name, cells in _disk(plans)),
-    ]
+    table += [("disk", [disk_size(p.disk) for p in plans]), *((f"  {name}", cells) for name, cells in _disk(plans))]
     if plans[0].phases is not None:
         table.append(("time of a round", [_time(p.round_seconds) for p in plans]))
         for index, (phase, _) in enumerate(plans[0].phases):
