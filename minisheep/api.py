@@ -123,9 +123,9 @@ class Run:
         folder = RunFolder(self.path)
         return integrity.damage(folder, folder.read_manifest())
 
-    def check_whole(self, phase: str, numbers: Iterable[int]) -> None:
-        """Raise `errors.CorruptRunError` where what a phase left in one of these rounds is damaged."""
-        wanted = {loop.Phase(number, phase).key for number in numbers}
+    def check_whole(self, phase: str, numbers: Iterable[int] | None = None) -> None:
+        """Raise `errors.CorruptRunError` where what a phase left in one of these rounds (or in any) is damaged."""
+        wanted = {loop.Phase(n, phase).key for n in (range(self.settings.rounds + 1) if numbers is None else numbers)}
         for found in self.damage:
             if found.key in wanted:
                 raise found.error()
@@ -209,6 +209,9 @@ def no_run(path: str | Path) -> UsageError:
     return UsageError(f"{path} is not a run folder.", "Give the folder of a run; `minisheep align` makes one.")
 
 
+_MADE_BY = {"trained": "train", "measured": "evaluate", "filtered": "filter"}
+
+
 def resolve_round(
     run: Run,
     asked: str,
@@ -224,7 +227,7 @@ def resolve_round(
     evaluation found the base best, ``best`` is the base and `on_progress` is told so; without `on_progress` the base is
     of no use, and ``best`` is refused in the same words. If nothing was measured, ``best`` is the last of `there`.
 
-    Raises `errors.UsageError` for a round that is not there.
+    Raises `errors.UsageError` for a round that is not there, and `errors.CorruptRunError` for one that was.
     """
     words = "best, last or base" if on_progress else "best or last"
     listed = ("round " if len(there) == 1 else "rounds ") + ", ".join(map(str, there))
@@ -244,6 +247,9 @@ def resolve_round(
         number = there[-1]
     if number is not None and (number in there or (number == 0 and on_progress is not None)):
         return number
+    if phase := _MADE_BY.get(state):
+        # What a finished phase left and is gone is damage, and no round that is yet to come.
+        run.check_whole(phase, None if number is None else [number])
     if not there:
         fix = f"Give {flag} base." if on_progress else f"`minisheep align --run {shell(run.path)}` goes on."
         raise UsageError(f"{named}: {run.path} has {state} no round yet.", fix)

@@ -117,6 +117,8 @@ def compare(paths: Sequence[str]) -> Comparison:
     opened = [load_run(path) for path in reversed(once.values())]
     results = tuple(_read(run, _key(place), notes) for place, run in enumerate(opened))
     if not any(result.measured for result in results):
+        for run in opened:
+            run.check_whole("evaluate")
         raise UsageError(
             f"Nothing has been measured in {' or '.join(result.path for result in results)} yet.",
             f"`minisheep align --run {shell(results[0].path)}` goes on.",

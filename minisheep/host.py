@@ -24,6 +24,8 @@ ALONE = frozenset({"prepare", "train", REHEARSALS[1]})
 """Phases with a worker of their own: nothing else holds a model while they run, and all their memory is given back."""
 WARM_UP = "warm up"
 """A job that loads the libraries of the inference phases."""
+CRASHES = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE, signal.SIGBUS, signal.SIGILL})
+"""How a process ends in which native code met what it cannot handle."""
 MOST_ABORTS, KEPT_SHARE = 3, 0.75
 """How often a run goes on after llama.cpp aborted its worker, and the share of the slots that each next worker has."""
 
@@ -231,6 +233,13 @@ class WorkerHost:
             return worker.do(job, f"Round {phase.round}, {phase.name}", emit, lambda: self._ticked(emit))
         except Stopped:
             self._tell_stop(emit)
+            raise
+        except WorkerError as error:
+            if phase.name == "prepare" and worker.ended_by in CRASHES:
+                error.fix = (
+                    "The same would happen again: llama.cpp crashed on this model's file, which may be damaged or of a"
+                    f" kind that it cannot read. Give another one with --gguf. Its last words are in {folder.scratch}."
+                )
             raise
 
     def _ticked(self, emit: Emit) -> None:

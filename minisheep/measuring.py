@@ -27,11 +27,7 @@ from minisheep.workspace import Workspace, closing, verdicts_without_raw
 
 
 def measure_model(
-    work: Workspace,
-    folder: RoundFolder,
-    engine_of: Callable[[], Engine],
-    base: dict[str, Any] | None,
-    report: Report,
+    work: Workspace, folder: RoundFolder, engine_of: Callable[[], Engine], base: dict[str, Any] | None, report: Report
 ) -> dict[str, Any]:
     """The metrics of one model, whose answers are written to `folder`; `base` are the base model's, None for itself."""
     settings = work.settings

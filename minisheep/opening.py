@@ -33,18 +33,20 @@ PIPED = "seeds-from-pipe.jsonl"
 
 
 NOT_A_RUN = frozenset(
-    {
-        ".lock",
-        "scratch",
-        "run.toml",
-        "model.json",
-        "constraints.json",
-        "events.jsonl",
-        "manifest.json",
-        "pause",
-        "tracking",
+    (
+        *[
+            ".lock",
+            "scratch",
+            "run.toml",
+            "model.json",
+            "constraints.json",
+            "events.jsonl",
+            "manifest.json",
+            "pause",
+            "tracking",
+        ],
         PIPED,
-    }
+    )
 )
 
 
@@ -284,10 +286,10 @@ def _refuse_foreign_folder(folder: RunFolder) -> None:
 
 
 def stored_settings(folder: RunFolder) -> Settings:
-    given = config.read_toml(folder.settings)
+    fault, fix = "", "Restore it from a copy; if a newer minisheep made the run, `pip install -U minisheep` reads it."
     try:
+        given = config.read_toml(folder.settings)
+        fault, fix = f"{folder.settings} holds settings that are none: ", "Restore it from a copy, or correct it."
         return config.make(given)
     except ConfigError as error:  # it is the file that is wrong, not what was typed
-        raise ConfigError(
-            f"{folder.settings} holds settings that are none: {error.message}", "Restore it from a copy, or correct it."
-        ) from None
+        raise ConfigError(f"{fault}{error.message}", fix) from None

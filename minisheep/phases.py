@@ -36,16 +36,7 @@ from minisheep.stages.judge import JudgedText, Pair, findings, judge_health, jud
 from minisheep.stages.respond import grouped
 from minisheep.stages.respond import respond as answer
 from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job, training_notes
-from minisheep.workspace import (
-    BATCH,
-    Workspace,
-    closing,
-    fresh,
-    in_batches,
-    read_exam,
-    replay,
-    verdicts_without_raw,
-)
+from minisheep.workspace import BATCH, Workspace, closing, fresh, in_batches, read_exam, replay, verdicts_without_raw
 
 
 def exam(work: Workspace, round: int, report: Report) -> None:
@@ -119,11 +110,7 @@ def generate(work: Workspace, round: int, report: Report) -> None:
             ended += idle
     if not harvest.full:
         _warn_of_shortfall(harvest, report)
-    report.counts = {
-        "drafts": harvest.drafts,
-        "instructions": len(harvest.kept),
-        "rejected": len(harvest.rejected),
-    }
+    report.counts = {"drafts": harvest.drafts, "instructions": len(harvest.kept), "rejected": len(harvest.rejected)}
 
 
 def respond(work: Workspace, round: int, report: Report) -> None:

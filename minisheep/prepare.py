@@ -299,12 +299,12 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
 
 
 def _thought(source: str, special: dict[str, str], template: Template) -> list[str]:
-    """What is to be told where the model's own template opens a thought before each answer."""
+    """What is to be told where the model's own template opens a thought before each answer, or begins none."""
     if template.name != "model" or templates.closed_source(source, special, template, jinja_child.render) == source:
         return []
     return [
-        "The model's own template opens a thought before each answer. The run closes it again, so answers come without"
-        " thoughts, as they are trained, and an export's template closes it too."
+        f"The model's own template does not end where an answer without a thought begins. The run prompts up to"
+        f" {template.between[-60:]!r}, in training too, and an export's template then does so as well."
     ]
 
 

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A limit on the clock would count what other programs take of this machine, or the time that it is held.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 TEST_CACHE = Path(os.environ.get("MINISHEEP_TEST_CACHE", "~/.cache/minisheep-tests")).expanduser()
 """Where real models for the `model` and `slow` tiers stay from one test run to the next."""

@@ -65,6 +65,10 @@ def test_what_a_run_stores_is_what_it_reads() -> None:
         stored_catalogue({"kinds": {"punctuation:no_comma": {"trained": 1}}}, "constraints.json")
 
 
+def named(arguments: str) -> str:
+    return " ".join(f"{{{name}}}" for name in re.findall(r"(\w+) =", arguments))
+
+
 FAULTS = [
     ("x = [", "cannot be read"),
     ("", "holds no"),
@@ -92,6 +96,23 @@ FAULTS = [
     (f"{BULLETS}levels = [[{{ num_bullets = 2 }}]]\nwordings = ['{{num_bullets.real}}']", "num_bullets.real"),
     (f"{BULLETS}levels = [[{{ num_bullets = 2 }}]]\nwordings = ['{{num_bullets:99}}']", "plain"),
     ('[kinds."combination:repeat_prompt"]\nwordings = ["Say it back."]', "cannot be trained on"),
+    (f"language = 'gerrman'\n{COMMA}", "nearest: de, German"),
+    (f"{BULLETS}levels = [[{{ num_bullets = -1 }}]]\nwordings = ['{{num_bullets}}']", "lists: num_bullets -1 must"),
+    *(
+        (f'[kinds."{kind}"]\nlevels = [[{{ {given} }}]]\nwordings = ["{named(given)}"]', told)
+        for kind, given, told in (
+            ("language:response_language", 'language = ["de"]', "language ['de'] must be one of"),
+            ("language:response_language", "language = { a = 1 }", "must be one of"),
+            ("keywords:existence", 'keywords = ["a{99999999999}"]', "repetition number is too large"),
+            ("keywords:existence", f'keywords = ["{"(" * 3000}{")" * 3000}"]', "is not a regular expression"),
+            ("keywords:forbidden_words", 'forbidden_words = ["a", "(?i)b"]', "is not a regular expression"),
+            # What a reader would not take for a regular expression: C and then any number of them.
+            ("keywords:existence", 'keywords = ["C++"]', "keywords 'C++' holds '+'"),
+            ("keywords:existence", 'keywords = ["(a+)+$"]', "holds '('"),
+            ("keywords:frequency", 'keyword = "what?", frequency = 2, relation = "at least"', "keyword 'what?' holds"),
+            ("detectable_format:multiple_sections", "section_spliter = '[', num_sections = 2", "section_spliter"),
+        )
+    ),
     (f"a = {'[' * 9999}", "cannot be read"),
     (f"a = {'1' * 9999}", "cannot be read"),
 ]
@@ -108,8 +129,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=re.escape(str(path))):
             load_catalogue(str(path))
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match=r"bad\.toml cannot be read"):
+    with pytest.raises(ConfigError, match=r"bad\.toml, line 1: not UTF-8") as raised:
         load_catalogue(str(tmp_path / "bad.toml"))
+    assert "iconv" in raised.value.fix
 
 
 def test_a_language_has_its_own_file(tmp_path: Path) -> None:
@@ -120,6 +142,9 @@ def test_a_language_has_its_own_file(tmp_path: Path) -> None:
     german = f'language = "de"\n{COMMA}'
     assert "'de', and the run is in 'en'" in refused(tmp_path, german, language="en").message
     assert load_catalogue(str(tmp_path / "mine.toml"), plugins=False, language="de").language == "de"
+    for tag in ("DE", "de-AT", "German"):
+        (tmp_path / "mine.toml").write_text(f'language = "{tag}"\n{COMMA}', encoding="utf-8")
+        assert load_catalogue(str(tmp_path / "mine.toml"), plugins=False, language="de").language == "de"
 
 
 # Plug-ins

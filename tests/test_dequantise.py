@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import struct
+from array import array
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from minisheep.errors import DiskError, UnsupportedModelError
+from minisheep.errors import DiskError, ModelFileError, UnsupportedModelError
 from minisheep.formats import gguf_to_hf as module
-from minisheep.formats.gguf_header import GgufHeader, TensorInfo
+from minisheep.formats.gguf_header import GgufArray, GgufHeader, TensorInfo
 from minisheep.formats.gguf_to_hf import config_json, dequantise, halves, hf_names, plan_weights, refuse_lossy
 from minisheep.formats.hf_versions import config_for_both, tokenizer_config_for_both
 from minisheep.formats.lora_gguf import ARCHITECTURES, BaseFacts, permute
@@ -60,11 +62,14 @@ def test_pieces_cover_all_rows_once() -> None:
     assert pieces((576,)) == [(0, 1)]
 
 
-def header(architecture: str = "llama", **metadata: Any) -> GgufHeader:
+def header(
+    architecture: str = "llama", shapes: dict[str, tuple[int, ...]] | None = None, **metadata: Any
+) -> GgufHeader:
     """A header of one layer: 4 heads of 2 on a width of 8, a vocabulary of 10."""
     given = {f"{architecture}.{key}": value for key, value in {**FACTS, **metadata}.items()}
+    shapes = {"token_embd": (8, 10), "attn_q": (8, 8), "attn_k": (8, 4)} | (shapes or {})
     tensors = [
-        TensorInfo(name, (8, 10) if name == "token_embd.weight" else (8,), "F32", 0, 0)
+        TensorInfo(name, shapes.get(name.split(".")[-2], (8,)), "F32", 0, 0)
         for name in hf_names(architecture, 1)
         if name != "output.weight"
     ]
@@ -89,6 +94,28 @@ def test_every_known_architecture_has_a_configuration_and_all_its_tensors(archit
     config = config_json(known)
     assert (config["vocab_size"], config["head_dim"], config["tie_word_embeddings"]) == (10, 2, True)
     assert {weight.name for weight in plan_weights(known)} == {*hf_names(architecture, 1).values()} - {"lm_head.weight"}
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 7), (8, 4, 2), (8, 16)])
+def test_heads_that_do_not_fit_their_matrix_are_refused(shape: tuple[int, ...]) -> None:
+    for part, name in (("attn_q", "blk.0.attn_q.weight"), ("attn_k", "blk.0.attn_k.weight")):
+        with pytest.raises(ModelFileError, match=f"{name} is of .*heads of 2 do not fit"):
+            plan_weights(header(shapes={part: shape}))
+
+
+@pytest.mark.parametrize("key", ["attention__head_count", "attention__head_count_kv"])
+def test_layers_that_differ_are_refused(key: str) -> None:
+    def counts(*each: int) -> GgufArray:
+        return GgufArray(struct.pack(f"<{len(each)}i", *each), "i", len(each), array("Q", [0]))
+
+    with pytest.raises(UnsupportedModelError, match=r"layers of this GGUF differ in llama\.attention\.head_count"):
+        config_json(header(**{key: counts(4, 2)}))
+    assert config_json(header(**{key: counts(2, 2)}))
+
+
+def test_a_model_that_sees_what_comes_after_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="what comes after"):
+        config_json(header(attention__causal=False))
 
 
 @pytest.mark.parametrize("scaling", ["yarn", "longrope"])

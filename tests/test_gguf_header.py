@@ -170,7 +170,7 @@ def test_what_is_no_file_is_refused(tmp_path):
             read_header(tmp_path / name)
 
 
-@settings(max_examples=400, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     edits=st.lists(st.tuples(st.integers(0, len(tiny_gguf()) - 1), st.integers(0, 255)), min_size=1, max_size=6),
     cut=st.none() | st.integers(0, len(tiny_gguf())),
@@ -181,15 +181,17 @@ def test_a_mutated_file_is_read_or_refused_within_a_second(tmp_path, edits, cut)
         content[at] = byte
     path = tmp_path / "mutated.gguf"
     path.write_bytes(content[:cut])
+    began = time.process_time()  # and not on the clock, since the machine may hold this process
     try:
         header = read_header(path)
         model_facts(header)
         assert all(t.offset + t.bytes <= header.file_bytes for t in header.tensors)
     except ModelFileError:
         pass
+    assert time.process_time() - began < 1.0
 
 
-@settings(max_examples=200, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tail=st.binary(max_size=300))
 def test_random_bytes_behind_the_magic_are_refused(tmp_path, tail):
     path = tmp_path / "random.gguf"
@@ -338,3 +340,24 @@ def test_only_what_was_fetched_or_made_may_be_deleted(tmp_path: Path, monkeypatc
         with pytest.raises(ModelFileError) as refused:
             read_header(file)
         assert ("elete" in refused.value.fix) == deletable and ("--gguf" in refused.value.fix) != deletable
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    with pytest.raises(ModelFileError, match="git lfs pull"):
+        read_header(tmp_path / "m.gguf")
+
+
+def test_a_context_that_overflows_llama_cpps_numbers_is_refused(read):
+    """With 2**31 tokens llama.cpp never came back from making a context."""
+    longest = Tiny(more=(pair("llama.vocab_size", "u32", 5),))
+    for context, fits in ((2**31 - 1, True), (2**31, False)):
+        longest.pairs = lambda context=context: [
+            pair("llama.context_length", "u32", context) if b"context_length" in one else one for one in Tiny().pairs()
+        ]
+        header = read(longest.build())
+        if fits:
+            assert model_facts(header).context == context
+        else:
+            with pytest.raises(ModelFileError, match="context_length is 2147483648"):
+                model_facts(header)

@@ -99,6 +99,17 @@ def test_what_aborts_again_and_again_or_dies_otherwise_ends_the_run(
     assert len(said) == deaths - 1
 
 
+@pytest.mark.parametrize(("phase", "blamed"), [(loop.PREPARE, True), (loop.Phase(1, "respond"), False)])
+def test_a_crash_over_a_models_file_is_blamed_on_the_file_and_not_to_be_repeated(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, phase: loop.Phase, blamed: bool
+) -> None:
+    with tempfile.TemporaryFile() as lock:
+        host = stand_in_host(monkeypatch, lock.fileno(), f"job['phase'] == {phase.name!r} and os.abort()", None)
+        with pytest.raises(WorkerError, match="SIGABRT") as died:
+            host.run(folder, phase, lambda event: None)
+    assert ("--gguf" in died.value.fix) is blamed and ("same command" in died.value.fix) is not blamed
+
+
 def test_after_a_stop_nothing_more_is_begun(folder: RunFolder) -> None:
     with tempfile.TemporaryFile() as lock:
         host = WorkerHost(lock.fileno())

@@ -243,3 +243,17 @@ def test_the_commands_of_a_damaged_run_fit_a_shell(tmp_path: Path) -> None:
     damage = Damage(tmp_path / "my run", 1, "filter", "kept.jsonl", "is missing")
     said = damage.error(others=2)
     assert f"`minisheep status '{tmp_path}/my run'` lists them" in said.message
+
+
+@pytest.mark.parametrize("file", ["adapter.gguf", "metrics.json"])
+def test_what_is_gone_is_damage_and_not_yet_to_come(run: Path, file: str) -> None:
+    """A round of a finished run whose adapter or measures were deleted has not "trained no round yet"."""
+    for path in run.glob(f"round-*/{file}"):
+        path.unlink()
+    judge = ("--judge-url", "http://127.0.0.1:1/v1", "--judge-model-name", "m")
+    verbs: list[tuple[str, ...]] = [("versus", *judge), ("versus", *judge, "--round", "1"), ("soup", "--rounds", "1,2")]
+    verbs += [("compare",)] if file == "metrics.json" else [("chat", "--once", "Hi"), ("serve", "--round", "last")]
+    for verb, *more in verbs:
+        found = CliRunner().invoke(cli, [verb, str(run), *more], standalone_mode=False)
+        assert isinstance(found.exception, CorruptRunError), (verb, found.exception)
+        assert file in found.exception.message and "minisheep" in found.exception.fix

@@ -12,6 +12,7 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\nOPEN' }}{% endif %}"
 )
+LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 SAID = [{"role": "user", "content": "Hi"}]
 
 
@@ -22,7 +23,7 @@ def thinking(opened: str) -> str:
 @pytest.mark.parametrize(
     "source",
     [
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        LOOP,
         "{{ 'a' * 10 ** 10 }}",
         "{{ 'a' * 10 ** 7 }}",
         "{{ messages.__class__.__mro__ }}{{ undefined.x.y }}",
@@ -34,6 +35,14 @@ def test_a_template_without_end_or_measure_is_refused(source: str, monkeypatch: 
     with pytest.raises(UnsupportedModelError, match="chat template cannot be used") as refused:
         jinja_child.render(source, {}, [(SAID, True)])
     assert "--template" in refused.value.fix
+
+
+def test_a_template_is_ended_by_the_work_it_makes_and_not_by_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert jinja_child.WAITED * jinja_child.SECONDS >= 60
+    monkeypatch.setattr(jinja_child, "SECONDS", 1.0)
+    monkeypatch.setattr(jinja_child, "WAITED", 60)
+    with pytest.raises(UnsupportedModelError, match="it did not end within 1 s"):
+        jinja_child.render(LOOP, {}, [(SAID, True)])
 
 
 def test_the_child_renders_as_this_process_does_and_sees_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_runs import TINY, flags, minisheep, outcome, tiny_run
+from tiny_runs import HELD, ONLY, TINY, case, chosen, ended, flags, minisheep, outcome, tiny_run
 
 from minisheep import config, loop, opening
 from minisheep.errors import RunMismatchError, StarvedError, Stopped, UsageError
@@ -224,7 +225,7 @@ def test_the_first_interrupt_stops_cleanly_and_says_how_to_go_on(number: signal.
             break
     time.sleep(0.2)
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=HELD)
     assert process.returncode == 128 + number
     assert "Stopping" in out
     assert "same command" in err
@@ -252,44 +253,87 @@ def acknowledged(run: Path) -> dict[Path, bytes]:
     return {path: data[: data.rfind(b"\n") + 1] for path, data in found.items()}
 
 
-@pytest.mark.parametrize("wanted", [15, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
+def test_a_case_that_fails_is_told_with_all_that_is_known_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(ONLY, raising=False)
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "worker.log").write_text("last words")
+    with pytest.raises(AssertionError) as failed, case(17, "a kill", tmp_path) as told:
+        told.append("stderr: boom")
+        raise TimeoutError("no end")
+    text = str(failed.value)
+    assert all(part in text for part in ("Case 17: a kill", f"{ONLY}=17", "stderr: boom", "last words", "no end"))
+    assert [*chosen(3)] == [0, 1, 2]
+    for named, numbers in (("17", [17]), ("4-6", [4, 5, 6])):
+        monkeypatch.setenv(ONLY, named)
+        assert [*chosen(3)] == numbers
+
+
+PHASES = ("exam", "generate", "respond", "judge", "filter", "train", "evaluate")
+
+
+@pytest.mark.timeout(0)  # each command has a limit of its own
+@pytest.mark.parametrize("wanted", [15, pytest.param(300, marks=pytest.mark.slow)])
 def test_kills_leave_no_trace(tmp_path: Path, wanted: int, capsys: pytest.CaptureFixture[str]) -> None:
     """``kill -9`` of the worker, of the parent or of both after a record of each phase in turn. Nothing that was
-    acknowledged is lost, and the same command ends with an undisturbed run's records."""
+    acknowledged is lost, and the same command ends with an undisturbed run's records.
+
+    A case is one run, killed in each of its phases; what happens to it follows from its number alone.
+    """
     more = {"judge": "auto", "exam_tasks": 12, "exam_auc": 0.5, "exam_kind": 0}
     tiny_run(tmp_path / "undisturbed", **more)
     right = outcome(tmp_path / "undisturbed")
-    chance = random.Random(7)
+    planned = [phase.name for phase in loop.phases(config.make({**TINY, **more}, "imitation"))]
     fell: Counter[tuple[str, str]] = Counter()
-    lives = 0
-    while fell.total() < wanted:
-        path = tmp_path / f"run-{lives}"
-        lives += 1
+    for number in chosen(-(-wanted // len(planned))):
+        path, chance = tmp_path / f"run-{number}", random.Random(f"kills {number}")
         command = ("align", "--run", str(path), "--preset", "imitation", "--plain", *flags(**more))
-        safe: dict[Path, bytes] = {}
-        for phase in loop.phases(config.make({**TINY, **more}, "imitation")):
-            kind = KINDS[fell.total() % 3] if wanted < 100 else chance.choice(KINDS)
-            count = 1 if phase.name in ("filter", "train") else chance.choice((1, 2))
-            died = minisheep(*command, fault=f"{kind}:{phase.name}:{count}")
-            assert died.returncode == (3 if kind == "kill" else -signal.SIGKILL), died.stderr
-            assert "Traceback" not in died.stderr and "damaged" not in died.stderr
-            fell[phase.name, kind] += 1
-            now = acknowledged(path)
-            assert all(now[file].startswith(data) for file, data in safe.items()), f"lost before {phase.key}"
-            safe = now
-            if fell.total() == wanted:
-                break
-        ended = minisheep(*command)
-        assert ended.returncode == 0, ended.stderr
-        now = acknowledged(path)
-        assert all(now[file].startswith(data) for file, data in safe.items())
-        assert outcome(path) == right
-        assert not list(path.rglob(".*.tmp")), "a killed process left a file"
+        kills = planned[: wanted - number * len(planned)]
+        with case(number, f"after {fell.total()} kills that were survived", path) as told:
+            killed_again_and_again(path, command, kills, chance, told, fell)
+            assert outcome(path) == right
+            assert not list(path.rglob(".*.tmp")), "a killed process left a file"
+        shutil.rmtree(path)
     with capsys.disabled():
         where = ", ".join(f"{name} {kind} {n}" for (name, kind), n in sorted(fell.items()))
         sys.stdout.write(f"\n{fell.total()} kills: {where}\n")
-    assert {name for name, _ in fell} == {"exam", "generate", "respond", "judge", "filter", "train", "evaluate"}
-    assert {kind for _, kind in fell} == set(KINDS)
+    if ONLY not in os.environ:
+        assert fell.total() == wanted and {kind for _, kind in fell} == set(KINDS)
+        assert {name for name, _ in fell} == set(PHASES)
+
+
+def killed_again_and_again(
+    path: Path,
+    command: tuple[str, ...],
+    phases: list[str],
+    chance: random.Random,
+    told: list[str],
+    fell: Counter[tuple[str, str]],
+) -> None:
+    """Does a run, with one kill in each of these phases; `told` gets how the last command ended."""
+    safe: dict[Path, bytes] = {}
+    kinds = chance.sample(KINDS, 3)
+    for place, phase in enumerate(phases):
+        kind = kinds[place % 3]
+        count = 1 if phase in ("filter", "train") else chance.choice((1, 2))
+        died = minisheep(*command, fault=f"{kind}:{phase}:{count}")
+        told[:] = [f"{kind} at record {count} of phase {place}, {phase}", ended(died)]
+        assert died.returncode == (3 if kind == "kill" else -signal.SIGKILL)
+        assert "Traceback" not in died.stderr and "damaged" not in died.stderr
+        fell[phase, kind] += 1
+        safe = nothing_lost(path, safe)
+    done = minisheep(*command)
+    told[:] = ["the last command, without a kill", ended(done)]
+    assert done.returncode == 0
+    nothing_lost(path, safe)
+
+
+def nothing_lost(path: Path, safe: dict[Path, bytes]) -> dict[Path, bytes]:
+    now = acknowledged(path)
+    for file, data in safe.items():
+        assert now[file].startswith(data), f"{file} had {len(data)} bytes and has lost some"
+    return now
 
 
 def test_answer_shots_says_where_it_does_nothing_and_what_it_lacks(tmp_path: Path) -> None:

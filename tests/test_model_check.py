@@ -103,6 +103,21 @@ def test_a_real_file_is_checked_by_llama_cpp_itself(tmp_path: Path) -> None:
     assert "<|im_start|>" in found.warnings[-1]
 
 
+def test_a_models_own_template_is_not_said_to_be_mended_by_itself(tmp_path: Path) -> None:
+    gguf = converted(tmp_path / "a")
+    own = Template("model", "<|im_start|>user\n", "<|im_end|>\n", "<|im_end|>")
+    told = check_model(gguf, read_header(gguf), own).warnings[-1]
+    assert "<|im_start|>" in told and "--template auto" not in told
+
+
+def test_a_users_own_file_is_not_to_be_deleted(tmp_path: Path) -> None:
+    gguf = converted(tmp_path / "a")
+    gguf.write_bytes(gguf.read_bytes().replace(b"tokenizer.ggml.merges", b"tokenizer.ggml.mergez"))
+    with pytest.raises(ModelFileError, match="merges") as refused:
+        check_model(gguf, read_header(gguf), plain("<|endoftext|>"))
+    assert "It stays as it is" in refused.value.fix and "elete" not in refused.value.fix
+
+
 def test_what_llama_cpp_warns_of_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gguf = converted(tmp_path / "a")
     data = gguf.read_bytes().replace(b"tokenizer.ggml.pre", b"tokenizer.ggml.prx")
@@ -168,13 +183,22 @@ def checked(tasks: list[SeedTask], room: int, **settings: Any) -> list[str]:
     return Lengths(make(given), plain("</s>"), "base", load_prompts(), words).check(tasks, [], room)
 
 
+SMALL = dict.fromkeys(("generate_max_tokens", "answer_max_tokens", "eval_max_tokens", "eval_verifiable_max_tokens"), 50)
+
+
 @pytest.mark.parametrize("long", [0, 3])
 def test_a_seed_that_is_too_long_is_named_whether_it_is_shown_or_held_out(long: int) -> None:
     sizes = [5] * 8
     sizes[long] = 600
-    with pytest.raises(SeedFileError, match=f"line {long + 1} ") as refused:
-        checked(seeds(*sizes), 300)
-    assert "--context" in refused.value.fix and refused.value.message.count("line") == 1
+    for settings, named, fix in (
+        ({"context": 300, **SMALL}, "--context 300", "Give --context"),
+        # Nobody gave this one, and no setting makes it wider.
+        ({}, "the model's own context of 300 tokens", "Choose a model with a context of"),
+    ):
+        with pytest.raises(SeedFileError, match=f"line {long + 1} ") as refused:
+            checked(seeds(*sizes), 300, **settings)
+        assert named in refused.value.message and fix in refused.value.fix
+        assert refused.value.message.count("line") == 1
 
 
 def test_seeds_that_only_together_are_too_long_are_named_until_the_rest_fits() -> None:
@@ -190,8 +214,8 @@ def test_a_context_that_is_too_small_for_any_seeds_says_so() -> None:
 
 def test_what_fits_is_left_alone_and_a_narrow_judge_is_told() -> None:
     assert checked(seeds(*[5] * 8), 300) == []
-    (warning,) = checked(seeds(*[5] * 8), 300, assess="both")
-    assert "--context" in warning
+    (warning,) = checked(seeds(*[5] * 8), 300, assess="both", context=300, **SMALL)
+    assert "--context 300 may be too small" in warning and "Give --context" in warning
 
 
 def test_what_llama_cpp_puts_right_itself_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

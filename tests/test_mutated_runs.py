@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import random
 import shutil
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from mutated_runs import mutate
-from tiny_runs import tiny_run
+from tiny_runs import ONLY, case, chosen, tiny_run
 
 from minisheep import api, loop
 from minisheep.cli.main import cli
-from minisheep.errors import ConfigError, CorruptRunError, MinisheepError
+from minisheep.errors import ConfigError, CorruptRunError, MinisheepError, UsageError
+from minisheep.models.prepared import PreparedModel
 from minisheep.run.files import read_json, write_json
 
 VERSUS = {
@@ -66,10 +68,18 @@ def said(verb: tuple[str, ...], run: Path, other: Path) -> str:
         return ""
     if type(error).__module__.startswith("click"):
         return ""
-    return f"{type(error).__name__}: {error}"
+    return traced(error)
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(6000, marks=pytest.mark.slow)])
+def traced(error: BaseException) -> str:
+    """A fault with where it came from."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    return f"{type(error).__name__}: {str(error)[:300]} ({places})"
+
+
+@pytest.mark.timeout(7200)  # minutes of work, of which a busy machine may make hours; 6,000 get a day
+@pytest.mark.parametrize("count", [60, pytest.param(6000, marks=[pytest.mark.slow, pytest.mark.timeout(24 * 3600)])])
 def test_no_damage_ends_in_a_traceback(whole: Path, tmp_path: Path, count: int, monkeypatch: Any) -> None:
     monkeypatch.setattr("minisheep.prepare._prepare_real", None)
     monkeypatch.setattr("minisheep.prepare.versions", dict)
@@ -77,20 +87,25 @@ def test_no_damage_ends_in_a_traceback(whole: Path, tmp_path: Path, count: int, 
     monkeypatch.setattr("minisheep.report.plots.available", lambda: False)
     monkeypatch.chdir(tmp_path)
     faults: list[str] = []
-    for number in range(count):
+    for number in chosen(count):
         run = tmp_path / f"run-{number}"
         shutil.copytree(whole, run)
         chance = random.Random(number)
         what = " and ".join(mutate(run, chance) for _ in range(chance.choice((1, 1, 2))))
         # A few verbs each, so that all see many folders; then the run itself goes on, or says why not.
         verbs = VERBS if count > 100 else chance.sample(VERBS, 4)
-        faults += [f"{number}: {what}: {verb[0]}: {fault}" for verb in verbs if (fault := said(verb, run, whole))]
-        try:
-            api.align(run, inline=True, rounds=2)
-        except (MinisheepError, OSError):
-            pass
-        except Exception as error:
-            faults.append(f"{number}: {what}: align: {type(error).__name__}: {error}")
+        with case(number, what) as told:
+            for verb in verbs:
+                told[:] = [f"verb: {' '.join(verb)}"]
+                if fault := said(verb, run, whole):
+                    faults.append(f"{ONLY}={number}: {what}: {verb[0]}: {fault}")
+            told[:] = ["verb: align"]
+            try:
+                api.align(run, inline=True, rounds=2)
+            except (MinisheepError, OSError):
+                pass
+            except Exception as error:
+                faults.append(f"{ONLY}={number}: {what}: align: {traced(error)}")
         shutil.rmtree(run)
     assert not faults, "\n".join(faults[:20]) + f"\n{len(faults)} in all"
 
@@ -127,3 +142,27 @@ def test_damaged_json_is_told_in_words_of_the_file(tmp_path: Path, content: str 
     path.mkdir() if content is None else path.write_text(content, encoding="utf-8")
     with pytest.raises(CorruptRunError, match=told):
         read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("run.toml", lambda text: text + "warp_speed = 9\n", "newer minisheep"),
+        ("run.toml", None, "Restore it from a copy"),
+        ("model.json", lambda text: text.replace("{", '{"warp": 9,', 1), "'warp' is unknown here; a newer minisheep"),
+    ],
+)
+def test_a_run_of_another_version_is_told_as_such(tmp_path: Path, file: str, change: Any, told: str) -> None:
+    path = tiny_run(tmp_path / "run", until=loop.Phase(0, "evaluate"))[0].path / file
+    text = path.read_text(encoding="utf-8")
+    path.unlink() if change is None else path.write_text(change(text), encoding="utf-8")
+    with pytest.raises(MinisheepError) as refused:
+        PreparedModel.read(path) if file == "model.json" else api.load_run(path.parent).settings
+    assert told in str(refused.value) and str(path) in refused.value.message
+
+
+def test_rubbish_in_the_variable_of_these_tests_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rubbish in ("rubbish", "abort:generate:x", "a:b:c:d"):
+        monkeypatch.setenv("MINISHEEP_FAULT", rubbish)
+        with pytest.raises(UsageError, match="for tests"):
+            tiny_run(tmp_path / "run")

@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_runs import tiny_run
+
+from minisheep import loop
 
 RUN = Path(__file__).parent / "data" / "run-0.1"
 FULL = Path("/dev/full")
@@ -87,6 +90,24 @@ def test_an_output_that_cannot_be_written_is_one_line_and_74(redirect: str, more
 def test_a_reader_that_leaves_needs_no_word() -> None:
     said = shown("status", str(RUN), redirect="| head -c 1; exit ${PIPESTATUS[0]}")
     assert said.returncode in (0, 1) and not said.stderr
+
+
+@pytest.mark.parametrize("verb", ["browse", "chat"])
+def test_an_input_that_is_closed_is_empty(verb: str, tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", until=loop.Phase(0, "evaluate"))
+    said = shown(verb, str(tmp_path / "run"), *(["--base"] if verb == "chat" else []), redirect="<&-")
+    assert said.returncode == 0 and b"Traceback" not in said.stderr
+
+
+def test_no_file_takes_the_number_of_a_closed_stream() -> None:
+    """Else a run's lock or a server's socket may be 0 or 1, which a worker takes for its own input and output."""
+    code = (
+        "import os, tempfile; os.closerange(0, 2)\n"
+        "import sys; from minisheep.cli.main import _ready_output; _ready_output()\n"
+        "assert sys.stdin.read() == '' and tempfile.TemporaryFile().fileno() > 2"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_run_whose_output_is_closed_is_done_all_the_same(tmp_path: Path) -> None:

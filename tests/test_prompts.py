@@ -39,6 +39,7 @@ GRADES = [
     ("8 / 10 || good", 8),
     ("8 out of 10", 8),
     ("8.", 8),
+    ("8점", 8),
     ("10. Everything is there.", 10),
     ("8, because it is short", 8),
     ("8\n\nThe answer is good", 8),

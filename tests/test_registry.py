@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisheep.errors import UnknownModelError
+from minisheep.errors import ModelFileError, UnknownModelError
+from minisheep.models.fetch import fetch_gguf, fetch_weights
 from minisheep.models.registry import (
     NAME,
     HubFile,
     HubRepo,
     LocalPath,
     Wheels,
+    absolute_paths,
     find_model,
     load_registry,
     parse_registry,
@@ -104,6 +106,26 @@ def test_empty_overrides_change_nothing():
 def test_an_unknown_name_is_answered_with_the_nearest(typo, meant):
     with pytest.raises(UnknownModelError, match=meant.replace(".", r"\.")):
         find_model(typo)
+
+
+def test_a_folder_that_holds_models_and_a_file_that_is_none_are_not_said_to_be_unknown(tmp_path):
+    for name in ("b.gguf", "a.gguf", "model.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(UnknownModelError, match="is there, but is no model by itself") as refused:
+        find_model(str(tmp_path))
+    assert f"{tmp_path}/a.gguf, {tmp_path}/b.gguf" in refused.value.fix
+    with pytest.raises(UnknownModelError, match="is there, but") as refused:
+        find_model(str(tmp_path / "model.safetensors"))
+    assert "folder of its config.json" in refused.value.fix
+
+
+def test_a_home_that_nobody_has_is_a_part_of_a_name():
+    given = absolute_paths({"seeds": "~nobody-here/s.jsonl", "model": "~nobody-here/m.gguf"})
+    assert given["seeds"].endswith("/~nobody-here/s.jsonl") and given["model"] == "~nobody-here/m.gguf"
+    with pytest.raises(ModelFileError, match=r"There is no model file .*~nobody-here/m"):
+        fetch_gguf(find_model("~nobody-here/m.gguf"), lambda line: None)
+    with pytest.raises(ModelFileError, match="no folder"):
+        fetch_weights(find_model("smollm2-135m", weights="~nobody-here/w"), lambda line: None)
 
 
 HOSTILE = [

@@ -716,3 +716,17 @@ def test_weights_in_a_second_format_are_not_fetched(name, wanted):
 
     kept = filter_repo_objects([name], allow_patterns=WEIGHT_PATTERNS, ignore_patterns=SKIPPED_PATTERNS)
     assert bool([*kept]) is wanted
+
+
+def test_what_is_there_and_is_no_file_is_not_said_to_be_missing(tmp_path):
+    (tmp_path / "folder.gguf").mkdir()
+    (tmp_path / "loop.gguf").symlink_to(tmp_path / "loop.gguf")
+    for name, told in (("folder", "is not a file"), ("loop", "is not a file"), ("none", "There is no model file")):
+        with pytest.raises(ModelFileError, match=told):
+            fetch_gguf(find_model(str(tmp_path / f"{name}.gguf")), lambda line: None)
+
+
+def test_a_cache_in_a_home_that_nobody_has_is_named(monkeypatch):
+    monkeypatch.setenv("MINISHEEP_CACHE", "~nobody-here/models")
+    with pytest.raises(DiskError, match="~nobody-here/models names no user's home"):
+        cache.cache_root()

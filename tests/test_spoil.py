@@ -164,7 +164,12 @@ def test_another_process_spoils_alike() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "kept"),
-    [("It has 400 pages.", "digits"), ("In 1889 it rose.", "digits"), ("It costs 2.50 a day.", "digits")],
+    [
+        ("It has 400 pages.", "digits"),
+        ("In 1889 it rose.", "digits"),
+        ("It costs 2.50 a day.", "digits"),
+        ("한 시간은 60분입니다.", "digits"),
+    ],
 )
 def test_a_number_becomes_another_of_as_many_digits(answer: str, kept: str) -> None:
     for seed in range(20):

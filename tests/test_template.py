@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from minisheep import config
 from minisheep.errors import UnsupportedModelError
 from minisheep.rules.prompts import Frame, answer_prompt
-from minisheep.rules.templates import Template, chatml, choose, from_jinja, llama_3, plain
+from minisheep.rules.templates import (
+    Template,
+    chatml,
+    choose,
+    closed_source,
+    conversation,
+    from_jinja,
+    llama_3,
+    plain,
+    render_here,
+)
 from minisheep.run.records import Example
 from minisheep.stages.train import train_job
 
@@ -94,6 +104,26 @@ BETWEEN = {
 @pytest.mark.parametrize("name", list(BETWEEN))
 def test_what_stands_before_the_answer_opens_it(name: str) -> None:
     assert from_jinja(REAL[name][0], SPECIAL).between == BETWEEN[name]
+
+
+TURNS_JINJA = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+
+
+def test_without_a_generation_prompt_an_answer_begins_as_one_that_was_given() -> None:
+    template = from_jinja(TURNS_JINJA, SPECIAL)
+    assert (template.between, template.end) == ("<|end|>\n<|assistant|>\n", "<|end|>")
+    closed = closed_source(TURNS_JINJA, SPECIAL, template)
+    assert from_jinja(closed, SPECIAL) == template
+    (exported,) = render_here(closed, SPECIAL, [([{"role": "user", "content": "Hi"}], True)])
+    assert exported == "<|user|>\nHi<|end|>\n<|assistant|>\n"
+    talk = conversation(template, TURNS_JINJA, SPECIAL)
+    assert talk.again is not None and talk.system is not None
+
+
+def test_a_reason_of_a_template_is_cut() -> None:
+    with pytest.raises(UnsupportedModelError, match="cannot be used: xxx") as refused:
+        from_jinja("{{ raise_exception('x' * 5000) }}", SPECIAL)
+    assert len(refused.value.message) < 400
 
 
 def test_a_template_without_an_end_token_takes_the_models_own() -> None:

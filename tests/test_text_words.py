@@ -76,6 +76,9 @@ def test_a_word_is_worth_some_characters(text: str, each: float) -> None:
         ("cat", "我的cat叫豆豆", True),
         ("羊", "山羊吃草", True),
         ("3", "有3个", True),
+        ("60", "한 시간은 60분이다", True),
+        ("60", "160분", False),
+        ("60", "60km", False),
     ],
 )
 def test_a_whole_word_stands_alone_where_there_are_blanks(word: str, text: str, found: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,9 @@ PROMPT_FAULTS = [
     ("following.txt", b"{response} {format}", "{instruction}"),
     ("quality.txt", b"{response}", "{format}"),
     ("qualty.txt", b"{response}", "qualty.txt"),
-    ("instructions.txt", b"\xff", "instructions.txt"),
+    ("instructions.txt", b"\xff", "line 1: not UTF-8"),
+    ("instructions.txt", b" \n", "is empty"),
+    ("instructions.txt", b"Write tasks such as {instruction}.", "is not filled in and keeps {instruction}"),
 ]
 
 
@@ -240,3 +243,11 @@ def test_a_prompt_file_that_cannot_serve_is_named(tmp_path: Path, name: str, con
 def test_a_prompts_folder_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(SeedFileError, match="none"):
         load_prompts(str(tmp_path / "none"))
+
+
+def test_what_systems_leave_in_a_prompts_folder_is_passed_over_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "._instructions.txt").write_bytes(b"\0\5\x16\7")
+    assert load_prompts(str(tmp_path)) == load_prompts()
+    os.mkfifo(tmp_path / "quality.txt")
+    with pytest.raises(SeedFileError, match=r"quality\.txt is not a file"):
+        load_prompts(str(tmp_path))

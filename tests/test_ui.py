@@ -330,3 +330,9 @@ def test_safe_text_is_left_alone_and_cut_to_its_width() -> None:
 )
 def test_a_duration_is_told_in_words(seconds: float, told: str) -> None:
     assert plain_text.duration(seconds) == told
+
+
+def test_a_name_in_a_hint_is_one_word_and_no_option() -> None:
+    assert [plain_text.shell(name) for name in ("runs/a", "my run", "-r", "-r f")] == [
+        "runs/a", "'my run'", "./-r", "./'-r f'",
+    ]  # fmt: skip

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from minisheep import api, loop
 from minisheep.run.events import Event
@@ -44,8 +48,43 @@ def minisheep(*args: str, fault: str = "", check: bool = False, **options: Any) 
     environment = {**os.environ, **({"MINISHEEP_FAULT": fault} if fault else {})}
     return subprocess.run(
         [sys.executable, "-m", "minisheep", *args],
-        capture_output=True, text=True, env=environment, timeout=120, check=check, **options,
+        capture_output=True, text=True, env=environment, timeout=HELD, check=check, **options,
     )  # fmt: skip
+
+
+HELD = 900
+"""Seconds for what takes a few: other programs may hold this machine for minutes."""
+ONLY = "MINISHEEP_TEST_ONLY"
+"""``17`` or ``17-40``: of the many cases of a long test only these, so that a failure can be had again by itself, and a
+test that was cut off goes on where it stopped."""
+
+
+def chosen(count: int) -> Sequence[int]:
+    """The numbers of a long test's cases."""
+    first, _, last = os.environ.get(ONLY, "").partition("-")
+    return range(int(first), int(last or first) + 1) if first else range(count)
+
+
+@contextlib.contextmanager
+def case(number: int, what: str, run: Path | None = None) -> Iterator[list[str]]:
+    """Whatever fails inside, a limit of time too, is told with which case it was, what was added to the list that this
+    gives, and how the worker of the `run` ended."""
+    told: list[str] = []
+    try:
+        yield told
+    except (KeyboardInterrupt, pytest.skip.Exception):
+        raise
+    except BaseException as error:
+        log = run / "scratch" / "worker.log" if run is not None else None
+        if log is not None and log.is_file():
+            told.append(f"The end of {log}:\n{log.read_text(errors='replace')[-4000:]}")
+        again = f"Again, alone: {ONLY}={number} and the same test."
+        raise AssertionError("\n".join([f"Case {number}: {what}. {again}", *told, repr(error)])) from error
+
+
+def ended(done: subprocess.CompletedProcess[str]) -> str:
+    """How a command line ended, as evidence."""
+    return f"{done.args[3:]} ended with {done.returncode}\nstdout: {done.stdout[-3000:]}\nstderr: {done.stderr[-6000:]}"
 
 
 def outcome(run: Path) -> dict[str, Any]:

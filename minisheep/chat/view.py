@@ -5,6 +5,7 @@ Writes to the terminal, and to the file that ``/save`` names. Model text is sani
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -308,7 +309,7 @@ def save(session: Session, name: str) -> str:
         raise UsageError("/save needs a file name.", "For example: /save talk.jsonl")
     if not session.turns:
         raise UsageError("There is nothing to save yet.")
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         with open(path, "x", encoding="utf-8") as file:
             file.write(session.saved())

@@ -138,7 +138,7 @@ def _starting(words: Sequence[str], beginning: str) -> list[CompletionItem]:
 
 def _rounds(run: str) -> list[int]:
     with contextlib.suppress(OSError):
-        names = [re.fullmatch(r"round-(\d+)", name) for name in os.listdir(Path(run or ".").expanduser())]
+        names = [re.fullmatch(r"round-(\d+)", name) for name in os.listdir(os.path.expanduser(run or "."))]
         return sorted(int(name[1]) for name in names if name)
     return []
 
@@ -151,7 +151,7 @@ def _runs(incomplete: str) -> list[CompletionItem]:
     found, others = [], False
     for place in places:
         with contextlib.suppress(OSError):
-            for path in sorted(Path(place or ".").expanduser().iterdir()):
+            for path in sorted(Path(os.path.expanduser(place or ".")).iterdir()):
                 name = place + path.name
                 if not name.startswith(incomplete) or not path.is_dir() or path.name.startswith("."):
                     continue

@@ -197,6 +197,11 @@ class AsciiOutput(io.TextIOWrapper):
 
 def _ready_output() -> Nowhere | None:
     """Let no terminal refuse a character, and no closed output end the work: the stand-in for one that is closed."""
+    # The next files to be opened would take the numbers of closed streams, and a child takes those for its own.
+    while (handle := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(handle)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  # for the life of the process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")

@@ -21,14 +21,17 @@ from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from minisheep.data.seed_tasks import read_bytes
+from minisheep.data.seed_tasks import decoded, read_bytes
 from minisheep.errors import ConfigError
 from minisheep.rules.constraint_edits import EDITS
 from minisheep.rules.constraints import Catalogue, ConstraintKind
-from minisheep.rules.ifeval import KINDS, REPEATS, Constraint, resolve, verify
+from minisheep.rules.ifeval import KINDS, REPEATS, Constraint, pattern, patterns, resolve, verify
+from minisheep.rules.languages import language_code
 
 GROUP = "minisheep.constraints"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(?::[a-z0-9][a-z0-9_-]*)?")
+_MEANING = re.compile(r"[\\^$*+?{}()\[\]|]")
+"""Characters that a regular expression does not read as themselves; a full stop stands for itself, too."""
 _FIX = "Nothing was started. docs/guide/constraints.md shows a whole file."
 _PLUGIN_FIX = "Nothing was started. Fix the plug-in or uninstall it; docs/guide/constraints.md shows a whole one."
 _KEYS = frozenset({"trained", "levels", "wordings"})
@@ -43,7 +46,12 @@ def load_catalogue(path: str = "", *, plugins: bool = True, language: str = "") 
     """
     name, table = _table(path, language)
     known = {kind: _own(kind) for kind in KINDS} | (installed() if plugins else {})
-    return _catalogue(name, table, known)
+    catalogue = _catalogue(name, table, known)
+    for kind in KINDS:
+        for arguments in (arguments for level in catalogue.kinds[kind].levels for arguments in level):
+            for key, value in arguments.items():
+                _hold_word(f"{name}: {kind}: {key}", value if KINDS[kind][1][key] in (pattern, patterns) else ())
+    return catalogue
 
 
 @cache
@@ -151,7 +159,7 @@ def _table(path: str, language: str) -> tuple[str, dict[str, Any]]:
     shipped = "constraints.toml" if code == "en" else f"constraints.{code}.toml"
     try:
         data = read_bytes(path) if path else resources.files("minisheep.data").joinpath(shipped).read_bytes()
-        table = tomllib.loads(data.decode("utf-8-sig"))
+        table = tomllib.loads(decoded(data, name, ConfigError, _FIX))
     except FileNotFoundError:
         if path:
             raise ConfigError(f"The constraint file {path} does not exist.", _FIX) from None
@@ -165,6 +173,10 @@ def _table(path: str, language: str) -> tuple[str, dict[str, Any]]:
         # Besides its own errors, tomllib passes on those of int() for thousands of digits and of deep nesting.
         raise ConfigError(f"{name} cannot be read: {error}.", _FIX) from None
     found = table.get("language", "en")
+    try:
+        found = table["language"] = language_code(found)
+    except ValueError as error:
+        raise ConfigError(f"{name}: language {found!r} {error}.", _FIX) from None
     if language and found != language:
         raise ConfigError(f"{name} words its constraints in {found!r}, and the run is in {language!r}.", _FIX)
     return name, table
@@ -221,7 +233,7 @@ def _kind(where: str, row: Mapping[str, Any], known: ConstraintKind, fix: str) -
         raise ConfigError(f"{where} wants the instruction itself repeated, and cannot be trained on.", fix)
     if not known.plugin:
         for arguments in sets:
-            resolve(Constraint(known.name, arguments), "", where)
+            resolve(Constraint(known.name, arguments), "", where.removesuffix(f": {known.name}"))
     try:
         json.dumps([levels, wordings], ensure_ascii=False).encode()
     except TypeError as error:
@@ -245,6 +257,16 @@ def _kind(where: str, row: Mapping[str, Any], known: ConstraintKind, fix: str) -
         known.edit,
         known.plugin,
     )
+
+
+def _hold_word(where: str, words: Any) -> None:
+    """Raise for a word that its check, a regular expression as IFEval's are, would not find as it is written."""
+    for word in [words] if isinstance(words, str) else words:
+        if odd := _MEANING.search(word):
+            raise ConfigError(
+                f"{where} {word!r} holds {odd[0]!r}, which means something else where answers are searched for it.",
+                "Nothing was started. Ask for words of letters, digits and blanks.",
+            )
 
 
 def _hold_wording(where: str, wording: str, wanted: set[str], fix: str) -> None:

@@ -79,7 +79,7 @@ def load_seeds(path: str = "", language: str = "en") -> list[SeedTask]:
     seeds: dict[str, SeedTask] = {}
     said: set[bool] = set()
     try:
-        for row in rows(_decoded(data, name, SeedFileError, _SEED_FIX)):
+        for row in rows(decoded(data, name, SeedFileError, _SEED_FIX)):
             try:
                 for seed in _seeds_of(name, row):
                     if seed.id in seeds:
@@ -190,7 +190,8 @@ def _read(path: str, own: str, what: str, refused: type[UsageError]) -> tuple[by
     return data, path or f"minisheep's {what}"
 
 
-def _decoded(data: bytes, name: str, refused: type[UsageError], fix: str) -> str:
+def decoded(data: bytes, name: str, refused: type[UsageError], fix: str) -> str:
+    """The text of a file, without a byte order mark; raises `refused` with how to convert what is no UTF-8."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -243,23 +244,30 @@ def load_prompts(folder: str = "", language: str = "en") -> dict[str, str]:
     if not root.is_dir():
         raise SeedFileError(f"The prompts folder {folder} does not exist.", fix)
     for file in sorted(root.iterdir()):
-        if file.suffix.lower() not in (".txt", ".toml") or file.name == LABELS:
+        # Hidden files are systems' and editors' own.
+        if file.suffix.lower() not in (".txt", ".toml") or file.name == LABELS or file.name.startswith("."):
             continue
         if file.name not in known:
             near = difflib.get_close_matches(file.name.lower(), known, n=1)
             meant = f" Is {near[0]} meant?" if near else ""
             raise SeedFileError(f"{file} replaces no prompt and no labels.{meant}", fix)
+        if not file.is_file():  # a pipe would be waited for
+            raise SeedFileError(f"{file} is not a file.", fix)
         try:
-            texts[file.stem] = read_given(file).decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SeedFileError(f"{file} cannot be read: {error}.", fix) from None
-        missing = [p for p in sorted(PLACEHOLDERS[file.stem]) if f"{{{p}}}" not in texts[file.stem]]
-        if missing:
-            raise SeedFileError(f"{file} has no place for {', '.join(f'{{{p}}}' for p in missing)}.", fix)
+            text = texts[file.stem] = decoded(read_given(file), str(file), SeedFileError, fix)
+        except OSError as error:
+            raise SeedFileError(f"{file} cannot be read: {error.strerror}.", fix) from None
+        needed, named = PLACEHOLDERS[file.stem], {name for name in _FILLED if f"{{{name}}}" in text}
+        for odd, what in ((needed - named, "has no place for"), (named - needed, "is not filled in and keeps")):
+            if odd:
+                raise SeedFileError(f"{file} {what} {', '.join(f'{{{name}}}' for name in sorted(odd))}.", fix)
+        if not text.strip():
+            raise SeedFileError(f"{file} is empty.", fix)
     return texts
 
 
 LABELS = "labels.toml"
+_FILLED = frozenset[str]().union(*PLACEHOLDERS.values())
 
 
 def load_wording(folder: str = "", language: str = "en") -> Wording:
@@ -280,7 +288,7 @@ def _labels_text(folder: str, language: str) -> tuple[str, str]:
     path = Path(folder) / LABELS if folder else None
     if path is not None and path.exists():
         data, name = _read(str(path), "", "file of labels", SeedFileError)
-        return _decoded(data, name, SeedFileError, "Nothing was started. Fix this file."), name
+        return decoded(data, name, SeedFileError, "Nothing was started. Fix this file."), name
     own = shipped("prompts", language)
     found = resources.files("minisheep.data").joinpath(own, LABELS)
     return (found.read_text(encoding="utf-8"), f"minisheep's {own}/{LABELS}") if found.is_file() else ("", "")
@@ -299,7 +307,7 @@ def load_items(path: str = "", language: str = "en") -> list[VerifiableItem]:
     the line or the item.
     """
     data, name = _read(path, shipped("verifiable.jsonl", language), "evaluation file", ConfigError)
-    text = _decoded(data, name, ConfigError, _ITEM_FIX)
+    text = decoded(data, name, ConfigError, _ITEM_FIX)
     items: dict[str, VerifiableItem] = {}
     for row in lines(text):
         where = f"{name}, {row.place}"

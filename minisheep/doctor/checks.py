@@ -349,11 +349,7 @@ def torch(machine: MachineFacts, place: packages.Place, facts: Facts) -> CheckRe
     if not machine.has_gpu:
         return ok(name, f"{text}, on the processor")
     if not facts["cuda_build"]:
-        return fail(
-            name,
-            f"{text} is a build for processors, beside {machine.gpus[0].name}",
-            suited,
-        )
+        return fail(name, f"{text} is a build for processors, beside {machine.gpus[0].name}", suited)
     if machine.hidden is not None:
         text += f" (CUDA_VISIBLE_DEVICES={machine.hidden!r})"
     newest = dotted(machine.driver_cuda) or "unknown"

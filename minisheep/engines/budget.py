@@ -135,11 +135,7 @@ def beside_cache(shape: Shape, slots: int, context: int, cache: CacheType, rank:
 
 
 def slots_within(
-    wanted: int,
-    *,
-    sequence_bytes: int,
-    free_bytes: int | None,
-    reserve: Callable[[int], int] = lambda slots: RESERVE,
+    wanted: int, *, sequence_bytes: int, free_bytes: int | None, reserve: Callable[[int], int] = lambda slots: RESERVE
 ) -> int:
     """`wanted`, or fewer where `free_bytes` (None: unknown) hold fewer beside the shared prefix and the `reserve` for
     so many; at least 1."""

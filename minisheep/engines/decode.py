@@ -201,8 +201,7 @@ class Decoder:
             if any(word in reason.lower() for word in FULL):
                 raise WorkerError(f"There is no memory for the adapter {path}: {reason}.", FULL_FIX)
             raise UnsupportedModelError(
-                f"llama.cpp refuses the adapter {path}: {reason}.",
-                "Use it with the model that it was trained on.",
+                f"llama.cpp refuses the adapter {path}: {reason}.", "Use it with the model that it was trained on."
             )
         self._adapter = adapter
         if not self._put_adapter(self._context):

@@ -142,10 +142,7 @@ def load_model(path: Path, *, gpu_layers: int = 0, vocab_only: bool = False) -> 
         raise UnsupportedModelError(
             f"llama.cpp cannot run the model {path.name}: {reason}.", "Choose another model (minisheep models)."
         )
-    raise ModelFileError(
-        f"llama.cpp cannot load the model {path.name}: {reason}.",
-        "The file may be truncated or corrupt: delete it, and fetch it again.",
-    )
+    raise ModelFileError(f"llama.cpp cannot load the model {path.name}: {reason}.", remedy(path))
 
 
 def offloaded(lines: list[str]) -> list[int] | None:

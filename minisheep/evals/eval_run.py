@@ -114,8 +114,7 @@ def data_files(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
             task, file = tasks[0], text
             if len(tasks) > 1:
                 raise UsageError(
-                    f"--data {text} does not name one of the {len(tasks)} tasks.",
-                    f"Give --data {tasks[0]}={file}.",
+                    f"--data {text} does not name one of the {len(tasks)} tasks.", f"Give --data {tasks[0]}={file}."
                 )
         if task in files:
             raise UsageError(f"--data is given twice for {task}.", "Give one file for each task.")

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
-from minisheep.formats.gguf_header import GgufHeader, TensorInfo, read_header
+from minisheep.formats.gguf_header import GgufArray, GgufHeader, TensorInfo, read_header
 from minisheep.formats.hf_versions import config_for_both
 from minisheep.formats.lora_gguf import BaseFacts, read_base
 from minisheep.formats.model_facts import context_length, embedding_length, head_count, kv_head_count, layer_count
@@ -58,9 +58,14 @@ def config_json(header: GgufHeader) -> dict[str, Any]:
     """
     model_type, model_class = _TYPES[header.architecture]
     heads, width = head_count(header), embedding_length(header)
-    head_dim = _integer(header, "attention.key_length", width // heads)
+    head_dim = _head_size(header)
     if _integer(header, "attention.value_length", head_dim) != head_dim:
         raise UnsupportedModelError("The values in this GGUF have another width than the keys.", FIX)
+    for key in (f"{header.architecture}.attention.{name}" for name in ("head_count", "head_count_kv")):
+        if isinstance(each := header.metadata.get(key), GgufArray) and len(set(each)) > 1:
+            raise UnsupportedModelError(f"The layers of this GGUF differ in {key}.", FIX)
+    if header.metadata.get(f"{header.architecture}.attention.causal") is False:
+        raise UnsupportedModelError("In this GGUF, words see what comes after them.", FIX)
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     if "token_embd.weight" not in shapes:
         raise ModelFileError("The model file has no token embeddings.", "Pass another file with --gguf.")
@@ -107,7 +112,7 @@ def _gemma3(header: GgufHeader, head_dim: int) -> dict[str, Any]:
 def _rope(header: GgufHeader) -> dict[str, Any]:
     """Rotary embedding. Both sides know linear scaling alike; any other kind is refused."""
     theta = _number(header, "rope.freq_base", 1_000_000.0 if header.architecture == "gemma3" else 10_000.0)
-    head_dim = _integer(header, "attention.key_length", embedding_length(header) // head_count(header))
+    head_dim = _head_size(header)
     rotated = _integer(header, "rope.dimension_count", head_dim)
     if rotated != head_dim:
         raise UnsupportedModelError(f"This GGUF rotates {rotated} of {head_dim} dimensions of a head.", FIX)
@@ -120,6 +125,10 @@ def _rope(header: GgufHeader) -> dict[str, Any]:
             f"This GGUF scales its rotary embedding ({kind}), which training weights made from it would lose.", FIX
         )
     return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
+
+
+def _head_size(header: GgufHeader) -> int:
+    return _integer(header, "attention.key_length", embedding_length(header) // head_count(header))
 
 
 def _number(header: GgufHeader, key: str, default: float | None) -> float:
@@ -195,7 +204,14 @@ def plan_weights(header: GgufHeader) -> list[Weight]:
         ("holds the unknown tensor", name) for name in sorted(found - names.keys())
     ]:
         raise UnsupportedModelError(f"This GGUF {problem} {name}: no training weights can be made from it.", FIX)
-    by_part = heads_in_pairs(header)
+    by_part, width = heads_in_pairs(header), _head_size(header)
+    for tensor in header.tensors:
+        heads = by_part.get(tensor.name.split(".")[-2], 0)
+        if heads and tensor.shape[1:] != (heads * width,):
+            raise ModelFileError(
+                f"The model file's {tensor.name} is of {tensor.shape}, which {heads} heads of {width} do not fit.",
+                "Pass another file with --gguf.",
+            )
     gemma = header.architecture == "gemma3"
     return [
         Weight(

@@ -92,8 +92,8 @@ def _chat_template(folder: Path, special: Mapping[str, Any]) -> str:
         raise ModelFileError(f"{path} cannot be read: {error}.", AGAIN) from None
     template = special.get("chat_template")
     if isinstance(template, list):
-        named = {each.get("name"): each.get("template") for each in template if isinstance(each, dict)}
-        template = named.get("default")
+        named = [each for each in template if isinstance(each, dict)]
+        template = next((e.get("template") for e in named if e.get("name") == "default" or len(named) == 1), None)
     return template if isinstance(template, str) else ""
 
 

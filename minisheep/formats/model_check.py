@@ -56,7 +56,8 @@ def check_model(gguf: Path, header: GgufHeader, template: Template, tells_log: b
     if unknown:
         told.append(
             f"The template {template.name} writes {', '.join(unknown)}, which the model does not know as a token but"
-            " reads as ordinary text. --template auto takes the model's own frame."
+            " reads as ordinary text."
+            + (" --template auto takes the model's own frame." if template.name != "model" else "")
         )
     return ModelCheck(mended, (*shown, *told))
 

@@ -106,7 +106,7 @@ def kv_head_count(header: GgufHeader) -> int:
 
 def context_length(header: GgufHeader) -> int:
     """Tokens that the model was trained to see at once."""
-    return _count(header, "context_length", 2**31)
+    return _count(header, "context_length", 2**31 - 1)
 
 
 def parameter_count(header: GgufHeader) -> int:

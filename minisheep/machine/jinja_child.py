@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 
@@ -17,7 +19,9 @@ from minisheep.errors import UnsupportedModelError
 from minisheep.rules.templates import Conversations, render_here, template_error
 
 SECONDS = 10.0
-"""For all conversations together; real templates take milliseconds, the start of Python a fifth of a second."""
+"""Of the processor, for all conversations together; real ones take milliseconds, the start of Python a fifth of one."""
+WAITED = 12
+"""Times as long on the clock, since the machine may be busy or hold the child."""
 MEMORY = 2**30
 MOST = 2**22
 """Characters of one result: a real one has hundreds."""
@@ -30,15 +34,17 @@ def render(source: str, special: dict[str, str], conversations: Conversations) -
     job = {"source": source, "special": special, "conversations": list(conversations)}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "minisheep.machine.jinja_child"],
+            [sys.executable, "-m", "minisheep.machine.jinja_child", str(SECONDS)],
             input=json.dumps(job).encode(),
             capture_output=True,
-            timeout=SECONDS,
+            timeout=WAITED * SECONDS,
             env={name: os.environ[name] for name in _KEPT if name in os.environ} | {"PYTHONUTF8": "1"},
             start_new_session=True,
         )
     except subprocess.TimeoutExpired:
-        raise template_error(f"it did not end within {SECONDS:.0f} s") from None
+        raise template_error(f"it did not end within {WAITED * SECONDS:.0f} s") from None
+    if done.returncode == -signal.SIGXCPU:
+        raise template_error(f"it did not end within {SECONDS:.0f} s")
     try:
         answer = json.loads(done.stdout)
         if "error" in answer:
@@ -50,7 +56,7 @@ def render(source: str, special: dict[str, str], conversations: Conversations) -
 
 def main() -> None:
     """Be the child."""
-    _bound()
+    _bound(math.ceil(float(sys.argv[1])))
     job = json.loads(sys.stdin.buffer.read())
     try:
         texts = render_here(job["source"], job["special"], job["conversations"])
@@ -62,11 +68,10 @@ def main() -> None:
     sys.stdout.write(json.dumps(answer))
 
 
-def _bound() -> None:
+def _bound(seconds: int) -> None:
     """Limits of the kernel for this process, where it has them."""
     import resource
 
-    seconds = int(SECONDS) + 1
     for limit, most in (
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, MEMORY),
@@ -74,7 +79,7 @@ def _bound() -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(limit, (most, most))
+            resource.setrlimit(limit, (most, most + (limit == resource.RLIMIT_CPU)))  # a signal first, then the end
 
 
 if __name__ == "__main__":

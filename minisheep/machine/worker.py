@@ -88,11 +88,7 @@ class WorkerProcess:
     """
 
     def __init__(
-        self,
-        handler: str,
-        log: Path | None = None,
-        handle: int | None = None,
-        died: type[MinisheepError] = WorkerError,
+        self, handler: str, log: Path | None = None, handle: int | None = None, died: type[MinisheepError] = WorkerError
     ) -> None:
         self._died = died
         self._asked: float | None = None

@@ -41,10 +41,10 @@ def cache_root() -> Path:
     named = os.environ.get("MINISHEEP_CACHE")
     try:
         return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("minisheep")
-    except RuntimeError:  # a user without an entry in the system's list, as in containers
+    except RuntimeError:  # a user without an entry in the system's list, as in containers, or one that is made up
+        what = f"{named} names no user's home folder" if named else "This user has no home folder"
         raise DiskError(
-            "This user has no home folder, so there is no place for models.",
-            "Set MINISHEEP_CACHE to a folder that you may write to.",
+            f"{what}, so there is no place for models.", "Set MINISHEEP_CACHE to a folder that you may write to."
         ) from None
 
 

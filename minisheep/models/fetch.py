@@ -235,7 +235,8 @@ def fetch_weights(entry: ModelEntry, report: Report, offline: bool = False) -> P
         case None:
             return None
         case LocalPath(path):
-            folder, fix = path.expanduser().absolute(), "Pass a folder with config.json and safetensors with --weights."
+            folder = Path(os.path.expanduser(path)).absolute()
+            fix = "Pass a folder with config.json and safetensors with --weights."
         case HubRepo():
             folder = _weights_from_hub(entry, entry.weights, report, offline)
             fix = f"Pass another repository or folder with --weights; {entry.weights} is not fit for training."
@@ -267,9 +268,10 @@ def _is_commit(revision: str) -> bool:
 
 
 def _local_file(entry: ModelEntry, path: Path, report: Report) -> FetchedFile:
-    path = path.expanduser().absolute()
+    path = Path(os.path.expanduser(path)).absolute()
     if not path.is_file():
-        raise ModelFileError(f"There is no model file {path}.", "Check the path given with --gguf or --model.")
+        what = f"{path} is not a file" if os.path.lexists(path) else f"There is no model file {path}"
+        raise ModelFileError(f"{what}.", "Check the path given with --gguf or --model.")
     return _checked(entry.gguf_sha256, entry.gguf_bytes, path, f"local file {path}", report)
 
 

@@ -52,6 +52,8 @@ class PreparedModel:
             check_fields(Template, template)
             check_fields(cls, {name: value for name, value in data.items() if name not in PATHS})
             template["stop"] = tuple(template["stop"])
+            if unknown := data.keys() - {field.name for field in dataclasses.fields(cls)}:
+                raise ValueError(f"{min(unknown)!r} is unknown here; a newer minisheep may have made the run")
             for name in PATHS:
                 data[name] = Path(data[name])
             # Cards and Modelfiles are made of these: a line break in one would begin a line of its own.

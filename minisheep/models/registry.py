@@ -8,6 +8,7 @@ programs: every part starts with a letter or a digit, so no part is ``..``, abso
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -272,7 +273,7 @@ def absolute_paths(given: Mapping[str, Any], folder: Path | None = None) -> dict
         text = found.get(name)
         if not isinstance(text, str) or not text or "\0" in text:
             continue
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))
         beside = folder / path if folder is not None else path
         if name in PATHS:
             found[name] = _absolute(beside if beside.exists() else path)
@@ -368,6 +369,10 @@ def _outsider(title: str, *, gguf: GgufSource | None = None, weights: WeightsSou
 
 
 def _unknown(name: str) -> UnknownModelError:
+    if _is_there(name) or _is_there(name, folder=True):
+        found = sorted(str(path) for path in Path(name).glob("*.gguf"))
+        files = f"it holds: {', '.join(found[:3])}" if found else "is meant, or the folder of its config.json"
+        return UnknownModelError(f"{name} is there, but is no model by itself.", f"Give the .gguf file that {files}.")
     from rapidfuzz import fuzz, process  # only a wrong name needs it
 
     registry = load_registry()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def gguf_here(entry: ModelEntry) -> Path | None:
     """The model's GGUF if it is on this machine. Raises ModelFileError for a local path that is not a file."""
     match entry.gguf:
         case LocalPath(path):
-            return path.expanduser()
+            return Path(os.path.expanduser(path))
         case Wheels() if entry.gguf_sha256:
             root = cache.cache_root() / "gguf" / entry.name / f"{entry.name}-{entry.gguf_sha256[:12]}.gguf"
             return root if root.is_file() else None

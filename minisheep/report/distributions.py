@@ -188,9 +188,7 @@ def _projection_blocks(run: Gathered) -> Iterator[Block]:
     yield _spread_table(by_words, f"spread, relative to the {SEEDS if seeded else 'first round'}")
 
 
-def principal_plane(
-    clouds: Sequence[Cloud],
-) -> tuple[tuple[tuple[str, tuple[tuple[float, float], ...]], ...], float]:
+def principal_plane(clouds: Sequence[Cloud]) -> tuple[tuple[tuple[str, tuple[tuple[float, float], ...]], ...], float]:
     """All clouds on the first two principal components of all their vectors, and the share of variance in these.
 
     The coordinate farthest from the centre is made positive, so that the same vectors give the same plane.

@@ -112,11 +112,7 @@ HEALTH = {
     "few": "Round {round}: only {scored} pairs were judged, too few to say whether the judge is reliable.",
 }
 # Scores that look healthy say nothing of whether they are right: only an exam does.
-UNPROVEN = {
-    "none": "No exam tells whether its scores are right.",
-    "failed": "It failed its exam.",
-    "passed": "",
-}
+UNPROVEN = {"none": "No exam tells whether its scores are right.", "failed": "It failed its exam.", "passed": ""}
 """Follows a judge's good health, by its exam."""
 
 
@@ -167,8 +163,7 @@ def _advice(run: Gathered) -> Iterator[ListItem]:
     after = run.next_phase
     if after is not None:
         yield ListItem(
-            "Finish the run. This command continues where it stopped.",
-            command=f"minisheep align --run {where}",
+            "Finish the run. This command continues where it stopped.", command=f"minisheep align --run {where}"
         )
     last = max((r for r in run.rounds if r.responses), key=lambda r: r.number, default=None)
     most_kept = max((len(r.kept) for r in run.rounds), default=0)

@@ -22,12 +22,12 @@ from itertools import pairwise
 from minisheep.rules import endings
 from minisheep.rules.prompts import user_text
 from minisheep.rules.similarity import tokens
-from minisheep.rules.text_words import END, START, UNSPACED, pieces, scaled, spans, unspaced, whole, word_count
+from minisheep.rules.text_words import END, NUMBER, START, UNSPACED, pieces, scaled, spans, unspaced, whole, word_count
 
 Change = tuple[str, str]
 """A whole word and what takes its place, wherever the word stands."""
 
-_NUMBER = re.compile(rf"(?<![.,]){START}\d+(?:[.,]\d+)*{END}")
+_NUMBER = re.compile(rf"(?<![.,]){NUMBER}")
 _LIST_NUMBER = re.compile(r"^[ \t]*[(（]?(\d+)(?:[.)](?=\s)|[、．）])", re.MULTILINE)
 _NAME = re.compile(rf"(?<!['’]){START}[^\W\d_{UNSPACED}]{{3,}}{END}(?!['’])")
 _OPENERS = (":", '"', "“", "‘", "'", "(", "-", "*", "•", ")", ".")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,7 +167,8 @@ def pattern(value: Any) -> str:
     word = text(value)
     try:
         re.compile(word)
-    except re.error as error:
+        re.compile(f"(?:{word})")  # as a part of a longer one, where flags may not stand
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"is not a regular expression: {error}") from None
     return word
 
@@ -182,7 +184,7 @@ def patterns(value: Any) -> tuple[str, ...]:
 
 def language(value: Any) -> str:
     """A code of ISO 639-1, as the detector writes it."""
-    if value not in LANGUAGES:
+    if not isinstance(value, str) or value not in LANGUAGES:
         raise ValueError(f"must be one of {', '.join(sorted(LANGUAGES))}")
     return str(value)
 
@@ -423,7 +425,7 @@ def resolve(check: Constraint, prompt: str, name: str) -> dict[str, Any]:
         try:
             read[key] = reader(given[key])
         except ValueError as error:
-            raise ConfigError(f"{name}: {check.kind}: {key} {given[key]!r} {error}.", fix) from None
+            raise ConfigError(f"{name}: {check.kind}: {key} {reprlib.repr(given[key])} {error}.", fix) from None
     if read.get("nth_paragraph", 0) > read.get("num_paragraphs", 0):
         raise ConfigError(f"{name}: {check.kind}: nth_paragraph lies beyond num_paragraphs.", fix)
     return read

@@ -65,8 +65,8 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 
 def shell(text: object) -> str:
-    """A path or name as one word of a shell's command."""
-    return shlex.quote(str(text))
+    """A path or name as one word of a shell's command, where it is no option either."""
+    return "./" * str(text).startswith("-") + shlex.quote(str(text))
 
 
 def json_fault(error: Exception, whole: bool = False) -> str:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.task_list import Task
 from minisheep.rules.templates import Conversation, Prompt, Segment, Template
-from minisheep.rules.text_words import END
+from minisheep.rules.text_words import NUMBER_END
 from minisheep.rules.wording import ENGLISH, Wording
 
 CRITERIA = ("quality", "following")
@@ -166,10 +166,10 @@ def judge_prompt(
 def parse_grade(text: str) -> float | None:
     """The grade that a reply begins with, or None.
 
-    ``8 || clear and right``, ``8.``, ``8/10`` and ``8分`` are 8; ``ten``, ``11``, ``8/100``, ``80%`` and ``1-10`` are
-    None.
+    ``8 || clear and right``, ``8.``, ``8/10``, ``8점`` and ``8分`` are 8; ``ten``, ``11``, ``8/100``, ``80%`` and
+    ``1-10`` are None.
     """
-    match = re.match(r"\s*(\d+(?:\.\d+)?)(?:\s*/\s*10)?(?![.,]\d|\s*[/%]|\s*[-–]\s*\d)" + END, text)
+    match = re.match(r"\s*(\d+(?:\.\d+)?)(?:\s*/\s*10)?(?![.,]\d|\s*[/%]|\s*[-–]\s*\d)" + NUMBER_END, text)
     if match is None:
         return None
     grade = float(match[1])

@@ -148,15 +148,20 @@ def from_jinja(source: str, special: dict[str, str], render: Render | None = Non
     """The frame of a model's own chat template; `special` holds ``bos_token`` and ``eos_token``.
 
     A thought that the template opens before an answer is closed again (`closing`): training and the loop have answers
-    without thoughts. `end` is empty where neither template nor `special` name an end. Raises
-    `errors.UnsupportedModelError` where the template cannot be rendered or does not keep the user's text whole.
+    without thoughts. Without a generation prompt, an answer begins as one that was given does. `end` is empty where
+    neither template nor `special` name an end. Raises `errors.UnsupportedModelError` where the template cannot be
+    rendered or does not keep the user's text whole.
     """
-    question, answered = (render or render_here)(source, special, _SINGLE)
+    question, answered, unasked = (render or render_here)(source, special, _SINGLE)
     if question.count(_USER) != 1 or answered.count(_ANSWER) != 1:
         raise UnsupportedModelError("The model's own chat template does not keep the user's text whole.", _FIX)
     before, between = question.split(_USER)
     end = _first_token(answered.split(_ANSWER)[1]) or special.get("eos_token", "")
-    return Template("model", before, between + closing(question, answered), end)
+    between += closing(question, answered)
+    given = answered.partition(_USER)[2].partition(_ANSWER)[0]
+    if question == unasked and given.startswith(between) and given[len(between) :].strip():
+        between = given
+    return Template("model", before, between, end)
 
 
 def closing(question: str, answered: str) -> str:
@@ -198,6 +203,7 @@ def closed_source(source: str, special: dict[str, str], template: Template, rend
 _SINGLE: Conversations = (
     ([{"role": "user", "content": _USER}], True),
     ([{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}], False),
+    ([{"role": "user", "content": _USER}], False),
 )
 
 
@@ -213,7 +219,7 @@ def render_here(source: str, special: dict[str, str], conversations: Conversatio
 
 
 def template_error(reason: str) -> UnsupportedModelError:
-    return UnsupportedModelError(f"The model's own chat template cannot be used: {reason.rstrip('.')}.", _FIX)
+    return UnsupportedModelError(f"The model's own chat template cannot be used: {reason[:300].rstrip('.')}.", _FIX)
 
 
 def renderer(source: str, special: dict[str, str]) -> Callable[[list[Message], bool], str]:

@@ -33,6 +33,9 @@ _ONE_LETTER = re.compile(rf"(?=[^\W_])[{_SYLLABIC}]")
 _PIECE = re.compile(rf"[^\w\s]*(?=[^\W_])[{UNSPACED}][^\w\s]*|(?:(?!(?=[^\W_])[{UNSPACED}])\S)+")
 START, END = rf"(?<![^\W{UNSPACED}])", rf"(?![^\W{UNSPACED}])"
 """Expressions for where a word may begin and end: beside no word character, or in a script without blanks."""
+NUMBER_END = rf"(?![^\W{UNSPACED}\uac00-\ud7a3])"
+"""Where a number may end: Korean writes what is counted, and its particles, on to it."""
+NUMBER = rf"{START}\d+(?:[.,]\d+)*{NUMBER_END}"
 
 
 def words(text: str, *, inside: str = "", letters: str = "") -> list[str]:
@@ -84,7 +87,7 @@ def unspaced(text: str) -> bool:
 
 def whole(word: str) -> str:
     """An expression that finds `word` where it stands as a whole word; in a script without blanks, anywhere."""
-    return f"{START}{re.escape(word)}{END}"
+    return f"{START}{re.escape(word)}{NUMBER_END if word[-1:].isdigit() else END}"
 
 
 @cache

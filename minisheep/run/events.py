@@ -15,6 +15,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from minisheep.errors import DiskError
+from minisheep.errors import DiskError, UsageError
 from minisheep.run.typed import METRICS, NotOfShapeError, check, check_fields
 
 
@@ -344,6 +345,8 @@ def point(phase: str) -> None:
     fault = os.environ.get("MINISHEEP_FAULT")
     if not fault:
         return
+    if not re.fullmatch(r"[a-z-]+:[a-z -]+:[0-9]+", fault):
+        raise UsageError(f"MINISHEEP_FAULT is {fault!r}, and this variable is for tests.", "Unset it.")
     kind, name, count = fault.split(":")
     if name != phase:
         return

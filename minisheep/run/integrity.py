@@ -60,8 +60,7 @@ class Damage:
     def error(self, others: int = 0) -> CorruptRunError:
         more = f" So are {others} more; `minisheep status {shell(self.run)}` lists them." if others else ""
         return CorruptRunError(
-            one_line(f"{self.run}/round-{self.round}/{self.name} is damaged: it {self.what}.{more}"),
-            self.fix,
+            one_line(f"{self.run}/round-{self.round}/{self.name} is damaged: it {self.what}.{more}"), self.fix
         )
 
 

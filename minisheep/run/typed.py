@@ -196,9 +196,7 @@ DIVERSITY: dict[str, Any] = {
         "count": int,
         "distinct!": _estimates_by_size,
         "openings!": {"commonest!": str | None, "crowding!": _an_estimate, "different": int, "share!": NUMBER},
-        "topics!": Maybe(
-            {"crowding!": _an_estimate, "entropy": NUMBER, "hit": int, "largest!": NUMBER, "of": int},
-        ),
+        "topics!": Maybe({"crowding!": _an_estimate, "entropy": NUMBER, "hit": int, "largest!": NUMBER, "of": int}),
         "similarity": {"mean": _an_estimate, "p90": NUMBER},
         **{f"{name}!": _an_estimate for name in ("near_duplicates", "words")},
     },

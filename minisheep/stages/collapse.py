@@ -309,8 +309,7 @@ def _of_answers(before: RoundMetrics, now: RoundMetrics, first: int, last: int) 
     back = f"round {first}'s model may be the better one, and a higher --answer-temperature in a new run may help"
     if fall := _fallen(before["distinct"], now["distinct"]):
         yield Alarm(
-            "answers_less_varied",
-            f"Round {last}'s kept answers are less varied ({fall} in round {first}): {back}.",
+            "answers_less_varied", f"Round {last}'s kept answers are less varied ({fall} in round {first}): {back}."
         )
     was, is_ = before["duplicates"], now["duplicates"]
     if _risen(was, is_, MORE_COPIES):

@@ -79,10 +79,7 @@ def faulty(checks: Iterable[Check]) -> str:
 
 
 def by_checks(
-    pairs: Sequence[Pair],
-    checks: Mapping[str, Check],
-    verdicts: Mapping[str, Verdict],
-    cuts: Mapping[str, str],
+    pairs: Sequence[Pair], checks: Mapping[str, Check], verdicts: Mapping[str, Verdict], cuts: Mapping[str, str]
 ) -> tuple[list[Pair], Dropped]:
     """The pairs to keep among those with a constraint, in the order of making, and the others.
 

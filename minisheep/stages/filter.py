@@ -234,12 +234,7 @@ def by_score(
 
 
 def by_measures(
-    candidates: Candidates,
-    verdicts: Mapping[str, Verdict],
-    settings: Settings,
-    round: int,
-    *,
-    needed: bool = True,
+    candidates: Candidates, verdicts: Mapping[str, Verdict], settings: Settings, round: int, *, needed: bool = True
 ) -> tuple[list[Example], list[Rejection]]:
     """What a filter that asks no judge keeps. Raises `errors.StarvedError` where that is nothing, unless none is
     `needed`."""

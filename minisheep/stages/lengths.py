@@ -55,20 +55,21 @@ class Lengths:
             need = max(need, size)
             if len(shown) <= self._settings.shots:
                 raise UsageError(
-                    f"A list of {self._settings.shots} seed tasks takes {size} tokens, and --context {room} is too"
+                    f"A list of {self._settings.shots} seed tasks takes {size} tokens, and {self._named(room)} is too"
                     " small for it. Nothing was generated.",
-                    f"Give --context {_rounded(size + self._settings.generate_max_tokens)}, or lower --shots.",
+                    f"{self._wider(room, size + self._settings.generate_max_tokens)}, or lower --shots.",
                 )
             longest = shown.pop()
             long[longest.id] = size
         if long:
-            raise _too_long([seed for seed in seeds if seed.id in long], long, room, max(need, *long.values()))
+            wider = self._wider(room, max(need, *long.values()))
+            raise _too_long([seed for seed in seeds if seed.id in long], long, self._named(room), wider)
         fixed = max((self._count(answer_prompt(self._frames[-1], item.prompt, "")) + 1 for item in items), default=0)
         if fixed > room:
             raise UsageError(
-                f"A prompt of the evaluation takes {fixed} tokens, and --context {room} is too small for it. Nothing"
+                f"A prompt of the evaluation takes {fixed} tokens, and {self._named(room)} is too small for it. Nothing"
                 " was generated.",
-                f"Give --context {_rounded(fixed + self._settings.eval_verifiable_max_tokens)}.",
+                f"{self._wider(room, fixed + self._settings.eval_verifiable_max_tokens)}.",
             )
         return list(self._warnings(room))
 
@@ -105,18 +106,25 @@ class Lengths:
         need = self._judged("", "", "") + int(LONGEST * TOKENS_A_WORD) + settings.answer_max_tokens
         if need > room:
             yield (
-                f"--context {room} may be too small to judge a long answer to a long instruction, and such a pair would"
-                f" end the run. --context {_rounded(need)} holds any; it cannot be changed later."
+                f"{self._named(room)} may be too small to judge a long answer to a long instruction, and such a pair"
+                f" would end the run. {self._wider(room, need)}, which holds any; it cannot be changed later."
             )
 
+    def _named(self, room: int) -> str:
+        return f"--context {room}" if room == self._settings.context else f"the model's own context of {room} tokens"
 
-def _too_long(seeds: Sequence[SeedTask], sizes: Mapping[str, int], room: int, need: int) -> SeedFileError:
+    def _wider(self, room: int, need: int) -> str:
+        wanted = "Give --context" if room == self._settings.context else "Choose a model with a context of"
+        return f"{wanted} {_rounded(need)}"
+
+
+def _too_long(seeds: Sequence[SeedTask], sizes: Mapping[str, int], room: str, wider: str) -> SeedFileError:
     named = "; ".join(f"{seed.place or seed.id} ({sizes[seed.id]} tokens)" for seed in seeds[:NAMED])
     more = f"; and {len(seeds) - NAMED} more" if len(seeds) > NAMED else ""
     return SeedFileError(
-        f"Seed tasks are too long for --context {room}, with all that is asked together with them: {named}{more}."
-        " Nothing was generated.",
-        f"Shorten these or leave them out, or give --context {_rounded(need)} if the model can see as much.",
+        f"Seed tasks are too long for {room}, with all that is asked together with them: {named}{more}. Nothing was"
+        " generated.",
+        f"{wider}, or shorten these tasks or leave them out.",
     )
 
 

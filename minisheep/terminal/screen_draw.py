@@ -63,10 +63,7 @@ MARK = " │ "
 def newest(texts: NewestTexts | None, width: int, height: int, heading: str = "newest") -> list[Text]:
     """A title with the scores, the instruction in at most two fifths of the lines, and the answer in the rest."""
     if texts is None:
-        return [
-            title(width, "newest"),
-            line(width, ("   no text to show yet", DIM)),
-        ]
+        return [title(width, "newest"), line(width, ("   no text to show yet", DIM))]
     scores: list[Part] = []
     for name, value in texts.scores:
         scores += [" " if scores else "", (f"{name} ", DIM), (f"{value:.2f}", STRONG)]
@@ -158,10 +155,7 @@ def rounds(state: State, width: int, height: int) -> list[Text]:
     for number in shown:
         best = number == state.best
         parts: list[Part] = [
-            (
-                f" {'*' if best else ' '} {names[number]:<{first - 3}}",
-                screen_charts.GOOD if best else STRONG,
-            )
+            (f" {'*' if best else ' '} {names[number]:<{first - 3}}", screen_charts.GOOD if best else STRONG)
         ]
         cells = state.measured[number]
         parts += [f"  {right(cells.get(key, '-'), size)}" for _, key, size in columns]
@@ -259,11 +253,7 @@ def draw(state: State, width: int, height: int, now: float, look: Look) -> Text:
         rows = _little(state, width, body, now, look)
     else:
         rows = _full(state, width, body, now, look)
-    lines = [
-        _header(state, width, now, look),
-        *block(rows, width, max(0, body)),
-        _footer(state, width, look),
-    ]
+    lines = [_header(state, width, now, look), *block(rows, width, max(0, body)), _footer(state, width, look)]
     return Text("\n", no_wrap=True, end="").join(lines[:height])
 
 

@@ -141,8 +141,7 @@ def obstacle(
         return against
     if gpu.capability is not None and gpu.capability < CAPABILITY:
         return Obstacle(
-            f"{gpu.name} has compute capability {dotted(gpu.capability)}, and Unsloth needs {dotted(CAPABILITY)}",
-            "",
+            f"{gpu.name} has compute capability {dotted(gpu.capability)}, and Unsloth needs {dotted(CAPABILITY)}", ""
         )
     if cuda.triton_lacks:
         return Obstacle(

@@ -63,12 +63,7 @@ def sequences(micro: Sequence[TokenPair]) -> list[TokenPair]:
 
 
 def preference_loss(
-    loss: str,
-    beta: float,
-    micro: Sequence[TokenPair],
-    nll: torch.Tensor,
-    base_nll: torch.Tensor | None,
-    whole: Portion,
+    loss: str, beta: float, micro: Sequence[TokenPair], nll: torch.Tensor, base_nll: torch.Tensor | None, whole: Portion
 ) -> torch.Tensor:
     """The share of the micro-batch `micro` in the loss of a batch; a scalar.
 

@@ -44,6 +44,7 @@ def choose_rounds(
     measured = [round.number for round in run.measured]
     trained = [number for number in measured if number]
     if not trained:
+        run.check_whole("evaluate")
         raise UsageError(
             f"{run.path} has no trained model yet: no round has been measured.",
             f"Continue with `minisheep align --run {shell(run.path)}`.",
