@@ -286,6 +286,10 @@ def test_a_finished_run_says_how_to_go_on(call: Call, tmp_path: Path) -> None:
     again = call("align", "--run", str(run))
     assert (again.code, again.err) == (0, "")
     assert "--rounds 2" in again.out
+    # That it is over is said once, with the round to use.
+    told = call("status", str(run)).out.splitlines()
+    assert [line for line in told if "finished" in line.lower()] == [told[-1]]
+    assert told[-1].startswith(f"{run}: finished; best: ")
 
 
 def test_a_run_that_patience_ended_goes_on_with_what_is_asked_for_and_says_why_it_does_not(
@@ -372,8 +376,6 @@ def test_status_shows_phases_and_the_table(call: Call, tmp_path: Path) -> None:
     assert "held-out NLL per token" in whole and "scores of round 1 (pmi)" in whole
     assert f"Continue: minisheep align --run {run}" in out
     assert call("status", "--run", str(run)).out == out
-    (last,) = (line for line in out.splitlines() if "finished" in line.lower() or "stopped early" in line)
-    assert last.startswith(f"{run}: ") and "; best: " in last and last == out.splitlines()[-1]
 
 
 def test_status_without_a_name_lists_the_runs_as_runs_does(call: Call, tmp_path: Path) -> None:
