@@ -288,7 +288,7 @@ def test_a_finished_run_says_how_to_go_on(call: Call, tmp_path: Path) -> None:
     assert "--rounds 2" in again.out
     # That it is over is said once, with the round to use.
     told = call("status", str(run)).out.splitlines()
-    assert [line for line in told if "finished" in line.lower()] == [told[-1]]
+    assert [line for line in told if "finished" in line.removeprefix(str(run)).lower()] == [told[-1]]
     assert told[-1].startswith(f"{run}: finished; best: ")
 
 
