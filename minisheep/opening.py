@@ -286,7 +286,7 @@ def _refuse_foreign_folder(folder: RunFolder) -> None:
 
 
 def stored_settings(folder: RunFolder) -> Settings:
-    fault, fix = "", "Restore it from a copy; if a newer minisheep made the run, `pip install -U minisheep` reads it."
+    fault, fix = "", "Restore it from a copy; if a newer minisheep made the run, that one reads it."
     try:
         given = config.read_toml(folder.settings)
         fault, fix = f"{folder.settings} holds settings that are none: ", "Restore it from a copy, or correct it."

@@ -81,7 +81,10 @@ def test_markdown_is_tables(call: Call, runs: list[str]) -> None:
     assert tables[0] == "| run | judge | keep | folder |" and any(row.startswith("| A B |") for row in tables)
 
 
-def test_a_sentence_comes_first_and_what_decides_unless_all_is_asked_for(call: Call, runs: list[str]) -> None:
+def test_a_sentence_comes_first_and_what_decides_unless_all_is_asked_for(
+    call: Call, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # A table in pieces would have more titles.
     said = call("compare", *runs)
     assert " ".join(said.out.split()).startswith(
         "Round 1 of B is better than round 2 of A in following constraints (50 %"
