@@ -132,7 +132,14 @@ def test_exports_of_two_rounds_or_formats_have_folders_of_their_own(run: Path) -
 
 @pytest.mark.parametrize(
     ("parameters", "format"),
-    [(0, "Q8_0"), (268_098_176, "Q8_0"), (999_999_999, "Q8_0"), (10**9, "Q4_K_M"), (7_721_324_544, "Q4_K_M")],
+    [
+        (0, "Q8_0"),
+        (268_098_176, "F16"),
+        (5 * 10**8, "Q8_0"),
+        (999_999_999, "Q8_0"),
+        (10**9, "Q4_K_M"),
+        (7_721_324_544, "Q4_K_M"),
+    ],
 )
 def test_a_small_model_is_not_rounded_to_four_bits(parameters: int, format: str) -> None:
     assert export_choice.default_format(parameters) == format
@@ -155,9 +162,9 @@ def test_the_size_of_a_model_of_ones_own_is_read_from_its_file(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("where", "format", "parameters", "hint"),
     [
-        ("GGUF", "Q4_K_M", 268_098_176, "Leave --quantise out: a model of this size is then exported in Q8_0"),
+        ("GGUF", "Q4_K_M", 268_098_176, "Leave --quantise out: a model of this size is then exported in F16"),
         ("GGUF", "Q3_K_M", 10**10, "Leave --quantise out: a model of this size is then exported in Q4_K_M"),
-        ("GGUF", "Q8_0", 268_098_176, "Another --round, --to or --quantise may pass"),
+        ("GGUF", "F16", 268_098_176, "Another --round, --to or --quantise may pass"),
         ("adapter", "Q4_K_M", 268_098_176, "Another --round, --to or --quantise may pass"),
     ],
 )
@@ -516,8 +523,8 @@ def call(*args: str) -> str:
 def test_the_command_says_where_it_is_and_how_to_use_it(run: Path, made: list[ExportSpec]) -> None:
     out = call(str(run), "--to", "ollama", "--round", "1", "--plain")
     assert "round 1" in out
-    assert f"ollama create smollm2-135m-round-1 -f {run}/export/ollama-round-1-Q8_0/Modelfile" in out
-    assert "Exported round 1 in Q8_0, by the model's size, to" in out
+    assert f"ollama create smollm2-135m-round-1 -f {run}/export/ollama-round-1-F16/Modelfile" in out
+    assert "Exported round 1 in F16, by the model's size, to" in out
 
 
 def test_json_is_one_object_with_the_checks(run: Path, made: list[ExportSpec]) -> None:

@@ -62,14 +62,14 @@ def passed(found: Any) -> list[str]:
 def test_ollama_gets_a_gguf_that_loads_and_passes_its_checks(run: Path, tmp_path: Path) -> None:
     """As the end of a run advises it, without a format."""
     told = CliRunner().invoke(cli, ["export", str(run), "--to", "ollama", "--round", "1", "--out", f"{tmp_path}/out"])
-    assert "Exported round 1 in Q8_0, by the model's size" in told.output, told.output
+    assert "Exported round 1 in F16, by the model's size" in told.output, told.output
     found = read_json(tmp_path / "out" / "export.json")
-    assert found["format"] == "Q8_0" and passed(found) == [
+    assert found["format"] == "F16" and passed(found) == [
         "GGUF: merge", "GGUF: prompts", "GGUF: end token", "Modelfile: prompts", "GGUF: agreement", "GGUF: ends",
     ]  # fmt: skip
     (gguf,) = (tmp_path / "out").glob("*.gguf")
     facts = model_facts(read_header(gguf))
-    assert (facts.quantisation, facts.parameters, facts.eos_text) == ("Q8_0", 134_515_008, "<|im_end|>")
+    assert (facts.quantisation, facts.parameters, facts.eos_text) == ("F16", 134_515_008, "<|im_end|>")
     assert f"FROM ./{gguf.name}\n" in (tmp_path / "out" / "Modelfile").read_text()
     assert sorted(p.name for p in tmp_path.iterdir() if "out" in p.name) == ["out"]
 

@@ -24,7 +24,7 @@ FORMATS = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0", "Q3_K_M", "F16", "BF16")
 @click.option("--out", metavar="DIR", help="the new folder [RUN/export/TARGET-round-N, and a GGUF's format]")
 @click.option(
     "--quantise", "format_", type=click.Choice(FORMATS, case_sensitive=False),
-    help="number format of a GGUF [by size: Q8_0 under 1B parameters, else Q4_K_M]",
+    help="number format of a GGUF [by size: F16 under 0.5B parameters, Q8_0 under 1B, else Q4_K_M]",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="replace an existing export")
 @click.option("--base-model", metavar="OWNER/NAME", help="the base's id on the hub, if minisheep does not know it")

@@ -24,13 +24,14 @@ WITH_WEIGHTS = frozenset({"merged", "hub-folder"})
 WITH_ADAPTER = frozenset({"adapter", "hub-folder"})
 MAKE, WEIGHTS = "export", "export weights"
 """The two jobs of a worker."""
-LARGE = 1_000_000_000
-"""Parameters from which four bits a weight are taken to leave what an adapter learned; gemma-3-270m loses it."""
+LARGE, SMALL = 1_000_000_000, 500_000_000
+"""Parameters from which four bits a weight are taken to leave what an adapter learned, and below which eight do not:
+gemma-3-270m loses all in four, and in eight more than its check allows in one run of two."""
 
 
 def default_format(parameters: int) -> str:
-    """The number format of a GGUF for a model of this size; 0 where that is not known, for which little may be lost."""
-    return "Q4_K_M" if parameters >= LARGE else "Q8_0"
+    """The number format of a GGUF for a model of this size; 0 where that is not known."""
+    return "Q4_K_M" if parameters >= LARGE else "F16" if 0 < parameters < SMALL else "Q8_0"
 
 
 @dataclass(frozen=True, slots=True)
