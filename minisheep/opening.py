@@ -32,22 +32,10 @@ PIPED = "seeds-from-pipe.jsonl"
 """A run's copy of seeds that came through a pipe; by no name that a user's own file would have."""
 
 
-NOT_A_RUN = frozenset(
-    (
-        *[
-            ".lock",
-            "scratch",
-            "run.toml",
-            "model.json",
-            "constraints.json",
-            "events.jsonl",
-            "manifest.json",
-            "pause",
-            "tracking",
-        ],
-        PIPED,
-    )
-)
+NOT_A_RUN = frozenset({
+    "manifest.json", "run.toml", "model.json", "constraints.json", "events.jsonl", "scratch", "tracking", "pause",
+    ".lock", PIPED,
+})  # fmt: skip
 
 
 @contextlib.contextmanager
