@@ -85,6 +85,8 @@ def open_run(
             attempt.undo(keep_log=isinstance(error, WorkerError))
         raise
     finally:
+        # The worker of a killed process may have written on for a moment after this one had swept.
+        folder.sweep()
         lock.release()
 
 

@@ -508,3 +508,29 @@ def test_events_and_records_of_other_types_are_none() -> None:
         from_dict({**event, "tokens_per_second": 1})
         with pytest.raises(ValueError, match=next(iter(fields))):
             from_dict({**event, "tokens_per_second": 1, **fields})
+
+
+def test_what_a_killed_process_left_is_swept_when_a_run_opens_and_when_it_closes(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    run, _ = tiny_run(tmp_path / "run", rounds=1)
+    inside = run.path / "round-1"
+
+    def leave() -> None:
+        for name in (f".adapter.{gone.pid}.tmp", f".adapter.{os.getpid()}.tmp"):
+            (inside / name).mkdir(exist_ok=True)
+            (inside / name / "half.safetensors").write_bytes(b"half")
+        (inside / f".kept.jsonl.{gone.pid}.tmp").write_text("half")
+
+    leave()
+    tiny_run(run.path, rounds=1)
+    assert [path.name for path in inside.glob(".*.tmp")] == [f".adapter.{os.getpid()}.tmp"]
+
+    class Later:
+        """An orphan that writes while the run goes on."""
+
+        def __call__(self, event: object) -> None:
+            leave()
+
+    api.align(run.path, inline=True, rounds=2, emit=Later())
+    assert [path.name for path in inside.glob(".*.tmp")] == [f".adapter.{os.getpid()}.tmp"]

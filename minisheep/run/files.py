@@ -238,12 +238,12 @@ def check_links(root: Path, *, writing: bool) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete the files that killed processes were about to write into `folder` (see `whole_file`)."""
+    """Delete what killed processes were about to write into `folder` (see `whole_file` and `publish`)."""
     for path in folder.glob(".*.tmp"):
         left = _TEMPORARY.fullmatch(path.name)
-        if left and path.is_file() and not Path(f"/proc/{left[2]}").exists():
+        if left and not path.is_symlink() and not Path(f"/proc/{left[2]}").exists():
             with contextlib.suppress(OSError):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")
