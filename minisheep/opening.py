@@ -85,9 +85,11 @@ def open_run(
             attempt.undo(keep_log=isinstance(error, WorkerError))
         raise
     finally:
-        # The worker of a killed process may have written on for a moment after this one had swept.
-        folder.sweep()
-        lock.release()
+        try:
+            # The worker of a killed process may have written on for a moment after this one had swept.
+            folder.sweep()
+        finally:
+            lock.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ def read_given(opening: Opening) -> dict[str, str]:
     if short < settings.answer_shots:
         raise UsageError(
             f"--answer-shots {settings.answer_shots} shows that many short seed tasks, but there are only {short}.",
-            f"Short means at most {LONGEST_SHOWN} characters, answer included.",
+            f"Short means at most {LONGEST_SHOWN} characters, answer included. Add some, or --answer-shots {short}.",
         )
     prompts = load_prompts(settings.prompts, settings.language)
     load_wording(settings.prompts, settings.language)

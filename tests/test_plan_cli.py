@@ -55,7 +55,7 @@ def test_the_answer_comes_first_and_the_parts_where_they_are_asked_for(
     assert answer[1].startswith("2 rounds of 300 instructions take about ")
     assert answer[2].startswith("Most time: ") and answer[3].startswith("Most memory: ")
     assert all(len(line) <= 80 for line in answer)
-    assert len(short.splitlines()) <= 20 < len(full.splitlines()) and short.endswith("minisheep plan --full\n")
+    assert len(short.splitlines()) <= 20 < len(full.splitlines()) and short.endswith(" and --full.\n")
     for word in ("writing and judging, VRAM", "training, VRAM", "disk", "time of a round", "time of 2 rounds"):
         assert word in short and word in full
     for word in ("compute buffers", "AdamW", "  respond"):

@@ -149,7 +149,8 @@ def _show(
     for line in (*plan_table.remarks(given, full=full), *([note] if note else [])):
         click.echo(line)
     if not full:
-        click.echo(f"Every part{', and what common GPUs would take' * (gpus and not each)}: minisheep plan --full")
+        more = ", and what common GPUs would take" * (gpus and not each)
+        click.echo(f"Every part{more}: `minisheep plan` with the same settings and --full.")
     if each:
         click.echo("\nCommon GPUs, with settings that fit and are fastest:")
         names, lines = plan_table.overview(each)
