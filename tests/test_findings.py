@@ -156,6 +156,17 @@ def test_a_bad_judge_is_advised_about(read: Gathered) -> None:
     assert "--keep top:0.3" in said and "--answers 4" in said and "failed its exam" in said
 
 
+def test_an_english_benchmark_is_advised_for_an_english_run_alone(
+    read: Gathered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(findings, "MOST", 99)
+    assert read.settings is not None
+    chinese = dataclasses.replace(read, settings=read.settings.model_copy(update={"language": "zh"}))
+    assert "--tasks ifeval" in words_of(findings.advice_section(read))
+    said = words_of(findings.advice_section(chinese))
+    assert "ifeval" not in said and "--tasks NAME" in said and "in its language" in said
+
+
 # Commands
 
 

@@ -189,10 +189,16 @@ def _advice(run: Gathered) -> Iterator[ListItem]:
             command=f"minisheep versus {where} --round {run.best} --judge-url URL --judge-model-name NAME",
         )
     if run.rounds and not run.harness:
+        # IFEval asks in English, which says little of a run in another language.
+        which, task = (
+            ("", "ifeval")
+            if settings.language == "en"
+            else (" in its language (`lm-eval ls tasks` lists them)", "NAME")
+        )
         yield ListItem(
-            "Measure on a public benchmark too: the run has few held-out tasks of its own. It needs"
+            f"Measure on a public benchmark{which} too: the run has few held-out tasks of its own. It needs"
             " lm-evaluation-harness; the command says how to install it.",
-            command=f"minisheep eval {where} --tasks ifeval",
+            command=f"minisheep eval {where} --tasks {task}",
         )
     other = next(s for s in ("one-base", "total-base") if s != settings.strategy)
     yield ListItem(

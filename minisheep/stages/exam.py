@@ -101,7 +101,8 @@ def sentence(marks: Mapping[str, Mark], least: float) -> str:
 
 
 def _in_words(name: str, mark: Mark, least: float) -> str:
-    weakest = f"{mark.worst} {mark.kinds[mark.worst]:.2f}"
+    # With its error, within which a kind that lies below the limit passes.
+    weakest = f"{mark.worst} {mark.kinds[mark.worst]:.2f} ± {mark.kinds_se[mark.worst]:.2f}"
     if mark.passes:
         return f"{name} passes with AUC {mark.auc:.2f} (worst kind: {weakest})"
     why = "" if mark.auc < least else f" since it does not see every kind ({weakest})"
