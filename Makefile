@@ -96,8 +96,8 @@ fix: $(READY)
 	$(BIN)/ruff format .
 
 docs: $(READY)
-	$(BIN)/python -m minisheep.cli.reference > docs/commands.md
-	$(BIN)/python -m minisheep.cli.reference --completion > minisheep/data/completion.json
+	$(BIN)/python -m tools.reference > docs/commands.md
+	$(BIN)/python -m tools.reference --completion > minisheep/data/completion.json
 
 # Its output is the figures alone.
 bench: $(READY)

@@ -14,7 +14,7 @@ import pytest
 
 from minisheep.cli.completion import SHELLS, TABLE, items
 from minisheep.cli.main import VERBS
-from minisheep.cli.reference import completion_table
+from tools.reference import completion_table
 
 MINISHEEP = (sys.executable, "-m", "minisheep")
 

@@ -1,8 +1,8 @@
 """``minisheep completion``, and what a shell is answered when Tab is pressed.
 
 An answer must come in a fifth of a second, and most verbs take longer to import. So what the verbs take is kept in
-``data/completion.json``, which `cli.reference` makes from the code; only the runs, their rounds
-and files are looked up while somebody waits.
+``data/completion.json``, which `make docs` makes from the code; only the runs, their rounds and files are looked up
+while somebody waits.
 """
 
 from __future__ import annotations

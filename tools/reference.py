@@ -1,5 +1,5 @@
-"""Two things made from the commands themselves: docs/commands.md (``python -m minisheep.cli.reference``) and, with
-``--completion``, what shells complete."""
+"""Two things made from the commands themselves (``make docs``): docs/commands.md, and with ``--completion`` what shells
+complete."""
 
 from __future__ import annotations
 
