@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tiny_runs import minisheep, tiny_run
 from minisheep import config
 from minisheep.cli.main import cli
 from minisheep.report import findings
-from minisheep.report.blocks import Items, Section
+from minisheep.report.blocks import Block, Items
 from minisheep.report.gather import Gathered, gather
 from minisheep.run.events import Note, PhaseFinished, PhaseStarted, RunStarted, to_dict
 from minisheep.run.events import TrainStep as Step
@@ -108,7 +108,7 @@ def test_a_judges_bad_signs_are_said_once_though_the_run_warned_of_them(read: Ga
     run = with_facts(read, "none", "two signs", "none", "")
     told = [f.text for f in findings.decided(run) if f.subject == "judge of round 1"]
     again = dataclasses.replace(run, warnings=tuple(told))
-    (items, *_) = findings.findings_section(again).blocks
+    (items, *_) = findings.findings_blocks(again)
     assert isinstance(items, Items) and len(told) == 2
     assert sorted(item.text for item in items.items if item.text in told) == sorted(told)
 
@@ -134,25 +134,25 @@ def test_a_decision_of_an_earlier_version_is_told_in_todays_words() -> None:
     assert "own words" not in texts[0]
 
 
-def words_of(section: Section) -> str:
-    return json.dumps(dataclasses.asdict(section), ensure_ascii=False)
+def words_of(blocks: Iterable[Block]) -> str:
+    return json.dumps([dataclasses.asdict(block) for block in blocks], ensure_ascii=False)
 
 
 def test_answers_that_are_cut_off_are_advised_about(read: Gathered) -> None:
     last = read.rounds[-1]
     cut = [dataclasses.replace(r, finish="length", id="") for r in last.responses]
     ill = dataclasses.replace(read, all_rounds=(dataclasses.replace(last, responses=cut),))
-    assert "100% of round 2's answers were cut off at 80 tokens" in words_of(findings.advice_section(ill))
+    assert "100% of round 2's answers were cut off at 80 tokens" in words_of(findings.advice_blocks(ill))
 
 
 def test_warnings_of_the_run_are_repeated_once(read: Gathered) -> None:
     noisy = dataclasses.replace(read, warnings=tuple(f"Odd thing {n}." for n in range(40)))
-    said = words_of(findings.findings_section(noisy))
+    said = words_of(findings.findings_blocks(noisy))
     assert "Odd thing 29." in said and "Odd thing 30." not in said and "10 more warnings" in said
 
 
 def test_a_bad_judge_is_advised_about(read: Gathered) -> None:
-    said = words_of(findings.advice_section(with_facts(read, "failed", "one sign", "none", "none")))
+    said = words_of(findings.advice_blocks(with_facts(read, "failed", "one sign", "none", "none")))
     assert "--keep top:0.3" in said and "--answers 4" in said and "failed its exam" in said
 
 
@@ -184,7 +184,7 @@ def advised(read: Gathered) -> Iterator[tuple[str, str]]:
     for run in (read, ill, unfinished, dataclasses.replace(read, all_rounds=(read.all_rounds[0], worst))):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(findings, "MOST", 99)
-            (block,) = findings.advice_section(run).blocks
+            (block,) = findings.advice_blocks(run)
         assert isinstance(block, Items)
         yield from ((item.text, item.command) for item in block.items)
 

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from minisheep.errors import UsageError
 from minisheep.machine.installing import install_extra
 from minisheep.report import distributions, findings, sections
 from minisheep.report import plots as plots_module
-from minisheep.report.blocks import Bars, Document, Fold, Items, Table
+from minisheep.report.blocks import Bars, Block, Document, Fold, Items, Table
 from minisheep.report.gather import Gathered, gather
 from minisheep.report.write import document, html_page, markdown, write
 from minisheep.rules.ifeval import HALVES
@@ -73,9 +73,9 @@ def broken(finished: Path, to: Path) -> Path:
     return Path(shutil.copytree(finished, to))
 
 
-def words_of(run: Gathered, section: Callable[[Gathered], Any]) -> str:
+def words_of(blocks: Iterable[Block]) -> str:
     """All that a section says."""
-    return json.dumps(dataclasses.asdict(section(run)), ensure_ascii=False)
+    return json.dumps([dataclasses.asdict(block) for block in blocks], ensure_ascii=False)
 
 
 # A whole run
@@ -265,7 +265,7 @@ def test_a_run_of_a_version_that_decided_nothing_names_no_best(tmp_path: Path) -
         path = run.path / f"round-{number}" / "metrics.json"
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "decision"}))
     found = gather(run.path)
-    assert found.best is None and "compared no rounds" in words_of(found, findings.findings_section)
+    assert found.best is None and "compared no rounds" in words_of(findings.findings_blocks(found))
 
 
 # Damage
@@ -370,7 +370,7 @@ def test_a_report_begins_with_the_sentence_and_shows_answers_beside_each_other(
 
 
 def test_advice_is_short(read: Gathered) -> None:
-    (block,) = findings.advice_section(read).blocks
+    (block,) = findings.advice_blocks(read)
     assert isinstance(block, Items) and 1 <= len(block.items) <= findings.MOST
 
 
@@ -397,7 +397,7 @@ def test_few_records_are_all_shown() -> None:
 def test_a_dropped_record_is_shown_with_its_rule_and_reason(read: Gathered) -> None:
     odd = Rejection("filter", "loops", "says it again", "p", 0, "Say it.", "", "it it it")
     one = dataclasses.replace(read, all_rounds=(dataclasses.replace(read.rounds[0], rejected=[odd]),))
-    said = json.dumps(dataclasses.asdict(sections.sections(one)[1]))
+    said = words_of(sections.dropped_blocks(one))
     assert "filter: loops" in said and "says it again" in said and "it it it" in said
 
 
@@ -407,7 +407,7 @@ def test_a_few_very_long_answers_do_not_squeeze_the_rest() -> None:
 
 
 def test_all_values_of_a_length_are_in_its_histogram(read: Gathered) -> None:
-    (charts, table) = distributions.spread_section(read).blocks
+    (charts, table) = distributions.spread_blocks(read)
     assert isinstance(table, Table)
     words = next(plot for plot in charts.plots if plot.name == "instruction-words")  # type: ignore[union-attr]
     assert [sum(counts) for _, counts in words.series] == [len(r.instructions) for r in read.rounds]

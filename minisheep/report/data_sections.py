@@ -8,16 +8,12 @@ from typing import Any
 
 from minisheep import config
 from minisheep.presets import PRESET_NOTES
-from minisheep.report.blocks import Bar, Bars, Block, Paragraph, Section, Table
+from minisheep.report.blocks import Bar, Bars, Block, Paragraph, Table
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.terminal.record_browser import MEANINGS
 
 
-def funnel_section(run: Gathered) -> Section:
-    return Section("funnel", "Data funnel", tuple(_funnel_blocks(run)))
-
-
-def _funnel_blocks(run: Gathered) -> Iterator[Block]:
+def funnel_blocks(run: Gathered) -> Iterator[Block]:
     if not run.rounds:
         yield Paragraph("No round has started yet.")
         return
@@ -74,11 +70,7 @@ SIGNS = (
 )
 
 
-def health_section(run: Gathered) -> Section:
-    return Section("watch", "Variety of the data and health of the judge", tuple(_health_blocks(run)))
-
-
-def _health_blocks(run: Gathered) -> Iterator[Block]:
+def health_blocks(run: Gathered) -> Iterator[Block]:
     diversity = {r.title: r.diversity for r in run.rounds if r.diversity is not None}
     if diversity:
         rows = [
@@ -169,11 +161,7 @@ PATHS = frozenset({"gguf", "inference_gguf", "weights"})
 """Entries of model.json that are paths. The report shows the file names alone, so it can be passed on."""
 
 
-def provenance_section(run: Gathered) -> Section:
-    return Section("origins", "Settings, versions, hashes", tuple(_provenance_blocks(run)))
-
-
-def _provenance_blocks(run: Gathered) -> Iterator[Block]:
+def provenance_blocks(run: Gathered) -> Iterator[Block]:
     if run.settings:
         note = PRESET_NOTES.get(run.preset, "of another version")
         said = f"{run.preset} ({note})" if run.preset else "not recorded (an earlier version made this run)"

@@ -17,7 +17,7 @@ import numpy as np
 
 from minisheep.metrics.diversity import unit, words
 from minisheep.metrics.stats import quantile
-from minisheep.report.blocks import Block, Charts, HistogramBlock, Paragraph, Scatter, Section, Table
+from minisheep.report.blocks import Block, Charts, HistogramBlock, Paragraph, Scatter, Table
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.languages import BY_CHARACTERS
@@ -36,11 +36,7 @@ Values = Mapping[str, Sequence[float]]
 """By the name of a round."""
 
 
-def spread_section(run: Gathered) -> Section:
-    return Section("distributions", "Scores, lengths, similarity", tuple(_spread_blocks(run)))
-
-
-def _spread_blocks(run: Gathered) -> Iterator[Block]:
+def spread_blocks(run: Gathered) -> Iterator[Block]:
     groups: list[tuple[str, Values]] = []
     plots: list[HistogramBlock] = []
     for judge, scores in _scores(run).items():
@@ -153,11 +149,7 @@ class Cloud:
     vectors: Any
 
 
-def projection_section(run: Gathered) -> Section:
-    return Section("map", "Map of the data", tuple(_projection_blocks(run)))
-
-
-def _projection_blocks(run: Gathered) -> Iterator[Block]:
+def projection_blocks(run: Gathered) -> Iterator[Block]:
     clouds = _by_vectors(run)
     if clouds:
         plane, explained = principal_plane(clouds)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from minisheep import config
 from minisheep.data.seed_tasks import load_items
-from minisheep.report.blocks import Block, Items, Level, ListItem, Paragraph, Section
+from minisheep.report.blocks import Block, Items, Level, ListItem, Paragraph
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules import plain_text
 from minisheep.run import verdict
@@ -30,11 +30,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings_section(run: Gathered) -> Section:
-    return Section("findings", "Findings", tuple(_blocks(run)))
-
-
-def _blocks(run: Gathered) -> Iterator[Block]:
+def findings_blocks(run: Gathered) -> Iterator[Block]:
     found = decided(run)
     known = [finding.text for finding in found] + [str(_decision(r).get("text", "")) for r in run.measured]
     others = [text for text in run.warnings if not any(text in one or (one and one in text) for one in known)]
@@ -147,11 +143,9 @@ RISING = 0.02
 """Nats by which the validation loss may end above its lowest point."""
 
 
-def advice_section(run: Gathered) -> Section:
+def advice_blocks(run: Gathered) -> Iterator[Block]:
     items = tuple(islice(_advice(run), MOST))
-    return Section(
-        "next", "What to try next", (Items(items) if items else Paragraph("The numbers suggest no particular change."),)
-    )
+    yield Items(items) if items else Paragraph("The numbers suggest no particular change.")
 
 
 def _advice(run: Gathered) -> Iterator[ListItem]:

@@ -15,7 +15,6 @@ from minisheep.report.blocks import (
     Point,
     Sample,
     Samples,
-    Section,
     SideBySide,
     Table,
 )
@@ -88,26 +87,20 @@ MEASURES = (
 """What the rows of the long table say, and which way is better."""
 
 
-def answers_sections(run: Gathered) -> tuple[Section, ...]:
+def answers_blocks(run: Gathered) -> Iterator[Block]:
     """Answers before and after, where there are any: the first thing to read."""
     if run.conclusion is None or not run.examples:
-        return ()
-    titles = "base model", f"round {run.conclusion.round}"
-    pairs = (
-        SideBySide(
-            _cut(e.prompt), e.note, tuple(zip(titles, (_cut(e.base.rstrip()), _cut(e.round.rstrip())), strict=True))
-        )
-        for e in run.examples
+        return
+    yield Paragraph(
+        "Read these first; they tell you more than the numbers. A fixed rule chose them, not how good they are."
     )
-    told = "Read these first; they tell you more than the numbers. A fixed rule chose them, not how good they are."
-    return (Section("answers", "Answers before and after", (Paragraph(told), *pairs)),)
+    titles = "base model", f"round {run.conclusion.round}"
+    for e in run.examples:
+        answers = _cut(e.base.rstrip()), _cut(e.round.rstrip())
+        yield SideBySide(_cut(e.prompt), e.note, tuple(zip(titles, answers, strict=True)))
 
 
-def outcome_section(run: Gathered) -> Section:
-    return Section("metrics", "What each round did to the model", tuple(_outcome_blocks(run)))
-
-
-def _outcome_blocks(run: Gathered) -> Iterator[Block]:
+def outcome_blocks(run: Gathered) -> Iterator[Block]:
     if not run.measured:
         yield Paragraph("Nothing has been measured yet.")
         return
@@ -140,12 +133,12 @@ def _all_measures(run: Gathered) -> Iterator[Table | Charts]:
         yield Charts(curves, "Bars are 95 % intervals. Where they overlap a lot, chance may explain the difference.")
 
 
-def curve_sections(run: Gathered) -> tuple[Section, ...]:
+def curve_blocks(run: Gathered) -> Iterator[Block]:
     """Which constraints the model learned to keep, where the run trained on any."""
     metrics = [r.metrics or {} for r in run.measured] if run.conclusion else []
     found = verdict.curve(metrics)
     if not found:
-        return ()
+        return
     totals = verdict.curve_totals(found)
     rounds = sorted(totals)
     by_name = {"all kinds": totals, **found}
@@ -157,20 +150,17 @@ def curve_sections(run: Gathered) -> tuple[Section, ...]:
     curves = Curves(
         "learning", "Draws that keep their constraint", "share", (("all kinds", points),), ticks, share=True
     )
-    blocks: list[Block] = [
-        Table(
-            ("constraint", *(f"round {r}" for r in rounds)),
-            rows,
-            "Of the answers drawn for training, how many kept their constraint, as a program decided. Later rounds ask"
-            " harder of a kind that is kept, so an even share may hide a gain.",
-        )
-    ]
+    yield Table(
+        ("constraint", *(f"round {r}" for r in rounds)),
+        rows,
+        "Of the answers drawn for training, how many kept their constraint, as a program decided. Later rounds ask"
+        " harder of a kind that is kept, so an even share may hide a gain.",
+    )
     if len(rounds) > 1:
-        blocks.append(Charts((curves,), "Draws are answers to the model's own instructions, not held-out ones."))
+        yield Charts((curves,), "Draws are answers to the model's own instructions, not held-out ones.")
     kinds = _held_out_kinds(run)
     if kinds:
-        blocks.append(Fold("Constraints kept in verifiable instructions, by kind", (kinds,)))
-    return (Section("constraints", "Constraints, kind by kind", tuple(blocks)),)
+        yield Fold("Constraints kept in verifiable instructions, by kind", (kinds,))
 
 
 def _held_out_kinds(run: Gathered) -> Table | None:
@@ -241,11 +231,7 @@ MOST_POINTS = 400
 """Of a curve; a longer one is thinned evenly."""
 
 
-def training_section(run: Gathered) -> Section:
-    return Section("training", "Training", tuple(_training_blocks(run)))
-
-
-def _training_blocks(run: Gathered) -> Iterator[Block]:
+def training_blocks(run: Gathered) -> Iterator[Block]:
     trained = [r for r in run.rounds if r.training is not None]
     loss = run.settings.loss if run.settings else "sft"
     axis = "nats per token" if loss == "sft" else f"loss of {loss}"
@@ -306,13 +292,14 @@ R = TypeVar("R", bound=Record)
 Numbered = list[tuple[int, R]]
 
 
-def sections(run: Gathered) -> tuple[Section, Section]:
-    """Kept and dropped records to read, since numbers do not replace reading; the same ones every time."""
-    kept = [_kept(*item) for item in drawn([(r.number, e) for r in run.rounds for e in r.kept])]
-    dropped = [_dropped(*item) for item in drawn([(r.number, x) for r in run.rounds for x in r.rejected])]
-    return (
-        Section("kept", "Kept records to read", tuple(_sample_blocks("kept", kept))),
-        Section("dropped", "Dropped records to read", tuple(_sample_blocks("dropped", dropped))),
+def kept_blocks(run: Gathered) -> Iterator[Block]:
+    """Records to read, since numbers do not replace reading; the same ones every time."""
+    return _samples("kept", [_kept(*item) for item in drawn([(r.number, e) for r in run.rounds for e in r.kept])])
+
+
+def dropped_blocks(run: Gathered) -> Iterator[Block]:
+    return _samples(
+        "dropped", [_dropped(*item) for item in drawn([(r.number, x) for r in run.rounds for x in r.rejected])]
     )
 
 
@@ -331,7 +318,7 @@ def drawn(items: Sequence[tuple[int, R]], most: int = MOST) -> Numbered[R]:
     return sorted(chosen[:most], key=lambda item: item[0])
 
 
-def _sample_blocks(what: str, samples: list[Sample]) -> Iterator[Block]:
+def _samples(what: str, samples: list[Sample]) -> Iterator[Block]:
     if not samples:
         yield Paragraph(f"Nothing has been {what} yet.")
         return

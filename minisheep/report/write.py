@@ -20,28 +20,29 @@ from minisheep.report.gather import Gathered, gather
 from minisheep.rules.plain_text import one_line, sanitise
 from minisheep.run.files import disk_errors, write_atomic
 
+SECTIONS = (
+    ("answers", "Answers before and after", sections.answers_blocks),
+    ("metrics", "What each round did to the model", sections.outcome_blocks),
+    ("findings", "Findings", findings.findings_blocks),
+    ("next", "What to try next", findings.advice_blocks),
+    ("constraints", "Constraints, kind by kind", sections.curve_blocks),
+    ("funnel", "Data funnel", data_sections.funnel_blocks),
+    ("distributions", "Scores, lengths, similarity", distributions.spread_blocks),
+    ("training", "Training", sections.training_blocks),
+    ("map", "Map of the data", distributions.projection_blocks),
+    ("watch", "Variety of the data and health of the judge", data_sections.health_blocks),
+    ("kept", "Kept records to read", sections.kept_blocks),
+    ("dropped", "Dropped records to read", sections.dropped_blocks),
+    ("origins", "Settings, versions, hashes", data_sections.provenance_blocks),
+)
+"""Anchor, title and what makes the blocks of each section, which is left out without any. What decides comes first, and
+what proves it later."""
+
 
 def document(run: Gathered) -> blocks.Document:
-    """The whole report. Sections that decide come first, those that prove it later."""
-    return blocks.Document(
-        title=findings.title(run),
-        lead=findings.lead(run),
-        facts=findings.facts(run),
-        sections=(
-            *sections.answers_sections(run),
-            sections.outcome_section(run),
-            findings.findings_section(run),
-            findings.advice_section(run),
-            *sections.curve_sections(run),
-            data_sections.funnel_section(run),
-            distributions.spread_section(run),
-            sections.training_section(run),
-            distributions.projection_section(run),
-            data_sections.health_section(run),
-            *sections.sections(run),
-            data_sections.provenance_section(run),
-        ),
-    )
+    made = ((anchor, title, tuple(make(run))) for anchor, title, make in SECTIONS)
+    sections = tuple(blocks.Section(anchor, title, inner) for anchor, title, inner in made if inner)
+    return blocks.Document(findings.title(run), findings.lead(run), findings.facts(run), sections)
 
 
 def html_page(document: blocks.Document, drawings: Mapping[str, str]) -> str:
