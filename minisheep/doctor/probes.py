@@ -353,8 +353,7 @@ def fault(what: str, folder: Path) -> str:
 
 def _lock_fault(path: Path, there: Path) -> str:
     """While the first handle holds the lock, a second must be refused; some network disks grant it twice."""
-    lock = Lock(path)
-    try:
+    with Lock(path):
         handle = os.open(path / ".lock", os.O_RDWR | os.O_CLOEXEC)
         try:
             if not try_lock(handle):
@@ -362,5 +361,3 @@ def _lock_fault(path: Path, there: Path) -> str:
         finally:
             os.close(handle)
         return f"{there} grants the same lock twice, so that two runs could write into one folder"
-    finally:
-        lock.release()

@@ -44,13 +44,9 @@ def measure(spec: EvalSpec, emit: Emit, tick: Callable[[], None] = lambda: None)
         else:
             emit(event)
 
-    lock = Lock(out)
     stopped = "Stopped. The results so far are stored.", "Give the same command to continue."
-    try:
-        with WorkerProcess(WORKER, out / "worker.log", lock.handle) as worker, stoppable(*stopped):
-            worker.do(spec.to_job(), f"Round {spec.rounds[0]}, eval", listen, tick)
-    finally:
-        lock.release()
+    with Lock(out) as lock, WorkerProcess(WORKER, out / "worker.log", lock.handle) as worker, stoppable(*stopped):
+        worker.do(spec.to_job(), f"Round {spec.rounds[0]}, eval", listen, tick)
     return _paired(spec, files)
 
 

@@ -66,18 +66,17 @@ def export(
 def _work(spec: ExportSpec, phase: str, out: Path, emit: Emit, tick: Callable[[], None]) -> None:
     """One job in its own process. Its log stays only if the process died."""
     log = out.with_name(f"{out.name}.log")
-    lock = Lock(Path(spec.work))
     died = False
-    try:
-        with WorkerProcess(WORKER, log, lock.handle) as worker, stoppable("Stopped. Nothing was exported."):
-            worker.do(spec.to_job(phase), f"Round {spec.round}, {phase}", emit, tick)
-    except WorkerError:
-        died = True
-        raise
-    finally:
-        if not died:
-            log.unlink(missing_ok=True)
-        lock.release()
+    with Lock(Path(spec.work)) as lock:
+        try:
+            with WorkerProcess(WORKER, log, lock.handle) as worker, stoppable("Stopped. Nothing was exported."):
+                worker.do(spec.to_job(phase), f"Round {spec.round}, {phase}", emit, tick)
+        except WorkerError:
+            died = True
+            raise
+        finally:
+            if not died:
+                log.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -131,15 +131,12 @@ def versus(
     path = match.path(endpoint, "jsonl")
     with disk_errors(path):
         path.parent.mkdir(exist_ok=True)
-    lock = Lock(path.parent)
-    try:
+    with Lock(path.parent):
         # A reply that could not be read is no judgement: it is asked for again, with what the user has changed since.
         results: dict[str, str | float | None] = {
             s.question: s.result for s in each_record(path, Judgement) if s.result is not None
         }
         _judge(match.mode, questions, results, endpoint, path, at_once, on_progress)
-    finally:
-        lock.release()
     summary = {
         "run": str(match.run),
         "ours": model_name(match.ours),

@@ -108,16 +108,14 @@ def _have_answered(folder: RunFolder, round: int, requests: Mapping[str, str], e
     path = answers_path(folder, round)
     with disk_errors(path):
         path.parent.mkdir(exist_ok=True)
+    job = {"run": str(folder.path), "round": round, "phase": PHASE, "requests": requests}
     # The run's own lock: training must not replace the adapter meanwhile.
-    lock = Lock(folder.path)
-    try:
-        with WorkerProcess("minisheep.versus.worker:do", folder.scratch / "worker.log", lock.handle) as worker:
-            job = {"run": str(folder.path), "round": round, "phase": PHASE, "requests": requests}
-            worker.do(job, f"Round {round}, {PHASE}", emit)
-    except KeyboardInterrupt:
-        raise Stopped("Stopped. Every answer so far is stored.", "Repeat the command to continue.") from None
-    finally:
-        lock.release()
+    with Lock(folder.path) as lock:
+        try:
+            with WorkerProcess("minisheep.versus.worker:do", folder.scratch / "worker.log", lock.handle) as worker:
+                worker.do(job, f"Round {round}, {PHASE}", emit)
+        except KeyboardInterrupt:
+            raise Stopped("Stopped. Every answer so far is stored.", "Repeat the command to continue.") from None
 
 
 def _stored(folder: RunFolder, round: int) -> dict[str, str]:
