@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from minisheep.rules import plain_text
 
 TARGETS = ("gguf", "adapter", "merged", "ollama", "lmstudio", "hub-folder")
 FORMATS = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0", "Q3_K_M", "F16", "BF16")
-"""As `export.export_choice` and `formats.quantise` have them, which are not loaded for the help."""
+"""As `formats.quantise` has them, which is not loaded for the help."""
 
 
 @click.command()
@@ -55,15 +56,12 @@ def export(run: str, target: str, round_: str, out: str | None, format_: str | N
     chosen = export_choice.choose_export(run, round_, given["base_model"] or "")
     form = format_ or export_choice.default_format(chosen.parameters)
     folder = export_choice.output(chosen, target, form, out)
-    view = choose_view(plain=given["plain"], as_json=given["as_json"])
-    try:
+    with contextlib.closing(choose_view(plain=given["plain"], as_json=given["as_json"])) as view:
         made = exporting.export(
             chosen, target, form, folder, view, view.tick,
             overwrite=given["overwrite"], threads=given["threads"], repo=repo or "",
         )  # fmt: skip
         pushed = model_cards.push(Path(made["folder"]), repo, token, public=given["public"]) if repo else []
-    finally:
-        view.close()
     if isinstance(view, JsonView):
         click.echo(json.dumps({"event": "Exported", **made, "pushed": pushed}))
         return

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from minisheep.errors import MinisheepError, ModelFileError, UsageError
+from minisheep.errors import ModelFileError, UsageError
 from minisheep.models import cleaning, registry
 from minisheep.models.cache import cache_root
 from minisheep.models.fetch import fetch_weights, not_pinned
@@ -168,17 +168,10 @@ def pull(name: str, gguf: str | None, weights: str | None, offline: bool, as_jso
     from minisheep.prepare import gguf_of
 
     report = _reporter(as_json)
-    try:
-        entry = find_model(name, gguf=gguf, weights=weights)
-        fetched = gguf_of(entry, report, offline)
-        header = read_header(fetched.path)
-        folder = fetch_weights(entry, report, offline)
-    except MinisheepError as error:
-        if not as_json:
-            raise
-        failed = {"event": "Failed", "kind": type(error).__name__, "message": error.message, "fix": error.fix}
-        click.echo(json.dumps(failed))
-        raise click.exceptions.Exit(error.exit_code) from None
+    entry = find_model(name, gguf=gguf, weights=weights)
+    fetched = gguf_of(entry, report, offline)
+    header = read_header(fetched.path)
+    folder = fetch_weights(entry, report, offline)
     unpinned = not_pinned(entry, folder)
     if unpinned:
         report(unpinned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,24 +35,19 @@ def _work(
     if not as_json and draws(plain=plain) and usable():
         _on_screen(verb, run, preset, config_file, flags)
         return
-    view = choose_view(plain=plain, as_json=as_json)
-    try:
-        given, preset = given_settings(config_file, preset, flags)
-        until = None if verb == "align" else _target(verb, run, preset, given)
-        before = _phases(_folder(run, preset, given))
-        done = api.align(run, preset=preset, emit=view, tick=view.tick, until=until, **given)
-    except MinisheepError as error:
-        view.close()
-        if isinstance(view, JsonView):
-            view(Failed(type(error).__name__, error.message, error.fix))
-            raise click.exceptions.Exit(error.exit_code) from None
-        if isinstance(error, Stopped) and not error.fix:
-            error.fix = "Give the same command to go on."
-        raise
-    except BaseException:
-        view.close()
-        raise
-    view.close()
+    with contextlib.closing(choose_view(plain=plain, as_json=as_json)) as view:
+        try:
+            given, preset = given_settings(config_file, preset, flags)
+            until = None if verb == "align" else _target(verb, run, preset, given)
+            before = _phases(_folder(run, preset, given))
+            done = api.align(run, preset=preset, emit=view, tick=view.tick, until=until, **given)
+        except MinisheepError as error:
+            if isinstance(view, JsonView):
+                view(Failed(type(error).__name__, error.message, error.fix))
+                raise click.exceptions.Exit(error.exit_code) from None
+            if isinstance(error, Stopped) and not error.fix:
+                error.fix = "Give the same command to go on."
+            raise
     if not as_json:
         _show(done, view, before)
 
