@@ -26,6 +26,7 @@ from minisheep.rules.loss_settings import seeds_text
 from minisheep.rules.plain_text import one_line, plural, sanitise
 from minisheep.run import verdict
 from minisheep.run.files import write_atomic
+from minisheep.run.metric_catalogue import mapping
 from minisheep.run.records import Example
 from minisheep.run.verdict import Conclusion, conclude, round_sentence
 from minisheep.terminal import comparison_table, run_summary
@@ -74,9 +75,9 @@ def rounds(choice: ExportChoice) -> list[RoundData]:
     for r in choice.run.rounds:
         if r.number > choice.round or not r.folder.kept.exists():
             continue
-        data = _object(r.metrics.get("data"))
-        dropped = {str(k): int(v) for k, v in _object(data.get("dropped_by_rule")).items()}
-        judge = str(_object(data.get("scores")).get("judge") or choice.run.settings.judge)
+        data = mapping(r.metrics.get("data"))
+        dropped = {str(k): int(v) for k, v in mapping(data.get("dropped_by_rule")).items()}
+        judge = str(mapping(data.get("scores")).get("judge") or choice.run.settings.judge)
         listed.append(RoundData(r.number, int(data.get("instructions") or 0), r.kept, dropped, judge))
     return listed
 
@@ -118,10 +119,6 @@ def training(choice: ExportChoice) -> dict[str, str]:
         if isinstance(recorded.get(name), int):
             rows[name] = f"{recorded[name]:,}"
     return rows
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def card_fields(licence: str) -> dict[str, Any]:

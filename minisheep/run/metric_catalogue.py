@@ -83,13 +83,13 @@ def round_values(metrics: Mapping[str, Any], exam: Mapping[str, Any], judge: str
     exam: its exam.json; empty where there was none.
     judge: the judge of the settings, for a round whose files name none.
     """
-    model, data = _mapping(metrics.get("model")), _mapping(metrics.get("data"))
+    model, data = mapping(metrics.get("model")), mapping(metrics.get("data"))
     found: dict[str, Value | None] = {}
     for name in READINGS:
         part, stored = _place(name)
-        found[name] = estimate(_mapping(model.get(part)).get(stored))
-        found[f"{name}_change"] = estimate(_mapping(model.get(f"{part}_change")).get(stored))
-    change = _mapping(model.get("nll_change"))
+        found[name] = estimate(mapping(model.get(part)).get(stored))
+        found[f"{name}_change"] = estimate(mapping(model.get(f"{part}_change")).get(stored))
+    change = mapping(model.get("nll_change"))
     found |= {
         "nll": estimate(model.get("held_out_nll")),
         "nll_change": estimate({"value": change.get("mean"), "error": change.get("standard_error")}),
@@ -99,8 +99,8 @@ def round_values(metrics: Mapping[str, Any], exam: Mapping[str, Any], judge: str
         "keep_rate": estimate(data.get("keep_rate")),
     }
     if data:
-        chosen = exam.get("chosen") or _mapping(data.get("scores")).get("judge") or judge
-        mark = _mapping(_mapping(exam.get("judges")).get(str(chosen)))
+        chosen = exam.get("chosen") or mapping(data.get("scores")).get("judge") or judge
+        mark = mapping(mapping(exam.get("judges")).get(str(chosen)))
         found |= {"judge_used": str(chosen), "exam_auc": estimate({"value": mark.get("auc"), "error": mark.get("se")})}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -118,7 +118,7 @@ def harness_values(report: Mapping[str, Any], variant: str = "") -> dict[str, Es
     A `variant` (fewer items, other shots) is named behind the task, since its numbers are not those of the whole.
     """
     task = str(report.get("task", ""))
-    named = {f"{task}{variant}.{name}": estimate(value) for name, value in _mapping(report.get("metrics")).items()}
+    named = {f"{task}{variant}.{name}": estimate(value) for name, value in mapping(report.get("metrics")).items()}
     return {name: value for name, value in named.items() if value is not None} if task else {}
 
 
@@ -146,5 +146,6 @@ def _number(found: Any) -> float | None:
     return float(found)
 
 
-def _mapping(found: Any) -> Mapping[str, Any]:
+def mapping(found: Any) -> Mapping[str, Any]:
+    """`found` if it is one, else nothing: for files that may be of another version."""
     return found if isinstance(found, Mapping) else {}

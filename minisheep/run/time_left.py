@@ -92,7 +92,7 @@ def follow(course: Course, event: Event, at: float) -> Course:
         stage = Stage(at, str(event.unit), int(event.total), first, first, at, resumed=first > 0)
         return replace(_put(course, key_of(event), stage), now=key_of(event), paused_at=None)
     if isinstance(event, events.Progress):
-        key, moved = key_of(event), (int(event.done), int(event.total), int(event.running), _number(event.share))
+        key, moved = key_of(event), (int(event.done), int(event.total), int(event.running), finite(event.share))
         return _advance(course, key, *moved, at)
     if isinstance(event, events.TrainStep):
         return _step(course, event, at)
@@ -107,8 +107,8 @@ def follow(course: Course, event: Event, at: float) -> Course:
     if isinstance(event, events.PhaseFinished):
         key = key_of(event)
         stage = course.stages.get(key, Stage(at))
-        kept = _number(event.counts.get("kept", 0.0))
-        done = replace(stage, done=max(stage.done, stage.total), at=at, took=_number(event.seconds), kept=kept)
+        kept = finite(event.counts.get("kept", 0.0))
+        done = replace(stage, done=max(stage.done, stage.total), at=at, took=finite(event.seconds), kept=kept)
         return replace(_put(course, key, done), now=None if course.now == key else course.now)
     return course
 
@@ -141,7 +141,7 @@ def key_of(event: events.PhaseStarted | events.Progress | events.Glimpse | event
     return int(event.round), one_line(str(event.phase), 20)
 
 
-def _number(value: float) -> float:
+def finite(value: float) -> float:
     """A finite number, 0 in place of others. Raises TypeError or ValueError for what is none."""
     number = float(value)
     return number if math.isfinite(number) else 0.0

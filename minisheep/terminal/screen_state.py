@@ -16,7 +16,7 @@ from minisheep.rules.plain_text import one_line
 from minisheep.run import events, run_state
 from minisheep.run.events import Event, Timed
 from minisheep.run.folder import RunFolder
-from minisheep.run.time_left import Course, Key, Outlook, Stage, follow, key_of
+from minisheep.run.time_left import Course, Key, Outlook, Stage, finite, follow, key_of
 from minisheep.run.verdict import curve
 from minisheep.terminal import words
 
@@ -162,7 +162,7 @@ def fold(state: State, event: Event, at: float) -> State:
 
 def _run_started(state: State, event: events.RunStarted, at: float) -> State:
     return replace(
-        state, run=str(event.run), model=str(event.model), rounds=_whole(event.rounds), begun=at, stopping=False,
+        state, run=str(event.run), model=str(event.model), rounds=int(event.rounds), begun=at, stopping=False,
         ended="", outcome="", tokens_per_second=0.0, running=0,
     )  # fmt: skip
 
@@ -191,9 +191,9 @@ def _glimpse(state: State, event: events.Glimpse, at: float) -> State:
         return updated
     return replace(
         updated,
-        tokens_per_second=_number(event.tokens_per_second),
-        running=_whole(event.running),
-        slots=_whole(event.slots),
+        tokens_per_second=finite(event.tokens_per_second),
+        running=int(event.running),
+        slots=int(event.slots),
     )
 
 
@@ -206,7 +206,7 @@ def _stopping(state: State, event: events.Stopping, at: float) -> State:
 
 
 def _train_step(state: State, event: events.TrainStep, at: float) -> State:
-    key, step = (_whole(event.round), "train"), _whole(event.step)
+    key, step = (int(event.round), "train"), int(event.step)
     before = state.losses if state.losses.round == key[0] else Losses(key[0])
     # A training that goes on from a checkpoint does some steps again.
     training, validation = _before(before.training, step), _before(before.validation, step)
@@ -214,8 +214,8 @@ def _train_step(state: State, event: events.TrainStep, at: float) -> State:
         training += ((step, float(event.loss)),)
     if event.validation_loss is not None and math.isfinite(event.validation_loss):
         validation += ((step, float(event.validation_loss)),)
-    losses = Losses(key[0], _whole(event.total), training, validation)
-    return replace(state, losses=losses, tokens_per_second=_number(event.tokens_per_second))
+    losses = Losses(key[0], int(event.total), training, validation)
+    return replace(state, losses=losses, tokens_per_second=finite(event.tokens_per_second))
 
 
 def _before(points: tuple[tuple[int, float], ...], step: int) -> tuple[tuple[int, float], ...]:
@@ -229,7 +229,7 @@ def _phase_finished(state: State, event: events.PhaseFinished, at: float) -> Sta
 
 
 def _round_measured(state: State, event: events.RoundMeasured, at: float) -> State:
-    number, metrics = _whole(event.round), event.metrics
+    number, metrics = int(event.round), event.metrics
     _, rows = words.metric_rows([metrics])
     measured = {**state.measured, number: {name.strip(): one_line(cells[0], 40) for name, cells in rows}}
     updated = replace(state, measured=dict(sorted(measured.items())))
@@ -271,17 +271,7 @@ def _add_line(state: State, at: float, where: Key | None, text: str) -> State:
 
 
 def _histogram(round: int, judge: Any, edges: Any, counts: Any) -> Histogram:
-    return Histogram(round, str(judge), tuple(map(_number, edges)), tuple(map(_whole, counts)))
-
-
-def _whole(value: Any) -> int:
-    return int(value)
-
-
-def _number(value: Any) -> float:
-    """A finite number, 0 in place of others. Raises TypeError or ValueError for what is none."""
-    number = float(value)
-    return number if math.isfinite(number) else 0.0
+    return Histogram(round, str(judge), tuple(map(finite, edges)), tuple(map(int, counts)))
 
 
 _STEPS: dict[type, Callable[[State, Any, float], State]] = {

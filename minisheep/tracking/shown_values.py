@@ -9,7 +9,7 @@ from typing import Any
 
 from minisheep.rules.plain_text import one_line
 from minisheep.run.events import Event, PhaseFinished, RoundMeasured, TrainStep
-from minisheep.run.metric_catalogue import Estimate, estimate, round_values
+from minisheep.run.metric_catalogue import Estimate, estimate, mapping, round_values
 from minisheep.run.verdict import curve, curve_totals
 
 STEP, ROUND = "train/step", "round"
@@ -99,29 +99,29 @@ def _phase(event: PhaseFinished) -> Iterator[tuple[str, Any]]:
 
 def _measures(metrics: Mapping[str, Any], judge: str) -> Iterator[tuple[str, Any]]:
     """The catalogue's values, what decides, drops by rule, scores, and both curves by kind of constraint."""
-    data, model, decision = (_mapping(metrics.get(name)) for name in ("data", "model", "decision"))
-    for name, value in round_values(metrics, _mapping(data.get("exam")), judge).items():
+    data, model, decision = (mapping(metrics.get(name)) for name in ("data", "model", "decision"))
+    for name, value in round_values(metrics, mapping(data.get("exam")), judge).items():
         if isinstance(value, Estimate):
             yield f"measures/{name}", value.value
-    for name, found in _mapping(decision.get("measures")).items():
+    for name, found in mapping(decision.get("measures")).items():
         if (change := estimate(found)) is not None:
             ends = (("", change.value), ("_low", change.low), ("_high", change.high))
             yield from ((f"change/{name}{end}", value) for end, value in ends)
     yield from ((f"decision/{name}", decision.get(name)) for name in ("best", "without_gain"))
-    yield from ((f"drops/{rule}", count) for rule, count in _mapping(data.get("dropped_by_rule")).items())
-    scores = _mapping(data.get("scores"))
+    yield from ((f"drops/{rule}", count) for rule, count in mapping(data.get("dropped_by_rule")).items())
+    scores = mapping(data.get("scores"))
     yield from ((f"judge_scores/{name}", scores.get(name)) for name in ("mean", "sd", "saturation"))
     learned = curve([metrics])
     for name, by_round in {**learned, **({"all_kinds": curve_totals(learned)} if learned else {})}.items():
         yield from ((f"draws_that_keep/{name}", passed / drawn) for drawn, passed in by_round.values())
-    for name, counts in _mapping(model.get("verifiable_by_kind")).items():
-        kept, of = (_mapping(counts).get(part) for part in ("own", "n"))
+    for name, counts in mapping(model.get("verifiable_by_kind")).items():
+        kept, of = (mapping(counts).get(part) for part in ("own", "n"))
         if isinstance(kept, int | float) and isinstance(of, int | float) and of:
             yield f"held_out_kept/{name}", kept / of
 
 
 def _histogram(metrics: Mapping[str, Any]) -> tuple[str, Sequence[float], Sequence[int]] | None:
-    found = _mapping(_mapping(_mapping(metrics.get("data")).get("scores")).get("histogram"))
+    found = mapping(mapping(mapping(metrics.get("data")).get("scores")).get("histogram"))
     edges, counts = found.get("edges"), found.get("counts")
     if not isinstance(edges, list) or not isinstance(counts, list) or not len(edges) == len(counts) + 1 > 1:
         return None
@@ -135,7 +135,3 @@ def _finite(values: Iterator[tuple[str, Any]] | list[tuple[str, Any]]) -> dict[s
         for name, value in values
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-
-
-def _mapping(found: Any) -> Mapping[str, Any]:
-    return found if isinstance(found, Mapping) else {}
