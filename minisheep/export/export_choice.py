@@ -18,7 +18,6 @@ from minisheep.models.registry import HUB_ID, HubFile, HubRepo, ModelEntry, find
 from minisheep.rules.plain_text import shell
 from minisheep.run.folder import RunFolder
 
-TARGETS = ("gguf", "adapter", "merged", "ollama", "lmstudio", "hub-folder")
 WITH_GGUF = frozenset({"gguf", "ollama", "lmstudio", "hub-folder"})
 WITH_WEIGHTS = frozenset({"merged", "hub-folder"})
 WITH_ADAPTER = frozenset({"adapter", "hub-folder"})

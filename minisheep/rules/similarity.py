@@ -212,12 +212,6 @@ def common_length(first: Sequence[str], second: Sequence[str]) -> int:
     return int(LCSseq.similarity(codes.learn(first), codes.learn(second)))
 
 
-def rouge_l(first: str, second: str) -> float:
-    """ROUGE-L F of two texts, 0 .. 1; 0 where one of them is blank."""
-    a, b = tokens(first), tokens(second)
-    return f_measure(common_length(a, b), len(a), len(b))
-
-
 class NoveltyIndex:
     """Texts added one by one, and for a new text the most similar of them.
 
