@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from minisheep.errors import CorruptRunError, SeedFileError
 from minisheep.rules.plain_text import one_line
 from minisheep.run.reading import Reader, Round, RoundRecords
 from minisheep.terminal import record_browser
+from minisheep.terminal.views import draws
 
 
 @click.command()
@@ -55,8 +55,7 @@ def browse(run: str, id_: str | None, plain: bool, as_json: bool, **given: Any) 
     opened = api.load_run(run)
     for found in opened.damage:
         _warn(f"DAMAGED: {found}. {found.fix}")
-    dumb = os.environ.get("TERM") in ("dumb", "") or "NO_COLOR" in os.environ
-    screen = sys.stdin.isatty() and sys.stdout.isatty() and not (plain or as_json or dumb)
+    screen = sys.stdin.isatty() and draws(plain=plain or as_json)
     if id_ is not None:
         _show_one(opened, id_, as_json=as_json, screen=screen)
     else:

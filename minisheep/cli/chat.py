@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from minisheep.config import Settings
 from minisheep.errors import UsageError
 from minisheep.run.events import Event, Note
 from minisheep.terminal import words
+from minisheep.terminal.views import draws
 
 DEFAULT_TOKENS = 512
 
@@ -90,9 +90,7 @@ def _session(settings: Settings, rounds: tuple[int, ...], given: dict[str, Any])
 def _screen(*, plain: bool, as_json: bool) -> view.ChatScreen:
     if as_json:
         return view.JsonScreen(sys.stdout, sys.stderr)
-    dumb = os.environ.get("TERM") in ("dumb", "") or "NO_COLOR" in os.environ
-    plain = plain or dumb or not sys.stdout.isatty()
-    return view.PlainScreen(sys.stdout, sys.stderr) if plain else view.TerminalScreen()
+    return view.TerminalScreen() if draws(plain=plain) else view.PlainScreen(sys.stdout, sys.stderr)
 
 
 class _Listener:
