@@ -174,7 +174,7 @@ def examine(options: Options, on_progress: OnProgress) -> CheckResult:
     """``minisheep doctor``, as one result with all of its checks."""
     on_progress("minisheep doctor")
     try:
-        found = list(diagnosis.diagnose(diagnosis.Options(model=options.model, seconds=DOCTOR_SECONDS), on_progress))
+        found = list(diagnosis.diagnose(diagnosis.Probing(options.model), DOCTOR_SECONDS, on_progress))
     except MinisheepError as error:
         return fail("doctor", error.message, error.fix)
     return summed_up(found)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from minisheep.doctor.check_result import CheckResult, failed, verdict
-from minisheep.doctor.diagnosis import LIMIT_SECONDS, Options, diagnose
+from minisheep.doctor.diagnosis import LIMIT_SECONDS, Probing, diagnose
 from minisheep.models.registry import absolute_paths
 from minisheep.rules.plain_text import one_line
 
@@ -57,7 +57,7 @@ def doctor(
     results: list[CheckResult] = []
     # The parts of a check work in folders of their own.
     paths = absolute_paths({"model": model, "gguf": gguf, "weights": weights})
-    for result in diagnose(Options(offline=offline, seconds=seconds or LIMIT_SECONDS, **paths), on_progress):
+    for result in diagnose(Probing(offline=offline, **paths), seconds or LIMIT_SECONDS, on_progress):
         results.append(result)
         if as_json:
             click.echo(json.dumps(result.to_dict()))

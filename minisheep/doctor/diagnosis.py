@@ -10,10 +10,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from minisheep.config import Settings
 from minisheep.doctor import checks, packages
 from minisheep.doctor import probes as doctor_probes
 from minisheep.doctor.check_result import CheckResult, Facts
@@ -36,7 +35,7 @@ class Probing:
     """What the probes work with."""
 
     model: str
-    folder: str
+    folder: str = ""
     """For their files; has `probes.MODEL` once the model is prepared."""
     offline: bool = False
     """Use no network."""
@@ -128,22 +127,12 @@ LIMIT_SECONDS = 27.0
 """For all probes together, so that the doctor ends within 30 s; a first download does not count."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    model: str = Settings.model_fields["model"].default
-    offline: bool = False
-    """Use no network."""
-    seconds: float = LIMIT_SECONDS
-    gguf: str = ""
-    weights: str = ""
-
-
-def diagnose(options: Options, on_progress: Callable[[str], None]) -> Iterator[CheckResult]:
-    """All results: those of the machine at once, the rest after the probes.
+def diagnose(wanted: Probing, seconds: float, on_progress: Callable[[str], None]) -> Iterator[CheckResult]:
+    """All results: those of the machine at once, the rest after the probes, which get `seconds`.
 
     Raises `errors.UnknownModelError` for an unknown model.
     """
-    find_model(options.model, gguf=options.gguf, weights=options.weights)
+    find_model(wanted.model, gguf=wanted.gguf, weights=wanted.weights)
     machine, place = look(), packages.here()
     required = requirements()
     yield from checks.check_machine(machine, place)
@@ -151,10 +140,10 @@ def diagnose(options: Options, on_progress: Callable[[str], None]) -> Iterator[C
     yield packages.check_packages(required, packages.installed_version, place)
     yield packages.check_unsloth_set(required, packages.installed_version, place, has_gpu=machine.has_gpu)
     with tempfile.TemporaryDirectory(prefix="minisheep-doctor-") as name:
-        probing = Probing(options.model, name, options.offline, options.gguf, options.weights)
+        probing = replace(wanted, folder=name)
         missing = prepare(probing, on_progress)
-        facts = ask(groups(machine, missing), probing, time.monotonic() + options.seconds)
-    yield from judge(machine, place, facts, missing, options.model)
+        facts = ask(groups(machine, missing), probing, time.monotonic() + seconds)
+    yield from judge(machine, place, facts, missing, wanted.model)
 
 
 def judge(

@@ -16,6 +16,7 @@ from minisheep.machine.cuda_setup import Compiler, find_compiler
 from minisheep.machine.gpu import VISIBLE, Gpu, Nvml, selected
 from minisheep.machine.system import free_ram, total_ram
 from minisheep.models.cache import cache_root
+from minisheep.run.files import nearest
 
 NVIDIA = "0x10de"
 """NVIDIA's PCI vendor id."""
@@ -85,9 +86,7 @@ def free_disks(folders: Sequence[Path]) -> dict[str, int]:
     """Free bytes of each folder's disk, by the nearest existing parent; only the first folder on each disk."""
     disks: dict[int, tuple[str, int]] = {}
     for folder in folders:
-        existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
-        if existing is None:
-            continue
+        existing = nearest(folder)
         try:
             disks.setdefault(existing.stat().st_dev, (str(folder), shutil.disk_usage(existing).free))
         except OSError:
