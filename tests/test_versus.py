@@ -300,7 +300,7 @@ def test_prompts_are_read_in_the_forms_of_the_benchmarks(tmp_path: Path, text: s
         ('{"prompt": 3}', "line 1"),
         ('{"turns": []}', "line 1"),
         ("[1]", "item 1"),
-        ("[" * 100_000, "line 1"),
+        ("[" * 100_000, "not a JSON array"),
     ],
 )
 def test_a_prompts_file_that_is_none_is_refused(tmp_path: Path, text: str, told: str) -> None:

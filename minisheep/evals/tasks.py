@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import os
 import re
 import threading
@@ -18,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from minisheep.data.seed_formats import RowError, lines
+from minisheep.data.seed_tasks import decoded, load_items, read_given
 from minisheep.errors import ConfigError, DownloadError, MinisheepError, UsageError
 from minisheep.evals.code import refusal
 from minisheep.machine.installing import install_extra
@@ -254,18 +255,14 @@ def read_rows(path: Path, task: str) -> list[dict[str, Any]]:
     Raises `errors.UsageError` with the file and the line.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        data = read_given(path)
     except OSError as error:
         raise UsageError(f"--data {path} cannot be read: {error.strerror}.", "Give a file of JSON lines.") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"--data {path} is not UTF-8 text.", "Give a file of JSON lines.") from None
-    lines = enumerate(text.split("\n"), 1)
-    rows = [_row(f"--data {path}, line {number},", task, line) for number, line in lines if line.strip()]
+    text = decoded(data, str(path), UsageError, "--data takes a file of JSON lines.")
+    rows = [_row(f"--data {path}, {row.place},", task, row.value) for row in lines(text)]
     if not rows:
         raise UsageError(f"--data {path} holds no rows.", _fix(task))
     if task == "ifeval":
-        from minisheep.data.seed_tasks import load_items
-
         try:
             load_items(str(path))
         except ConfigError as error:
@@ -273,20 +270,16 @@ def read_rows(path: Path, task: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(where: str, task: str, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise UsageError(f"{where} is not JSON.", _fix(task)) from None
-    if not isinstance(row, dict):
-        raise UsageError(f"{where} is not a JSON object.", _fix(task))
+def _row(where: str, task: str, row: Any) -> dict[str, Any]:
+    if isinstance(row, RowError):
+        raise UsageError(f"{where} is {row}.", _fix(task))
     for name in FIELDS.get(task, ()):
         value: Any = row
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if value is None or (name in _LEAST and not (isinstance(value, list) and len(value) >= _LEAST[name])):
             raise UsageError(f"{where} is not a row of {task}: {name} is missing or too short.", _fix(task))
-    return row
+    return dict(row)
 
 
 def _fix(task: str) -> str:

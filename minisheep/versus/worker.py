@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minisheep.data.seed_formats import RowError, rows
+from minisheep.data.seed_tasks import decoded, read_given
 from minisheep.errors import CorruptRunError, SeedFileError, Stopped
 from minisheep.machine.worker import WorkerProcess
 from minisheep.rules.identity import digest
@@ -30,25 +32,19 @@ def read_requests(path: str) -> list[str]:
     Raises `errors.SeedFileError` naming the line of the first fault.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SeedFileError(f"The prompts file {path} cannot be read: {reason}.") from None
-    parts = [text] if text.lstrip().startswith("[") else text.split("\n")
+        data = read_given(path)
+    except OSError as error:
+        raise SeedFileError(f"The prompts file {path} cannot be read: {error.strerror}.") from None
     requests: dict[str, None] = {}
-    for number, part in enumerate(parts, 1):
-        if not part.strip():
-            continue
-        try:
-            parsed = json.loads(part)
-        except (ValueError, RecursionError) as error:
-            raise SeedFileError(f"{path}, line {number}: not JSON: {error}.", _FORMS) from None
-        for place, item in enumerate(parsed if isinstance(parsed, list) else [parsed], 1):
-            request = _request(item)
+    try:
+        for row in rows(decoded(data, path, SeedFileError, _FORMS)):
+            request = "" if isinstance(row.value, RowError) else _request(row.value)
             if not request:
-                where = f"item {place}" if parts == [text] and isinstance(parsed, list) else f"line {number}"
-                raise SeedFileError(f"{path}, {where}: it has no request.", _FORMS)
+                fault = row.value if isinstance(row.value, RowError) else "it has no request"
+                raise SeedFileError(f"{path}, {row.place}: {fault}.", _FORMS)
             requests[request] = None
+    except RowError as error:
+        raise SeedFileError(f"{path}: {error}.", _FORMS) from None
     if not requests:
         raise SeedFileError(f"{path} has no prompt.", _FORMS)
     return list(requests)
@@ -130,9 +126,7 @@ def _stored(folder: RunFolder, round: int) -> dict[str, str]:
     return answers
 
 
-def _request(item: Any) -> str:
-    if not isinstance(item, dict):
-        return ""
+def _request(item: Mapping[str, Any]) -> str:
     turns = item.get("turns")
     first = turns[0] if isinstance(turns, list) and turns else ""
     text = item.get("instruction") or item.get("prompt") or first
