@@ -34,6 +34,7 @@ from minisheep.engines.openai_wire import OPTIONAL, TEXT, Abilities, Tokens, pro
 from minisheep.engines.permission import check_permitted
 from minisheep.engines.sampling import LabelTree
 from minisheep.errors import EndpointError, UsageError
+from minisheep.machine.worker import last_line
 from minisheep.rules.plain_text import one_line
 from minisheep.rules.templates import Prompt, Segment
 
@@ -70,14 +71,9 @@ def run_hook(hook: str, adapter: Path | None, seconds: float = SECONDS) -> str:
     if done.returncode:
         raise EndpointError(
             f"The hook {words[0]} {folder} ended with code {done.returncode}:"
-            f" {_last_line(done.stderr) or 'no message'}."
+            f" {one_line(last_line(done.stderr), 200) or 'no message'}."
         )
-    return _last_line(done.stdout)
-
-
-def _last_line(output: bytes) -> str:
-    lines = [line for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
-    return one_line(lines[-1], 200).strip() if lines else ""
+    return one_line(last_line(done.stdout), 200).strip()
 
 
 AT_ONCE = 16

@@ -243,7 +243,7 @@ class WorkerProcess:
         if self._kept:
             return death
         self._log.seek(0)
-        return f"{death}: {last_line(self._log.read())}"
+        return f"{death}: {last_line(self._log.read()) or 'it printed nothing'}"
 
 
 @contextlib.contextmanager
@@ -276,9 +276,9 @@ def on_stop(stop: Callable[[int], object]) -> Iterator[None]:
 
 
 def last_line(output: bytes) -> str:
-    """What a process printed last, for the message about its end."""
+    """What a process printed last, for the message about its end; empty where that is nothing."""
     lines = output.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it printed nothing"
+    return lines[-1][:300] if lines else ""
 
 
 def load(handler: str) -> tuple[Do, Callable[[], None]]:
