@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from minisheep.data.seed_tasks import load_items, load_prompts, load_seeds, load
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError, UsageError
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.lora_gguf import check_architecture
-from minisheep.formats.model_facts import ModelFacts, context_length, model_facts, shape_of
+from minisheep.formats.model_facts import ModelFacts, context_length, model_facts, shape_of, special_tokens
 from minisheep.machine import jinja_child, system
 from minisheep.machine.gpu import BFLOAT16, pinned_note
 from minisheep.machine.llama_library import OFFLOAD_FIX
@@ -37,6 +36,7 @@ from minisheep.rules.languages import NAMES
 from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Template
 from minisheep.run.events import Emit, Note
+from minisheep.run.files import remove
 from minisheep.trainers.choose_trainer import (
     Cuda,
     after_failure,
@@ -279,7 +279,7 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
             check_architecture(header.architecture)
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"{entry.name}: {error.message} Nothing was generated.", error.fix) from None
-    special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
+    special = special_tokens(header)
     kind = settings.kind if settings.kind != "auto" else entry.kind
     if kind not in ("base", "instruct"):
         kind = "instruct" if facts.chat_template else "base"
@@ -416,7 +416,7 @@ def _still_whole(made: Path, report: Callable[[str], None]) -> bool:
         return True
     report(f"{made} in the cache has changed since it was made, so it is damaged. It is made again.")
     with cache.disk_errors("The damaged copy cannot be removed"):
-        shutil.rmtree(made) if made.is_dir() else made.unlink()
+        remove(made)
     return False
 
 

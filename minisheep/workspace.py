@@ -204,11 +204,10 @@ def conversation_of(model: PreparedModel) -> Conversation:
     """How the run's template frames several turns; the template ``model`` is read from the model's file."""
     if model.template.name != "model":
         return conversation(model.template, "", {})
-    from minisheep.formats.model_facts import bos_text, chat_template, eos_text
+    from minisheep.formats.model_facts import chat_template, special_tokens
 
     header = read_header(model.inference_gguf)
-    special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
-    return conversation(model.template, chat_template(header), special, jinja_child.render)
+    return conversation(model.template, chat_template(header), special_tokens(header), jinja_child.render)
 
 
 T = TypeVar("T")

@@ -280,8 +280,7 @@ def prepare(entry: ModelEntry, output: Path, emit: Emit, *, offline: bool) -> No
     fetched = gguf_of(entry, lambda text: emit(Note(text)), offline)
     header = gguf_header.read_header(fetched.path)
     lora_gguf.check_architecture(header.architecture)
-    facts = model_facts.model_facts(header)
-    special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
+    facts, special = model_facts.model_facts(header), model_facts.special_tokens(header)
     weights, note = training_weights(entry, fetched.path, fetched.sha256, emit, offline=offline)
     model = PreparedModel(
         name=entry.name, title=entry.title, kind=entry.kind, architecture=header.architecture, licence=entry.licence,
@@ -298,9 +297,9 @@ MOST = 2**20
 
 def both(model: PreparedModel) -> Facts:
     """How each side's own template frames one turn, as ``[before, between, end]``; empty where it has none."""
-    facts = model_facts.model_facts(gguf_header.read_header(model.gguf))
-    special = {"bos_token": facts.bos_text, "eos_token": facts.eos_text}
-    return {"gguf": frame(facts.chat_template, special), "weights": frame(of_weights(model.weights), special)}
+    header = gguf_header.read_header(model.gguf)
+    source, special = model_facts.chat_template(header), model_facts.special_tokens(header)
+    return {"gguf": frame(source, special), "weights": frame(of_weights(model.weights), special)}
 
 
 def frame(source: str, special: dict[str, str]) -> list[str]:

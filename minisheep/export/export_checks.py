@@ -33,7 +33,7 @@ from minisheep.engines.native import Vocabulary
 from minisheep.errors import ExportError, ModelFileError, SeedFileError, UnsupportedModelError
 from minisheep.export import ollama
 from minisheep.formats.gguf_header import GgufHeader, read_header
-from minisheep.formats.model_facts import bos_text, chat_template, eos_text
+from minisheep.formats.model_facts import chat_template, special_tokens
 from minisheep.machine import jinja_child
 from minisheep.rules.prompts import user_text
 from minisheep.rules.templates import Prompt, Segment, Template
@@ -365,8 +365,8 @@ def by_jinja(source: str, header: GgufHeader, users: list[str]) -> list[str]:
 
     Raises `errors.UnsupportedModelError` if it cannot be rendered.
     """
-    special = {"bos_token": bos_text(header), "eos_token": eos_text(header)}
-    return jinja_child.render(source, special, [([{"role": "user", "content": user}], True) for user in users])
+    chats = [([{"role": "user", "content": user}], True) for user in users]
+    return jinja_child.render(source, special_tokens(header), chats)
 
 
 def by_modelfile(path: Path, users: list[str]) -> list[str]:

@@ -103,8 +103,7 @@ class ExportWork:
         `adds_bos` says that the vocabulary puts the begin token before every text.
         """
         if self.template.name == "model":
-            special = {"bos_token": self.bos, "eos_token": model_facts.eos_text(self.header)}
-            own = model_facts.chat_template(self.header)
+            own, special = model_facts.chat_template(self.header), model_facts.special_tokens(self.header)
             return templates.closed_source(own, special, self.template, jinja_child.render)
         frame = ollama.take_apart(self.template, self.bos)
         return ollama.chat_template(frame, self.bos if adds_bos or frame.bos else "")

@@ -127,6 +127,11 @@ def eos_text(header: GgufHeader) -> str:
     return _special(header, "eos")
 
 
+def special_tokens(header: GgufHeader) -> dict[str, str]:
+    """The texts that a chat template may name."""
+    return {"bos_token": bos_text(header), "eos_token": eos_text(header)}
+
+
 def quantisation(header: GgufHeader) -> str:
     """``Q4_K_M`` and the like: by general.file_type, else the tensor type that holds most bytes."""
     return FILE_TYPES.get(header.metadata.get("general.file_type", -1)) or main_tensor_type(header)

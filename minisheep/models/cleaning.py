@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from minisheep.errors import MinisheepError, UsageError
 from minisheep.models import cache
 from minisheep.models.prepared import PreparedModel
 from minisheep.models.registry import load_registry
-from minisheep.run.files import open_lock, try_lock
+from minisheep.run.files import open_lock, remove, try_lock
 
 KINDS = {
     "gguf": "GGUF",
@@ -117,10 +116,7 @@ def remove_items(items: Iterable[CacheItem]) -> int:
     with _no_fetching():
         for item in items:
             with cache.disk_errors(f"{item.path} cannot be removed"):
-                if item.path.is_dir():
-                    shutil.rmtree(item.path)
-                else:
-                    item.path.unlink(missing_ok=True)
+                remove(item.path)
                 if item.path.parent.parent.name == "gguf" and not any(item.path.parent.iterdir()):
                     item.path.parent.rmdir()
             removed += item.bytes

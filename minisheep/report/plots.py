@@ -6,6 +6,7 @@ variables of the page, so one figure fits light, dark and paper. Markers and str
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import re
 import warnings
@@ -47,12 +48,7 @@ _DRAWN = frozenset({"d", "x", "y", "points"})
 
 
 def available() -> bool:
-    """Whether matplotlib is installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def drawn(plots: Sequence[Plot]) -> dict[str, str]:

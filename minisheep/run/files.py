@@ -243,7 +243,12 @@ def sweep(folder: Path) -> None:
         left = _TEMPORARY.fullmatch(path.name)
         if left and not path.is_symlink() and not Path(f"/proc/{left[2]}").exists():
             with contextlib.suppress(OSError):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder; nothing where there is none. Raises OSError as the disk does."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")

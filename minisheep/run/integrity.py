@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 from minisheep.errors import CorruptRunError
 from minisheep.rules.plain_text import one_line, shell
-from minisheep.run.files import disk_errors, fsync_folder, sha256_of, write_atomic
+from minisheep.run.files import disk_errors, fsync_folder, remove, sha256_of, write_atomic
 from minisheep.run.folder import FILES, PhaseFile, RoundFolder, RunFolder, line_of
 from minisheep.run.records import Record, Rejection
 
@@ -179,7 +178,8 @@ def make_room(folder: RoundFolder, phase: str) -> None:
         elif file.stage:
             _keep_other_stages(path, file.stage)
         else:
-            _remove(path)
+            with disk_errors(path):
+                remove(path)
 
 
 def set_aside(run: RunFolder, keys: Iterable[str]) -> Path | None:
@@ -231,14 +231,6 @@ def _record(line: bytes, kind: type[Record]) -> Record | None:
         return kind.from_dict(json.loads(line.decode("utf-8", "surrogatepass")))
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _remove(path: Path) -> None:
-    with disk_errors(path):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _round_and_phase(key: str) -> tuple[int, str]:
