@@ -19,6 +19,7 @@ from minisheep.errors import CorruptRunError, UsageError
 from minisheep.formats.lora_gguf import TENSORS
 from minisheep.machine.worker import WorkerProcess, stoppable
 from minisheep.models.prepared import PreparedModel
+from minisheep.rules.plain_text import round_name
 from minisheep.run.decision import decide, figure, stored
 from minisheep.run.events import Emit
 from minisheep.run.files import disk_errors, read_json, write_json
@@ -204,7 +205,7 @@ def sentence(soup: Soup, decisions: Sequence[Mapping[str, Any]]) -> str:
     """The decisions in one sentence, with the numbers that made them."""
     parts = []
     for decision in decisions:
-        rival = "the base model" if decision["against"] == 0 else f"round {decision['against']}"
+        rival = round_name(decision["against"], "the base model")
         numbers = "; ".join(figure(name, difference) for name, difference in stored(decision).items())
         parts.append(OUTCOMES[decision["outcome"]].format(rival=rival) + (f" ({numbers})" if numbers else ""))
     name = soup.name

@@ -16,7 +16,7 @@ from minisheep.rules.prompts import Frame, user_text
 from minisheep.run.decision import decide
 from minisheep.run.events import Note, RoundMeasured
 from minisheep.run.files import write_atomic, write_json
-from minisheep.run.folder import RoundFolder, RunFolder, each_record, read_records
+from minisheep.run.folder import RoundFolder, each_record, read_records
 from minisheep.run.reading import read_shaped
 from minisheep.run.records import Asked, Check, Draft, Example, Instruction, Rejection, Response
 from minisheep.run.typed import DIVERSITY, EXAM, HEALTH, METRICS
@@ -69,7 +69,8 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     folder, settings = work.folder.make_round(round), work.settings
     base = read_shaped(work.folder.round(0).metrics, METRICS)["model"] if round else None
     measured = measure_model(work, folder, lambda: work.measuring_engine(round, report.ready), base, report)
-    earlier = {r: read_shaped(work.folder.round(r).metrics, METRICS) for r in measured_before(work.folder, round)}
+    before = {r: work.folder.round(r).metrics for r in range(round)}
+    earlier = {r: read_shaped(path, METRICS) for r, path in before.items() if path.exists()}
     decision = decide(round, measured, earlier, halves=settings.constraints > 0)
     metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}
     if round:
@@ -102,11 +103,6 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     if alarm := echo(round, measured):
         report.emit(Note(alarm.text, "warning"))
     report.counts |= {"best": decision["best"], "without_gain": decision["without_gain"]}
-
-
-def measured_before(folder: RunFolder, round: int) -> list[int]:
-    """The rounds before `round` that have metrics, the base (0) among them."""
-    return [r for r in range(round) if folder.round(r).metrics.exists()]
 
 
 def _write_answers(folder: RoundFolder, tasks: list[SeedTask], answers: list[Completion]) -> None:

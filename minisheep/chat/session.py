@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from minisheep.errors import UsageError
+from minisheep.rules.plain_text import round_name
 from minisheep.rules.templates import Message
 
 
@@ -86,10 +87,6 @@ class Session:
         ]
 
 
-def model_name(round: int) -> str:
-    return f"round {round}" if round else "base"
-
-
 def left_out(messages: Sequence[Message], size: Callable[[Sequence[Message]], int], context: int, room: int) -> int:
     """How many of the oldest turns must be left out, so that the rest (`size`, in tokens) leaves `room` for an answer.
 
@@ -144,7 +141,7 @@ def obey(session: Session, command: Command, resolve: Callable[[str], int]) -> t
         return replace(session, temperature=temperature), f"Temperature {temperature:g}."
     if command.name == "round":
         rounds = _rounds(session, resolve(command.argument))
-        return replace(session, rounds=rounds), f"{' and '.join(map(model_name, rounds))} from here on.".capitalize()
+        return replace(session, rounds=rounds), f"{' and '.join(map(round_name, rounds))} from here on.".capitalize()
     if command.name == "system":
         told = "The system message is set." if command.argument else "There is no system message from here on."
         return replace(session, system=command.argument), told

@@ -26,10 +26,10 @@ from rich.text import Text
 from minisheep.api import Run, resolve_round
 from minisheep.chat import session as chat_session
 from minisheep.chat.keyboard import unseen
-from minisheep.chat.session import ChatAnswer, Session, model_name
+from minisheep.chat.session import ChatAnswer, Session
 from minisheep.chat.worker import ChatClient
 from minisheep.errors import MinisheepError, UsageError
-from minisheep.rules.plain_text import sanitise
+from minisheep.rules.plain_text import round_name, sanitise
 
 NOT_INTERPRETED = ("link", "image", "autolink", "html_inline", "html_block", "reference", "entity")
 """Rules of markdown-it that are off, so that their source is shown: nothing is clickable or hidden, and an entity
@@ -162,7 +162,7 @@ class TerminalScreen:
     def _drawn(self) -> RenderableType:
         # A copy, because another thread draws while the text grows.
         texts = dict(self._texts)
-        return side_by_side([model_name(round) for round in texts], list(texts.values()))
+        return side_by_side([round_name(round) for round in texts], list(texts.values()))
 
 
 class PlainScreen:
@@ -181,7 +181,7 @@ class PlainScreen:
         if round != self._round:
             self._finish()
             self._round = round
-            self._write(f"{model_name(round)}:\n" if self._several else "")
+            self._write(f"{round_name(round)}:\n" if self._several else "")
         self._write(self._flow.feed(text))
 
     def end(self, answers: Sequence[ChatAnswer]) -> None:
@@ -238,7 +238,7 @@ def remarks(answers: Sequence[ChatAnswer]) -> list[str]:
         lines.append(f"(The context is full: {turns} left out.)")
     for answer in answers:
         if answer.finish in ("length", "stopped"):
-            name = f"{model_name(answer.round)}: " if len(answers) > 1 else ""
+            name = f"{round_name(answer.round)}: " if len(answers) > 1 else ""
             how = "stopped" if answer.finish == "stopped" else "cut at the token limit, see --max-tokens"
             lines.append(f"({name}{how})")
     lines += ["(An empty answer.)" for answer in answers if not answer.text.strip() and answer.finish != "stopped"]

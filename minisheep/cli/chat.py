@@ -11,10 +11,11 @@ import click
 from minisheep import api
 from minisheep.chat import view
 from minisheep.chat.keyboard import HINT, Keyboard
-from minisheep.chat.session import Session, model_name
+from minisheep.chat.session import Session
 from minisheep.chat.worker import ChatClient
 from minisheep.config import Settings
 from minisheep.errors import UsageError
+from minisheep.rules.plain_text import round_name
 from minisheep.run.events import Event, Note
 from minisheep.terminal import words
 from minisheep.terminal.views import draws
@@ -60,7 +61,7 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
         return number
 
     with ChatClient(opened.path, _Listener(screen, quiet=not person)) as client:
-        who = " and ".join(map(model_name, session.rounds))
+        who = " and ".join(map(round_name, session.rounds))
         with screen.busy(f"Loading {opened.settings.model}, {who} ..."):
             client.open(session.system)
         if once is not None:

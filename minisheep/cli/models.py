@@ -60,7 +60,8 @@ def _clean(names: tuple[str, ...], *, unused: bool, yes: bool, as_json: bool) ->
         if as_json or not sys.stdin.isatty():
             raise UsageError(f"{len(chosen)} files or folders ({size}) would be removed.", "Give --yes to do so.")
         for item in chosen:
-            click.echo(one_line(f"{item.name}: {item.what}, {megabytes(item.bytes)}{_users(item)}"))
+            used = f", used by {', '.join(item.runs)}" if item.runs else ""
+            click.echo(one_line(f"{item.name}: {item.what}, {megabytes(item.bytes)}{used}"))
         if not click.confirm(f"Remove {size}?"):
             click.echo("Nothing was removed.")
             return
@@ -75,10 +76,6 @@ def _clean(names: tuple[str, ...], *, unused: bool, yes: bool, as_json: bool) ->
 
 def _runs() -> list[Path]:
     return [path.parent for path in sorted(Path("runs").glob("*/model.json"))]
-
-
-def _users(item: cleaning.CacheItem) -> str:
-    return f", used by {', '.join(item.runs)}" if item.runs else ""
 
 
 def _show_cache(*, as_json: bool, plain: bool) -> None:

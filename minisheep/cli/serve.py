@@ -18,7 +18,7 @@ from minisheep.errors import Stopped, UsageError
 from minisheep.loop import Phase
 from minisheep.machine.installing import install_extra
 from minisheep.machine.worker import WorkerProcess, on_stop
-from minisheep.rules.plain_text import one_line, sanitise
+from minisheep.rules.plain_text import one_line, round_name, sanitise
 from minisheep.run.events import EngineReady, Event, Found, Note
 from minisheep.terminal import words
 
@@ -118,7 +118,7 @@ def _free(host: str, port: int) -> int:
 
 def _why(run: api.Run, number: int, asked: str | None) -> str:
     """Which round is served, and why."""
-    name = words.model_name(number)
+    name = round_name(number, "the base model")
     if asked not in (None, "best"):
         return f"Serving {name} of {run.path}, as asked."
     if run.best is None:

@@ -188,7 +188,7 @@ def _say(*lines: str) -> None:
 
 def _ended(run: api.Run) -> str:
     end = "stopped early: no improvement in the last rounds" if run.ended_early else "finished"
-    return end if run.best is None else f"{end}; best: {words.model_name(run.best)}"
+    return end if run.best is None else f"{end}; best: {plain_text.round_name(run.best, 'the base model')}"
 
 
 @click.command()

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from minisheep.errors import ModelFileError, UnsupportedModelError
-from minisheep.machine import cpu, llama_library
+from minisheep.machine import cpu, cuda_setup, llama_library
 from minisheep.machine.gpu import find_gpu
 from minisheep.models.cache import remedy
 from minisheep.rules.templates import Prompt, Segment
@@ -60,7 +60,7 @@ def offload() -> llama_library.Offload:
     """Whether this llama.cpp can use a GPU, and if not, why."""
     start()
     works = bool(llama_cpp.llama_supports_gpu_offload())
-    return llama_library.Offload(works, llama_library.built_for_cuda(), "" if works else _cuda_said)
+    return llama_library.Offload(works, cuda_setup.cuda_library() is not None, "" if works else _cuda_said)
 
 
 def gpu_without_offload(gpu_layers: int) -> str:

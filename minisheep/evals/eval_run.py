@@ -17,7 +17,7 @@ from minisheep.errors import CorruptRunError, UnknownModelError, UsageError
 from minisheep.evals.tasks import PLAIN, EvalSpec, read_rows
 from minisheep.machine.installing import install_extra
 from minisheep.machine.worker import WorkerProcess, stoppable
-from minisheep.rules.plain_text import one_line, shell
+from minisheep.rules.plain_text import one_line, round_name, shell
 from minisheep.run.events import Emit, Event, TaskMeasured
 from minisheep.run.files import disk_errors
 from minisheep.run.folder import Lock
@@ -222,11 +222,11 @@ def objects(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
 def lines(results: Sequence[Result]) -> Iterator[str]:
     """One line for each result with its file, and one for each of its metrics."""
     for result in results:
-        yield f"{_title(result)}, {_column(result)}: {result['file']}"
+        yield f"{_title(result)}, {round_name(result['round'])}: {result['file']}"
         for metric, value in result["metrics"].items():
             changed = _change(result, metric)
             change = f", change to base {changed}" if changed else ""
-            yield f"  {one_line(result['task'])} {_column(result)} {one_line(metric)} {_value(value)}{change}"
+            yield f"  {one_line(result['task'])} {round_name(result['round'])} {one_line(metric)} {_value(value)}{change}"
 
 
 def tables(results: Sequence[Result]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
@@ -243,7 +243,7 @@ def tables(results: Sequence[Result]) -> Iterator[tuple[str, list[str], list[lis
         if any(speeds):
             rows.append(["answers that ended", *(_share(result["answers"].get("ended")) for result in own)])
             rows.append(["tokens/s of answers", *("-" if not speed else f"{speed:.0f}" for speed in speeds)])
-        yield _title(own[0]), ["", *(_column(result) for result in own)], rows
+        yield _title(own[0]), ["", *(round_name(result["round"]) for result in own)], rows
 
 
 def print_tables(results: Sequence[Result]) -> None:
@@ -279,10 +279,6 @@ def _title(result: Result) -> str:
     settings = result["settings"]
     shots = f", {result['shots']} example(s) shown" if result["shots"] else ""
     return one_line(f"{result['task']}: {result['items']} items, {settings['frame']}{shots}")
-
-
-def _column(result: Result) -> str:
-    return f"round {result['round']}" if result["round"] else "base"
 
 
 def _value(metric: Mapping[str, Any] | None) -> str:

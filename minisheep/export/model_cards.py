@@ -160,6 +160,7 @@ def model_card(
         tags=list(TAGS),
     )
     found = _compared(choice)
+    sources = f"{SOURCES} {seeds_text(choice.run.settings.mix_seeds)}".strip()
     parts = [
         f"# {choice.title}",
         *(_outcome(choice, found) if found else ()),
@@ -179,7 +180,7 @@ def model_card(
         "Use it to study what self-alignment does to a model of this size: for research, teaching and comparison with"
         " its base. Do not rely on it as an assistant.",
         "## Limits",
-        f"{_sources(choice)} It has the faults and biases of its base and may have more, since it was trained on its"
+        f"{sources} It has the faults and biases of its base and may have more, since it was trained on its"
         " own mistakes. It was not tested for safety. The numbers above come from one run and from short tasks in one"
         " language.",
         "## Licence",
@@ -242,10 +243,6 @@ def dataset_card(choice: ExportChoice, data: Sequence[RoundData]) -> str:
         choice.licence,
     ]
     return _card(front.to_yaml(), parts)
-
-
-def _sources(choice: ExportChoice) -> str:
-    return f"{SOURCES} {seeds_text(choice.run.settings.mix_seeds)}".strip()
 
 
 def _card(front: str, parts: Iterable[str]) -> str:

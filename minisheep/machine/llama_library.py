@@ -31,10 +31,6 @@ def load() -> Any:
         ) from error
 
 
-def built_for_cuda() -> bool:
-    return cuda_setup.cuda_library() is not None
-
-
 @dataclass(frozen=True, slots=True)
 class Offload:
     """Whether llama.cpp can use a GPU."""

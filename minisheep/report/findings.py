@@ -285,7 +285,7 @@ def facts(run: Gathered) -> tuple[tuple[str, str], ...]:
     rows = [
         ("run", run.path.resolve().name),
         ("rounds", f"{len(_done(run))} of {run.settings.rounds}" if run.settings else str(len(run.rounds))),
-        ("best", "not decided" if best is None else "base model" if best == 0 else f"round {best}"),
+        ("best", "not decided" if best is None else plain_text.round_name(best, "base model")),
         ("pairs kept", " + ".join(str(len(r.kept)) for r in run.rounds if r.kept) or "none yet"),
     ]
     if judges := dict.fromkeys(r.verdicts[0].judge for r in run.rounds if r.verdicts):

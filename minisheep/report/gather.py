@@ -16,6 +16,7 @@ from minisheep.data.constraint_kinds import default_trained_kinds
 from minisheep.data.seed_tasks import SeedTask, load_seeds, seeds_digest
 from minisheep.errors import CorruptRunError, MinisheepError
 from minisheep.report.blocks import ListItem
+from minisheep.rules.plain_text import round_name
 from minisheep.run import verdict
 from minisheep.run.decision import told
 from minisheep.run.events import EngineReady, Failed, Note, PhaseFinished, PhaseStarted, RunStarted, TrainStep
@@ -53,7 +54,7 @@ class ReportRound(RoundRecords):
 
     @property
     def title(self) -> str:
-        return f"round {self.number}" if self.number else "base"
+        return round_name(self.number)
 
 
 @dataclass(frozen=True, slots=True)

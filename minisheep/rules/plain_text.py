@@ -44,8 +44,12 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
+def round_name(round: int, base: str = "base") -> str:
+    """``round 2``; the base model, which is round 0, as `base`."""
+    return f"round {round}" if round else base
+
+
 def megabytes(count: float) -> str:
-    """Bytes in words."""
     return f"{count / 1e6:.0f} MB" if count < 10_000_000_000 else f"{count / 1e9:.1f} GB"
 
 

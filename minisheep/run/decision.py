@@ -19,6 +19,7 @@ from typing import Any
 from minisheep.metrics.stats import change, paired_difference
 from minisheep.rules.identity import six_decimals
 from minisheep.rules.ifeval import HALVES, half, paired
+from minisheep.rules.plain_text import round_name
 
 NORMAL_95 = 1.96
 IN_WORDS = {
@@ -112,7 +113,7 @@ def decide(
 def sentence(round: int, best: int, found: Mapping[str, Difference], result: str) -> str:
     """The decision in words, with the numbers that made it: ``Following constraints: no clear change (0 points, 95 % CI
     -17 to +17)``."""
-    rival = "the base model" if best == 0 else f"round {best}"
+    rival = round_name(best, "the base model")
     verdict = {
         "gain": f"Round {round} is better than {rival}",
         "loss": f"Round {round} is worse than {rival}, which stays the best",

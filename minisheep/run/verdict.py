@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minisheep.rules.identity import derive_seed
+from minisheep.rules.plain_text import round_name
 from minisheep.run.decision import IN_WORDS, Difference, differences, outcome, signed
 
 Metrics = Mapping[str, Any]
@@ -205,7 +206,7 @@ def meanings(rows: Sequence[Row]) -> list[Row]:
 
 
 def _names(rounds: Sequence[Metrics]) -> list[tuple[int, str]]:
-    return [(0, "base"), *((int(m["round"]), f"round {m['round']}") for m in rounds)]
+    return [(number, round_name(number)) for number in (0, *(int(m["round"]) for m in rounds))]
 
 
 def _shown(rounds: Sequence[Metrics], number: int, most: int) -> list[Metrics]:

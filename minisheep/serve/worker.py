@@ -63,7 +63,9 @@ def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None
         thread = threading.Thread(target=desk.run, name="engine", daemon=True)
         thread.start()
         listening = Found("listening", {"slots": desk.slots, "context": desk.context})
-        asyncio.run(serve(endpoints, desk, listener, should_stop, lambda: emit(listening), lambda: emit(_alive(job))))
+        well = Progress(job["round"], PHASE, 0)
+        """Says to the parent that the process is well; nobody is shown it."""
+        asyncio.run(serve(endpoints, desk, listener, should_stop, lambda: emit(listening), lambda: emit(well)))
         thread.join(GRACE_SECONDS)
         if not thread.is_alive():
             engine.close()
@@ -115,8 +117,3 @@ def opened(settings: Settings, slots: int, gguf: Path) -> StreamingEngine:
         if slots:
             raise
         return open_engine(settings.model_copy(update={"slots": 0}), gguf)
-
-
-def _alive(job: dict[str, Any]) -> Progress:
-    """Says to the parent that the process is well; nobody is shown it."""
-    return Progress(job["round"], PHASE, 0)

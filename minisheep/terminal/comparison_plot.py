@@ -90,7 +90,9 @@ def plot(comparison: Comparison, path: str) -> None:
     with warnings.catch_warnings(), rc_context({"svg.hashsalt": "minisheep"}):
         # A folder's name may hold letters that the font lacks; a box in their place is enough.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(out, format=ending, dpi=150, metadata=_undated(ending))
+        # Without a date the same runs give the same file.
+        undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending, {})
+        figure.savefig(out, format=ending, dpi=150, metadata=undated)
     write_atomic(Path(path), out.getvalue())
 
 
@@ -98,11 +100,6 @@ def label(comparison: Comparison, result: RunResult) -> str:
     """``A: judge pmi, seed 2``, or the folder where the settings are the same."""
     settings = [f"{name} {setting_words(result.settings[name])}" for name in comparison.differing]
     return f"{result.key}: {', '.join(settings) if settings else one_line(result.path, 60)}"
-
-
-def _undated(ending: str) -> dict[str, Any]:
-    """Metadata by which the same runs give the same file."""
-    return {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending, {})
 
 
 def _metrics(comparison: Comparison) -> list[Metric]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minisheep import api
 from minisheep.errors import MinisheepError
-from minisheep.rules.plain_text import duration, one_line, shell
+from minisheep.rules.plain_text import duration, one_line, round_name, shell
 from minisheep.run import run_state, verdict
 from minisheep.run.decision import outcome
 from minisheep.run.folder import RunFolder
@@ -200,7 +200,7 @@ def table(rows: Sequence[Listed], width: int, at: float | None = None) -> list[s
         (6, Column(("model",), [one_line(row.model, 28) or "-" for row in rows], right=False)),
         (2, Column(("round",), [f"{row.round} of {row.rounds}" if row.run else "-" for row in rows], right=False)),
         (3, Column(("best",), [_best(row) for row in rows], right=False)),
-        (5, Column(("against base",), [_change(row) for row in rows], right=False)),
+        (5, Column(("against base",), [change(row) or "-" for row in rows], right=False)),
         (4, Column(("time left",), [_left(row) for row in rows])),
         (7, Column(("changed",), [age(at - row.changed) for row in rows])),
     ]
@@ -219,16 +219,12 @@ def table(rows: Sequence[Listed], width: int, at: float | None = None) -> list[s
 
 
 def _best(row: Listed) -> str:
-    return "-" if row.best is None else "base" if row.best == 0 else f"round {row.best}"
+    return "-" if row.best is None else round_name(row.best)
 
 
 def change(row: Listed) -> str | None:
     """How the round that the run is about compares with its base; None before that is known."""
     return None if row.conclusion is None else CHANGE[outcome(row.conclusion.found)]
-
-
-def _change(row: Listed) -> str:
-    return change(row) or "-"
 
 
 def _left(row: Listed) -> str:

@@ -188,13 +188,10 @@ def score_bars(histogram: Histogram, width: int, height: int, judged: int = 0) -
     drawn = [line(width, *heading)]
     heights = [max(1, round(8 * rows * count / max(counts))) if count > 0 else 0 for count in counts]
     for y in range(rows - 1, -1, -1):
-        drawn.append(line(width, ("".join(_chart_bar(tall - 8 * y, each) for tall in heights), ACCENT)))
+        eighths = (min(8, max(0, tall - 8 * y)) for tall in heights)
+        drawn.append(line(width, ("".join(plain_text.BARS[eighth] * each for eighth in eighths), ACCENT)))
     drawn.append(line(width, (_axis(edges, each * len(counts)), DIM)))
     return drawn
-
-
-def _chart_bar(eighths: int, cells: int) -> str:
-    return plain_text.BARS[min(8, max(0, eighths))] * cells
 
 
 def _axis(edges: Sequence[float], width: int) -> str:

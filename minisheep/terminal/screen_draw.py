@@ -146,7 +146,7 @@ def rounds(state: State, width: int, height: int) -> list[Text]:
     numbers = list(state.measured)
     # The base stays in sight: the others are held against it.
     shown = numbers if len(numbers) < height else [numbers[0], *numbers[len(numbers) - (height - 2) :]][: height - 1]
-    names = {number: "base" if number == 0 else f"round {number}" for number in shown}
+    names = {number: plain_text.round_name(number) for number in shown}
     first = max(map(len, names.values())) + 3
     columns = _columns({n: state.measured[n] for n in shown}, width - first)
     head: list[Part] = [("── ", DIM), " " * (first - 3)]

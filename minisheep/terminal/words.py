@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minisheep.rules.ifeval import HALVES
-from minisheep.rules.plain_text import BARS, duration, one_line, plural
+from minisheep.rules.plain_text import BARS, duration, one_line, plural, round_name
 from minisheep.run import events
 from minisheep.run.verdict import curve, curve_totals
 
@@ -27,10 +27,6 @@ def where(round: int, phase: str) -> str:
     return f"base model, {one_line(phase)}" if round == 0 else f"round {round}, {one_line(phase)}"
 
 
-def model_name(round: int) -> str:
-    return "the base model" if round == 0 else f"round {round}"
-
-
 def counted(phase: str, counts: Mapping[str, float]) -> str:
     """``18 pairs kept for training, 12 dropped``; names and numbers where another version counted other things."""
     try:
@@ -45,7 +41,7 @@ def counted(phase: str, counts: Mapping[str, float]) -> str:
     if "tokens_per_pair" in counts:
         text += f", {counts['tokens_per_pair']:,.0f} tokens a pair"
     if "best" in counts:
-        text += f"; best: {model_name(int(counts['best'])).removeprefix('the ').removesuffix(' model')}"
+        text += f"; best: {round_name(int(counts['best']))}"
     if waited := int(counts.get("without_gain", 0)):
         text += f"; {waited} round{'s' * (waited > 1)} without improvement"
     return text
@@ -96,7 +92,7 @@ def line(event: events.Event) -> str:
 def finished(event: events.RunFinished) -> str:
     """How the run ended, and which round to use."""
     how = "Stopped early: no improvement in the last rounds." if event.early else "Finished"
-    best = "" if event.best is None else f" Best: {model_name(event.best)}."
+    best = "" if event.best is None else f" Best: {round_name(event.best, 'the base model')}."
     return f"{how} {plural(event.rounds, 'round')} in {duration(event.seconds)}.{best}"
 
 
@@ -106,7 +102,7 @@ Row = tuple[str, list[str]]
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Row]]:
     """The table of rounds: column titles, and a row for each measure. `metrics` in order, the base first; what is no
     round has a ``name``."""
-    titles = [m.get("name") or ("base" if m["round"] == 0 else f"round {m['round']}") for m in metrics]
+    titles = [m.get("name") or round_name(m["round"]) for m in metrics]
 
     def row(name: str, *path: str, form: str = "{:.3f}") -> Row:
         return name, [_cell(m, path, form) for m in metrics]
@@ -192,7 +188,7 @@ def _outcome(metrics: Mapping[str, Any]) -> str:
     decision = metrics.get("decision", {})
     if "against" not in decision:
         return "-"
-    rival = "base" if decision["against"] == 0 else f"round {decision['against']}"
+    rival = round_name(decision["against"])
     verdicts = {"gain": "better than", "loss": "worse than", "mixed": "mixed against", "none": "equal to"}
     return f"{verdicts.get(decision.get('outcome', ''), 'not comparable to')} {rival}"
 
@@ -211,7 +207,7 @@ def _exam(metrics: Mapping[str, Any]) -> str:
 def measured(event: events.RoundMeasured) -> str:
     """One line for a round's metrics."""
     model = event.metrics["model"]
-    name = "base model" if event.round == 0 else f"round {event.round}"
+    name = round_name(event.round, "base model")
     change = _change(event.metrics)
     ended = f", {model['ended']:.0%} of answers end by themselves" if "ended" in model else ""
     return f"{name}: held-out NLL {model['held_out_nll']:.3f}" + (f", change {change}" if change != "-" else "") + ended

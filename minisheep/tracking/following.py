@@ -20,7 +20,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minisheep import config
@@ -81,7 +81,7 @@ def follow(run: Path, target: str, over: Callable[[], bool], opened: Callable[[s
                     if line < told or shown is None:
                         continue
                     if shown.measured:
-                        shown = shown.with_samples(_samples(folder, shown.at, hidden))
+                        shown = replace(shown, samples=_samples(folder, shown.at, hidden))
                     service.put(line, at, shown)
                     _remember(memory, identity, line + 1)
                 if tail.lines > told:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from minisheep.rules.plain_text import one_line
@@ -32,9 +32,6 @@ class TrackedValues:
     samples: Samples = ()
     measured: bool = False
     """Whether the round has answers to show."""
-
-    def with_samples(self, samples: Samples) -> TrackedValues:
-        return replace(self, samples=samples)
 
 
 @dataclass(slots=True)

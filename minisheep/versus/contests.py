@@ -11,11 +11,12 @@ from minisheep.api import Run, resolve_round
 from minisheep.errors import UsageError
 from minisheep.metrics.stats import accuracy, paired_difference, standard_error
 from minisheep.rules.identity import six_decimals
-from minisheep.rules.plain_text import shell
+from minisheep.rules.plain_text import round_name, shell
 from minisheep.rules.prompts import user_text
 from minisheep.rules.text_words import word_count
 
 T = TypeVar("T")
+BASE = "the base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,6 @@ class Contest:
     """The user's turn: instruction and input."""
     ours: str
     theirs: str
-
-
-def model_name(round: int) -> str:
-    return f"round {round}" if round else "the base"
 
 
 def choose_rounds(
@@ -74,7 +71,8 @@ def stored_contests(run: Run, ours: int, theirs: int) -> list[Contest]:
     both = [task for task in sorted(first) if task in second and _request(first[task]) == _request(second[task])]
     if not both:
         raise UsageError(
-            f"{run.path} has no held-out task that both {model_name(ours)} and {model_name(theirs)} answered.",
+            f"{run.path} has no held-out task that both {round_name(ours, BASE)} and {round_name(theirs, BASE)}"
+            " answered.",
             "Give prompts for both with --prompts FILE.",
         )
     return [Contest(t, _request(first[t]), first[t]["answer"].strip(), second[t]["answer"].strip()) for t in both]

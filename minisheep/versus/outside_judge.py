@@ -15,10 +15,11 @@ from minisheep.engines.http import PAUSES, Names, Post, ask_all
 from minisheep.errors import EndpointError, Stopped
 from minisheep.models.registry import safe_name
 from minisheep.rules.identity import digest
+from minisheep.rules.plain_text import round_name
 from minisheep.run.files import disk_errors, write_json
 from minisheep.run.folder import Appender, Lock, each_record
 from minisheep.run.records import Record
-from minisheep.versus.contests import Contest, grade_outcome, model_name, pair_outcome
+from minisheep.versus.contests import BASE, Contest, grade_outcome, pair_outcome
 from minisheep.versus.versus_prompts import Messages, grade_messages, pair_messages, read_grade, read_verdict
 
 NAMES = Names("--judge-url", "--judge-key-env VAR", "--judge-model-name", "The judge")
@@ -139,8 +140,8 @@ def versus(
         _judge(match.mode, questions, results, endpoint, path, at_once, on_progress)
     summary = {
         "run": str(match.run),
-        "ours": model_name(match.ours),
-        "theirs": model_name(match.theirs),
+        "ours": round_name(match.ours, BASE),
+        "theirs": round_name(match.theirs, BASE),
         "mode": match.mode,
         "prompts": match.source or "held-out tasks",
         "judge": endpoint.model,
