@@ -163,7 +163,6 @@ def differences(results: Sequence[RunResult]) -> list[PairedResults]:
 
 
 def difference(first: tuple[RunResult, Measured], second: tuple[RunResult, Measured]) -> PairedResults:
-    """The paired differences of two measured models."""
     (run_a, a), (run_b, b) = first, second
     if run_a.gguf != run_b.gguf:
         return PairedResults(first, second, {}, ("different models",))

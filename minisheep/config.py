@@ -363,7 +363,6 @@ def flag(name: str) -> str:
 
 
 def names() -> list[str]:
-    """All settings, in the order of the class."""
     return list(Settings.model_fields)
 
 

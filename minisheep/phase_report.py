@@ -126,7 +126,6 @@ class Report:
             )
 
     def train_step(self, event: Event) -> None:
-        """What a trainer tells."""
         if isinstance(event, TrainStep):
             if not self.trace:
                 self.loading, self.resumed, self._first = self.worked, event.step > 1, event.step

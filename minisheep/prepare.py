@@ -256,7 +256,6 @@ def fake_model(kind: str = "instruct") -> PreparedModel:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the result depends on."""
     return {"platform": platform.platform(terse=True), **system.versions(PACKAGES)}
 
 

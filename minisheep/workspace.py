@@ -103,7 +103,6 @@ class Workspace:
 
     @cached_property
     def conversation(self) -> Conversation:
-        """How the run's template writes several turns."""
         return conversation_of(self.model)
 
     @cached_property
@@ -181,7 +180,6 @@ class Workspace:
 
     @property
     def loaded(self) -> Engine | None:
-        """The engine used last, if any."""
         return self._newest
 
     def close(self) -> None:

@@ -130,7 +130,6 @@ def main(commands: click.Group = cli, name: str = "minisheep") -> None:
 
 
 def _exit_code(commands: click.Group, name: str) -> int:
-    """Do the command, and tell what went wrong."""
     try:
         # Without standalone mode click returns the code of an Exit instead of exiting with it.
         code = commands.main(prog_name=name, standalone_mode=False)

@@ -120,7 +120,6 @@ def given_settings(
 
 
 def view_options(function: F) -> F:
-    """How to show progress."""
     function = click.option("--json", "as_json", is_flag=True, help="one JSON object a line, and nothing else")(
         function
     )
@@ -128,7 +127,6 @@ def view_options(function: F) -> F:
 
 
 def run_options(function: F) -> F:
-    """The run, and the source of its settings."""
     function = click.option(
         "--config", "config_file", metavar="FILE", help="settings in a TOML file; flags override it"
     )(function)

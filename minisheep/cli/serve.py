@@ -117,7 +117,6 @@ def _free(host: str, port: int) -> int:
 
 
 def _why(run: api.Run, number: int, asked: str | None) -> str:
-    """Which round is served, and why."""
     name = round_name(number, "the base model")
     if asked not in (None, "best"):
         return f"Serving {name} of {run.path}, as asked."
@@ -179,7 +178,6 @@ def request_line(facts: dict[str, Any]) -> str:
 
 
 def instructions(address: str, models: list[str], facts: dict[str, Any], *, keyed: bool) -> str:
-    """What to type to use the server."""
     question = {"model": models[0], "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
     header = ' -H "Authorization: Bearer $MINISHEEP_API_KEY"' if keyed else ""
     key = 'os.environ["MINISHEEP_API_KEY"]' if keyed else '"none"'

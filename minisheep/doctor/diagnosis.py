@@ -149,7 +149,6 @@ def diagnose(wanted: Probing, seconds: float, on_progress: Callable[[str], None]
 def judge(
     machine: MachineFacts, place: packages.Place, facts: Mapping[str, Facts], missing: MinisheepError | None, model: str
 ) -> Iterator[CheckResult]:
-    """The results of the probes. Pure."""
     yield from checks.check_llama(machine, place, facts)
     yield from checks.check_training(machine, place, facts)
     yield from checks.check_model(facts, missing, model)

@@ -137,7 +137,6 @@ def misfits(required: Sequence[RequiredPackage], version: Installed) -> list[tup
 
 
 def check_packages(required: Sequence[RequiredPackage], version: Installed, place: Place) -> CheckResult:
-    """The packages that every run needs."""
     own = [package for package in required if not package.extra]
     if not own:
         return warn(

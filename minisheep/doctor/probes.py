@@ -218,7 +218,6 @@ def hub(model: PreparedModel | None, folder: Path) -> Facts:
 
 
 def examples(model: PreparedModel) -> tuple[TrainExample, ...]:
-    """A few short ones."""
     pairs = ((USER, ANSWER), *MORE)
     return tuple(TrainExample(model.template.prompt(user), model.template.completion(text)) for user, text in pairs)
 

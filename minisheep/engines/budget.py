@@ -71,7 +71,6 @@ def sequence_tokens(context: int, trained: int) -> int:
 
 
 def rows_within(vocabulary: int) -> int:
-    """Rows of logits that `OUTPUT_BYTES` holds."""
     return OUTPUT_BYTES // (4 * vocabulary)
 
 
@@ -192,7 +191,6 @@ def shape_of(model: Any) -> Shape:
 
 
 def token_bytes(model: Any, cache: CacheType) -> int:
-    """`kv_token_bytes` of a loaded model."""
     llama_cpp = llama_library.load()
     layers, heads = llama_cpp.llama_model_n_layer(model), llama_cpp.llama_model_n_head_kv(model)
     return kv_token_bytes(layers, heads, *_head_sizes(model), cache)

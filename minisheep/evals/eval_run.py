@@ -214,7 +214,6 @@ Result = Mapping[str, Any]
 
 
 def objects(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
-    """One object for each result, without its items."""
     for result in results:
         yield {"event": "Measured", **{name: value for name, value in result.items() if name != "by_item"}}
 
@@ -222,11 +221,12 @@ def objects(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
 def lines(results: Sequence[Result]) -> Iterator[str]:
     """One line for each result with its file, and one for each of its metrics."""
     for result in results:
-        yield f"{_title(result)}, {round_name(result['round'])}: {result['file']}"
+        model = round_name(result["round"])
+        yield f"{_title(result)}, {model}: {result['file']}"
         for metric, value in result["metrics"].items():
             changed = _change(result, metric)
             change = f", change to base {changed}" if changed else ""
-            yield f"  {one_line(result['task'])} {round_name(result['round'])} {one_line(metric)} {_value(value)}{change}"
+            yield f"  {one_line(result['task'])} {model} {one_line(metric)} {_value(value)}{change}"
 
 
 def tables(results: Sequence[Result]) -> Iterator[tuple[str, list[str], list[list[str]]]]:

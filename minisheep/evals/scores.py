@@ -230,7 +230,6 @@ def no_downloads() -> None:
 
 
 def punkt_is_here() -> bool:
-    """Whether NLTK finds its Punkt model."""
     import nltk
 
     try:

@@ -38,7 +38,6 @@ SEEDS = (0, 1234)
 
 
 def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
-    """Do a job of `EvalSpec.to_job`."""
     spec = EvalSpec.from_job(job)
     subject = ModelUnderTest(spec, emit)
     try:

@@ -84,7 +84,6 @@ class ExportSpec:
         return Path(self.work) / "report.json"
 
     def to_job(self, phase: str) -> dict[str, Any]:
-        """The job of `worker.do`."""
         return {"phase": phase, **dataclasses.asdict(self)}
 
     @classmethod

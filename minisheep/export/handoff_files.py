@@ -67,7 +67,6 @@ class HandoffJob:
 
     @property
     def preference(self) -> bool:
-        """Whether the examples are preference pairs."""
         return self.settings.loss != "sft"
 
     @property

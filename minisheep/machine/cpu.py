@@ -43,7 +43,6 @@ def flags(text: str) -> frozenset[str]:
 
 
 def name(text: str) -> str:
-    """The model's name, or empty."""
     names = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
     return next(names, "")
 
@@ -82,7 +81,6 @@ _stack = ctypes.create_string_buffer(_STACK_BYTES)
 
 
 def present() -> bool:
-    """Whether the processor has AMX."""
     return " amx_tile" in cpuinfo()
 
 

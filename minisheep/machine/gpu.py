@@ -135,7 +135,6 @@ class Nvml:
 
 
 def gpus_here() -> list[Gpu]:
-    """All GPUs of this machine now."""
     with Nvml() as nvml:
         return nvml.gpus()
 

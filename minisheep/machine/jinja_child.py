@@ -55,7 +55,6 @@ def render(source: str, special: dict[str, str], conversations: Conversations) -
 
 
 def main() -> None:
-    """Be the child."""
     _bound(math.ceil(float(sys.argv[1])))
     job = json.loads(sys.stdin.buffer.read())
     try:

@@ -292,7 +292,6 @@ def load(handler: str) -> tuple[Do, Callable[[], None]]:
 
 
 def main(handler: str) -> NoReturn:
-    """Be the child."""
     # Libraries print what they like; stdout is for events alone.
     events = os.dup(1)
     os.dup2(2, 1)

@@ -112,7 +112,6 @@ class Turn:
 
     @property
     def rate(self) -> float:
-        """Work a second."""
         return self.amount / max(self.seconds, 1e-9)
 
 
@@ -232,7 +231,6 @@ def examples(seeds: Sequence[SeedTask], count: int) -> list[Example]:
 
 
 def timed(work: Callable[[], float], clock: Clock = time.perf_counter) -> Turn:
-    """Time `work`, which returns its amount."""
     began = clock()
     amount = work()
     return Turn(amount, clock() - began)

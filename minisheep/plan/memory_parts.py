@@ -33,7 +33,6 @@ class Weights:
 
 
 def weights_in(header: GgufHeader, format: str) -> Weights:
-    """The weights of a file on this machine."""
     sizes = {tensor.name: tensor.bytes for tensor in header.tensors}
     embedding = sizes.get("token_embd.weight", 0)
     return Weights(format, header.file_bytes, sum(sizes.values()), embedding, "output.weight" not in sizes)
@@ -99,12 +98,10 @@ def total(parts: list[Part]) -> int:
 
 
 def token_bytes(shape: Shape, cache: budget.CacheType) -> int:
-    """KV cache of one token."""
     return budget.kv_token_bytes(shape.layers, shape.kv_heads, shape.head_size, shape.head_size, cache)
 
 
 def sequence_bytes(shape: Shape, context: int, cache: budget.CacheType) -> int:
-    """KV cache of one sequence."""
     return budget.sequence_tokens(context, shape.context) * token_bytes(shape, cache)
 
 

@@ -111,7 +111,6 @@ def overview(plans: Sequence[tuple[str, Plan | None, Settings]]) -> tuple[list[s
 
 
 def advice(given: Plan, recommended: Plan | None) -> list[str]:
-    """What to do, in sentences."""
     if recommended is None:
         return [f"It does not fit: {_missing(given)}. Use a smaller model or a GPU with more memory."]
     flags = flags_of(changes(given.settings, recommended.settings))

@@ -132,7 +132,6 @@ def chatml() -> Template:
 
 
 def llama_3() -> Template:
-    """Llama-3's own header format."""
     return Template("llama-3", _LLAMA_3.bos + _LLAMA_3.user, _LLAMA_3.between, _LLAMA_3.end)
 
 

@@ -273,11 +273,9 @@ class Reply:
             yield self._chunk([self._choice(number, "", delta={"role": "assistant", "content": ""})])
 
     def part(self, number: int, text: str) -> str:
-        """More of a choice."""
         return self._chunk([self._choice(number, "", **self._more(text))])
 
     def end(self, number: int, finish: str) -> str:
-        """The end of a choice."""
         return self._chunk([self._choice(number, finish, **({"delta": {}} if self.chat else self._more("")))])
 
     def last(self, written: Sequence[WrittenChoice], prompt_tokens: int) -> Iterable[str]:
@@ -314,5 +312,4 @@ def encoded(data: object) -> bytes:
 
 
 def event(data: object) -> str:
-    """A server-sent event."""
     return f"data: {encoded(data).decode()}\n\n"

@@ -28,7 +28,6 @@ Section = tuple[str, str]
 
 
 def line(item: RecordFate) -> str:
-    """An item on one line."""
     text = f"{_shortened(item.instruction, item.input, 80)} | {one_line(item.answer, 80)}"
     why = f"{one_line(item.rule)}: " if item.rule else ""
     return f"{index(item)}  {why}{text}"
@@ -196,7 +195,6 @@ def _at(page: Page, cursor: int, height: int) -> Page:
 
 
 def list_lines(items: Sequence[RecordFate], page: Page, title: str, width: int, height: int) -> list[Text]:
-    """A screen of items."""
     shown = items[page.top : page.top + height]
     # The mark of the chosen item in words, since a list has no room for all.
     what = "".join(f"; {text}" for text in legend(items[page.cursor : page.cursor + 1]))

@@ -60,7 +60,6 @@ def ends(width: int, left: Sequence[Part], right: Sequence[Part]) -> Text:
 
 
 def title(width: int, name: str, right: Sequence[Part] = ()) -> Text:
-    """A rule with the name of what follows."""
     head: list[Part] = [("── ", DIM), (name, STRONG), " "]
     tail: list[Part] = [" ", *right, " ", ("──", DIM)] if right else []
     used = sum(cell_len(part if isinstance(part, str) else part[0]) for part in (*head, *tail))
@@ -269,7 +268,6 @@ def stages(state: State, width: int, now: float) -> list[Text]:
 
 
 def stage_line(state: State, width: int, now: float) -> Text:
-    """The present stage alone."""
     return _row(state, state.now, width, now, False) if state.now else line(width)
 
 

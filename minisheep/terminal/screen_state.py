@@ -105,7 +105,6 @@ class State:
 
     @property
     def plan(self) -> tuple[Key, ...]:
-        """All stages of a run of full length."""
         return self.outlook.plan
 
     @property

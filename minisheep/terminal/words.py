@@ -205,7 +205,6 @@ def _exam(metrics: Mapping[str, Any]) -> str:
 
 
 def measured(event: events.RoundMeasured) -> str:
-    """One line for a round's metrics."""
     model = event.metrics["model"]
     name = round_name(event.round, "base model")
     change = _change(event.metrics)

@@ -288,7 +288,6 @@ class Tracker:
 
 
 def main(run: str, target: str) -> None:
-    """Be the process that tells one service."""
     # Libraries print what they like; stdout is for what the run is told.
     out = os.dup(1)
     os.dup2(2, 1)

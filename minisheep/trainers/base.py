@@ -183,7 +183,6 @@ class TokenPair:
 
     @property
     def supervised(self) -> int:
-        """Tokens that carry a loss."""
         return len(self.ids) - self.first
 
 

@@ -236,7 +236,6 @@ def triton_lacks() -> str:
 
 
 def make_trainer(name: str) -> Trainer:
-    """The trainer called `name`, as in `TrainerChoice.trainer`."""
     if name == "fake":
         from minisheep.trainers.fake_trainer import FakeTrainer
 

@@ -164,7 +164,6 @@ class TrainingLoop:
         return self._result()
 
     def _step(self) -> None:
-        """One optimizer step over an effective batch."""
         began, step = time.monotonic(), self.state.step
         batch = self._batch(step)
         loss = self._gradients(batch, step)
