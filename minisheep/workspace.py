@@ -46,7 +46,8 @@ class Workspace:
         self.settings = config.make(config.read_toml(self.folder.settings))
         self._engines: dict[str, Engine] = {}
         """The engine of this machine (``here``) and that of a server (``there``), once they were needed."""
-        self._newest: Engine | None = None
+        self.loaded: Engine | None = None
+        """The engine used last, if any."""
         self._reported: EngineInfo | None = None
 
     @cached_property
@@ -171,22 +172,18 @@ class Workspace:
                 if at_server
                 else open_engine(self.settings, gguf, self.slot_share)
             )
-        engine = self._newest = self._engines[where]
+        engine = self.loaded = self._engines[where]
         if engine.info != self._reported:
             self._reported = engine.info
             ready(engine.info)
         put_adapter(engine, adapter)
         return engine
 
-    @property
-    def loaded(self) -> Engine | None:
-        return self._newest
-
     def close(self) -> None:
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
-        self._newest = None
+        self.loaded = None
 
 
 def adapter_of(folder: RunFolder, round: int, outcome: str, fix: str = "") -> Path | None:

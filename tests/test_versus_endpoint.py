@@ -58,7 +58,7 @@ def test_a_query_is_kept_and_not_named() -> None:
     with stand_in(always(says("x"))) as server:
         endpoint = Endpoint(f"{server.url}?secret=1", "judge")
         endpoint.ask(QUESTION, threading.Event())
-        assert server.asked[0].path.endswith("/chat/completions?secret=1") and "secret" not in endpoint.name
+        assert server.asked[0].path.endswith("/chat/completions?secret=1") and "secret" not in endpoint.post.name
 
 
 def test_the_key_goes_into_a_header_alone() -> None:
@@ -66,7 +66,7 @@ def test_the_key_goes_into_a_header_alone() -> None:
         endpoint = Endpoint(server.url, "judge", "sk-12345")
         assert endpoint.ask(QUESTION, threading.Event()) == "your key is ***"
         assert server.asked[0].headers["Authorization"] == "Bearer sk-12345"
-        assert "sk-12345" not in repr(endpoint) + endpoint.name
+        assert "sk-12345" not in repr(endpoint) + endpoint.post.name
 
 
 def test_without_a_key_there_is_no_header() -> None:
@@ -206,9 +206,9 @@ def test_a_key_that_is_none_is_refused_without_showing_it(key: str) -> None:
 
 
 def test_only_a_key_that_leaves_the_machine_in_the_open_is_exposed() -> None:
-    assert Endpoint("http://host/v1", "judge", "sk").exposes_key
+    assert Endpoint("http://host/v1", "judge", "sk").post.exposes_key
     assert not any(
-        endpoint.exposes_key
+        endpoint.post.exposes_key
         for endpoint in (
             Endpoint("https://host/v1", "judge", "sk"),
             Endpoint("http://localhost/v1", "judge", "sk"),

@@ -87,8 +87,8 @@ def _endpoint(given: dict[str, Any]) -> Any:
     if variable and not key:
         raise UsageError(f"The environment variable {variable} holds no key.", "Nothing was sent.")
     endpoint = Endpoint(url, name, key, timeout=given["judge_timeout"], max_tokens=given["judge_max_tokens"])
-    if endpoint.exposes_key and not given["as_json"]:
-        click.echo(f"WARNING: the key goes unencrypted to {endpoint.name}.", err=True)
+    if endpoint.post.exposes_key and not given["as_json"]:
+        click.echo(f"WARNING: the key goes unencrypted to {endpoint.post.name}.", err=True)
     return endpoint
 
 

@@ -74,7 +74,7 @@ class LlamaCppEngine:
         self._busy = False
         self._closed = False
         device = "GPU" if offload else "CPU with AMX" if cpu.usable() else "CPU"
-        self._info = base.EngineInfo(
+        self.info = base.EngineInfo(
             backend="llamacpp",
             description=f"llama.cpp {llama_cpp.__version__}, {device}, {threads} threads, {self._decoder.description}",
             slots=self._decoder.slots,
@@ -86,10 +86,6 @@ class LlamaCppEngine:
             except BaseException:
                 self.close()
                 raise
-
-    @property
-    def info(self) -> base.EngineInfo:
-        return self._info
 
     @property
     def offloaded(self) -> list[int] | None:
@@ -152,7 +148,7 @@ class LlamaCppEngine:
     def embed(self, requests: Sequence[base.EmbedRequest]) -> Iterator[base.Embedding]:
         """Mean last-layer vectors as they finish, see `Embedder`. A text beyond the context is cut to it; an empty one
         is the start of a text (`Vocabulary.start`)."""
-        texts = [self._prompt(request.text)[: self._info.context] for request in requests]
+        texts = [self._prompt(request.text)[: self.info.context] for request in requests]
         return self._embed(list(requests), texts)
 
     def set_adapter(self, adapter: Path | None) -> None:
@@ -291,7 +287,7 @@ class LlamaCppEngine:
                     "Lower --context, or close other programs, and run the same command again.",
                 ) from None
             scheduler.shrink(self._decoder.slots, self._decoder.outputs)
-            self._info = dataclasses.replace(self._info, slots=self._decoder.slots)
+            self.info = dataclasses.replace(self.info, slots=self._decoder.slots)
 
     def _scheduler(self, jobs: list[SequenceJob], *, rearrange: bool = False, kept: bool = False) -> Scheduler:
         if kept:
@@ -303,8 +299,8 @@ class LlamaCppEngine:
         if prefix and not ready:
             self._prefix = ()
         scheduler = Scheduler(
-            slots=self._info.slots,
-            context=self._info.context,
+            slots=self.info.slots,
+            context=self.info.context,
             batch=BATCH,
             outputs=self._decoder.outputs,
             prefix=prefix,
@@ -336,10 +332,10 @@ class LlamaCppEngine:
         return _LabelScore(request, prompt, tree, missing=len(tree.paths))
 
     def _check(self, name: str, prompt: int, needed: int) -> None:
-        if needed > self._info.context:
+        if needed > self.info.context:
             raise UsageError(
                 f"Request {name} needs {needed} tokens (its prompt alone has {prompt}), "
-                f"but a sequence holds {self._info.context}.",
+                f"but a sequence holds {self.info.context}.",
                 "Shorten it, or raise --context.",
             )
 

@@ -24,19 +24,22 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from minisheep.config import Settings
 from minisheep.engines import base
 from minisheep.engines import openai_wire as reading
 from minisheep.engines.http import PAUSES, TRIES, Names, Post, ask_all
-from minisheep.engines.openai_wire import OPTIONAL, TEXT, Abilities, Tokens, probe
+from minisheep.engines.openai_wire import OPTIONAL, TEXT, Abilities, probe
 from minisheep.engines.permission import check_permitted
 from minisheep.engines.sampling import LabelTree
 from minisheep.errors import EndpointError, UsageError
 from minisheep.machine.worker import last_line
 from minisheep.rules.plain_text import one_line
 from minisheep.rules.templates import Prompt, Segment
+
+if TYPE_CHECKING:
+    from minisheep.engines.native import Vocabulary
 
 SECONDS = 1800.0
 """A large model may take this long to load."""
@@ -98,7 +101,7 @@ class RemoteEngine:
     running = 0
 
     def __init__(
-        self, tokens: Tokens, post: Post, model: str, *, slots: int = 0, context: int = 2048, hook: str = ""
+        self, tokens: Vocabulary, post: Post, model: str, *, slots: int = 0, context: int = 2048, hook: str = ""
     ) -> None:
         self.post = post
         self._base = self._model = model
@@ -108,13 +111,9 @@ class RemoteEngine:
         """The adapter on the server, once that is known."""
         self._signs: dict[Path | None, tuple[float, ...]] = {}
         self.abilities = Abilities(0, "")
-        self._info = base.EngineInfo("openai", f"{model} at {self.post.name}", slots or AT_ONCE, context)
+        self.info = base.EngineInfo("openai", f"{model} at {self.post.name}", slots or AT_ONCE, context)
         self._tokens = tokens
         self._ends = [token for token in range(tokens.size) if tokens.is_end(token)]
-
-    @property
-    def info(self) -> base.EngineInfo:
-        return self._info
 
     def count(self, prompt: Prompt) -> int:
         return len(self._prompt(prompt))
@@ -126,7 +125,7 @@ class RemoteEngine:
 
         def ask(parts: tuple[base.GenerateRequest, list[int]], give_up: threading.Event) -> base.Completion:
             request, ids = parts
-            room = self._info.context - len(ids)
+            room = self.info.context - len(ids)
             return reading.completion(request, self._ask(reading.to_complete(request, ids, room, self._ends), give_up))
 
         return self._each(ask, prepared)
@@ -188,7 +187,7 @@ class RemoteEngine:
         def ask(body: dict[str, Any], once: bool) -> reading.ServerChoice:
             return self._ask(body, never, first=not (once or self._hook), tries=1 if once else TRIES)
 
-        self.abilities = probe(ask, self.post.name, self._tokens, self._info.context)
+        self.abilities = probe(ask, self.post.name, self._tokens, self.info.context)
         self._check_changed(adapter, never)
 
     def _check_changed(self, adapter: Path | None, never: threading.Event) -> None:
@@ -245,7 +244,7 @@ class RemoteEngine:
                     self.running -= 1
 
         with _says_how_to_continue():
-            for _, result in ask_all(counted, prepared, self._info.slots, known=True):
+            for _, result in ask_all(counted, prepared, self.info.slots, known=True):
                 yield result
 
     def _ask(
@@ -277,9 +276,9 @@ class RemoteEngine:
         return LabelTree(labels)
 
     def _check(self, name: str, needed: int) -> None:
-        if needed > self._info.context:
+        if needed > self.info.context:
             raise UsageError(
-                f"Request {name} needs {needed} tokens, and a sequence holds {self._info.context}.",
+                f"Request {name} needs {needed} tokens, and a sequence holds {self.info.context}.",
                 "Shorten it or raise --context, and the server's.",
             )
 

@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from minisheep.config import Settings
 from minisheep.engines.base import Completion, GenerateRequest
@@ -25,6 +25,10 @@ from minisheep.engines.http import RefusedError
 from minisheep.engines.sampling import GrowingReply
 from minisheep.errors import EndpointError, UsageError
 from minisheep.rules.templates import Segment
+
+if TYPE_CHECKING:
+    # Loads llama.cpp, which nothing here needs.
+    from minisheep.engines.native import Vocabulary
 
 OPTIONAL = ("samplers", "stop_token_ids", "return_tokens_as_token_ids", "repetition_penalty", "top_k", "min_p", "seed")
 """Parameters beyond OpenAI's own that keep a server from sampling in its own way; left out where it refuses them."""
@@ -188,23 +192,6 @@ Ask = Callable[[dict[str, Any], bool], ServerChoice]
 """Takes a body, and whether to try only once. Raises `errors.EndpointError`, also for a reply that is none."""
 
 
-class Tokens(Protocol):
-    """The part of `engines.native.Vocabulary` that is used here, so that this module needs no llama.cpp."""
-
-    size: int
-
-    @property
-    def start(self) -> int: ...
-
-    def encode(self, prompt: tuple[Segment, ...], *, bos: bool, after: int | None = None) -> list[int]: ...
-
-    def piece(self, token: int) -> bytes: ...
-
-    def is_end(self, token: int) -> bool: ...
-
-    def close(self) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Abilities:
     """`tops` is how many of the likeliest next tokens the server reports (0: none); `loglik` how it gives the
@@ -218,7 +205,7 @@ class Abilities:
         return f"it reports the {self.tops or 'no'} likeliest tokens, and likelihoods of given texts {likelihoods}"
 
 
-def probe(ask: Ask, name: str, tokens: Tokens, context: int) -> Abilities:
+def probe(ask: Ask, name: str, tokens: Vocabulary, context: int) -> Abilities:
     """What the server at the address `name` can do. Raises `errors.EndpointError` for one that does not reply, and
     `errors.UsageError` for one that cannot be used: other token ids, too short a context."""
     ids = tokens.encode((Segment(TEXT),), bos=True)
@@ -270,7 +257,7 @@ def _tops(ask: Ask, ids: Ids) -> int:
     return 0
 
 
-def _loglik(ask: Ask, name: str, tokens: Tokens, ids: list[int]) -> Literal["echo", "forced", ""]:
+def _loglik(ask: Ask, name: str, tokens: Vocabulary, ids: list[int]) -> Literal["echo", "forced", ""]:
     try:
         reply = ask(to_echo(ids), True)
         echoed(reply, 1, len(ids))

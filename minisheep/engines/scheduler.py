@@ -203,28 +203,20 @@ class Scheduler:
             raise ValueError(f"{slots} slots do not fit a batch of {batch} tokens and {outputs} rows")
         if len(prefix) > context:
             raise ValueError(f"a prefix of {len(prefix)} tokens does not fit {context}")
-        self._slots = slots
+        self.slots = slots
+        """Sequences that run at the same time; `shrink` lowers it."""
         self._context = context
         self._batch = batch
         self._outputs = outputs
-        self._prefix = tuple(prefix)
-        self._prefix_done = len(self._prefix) if prefix_ready else 0
+        self.prefix = tuple(prefix)
+        """The shared prefix; sequence 0 holds it once `next` has returned a step of another kind than ``prefix``."""
+        self._prefix_done = len(self.prefix) if prefix_ready else 0
         self._waiting: deque[_Waiting] = deque()
         self._live: dict[int, _Live] = {}
         self._sequence_of: dict[int, int] = {}
         self._freed: list[Copy | Free] = []
         self._sampling: set[int] = set()
         self._completed: list[SequenceJob] = []
-
-    @property
-    def prefix(self) -> tuple[int, ...]:
-        """The shared prefix; sequence 0 holds it once `next` has returned a step of another kind than ``prefix``."""
-        return self._prefix
-
-    @property
-    def slots(self) -> int:
-        """Sequences that run at the same time; `shrink` lowers it."""
-        return self._slots
 
     @property
     def idle(self) -> bool:
@@ -284,7 +276,7 @@ class Scheduler:
         self._completed = []
         if self.idle:
             return None
-        if self._prefix_done < len(self._prefix):
+        if self._prefix_done < len(self.prefix):
             return self._prefix_step()
         operations: list[Copy | Free] = self._freed
         self._freed = []
@@ -302,9 +294,9 @@ class Scheduler:
         All sequences must be empty by now, the prefix too. Accepted tokens stay accepted, so nothing is sampled twice;
         a job that samples nothing yields all its rows again.
         """
-        if not 1 <= slots < self._slots or outputs < slots:
-            raise ValueError(f"{slots} slots with {outputs} rows in place of {self._slots}")
-        self._slots, self._outputs = slots, outputs
+        if not 1 <= slots < self.slots or outputs < slots:
+            raise ValueError(f"{slots} slots with {outputs} rows in place of {self.slots}")
+        self.slots, self._outputs = slots, outputs
         again = [_Waiting(job) for job in self._completed]
         for _, live in sorted(self._live.items()):
             again.append(_Waiting(live.job, live.tokens[len(live.job.tokens) :]))
@@ -337,11 +329,11 @@ class Scheduler:
                 yield Free(last)
 
     def _admit(self) -> Iterator[Copy | Free]:
-        free = self._slots - len(self._live)
-        if self._live and free * REFILL < self._slots:
+        free = self.slots - len(self._live)
+        if self._live and free * REFILL < self.slots:
             return
         group = {w.job.key: w for w in (self._waiting.popleft() for _ in range(min(free, len(self._waiting))))}
-        alike = families([waiting.job for waiting in group.values()], len(self._prefix))
+        alike = families([waiting.job for waiting in group.values()], len(self.prefix))
         # First those that begin at once, longest first, then those that wait for one of them: so the ids of each
         # batch are consecutive, and the texts in it of like length.
         alike.sort(key=lambda family: (len(family.jobs) > 1, -len(family.jobs[0].tokens)))
@@ -361,8 +353,8 @@ class Scheduler:
         job = waiting.job
         tokens = [*job.tokens, *waiting.sampled]
         rows_from = len(tokens) - 1 if job.max_new else job.rows_from
-        has_prefix = len(self._prefix) <= job.rows_from and job.tokens[: len(self._prefix)] == self._prefix
-        live = _Live(job, tokens, past=len(self._prefix) if has_prefix else 0, rows_from=rows_from)
+        has_prefix = len(self.prefix) <= job.rows_from and job.tokens[: len(self.prefix)] == self.prefix
+        live = _Live(job, tokens, past=len(self.prefix) if has_prefix else 0, rows_from=rows_from)
         self._live[sequence] = live
         self._sequence_of[job.key] = sequence
         return live
@@ -380,9 +372,9 @@ class Scheduler:
     def _prefix_step(self) -> Step:
         # An earlier run may have left something in sequence 0.
         step = Step("prefix", [] if self._prefix_done else [Free(PREFIX_SEQUENCE)])
-        end = min(len(self._prefix), self._prefix_done + self._batch)
+        end = min(len(self.prefix), self._prefix_done + self._batch)
         for position in range(self._prefix_done, end):
-            step.add(self._prefix[position], position, PREFIX_SEQUENCE)
+            step.add(self.prefix[position], position, PREFIX_SEQUENCE)
         self._prefix_done = end
         return step
 

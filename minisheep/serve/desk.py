@@ -78,21 +78,17 @@ class Desk:
         """The texts that are not done, by the id of their request, each with its place in its ticket."""
         self._withdrawn: list[Ticket] = []
         self._mean_seconds = 1.0
-        self._closing = False
+        self.closing = False
 
     @property
     def open(self) -> int:
         """Texts that are running or waiting."""
         return len(self._open)
 
-    @property
-    def closing(self) -> bool:
-        return self._closing
-
     def offer(self, ticket: Ticket) -> None:
         """Queue a ticket. Raises `ApiError` (503 while closing, 429 where the queue is full)."""
         with self._changed:
-            if self._closing:
+            if self.closing:
                 raise ApiError(503, "The server is shutting down.", code="shutting_down")
             if self.open + len(ticket.requests) > self.slots + self.queue:
                 wait = math.ceil(self._mean_seconds * max(1, self.open - self.slots) / self.slots)
@@ -116,7 +112,7 @@ class Desk:
     def close(self) -> None:
         """Take no more requests; those that are here go on."""
         with self._changed:
-            self._closing = True
+            self.closing = True
             self._changed.notify()
 
     def cut(self) -> None:
@@ -146,7 +142,7 @@ class Desk:
         with self._changed:
             self._withdrawn.clear()  # What they asked for is not computed by now.
             while not self._waiting:
-                if self._closing:
+                if self.closing:
                     return None
                 self._changed.wait()
             return self._waiting.popleft()

@@ -237,7 +237,5 @@ def age(seconds: float) -> str:
     """``now``, ``5 min``, ``3 h``, ``12 d``: since when."""
     if seconds < 60:
         return "now"
-    for name, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {name} ago"
-    raise AssertionError("a minute is the least")
+    name, size = next(unit for unit in (("d", 86400), ("h", 3600), ("min", 60)) if seconds >= unit[1])
+    return f"{seconds / size:.0f} {name} ago"

@@ -326,11 +326,8 @@ def _rate(rate: float | None) -> str:
     """``45/s``, ``1.4/s``, ``8.5/min``, ``3.2/h``."""
     if rate is None:
         return ""
-    for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
-        if rate * seconds >= 1 or unit == "h":
-            value = rate * seconds
-            return f"{value:.0f}/{unit}" if value >= 10 else f"{value:.1f}/{unit}"
-    raise AssertionError("the last unit takes every rate")
+    unit, value = ("s", rate) if rate >= 1 else ("min", 60 * rate) if 60 * rate >= 1 else ("h", 3600 * rate)
+    return f"{value:.0f}/{unit}" if value >= 10 else f"{value:.1f}/{unit}"
 
 
 class Painter:

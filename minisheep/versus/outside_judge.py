@@ -42,31 +42,21 @@ class Endpoint:
     """Seconds for one question, from connecting to the last byte."""
     max_tokens: int = 1024
     pauses: tuple[float, ...] = PAUSES
-    _post: Post = field(init=False, repr=False)
+    post: Post = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         post = Post(self.url, "/chat/completions", NAMES, self.key, self.timeout, self.pauses, OPTIONAL)
-        object.__setattr__(self, "_post", post)
-
-    @property
-    def name(self) -> str:
-        """The address without its query, which may hold secrets."""
-        return self._post.name
-
-    @property
-    def exposes_key(self) -> bool:
-        """Whether the key would cross a network unencrypted."""
-        return self._post.exposes_key
+        object.__setattr__(self, "post", post)
 
     def ask(self, messages: Messages, give_up: threading.Event, *, first: bool = False) -> str:
         """The judge's reply; see `Post.ask`. Raises `errors.EndpointError` with what the server did."""
         body = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": self.max_tokens}
-        reply = self._post.ask(body, give_up, first=first)
+        reply = self.post.ask(body, give_up, first=first)
         try:
             content = json.loads(reply.data)["choices"][0]["message"]["content"]
         except (ValueError, RecursionError, LookupError, TypeError):
-            raise self._post.nonsense(reply, "chat completion") from None
-        return self._post.safe(content) if isinstance(content, str) else ""
+            raise self.post.nonsense(reply, "chat completion") from None
+        return self.post.safe(content) if isinstance(content, str) else ""
 
 
 MODES = ("pair", "grade")
@@ -145,7 +135,7 @@ def versus(
         "mode": match.mode,
         "prompts": match.source or "held-out tasks",
         "judge": endpoint.model,
-        "judge_url": endpoint.name,
+        "judge_url": endpoint.post.name,
         "judgements": str(path),
         **_outcome(match.mode, contests, {(q.task, q.role): results[q.id] for q in questions}),
     }
@@ -166,7 +156,7 @@ def ask_about(mode: str, contests: Sequence[Contest], endpoint: Endpoint) -> lis
                 if mode == "pair"
                 else grade_messages(contest.request, first)
             )
-            identity = {"url": endpoint.name, "model": endpoint.model, "messages": list(messages)}
+            identity = {"url": endpoint.post.name, "model": endpoint.model, "messages": list(messages)}
             questions.append(Question(digest("question", identity), contest.task, role, messages))
     return questions
 
