@@ -30,7 +30,7 @@ from minisheep.plan.fit import (
     with_gpu,
     with_history,
 )
-from minisheep.plan.gpu_models import COMMON, GIB, GPUS, find_gpu_model
+from minisheep.plan.gpu_models import COMMON, GIB, find_gpu_model, gpu_models
 from minisheep.plan.memory_parts import Inference, TrainingMemory, Weights, format_in_name, uses_more_bits, weights_as
 from minisheep.plan.room import Model, known_model
 
@@ -494,7 +494,7 @@ def test_records_are_about_those_of_a_finished_run() -> None:
 # GPUs
 
 
-@pytest.mark.parametrize("name", [gpu.title for gpu in GPUS])
+@pytest.mark.parametrize("name", [gpu.title for gpu in gpu_models()])
 def test_every_gpu_is_found_by_its_title(name: str) -> None:
     assert find_gpu_model(name).title == name
 
@@ -567,9 +567,9 @@ def test_a_gpu_of_another_size_is_not_taken_for_it() -> None:
 
 def test_every_gpu_is_as_a_data_sheet_could_have_it() -> None:
     """A slip of a digit shows: what a card reads in its memory and computes of it is of one order for all."""
-    titles = [gpu.title for gpu in GPUS]
+    titles = [gpu.title for gpu in gpu_models()]
     assert len(set(titles)) == len(titles)
-    for gpu in GPUS:
+    for gpu in gpu_models():
         assert 0.9 * gpu.memory <= gpu.usable <= gpu.memory, gpu.title
         assert 40 < gpu.half / gpu.bandwidth < 500 and 1 <= gpu.half / gpu.training <= 2.01, gpu.title
         old = gpu.name.startswith(("RTX 20", "T4", "V100", "TITAN", "Quadro")) and not gpu.name.endswith("Ada")

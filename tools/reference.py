@@ -102,7 +102,7 @@ def completion_table() -> dict[str, Any]:
     verb that takes the same; and the words of kinds that are the same everywhere."""
     from minisheep.evals.tasks import FIELDS
     from minisheep.models.registry import HubRepo, load_registry
-    from minisheep.plan.gpu_models import GPUS
+    from minisheep.plan.gpu_models import gpu_models
     from minisheep.rules.languages import NAMES
     from minisheep.run.metric_catalogue import CATALOGUE
     from minisheep.terminal.record_browser import MEANINGS
@@ -118,7 +118,7 @@ def completion_table() -> dict[str, Any]:
         verbs[verb] = same or takes
     words = {
         "model": [*(entry.name for entry in entries), *sorted(hub)],
-        "gpu": sorted({gpu.title.lower().replace(" ", "-") for gpu in GPUS}),
+        "gpu": sorted({gpu.title.lower().replace(" ", "-") for gpu in gpu_models()}),
         "rule": sorted({name.partition(".")[2] for name in MEANINGS}),
         "metric": [metric.name for metric in CATALOGUE],
         "task": list(FIELDS),
