@@ -49,7 +49,7 @@ def test_a_users_file_takes_the_place_of_ours(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(blocks("toml")[0], encoding="utf-8")
     own = load_catalogue(str(tmp_path / "mine.toml"), plugins=False)
     assert own.trained == {"length_constraints:number_sentences", "punctuation:no_comma"}
-    assert own.unseen == set(KINDS) - own.trained
+    assert own.kinds.keys() == set(KINDS)
     drawn = [draw(own, {}, n) for n in range(40)]
     assert {"Use less than 5 sentences.", "Do not use any commas."} < {constraint.wording for constraint in drawn}
     # A kind that has no edit of ours is shown by the seed answers that keep it.

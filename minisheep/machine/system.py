@@ -49,22 +49,23 @@ class Gauge:
 
 def total_ram(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
     """Bytes of RAM, within the limits of the container or the batch job if there are any."""
-    try:
-        line = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
-        total = int(line.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None
-    return min([total, *(limit for limit, _ in memory(proc, cgroup))])
+    total = _meminfo(proc, "MemTotal")
+    return None if total is None else min([total, *(limit for limit, _ in memory(proc, cgroup))])
 
 
 def free_ram(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
     """Bytes of RAM that can be had without swapping, within the limits of the container or the batch job."""
+    free = _meminfo(proc, "MemAvailable")
+    return None if free is None else max(0, min([free, *(limit - used for limit, used in memory(proc, cgroup))]))
+
+
+def _meminfo(proc: Path, name: str) -> int | None:
+    """Bytes."""
     try:
         lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if ":" in line)
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
+        return int(lines[name].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
         return None
-    return max(0, min([free, *(limit - used for limit, used in memory(proc, cgroup))]))
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -95,7 +95,7 @@ class ConstraintKind:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Every kind that a run knows: those it draws (`trained`) and those it never trains on (`unseen`)."""
+    """Every kind that a run knows: those it draws (`trained`) and those it never trains on."""
 
     kinds: Mapping[str, ConstraintKind]
     language: str = "en"
@@ -105,10 +105,6 @@ class Catalogue:
     @property
     def trained(self) -> frozenset[str]:
         return frozenset(name for name, kind in self.kinds.items() if kind.trained)
-
-    @property
-    def unseen(self) -> frozenset[str]:
-        return frozenset(self.kinds) - self.trained
 
     def to_dict(self) -> dict[str, Any]:
         """What a run stores; `data.constraint_kinds.stored_catalogue` reads it."""
