@@ -66,23 +66,13 @@ def content_words(text: str) -> list[str]:
 
 def no_comma(answer: str) -> str | None:
     """Commas are left out, but not those of figures, columns and lists, whose parts would run into each other."""
-    if _is_code(answer) or "\n" in answer or _LISTED.search(answer):
+    if "\n" in answer or _LISTED.search(answer):
         return None
     return re.sub(r"\s*[,，]\s*" if unspaced(answer) else r"\s*,\s*", " ", answer)
 
 
-def english_lowercase(answer: str) -> str | None:
-    return None if _is_code(answer) else answer.lower()
-
-
-def english_capital(answer: str) -> str | None:
-    return None if _is_code(answer) else answer.upper()
-
-
 def number_bullet_lists(answer: str, *, num_bullets: int) -> str | None:
     """Items of a list, else sentences (several in a bullet where there are more), else clauses or parts of a list."""
-    if _is_code(answer):
-        return None
     items = _items(answer)
     if items is None:
         if "\n" in answer:
@@ -96,8 +86,6 @@ def number_bullet_lists(answer: str, *, num_bullets: int) -> str | None:
 
 def title(answer: str) -> str | None:
     """A line above the answer: how it begins, up to the last word of content among the first six."""
-    if _is_code(answer):
-        return None
     first = (_items(answer) or [answer.split("\n")[0]])[0]
     if unspaced(answer):
         begin = re.split(r"[\W_]+", first.lstrip("“「《"))[0]
@@ -113,23 +101,17 @@ def title(answer: str) -> str | None:
 
 def quotation(answer: str) -> str | None:
     """Double marks inside it become single ones."""
-    if _is_code(answer):
-        return None
     if unspaced(answer):
         return "“" + answer.replace("“", "‘").replace("”", "’").replace('"', "’") + "”"
     return '"' + answer.replace('"', "'") + '"'
 
 
 def end_checker(answer: str, *, end_phrase: str) -> str | None:
-    if _is_code(answer):
-        return None
     return f"{_finished(answer)}{_gap(answer)}{end_phrase}"
 
 
 def number_words(answer: str, *, num_words: int, relation: str) -> str | None:
     """A long answer loses whole sentences at its end. One that is far below the limit shows nothing."""
-    if _is_code(answer):
-        return None
     words = count_words(answer)
     if relation == AT_LEAST:
         return answer if words >= num_words else None
@@ -146,7 +128,7 @@ def number_words(answer: str, *, num_words: int, relation: str) -> str | None:
 
 def number_highlighted_sections(answer: str, *, num_highlights: int) -> str | None:
     """Its longest words of content stand between asterisks, each where it comes first."""
-    if _is_code(answer) or "*" in answer:
+    if "*" in answer:
         return None
     chosen = content_words(answer)[:num_highlights]
     for word in chosen:
@@ -156,7 +138,7 @@ def number_highlighted_sections(answer: str, *, num_highlights: int) -> str | No
 
 def json_format(answer: str) -> str | None:
     """Lines such as ``Name: value`` become its fields, a list or lines of verse a list, other text one field."""
-    if _is_code(answer) or "\n\n" in answer:
+    if "\n\n" in answer:
         return None
     lines = answer.split("\n")
     fields = [_FIELD.fullmatch(line) for line in lines]
@@ -176,18 +158,13 @@ def json_format(answer: str) -> str | None:
 
 def postscript(answer: str, *, postscript_marker: str) -> str | None:
     """The last sentence of two or more becomes the postscript."""
-    if _is_code(answer) or "\n" in answer:
+    if "\n" in answer:
         return None
     *before, last = sentences(answer) or [""]
     if not before or word_count(last) < 3 or not last.endswith(STOPS):
         return None
     blank = _blank(answer)
     return f"{blank.join(before)}\n\n{postscript_marker}{blank}{last}"
-
-
-def existence(answer: str, *, keywords: Sequence[str]) -> str | None:
-    """Its own words: nothing is put in."""
-    return None if _is_code(answer) else answer
 
 
 def read_words(answer: str) -> list[dict[str, Any]]:
@@ -211,10 +188,17 @@ def read_keywords(answer: str) -> list[dict[str, Any]]:
     return [{"keywords": [word]} for word in content_words(answer)[:5]]
 
 
-EDITS: Mapping[str, Edit] = {
+def _sparing_code(edit: Edit) -> Edit:
+    def edited(answer: str, **arguments: Any) -> str | None:
+        return None if _CODE.search(answer) else edit(answer, **arguments)
+
+    return edited
+
+
+_OF_PROSE: Mapping[str, Edit] = {
     "punctuation:no_comma": no_comma,
-    "change_case:english_lowercase": english_lowercase,
-    "change_case:english_capital": english_capital,
+    "change_case:english_lowercase": str.lower,
+    "change_case:english_capital": str.upper,
     "detectable_format:number_bullet_lists": number_bullet_lists,
     "detectable_format:title": title,
     "startend:quotation": quotation,
@@ -223,8 +207,9 @@ EDITS: Mapping[str, Edit] = {
     "detectable_format:number_highlighted_sections": number_highlighted_sections,
     "detectable_format:json_format": json_format,
     "detectable_content:postscript": postscript,
-    "keywords:existence": existence,
+    "keywords:existence": lambda answer, keywords: answer,  # its own words: nothing is put in
 }
+EDITS: Mapping[str, Edit] = {kind: _sparing_code(edit) for kind, edit in _OF_PROSE.items()}
 AT_ODDS: Mapping[str, re.Pattern[str]] = {
     kind: re.compile(words, re.IGNORECASE)
     for kind, words in {
@@ -245,10 +230,6 @@ READINGS: Mapping[str, Reading] = {
     "keywords:existence": read_keywords,
 }
 """The kinds whose arguments are read off an answer; of others those of their levels are tried."""
-
-
-def _is_code(answer: str) -> bool:
-    return _CODE.search(answer) is not None
 
 
 def _items(answer: str) -> list[str] | None:

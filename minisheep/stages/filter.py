@@ -227,7 +227,7 @@ def by_score(
         chosen = [item for item in ranked if item[0] > keep.value]
         rule = f"not above {keep.value:g}"
     if needed and not chosen:
-        raise StarvedError(starved_message(keep, [s for s, _, _ in ranked], rejected), _starved_fix(ranked, rejected))
+        raise _starved(rejected, keep, [score for score, _, _ in ranked])
     for score, pair, _ in ranked[len(chosen) :]:
         rejected.append(_rejection(("low_score", f"{score:.3g} is {rule}"), pair))
     return [_example(pair, verdict, candidates.cuts[pair.response.id]) for _, pair, verdict in chosen], rejected
@@ -238,25 +238,20 @@ def by_measures(
 ) -> tuple[list[Example], list[Rejection]]:
     """What a filter that asks no judge keeps. Raises `errors.StarvedError` where that is nothing, unless none is
     `needed`."""
+    if needed and not candidates.pairs:
+        raise _starved(candidates.rejected)
     pairs = {pair.response.id: pair for pair in candidates.pairs}
     choice = choose(settings, round, {id_: verdicts[id_] for id_ in pairs}, needed=needed)
     dropped = [_rejection(fault, pairs[id_]) for id_, fault in choice.dropped.items()]
-    rejected = [*candidates.rejected, *dropped]
-    if needed and not choice.kept:
-        raise StarvedError(
-            f"--filter {settings.filter} kept none of {len(pairs)} pairs ({rule_counts(rejected)}).",
-            "Start a new run with a higher --max-perplexity or a lower --answer-temperature.",
-        )
-    return [_example(pairs[id_], verdicts[id_], candidates.cuts[id_]) for id_ in choice.kept], rejected
+    kept = [_example(pairs[id_], verdicts[id_], candidates.cuts[id_]) for id_ in choice.kept]
+    return kept, [*candidates.rejected, *dropped]
 
 
 def keep_all(candidates: Candidates, *, needed: bool = True) -> tuple[list[Example], list[Rejection]]:
     """Every pair that passed the rules (no judge: the self-instruct baseline). Raises `errors.StarvedError` where there
     is none, unless none is `needed`."""
     if needed and not candidates.pairs:
-        raise StarvedError(
-            starved_message(Keep("auto"), [], candidates.rejected), _starved_fix([], candidates.rejected)
-        )
+        raise _starved(candidates.rejected)
     return [_example(pair, None, candidates.cuts[pair.response.id]) for pair in candidates.pairs], candidates.rejected
 
 
@@ -325,17 +320,25 @@ def _in_order(settings: Settings, instructions: Sequence[Instruction], kept: lis
     return sorted(kept, key=lambda example: places[example.parents[0]])
 
 
-def starved_message(keep: Keep, scores: Sequence[float], rejected: Sequence[Rejection]) -> str:
+def _starved(rejected: Sequence[Rejection], keep: Keep | None = None, scores: Sequence[float] = ()) -> StarvedError:
     """Why nothing was kept: the distribution of the scores, or the rules that dropped everything."""
     if scores:
         d = describe(scores)
-        return (
+        return StarvedError(
             f"--keep {keep} kept none of {len(scores)} judged pairs: their scores run from {d.min:.3g} to"
-            f" {d.max:.3g} (median {d.median:.3g}, mean {d.mean:.3g})."
+            f" {d.max:.3g} (median {d.median:.3g}, mean {d.mean:.3g}).",
+            "The run is safe: give the same command with --keep top:0.5 or a lower threshold to go on here.",
         )
-    return (
+    fix = "Start a new run with a lower --answer-temperature, more --answer-max-tokens or another --model."
+    if any(rejection.rule == NOT_KEPT for rejection in rejected):
+        fix = (
+            "Start a new run with more --answers, a lower --constraints, or kinds in --constraint-file that this model"
+            " can keep; a plug-in that gave no verdict must be fixed first."
+        )
+    return StarvedError(
         f"No pair was left to keep: rules dropped all {len(rejected)} before any score counted"
-        f" ({rule_counts(rejected)})."
+        f" ({rule_counts(rejected)}).",
+        fix,
     )
 
 
@@ -343,17 +346,6 @@ def rule_counts(rejected: Sequence[Rejection], most: int | None = None) -> str:
     """How many each rule dropped, the most first; `most` rules at most."""
     rules = Counter(rejection.rule for rejection in rejected)
     return ", ".join(f"{rule} {count}" for rule, count in rules.most_common(most))
-
-
-def _starved_fix(scored: Sequence[object], rejected: Sequence[Rejection]) -> str:
-    if scored:
-        return "The run is safe: give the same command with --keep top:0.5 or a lower threshold to go on here."
-    if any(rejection.rule == NOT_KEPT for rejection in rejected):
-        return (
-            "Start a new run with more --answers, a lower --constraints, or kinds in --constraint-file that this model"
-            " can keep; a plug-in that gave no verdict must be fixed first."
-        )
-    return "Start a new run with a lower --answer-temperature, more --answer-max-tokens or another --model."
 
 
 def _rejection(fault: tuple[str, str], pair: Pair, output: str | None = None) -> Rejection:
