@@ -130,7 +130,8 @@ def compare(paths: Sequence[str]) -> Comparison:
             notes.append(f"{result.path}: {state}; `minisheep align --run {shell(result.path)}` goes on.")
     if len({result.gguf for result in results}) > 1:
         notes.append("The runs are of different models: each is measured against its own base.")
-    return Comparison(results, differing(results), (*_bases(results), *_rounds(results)), notes)
+    rounds = [RunRow((result,), measured) for result in results for measured in result.rounds]
+    return Comparison(results, differing(results), (*_bases(results), *rounds), notes)
 
 
 def differing(results: Sequence[RunResult]) -> tuple[str, ...]:
@@ -239,10 +240,6 @@ def _same_base(one: RunResult, other: RunResult) -> bool:
 def _merged(bases: Sequence[Measured]) -> Measured:
     values = {name: value for base in bases for name, value in base.values.items()}
     return Measured(0, values, bases[0].model)
-
-
-def _rounds(results: Iterable[RunResult]) -> list[RunRow]:
-    return [RunRow((result,), measured) for result in results for measured in result.rounds]
 
 
 def _key(place: int) -> str:

@@ -216,9 +216,7 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     )
     asked, checks = read_records(folder.asked, Asked), read_records(folder.checks, Check)
     candidates = by_rules(instructions, responses, work.wording, settings.rules, asked)
-    kept, dropped = keep_examples(
-        settings, round, instructions, responses, verdicts, asked, checks, work.catalogue, work.wording, candidates
-    )
+    kept, dropped = keep_examples(settings, round, instructions, candidates, verdicts, checks, work.catalogue)
     if len(kept) + len(dropped) != len(responses):
         raise CorruptRunError(
             f"{folder.path} is damaged: {len(kept)} answers are kept and {len(dropped)} dropped, of {len(responses)}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -251,10 +251,9 @@ def replay(harvest: Harvest, drafts: dict[int, Draft], kept: list[Instruction], 
     return {r.id for r in kept if r.draft not in settled} | {r.id for r in rejected if r.parent not in settled}
 
 
-def fresh(records: list[Any], on_disk: set[str]) -> list[dict[str, Any]]:
+def fresh(records: Sequence[Record], on_disk: set[str]) -> list[dict[str, Any]]:
     """Those that an interrupted run has not written yet."""
-    new: list[Record] = [record for record in records if record.id not in on_disk]
-    return [record.to_dict() for record in new]
+    return [record.to_dict() for record in records if record.id not in on_disk]
 
 
 def read_exam(path: Path) -> Exam:

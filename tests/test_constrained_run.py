@@ -336,10 +336,11 @@ def test_of_passing_answers_the_judge_chooses_else_the_shortest_that_ended() -> 
 def test_a_pair_that_keeps_its_constraint_is_kept_whatever_the_judge_thinks() -> None:
     good, plain = pair("A wren."), pair("The robin, the wren.", number=1, kind="")
     verdicts = [Verdict(p.response.id, "logits", 1, 1, 1, {}) for p in (good, plain)]
+    instructions = [good.instruction, plain.instruction]
+    found = by_rules(instructions, [good.response, plain.response], asked=[p.asked for p in (good, plain) if p.asked])
     kept, dropped = keep_examples(
-        config.make({"judge": "logits", "keep": "threshold:8", "constraints": 0.5}), 1,
-        [good.instruction, plain.instruction], [good.response, plain.response], verdicts,
-        [p.asked for p in (good, plain) if p.asked], [Check(good.response.id, "punctuation:no_comma", True, "")],
+        config.make({"judge": "logits", "keep": "threshold:8", "constraints": 0.5}), 1, instructions, found, verdicts,
+        [Check(good.response.id, "punctuation:no_comma", True, "")],
     )  # fmt: skip
     assert [example.instruction for example in kept] == ["Name bird 0. Do not use any commas."]
     assert [rejection.rule for rejection in dropped] == ["low_score"]
@@ -351,8 +352,9 @@ def test_constraints_that_no_answer_keeps_are_named_as_what_to_change() -> None:
     assert bad.asked is not None
     with pytest.raises(StarvedError) as starved:
         keep_examples(
-            config.make({"judge": "logits", "constraints": 1.0}), 1, [bad.instruction], [bad.response], [],
-            [bad.asked], [Check(bad.response.id, "punctuation:no_comma", False, "")],
+            config.make({"judge": "logits", "constraints": 1.0}), 1, [bad.instruction],
+            by_rules([bad.instruction], [bad.response], asked=[bad.asked]), [],
+            [Check(bad.response.id, "punctuation:no_comma", False, "")],
         )  # fmt: skip
     assert "constraint_not_kept 1" in starved.value.message
     assert "--constraint-file" in starved.value.fix and "--answer-temperature" not in starved.value.fix
@@ -415,11 +417,12 @@ def test_the_paper_takes_whole_answers_and_the_first_ones_by_its_own_rules() -> 
     rambling = pair("A wren.\n\nInstruction: Name a fish.", number=2, kind="")
     every = [*pairs, rambling]
     verdicts = [Verdict(p.response.id, "sample", s, s, s, {}) for p, s in zip(every, (9, 10, 10), strict=True)]
-    given = ([p.instruction for p in every], [p.response for p in every], verdicts)
-    kept, dropped = keep_examples(settings, 1, *given)
+    instructions, responses = [p.instruction for p in every], [p.response for p in every]
+    kept, dropped = keep_examples(settings, 1, instructions, by_rules(instructions, responses, rules="paper"), verdicts)
     assert [e.output for e in kept] == [p.answer for p in pairs]
     assert [r.rule for r in dropped] == ["new_turn"]
-    ours, _ = keep_examples(config.make({"judge": "sample"}), 1, *given)
+    settings = config.make({"judge": "sample"})
+    ours, _ = keep_examples(settings, 1, instructions, by_rules(instructions, responses), verdicts)
     assert [e.output for e in ours] == ["A robin, then an end", "A wren."]
 
 

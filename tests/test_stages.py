@@ -132,7 +132,7 @@ def test_nothing_left_to_score_says_which_rules_dropped_it() -> None:
     texts = ("", "", "Why?\n\nWhat do you think about it?")
     responses = [Response(i.id, 0, text, "end", 0) for i, text in zip(instructions, texts, strict=True)]
     with pytest.raises(StarvedError) as starved:
-        keep_examples(config.make({"judge": "logits"}), 1, instructions, responses, [])
+        keep_examples(config.make({"judge": "logits"}), 1, instructions, by_rules(instructions, responses), [])
     assert "(empty 2, asks_back 1)" in starved.value.message
     assert "--keep" not in starved.value.fix
 

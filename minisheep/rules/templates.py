@@ -168,7 +168,7 @@ def closing(question: str, answered: str) -> str:
     own empty thought; empty where it opens none. What it shows of an answer that was given (`answered`) tells a thought
     from the answer's own label."""
     opening, label = question.rpartition(_USER)[2], answered.rpartition(_ANSWER)[0].rpartition(_USER)[2]
-    for start, stop in ((m[0], _THOUGHTS.get(m[0]) or _closed_by(m[0])) for m in _OPENS.finditer(opening)):
+    for start, stop in ((m[0], _THOUGHTS.get(m[0]) or f"{m[0][0]}/{m[0][1:]}") for m in _OPENS.finditer(opening)):
         if start not in label and stop not in opening[opening.rindex(start) :]:
             return ("\n" if opening.endswith("\n") else "\n\n") + stop + "\n\n"
     return ""
@@ -182,10 +182,6 @@ _THOUGHTS = {
 }
 _OPENS = re.compile(r"<[A-Za-z][\w:.-]{0,30}>|\[[A-Z_]{2,30}\]|" + "|".join(map(re.escape, _THOUGHTS)))
 """A tag that a template may open; anything but a thought stands before answers that were given, too."""
-
-
-def _closed_by(tag: str) -> str:
-    return f"{tag[0]}/{tag[1:]}"
 
 
 def closed_source(source: str, special: dict[str, str], template: Template, render: Render | None = None) -> str:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from minisheep.data.seed_tasks import SeedTask
 from minisheep.metrics import diversity
+from minisheep.metrics.stats import quantile
 from minisheep.rules.prompts import user_text
 from minisheep.rules.text_words import word_count
 from minisheep.run.records import Example, Instruction, Rejection, Response
@@ -126,8 +127,6 @@ def _topics(texts: Clusters[str], seeds: Sequence[SeedTask]) -> Metrics | None:
 
 def _similarity(similarities: Clusters[float]) -> Metrics:
     """ROUGE-L with the nearest seed or earlier instruction, which the novelty rule limits."""
-    from minisheep.metrics.stats import quantile  # loads numpy, which reading alarms shall not
-
     every = _flat(similarities)
     return {"mean": _estimate(similarities, fmean), "p90": _tidy(quantile(every, 0.9)) if every else None}
 

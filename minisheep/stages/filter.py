@@ -259,22 +259,17 @@ def keep_examples(
     settings: Settings,
     round: int,
     instructions: Sequence[Instruction],
-    responses: Sequence[Response],
+    candidates: Candidates,
     verdicts: Sequence[Verdict],
-    asked: Sequence[Asked] = (),
     checks: Sequence[Check] = (),
     catalogue: Catalogue | None = None,
-    wording: Wording = ENGLISH,
-    candidates: Candidates | None = None,
 ) -> tuple[list[Example], list[Rejection]]:
-    """The whole filter: `by_rules`; programs for pairs with a constraint (of the run's `catalogue`), and what the
-    settings say for the others. The examples stand as training takes them. `candidates` are what `by_rules` found, if
-    that is known already.
+    """The filter after `by_rules`, which found the `candidates`: programs for pairs with a constraint (of the run's
+    `catalogue`), and what the settings say for the others. The examples stand as training takes them.
 
     Raises `errors.StarvedError` where nothing is kept, and `errors.CorruptRunError` where a check or a verdict is
     missing.
     """
-    candidates = candidates or by_rules(instructions, responses, wording, settings.rules, asked)
     by_response = {v.response_id: v for v in verdicts}
     by_check = {check.response_id: check for check in checks}
     constrained = [pair for pair in candidates.pairs if pair.constrained]
