@@ -31,7 +31,7 @@ COARSE, FINE = 1024, 4096
 STEEPEST, FURTHEST = 1e30, 1e30
 """Bins a nat at most, where a row's values are all but equal; and nats, at whatever temperature: both stay finite."""
 INFINITY = 0x7F800000
-"""The bits of infinity. As whole numbers, `_key` orders floats as they are, with all that is no number above."""
+"""The bits of infinity, and its key: a whole number in the order of the floats, with what is no number above all."""
 SIGNATURE = "boolean(uint64[::1], int64, int64, float64, float64, float32, float64[::1], int64[::1], int64[::1])"
 DRAWERS, SHARE = 8, 4
 """Threads that draw at most, and rows for each at least: to wake a thread takes as long as drawing one or two."""
@@ -39,7 +39,7 @@ DRAWERS, SHARE = 8, 4
 Function = Callable[..., Any]
 compiled: Callable[[Function], Function] = numba.njit(nogil=True, error_model="numpy")
 intrinsic: Callable[[Function], Function] = numba_intrinsic
-"""What LLVM has and numba does not offer: instructions on a whole line, which its vectoriser does not find here."""
+"""Instructions that numba does not offer, above all on a whole line, where its vectoriser finds none: 180 us a row."""
 BITS, FLOATS = ir.VectorType(ir.IntType(32), LINE), ir.VectorType(ir.FloatType(), LINE)
 NO_FLOATS = ir.Constant(FLOATS, ir.Undefined)
 
@@ -50,10 +50,7 @@ def _each(number: int) -> Any:
 
 @intrinsic
 def _pointer(typing: Any, address: Any) -> Any:
-    def code(context: Any, to: Any, signature: Any, given: Any) -> Any:
-        return to.inttoptr(given[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.uint64), code
+    return types.voidptr(types.uint64), lambda _, to, __, given: to.inttoptr(given[0], cgutils.voidptr_t)
 
 
 @intrinsic
@@ -87,22 +84,17 @@ def _reaching(typing: Any, address: Any, floor: Any) -> Any:
 @intrinsic
 def _lowest_bit(typing: Any, mask: Any) -> Any:
     """The place of the lowest bit of a mask that has one."""
-
-    def code(context: Any, to: Any, signature: Any, given: Any) -> Any:
-        return to.cttz(given[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), code
+    return types.uint64(types.uint64), lambda _, to, __, given: to.cttz(given[0], ir.Constant(ir.IntType(1), 1))
 
 
 @intrinsic
 def _next(typing: Any, address: Any) -> Any:
     """The number there, which one more takes the place of, whoever else does the same."""
-
-    def code(context: Any, to: Any, signature: Any, given: Any) -> Any:
-        number = ir.IntType(64)
-        return to.atomic_rmw("add", to.inttoptr(given[0], number.as_pointer()), ir.Constant(number, 1), "monotonic")
-
-    return types.int64(types.uint64), code
+    number = ir.IntType(64)
+    one, kind = ir.Constant(number, 1), number.as_pointer()
+    return types.int64(types.uint64), lambda _, to, __, given: to.atomic_rmw(
+        "add", to.inttoptr(given[0], kind), one, "monotonic"
+    )
 
 
 @compiled
@@ -199,18 +191,10 @@ def _sum(values: Any, highest: float, temperature: float, sums: Any) -> float:
 
 
 def _draw_rows(
-    addresses: Any,
-    size: int,
-    most: int,
-    top_p: float,
-    temperature: float,
-    reach: float,
-    chances: Any,
-    drawn: Any,
-    taken: Any,
+    rows: Any, size: int, most: int, top_p: float, heat: float, reach: float, chances: Any, drawn: Any, taken: Any
 ) -> bool:
-    """Fills in a token for each row of `size` logits, of which the `most` best and those within `reach` nats count, but
-    for those that another thread takes; False where the highest of a row is no number."""
+    """Fills in a token for each of `rows`, addresses of `size` logits, but for those that another thread takes; the
+    `most` best and those within `reach` nats count, at the temperature `heat`. False where the highest is no number."""
     lines = size // LINE
     bits, reached = np.empty(lines, np.int32), np.empty(lines, np.int32)
     maxima = bits.view(np.float32)
@@ -221,10 +205,10 @@ def _draw_rows(
     edges = ends.view(np.float32)
     while True:
         place = _next(np.uint64(taken.ctypes.data))
-        if place >= addresses.size:
+        if place >= rows.size:
             return True
-        row = numba.carray(_pointer(addresses[place]), size, np.float32)
-        largest, smallest = _maxima(addresses[place], bits)
+        row = numba.carray(_pointer(rows[place]), size, np.float32)
+        largest, smallest = _maxima(rows[place], bits)
         if not -INFINITY - 1 < largest < INFINITY:
             return False
         ends[0], ends[1] = _bits(largest), _bits(smallest)
@@ -233,19 +217,19 @@ def _draw_rows(
         low, floor = max(edges[1], lowest), lowest
         if most < lines and low < highest:
             floor = _floor(maxima, most, highest, low, lowest, counts)
-        number = _gather(addresses[place], row, maxima, floor, reached, values, tokens)
+        number = _gather(rows[place], row, maxima, floor, reached, values, tokens)
         if number < most and floor > lowest:
             # The bins' edges are rounded.
             floor = lowest
-            number = _gather(addresses[place], row, maxima, floor, reached, values, tokens)
+            number = _gather(rows[place], row, maxima, floor, reached, values, tokens)
         _order(values[:number], tokens[:number], highest, floor, counts, ordered, ids)
         kept = min(number, most)
         total = _sum(ordered[:kept], highest, 1.0, sums)
         if top_p < 1:
             kept = np.int64(np.searchsorted(sums[:kept], top_p * total)) + 1
             total = sums[kept - 1]
-        if temperature != 1:
-            total = _sum(ordered[:kept], highest, temperature, sums)
+        if heat != 1:
+            total = _sum(ordered[:kept], highest, heat, sums)
         rank = np.int64(np.searchsorted(sums[:kept], chances[place] * total, "right"))
         drawn[place] = ids[min(rank, kept - 1)]
 
@@ -276,16 +260,13 @@ class CompiledDraw:
         if rows[0].size % LINE:
             rows = [np.pad(row, (0, -row.size % LINE), constant_values=-np.inf) for row in rows]
         # A quarter of the time of row.ctypes.data, in which the other threads wait to begin.
-        addresses = np.array([ctypes.addressof(ctypes.c_char.from_buffer(row)) for row in rows], dtype=np.uint64)
+        addresses = np.array([ctypes.addressof(ctypes.c_char.from_buffer(row.data)) for row in rows], dtype=np.uint64)
         tokens, size = np.empty(len(rows), dtype=np.int64), rows[0].size
         most = sampling.top_k if 0 < sampling.top_k < size else size
         reach = np.float32(min(NEGLIGIBLE * max(1.0, sampling.temperature), FURTHEST))
-        work = (
-            self._kernel, addresses, size, most, sampling.top_p, sampling.temperature, reach, chances, tokens,
-            np.zeros(1, dtype=np.int64),
-        )  # fmt: skip
-        parts = [self._helpers.submit(*work) for _ in range(min(self._threads, len(rows) // SHARE) - 1)]
-        numbers = [work[0](*work[1:]), *(part.result() for part in parts if not part.cancel())]
-        if not all(numbers):
+        how, taken = (sampling.top_p, sampling.temperature, reach), np.zeros(1, dtype=np.int64)
+        work: tuple[Any, ...] = (addresses, size, most, *how, chances, tokens, taken)
+        parts = [self._helpers.submit(self._kernel, *work) for _ in range(min(self._threads, len(rows) // SHARE) - 1)]
+        if not all([self._kernel(*work), *(part.result() for part in parts if not part.cancel())]):
             finite(np.nan)
         return tokens.tolist()
