@@ -131,7 +131,7 @@ def test_of_equal_tokens_the_lower_ids_stay_and_come_first(compiled: CompiledDra
     # Of many whose bin is the same: two values in turns, of which the larger is that of every third token.
     row = np.full(30_000, 5.0, dtype=np.float32)
     row[::3] = np.nextafter(np.float32(5), np.float32(6))
-    row[7] = 13
+    row[7] = 13.3
     drawn = compiled([row] * 3, Sampling(top_k=20_000, top_p=1), np.array([0.5, 0.85, 1 - 1e-9]))
     assert drawn == draw([row] * 3, Sampling(top_k=20_000, top_p=1), np.array([0.5, 0.85, 1 - 1e-9]))
     assert drawn[0] % 3 == 0 != drawn[2] % 3
@@ -141,10 +141,10 @@ def test_a_bin_with_most_of_the_vocabulary_is_ordered_in_time(compiled: Compiled
     """Two values in turns, far below the best: insertion alone would move each of one past all of the other."""
     row = np.full(151_936, 5.0, dtype=np.float32)
     row[1::2] = np.nextafter(np.float32(5), np.float32(6))
-    row[7] = 13
+    row[7] = 13.3
     began = time.process_time()
     assert compiled([row], Sampling(top_k=0, top_p=1), np.array([1 - 1e-9])) == [151_934]
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize("place", [0, 30, 47, 48, 49])
@@ -158,6 +158,21 @@ def test_logits_that_are_no_numbers_are_refused(compiled: CompiledDraw, place: i
     several.view(np.uint32)[5, place] = bits
     with pytest.raises(ModelFileError, match="no numbers"):
         compiled(list(several), Sampling(), chances)
+
+
+def test_what_another_thread_refuses_is_refused(compiled: CompiledDraw, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    def kernel(*given: Any) -> bool:
+        """Another thread meets the row that is no number."""
+        if threading.current_thread() is threading.main_thread():
+            return begun.wait(30)
+        begun.set()
+        return False
+
+    monkeypatch.setattr(compiled, "_kernel", kernel)
+    with pytest.raises(ModelFileError, match="no numbers"):
+        compiled([np.zeros(64, dtype=np.float32)] * 2 * SHARE, Sampling(), np.zeros(2 * SHARE))
 
 
 def test_a_row_without_any_likely_token_is_refused(compiled: CompiledDraw) -> None:
