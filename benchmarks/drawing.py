@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from minisheep.engines.base import Sampling
-from minisheep.engines.drawing import DRAWERS, CompiledDraw
 from minisheep.engines.sampling import NEGLIGIBLE, Draw, Sampler, draw, keep_pages, sample
 from minisheep.errors import MinisheepError
 from minisheep.machine import cpu
@@ -105,6 +104,8 @@ def read_all(rows: Sequence[npt.NDArray[Any]]) -> None:
 def main(vocabulary: int, rows: int, different: int, seconds: float) -> None:
     """Microseconds a token: plain, by numpy, and compiled, in one thread and in several; and for reading a row once,
     alone and with another thread, which no way of drawing can beat."""
+    from minisheep.engines.drawing import DRAWERS, CompiledDraw
+
     sampling, threads = Sampling(), max(2, min(DRAWERS, cpu.cores()))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
