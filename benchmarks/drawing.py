@@ -1,18 +1,20 @@
-"""Drawing a token from a row of logits: today's code beside the plain one that it replaced, and threads over rows.
+"""Drawing a token from a row of logits: by plain code, by numpy in blocks of rows, and by compiled code in threads.
 
     python -m benchmarks.drawing [--vocabulary N] [--rows N] [--different N] [--seconds S]
 
-On a fast GPU the forward pass of 64 sequences takes less time than drawing 64 tokens one after the other. Both draw the
+On a fast GPU the forward pass of 64 sequences takes less time than drawing 64 tokens one after the other. All draw the
 same tokens from the same chances, which is checked before the clock starts. All rows of a step lie in memory of their
-own, as they come from llama.cpp; of a few `--different` ones, caches hold some.
+own, as they come from llama.cpp; of a few `--different` ones, caches hold some. Needs numba (the extra `fast`).
 """
 
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minisheep.engines.base import Sampling
-from minisheep.engines.sampling import DRAWERS, NEGLIGIBLE, DrawingPool, Sampler, draw
+from minisheep.engines.sampling import NEGLIGIBLE, Draw, Sampler, draw, keep_pages, sample
 from minisheep.errors import MinisheepError
 from minisheep.machine import cpu
 
@@ -81,12 +83,12 @@ def medians(works: list[Callable[[], object]], seconds: float) -> list[float]:
     return [statistics.median(times) for times in taken]
 
 
-def check_same(rows: list[npt.NDArray[Any]], sampling: Sampling) -> None:
-    """Raises `errors.MinisheepError` where the two differ."""
+def check_same(rows: list[npt.NDArray[Any]], sampling: Sampling, ways: Sequence[Draw]) -> None:
+    """Raises `errors.MinisheepError` where a way of drawing differs from the plain one."""
     chances = np.random.default_rng(2).random(len(rows))
     plain = [plain_draw(row, sampling, chance) for row, chance in zip(rows, chances, strict=True)]
-    if draw(rows, sampling, chances) != plain:
-        raise MinisheepError("The two draw different tokens, so their speeds cannot be compared.")
+    if any(way(rows, sampling, chances) != plain for way in ways):
+        raise MinisheepError("Other tokens are drawn than by the plain code, so speeds cannot be compared.")
 
 
 def read_all(rows: Sequence[npt.NDArray[Any]]) -> None:
@@ -100,11 +102,18 @@ def read_all(rows: Sequence[npt.NDArray[Any]]) -> None:
 @click.option("--different", default=0, help="rows that differ, each in memory of its own; 0 for all")
 @click.option("--seconds", default=1.0, show_default=True, help="time for each figure")
 def main(vocabulary: int, rows: int, different: int, seconds: float) -> None:
-    """Microseconds a token: plain, ours, and ours with threads over the rows of a step; and for reading a row once,
+    """Microseconds a token: plain, by numpy, and compiled, in one thread and in several; and for reading a row once,
     alone and with another thread, which no way of drawing can beat."""
-    sampling, threads = Sampling(), min(DRAWERS, cpu.cores())
-    alone, together = DrawingPool(1), DrawingPool(max(2, threads))
-    together.in_threads = True
+    from minisheep.engines.drawing import DRAWERS, CompiledDraw
+
+    sampling, threads = Sampling(), max(2, min(DRAWERS, cpu.cores()))
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        alone = CompiledDraw(Path(folder), 1)
+        compiled = time.perf_counter()
+        together = CompiledDraw(Path(folder), threads)
+        click.echo(f"compiled in {compiled - began:.1f} s; loaded again in {time.perf_counter() - compiled:.2f} s")
+    keep_pages()
     different = min(different or rows, rows)
     click.echo(f"{vocabulary:,} tokens, {rows} rows, {different} of them different, {threads} threads;")
     click.echo("microseconds a token, medians of turns")
@@ -112,7 +121,7 @@ def main(vocabulary: int, rows: int, different: int, seconds: float) -> None:
         for kind, make in KINDS.items():
             rng = np.random.default_rng(1)
             some = [make(rng, vocabulary).astype(np.float32) for _ in range(different)]
-            check_same(some, sampling)
+            check_same(some, sampling, [draw, alone, together])
             every = [some[i % different] for i in range(rows)]
             samplers = [Sampler(sampling, seed) for seed in range(rows)]
 
@@ -123,17 +132,17 @@ def main(vocabulary: int, rows: int, different: int, seconds: float) -> None:
 
             works: list[Callable[[], object]] = [
                 lambda every=every: [plain_draw(row, sampling, 0.5) for row in every],  # type: ignore[misc]
-                lambda every=every, own=samplers: alone.sample(own, every),  # type: ignore[misc]
-                lambda every=every, own=samplers: together.sample(own, every),  # type: ignore[misc]
+                lambda every=every, own=samplers: sample(own, every),  # type: ignore[misc]
+                lambda every=every, own=samplers: sample(own, every, alone),  # type: ignore[misc]
+                lambda every=every, own=samplers: sample(own, every, together),  # type: ignore[misc]
                 lambda every=every: read_all(every),  # type: ignore[misc]
                 read_by_two,
             ]
-            plain, ours, shared, read, by_two = (1e6 * taken / rows for taken in medians(works, seconds))
+            plain, blocks, ours, shared, read, by_two = (1e6 * taken / rows for taken in medians(works, seconds))
             click.echo(
-                f"{kind:8} plain {plain:6.0f}   ours {ours:5.0f}   in threads {shared:5.0f} ({ours / shared:.2f} times)"
-                f"   read once {read:4.0f}, by two {by_two:4.0f}"
+                f"{kind:8} plain {plain:6.0f}   numpy {blocks:5.0f}   compiled {ours:5.0f}   in threads {shared:5.0f}"
+                f" ({ours / shared:.2f} times)   read once {read:4.0f}, by two {by_two:4.0f}"
             )
-    together.close()
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minisheep.config import Settings
-from minisheep.engines.base import Engine, StreamingEngine
+from minisheep.engines.base import Engine, EngineInfo, StreamingEngine
 from minisheep.errors import ModelFileError
 from minisheep.formats.gguf_header import read_header
+from minisheep.run.events import Emit, EngineReady, Note
 
 if TYPE_CHECKING:
     from minisheep.engines.openai import RemoteEngine
@@ -33,6 +34,13 @@ def open_server(settings: Settings, gguf: Path, run: Path) -> RemoteEngine:
         context=settings.context,
         hook=settings.engine_hook,
     )
+
+
+def tell_engine(info: EngineInfo, emit: Emit, more: str = "") -> None:
+    """Tell which engine is ready, with `more` about it, and what it warns of."""
+    emit(EngineReady(info.backend, info.description + more))
+    if info.warning:
+        emit(Note(info.warning, "warning"))
 
 
 def put_adapter(engine: Engine, adapter: Path | None) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 from minisheep.config import Settings
 from minisheep.engines.base import Engine, EngineInfo
 from minisheep.errors import Stopped
+from minisheep.open_engines import tell_engine
 from minisheep.phase_times import keep_time, phase_time, times_path
 from minisheep.run import events
 from minisheep.run.events import (
     Emit,
-    EngineReady,
     Event,
     Glimpse,
     Paused,
@@ -162,7 +162,7 @@ class Report:
     def ready(self, info: EngineInfo) -> None:
         self.loading = self.loading if self.trace else self.worked
         slots = f", {info.slots} slots of {info.context} tokens" if info.slots > 1 else ""
-        self.emit(EngineReady(info.backend, info.description + slots))
+        tell_engine(info, self.emit, slots)
 
     def _glimpse(self, now: float) -> Glimpse:
         engine, newest, verdict = self._engine(), self.newest, self.newest.verdict

@@ -26,6 +26,8 @@ LEFT_TO_THE_USER = {
     "tensorboard": "the extra `tensorboard`",
     "wandb": "the extra `wandb`",
     "trackio": "the extra `trackio`",
+    "numba": "the extra `fast`",
+    "llvmlite": "comes with numba",
     "IPython": "there wherever a notebook is",
 }
 """Packages of an extra, which the code asks for before it imports them."""

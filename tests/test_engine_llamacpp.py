@@ -103,24 +103,25 @@ def recorded(engine: Any, batches: Sequence[Sequence[GenerateRequest]]) -> dict[
     """The greedy token and its lead over the second best in the logits, at each step of each request."""
     import numpy as np
 
+    from minisheep.engines import llamacpp
     from minisheep.engines.llama_batch import LlamaBatch
 
     seen: dict[str, list[tuple[int, float]]] = {}
     drawn: list[tuple[int, float]] = []
-    sample, advance = engine._drawing.sample, LlamaBatch._advance
+    sample, advance = llamacpp.sample, LlamaBatch._advance
 
-    def draw(samplers: Any, rows: Any) -> Any:
+    def draw(samplers: Any, rows: Any, way: Any) -> Any:
         for row in rows:
             second, first = np.partition(row, -2)[-2:]
             drawn.append((int(row.argmax()), float(first - second)))
-        return sample(samplers, rows)
+        return sample(samplers, rows, way)
 
     def look(batch: LlamaBatch, key: int, stream: Any, token: int) -> str:
         seen.setdefault(stream.request.id, []).append(drawn.pop(0))
         return advance(batch, key, stream, token)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine._drawing, "sample", draw)
+        patch.setattr(llamacpp, "sample", draw)
         patch.setattr(LlamaBatch, "_advance", look)
         for requests in batches:
             list(engine.generate(requests))

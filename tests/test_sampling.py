@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from benchmarks.drawing import plain_candidates, plain_draw
 from minisheep.engines import sampling as sampling_module
 from minisheep.engines.base import Sampling
-from minisheep.engines.sampling import NEGLIGIBLE, SHARE, TRIALS, DrawingPool, Sampler, draw, finite
+from minisheep.engines.sampling import BLOCK, NEGLIGIBLE, Sampler, draw, finite, sample
 from minisheep.errors import ModelFileError
 
 rows = st.lists(st.integers(-60, 60).map(lambda n: n / 4), min_size=1, max_size=40)
@@ -105,7 +105,7 @@ def test_the_same_seeds_draw_the_same_tokens_as_the_reference() -> None:
     rng = np.random.default_rng(6)
     ways = (Sampling(), Sampling(temperature=0.7, top_p=0.8, top_k=50), Sampling(temperature=0), Sampling(top_k=0))
     seeds = [(ways[seed % 4], seed) for seed in range(37)]
-    samplers, pool = [Sampler(*both) for both in seeds], DrawingPool(1)
+    samplers = [Sampler(*both) for both in seeds]
     chances = [Random(seed) for _, seed in seeds]
     for spread in (0.5, 2.2, 4.0):
         several = list((rng.gumbel(size=(37, 49_152)) * spread).astype(np.float32))
@@ -113,7 +113,7 @@ def test_the_same_seeds_draw_the_same_tokens_as_the_reference() -> None:
             plain_draw(row, way, chance.random()) if way.temperature else int(row.argmax())
             for row, (way, _), chance in zip(several, seeds, chances, strict=True)
         ]
-        assert pool.sample(samplers, several) == expected
+        assert sample(samplers, several) == expected
 
 
 def test_where_a_sum_ends_at_top_p_it_is_that_of_the_weights() -> None:
@@ -167,19 +167,12 @@ def test_logits_that_are_no_numbers_are_refused(value: float, temperature: float
         finite(several[1].max())
 
 
-@pytest.mark.parametrize("share", [2, 16])
-@pytest.mark.parametrize("threads", [1, 4])
-def test_threads_draw_what_one_after_the_other_would(threads: int, share: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling_module, "SHARE", share)
-    rows = list(np.random.default_rng(3).normal(0, 2, (37, 20_000)).astype(np.float32))
-    alone = [Sampler(Sampling(), seed) for seed in range(37)]
-    together = [Sampler(Sampling(), seed) for seed in range(37)]
-    pool = DrawingPool(threads)
-    for count in (37, 2, *[36] * 3):
-        expected = [sampler.sample(row) for sampler, row in zip(alone[:count], rows, strict=False)]
-        pool.in_threads = threads > 1
-        assert pool.sample(together[:count], rows[:count]) == expected
-    pool.close()
+def test_blocks_of_rows_draw_what_single_rows_would() -> None:
+    rng = np.random.default_rng(3)
+    several, chances = list(rng.normal(0, 2, (3 * BLOCK + 1, 20_000)).astype(np.float32)), rng.random(3 * BLOCK + 1)
+    for sampling in (Sampling(), Sampling(top_k=0)):
+        alone = [draw([row], sampling, chances[at : at + 1])[0] for at, row in enumerate(several)]
+        assert draw(several, sampling, chances) == alone
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the limit is glibc's")
@@ -189,38 +182,19 @@ def test_drawing_takes_no_new_pages_from_the_system() -> None:
         import resource
         import numpy as np
         from minisheep.engines.base import Sampling
-        from minisheep.engines.sampling import DrawingPool, Sampler
-        rows = list(np.random.default_rng(1).standard_normal((64, 49_152), dtype=np.float32))
-        samplers, pool = [Sampler(Sampling(), seed) for seed in range(64)], DrawingPool(2)
-        pool.in_threads = True
+        from minisheep.engines.sampling import Sampler, keep_pages, sample
+        rows = list(np.random.default_rng(1).standard_normal((64, 151_936), dtype=np.float32))
+        samplers = [Sampler(Sampling(), seed) for seed in range(64)]
+        keep_pages()
         for _ in range(3):
-            pool.sample(samplers, rows)
+            sample(samplers, rows)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         for _ in range(5):
-            pool.sample(samplers, rows)
+            sample(samplers, rows)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert int(found.stdout) < 1000, "with the limit as it is at first, some 6,000"
-
-
-@pytest.mark.parametrize("helps", [True, False])
-def test_threads_stay_only_where_they_are_faster(helps: bool) -> None:
-    now, seconds = [0.0], {True: 1.0 if helps else 3.0, False: 2.0}
-
-    class Timed(DrawingPool):
-        def sample(self, samplers: Any, rows: Any) -> list[int]:
-            turn = self.in_threads is None and len(self._seconds[True]) <= len(self._seconds[False])
-            self._clock = lambda: now.__setitem__(0, now[0] + seconds[turn]) or now[0]
-            return super().sample(samplers, rows)
-
-    pool = Timed(2)
-    samplers, rows = [Sampler(Sampling(), 1)] * SHARE, [np.zeros(10, dtype=np.float32)] * SHARE
-    for step in range(2 * TRIALS):
-        assert pool.in_threads is None, step
-        pool.sample(samplers, rows)
-    assert pool.in_threads is helps
-    pool.close()
+    assert int(found.stdout) < 1000, "with the limit as it is at first, some 15,000"
 
 
 def test_greedy_takes_the_likeliest_and_the_first_of_equals() -> None:

@@ -18,10 +18,10 @@ from minisheep.chat.session import ChatAnswer, left_out
 from minisheep.engines.base import GenerateRequest, Sampling, StreamingEngine
 from minisheep.errors import MinisheepError, UsageError, WorkerError
 from minisheep.machine.worker import WorkerProcess
-from minisheep.open_engines import open_engine, put_adapter
+from minisheep.open_engines import open_engine, put_adapter, tell_engine
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.templates import Message
-from minisheep.run.events import AnswerDone, AnswerPart, Emit, EngineReady, Event, Note
+from minisheep.run.events import AnswerDone, AnswerPart, Emit, Event, Note
 from minisheep.workspace import adapter_of, conversation_of
 
 WINDOW = 4
@@ -68,7 +68,7 @@ class ChatModel:
         # One sequence is enough; more would only take memory.
         self._engine: StreamingEngine = open_engine(settings.model_copy(update={"slots": 1}), model.inference_gguf)
         self._adapter: Path | None = None
-        emit(EngineReady(self._engine.info.backend, self._engine.info.description))
+        tell_engine(self._engine.info, emit)
         if self._conversation.again is None:
             emit(
                 Note(

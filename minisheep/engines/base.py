@@ -108,6 +108,8 @@ class EngineInfo:
     slots: int
     context: int
     """Tokens that one sequence can hold."""
+    warning: str = ""
+    """What makes it slower than it could be here, with what mends it."""
 
 
 class Engine(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,13 @@ from minisheep.engines import base, native
 from minisheep.engines.decode import BATCH, Decoder, OutOfRoomError
 from minisheep.engines.llama_batch import LlamaBatch, SampledStream
 from minisheep.engines.native import Vocabulary
-from minisheep.engines.sampling import DrawingPool, LabelTree
+from minisheep.engines.sampling import Draw, LabelTree, draw, keep_pages, sample
 from minisheep.engines.scheduler import LogitRow, Scheduler, SequenceJob, Step, arrange, common_length, shared_prefix
 from minisheep.errors import UsageError, WorkerError
 from minisheep.machine import cpu, llama_library
+from minisheep.machine.installing import install_extra
+from minisheep.models.cache import cache_root
+from minisheep.rules.plain_text import one_line
 from minisheep.rules.templates import Prompt, Segment
 
 llama_cpp = llama_library.load()
@@ -67,8 +71,10 @@ class LlamaCppEngine:
             gguf, slots=slots, context=context, threads=threads, gpu_layers=gpu_layers, offload=offload,
             kv_type=kv_type, adapter_rank=adapter_rank, slot_share=slot_share,
         )  # fmt: skip
-        # Beside a GPU, drawing takes longer than computing; a processor's cores have the next step to compute.
-        self._drawing = DrawingPool(threads if offload else 1)
+        # Beside a GPU, drawing takes longer than computing; a processor's cores have the next step to compute, which
+        # takes them so much longer than drawing that to load numba, half a second for each worker, would gain nothing.
+        self._draw, warning = way_of_drawing(threads) if offload else (draw, "")
+        keep_pages()
         self._prefix: tuple[int, ...] = ()
         self._scheduler_now: Scheduler | None = None
         self._busy = False
@@ -79,6 +85,7 @@ class LlamaCppEngine:
             description=f"llama.cpp {llama_cpp.__version__}, {device}, {threads} threads, {self._decoder.description}",
             slots=self._decoder.slots,
             context=self._decoder.context,
+            warning=warning,
         )
         if adapter is not None:
             try:
@@ -160,7 +167,6 @@ class LlamaCppEngine:
     def close(self) -> None:
         """Free everything native. May be called twice; do not advance an open iterator after it."""
         self._closed = True
-        self._drawing.close()
         self._decoder.close()
 
     @contextmanager
@@ -218,9 +224,8 @@ class LlamaCppEngine:
         step = self._next(scheduler)
         for part in self._parts(scheduler, step) if step is not None else ():
             rows = [(row.key, streams(row.key)) for row, _ in part]
-            tokens = self._drawing.sample(
-                [stream.sampler for _, stream in rows], [self._decoder.logits(index) for _, index in part]
-            )
+            logits = [self._decoder.logits(index) for _, index in part]
+            tokens = sample([stream.sampler for _, stream in rows], logits, self._draw)
             yield from ((key, stream, token) for (key, stream), token in zip(rows, tokens, strict=True))
 
     def _score(self, pending: dict[int, _LabelScore], jobs: list[SequenceJob]) -> Iterator[base.Scores]:
@@ -387,3 +392,19 @@ def _run(decoder: Decoder, start: int, tokens: int) -> None:
         step.rows.append(LogitRow(len(step.tokens) - 1, sequence, position))
     for _row, index in decoder.run(step):
         decoder.logits(index)
+
+
+def way_of_drawing(threads: int) -> tuple[Draw, str]:
+    """Compiled code where numba is installed, else numpy; and what to warn of where numba is there and fails. Compiling
+    takes seconds, once for each machine: now, and not amid a phase."""
+    if importlib.util.find_spec("numba") is None:
+        return draw, ""
+    try:
+        from minisheep.engines import drawing
+
+        return drawing.CompiledDraw(cache_root() / "compiled", threads), ""
+    except Exception as error:  # whatever is wrong with it, a run goes on without
+        return draw, (
+            "Tokens are drawn with numpy, the same ones in twice the time: numba cannot compile the faster way here"
+            f" ({one_line(f'{type(error).__name__}: {error}', 200)}). {install_extra('fast')} may mend it."
+        )

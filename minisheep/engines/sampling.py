@@ -10,11 +10,7 @@ from __future__ import annotations
 
 import codecs
 import random
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -28,11 +24,12 @@ NEGLIGIBLE = 16.0
 COLUMN = 16
 """Tokens of a column: those whose ids are equal but for a multiple of a 16th of the vocabulary. numpy finds the maxima
 of all columns about as fast as one of the row, and only columns whose maximum matters are looked at again."""
-ALONE, BLOCK = 8, 32
-"""Rows that are drawn together by one thread, whose caches hold few, and at most by one of several: fewer and longer
-calls of numpy, between which threads wait for each other."""
+BLOCK = 8
+"""Rows that are drawn together at most: fewer and longer calls of numpy, and no more than a core's cache holds."""
 ORDERED = 2**20
 """Tokens of all rows together that are ordered at once at most, at some 40 bytes each."""
+Draw = Callable[[Sequence[npt.NDArray[Any]], Sampling, npt.NDArray[np.float64]], list[int]]
+"""`draw`, or what draws the same tokens."""
 SAMPLED = 256
 """The value of the last token that top_k keeps is guessed as that of the maximum of this rank in a sample."""
 
@@ -64,8 +61,12 @@ def draw(
         finite([row[token] for row, token in zip(rows, tokens, strict=True)])
         return tokens
     number, size = len(rows), rows[0].size
-    every = np.arange(number)
     most = sampling.top_k if 0 < sampling.top_k < size else size
+    together = BLOCK if most <= size // COLUMN else max(1, min(BLOCK, ORDERED // size))
+    if number > together:
+        parts = [slice(at, at + together) for at in range(0, number, together)]
+        return [token for part in parts for token in draw(rows[part], sampling, chances[part], sampled)]
+    every = np.arange(number)
     if size % COLUMN:
         rows = [np.pad(row, (0, -size % COLUMN), constant_values=-np.inf) for row in rows]
     views = [row.reshape(COLUMN, -1) for row in rows]
@@ -80,11 +81,11 @@ def draw(
     columns, ends = _places(peaks, floor)
     counts = np.diff(ends, prepend=0)
     columns -= np.repeat(every * peaks.shape[1], counts)
-    parts = [columns[end - count : end] for count, end in zip(counts, ends, strict=True)]
+    found = [columns[end - count : end] for count, end in zip(counts, ends, strict=True)]
     kept = np.full((number, COLUMN * counts.max()), -np.inf, peaks.dtype)
     outs = [row[: COLUMN * count].reshape(COLUMN, -1) for row, count in zip(kept, counts, strict=True)]
-    # A loop in C, since whoever holds the interpreter between these calls makes another thread sleep.
-    deque(map(np.ndarray.take, views, parts, repeat(1), outs, repeat("clip")), 0)  # type: ignore[arg-type]
+    for view, places, out in zip(views, found, outs, strict=True):
+        view.take(places, axis=1, out=out, mode="clip")
     places, stops = _places(kept, floor)
     near = np.diff(stops, prepend=0)
     values = kept.ravel().take(places)
@@ -149,82 +150,31 @@ class Sampler:
 
     def sample(self, logits: npt.NDArray[Any]) -> int:
         """A token from one row of logits."""
-        return _draw([self], [logits], 1)[0]
+        return sample([self], [logits])[0]
 
 
-DRAWERS = 8
-"""Threads that draw at most: numpy lets go of the interpreter for the passes over a row, not for what lies between."""
-SHARE = 16
-"""Rows of a thread, at least where more than two draw: with 8 the second of two brings a quarter, with 16 two fifths,
-with 32 half."""
-TRIALS = 8
-"""Steps that each way of drawing is timed for before the faster one stays."""
 KEPT_BYTES = 31 << 20
-"""Freed at the start: see `DrawingPool`."""
+"""Freed at the start: see `keep_pages`."""
 
 
-class DrawingPool:
-    """Draws the tokens of several rows, with up to `threads` at once; the tokens are the same, since each sampler has
-    its own randomness. `close` ends the threads.
-
-    Whether threads help depends on the machine's free cores and on the vocabulary: handing the interpreter over may
-    cost more than numpy's passes bring. So both ways are tried in turn, and the faster stays.
-    """
-
-    def __init__(self, threads: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._threads = min(threads, DRAWERS)
-        self._pool = ThreadPoolExecutor(self._threads - 1, "draw") if threads > 1 else None
-        # glibc returns memory to the system above a limit, and each page that comes again costs as much as drawing from
-        # it. Whoever frees much at once raises that limit, up to 32 MiB; nothing is written here.
-        bytearray(KEPT_BYTES)
-        self._clock = clock
-        self._seconds: dict[bool, list[float]] = {True: [], False: []}
-        """For a row, by whether threads drew it."""
-        self.in_threads: bool | None = False if self._pool is None else None
-        """None while it is not decided yet."""
-
-    def sample(self, samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]]) -> list[int]:
-        """A token from each row, by the sampler at the same place."""
-        if self._pool is None or len(rows) < SHARE or self.in_threads is False:
-            return _draw(samplers, rows, ALONE)
-        threads = self.in_threads or len(self._seconds[True]) <= len(self._seconds[False])
-        began = self._clock()
-        tokens = self._shared(samplers, rows) if threads else _draw(samplers, rows, ALONE)
-        if self.in_threads is None:
-            self._seconds[threads].append((self._clock() - began) / len(rows))
-            if len(self._seconds[False]) == TRIALS:
-                self.in_threads = min(self._seconds[True]) < min(self._seconds[False])
-        return tokens
-
-    def _shared(self, samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]]) -> list[int]:
-        """One share of neighbouring rows for each thread: to hand over single rows takes longer than to draw them."""
-        share = -(-len(rows) // min(self._threads, max(2, len(rows) // SHARE)))
-        starts = range(0, len(rows), share)
-        assert self._pool is not None
-        shares = [(samplers[at : at + share], rows[at : at + share], BLOCK) for at in starts]
-        parts = [self._pool.submit(_draw, *one) for one in shares[1:]]
-        return _draw(*shares[0]) + [token for part in parts for token in part.result()]
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+def keep_pages() -> None:
+    """glibc returns memory to the system above a limit, and each page that comes again costs as much as drawing from
+    it. Whoever frees much at once raises that limit, up to 32 MiB; nothing is written here."""
+    bytearray(KEPT_BYTES)
 
 
-def _draw(samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]], most: int) -> list[int]:
-    """Those together that are drawn in the same way, at most so many."""
+def sample(samplers: Sequence[Sampler], rows: Sequence[npt.NDArray[Any]], draw: Draw = draw) -> list[int]:
+    """A token from each row, by the sampler at the same place; those together that are drawn in the same way."""
     alike: dict[tuple[float, float, int], list[int]] = {}
     for place, sampler in enumerate(samplers):
         sampling = sampler.sampling
         alike.setdefault((sampling.temperature, sampling.top_p, sampling.top_k), []).append(place)
     tokens = [0] * len(rows)
-    for (_, _, top_k), places in alike.items():
-        few = 0 < top_k <= rows[0].size // COLUMN
-        together = most if few else max(1, min(most, ORDERED // rows[0].size))
-        for block in (places[at : at + together] for at in range(0, len(places), together)):
-            chances = np.array([samplers[place].chance() for place in block])
-            drawn = draw([rows[place] for place in block], samplers[block[0]].sampling, chances)
-            for place, token in zip(block, drawn, strict=True):
-                tokens[place] = token
+    for places in alike.values():
+        chances = np.array([samplers[place].chance() for place in places])
+        drawn = draw([rows[place] for place in places], samplers[places[0]].sampling, chances)
+        for place, token in zip(places, drawn, strict=True):
+            tokens[place] = token
     return tokens
 
 

@@ -22,11 +22,11 @@ from minisheep.evals.code import own_metrics
 from minisheep.evals.tasks import PLAIN, EvalSpec
 from minisheep.machine import system
 from minisheep.models.prepared import PreparedModel
-from minisheep.open_engines import open_engine, put_adapter
+from minisheep.open_engines import open_engine, put_adapter, tell_engine
 from minisheep.rules.identity import six_decimals
 from minisheep.rules.templates import Template
 from minisheep.run import events
-from minisheep.run.events import Emit, EngineReady, Note, PhaseFinished, PhaseStarted, Progress, TaskMeasured
+from minisheep.run.events import Emit, Note, PhaseFinished, PhaseStarted, Progress, TaskMeasured
 from minisheep.run.files import sha256_of, write_json
 from minisheep.run.folder import RunFolder
 from minisheep.run.reading import trained_kinds
@@ -105,8 +105,7 @@ class ModelUnderTest:
         if self._engine is None:
             self._engine = open_engine(self.settings, self.model.inference_gguf)
             info = self._engine.info
-            text = f"{info.description}, {info.slots} sequences of {info.context} tokens"
-            emit(EngineReady(info.backend, text))
+            tell_engine(info, emit, f", {info.slots} sequences of {info.context} tokens")
         put_adapter(self._engine, adapter)
         return self._engine
 

@@ -4,6 +4,7 @@
     CACHE/partial/               downloads in progress, each in a folder of its own; may be deleted at any time
     CACHE/hashes/                SHA-256 sums, so that a file of 5 GB is read once
     CACHE/locks/                 one empty file for each model that two processes must not fetch at once
+    CACHE/compiled/              what numba compiled for drawing tokens; may be deleted at any time
 
 CACHE is $MINISHEEP_CACHE or the user's cache folder.
 """

@@ -32,9 +32,9 @@ published rates for an 8B in 4 bits with 16 to 512 tokens a pass on an RTX 4090 
 TRAIN = 0.4
 """Share of the throughput with float32 sums that training with 4-bit weights and padded batches reaches. Assumed:
 published packed and compiled training reaches 0.7."""
-DRAW_SECONDS = 0.00015
-"""For one processor core to draw a token from a row of logits, while the GPU waits: measured at 152,000 tokens
-(docs/performance.md: 0.14 ms, and two thirds of that with two threads)."""
+DRAW_SECONDS = 0.00007
+"""For one processor core to draw a token from a row of logits, while the GPU waits, by compiled code, which the extra
+`gpu` brings: measured at 152,000 tokens (docs/performance.md; numpy takes twice that, two threads little over half)."""
 LOAD_BYTES = 1.5e9
 """Bytes a second read from a disk."""
 START_SECONDS = 5.0

@@ -17,8 +17,8 @@ from minisheep.config import Settings
 from minisheep.engines.base import StreamingEngine
 from minisheep.errors import UsageError
 from minisheep.machine.worker import SILENT_SECONDS
-from minisheep.open_engines import open_engine, put_adapter
-from minisheep.run.events import Emit, EngineReady, Found, Progress
+from minisheep.open_engines import open_engine, put_adapter, tell_engine
+from minisheep.run.events import Emit, Found, Progress
 from minisheep.serve.desk import Desk
 from minisheep.serve.endpoints import Endpoints, Offered
 from minisheep.workspace import adapter_of, conversation_of
@@ -41,7 +41,7 @@ def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None
         work, model = prepare.open_model(Path(job["run"]), emit)
         settings = work.settings
         engine = opened(settings, job["slots"], model.inference_gguf)
-        emit(EngineReady(engine.info.backend, engine.info.description))
+        tell_engine(engine.info, emit)
 
         loaded: list[int] = []
 
