@@ -115,9 +115,8 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
             knock(settings, stored.parent)
         model = _prepare_real(settings, emit)
         _check_gpu(settings, model, emit)
-        choice = choose_trainer(settings.trainer, settings.load_in, model.architecture)
         failed = before.trainer_failed if before is not None else ""
-        choice = after_failure(choice, failed)
+        choice = after_failure(choose_trainer(settings.trainer, settings.load_in, model.architecture), failed)
         if choice.message:
             emit(Note(choice.message, "warning" if choice.warning else "info"))
         model = dataclasses.replace(model, trainer=choice.trainer, trainer_failed=failed if choice.warning else "")
@@ -125,14 +124,9 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
             _check_lengths(settings, model, emit)
             if settings.engine == "openai":
                 _try_server(settings, model, emit, stored.parent)
-    if before is not None and before.gguf_sha256 != model.gguf_sha256:
-        raise RunMismatchError(
-            f"The file of {before.name} has changed since the run began: its SHA-256 was {before.gguf_sha256[:16]}...,"
-            f" and is now {model.gguf_sha256[:16]}.... The run cannot go on with it.",
-            "Restore the old file, or start a new run.",
-        )
     # A run keeps the versions it began with; what has changed since is reported.
     if before is not None:
+        _check_same_file(before, model.gguf_sha256)
         changed = sorted(k for k, v in model.versions.items() if before.versions.get(k) != v)
         if changed:
             emit(Note(f"Versions changed since the run began: {', '.join(changed)}. Results may, too.", "warning"))
@@ -322,22 +316,28 @@ def _checked_again(model: PreparedModel, emit: Emit) -> PreparedModel:
     return dataclasses.replace(model, template=checked.template)
 
 
+def _check_same_file(before: PreparedModel, sha256: str) -> None:
+    if before.gguf_sha256 != sha256:
+        raise RunMismatchError(
+            f"The file of {before.name} has changed since the run began: its SHA-256 was {before.gguf_sha256[:16]}...,"
+            f" and is now {sha256[:16]}.... This run cannot use it.",
+            "Restore the old file, then give the same command again; or start a new run.",
+        )
+
+
 def ensure_files(model: PreparedModel, settings: Settings, emit: Emit, *needed: str) -> PreparedModel:
     """A run's model; of its files, those `needed` (fields of it) are fetched or made anew where the cache was emptied.
 
-    Raises `errors.RunMismatchError` where what is found is another model, and `errors.MinisheepError` for none.
+    Raises `errors.RunMismatchError` where what is found is another file, and `errors.MinisheepError` for none.
     """
     if settings.engine == "fake":
         return model
     if all(getattr(model, name).exists() for name in needed):
+        if "gguf" in needed or model.inference_gguf == model.gguf:  # a copy of the cache is named by its digest
+            _check_same_file(model, sha256_file(model.gguf))
         return _checked_again(model, emit)
     prepared = _prepare_real(settings, emit) if "weights" in needed else for_inference(settings, emit)
-    if prepared.gguf_sha256 != model.gguf_sha256:
-        raise RunMismatchError(
-            f"The file of {model.name} has changed since the run began: its SHA-256 was {model.gguf_sha256[:16]}...,"
-            f" and is now {prepared.gguf_sha256[:16]}.... This run cannot use it.",
-            "Restore the old file, then give the same command again.",
-        )
+    _check_same_file(model, prepared.gguf_sha256)
     weights = prepared.weights if "weights" in needed else model.weights
     found = dataclasses.replace(model, gguf=prepared.gguf, inference_gguf=prepared.inference_gguf, weights=weights)
     return _checked_again(found, emit)

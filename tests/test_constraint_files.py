@@ -248,6 +248,17 @@ def test_a_kind_that_hangs_again_and_again_is_given_up(install: Any) -> None:
         assert checker.check(own, "", "a b") == (True, "") and checker.check(own, "", "a, b") == (False, "")
 
 
+def test_a_word_of_a_file_that_searches_for_ever_costs_an_answer_and_no_night() -> None:
+    endless = WordedConstraint("keywords:existence", {"keywords": [r"(\w+\s?)+!"]}, "Shout.")
+    answer = "and so on " * 20
+    with Checker(load_catalogue(), seconds=0.2) as checker:
+        assert checker.check(endless, "", "Hi!") == (True, "")
+        assert "did not end within 0.2 s" in checker.check(endless, "", answer)[1]
+        assert checker.catalogue.kinds[endless.kind].check(answer, **endless.arguments) is False
+        assert checker.check(endless, "", answer)[0] is False
+        assert "not asked again" in checker.check(endless, "", answer)[1]
+
+
 def test_a_search_without_end_outlives_nobody(install: Any) -> None:
     """The parent may be gone, and a search that holds the interpreter hears of nothing: the process ends itself."""
     install("mine", PLUGIN, {"a": "mine:Mine"})

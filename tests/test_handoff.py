@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import model_folders as folders
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -18,13 +19,15 @@ from export_runs import example, finished_run
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import tiny_run
+from worker_stand_ins import pretend
 
 from minisheep import loop
 from minisheep.cli.main import cli
-from minisheep.errors import UsageError
+from minisheep.errors import ModelFileError, UsageError
 from minisheep.export import handoff_files
 from minisheep.export import handoff_files as jobs
-from minisheep.export.handoff_files import HandoffJob, read_job, spread, text_of, whole_alpha, write
+from minisheep.export.handoff_files import HandoffJob, begin_text, read_job, spread, text_of, whole_alpha, write
+from minisheep.formats.hf_to_gguf import convert
 from minisheep.rules.templates import chatml
 from minisheep.run.folder import RunFolder, read_records, replace_records
 from minisheep.run.records import Example, PreferencePair
@@ -102,6 +105,25 @@ def test_a_text_begins_as_the_model_wants_it(tmp_path: Path, monkeypatch: pytest
     found = job(tmp_path / "run", 3)
     assert text_of(found.train[0].prompt).startswith("<bos><|im_start|>")
     assert jobs.begun(found.train[0].prompt, "<bos>") == found.train[0].prompt
+
+
+def test_the_vocabulary_of_a_strangers_file_is_read_in_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folders.tiny_folder(tmp_path / "a", "gemma3_text")
+    gguf = convert(folder, tmp_path / "a.gguf", "f32", "Tiny", lambda line: None).path
+    code = f"""
+import sys
+from pathlib import Path
+from minisheep.export.handoff_files import begin_text
+print(repr(begin_text(Path({str(gguf)!r}))), "llama_cpp" in sys.modules)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "'<s>' False\n"
+    # A crash of native code, which a file that nobody checked may cause, costs that process alone.
+    monkeypatch.setattr(handoff_files, "BEGIN", pretend(monkeypatch, "os.kill(os.getpid(), signal.SIGSEGV)"))
+    with pytest.raises(ModelFileError, match=r"vocabulary of a\.gguf failed: its process was ended by SIGSEGV"):
+        begin_text(gguf)
 
 
 def test_the_numbers_are_the_runs(tmp_path: Path) -> None:

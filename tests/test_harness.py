@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from measured_runs import measured_run
 from minisheep.engines.base import GenerateRequest, Loglik, LoglikRequest
 from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.errors import UsageError
-from minisheep.evals import code, engine_lm, eval_run, scores, tasks
+from minisheep.evals import code, engine_lm, eval_run, scores, tasks, worker
 from minisheep.evals.engine_lm import Asker, sampling, windows
 from minisheep.evals.tasks import EvalSpec
 from minisheep.metrics.stats import accuracy, ratio_interval
@@ -24,6 +25,7 @@ from minisheep.metrics.stats import change as verdict_change
 from minisheep.models import hub
 from minisheep.rules.templates import Template, chatml
 from minisheep.run.files import read_json, write_json
+from minisheep.stages.checking import in_time
 
 
 def words(text: str) -> int:
@@ -472,6 +474,25 @@ IFEVAL = {"key": 7, "prompt": "Say hi.", "instruction_id_list": ["punctuation:no
 def test_rows_are_read_in_order(tmp_path: Path) -> None:
     given = [{**IFEVAL, "key": 2}, {**IFEVAL, "key": 1}]
     assert tasks.read_rows(write(tmp_path / "rows.jsonl", *given), "ifeval") == given
+
+
+ENDLESS = {"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": [r"(\w+\s?)+!"]}]}
+LONG = "and so on " * 20
+
+
+def test_a_row_whose_words_search_for_ever_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "in_time", lambda doing: in_time(doing, 0.3))
+    row = {**IFEVAL, **ENDLESS, "prompt": LONG}
+    with pytest.raises(UsageError, match=r"rows.jsonl, row 7: a check of an answer did not end within"):
+        tasks.read_rows(write(tmp_path / "rows.jsonl", IFEVAL | {"key": 6}, row), "ifeval")
+    # Another text shows it only when it is an answer.
+    (row,) = tasks.read_rows(write(tmp_path / "rows.jsonl", IFEVAL | ENDLESS), "ifeval")
+    task = SimpleNamespace(process_results=scores.own)
+    plan = worker.EvalPlan("ifeval", task, "digest", "rows.jsonl", "", [0])
+    worker.judge_in_time(plan)
+    assert task.process_results(row, ["Hi!"])["prompt_level_strict_acc"] is True
+    with pytest.raises(UsageError, match=r"rows.jsonl, row 7: .* did not end within"):
+        task.process_results(row, [LONG])
 
 
 @pytest.mark.parametrize(

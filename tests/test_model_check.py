@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import model_folders as folders
 import pytest
+from click.testing import CliRunner
 from gguf_builder import Tiny, pair
 
 from minisheep import api
+from minisheep.cli.models import convert as convert_verb
 from minisheep.data.seed_tasks import SeedTask
 from minisheep.engines import native
-from minisheep.errors import MinisheepError, ModelFileError, SeedFileError, UnsupportedModelError, UsageError
+from minisheep.errors import (
+    MinisheepError,
+    ModelFileError,
+    RunMismatchError,
+    SeedFileError,
+    UnsupportedModelError,
+    UsageError,
+)
 from minisheep.formats.gguf_header import GgufHeader, read_header
-from minisheep.formats.hf_to_gguf import convert
+from minisheep.formats.hf_to_gguf import convert, join_parts
 from minisheep.formats.model_check import check_model, with_end
+from minisheep.models.cache import sha256_file
 from minisheep.models.fetch import fetch_gguf
 from minisheep.models.registry import find_model
 from minisheep.rules.templates import Prompt, Template, chatml, plain
@@ -145,7 +157,7 @@ def test_any_part_of_a_split_model_is_refused_with_the_command_that_joins_them(t
     (folder := tmp_path / "with blank").mkdir()
     with pytest.raises(ModelFileError, match=f"part {number} of 3") as refused:
         read_header(part(folder, number, 3))
-    assert f"llama-gguf-split --merge '{folder}/big-00001-of-00003.gguf' big-whole.gguf" in refused.value.fix
+    assert f"`minisheep convert '{folder}/big-{number:05}-of-00003.gguf' --out big-whole.gguf`" in refused.value.fix
 
 
 def test_a_file_that_was_split_into_one_is_whole(tmp_path: Path) -> None:
@@ -160,8 +172,70 @@ def test_a_part_is_refused_before_there_is_a_run(tmp_path: Path, weights: dict[s
 
 
 def test_a_part_on_the_hub_is_refused_before_it_is_fetched() -> None:
-    with pytest.raises(MinisheepError, match="part 1 of 4"):
+    with pytest.raises(MinisheepError, match="part 1 of 4") as refused:
         fetch_gguf(find_model("org/repo:dir/big-00001-of-00004.gguf"), lambda line: None)
+    assert "`hf download org/repo --include 'dir/big-*-of-00004.gguf' --local-dir .`" in refused.value.fix
+
+
+def split(whole: Path, folder: Path) -> list[Path]:
+    """The tiny model in two parts, as llama-gguf-split writes them: the first has the header."""
+    from gguf import GGUFReader, GGUFValueType, GGUFWriter
+
+    reader = GGUFReader(whole)
+    writer = GGUFWriter(folder / "tiny.gguf", "llama", split_max_tensors=4)
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            kind = field.types[0]
+            more = {"sub_type": field.types[-1]} if kind == GGUFValueType.ARRAY else {}
+            writer.add_key_value(name, field.contents(), kind, **more)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(folder.glob("tiny-*.gguf"))
+
+
+def test_the_command_that_joins_parts_makes_the_model_that_was_split(tmp_path: Path) -> None:
+    whole = converted(tmp_path / "a")
+    (folder := tmp_path / "parts").mkdir()
+    parts, joined = split(whole, folder), tmp_path / "joined.gguf"
+    assert len(parts) > 2
+    done = CliRunner().invoke(convert_verb, [str(parts[1]), "--out", str(joined), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output.splitlines()[-1])["gguf"] == str(joined)
+    ours, theirs = read_header(joined), read_header(whole)
+    assert {k: str(v) for k, v in ours.metadata.items()} == {k: str(v) for k, v in theirs.metadata.items()}
+    numbers = [
+        {t.name: (t.shape, t.type, path.read_bytes()[t.offset :][: t.bytes]) for t in header.tensors}
+        for path, header in ((joined, ours), (whole, theirs))
+    ]
+    assert numbers[0] == numbers[1]
+    with pytest.raises(UsageError, match="GGUF already"):
+        join_parts(joined, tmp_path / "b.gguf", print)
+    with pytest.raises(UsageError, match="exists already"):
+        join_parts(parts[0], joined, print)
+
+
+@pytest.mark.parametrize("fault", ["missing", "renamed", "cut"])
+def test_parts_that_are_not_all_there_are_named_and_nothing_is_left(tmp_path: Path, fault: str) -> None:
+    whole = converted(tmp_path / "a")
+    (folder := tmp_path / "parts").mkdir()
+    first, second, *_ = split(whole, folder)
+    told = {"missing": second.name, "renamed": "named as they came", "cut": f"{second} cannot be used: truncated"}[
+        fault
+    ]
+    if fault == "missing":
+        second.unlink()
+    elif fault == "renamed":
+        first = first.rename(folder / "model.gguf")
+    else:
+        second.write_bytes(second.read_bytes()[:-8])
+    with pytest.raises(ModelFileError) as refused:
+        join_parts(first, tmp_path / "joined.gguf", print)
+    assert told in str(refused.value) + refused.value.fix
+    assert [path.name for path in tmp_path.iterdir() if "joined" in path.name] == []
 
 
 def seeds(*sizes: int, held_out: frozenset[int] = frozenset({0})) -> list[SeedTask]:
@@ -199,6 +273,36 @@ def test_a_seed_that_is_too_long_is_named_whether_it_is_shown_or_held_out(long: 
             checked(seeds(*sizes), 300, **settings)
         assert named in refused.value.message and fix in refused.value.fix
         assert refused.value.message.count("line") == 1
+
+
+def test_a_run_is_not_begun_with_a_seed_that_is_too_long(tmp_path: Path) -> None:
+    from minisheep import config, prepare
+
+    gguf = converted(tmp_path / "a")
+    rows = [
+        {"instruction": f"Say {n} words of your own.", "output": "No. " * (n == 3) * 900 + "Yes."} for n in range(9)
+    ]
+    (mine := tmp_path / "mine.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    model = dataclasses.replace(prepare.fake_model(), gguf=gguf)
+    with pytest.raises(SeedFileError, match=r"mine\.jsonl, line 4 "):
+        prepare._check_lengths(config.make({"seeds": str(mine)}), model, lambda event: None)
+
+
+def test_another_file_under_the_name_of_a_runs_model_is_used_by_no_verb(tmp_path: Path) -> None:
+    from minisheep import config, prepare
+
+    gguf = converted(tmp_path / "a")
+    model = dataclasses.replace(
+        prepare.fake_model(), name="tiny", gguf=gguf, gguf_sha256=sha256_file(gguf), inference_gguf=gguf,
+        template=plain("<|endoftext|>"),
+    )  # fmt: skip
+    settings = config.make({"model": str(gguf)})
+    for needed in ("gguf", "inference_gguf"):
+        assert prepare.ensure_files(model, settings, lambda event: None, needed).gguf == gguf
+    gguf.write_bytes(gguf.read_bytes()[:-1] + b"!")
+    for needed in ("gguf", "inference_gguf"):
+        with pytest.raises(RunMismatchError, match="The file of tiny has changed since the run began"):
+            prepare.ensure_files(model, settings, lambda event: None, needed)
 
 
 def test_seeds_that_only_together_are_too_long_are_named_until_the_rest_fits() -> None:

@@ -83,6 +83,16 @@ def test_a_chinese_answer_keeps_what_was_asked_for_and_is_cut_where_it_repeats_i
     assert cut_answer(f"{SHEEP}羊吃青草，也吃树叶。", "end", "", CHINESE) == (SHEEP, "repeated_sentence")
 
 
+@pytest.mark.parametrize(
+    "end", ["</s>", "<|im_end|></s>", " <end_of_turn>", "\n\n###", "<|im_end|>\n<|im_start|>user\nMore"]
+)
+def test_an_end_that_the_model_spells_out_is_no_part_of_the_answer(end: str) -> None:
+    assert cut_answer(f"Seven.{end}", "end") == ("Seven.", "new_turn")
+    asked_for = "It is <|im_end|>"
+    assert cut_answer(asked_for, "end", "Which of <|im_end|> and </s> ends a turn of ChatML?") == (asked_for, "")
+    assert cut_answer("</s>", "end") == ("</s>", "")
+
+
 def test_a_turn_leaves_a_short_answer_whole_even_at_the_token_limit() -> None:
     assert cut_answer("Paris\nQuestion: And Spain", "length") == ("Paris", "new_turn")
 

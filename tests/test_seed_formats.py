@@ -104,6 +104,16 @@ def test_the_same_fault_of_many_rows_is_told_once(tmp_path: Path) -> None:
     assert "24 faults" in message and "and 14 more" in message
 
 
+def test_an_end_of_answers_that_is_spelt_out_is_no_text_to_learn(tmp_path: Path) -> None:
+    ends = ("</s>", "<|im_end|>\n", "\n###")
+    ended = [row | {"output": f"{row['output']}{end}"} for row, end in zip(OTHERS[:3], ends, strict=True)]
+    message = fault(write(tmp_path / "s", [*ended, *OTHERS[3:]]))
+    assert "3 faults: line 1: its output ends in </s>" in message and "line 3: its output ends in ###" in message
+    about = {"instruction": "Which token ends a turn of ChatML, <|im_end|> or </s>?", "output": "It is <|im_end|>"}
+    html = {"instruction": "Strike the price out.", "output": "It costs <s>30 euros</s>"}
+    assert len(load_seeds(str(write(tmp_path / "t", [about, html, *OTHERS])))) == 2 + len(OTHERS)
+
+
 @pytest.mark.parametrize(("value", "told"), [(False, "none is left to measure"), (True, "none may be shown")])
 def test_marks_that_are_all_the_same_say_so(tmp_path: Path, value: bool, told: str) -> None:
     message = fault(write(tmp_path / "s", [row | {"held_out": value} for row in OTHERS]))
@@ -154,6 +164,14 @@ def test_a_byte_order_mark_is_ignored_wherever_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["/dev/zero", "/"])
 def test_what_is_no_file_is_refused_and_does_not_fill_the_memory(name: str) -> None:
     assert "cannot be read" in fault(name)
+
+
+def test_a_pipe_into_which_nobody_writes_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minisheep.data.seed_tasks.WAITED", 0.2)
+    os.mkfifo(tmp_path / "p")
+    assert "nothing came through the pipe within 0.2 s" in fault(str(tmp_path / "p"))
 
 
 QUICK: dict[str, Any] = {

@@ -135,6 +135,14 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: bytes) -> None:
         read_records(path, Response)
 
 
+def test_nothing_is_appended_through_a_link(tmp_path: Path) -> None:
+    (mine := tmp_path / "mine.txt").write_text("a torn line")
+    (link := tmp_path / "responses.jsonl").symlink_to(mine)
+    with pytest.raises(CorruptRunError, match="is a link"):
+        Appender(link)
+    assert mine.read_text() == "a torn line"
+
+
 def test_a_missing_file_holds_no_records(tmp_path: Path) -> None:
     assert read_records(tmp_path / "none.jsonl", Response) == []
 

@@ -14,7 +14,7 @@ import click
 from minisheep.errors import ModelFileError, UsageError
 from minisheep.models import cleaning, registry
 from minisheep.models.cache import cache_root
-from minisheep.models.fetch import fetch_weights, not_pinned
+from minisheep.models.fetch import fetch_weights, not_pinned, whole_name
 from minisheep.models.registry import ModelEntry, find_model
 from minisheep.rules.plain_text import megabytes, one_line
 
@@ -200,7 +200,8 @@ def convert(model: str, out: str | None, kind: str, as_json: bool) -> None:
     minisheep align --model my-base-Q8_0.gguf --weights ~/models/my-base
 
     Architectures: llama, mistral, qwen2, qwen3, gemma3. The file is kept only if it gives the model's own
-    token ids. `align --model FOLDER` converts by itself, to Q8_0.
+    token ids. `align --model FOLDER` converts by itself, to Q8_0. A split GGUF, by any of its parts in place of FOLDER,
+    becomes one file whose numbers stay as they are, whatever --type says.
     """
     from minisheep.formats import hf_to_gguf
     from minisheep.models.hub import what_is_missing
@@ -212,12 +213,15 @@ def convert(model: str, out: str | None, kind: str, as_json: bool) -> None:
     missing = what_is_missing(Path(model)) if Path(model).is_dir() else ""
     if missing:
         raise ModelFileError(f"{model} cannot be converted: {missing}.", "Give a folder as its makers published it.")
-    entry = find_model(model)
-    output = Path(out) if out else Path(f"{registry.safe_name(entry.title)}-{kind}.gguf")
-    folder = fetch_weights(entry, report)
-    if folder is None:
-        raise UsageError(f"{entry.title} is a GGUF already.", "Give a folder with safetensors, or a hub id.")
-    made = hf_to_gguf.convert(folder, output, kind, entry.title, report)
+    if Path(model).is_file():
+        made = hf_to_gguf.join_parts(Path(model), Path(out or whole_name(model)), report)
+    else:
+        entry = find_model(model)
+        folder = fetch_weights(entry, report)
+        if folder is None:
+            raise UsageError(f"{entry.title} is a GGUF already.", "Give a folder with safetensors, or a hub id.")
+        output = Path(out) if out else Path(f"{registry.safe_name(entry.title)}-{kind}.gguf")
+        made = hf_to_gguf.convert(folder, output, kind, entry.title, report)
     if as_json:
         converted = {"event": "Converted", "gguf": str(made.path), "bytes": made.bytes}
         facts = {"architecture": made.architecture, "parameters": made.parameters, "type": kind}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import select
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -136,6 +137,8 @@ def _listed(places: list[str]) -> str:
 
 MOST_OF_A_PIPE = 1 << 28
 """Bytes; a pipe does not tell how much there is to come."""
+WAITED = 60.0
+"""Seconds for the first of them."""
 
 
 def read_given(path: str | Path, most: int = MOST_OF_A_PIPE) -> bytes:
@@ -143,12 +146,16 @@ def read_given(path: str | Path, most: int = MOST_OF_A_PIPE) -> bytes:
     take all memory. Raises OSError, whose `strerror` says why nothing is read."""
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file")
-    with open(path, "rb") as file:
+    # Or a named pipe into which nobody writes would be waited for without end, and no word.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         kind = os.fstat(file.fileno()).st_mode
         if stat.S_ISREG(kind):
             return file.read()
         if not stat.S_ISFIFO(kind):
             raise OSError(errno.EINVAL, "it is neither a file nor a pipe")
+        if not select.select([file], [], [], WAITED)[0]:
+            raise OSError(errno.ETIMEDOUT, f"nothing came through the pipe within {WAITED:g} s")
+        os.set_blocking(file.fileno(), True)
         data = file.read(most + 1)
         if len(data) > most:
             raise OSError(errno.EFBIG, f"more than {most >> 20} MB came through the pipe")

@@ -1,6 +1,6 @@
 """What every use of llama.cpp needs first: a quiet log that can be quoted, a loaded model, and its vocabulary.
 
-It loads the native library, so the parent does not import it (`handoff` does, for a vocabulary). Inference and training
+It loads the native library, so the parent does not import it. Inference and training
 both tokenise by `Vocabulary`, so that a model is trained on the very ids that it later runs with.
 """
 

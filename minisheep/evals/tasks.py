@@ -19,10 +19,12 @@ from typing import Any, Self
 
 from minisheep.data.seed_formats import RowError, lines
 from minisheep.data.seed_tasks import decoded, load_items, read_given
-from minisheep.errors import ConfigError, DownloadError, MinisheepError, UsageError
+from minisheep.errors import ConfigError, DownloadError, MinisheepError, TimeUpError, UsageError
 from minisheep.evals.code import refusal
 from minisheep.machine.installing import install_extra
 from minisheep.models.hub import said_offline
+from minisheep.rules.ifeval import loose
+from minisheep.stages.checking import in_time
 
 FRAMES = ("auto", "template", "plain")
 PLAIN = "plain text"
@@ -264,10 +266,24 @@ def read_rows(path: Path, task: str) -> list[dict[str, Any]]:
         raise UsageError(f"--data {path} holds no rows.", _fix(task))
     if task == "ifeval":
         try:
-            load_items(str(path))
+            for item in load_items(str(path)):
+                with row_in_time(f"{path}, row {item.id}"):
+                    loose(item, item.prompt)  # some text to try it on, before hours of answers
         except ConfigError as error:
             raise UsageError(f"--data {error.message}", error.fix) from None
     return rows
+
+
+@contextmanager
+def row_in_time(row: str) -> Iterator[None]:
+    """Raise `errors.UsageError` where deciding an answer to a `row` of ``--data`` takes too long."""
+    try:
+        with in_time(f"--data {row}: a check of an answer"):
+            yield
+    except TimeUpError as error:
+        raise UsageError(
+            error.message, "Its words are regular expressions that search for ever: write plain words, or escape them."
+        ) from None
 
 
 def _row(where: str, task: str, row: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,10 +32,12 @@ from minisheep.api import load_run, resolve_round
 from minisheep.data.seed_tasks import load_seeds
 from minisheep.errors import ModelFileError, UsageError
 from minisheep.export.export_choice import hub_id, known
+from minisheep.machine.worker import WorkerProcess
 from minisheep.models.prepared import PreparedModel
 from minisheep.pairing import read_pairs
 from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Prompt, Segment, Template
+from minisheep.run.events import Emit
 from minisheep.run.files import publish, write_atomic
 from minisheep.run.folder import RunFolder
 from minisheep.stages.train import rounds_trained_on, starts_from, together, train_job
@@ -44,6 +46,7 @@ from minisheep.trainers.base import TrainExample, TrainSettings, split, steps_pe
 AXOLOTL_CONFIG = "axolotl.yaml"
 LLAMAFACTORY_CONFIG = "llamafactory.yaml"
 TRAIN, VALIDATION = "minisheep_train", "minisheep_validation"
+BEGIN = "minisheep.export.handoff_files:find_begin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +144,23 @@ def begun(prompt: Prompt, begin: str) -> Prompt:
 def begin_text(gguf: Path) -> str:
     """The text of the token that this model needs before every text; empty if it needs none.
 
-    Raises `errors.ModelFileError`.
+    In a worker, since this loads llama.cpp. Raises `errors.ModelFileError`.
     """
+    if not gguf.exists():
+        raise ModelFileError(f"{gguf} is gone, but its tokenizer is needed.", "Fetch it again with `minisheep pull`.")
+    with WorkerProcess(BEGIN, died=ModelFileError) as worker:
+        job = {"phase": "begin", "gguf": str(gguf)}
+        return str(worker.do(job, f"Reading the vocabulary of {gguf.name}")["begin"])
+
+
+def find_begin(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
     from minisheep.engines.native import Vocabulary
     from minisheep.formats.gguf_header import read_header
     from minisheep.formats.model_facts import model_facts
 
-    if not gguf.exists():
-        raise ModelFileError(f"{gguf} is gone, but its tokenizer is needed.", "Fetch it again with `minisheep pull`.")
-    facts = model_facts(read_header(gguf))
-    with Vocabulary.from_file(gguf) as vocabulary:
-        return facts.bos_text if vocabulary.add_bos else ""
+    facts = model_facts(read_header(Path(job["gguf"])))
+    with Vocabulary.from_file(Path(job["gguf"])) as vocabulary:
+        return {"begin": facts.bos_text if vocabulary.add_bos else ""}
 
 
 def text_of(parts: Sequence[Segment]) -> str:

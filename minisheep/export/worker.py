@@ -17,7 +17,7 @@ from typing import Any
 
 from minisheep import config, prepare
 from minisheep.engines.native import Vocabulary
-from minisheep.errors import ExportError, RunMismatchError, Stopped
+from minisheep.errors import ExportError, Stopped
 from minisheep.export import export_checks, ollama
 from minisheep.export.export_choice import MAKE, WITH_ADAPTER, WITH_GGUF, ExportSpec, default_format
 from minisheep.formats import lora_gguf, merge, model_facts
@@ -25,7 +25,6 @@ from minisheep.formats.gguf_header import read_header
 from minisheep.formats.hf_versions import config_for_both, tokenizer_config_for_both
 from minisheep.formats.quantise import FORMATS, quantise
 from minisheep.machine import jinja_child
-from minisheep.models.cache import sha256_file
 from minisheep.models.hub import shards
 from minisheep.models.prepared import PreparedModel
 from minisheep.rules import templates
@@ -66,10 +65,6 @@ class ExportWork:
         self.settings: config.Settings = config.make(config.read_toml(self.folder.settings))
         needs = ("gguf", "inference_gguf", "weights") if spec.needs_weights else ("gguf", "inference_gguf")
         self.model = prepare.ensure_files(PreparedModel.read(self.folder.model), self.settings, emit, *needs)
-        if sha256_file(self.model.gguf) != self.model.gguf_sha256:
-            raise RunMismatchError(
-                f"{self.model.gguf} has changed since the run began.", "Restore the file, then export again."
-            )
         self.header = read_header(self.model.gguf)
         self.template = self.model.template
         self.tokens = min(TOKENS, self.settings.eval_max_tokens)

@@ -205,9 +205,9 @@ class _Part(Exception):
         self.number, self.count = number, count
 
 
-def read_header(path: Path) -> GgufHeader:
-    """Read and check the header of a GGUF of version 2 or 3. Raises ModelFileError naming the fault; a part of a split
-    model is one, since no part can be run or trained alone."""
+def read_header(path: Path, *, part: bool = False) -> GgufHeader:
+    """Read and check the header of a GGUF of version 2 or 3. Raises ModelFileError naming the fault. A part of a
+    split model is one, since no part can be run or trained alone; with `part` it is read all the same, to be joined."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device would block or never end
             raise _Fault("it is not a regular file")
@@ -217,7 +217,7 @@ def read_header(path: Path) -> GgufHeader:
                 file.seek(0)
                 data = file.read(limit)
                 try:
-                    return _parse(data, file_bytes)
+                    return _parse(data, file_bytes, part)
                 except _NeedMore:
                     continue
     except FileNotFoundError:
@@ -287,7 +287,7 @@ class _Cursor:
         return starts
 
 
-def _parse(data: bytes, file_bytes: int) -> GgufHeader:
+def _parse(data: bytes, file_bytes: int, part: bool) -> GgufHeader:
     cursor = _Cursor(data, file_bytes)
     if data[:4] != b"GGUF":
         if file_bytes < 4:
@@ -307,12 +307,12 @@ def _parse(data: bytes, file_bytes: int) -> GgufHeader:
     metadata = _read_metadata(cursor, key_count)
     # Before all else: the later parts have no architecture, and the first lacks tensors.
     parts, place = metadata.get("split.count", 0), metadata.get("split.no", 0)
-    if isinstance(parts, int) and parts > 1:
+    if isinstance(parts, int) and parts > 1 and not part:
         raise _Part(place + 1 if isinstance(place, int) else 1, parts)
     alignment = metadata.get("general.alignment", 32)
     if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
         raise _Fault(f"corrupt, general.alignment is {alignment} and not a power of two")
-    architecture = metadata.get("general.architecture")
+    architecture = metadata.get("general.architecture", "part" if part else None)
     if not isinstance(architecture, str) or not _ARCHITECTURE.fullmatch(architecture):
         raise _Fault("general.architecture is missing or no identifier")
     raw = [_read_tensor(cursor) for _ in range(tensor_count)]

@@ -1,4 +1,5 @@
-"""A folder of weights converted to a GGUF: read, plan, check the room, write, check the tokens, quantise, publish.
+"""A folder of weights converted to a GGUF: read, plan, check the room, write, check the tokens, quantise, publish. And
+the parts of a split GGUF joined (`join_parts`).
 
 Tensors are read in pieces of a few million numbers, so that a model of any size takes little memory; the `gguf` package
 writes the header and the vocabulary.
@@ -22,10 +23,12 @@ from minisheep.formats import safetensors_file, tokenizer
 from minisheep.formats.gguf_header import padded, read_header
 from minisheep.formats.gguf_to_hf import hf_names
 from minisheep.formats.hf_config import AGAIN, Design, Value, read_design, read_source
-from minisheep.formats.quantise import FORMATS, quantise_in_worker
+from minisheep.formats.model_facts import parameter_count
+from minisheep.formats.quantise import AS_IT_IS, FORMATS, quantise_in_worker
 from minisheep.formats.safetensors_file import EMBEDDING, HEAD, Stored, pieces, row_count, tied_in_truth
 from minisheep.formats.tokenizer import GgufVocabulary
 from minisheep.models.cache import REPORT_EVERY, Report, disk_errors
+from minisheep.models.fetch import part_name
 from minisheep.rules.plain_text import megabytes
 from minisheep.run.files import check_room, whole_file, write_in_pieces
 
@@ -62,8 +65,7 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
     quantiser holds a tensor or two. Raises `errors.UnsupportedModelError`, `errors.ModelFileError`, `errors.DiskError`,
     or `errors.UsageError` if `output` exists.
     """
-    if output.exists():
-        raise UsageError(f"{output} exists already.", "Give another --out FILE.gguf, or delete it.")
+    _check_free(output)
     source = read_source(folder)
     design = read_design(source.config)
     stored = safetensors_file.list_tensors(folder)
@@ -79,7 +81,7 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
     parameters = sum(prod(tensor.shape) for tensor in tensors)
     size = sum(tensor.bytes for tensor in tensors)
     need = size if type in FLOATS else size + int(parameters * FORMATS[type][1])
-    check_room(output, need + _RESERVE, "The conversion needs", "Make room, or give --out FILE.gguf on a larger disk.")
+    check_room(output, need + _RESERVE, "The conversion needs", _ROOM)
     with disk_errors(f"{output} cannot be written"):
         output.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(output) as finished:
@@ -96,6 +98,41 @@ def convert(folder: Path, output: Path, type: str, title: str, report: Report) -
                 if floats != finished:
                     floats.unlink(missing_ok=True)
     return Converted(output, design.architecture, parameters, output.stat().st_size)
+
+
+def join_parts(part: Path, output: Path, report: Report) -> Converted:
+    """Write the split model that `part` belongs to as the one GGUF `output`, which appears whole or not at all.
+
+    Its numbers stay as they are. Raises `errors.ModelFileError` where a part is missing or broken, `errors.DiskError`,
+    and `errors.UsageError` for a GGUF that is whole or if `output` exists.
+    """
+    _check_free(output)
+    count = read_header(part, part=True).metadata.get("split.count", 1)
+    if count == 1:
+        raise UsageError(f"{part} is a GGUF already.", "Give a folder with safetensors, or a hub id.")
+    paths = [Path(part_name(str(part), number, count)) for number in range(1, count + 1)]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing or len(set(paths)) < count:  # all one path where it has another name than llama.cpp reads
+        named = ", ".join(missing[:3] or ["file by the name of another"]) + " ..." * (len(missing) > 3)
+        raise ModelFileError(
+            f"{part} is one of {count} parts, and beside it there is no {named}.",
+            f"Put all parts into one folder, named as they came: {part_name('NAME-00001-of-00001.gguf', 1, count)} ...",
+        )
+    size = sum(read_header(path, part=True).file_bytes for path in paths)
+    check_room(output, size + _RESERVE, "The joined model needs", _ROOM)
+    report(f"joining {count} parts ({megabytes(size)})")
+    with disk_errors(f"{output} cannot be written"), whole_file(output) as finished:
+        quantise_in_worker(paths[0], finished, AS_IT_IS)
+    header = read_header(output)
+    return Converted(output, header.architecture, parameter_count(header), header.file_bytes)
+
+
+_ROOM = "Make room, or give --out FILE.gguf on a larger disk."
+
+
+def _check_free(output: Path) -> None:
+    if output.exists():
+        raise UsageError(f"{output} exists already.", "Give another --out FILE.gguf, or delete it.")
 
 
 _LEFT_OUT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")

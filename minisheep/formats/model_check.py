@@ -16,13 +16,8 @@ from minisheep.engines.native import Vocabulary
 from minisheep.errors import UnsupportedModelError
 from minisheep.formats.gguf_header import GgufHeader
 from minisheep.rules.plain_text import one_line
-from minisheep.rules.templates import Template
+from minisheep.rules.templates import KNOWN_ENDS, Template
 
-KNOWN_ENDS = (
-    *("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>"),
-    *("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<|EOT|>", "<|endofturn|>", "<|return|>"),
-)
-"""Tokens that end a text or an answer in public models, for files that name none."""
 MENDED = "its type will be overridden"
 """In a warning of what llama.cpp puts right itself: an end token that the file calls an ordinary one."""
 MOST_WARNINGS = 5

@@ -36,10 +36,13 @@ FORMATS = {
 }
 """llama.cpp's name of each format, and the most bytes for a weight: small models keep a large share in a wider
 format."""
+AS_IT_IS = "one file"
+"""In place of a format: every tensor as it is, those of all parts of a split model together."""
 
 
 def quantise(source: Path, output: Path, format: str) -> None:
-    """Write `source` in a format of `FORMATS` to `output` (llama_model_quantize), which is checked and not yet synced.
+    """Write `source` in a format of `FORMATS`, or `AS_IT_IS`, to `output` (llama_model_quantize), which is checked and
+    not yet synced.
 
     Imports llama_cpp: call it in a worker. Raises `errors.ModelFileError` where llama.cpp refuses or the result is
     broken; the caller then deletes `output`.
@@ -48,12 +51,14 @@ def quantise(source: Path, output: Path, format: str) -> None:
 
     llama_cpp = llama_library.load()
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = getattr(llama_cpp, FORMATS[format][0])
-    params.allow_requantize = True
+    if format == AS_IT_IS:
+        params.only_copy = True
+    else:
+        params.ftype, params.allow_requantize = getattr(llama_cpp, FORMATS[format][0]), True
     code = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(output), ctypes.byref(params))
     if code != 0:
         raise ModelFileError(
-            f"llama.cpp cannot convert {source} to {format} (code {code}).",
+            f"llama.cpp cannot write {source} as {format} (code {code}).",
             "Pass a GGUF in Q8_0 or Q4_K_M with --gguf.",
         )
     read_header(output)  # a short write by the C++ side must not become the copy
@@ -153,7 +158,7 @@ def quantise_in_worker(source: Path, output: Path, format: str) -> None:
     try:
         with WorkerProcess("minisheep.formats.quantise:do", died=ModelFileError) as worker:
             job = {"phase": "quantise", "source": str(source), "output": str(output), "format": format}
-            worker.do(job, f"Quantising {source.name} to {format}")
+            worker.do(job, f"Writing {source.name} as {format}")
     except BaseException:
         output.unlink(missing_ok=True)
         raise
@@ -162,6 +167,6 @@ def quantise_in_worker(source: Path, output: Path, format: str) -> None:
 def do(job: dict[str, Any], emit: Emit, should_stop: Callable[[], bool]) -> None:
     from minisheep.engines import native
 
-    read_header(Path(job["source"]))
+    read_header(Path(job["source"]), part=job["format"] == AS_IT_IS)
     native.start()
     quantise(Path(job["source"]), Path(job["output"]), job["format"])

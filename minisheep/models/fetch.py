@@ -181,16 +181,28 @@ _PART = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf$")
 """How llama.cpp names the parts of a split model."""
 
 
-def part_error(path: Path | str, number: int, count: int) -> ModelFileError:
-    """The error for part `number` (from 1) of a split model; `path` is on this machine or names a file on the hub."""
-    named = _PART.search(str(path)) is not None or number == 1
-    first = _PART.sub(f"-00001-of-{count:05}.gguf", str(path)) if named else "FIRST-PART.gguf"
-    whole = shell(_PART.sub("", Path(first).name).removesuffix(".gguf") + "-whole.gguf")
+def part_name(path: str, number: int, count: int) -> str:
+    """The path of another part of the split model that `path` is a part of."""
+    return _PART.sub(f"-{number:05}-of-{count:05}.gguf", path)
+
+
+def whole_name(path: str) -> str:
+    """What to call the file into which the parts of a split model are joined."""
+    return f"{_PART.sub('', Path(path).name).removesuffix('.gguf')}-whole.gguf"
+
+
+def part_error(path: Path | str, number: int, count: int, repo: str = "") -> ModelFileError:
+    """The error for part `number` (from 1) of a split model; `path` is on this machine or names a file of `repo` on the
+    hub."""
+    whole = shell(whole_name(str(path)))
+    every = shell(_PART.sub(f"-*-of-{count:05}.gguf", str(path)))
+    have = "Put all parts into one folder, named as they came"
+    if repo:
+        have = f"Fetch all parts with `hf download {shell(repo)} --include {every} --local-dir .`"
     return ModelFileError(
         f"{path} is part {number} of {count} of a split model, and minisheep reads a model from one file. Nothing was"
         " started.",
-        f"Put all parts into one folder and join them with llama.cpp's own tool: `llama-gguf-split --merge"
-        f" {shell(first)} {whole}`. Then give --gguf {whole}.",
+        f"{have}, and join them: `minisheep convert {shell(path)} --out {whole}`. Then give --gguf {whole}.",
     )
 
 
@@ -222,7 +234,7 @@ def fetch_gguf(entry: ModelEntry, report: Report, offline: bool = False) -> Fetc
         case HubFile():
             # Before gigabytes are fetched; a file that is only named so is told apart where it is here.
             if (part := _PART.search(entry.gguf.file)) and int(part[2]) > 1:
-                raise part_error(entry.gguf.file, int(part[1]), int(part[2]))
+                raise part_error(entry.gguf.file, int(part[1]), int(part[2]), entry.gguf.repo)
             return _from_hub(entry, entry.gguf, report, offline)
 
 

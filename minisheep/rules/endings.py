@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
+from minisheep.rules.templates import end_as_text
 from minisheep.rules.text_words import END, START, scaled, words
 from minisheep.rules.wording import ENGLISH, Wording
 
@@ -127,7 +128,8 @@ def cut_answer(text: str, finish: str, instruction: str = "", wording: Wording =
     finish: ``end``, ``stop`` or ``length``, as in `engines.base.Completion`.
     instruction: with its input; an answer that ended by itself keeps the labels that it was asked for (`unexplained`).
     Reasons, in the order of the checks; the last that applied is given:
-    ``new_turn``: cut at the first label of a speaker or a few-shot field at a line start (not at the very start);
+    ``new_turn``: cut at the first label of a speaker or a few-shot field at a line start (not at the very start), or
+    before an end of answers that was spelt out;
     ``repeated_sentence``: cut at the first sentence of four words or more that stood there before;
     ``last_sentence``: only for ``length`` where nothing else was cut, back to the last whole sentence, list line or
     closed code fence. Where there is none the text stays, and the rule ``never_ends`` drops it.
@@ -139,6 +141,8 @@ def cut_answer(text: str, finish: str, instruction: str = "", wording: Wording =
     turn = next((match.start() for match in unexplained(labels, masked, finish, instruction, wording)), None)
     if turn is not None:
         cut, reason = cut[:turn].rstrip(), "new_turn"
+    while (spelt := end_as_text(cut)) and spelt not in instruction:
+        cut, reason = cut.removesuffix(spelt).rstrip(), "new_turn"
     repeat = _first_repetition(cut)
     if repeat is not None:
         cut, reason = cut[:repeat].rstrip(), "repeated_sentence"

@@ -78,7 +78,7 @@ def json_fault(error: Exception, whole: bool = False) -> str:
     was read, and settings of Python."""
     if isinstance(error, json.JSONDecodeError):
         place = f"line {error.lineno}, character {error.colno}" if whole else f"character {error.pos + 1}"
-        return f"{error.msg[:1].lower()}{error.msg[1:]} at {place}"
+        return f"{error.msg[:1].lower()}{error.msg[1:].removesuffix(' at')} at {place}"
     if isinstance(error, UnicodeDecodeError):
         return "not UTF-8 text"
     return "nested too deeply" if isinstance(error, RecursionError) else "a number of thousands of digits"

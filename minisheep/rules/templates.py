@@ -253,6 +253,22 @@ def renderer(source: str, special: dict[str, str]) -> Callable[[list[Message], b
     return render
 
 
+KNOWN_ENDS = (
+    *("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>"),
+    *("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<|EOT|>", "<|endofturn|>", "<|return|>"),
+)
+"""Tokens that end a text or an answer in public models, for files that name none."""
+
+
+def end_as_text(answer: str) -> str:
+    """The end that an answer spells out as its last words: a token of some model, or a line of ``###``; else empty.
+
+    An answer that is nothing else is about it, and so is HTML whose ``</s>`` closes something.
+    """
+    end = "###" if answer.endswith("\n###") else next((end for end in KNOWN_ENDS if answer.endswith(end)), "")
+    return "" if answer == end or (end == "</s>" and "<s>" in answer[1:]) else end
+
+
 def _first_token(tail: str) -> str:
     """The end token with which a template closes an answer: ``<|im_end|>`` of ``<|im_end|>\\n``."""
     tail = tail.strip()

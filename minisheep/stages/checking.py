@@ -1,19 +1,22 @@
 """Whether answers keep their constraints: IFEval's kinds at once, those of plug-ins in a process of their own.
 
 A plug-in is a user's code. It may raise, hang, end its process or answer "yes", and a night's run must not end for it:
-such an answer is told apart from one that broke its constraint, and the process is begun anew where it must be.
+such an answer is told apart from one that broke its constraint, and the process is begun anew where it must be. Words
+of IFEval's kinds are regular expressions, and may search for ever, too: they have the same time (`in_time`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from minisheep.data.constraint_kinds import find_plugin
-from minisheep.errors import ConfigError, WorkerError
+from minisheep.errors import ConfigError, TimeUpError, WorkerError
 from minisheep.machine.worker import WorkerProcess
 from minisheep.rules.constraints import Catalogue, ConstraintKind, WordedConstraint
 from minisheep.rules.ifeval import verify
@@ -27,6 +30,28 @@ GRACE_SECONDS = 5.0
 """After its time, a process ends by itself even where its parent is gone and it listens to nobody."""
 GIVE_UP = 3
 """Times that a kind may hang or end its process before it is not asked again, so that a night is not spent waiting."""
+
+
+@contextlib.contextmanager
+def in_time(doing: str, seconds: float = CHECK_SECONDS) -> Iterator[None]:
+    """Raise `errors.TimeUpError`, which `doing` begins, where the block takes more `seconds` of the processor.
+
+    Only a main thread can have that, and one that searches by an expression does notice: it looks for signals.
+    """
+
+    def over(*_: object) -> NoReturn:
+        raise TimeUpError(f"{doing} did not end within {seconds:g} s.")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, over)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 class Checker:
@@ -63,16 +88,19 @@ class Checker:
         if kind is None:
             return False, f"This run knows no constraint {constraint.kind}."
         if not kind.plugin:
-            return verify(kind.name, constraint.arguments, prompt, answer), ""
+            return self._in_time(kind.name, lambda: verify(kind.name, constraint.arguments, prompt, answer))
         if not answer.strip():
             return False, ""
         facts = self._ask(kind.name, "check", answer, constraint.arguments)
         return facts.get("found") is True, facts.get("fault", "")
 
     def _apart(self, kind: ConstraintKind) -> ConstraintKind:
-        """The kind, with functions that ask the process where they are a plug-in's."""
+        """The kind, with functions that ask the process where they are a plug-in's, and else a check in time."""
         if not kind.plugin:
-            return kind
+            own = kind.check
+            return replace(
+                kind, check=lambda answer, **given: self._in_time(kind.name, lambda: own(answer, **given))[0]
+            )
 
         def check(answer: str, **arguments: Any) -> bool:
             return self._ask(kind.name, "check", answer, arguments).get("found") is True
@@ -82,6 +110,17 @@ class Checker:
             return found if isinstance(found, str) else None
 
         return replace(kind, check=check, edit=None if kind.edit is None else edit)
+
+    def _in_time(self, kind: str, decide: Callable[[], bool]) -> tuple[bool, str]:
+        """The verdict of one of IFEval's kinds, or the fault."""
+        if self._ended[kind] >= GIVE_UP:
+            return False, f"The check of {kind} hung {GIVE_UP} times and is not asked again."
+        try:
+            with in_time(f"The check of {kind}", self._seconds):
+                return decide(), ""
+        except TimeUpError as error:
+            self._ended[kind] += 1
+            return False, error.message
 
     def _ask(self, kind: str, act: str, answer: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """What a plug-in's function found, or the fault."""
