@@ -98,7 +98,7 @@ class PlainView:
             spent = plain_text.duration(self._clock() - self._phase_begun)
             doing = f"{words.line(self._latest)}, {spent}" if self._latest else f"working, {spent}"
             left = "" if paused else self._forecast.left().in_words()
-            self.say(f"{doing}; {left}" if left else doing)
+            self.say(f"{doing}; left: {left}" if left else doing)
 
     def say(self, text: str) -> None:
         self._last = self._clock()
@@ -198,6 +198,7 @@ class LiveView:
             seconds = time.monotonic() - self._begun
             rate = f"{(done - self._first) / seconds:.1f}/s" if seconds > 1 else ""
             left = self._forecast.left().in_words()
+            left = left and f"left: {left}"
             self._progress.update(self._task, completed=done, total=total or None, rate=rate, left=left, detail=detail)
 
     def _drop_task(self) -> None:
