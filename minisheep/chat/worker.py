@@ -70,12 +70,8 @@ class ChatModel:
         self._adapter: Path | None = None
         emit(EngineReady(self._engine.info.backend, self._engine.info.description))
         if self._conversation.again is None:
-            emit(
-                Note(
-                    "The model's template takes one turn, so each message is answered without the ones before.",
-                    "warning",
-                )
-            )
+            text = "The model's template takes one turn, so each message is answered without the ones before."
+            emit(Note(text, "warning"))
 
     def check(self, system: str) -> None:
         """Raises `errors.UsageError` for a system message that the template cannot hold."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +65,8 @@ def command(target: str, plain: bool, as_json: bool, **given: Any) -> None:
     from minisheep.terminal.views import JsonView, LiveView, choose_view
 
     spec = _spec(target, **given)
-    view = choose_view(plain=plain, as_json=as_json)
-    try:
+    with closing(choose_view(plain=plain, as_json=as_json)) as view:
         results = eval_run.measure(spec, view, view.tick)
-    finally:
-        view.close()
     if isinstance(view, JsonView):
         for item in eval_run.objects(results):
             click.echo(json.dumps(item))

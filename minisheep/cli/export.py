@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,12 @@ def export(run: str, target: str, round_: str, out: str | None, format_: str | N
     chosen = export_choice.choose_export(run, round_, given["base_model"] or "")
     form = format_ or export_choice.default_format(chosen.parameters)
     folder = export_choice.output(chosen, target, form, out)
-    view = choose_view(plain=given["plain"], as_json=given["as_json"])
-    try:
+    with closing(choose_view(plain=given["plain"], as_json=given["as_json"])) as view:
         made = exporting.export(
             chosen, target, form, folder, view, view.tick,
             overwrite=given["overwrite"], threads=given["threads"], repo=repo or "",
         )  # fmt: skip
         pushed = model_cards.push(Path(made["folder"]), repo, token, public=given["public"]) if repo else []
-    finally:
-        view.close()
     if isinstance(view, JsonView):
         click.echo(json.dumps({"event": "Exported", **made, "pushed": pushed}))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import click
 
@@ -31,11 +32,8 @@ def soup(run: str, rounds: str, weights: str | None, out: str | None, plain: boo
     from minisheep.terminal.views import JsonView, LiveView, choose_view, print_metrics
 
     chosen = adapter_soup.choose(run, rounds, weights, out)
-    view = choose_view(plain=plain, as_json=as_json)
-    try:
+    with closing(choose_view(plain=plain, as_json=as_json)) as view:
         made = adapter_soup.make(chosen, view, view.tick)
-    finally:
-        view.close()
     said = adapter_soup.sentence(chosen, made["decisions"])
     if isinstance(view, JsonView):
         click.echo(json.dumps({"event": "Soup", "folder": str(chosen.out), "text": said, **made}))

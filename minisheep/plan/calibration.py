@@ -215,19 +215,9 @@ def examples(seeds: Sequence[SeedTask], count: int) -> list[Example]:
         else:
             request = "\n".join(f"{i}. {user_text(s.instruction, s.input)}" for i, s in enumerate(some, 1))
             answer = "\n".join(f"{i}. {s.output}" for i, s in enumerate(some, 1))
-        records.append(
-            Example(
-                instruction=request,
-                input="",
-                output=answer,
-                messages=[{"role": "user", "content": request}, {"role": "assistant", "content": answer}],
-                score=1.0,
-                quality=None,
-                following=None,
-                cut="",
-                parents=("bench", "bench", str(number)),
-            )
-        )
+        messages = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+        judged: dict[str, Any] = {"score": 1.0, "quality": None, "following": None, "cut": ""}
+        records.append(Example(request, "", answer, messages, **judged, parents=("bench", "bench", str(number))))
     return records
 
 

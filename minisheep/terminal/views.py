@@ -141,7 +141,7 @@ def _tenths(seconds: float | None) -> float | None:
 
 
 class LiveView:
-    """A progress bar for each phase, with counts, rate and time left; other events scroll above it."""
+    """A progress bar for each phase, with counts and time left; other events scroll above it."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
@@ -149,7 +149,6 @@ class LiveView:
             progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=None),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[rate]}", markup=False),
             progress.TimeElapsedColumn(),
             progress.TextColumn("{task.fields[left]}", markup=False),
             progress.TextColumn("{task.fields[detail]}", markup=False),
@@ -159,18 +158,14 @@ class LiveView:
         )
         self._forecast = Forecast()
         self._task: progress.TaskID | None = None
-        self._begun, self._first = time.monotonic(), 0
         self._progress.start()
 
     def __call__(self, event: events.Event) -> None:
         self._forecast(event)
         if isinstance(event, events.PhaseStarted):
             self._drop_task()
-            self._begun, self._first = time.monotonic(), event.done
-            self._task = self._progress.add_task(
-                words.where(event.round, event.phase), total=event.total or None, completed=event.done, rate="",
-                left="", detail="",
-            )  # fmt: skip
+            where, total = words.where(event.round, event.phase), event.total or None
+            self._task = self._progress.add_task(where, total=total, completed=event.done, left="", detail="")
         elif isinstance(event, events.Progress):
             self._update(event.done, event.total, plain_text.one_line(event.detail, 40))
         elif isinstance(event, events.TrainStep):
@@ -195,11 +190,9 @@ class LiveView:
 
     def _update(self, done: int, total: int, detail: str) -> None:
         if self._task is not None:
-            seconds = time.monotonic() - self._begun
-            rate = f"{(done - self._first) / seconds:.1f}/s" if seconds > 1 else ""
             left = self._forecast.left().in_words()
             left = left and f"left: {left}"
-            self._progress.update(self._task, completed=done, total=total or None, rate=rate, left=left, detail=detail)
+            self._progress.update(self._task, completed=done, total=total or None, left=left, detail=detail)
 
     def _drop_task(self) -> None:
         if self._task is not None:
