@@ -195,9 +195,8 @@ def decode_requests(seeds: Sequence[SeedTask], count: int, tokens: int, turn: in
     requests = []
     for number in range(count):
         seed = seeds[(turn * count + number) % len(seeds)]
-        text = (
-            f"Notes, part {turn * count + number + 1}. A long letter that begins with the words: {seed.instruction}\n"
-        )
+        part = turn * count + number + 1
+        text = f"Notes, part {part}. A long letter that begins with the words: {seed.instruction}\n"
         identity = derive_seed("bench", "decode", turn, number)
         requests.append(GenerateRequest(str(number), (Segment(text),), Sampling(max_tokens=tokens), seed=identity))
     return requests
