@@ -32,14 +32,12 @@ def how_asked(
     if not folder.asked.exists():
         made = plan(engine, asking, instructions)
         if made.cramped:
-            report.emit(
-                Note(
-                    f"A context of {engine.info.context} tokens holds fewer than {asking.settings.answer_shots} solved"
-                    f" tasks beside {made.cramped} of {len(instructions)} instructions, so fewer are shown there. A new"
-                    f" run with --context {2 * engine.info.context} shows more.",
-                    "warning",
-                )
+            text = (
+                f"A context of {engine.info.context} tokens holds fewer than {asking.settings.answer_shots} solved"
+                f" tasks beside {made.cramped} of {len(instructions)} instructions, so fewer are shown there. A new"
+                f" run with --context {2 * engine.info.context} shows more."
             )
+            report.emit(Note(text, "warning"))
         if not made.asked:
             return {}
         replace_records(folder.asked, made.asked)

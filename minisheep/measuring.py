@@ -42,6 +42,7 @@ def measure_model(
     for likelihood in evaluation.likelihoods(engine, work.template, tasks):
         likelihoods.append(likelihood)
         report.step(len(likelihoods), total, "likelihood of held-out answers")
+    report.turn(len(tasks))
     answers: list[Completion] = []
     with closing(evaluation.greedy_answers(engine, settings, work.template, answered)) as completions:
         for completion in completions:

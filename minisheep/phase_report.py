@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +27,7 @@ from minisheep.run.events import (
     TrainStep,
 )
 from minisheep.run.records import Verdict
-from minisheep.run.time_left import profile_of, share_of
+from minisheep.run.time_left import profile_of, share_of, share_of_time
 from minisheep.stages.evaluate import score_edges
 
 PROGRESS_SECONDS = 0.2
@@ -84,8 +86,11 @@ class Report:
         self.trace: list[tuple[float, float]] = []
         """Work done, and after how many seconds, for each record."""
         self._first = 0
+        self._turned: tuple[int, float] | None = None
+        """Records and seconds before other ones than those began to come."""
         self._last_progress = 0.0
         self._last_glimpse, self._evaluated = self._begun, 0
+        self._looking = threading.Lock()
 
     def start(self, total: int = 0, done: int = 0, unit: str = "records") -> None:
         self._first, self.resumed = done, done > 0
@@ -116,14 +121,47 @@ class Report:
             running, share = engine.running if engine is not None else 0, 0.0
             if work is not None and work[1] is not None:
                 share = share_of(work[0], work[1], running)
+            elif self._turned is not None and done > self._turned[0]:
+                before, since = self._turned
+                spent = self.worked - self.loading, self.worked - since
+                share = share_of_time(*spent, done - before, total - done, running)
             self.emit(Progress(self.round, self.phase, done, total, detail, running, share))
-        if now - self._last_glimpse >= GLIMPSE_SECONDS:
-            self.emit(self._glimpse(now))
+        self._look()
         self.wait_while_paused()
         if self.should_stop():
             raise Stopped(
                 f"Stopped in round {self.round}, {self.phase}, after {done} of {total}; everything made so far is safe."
             )
+
+    def _look(self, *, moved: bool = False) -> None:
+        """Tell a glimpse when it is time; `moved`: only if the engine computed something since the last."""
+        with self._looking:
+            engine = self._engine()
+            same = engine is None or engine.evaluated == self._evaluated
+            if time.monotonic() - self._last_glimpse >= GLIMPSE_SECONDS and not (moved and same):
+                self.emit(self._glimpse(time.monotonic()))
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Tell that the engine computes also where a batch takes long to bring its first record. If it computes
+        nothing, nothing is told, so that a worker that hangs is noticed."""
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(GLIMPSE_SECONDS):
+                self._look(moved=True)
+
+        looker = threading.Thread(target=look, daemon=True)
+        looker.start()
+        try:
+            yield
+        finally:
+            over.set()
+            looker.join()
+
+    def turn(self, done: int) -> None:
+        """The records after `done` take another time than those before."""
+        self._turned = done, self.worked
 
     def train_step(self, event: Event) -> None:
         if isinstance(event, TrainStep):

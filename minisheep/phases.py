@@ -293,7 +293,8 @@ PHASES: dict[str, Callable[[Workspace, int, Report], None]] = {
 def do(work: Workspace, round: int, phase: str, emit: Emit, should_stop: Callable[[], bool]) -> None:
     """One phase, from its first event to its last. Raises `errors.MinisheepError` for what a user can act on."""
     report = Report(round, phase, emit, should_stop, work.folder.pause.exists, lambda: work.loaded)
-    PHASES[phase](work, round, report)
+    with report.looking():
+        PHASES[phase](work, round, report)
     report.finish()
     if work.settings.engine != "fake":
         report.keep_time(work.settings, work.model.gguf_sha256)

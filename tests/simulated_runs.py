@@ -13,7 +13,7 @@ from minisheep.rules.similarity import NoveltyIndex
 from minisheep.run import events
 from minisheep.run.events import Event, Timed
 from minisheep.run.records import Instruction
-from minisheep.run.time_left import Known, Outlook, profile_of, share_of
+from minisheep.run.time_left import Known, Outlook, profile_of, share_of, share_of_time
 from minisheep.stages.generate import IDLE, Harvest
 
 INSTRUCTION = Instruction(1, "draft", 0, "Say when.", "", 0.0)
@@ -113,7 +113,8 @@ class Simulated:
                 yield pace * 0.05 * (number + 1), events.Progress(0, phase, number + 1, self.amount)
             began = pace * 0.05 * half
             for number, (at, running) in enumerate(self._batch([self._length() for _ in range(half)], pace)):
-                yield began + at, events.Progress(0, phase, half + number + 1, self.amount, "", running)
+                share = share_of_time(began + at, at, number + 1, half - number - 1, running)
+                yield began + at, events.Progress(0, phase, half + number + 1, self.amount, "", running, share)
         else:
             scale = {"respond": 1.0, "exam": 0.2, "judge": 0.2, "filter": 0.05}[phase]
             lengths = [self._length() * scale for _ in range(self.amount)]

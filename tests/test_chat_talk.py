@@ -265,6 +265,16 @@ def test_ctrl_c_stops_the_answer_and_not_the_worker(run: api.Run, unruly: None) 
         assert client._worker is worker
 
 
+def test_ctrl_c_before_the_worker_has_begun_stops_the_answer_too(run: api.Run, unruly: None) -> None:
+    session = Session((1,), 0.7, 50)
+    with ChatClient(run.path, lambda event: None) as client:
+        client.open("")
+        with client.stoppable():
+            os.kill(os.getpid(), signal.SIGINT)
+            found = client.answer(session.job(1, SLOW), lambda part: None)
+        assert found.finish == "stopped" and " 900 " not in found.text
+
+
 def test_ctrl_c_again_ends_the_worker_and_the_chat_goes_on(run: api.Run, unruly: None) -> None:
     session = Session((1,), 0.7, 50)
     with ChatClient(run.path, lambda event: None) as client:

@@ -18,6 +18,7 @@ from tiny_runs import flags, minisheep, outcome, tiny_run
 
 from minisheep import api, config, loop
 from minisheep.cli.main import VERBS, main
+from minisheep.cli.options import fitted
 from minisheep.host import InlineHost
 
 STORED = Path(__file__).parent / "data" / "run-0.1"
@@ -456,3 +457,15 @@ def test_rounds_that_gained_at_a_price_are_advised_to_be_joined(name: str, told:
     run = api.load_run(Path(__file__).parent.parent / "docs" / "results" / name)
     joins = [line for line in _what_next(run) if line.startswith("Join:")]
     assert [line for line in joins if told in line] == joins and bool(joins) == bool(told)
+
+
+def test_lines_for_a_terminal_break_between_words_and_those_for_a_pipe_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = "  round 1, evaluate          done in 2 min 04 s: 40 held-out tasks scored, 32 answers written; best: base"
+    assert fitted(line, indent=29) == [line]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    first, second = fitted(line, indent=29)
+    assert max(len(first), len(second)) <= 80 and second.startswith(" " * 29 + "answers")
+    assert fitted("") == []

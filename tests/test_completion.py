@@ -156,6 +156,17 @@ def test_each_shell_gets_a_script_that_asks_minisheep(shell: str) -> None:
     assert f"_MINISHEEP_COMPLETE={shell}_complete" in said.stdout and said.stderr == ""
 
 
+@pytest.mark.skipif(not shutil.which("zsh"), reason="there is no zsh")
+def test_a_zsh_whose_completion_nothing_has_started_takes_the_script(tmp_path: Path) -> None:
+    script = subprocess.run([*MINISHEEP, "completion", "zsh"], capture_output=True, text=True, check=True).stdout
+    (tmp_path / "script.zsh").write_text(script)
+    asked = ["zsh", "-f", "-c", ". ./script.zsh; print $_comps[minisheep]"]
+    said = subprocess.run(
+        asked, env={**os.environ, "HOME": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert said.stdout.strip() == "_minisheep_completion" and "command not found" not in said.stderr
+
+
 @pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
 def test_bash_itself_completes_a_run(place: Path) -> None:
     program = place / "bin" / "minisheep"

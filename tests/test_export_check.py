@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from scripted_engine import Scripted
 
+from minisheep.engines.base import Loglik
 from minisheep.export import export_checks
 from minisheep.export.export_checks import LIMITS, ComparedPrompt
 from minisheep.formats.quantise import FORMATS
@@ -66,6 +68,14 @@ def test_the_time_left_of_a_check_is_not_told_by_the_first_of_a_batch() -> None:
     prompts = [(Segment("Say yes", False),)] * 20
     export_checks._generate(engine, prompts, chatml(), 8, on_progress)  # type: ignore[arg-type]
     assert known == [False] * 15 + [True] * 5
+
+
+def test_the_likelihoods_that_follow_the_answers_are_progress_too() -> None:
+    engine = SimpleNamespace(running=0, loglik=lambda asked: [Loglik(one.id, (-1.0,)) for one in asked])
+    told: list[tuple[int, int]] = []
+    prompts = [(Segment("Say yes", False),)] * 3
+    found = export_checks._nlls(engine, prompts, prompts, lambda *now: told.append(now[:2]))  # type: ignore[arg-type]
+    assert found == [1.0] * 3 and told == [(4, 6), (5, 6), (6, 6)]
 
 
 def test_no_prompts_prove_nothing() -> None:

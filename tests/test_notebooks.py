@@ -27,6 +27,7 @@ from minisheep.data.seed_tasks import HELD_OUT_SHARE
 from minisheep.machine import cuda_setup
 from minisheep.machine.gpu import gpus_here
 from minisheep.models.registry import load_registry
+from minisheep.phase_times import kept_examples
 from minisheep.plan.fit import make_plan, with_gpu
 from minisheep.plan.gpu_models import find_gpu_model
 from minisheep.plan.memory_parts import total
@@ -215,7 +216,7 @@ STATED = [
     ("5", "paper's: {} seed tasks", DEFAULT.shots),
     ("5", "LoRA of rank {},", DEFAULT.lora_rank),
     ("5", "{} epochs", DEFAULT.epochs),
-    ("5", "{} kept examples a round", 300 * 3 // 10),
+    ("5", "{} kept examples a round", kept_examples(config.make({"per_round": 300}, "default"))),
 ]
 """A notebook, a phrase of its text with a number left out, and the number as the code has it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,30 @@ def test_paused_time_is_not_counted_as_work(monkeypatch: pytest.MonkeyPatch) -> 
     report.finish()
     (finished,) = [event for event in said if isinstance(event, events.PhaseFinished)]
     assert finished.seconds == 3.0
+
+
+def test_a_batch_that_brings_no_record_for_long_still_shows_that_the_engine_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(phase_report, "GLIMPSE_SECONDS", 0.02)
+    engine = Scripted({})
+    engine.evaluated, engine.running = 0, 3
+    said: list[events.Event] = []
+    report = Report(1, "generate", said.append, lambda: False, engine=lambda: engine)
+    with report.looking():
+        for _ in range(20):
+            engine.evaluated += 50
+            time.sleep(0.02)
+        computing = len(said)
+        time.sleep(0.2)
+    # A worker that hangs must be noticed by its silence.
+    assert computing >= 3 and len(said) <= computing + 1
+    newest = said[-1]
+    assert isinstance(newest, events.Glimpse) and newest.tokens_per_second > 0 and newest.running == 3
+    ended = len(said)
+    engine.evaluated += 50
+    time.sleep(0.1)
+    assert len(said) == ended
 
 
 def test_glimpses_come_once_a_second_with_the_newest_texts_and_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,10 @@ def test_help_sorts_verbs_into_groups_with_a_line_each() -> None:
     assert len({text for _, text in VERBS.values()}) == len(VERBS)
 
 
+def test_examples_fit_a_terminal_of_eighty_columns() -> None:
+    assert not [found for found in re.findall(r"^  minisheep .*", markdown(), re.MULTILINE) if len(found) > 80]
+
+
 def test_every_command_shows_an_example() -> None:
     for section in markdown().split("\n## minisheep ")[1:]:
         name = section.partition("\n")[0]

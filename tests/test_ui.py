@@ -243,7 +243,10 @@ def test_plain_lines_and_json_tell_the_time_left(monkeypatch: pytest.MonkeyPatch
             view(event)
     for view in shown:
         view.tick()
-    assert "round 2, respond: 40 of 100, 20 s; about 30 s left, at most 1 min 20 s of the run" in plain.getvalue()
+    assert (
+        "round 2, respond: 40 of 100, 20 s; left: about 30 s of this phase, at most 1 min 20 s of the run"
+        in plain.getvalue()
+    )
     last = json.loads(machine.getvalue().splitlines()[-1])
     assert (last["phase_left"], last["run_left"], last["at_most"]) == (30.0, 80.0, True)
 

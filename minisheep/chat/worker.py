@@ -70,12 +70,8 @@ class ChatModel:
         self._adapter: Path | None = None
         tell_engine(self._engine.info, emit)
         if self._conversation.again is None:
-            emit(
-                Note(
-                    "The model's template takes one turn, so each message is answered without the ones before.",
-                    "warning",
-                )
-            )
+            text = "The model's template takes one turn, so each message is answered without the ones before."
+            emit(Note(text, "warning"))
 
     def check(self, system: str) -> None:
         """Raises `errors.UsageError` for a system message that the template cannot hold."""
@@ -193,6 +189,9 @@ class ChatClient:
 
         def listen(event: Event) -> None:
             if isinstance(event, AnswerPart):
+                if self._stopping:
+                    # The signal came before the worker had begun with this answer, and said nothing to it.
+                    self._interrupt()
                 parts.append(event.text)
                 on_part(event.text)
             elif isinstance(event, AnswerDone):
@@ -216,9 +215,8 @@ class ChatClient:
         def stop(_number: int, _frame: object) -> None:
             if self._worker is not None and self._stopping:
                 self._worker.kill()
-            elif self._worker is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._worker.pid, signal.SIGINT)
+            else:
+                self._interrupt()
             self._stopping = True
 
         before = signal.signal(signal.SIGINT, stop)
@@ -227,6 +225,11 @@ class ChatClient:
         finally:
             signal.signal(signal.SIGINT, before)
             self._stopping = False
+
+    def _interrupt(self) -> None:
+        if self._worker is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._worker.pid, signal.SIGINT)
 
     def close(self) -> None:
         if self._worker is not None:

@@ -46,7 +46,7 @@ def chat(run: str, round_: str | None, base: bool, compare: bool, once: str | No
     \b
     minisheep chat runs/mine
     minisheep chat runs/mine --compare --once "Why is the sky blue?"
-    minisheep chat runs/mine --round 2 --temperature 0 < questions.txt > answers.txt
+    minisheep chat runs/mine --temperature 0 < questions.txt > answers.txt
     """
     opened = api.load_run(run)
     screen = _screen(plain=given["plain"], as_json=given["as_json"])

@@ -42,7 +42,8 @@ def compare(
     `minisheep plan` says how long.
 
     \b
-    for judge in pmi logits; do minisheep align --run runs/$judge --judge $judge --rounds 1 --per-round 300; done
+    minisheep align --run runs/pmi --judge pmi --rounds 1 --per-round 300
+    minisheep align --run runs/logits --judge logits --rounds 1 --per-round 300
     minisheep compare runs/pmi runs/logits --plot judges.svg
     """
     if form["as_json"] and form["as_markdown"]:

@@ -21,6 +21,8 @@ from click.shell_completion import CompletionItem, get_completion_class
 TABLE = Path(__file__).parent.parent / "data" / "completion.json"
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_MINISHEEP_COMPLETE"
+COMPDEF = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }\n"
+"""zsh's completion, where nothing has started it yet."""
 FILE, FOLDER = CompletionItem("", type="file"), CompletionItem("", type="dir")
 """Ask the shell for its own completion of files, or of folders."""
 SAFE = re.compile(r"[\w./~@%+,-]+")
@@ -33,11 +35,14 @@ def completion(shell: str) -> None:
     """Print a script with which a shell completes verbs, flags, runs, rounds, models, GPUs and files by the Tab key.
 
     \b
-    echo 'eval "$(minisheep completion bash)"' >> ~/.bashrc
-    echo 'eval "$(minisheep completion zsh)"' >> ~/.zshrc
+    minisheep completion bash > ~/.minisheep.bash
+    echo '. ~/.minisheep.bash' >> ~/.bashrc
+    minisheep completion zsh > ~/.minisheep.zsh
+    echo '. ~/.minisheep.zsh' >> ~/.zshrc
     minisheep completion fish > ~/.config/fish/completions/minisheep.fish
     """
-    click.echo(_shell(shell).source())
+    # A file, since a new shell may have no `minisheep` before its environment is activated.
+    click.echo((COMPDEF if shell == "zsh" else "") + _shell(shell).source())
 
 
 def _shell(name: str) -> Any:

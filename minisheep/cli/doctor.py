@@ -42,7 +42,7 @@ def doctor(
     minisheep doctor
     minisheep doctor --offline --json
     minisheep doctor --model qwen1.5-7b --seconds 300
-    minisheep doctor --model mine --gguf mine-Q8_0.gguf --weights mine/ --seconds 120
+    minisheep doctor --gguf mine-Q8_0.gguf --weights mine/ --seconds 120
     """
 
     def on_progress(text: str) -> None:

@@ -99,9 +99,9 @@ def cli() -> None:
     LoRA adapter on the best, and starts the next round with it.
 
     \b
-    minisheep align --preset demo            two rounds of a tiny model, in minutes, on any computer
-    minisheep align --model qwen1.5-7b       the method on one consumer GPU; --preset paper: closest to the paper
-    minisheep status RUN                     how far it is, and what each round did
+    minisheep align --preset demo        two rounds of a tiny model, on any PC
+    minisheep align --model qwen1.5-7b   the method on one consumer GPU
+    minisheep status RUN                 how far it is, and what each round did
 
     To continue an interrupted run, give the same command again.
     """
@@ -147,9 +147,8 @@ def _exit_code(commands: click.Group, name: str) -> int:
     except BrokenPipeError:
         # Whoever reads a part of what is shown needs no word; a run that stops for it does.
         if _works():
-            click.echo(
-                "minisheep: Nobody reads the output any more, so the run stopped. It can be continued.", err=True
-            )
+            told = "Nobody reads the output any more, so the run stopped. It can be continued."
+            click.echo(f"minisheep: {told}", err=True)
         return 1
     except MinisheepError as error:
         if os.environ.get("MINISHEEP_RAISE"):
@@ -169,10 +168,8 @@ def _exit_code(commands: click.Group, name: str) -> int:
             os.getcwd()
             what, fix = f"The system refused: {error}.", "Fix this and give the same command again."
         except OSError:  # then any relative path is said to be missing, which blames the wrong thing
-            what, fix = (
-                "The folder that this shell is in was deleted.",
-                "Go to another (cd ~) and give the command again.",
-            )
+            what = "The folder that this shell is in was deleted."
+            fix = "Go to another (cd ~) and give the command again."
         _report(DiskError.__name__, what, fix)
         return DiskError.exit_code
 

@@ -1,7 +1,10 @@
-"""A flag for every setting, made from the settings themselves."""
+"""A flag for every setting, made from the settings themselves; and lines that fit the terminal."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -136,3 +139,10 @@ def run_options(function: F) -> F:
         help="; ".join(f"{name}: {note}" for name, note in PRESET_NOTES.items()),
     )(function)
     return click.option("--run", metavar="DIR", help="the run folder; default: runs/MODEL[-PRESET]")(function)
+
+
+def fitted(text: str, indent: int = 0) -> list[str]:
+    """The lines of `text` on the terminal that stdout is, broken between words, those after the first behind `indent`
+    blanks; `text` itself in a pipe."""
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    return textwrap.wrap(text, max(columns, 2 * indent), subsequent_indent=" " * indent) if columns else [text]

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from minisheep import config, opening
-from minisheep.cli.options import GroupedCommand, given_settings, run_options, setting_options, view_options
+from minisheep.cli.options import GroupedCommand, fitted, given_settings, run_options, setting_options, view_options
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
 from minisheep.machine.gpu import find_gpu
@@ -140,17 +140,18 @@ def _show(
     instead = None if given.fits else best
     answer = plan_table.decides(instead or given, recommended=instead is not None)
     for line in (*advice, *answer, "", *plan_table.model_lines(model, full=full), plan_table.machine_line(given)):
-        click.echo(line)
+        click.echo("\n".join(fitted(line)))
     _print(
         ["", *plan_table.titles(shown)] if len(shown) > 1 else [],
         [[n, *c] for n, c in plan_table.rows(shown) if full or not n.startswith(plan_table.PART)],
         plain=plain,
     )
-    for line in (*plan_table.remarks(given, full=full), *([note] if note else [])):
-        click.echo(line)
+    below = [*plan_table.remarks(given, full=full), *([note] if note else [])]
     if not full:
         more = ", and what common GPUs would take" * (gpus and not each)
-        click.echo(f"Every part{more}: `minisheep plan` with the same settings and --full.")
+        below.append(f"Every part{more}: `minisheep plan` with the same settings and --full.")
+    for line in below:
+        click.echo("\n".join(fitted(line)))
     if each:
         click.echo("\nCommon GPUs, with settings that fit and are fastest:")
         names, lines = plan_table.overview(each)

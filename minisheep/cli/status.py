@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from minisheep import api, loop
-from minisheep.cli.options import view_options
+from minisheep.cli.options import fitted, view_options
 from minisheep.errors import UsageError
 from minisheep.rules import plain_text
 from minisheep.rules.plain_text import shell
@@ -67,7 +67,8 @@ def status(run: str | None, run_option: str | None, as_json: bool, plain: bool, 
     if len(damaged) > SHOWN:
         _say(f"  ... and {len(damaged) - SHOWN} more damaged files")
     for phase in loop.phases(settings):
-        _say(f"  {words.where(phase.round, phase.name):26} {_standing(phase, opened, found)}")
+        line = f"  {words.where(phase.round, phase.name):26} {_standing(phase, opened, found)}"
+        _say(*fitted(line, indent=29))
     if full and metrics:
         views.print_metrics(metrics, plain=plain or not sys.stdout.isatty())
     _say(plain_text.one_line(run_list.sentence(opened.path, found, _ended(opened))))

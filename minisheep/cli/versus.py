@@ -44,7 +44,7 @@ def versus(run: str, round_: str, against: str, prompts: str | None, limit: int 
     evaluation stored. Each judgement is stored in RUN/judged at once; the same command goes on where it stopped.
 
     \b
-    minisheep versus runs/mine --judge-url http://localhost:8080/v1 --judge-model-name qwen3-32b
+    minisheep versus runs/mine --judge-url URL --judge-model-name qwen3-32b
     """
     from minisheep.run.versus_lines import lines
     from minisheep.versus.contests import choose_rounds, spread, stored_contests

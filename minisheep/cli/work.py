@@ -127,9 +127,8 @@ def _go_on(run: api.Run) -> str:
     if settings.strategy == "direct":
         return "More:  --strategy direct has one round; start another run for more."
     # More rounds are done whatever patience says; where rounds are left, it is more patience that goes on.
-    more = (
-        f"--patience {loop.standing(done).without_gain + 2}" if run.ended_early else f"--rounds {settings.rounds + 1}"
-    )
+    patience = f"--patience {loop.standing(done).without_gain + 2}"
+    more = patience if run.ended_early else f"--rounds {settings.rounds + 1}"
     return f"More:  minisheep align --run {shell(run.path)} {more}"
 
 
@@ -182,7 +181,8 @@ def _show(run: api.Run, view: View, before: set[str]) -> None:
 def _what_next(run: api.Run) -> Iterator[str]:
     """What can be done with a finished run: commands with a word for each."""
     path, model = shell(run.path), PreparedModel.read(run.path / "model.json")
-    yield f"Look:  minisheep report {path} (all of it as one page), minisheep browse {path} (every record),"
+    yield f"Look:  minisheep report {path} (all of it as one page)"
+    yield f"       minisheep browse {path} (every record)"
     yield f"       minisheep status {path} --full (every measure)"
     yield _go_on(run)
     if model.gguf_sha256 == "fake":
@@ -199,7 +199,8 @@ def _what_next(run: api.Run) -> Iterator[str]:
     if run.best == 0:
         yield f"Note:  no round was better than the base model beyond chance; these commands use round {number}."
     yield f"Talk:  minisheep chat {path} {which} --compare"
-    yield f"Use:   minisheep export {path} {which} --to ollama (or gguf, lmstudio, merged, adapter, hub-folder)"
+    yield f"Use:   minisheep export {path} {which} --to ollama"
+    yield "       (or gguf, lmstudio, merged, adapter, hub-folder)"
     yield f"       llama-cli -m {shell(model.inference_gguf)} --lora {shell(chosen.adapter_gguf)}"
 
 
@@ -228,7 +229,7 @@ align = _command(
 
     \b
     minisheep align --preset demo
-    minisheep align --model gemma-3-270m --per-round 300 --judge pmi --keep top:0.3
+    minisheep align --model gemma-3-270m --per-round 300 --judge pmi
     minisheep align --model qwen1.5-7b --run runs/overnight
     """,
 )

@@ -213,7 +213,7 @@ def answers(
         prompts = [template.prompt(user) for user in users]
         completions = _generate(engine, prompts, template, tokens, on_progress)
         continuations = [_continuation(template, c.text, ended=c.finish == "end") for c in completions]
-        nlls = _nlls(engine, prompts, continuations)
+        nlls = _nlls(engine, prompts, continuations, on_progress)
         answers = []
         for user, prompt, completion, continuation, nll in zip(
             users, prompts, completions, continuations, nlls, strict=True
@@ -238,18 +238,13 @@ def compare_texts(
     with contextlib.closing(LlamaCppEngine(model, adapter=adapter, context=CONTEXT, **machine)) as engine:
         prompts: list[Prompt] = [(Segment(text, True),) for text in rendered]
         completions = _generate(engine, prompts, template, SLACK * tokens, on_progress)
-        nlls = _nlls(engine, prompts, [_continuation(template, a.text, ended=a.ended) for a in run])
-        return [
-            ComparedPrompt(
-                len(answer.continuation),
-                answer.nll,
-                nll,
-                answer.ended,
-                completion.finish == "end",
-                completion.text.split()[:1] == answer.text.split()[:1],
-            )
-            for answer, completion, nll in zip(run, completions, nlls, strict=True)
-        ]
+        continuations = [_continuation(template, a.text, ended=a.ended) for a in run]
+        nlls = _nlls(engine, prompts, continuations, on_progress)
+        found = []
+        for answer, completion, nll in zip(run, completions, nlls, strict=True):
+            ended, alike = completion.finish == "end", completion.text.split()[:1] == answer.text.split()[:1]
+            found.append(ComparedPrompt(len(answer.continuation), answer.nll, nll, answer.ended, ended, alike))
+        return found
 
 
 def prompt_checks(
@@ -289,14 +284,20 @@ def _generate(
     completions: dict[str, Completion] = {}
     for completion in engine.generate(requests):
         completions[completion.id] = completion
-        on_progress(len(completions), len(requests), engine.running)
+        # As many likelihoods are to come.
+        on_progress(len(completions), 2 * len(requests), engine.running)
     return [completions[request.id] for request in requests]
 
 
-def _nlls(engine: LlamaCppEngine, prompts: Sequence[Prompt], continuations: Sequence[Prompt]) -> list[float]:
+def _nlls(
+    engine: LlamaCppEngine, prompts: Sequence[Prompt], continuations: Sequence[Prompt], on_progress: OnProgress
+) -> list[float]:
     pairs = zip(prompts, continuations, strict=True)
     requests = [LoglikRequest(str(place), *pair) for place, pair in enumerate(pairs)]
-    nlls = {loglik.id: -sum(loglik.logprobs) for loglik in engine.loglik(requests)}
+    nlls: dict[str, float] = {}
+    for loglik in engine.loglik(requests):
+        nlls[loglik.id] = -sum(loglik.logprobs)
+        on_progress(len(requests) + len(nlls), 2 * len(requests), engine.running)
     return [nlls[request.id] for request in requests]
 
 

@@ -184,14 +184,11 @@ class WorkerProcess:
         now, held = time.monotonic(), halted(self.pid)
         verdict = silence.verdict(now, self._asked, halted=held)
         if verdict == "tell":
-            why = (
-                f"The system holds it: `kill -CONT {self.pid}` lets it go on"
-                if held
-                else "It may be busy with something long"
-            )
+            freed = f"The system holds it: `kill -CONT {self.pid}` lets it go on"
+            why = freed if held else "It may be busy with something long"
             emit(Note(
                 f"{doing}: nothing heard of its process {self.pid} for {now - silence.heard:.0f} s. {why}; Ctrl-C stops"
-                " the run, and everything recorded is safe.",
+                " it, and everything recorded is safe.",
                 "warning",
             ))  # fmt: skip
         elif verdict == "end":

@@ -63,16 +63,10 @@ def list_items(runs: Iterable[Path]) -> list[CacheItem]:
         name = converted.get(path) or _name(path, kind, names)
         held = {pid for open_path, pids in opened.items() if Path(open_path).is_relative_to(path) for pid in pids}
         held |= {pid for model, pids in working if path in _paths(model) for pid in pids}
-        items.append(
-            CacheItem(
-                name,
-                "unfinished copy" if UNFINISHED.fullmatch(path.name) else KINDS[kind],
-                path,
-                cache.folder_bytes(path) if path.is_dir() else path.stat().st_size,
-                tuple(str(run) for run, model in models.items() if path in _paths(model)),
-                tuple(sorted(held)),
-            )
-        )
+        what = "unfinished copy" if UNFINISHED.fullmatch(path.name) else KINDS[kind]
+        size = cache.folder_bytes(path) if path.is_dir() else path.stat().st_size
+        used_by = tuple(str(run) for run, model in models.items() if path in _paths(model))
+        items.append(CacheItem(name, what, path, size, used_by, tuple(sorted(held))))
     return sorted(items, key=lambda item: -item.bytes)
 
 

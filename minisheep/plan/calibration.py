@@ -194,9 +194,8 @@ def decode_requests(seeds: Sequence[SeedTask], count: int, tokens: int, turn: in
     requests = []
     for number in range(count):
         seed = seeds[(turn * count + number) % len(seeds)]
-        text = (
-            f"Notes, part {turn * count + number + 1}. A long letter that begins with the words: {seed.instruction}\n"
-        )
+        part = turn * count + number + 1
+        text = f"Notes, part {part}. A long letter that begins with the words: {seed.instruction}\n"
         identity = derive_seed("bench", "decode", turn, number)
         requests.append(GenerateRequest(str(number), (Segment(text),), Sampling(max_tokens=tokens), seed=identity))
     return requests
@@ -214,19 +213,9 @@ def examples(seeds: Sequence[SeedTask], count: int) -> list[Example]:
         else:
             request = "\n".join(f"{i}. {user_text(s.instruction, s.input)}" for i, s in enumerate(some, 1))
             answer = "\n".join(f"{i}. {s.output}" for i, s in enumerate(some, 1))
-        records.append(
-            Example(
-                instruction=request,
-                input="",
-                output=answer,
-                messages=[{"role": "user", "content": request}, {"role": "assistant", "content": answer}],
-                score=1.0,
-                quality=None,
-                following=None,
-                cut="",
-                parents=("bench", "bench", str(number)),
-            )
-        )
+        messages = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+        judged: dict[str, Any] = {"score": 1.0, "quality": None, "following": None, "cut": ""}
+        records.append(Example(request, "", answer, messages, **judged, parents=("bench", "bench", str(number))))
     return records
 
 

@@ -148,10 +148,9 @@ def remarks(plan: Plan, *, full: bool = True) -> list[str]:
     if plan.history:
         newest = date.fromtimestamp(max(plan.model.history[phase][-1].at for phase in plan.history)).isoformat()
         rest = [name for name, _ in plan.phases or () if name not in plan.history]
-        of = "all phases" if not rest else ", ".join(plan.history)
+        of = "all phases" if not rest else " and ".join(plan.history)
         lines.append(
-            f"Times of {of} follow from what they took with this model on this machine, last on {newest}, carried over"
-            " to these settings."
+            f"Times of {of} are those of earlier runs of this model here, last on {newest}, scaled to this one."
         )
         if not rest:
             return lines + training
@@ -162,7 +161,8 @@ def remarks(plan: Plan, *, full: bool = True) -> list[str]:
     elif plan.phases is None:
         lines.append("Times are unknown: llama.cpp was not measured with this model on this machine.")
     else:
-        lines.append("Times follow from a short measurement on this machine, and change with its other load.")
+        of = "The other times" if plan.history else "Times"
+        lines.append(f"{of} follow from a short measurement on this machine, and change with its other load.")
     if plan.drawing_share > DRAWING_RULES:
         lines.append(
             f"While it writes, the GPU waits {plan.drawing_share:.0%} of the time for a processor core to draw the next"

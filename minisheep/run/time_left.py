@@ -186,8 +186,8 @@ class TimeLeft:
     """Whether the run may end earlier, for want of a gain."""
 
     def in_words(self) -> str:
-        """``about 25 s left, about 12 min 03 s of the run``; empty where nothing is known."""
-        phase = "" if self.phase is None else f"about {duration(self.phase)} left"
+        """``about 25 s of this phase, about 12 min 03 s of the run``; empty where nothing is known."""
+        phase = "" if self.phase is None else f"about {duration(self.phase)} of this phase"
         run = "" if self.run is None else f"{self.run_in_words()} of the run"
         return ", ".join(part for part in (phase, run) if part)
 
@@ -209,6 +209,8 @@ TRUST = 4.0
 """Records after which the present phase counts as much as what was known before,"""
 SOON = 0.1
 """and the share of its time, since batches come unevenly."""
+STILL = 0.3
+"""What is left at least, of the time since the last record: what was to be done by now still is not."""
 TINY = 1e-6
 
 
@@ -299,13 +301,13 @@ def _left(stage: Stage, name: str, known: Known | None, now: float) -> float | N
     spent, at = (max(0.0, when - stage.begun - stage.paused) for when in (now, stage.at))
     worked, wait = max(0.0, at - loading), max(0.0, spent - max(at, loading))
     made, there = max(0, stage.done - stage.first), stage.total - stage.first
-    share = _share(stage, even=known is None or not known.profile)
+    share = _share(stage, name, even=known is None or not known.profile)
     if known is None:
         if made < max(2, stage.batch) or worked < 1 or share <= 0 or (name in UNEVEN and not stage.share):
             return None
         each = worked / share / max(there, 1)
         last = LAST * min(stage.running, there - made) if not stage.share else 0.0
-        return max(0.0, worked * (1 - share) / share + last * each - wait)
+        return max(STILL * wait, worked * (1 - share) / share + last * each - wait)
     whole = known.work * stage.part
     if whole < TINY:
         return 0.0
@@ -322,20 +324,21 @@ def _left(stage: Stage, name: str, known: Known | None, now: float) -> float | N
         late = max(0.0, spent - loading) / (soon * whole)
         slower = max(slower, late ** _trust(made + 1, soon))
     ahead = max(0.0, loading - spent) if not stage.loading and made <= 0 else 0.0
-    return ahead + slower * whole * max(1 - soon, 1 - passed - wait / (slower * whole))
+    return max(STILL * wait, ahead + slower * whole * max(1 - soon, 1 - passed - wait / (slower * whole)))
 
 
 def _passed(stage: Stage, name: str, known: Known) -> float | None:
     """The share of its time that a phase has behind it, by its records; None where they do not tell."""
-    if name in UNEVEN and not (stage.share if name == "generate" else known.profile):
+    if name in UNEVEN and not stage.share and (name == "generate" or not known.profile):
         return None
-    return _interpolated(known.profile, _share(stage, even=not known.profile))
+    return _interpolated(known.profile, _share(stage, name, even=not known.profile))
 
 
-def _share(stage: Stage, even: bool) -> float:
+def _share(stage: Stage, name: str, even: bool) -> float:
     """The share of its work that is done, 0 .. 1; where records come `even`ly, with a part of those in hand."""
     made, there = stage.done - stage.first, stage.total - stage.first
-    share = stage.share
+    # Where it is known how the records came, they tell more than the pace of the newest.
+    share = stage.share if even or name == "generate" else 0.0
     if not share and there > 0 and made > 0:
         share = (made + (IN_HAND * min(stage.running, there - made) if even else 0.0)) / there
     return min(1.0, max(0.0, share))
@@ -358,6 +361,14 @@ def _interpolated(profile: Profile, share: float) -> float:
 def share_of(made: float, to_come: float, running: int) -> float:
     """The share of the work that is done, with `running` of the sequences to come in hand."""
     return round(min(0.99, (made + IN_HAND * min(running, to_come)) / max(made + to_come, 1.0)), 4)
+
+
+def share_of_time(worked: float, since: float, made: int, to_come: int, running: int) -> float:
+    """The share of its time that a phase has behind it which worked `worked` seconds, `since` of them on `made` records
+    of a kind, where only such are to come. What other records took says nothing of these."""
+    running = min(running, to_come)
+    each = since / (made + IN_HAND * running)
+    return round(worked / (worked + each * (to_come + (LAST - IN_HAND) * running)), 4)
 
 
 PARTS = 40

@@ -152,16 +152,8 @@ def plan(engine: Engine, asking: Asking, instructions: Sequence[Instruction]) ->
         shown = asking.fitting(engine, solved, text, instruction.input)
         cramped += len(shown) < len(solved)
         if constraint or shown or settings.answer_model == "base":
-            asked.append(
-                Asked(
-                    instruction.id,
-                    text,
-                    instruction.input,
-                    constraint,
-                    tuple(seed_id for seed_id, _, _ in shown),
-                    settings.answer_model,
-                )
-            )
+            seeds = tuple(seed_id for seed_id, _, _ in shown)
+            asked.append(Asked(instruction.id, text, instruction.input, constraint, seeds, settings.answer_model))
     return AskingPlan(asked, cramped)
 
 

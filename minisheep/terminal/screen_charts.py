@@ -310,9 +310,9 @@ def _row(state: State, key: Key, width: int, now: float, wide: bool) -> Text:
     left = time_left(state.course, state.outlook, now).phase if here else None
     remaining = right(plain_text.duration(left), TIME) if left is not None else right("", TIME)
     mark = ("‖ ", WARN) if here and state.paused_at is not None else ("● " if here else "○ ", ACCENT)
-    ends: list[Part] = [(spent, DIM), " ", (remaining, STRONG), LEFT] if wide else [(remaining, STRONG)]
-    if left is not None and not wide:
-        ends.append(LEFT)
+    # A clock that goes on shows that something is done where nothing else does yet.
+    ends: list[Part] = [(spent, DIM), " "] if wide or left is None else []
+    ends += [(remaining, STRONG), LEFT] if wide or left is not None else []
     return line(width, mark, (pad(name, NAME), STRONG if here else ""), count, rate, " ", *ends)
 
 

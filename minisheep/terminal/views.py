@@ -98,7 +98,7 @@ class PlainView:
             spent = plain_text.duration(self._clock() - self._phase_begun)
             doing = f"{words.line(self._latest)}, {spent}" if self._latest else f"working, {spent}"
             left = "" if paused else self._forecast.left().in_words()
-            self.say(f"{doing}; {left}" if left else doing)
+            self.say(f"{doing}; left: {left}" if left else doing)
 
     def say(self, text: str) -> None:
         self._last = self._clock()
@@ -141,7 +141,7 @@ def _tenths(seconds: float | None) -> float | None:
 
 
 class LiveView:
-    """A progress bar for each phase, with counts, rate and time left; other events scroll above it."""
+    """A progress bar for each phase, with counts and time left; other events scroll above it."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
@@ -149,7 +149,6 @@ class LiveView:
             progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=None),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[rate]}", markup=False),
             progress.TimeElapsedColumn(),
             progress.TextColumn("{task.fields[left]}", markup=False),
             progress.TextColumn("{task.fields[detail]}", markup=False),
@@ -159,18 +158,14 @@ class LiveView:
         )
         self._forecast = Forecast()
         self._task: progress.TaskID | None = None
-        self._begun, self._first = time.monotonic(), 0
         self._progress.start()
 
     def __call__(self, event: events.Event) -> None:
         self._forecast(event)
         if isinstance(event, events.PhaseStarted):
             self._drop_task()
-            self._begun, self._first = time.monotonic(), event.done
-            self._task = self._progress.add_task(
-                words.where(event.round, event.phase), total=event.total or None, completed=event.done, rate="",
-                left="", detail="",
-            )  # fmt: skip
+            where, total = words.where(event.round, event.phase), event.total or None
+            self._task = self._progress.add_task(where, total=total, completed=event.done, left="", detail="")
         elif isinstance(event, events.Progress):
             self._update(event.done, event.total, plain_text.one_line(event.detail, 40))
         elif isinstance(event, events.TrainStep):
@@ -195,10 +190,9 @@ class LiveView:
 
     def _update(self, done: int, total: int, detail: str) -> None:
         if self._task is not None:
-            seconds = time.monotonic() - self._begun
-            rate = f"{(done - self._first) / seconds:.1f}/s" if seconds > 1 else ""
             left = self._forecast.left().in_words()
-            self._progress.update(self._task, completed=done, total=total or None, rate=rate, left=left, detail=detail)
+            left = left and f"left: {left}"
+            self._progress.update(self._task, completed=done, total=total or None, left=left, detail=detail)
 
     def _drop_task(self) -> None:
         if self._task is not None:

@@ -321,18 +321,8 @@ class TrainingLoop:
             self._halve(pairs)
 
     def _emit_step(self, speed: float) -> None:
-        state = self.state
-        self.emit(
-            TrainStep(
-                round=self.job.round,
-                step=state.step,
-                total=self.total,
-                loss=state.last_loss,
-                learning_rate=state.last_rate,
-                tokens_per_second=speed,
-                validation_loss=self.validation_loss,
-            )
-        )
+        state, now = self.state, (self.job.round, self.state.step, self.total)
+        self.emit(TrainStep(*now, state.last_loss, state.last_rate, speed, self.validation_loss))
         self.validation_loss = None
 
     def _weights(self) -> dict[str, Array]:
