@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from minisheep.errors import UsageError
-from minisheep.formats.quantise import candidates, choose, fastest
+from minisheep.formats.quantise import candidates, choose, fastest, recorded
 from minisheep.machine import cpu
 
 CPUINFO = (
@@ -80,12 +79,23 @@ def test_a_machine_is_measured_once(tmp_path: Path) -> None:
     assert (first, again, rates["bf16"], len(machine.measured)) == ("bf16", "bf16", 150.0, 4)
 
 
-@pytest.mark.parametrize("record", ["", "[]", '{"machine": "other", "tokens_per_second": {"q8_0": 1, "bf16": 9}}'])
+@pytest.mark.parametrize("record", ["", "[]", '{"m": 3}', '{"other": {"q8_0": 1, "bf16": 9}}'])
 def test_a_record_that_is_broken_or_of_another_machine_is_not_believed(tmp_path: Path, record: str) -> None:
     (tmp_path / "speed.json").write_text(record)
     machine = Machine(tmp_path, q8_0=[100.0, 100.0], bf16=[50.0, 50.0])
     assert choose(BOTH, machine.make, machine.rate, tmp_path / "speed.json", "m", nothing)[0] == "q8_0"
-    assert json.loads((tmp_path / "speed.json").read_text())["machine"] == "m"
+    assert recorded(tmp_path / "speed.json")["m"] == {"q8_0": 100.0, "bf16": 50.0}
+
+
+def test_another_number_of_threads_takes_no_copy_from_a_run_that_works_with_it(tmp_path: Path) -> None:
+    """Runs with --threads 1 and 2 side by side on one machine may each find another format faster."""
+    one = Machine(tmp_path, q8_0=[100.0, 100.0], bf16=[150.0, 150.0])
+    assert choose(BOTH, one.make, one.rate, tmp_path / "speed.json", "m, 1 threads", nothing)[0] == "bf16"
+    two = Machine(tmp_path, q8_0=[200.0, 200.0], bf16=[150.0, 150.0])
+    assert choose(BOTH, two.make, two.rate, tmp_path / "speed.json", "m, 2 threads", nothing)[0] == "q8_0"
+    assert (tmp_path / "bf16").exists() and (tmp_path / "q8_0").exists()
+    again = choose(BOTH, one.make, one.rate, tmp_path / "speed.json", "m, 1 threads", nothing)[0]
+    assert again == "bf16" and not any(one.rates.values())
 
 
 def test_one_candidate_is_not_measured(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_a_speed_that_another_machine_had_says_nothing(monkeypatch: pytest.Monke
     record.parent.mkdir(parents=True)
     monkeypatch.setattr("minisheep.machine.cpu.cpuinfo", lambda: "model name\t: Abacus 3\n")
     for machine, expected in (("Abacus 3, 2 threads", {"q8_0": 9.0}), ("Sundial, 2 threads", {})):
-        record.write_text(json.dumps({"machine": machine, "tokens_per_second": {"q8_0": 9.0}}))
+        record.write_text(json.dumps({machine: {"q8_0": 9.0}}))
         assert model("smollm2-135m").rates == expected
     record.write_text("{")
     assert model("smollm2-135m").rates == {}
@@ -365,7 +365,7 @@ def test_a_machine_that_did_the_phases_before_tells_their_times() -> None:
     told = with_history(plan)
     assert told.phases == [(name, pytest.approx(50.0)) for name in took] and told.base_seconds == pytest.approx(50.0)
     assert told.history == tuple(took)
-    assert any("took with this model on this machine" in line for line in plan_table.remarks(told))
+    assert any("those of earlier runs of this model here" in line for line in plan_table.remarks(told))
     assert plan_table.to_dict(told)["seconds_from_history"] == list(took)
     # Twice the answers take twice the time, but for loading; and one phase without a time leaves the plan as it is.
     twice = with_history(make_plan(settings("smollm2-135m", per_round=200), known, machine))

@@ -112,16 +112,19 @@ def choose(
     machine: str,
     on_progress: Callable[[str], None],
 ) -> tuple[str, dict[str, float]]:
-    """The format to use and the measured tokens a second of each, from `record` if that was made on this `machine`.
+    """The format to use and the measured tokens a second of each, from `record` if it knows this `machine`.
 
     `make` gives the copy in a format, `rate` measures it, in turns, so that a busy minute does not decide;
-    `on_progress` gets the result. Slower copies are deleted.
+    `on_progress` gets the result. Slower copies that were made for this are deleted; one that was there before may be
+    what another number of threads chose, and a run works with it.
     """
     if len(formats) == 1:
         return formats[0], {}
-    rates = _read(record, machine)
+    known = recorded(record)
+    rates = known.get(machine, {})
     if set(rates) == set(formats):
         return fastest(rates), rates
+    before = set(record.parent.glob("*"))
     copies = {name: make(name) for name in formats}
     rates = dict.fromkeys(formats, 0.0)
     try:
@@ -134,18 +137,18 @@ def choose(
     chosen = fastest(rates)
     speeds = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
     on_progress(f"Tokens/s of a short try on this machine: {speeds}; {chosen.upper()} is used from now on.")
-    write_json(record, {"machine": machine, "tokens_per_second": {n: round(r, 1) for n, r in rates.items()}})
+    write_json(record, known | {machine: {name: round(rate, 1) for name, rate in rates.items()}})
     for name, copy in copies.items():
-        if name != chosen:
+        if name != chosen and copy not in before:
             copy.unlink(missing_ok=True)
     return chosen, rates
 
 
-def _read(record: Path, machine: str) -> dict[str, float]:
+def recorded(record: Path) -> dict[str, dict[str, float]]:
+    """Measured tokens a second of each format, by machine with its threads; empty where nothing can be read."""
     try:
         data = json.loads(record.read_text(encoding="utf-8"))
-        rates = {str(name): float(rate) for name, rate in data["tokens_per_second"].items()}
-        return rates if data["machine"] == machine else {}
+        return {str(machine): {str(n): float(rate) for n, rate in rates.items()} for machine, rates in data.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

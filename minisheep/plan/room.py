@@ -7,7 +7,6 @@ estimate, so that is only a warning.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from minisheep import phase_times
 from minisheep.config import Settings
 from minisheep.errors import MinisheepError, UsageError
-from minisheep.formats import gguf_header, lora_gguf, model_facts
+from minisheep.formats import gguf_header, lora_gguf, model_facts, quantise
 from minisheep.machine import cpu
 from minisheep.machine.gpu import Gpu, in_words
 from minisheep.models import cache, hub, registry
@@ -130,16 +129,12 @@ def _format(entry: ModelEntry) -> str:
 
 
 def _rates(sha256: str | None) -> dict[str, float]:
-    """Measured rates of this machine, if any. A record of another machine does not count."""
+    """Measured rates of this machine, if any, the last where several numbers of threads were tried."""
     if not sha256:
         return {}
-    path = cache.cache_root() / "inference" / f"{sha256[:32]}-speed.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        machine, rates = str(data["machine"]), {str(k): float(v) for k, v in data["tokens_per_second"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-    return rates if machine.startswith(cpu.name(cpu.cpuinfo()) or "unknown") else {}
+    known = quantise.recorded(cache.cache_root() / "inference" / f"{sha256[:32]}-speed.json")
+    name = cpu.name(cpu.cpuinfo()) or "unknown"
+    return next((rates for machine, rates in reversed(known.items()) if machine.startswith(name)), {})
 
 
 @dataclass(frozen=True, slots=True)
