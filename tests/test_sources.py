@@ -584,6 +584,7 @@ def test_a_hub_that_fails_is_a_download_error(fetch, hub):
 def test_a_hub_that_is_away_is_a_download_error(fetch):
     said = fetch(HF_ENDPOINT="http://127.0.0.1:9")
     assert said["error"] == "DownloadError" and "network" in said["fix"]
+    assert "the hub does not answer" in said["message"] and "LocalEntry" not in said["message"]
 
 
 def test_weights_are_safetensors_and_json_and_nothing_else(fetch, hub):

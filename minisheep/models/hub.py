@@ -186,9 +186,13 @@ def explain(error: Exception, repo: str, revision: str, file: str, option: str) 
         return DownloadError(f"{repo} has no file {file}.", f"Look on the repository's page for its file names, {mine}")
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return DiskError(f"The disk filled up with {repo}.", "Free some space and run the same command again.")
-    reason = " ".join(str(error).split())[:300]
+    # The client's class for a hub that does not answer speaks of its cache; what happened is in its cause.
+    silent = isinstance(error, errors.LocalEntryNotFoundError)
+    cause = (error.__cause__ or error) if silent else error
+    reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}".rstrip(".")
+    reason = f"the hub does not answer ({reason})" if silent else reason
     return DownloadError(
-        f"{repo} cannot be fetched: {type(error).__name__}: {reason}",
+        f"{repo} cannot be fetched: {reason}.",
         f"Check the network and run the same command again (what came so far is kept), {mine}",
     )
 
