@@ -193,7 +193,7 @@ class Report:
     def keep_time(self, settings: Settings, sha256: str) -> None:
         """Keep what the phase took for the times of other runs, if it was done without a break."""
         worked = [(made, at - self.loading) for made, at in self.trace]
-        time_ = phase_time(settings, self.phase, self.worked, self.loading, profile_of(worked))
+        time_ = phase_time(settings, self.round, self.phase, self.worked, self.loading, profile_of(worked))
         if time_ is not None and not self.resumed:
             keep_time(times_path(settings, sha256), self.phase, time_)
 

@@ -102,8 +102,8 @@ BEST = 0.3
 """Share that `--keep auto` keeps by ranks, of a judge without grades."""
 
 
-def kept_examples(settings: Settings) -> int:
-    """Pairs that a round trains on; of instructions with a constraint most have an answer that keeps it."""
+def kept_examples(settings: Settings, rounds: int = 1) -> int:
+    """Pairs of so many rounds to train on; of instructions with a constraint most have an answer that keeps it."""
     if not settings.judges:
         share = BEST if "density" in settings.filter else 0.9
     elif settings.keep.kind == "top":
@@ -112,7 +112,12 @@ def kept_examples(settings: Settings) -> int:
         graded = settings.keep.kind == "threshold" or settings.judge in ("logits", "sample")
         share = GRADED if graded and settings.judge != "pmi" else BEST
     share += (CHECKED - share) * settings.constraints
-    return max(1, min(settings.max_examples, round(settings.per_round * share)))
+    return max(1, min(settings.max_examples, round(rounds * settings.per_round * share)))
+
+
+def pooled(settings: Settings, number: int) -> float:
+    """How many times as long as the first round the round `number` trains: it may learn from the data of all before."""
+    return kept_examples(settings, number) / kept_examples(settings) if settings.strategy == "total-base" else 1.0
 
 
 def _generate(settings: Settings) -> PhaseTokens:
@@ -255,9 +260,12 @@ def _profile(times: Sequence[PhaseTime], work: float) -> Profile:
     return next(alike, ())
 
 
-def phase_time(settings: Settings, phase: str, seconds: float, loading: float, profile: Profile) -> PhaseTime | None:
-    """What there is to keep of a phase that took `seconds`, `loading` among them; None for what has no work."""
-    work = tokens(settings).get(phase, 0.0)
+def phase_time(
+    settings: Settings, number: int, phase: str, seconds: float, loading: float, profile: Profile
+) -> PhaseTime | None:
+    """What there is to keep of a phase of the round `number` that took `seconds`, `loading` among them; None for what
+    has no work."""
+    work = tokens(settings).get(phase, 0.0) * (pooled(settings, number) if phase == "train" else 1)
     loading = min(loading, seconds)
     if work <= 0:
         return None

@@ -351,11 +351,28 @@ def test_a_round_of_the_paper_is_the_work_of_docs_performance() -> None:
     )
 
 
+def test_rounds_that_train_on_the_data_of_all_take_longer_up_to_the_limit() -> None:
+    def extra(**changed: Any) -> float:
+        given = settings("qwen1.5-7b", rounds=3, per_round=1000, keep="top:0.5", **changed)
+        plan = make_plan(given, model(), PlannedMachine("a card", 64 * GIB, find_gpu_model("RTX 3090 24GB"), True, 8))
+        assert plan.run_seconds is not None and plan.round_seconds is not None and plan.phases is not None
+        return (plan.run_seconds - plan.base_seconds - 3 * plan.round_seconds) / dict(plan.phases)["train"]
+
+    assert extra(strategy="one-base") == pytest.approx(0.0, abs=1e-6)
+    assert extra(strategy="total-base") == pytest.approx(1 + 2)
+    assert extra(strategy="total-base", max_examples=800) == pytest.approx(0.6 + 0.6)
+    # And what a machine keeps of such a phase is told by its own work.
+    pooled = settings("smollm2-135m", per_round=100, strategy="total-base")
+    one, three = (phase_times.phase_time(pooled, number, "train", 50.0, 10.0, ()) for number in (1, 3))
+    assert one is not None and three is not None and three.work == pytest.approx(3 * one.work)
+
+
 def test_a_machine_that_did_the_phases_before_tells_their_times() -> None:
     given = settings("smollm2-135m", per_round=100)
     took = {
-        work.phase: phase_times.phase_time(given, work.phase, 50.0, 10.0, ()) for work in phase_times.round_work(given)
-    }  # fmt: skip
+        work.phase: phase_times.phase_time(given, 1, work.phase, 50.0, 10.0, ())
+        for work in phase_times.round_work(given)
+    }
     machine = PlannedMachine("a processor, 2 threads", 64 * GIB, None, True, 2)
     known = dataclasses.replace(
         model("smollm2-135m"), rates={}, history={name: [time] for name, time in took.items() if time}

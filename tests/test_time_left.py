@@ -211,7 +211,7 @@ def test_a_damaged_line_tells_nothing() -> None:
 
 def test_what_a_phase_took_is_carried_over_to_other_settings() -> None:
     small, large = config.make({"per_round": 30, "answers": 2}), config.make({"per_round": 300, "answers": 2})
-    time = phase_time(small, "respond", 45.0, 5.0, ((0.1, 0.2),))
+    time = phase_time(small, 1, "respond", 45.0, 5.0, ((0.1, 0.2),))
     assert phase_times.profiles(small, {"respond": [time]}) == {"respond": ((0.1, 0.2),)}
     assert time is not None and (time.seconds, time.loading) == (40.0, 5.0)
     assert known_times(small, {"respond": [time]})["respond"] == Known(40.0, 5.0, ((0.1, 0.2),))

@@ -191,8 +191,11 @@ class Plan:
     @property
     def run_seconds(self) -> float | None:
         """Duration of the whole run, if it does not end early."""
-        seconds = self.round_seconds
-        return None if seconds is None else self.base_seconds + self.settings.rounds * seconds
+        if self.phases is None or (seconds := self.round_seconds) is None:
+            return None
+        rounds = range(1, self.settings.rounds + 1)
+        longer = sum(phase_times.pooled(self.settings, number) - 1 for number in rounds) * dict(self.phases)["train"]
+        return self.base_seconds + self.settings.rounds * seconds + longer
 
 
 def make_plan(

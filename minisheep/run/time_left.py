@@ -239,9 +239,10 @@ def _slower(course: Course, outlook: Outlook, present: bool) -> float:
     before: other programs may share it now, or then. With what was done of the `present` phase, where that counts."""
     # A hundredth of a round as it was, so that an instant's work says little.
     took = known = sum(one.work for one in outlook.before.values()) / 100
-    for (_, name), stage in course.stages.items():
+    for (number, name), stage in course.stages.items():
         before = outlook.before.get(name)
-        if before is None or stage.resumed:
+        # A later round that trains on the data of all takes longer for that.
+        if before is None or stage.resumed or (outlook.pooled and name == "train" and number > 1):
             continue
         if stage.took is not None:
             took, known = took + max(0.0, stage.took - stage.loading), known + before.work
