@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
-from minisheep import config
+from minisheep import config, phase_times
 from minisheep.config import Settings
 from minisheep.engines import budget
 from minisheep.plan import memory_parts
@@ -128,9 +128,10 @@ def decides(plan: Plan, *, recommended: bool = False) -> list[str]:
     lines, settings = ["With the recommended settings:"] if recommended else [], plan.settings
     if plan.fits and plan.phases and plan.run_seconds is not None and plan.round_seconds is not None:
         name, most = max(plan.phases, key=lambda phase: phase[1])
+        which = "the first" if phase_times.pooled(settings, settings.rounds) > 1 else "a round"
         lines += [
             f"{plural(settings.rounds, 'round')} of {settings.per_round:,} instructions take about"
-            f" {duration(plan.run_seconds)}, a round {duration(plan.round_seconds)}.",
+            f" {duration(plan.run_seconds)}, {which} {duration(plan.round_seconds)}.",
             f"Most time: {name}, {duration(most)} of a round.",
         ]
     uses = (("writing and judging", plan.inference), ("training", plan.training))
