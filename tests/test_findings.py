@@ -162,8 +162,8 @@ def test_an_english_benchmark_is_advised_for_an_english_run_alone(
     monkeypatch.setattr(findings, "MOST", 99)
     assert read.settings is not None
     chinese = dataclasses.replace(read, settings=read.settings.model_copy(update={"language": "zh"}))
-    assert "--tasks ifeval" in words_of(findings.advice_section(read))
-    said = words_of(findings.advice_section(chinese))
+    assert "--tasks ifeval" in words_of(findings.advice_blocks(read))
+    said = words_of(findings.advice_blocks(chinese))
     assert "ifeval" not in said and "--tasks NAME" in said and "in its language" in said
 
 

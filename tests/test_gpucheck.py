@@ -52,7 +52,7 @@ def quiet(text: str) -> None:
 
 @pytest.fixture
 def healthy_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "diagnose", lambda options, on_progress: iter([ok("python", "fine")]))
+    monkeypatch.setattr(diagnosis, "diagnose", lambda wanted, seconds, on_progress: iter([ok("python", "fine")]))
 
 
 # Without a GPU

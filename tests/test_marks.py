@@ -83,8 +83,14 @@ def test_without_any_that_passes_it_is_the_best_of_all_and_ties_go_to_the_first(
 def test_the_marks_in_words() -> None:
     marks = {"logits": made(0.52, 0.4, False), "pmi": made(0.85, 0.04, False), "blend": made(0.93, 0.61, True)}
     assert sentence(marks, 0.8) == (
-        "blend passes with AUC 0.93 (worst kind: copied 0.61 ± 0.10);"
-        " pmi fails with AUC 0.85 since it does not see every kind (copied 0.04 ± 0.10); logits fails with AUC 0.52"
+        "blend passes with AUC 0.93 (worst kind: copied 0.61);"
+        " pmi fails with AUC 0.85 since it does not see every kind (copied 0.04); logits fails with AUC 0.52"
+    )
+
+
+def test_a_kind_below_its_limit_that_passes_is_told_with_its_error() -> None:
+    assert sentence({"blend": made(0.93, 0.44, True)}, 0.8, 0.5) == (
+        "blend passes with AUC 0.93 (worst kind: copied 0.44 ± 0.10, so 0.5 is within its error)"
     )
 
 

@@ -94,15 +94,16 @@ def choose_judge(marks: Mapping[str, Mark]) -> str:
     return max(passed, key=lambda name: passed[name].auc)
 
 
-def sentence(marks: Mapping[str, Mark], least: float) -> str:
+def sentence(marks: Mapping[str, Mark], least: float, least_kind: float = 0.0) -> str:
     """The marks in words, those that passed first and the best first: ``blend passes with AUC 0.93 (...); ...``."""
     ranked = sorted(marks.items(), key=lambda item: (not item[1].passes, -item[1].auc))
-    return "; ".join(_in_words(name, mark, least) for name, mark in ranked)
+    return "; ".join(_in_words(name, mark, least, least_kind) for name, mark in ranked)
 
 
-def _in_words(name: str, mark: Mark, least: float) -> str:
-    # With its error, within which a kind that lies below the limit passes.
-    weakest = f"{mark.worst} {mark.kinds[mark.worst]:.2f} ± {mark.kinds_se[mark.worst]:.2f}"
+def _in_words(name: str, mark: Mark, least: float, least_kind: float) -> str:
+    weakest = f"{mark.worst} {mark.kinds[mark.worst]:.2f}"
+    if mark.passes and mark.kinds[mark.worst] < least_kind:
+        weakest += f" ± {mark.kinds_se[mark.worst]:.2f}, so {least_kind:g} is within its error"
     if mark.passes:
         return f"{name} passes with AUC {mark.auc:.2f} (worst kind: {weakest})"
     why = "" if mark.auc < least else f" since it does not see every kind ({weakest})"
@@ -229,7 +230,7 @@ def examine(
     counts = {kind: len(some) for kind, some in marked.spoiled.items()}
     why = (
         f"The judge's exam, {len(marked.right)} right and {sum(counts.values())} spoiled answers:"
-        f" {sentence(marks, settings.exam_auc)}."
+        f" {sentence(marks, settings.exam_auc, settings.exam_kind)}."
     )
     limits = settings.exam_auc, settings.exam_kind
     return Exam(round, len(tasks), len(marked.right), counts, *limits, marks, choose_judge(marks), why, blend)
