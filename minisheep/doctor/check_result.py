@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 OUTCOMES = ("ok", "warn", "fail", "skipped")
@@ -29,7 +28,7 @@ class CheckResult:
     """Numbers behind `found`, for ``--json``."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {"event": "Check", **dataclasses.asdict(self)}
+        return {"event": "Check", **asdict(self)}
 
 
 def ok(name: str, found: str, **figures: Any) -> CheckResult:

@@ -6,14 +6,13 @@ which downloads nothing. The benchmarks use its work and its clock too.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -93,7 +92,7 @@ def calibrate(plan: Plan, gguf: Path | None, on_progress: Callable[[str], None])
     path = duration.calibration_path(gguf)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, dataclasses.asdict(calibration))
+    write_json(path, asdict(calibration))
     return calibration
 
 

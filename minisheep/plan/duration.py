@@ -9,10 +9,9 @@ and 6 where activations are computed again.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -183,9 +182,9 @@ class Calibrated:
     """Factors on seconds."""
 
     def seconds(self, work: PhaseTokens) -> float:
-        drawn = self.estimate.seconds(dataclasses.replace(work, read=0, trained=0))
-        read = self.estimate.seconds(dataclasses.replace(work, drawn=0, trained=0))
-        trained = self.estimate.seconds(dataclasses.replace(work, drawn=0, read=0))
+        drawn = self.estimate.seconds(replace(work, read=0, trained=0))
+        read = self.estimate.seconds(replace(work, drawn=0, trained=0))
+        trained = self.estimate.seconds(replace(work, drawn=0, read=0))
         return self.drawn * drawn + self.read * read + self.trained * trained
 
     def load_seconds(self) -> float:

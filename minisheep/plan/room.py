@@ -6,9 +6,8 @@ estimate, so that is only a warning.
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minisheep import phase_times
@@ -91,7 +90,7 @@ def known_model(settings: Settings) -> Model:
     format = _format(entry)
     weights = memory_parts.weights_as(known.shape, known.architecture, format)
     if entry.gguf_bytes:
-        weights = dataclasses.replace(weights, file=entry.gguf_bytes)
+        weights = replace(weights, file=entry.gguf_bytes)
     fast = memory_parts.fast_on_cpu(known.shape, format)
     listed = "" if known is entry else known.name
     return Model(entry.name, known.architecture, known.shape, weights, fast, False, own, {}, listed=listed)
