@@ -1,4 +1,4 @@
-"""The tables of docs/results.md and its second page are what the commands above them print of the stored runs."""
+"""The tables of docs/results.md and its further pages are what the commands above them print of the stored runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from minisheep.cli.main import cli
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = (DOCS / "results.md", DOCS / "results-imitation.md")
+PAGES = (DOCS / "results.md", DOCS / "results-false.md", DOCS / "results-imitation.md")
 STORED = DOCS / "results"
 BLOCK = re.compile(r"^<!-- minisheep (.+?) -->\n(.*?)^<!-- /minisheep -->$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(page, found[1]) for page in PAGES for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
