@@ -157,7 +157,10 @@ class Lock:
             self.release()
             if time.monotonic() >= deadline:
                 where = shell(folder)
-                known = f"`minisheep attach {where}` shows it, and `minisheep stop {where}` stops it."
+                known = (
+                    f"`minisheep attach {where}` shows it, `minisheep stop {where}` stops it, and a run beside it takes"
+                    " a folder of its own (--run)."
+                )
                 raise RunLockedError(
                     f"{folder} is in use by {_holder(path, noted)}.",
                     known if RunFolder(folder).exists else "Wait for it to end, and give the same command again.",
