@@ -88,7 +88,7 @@ def rows(plans: Sequence[Plan]) -> list[Row]:
         table.append(("time of a round", [_time(p.round_seconds) for p in plans]))
         for index, (phase, _) in enumerate(plans[0].phases):
             table.append((f"{PART}{phase}", [_time(p.phases[index][1]) if p.phases else "-" for p in plans]))
-        table.append((f"time of {plans[0].settings.rounds} rounds", [_time(p.run_seconds) for p in plans]))
+        table.append((f"time of {plural(plans[0].settings.rounds, 'round')}", [_time(p.run_seconds) for p in plans]))
     return table
 
 
@@ -130,7 +130,7 @@ def decides(plan: Plan, *, recommended: bool = False) -> list[str]:
         name, most = max(plan.phases, key=lambda phase: phase[1])
         which = "the first" if phase_times.pooled(settings, settings.rounds) > 1 else "a round"
         lines += [
-            f"{plural(settings.rounds, 'round')} of {settings.per_round:,} instructions take about"
+            f"{plural(settings.rounds, 'round')} of {settings.per_round:,} instructions take{'s' * (settings.rounds == 1)} about"
             f" {duration(plan.run_seconds)}, {which} {duration(plan.round_seconds)}.",
             f"Most time: {name}, {duration(most)} of a round.",
         ]
