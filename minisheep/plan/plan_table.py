@@ -130,8 +130,9 @@ def decides(plan: Plan, *, recommended: bool = False) -> list[str]:
         name, most = max(plan.phases, key=lambda phase: phase[1])
         which = "the first" if phase_times.pooled(settings, settings.rounds) > 1 else "a round"
         lines += [
-            f"{plural(settings.rounds, 'round')} of {settings.per_round:,} instructions take{'s' * (settings.rounds == 1)} about"
-            f" {duration(plan.run_seconds)}, {which} {duration(plan.round_seconds)}.",
+            f"{plural(settings.rounds, 'round')} of {settings.per_round:,} instructions"
+            f" {'takes' if settings.rounds == 1 else 'take'} about {duration(plan.run_seconds)},"
+            f" {which} {duration(plan.round_seconds)}.",
             f"Most time: {name}, {duration(most)} of a round.",
         ]
     uses = (("writing and judging", plan.inference), ("training", plan.training))
