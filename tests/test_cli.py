@@ -469,3 +469,6 @@ def test_lines_for_a_terminal_break_between_words_and_those_for_a_pipe_not_at_al
     first, second = fitted(line, indent=29)
     assert max(len(first), len(second)) <= 80 and second.startswith(" " * 29 + "answers")
     assert fitted("") == []
+    monkeypatch.setenv("COLUMNS", "20")
+    assert fitted("Much faster: --kv-type q8_0") == ["Much faster:", "--kv-type q8_0"]
+    assert fitted(f"See {'a' * 30}") == ["See", "a" * 30]

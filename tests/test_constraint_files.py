@@ -257,6 +257,8 @@ def test_a_word_of_a_file_that_searches_for_ever_costs_an_answer_and_no_night() 
         assert checker.catalogue.kinds[endless.kind].check(answer, **endless.arguments) is False
         assert checker.check(endless, "", answer)[0] is False
         assert "not asked again" in checker.check(endless, "", answer)[1]
+        other = WordedConstraint(endless.kind, {"keywords": ["and"]}, "Say and.")
+        assert checker.check(other, "", answer) == (True, "")
 
 
 def test_a_search_without_end_outlives_nobody(install: Any) -> None:

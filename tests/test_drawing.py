@@ -289,6 +289,24 @@ def test_a_numba_that_fails_is_told_and_ends_nothing(fault: Exception, monkeypat
     assert "drawn with numpy" in warning and "pip install" in warning and warning.isprintable()
 
 
+def test_a_numba_that_was_told_not_to_compile_is_found_before_a_phase(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINISHEEP_CACHE", str(folder.parent))
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    way, warning = way_of_drawing(2)
+    assert way is draw and "drawn with numpy" in warning
+
+
+@pytest.mark.parametrize(("sizes", "chances"), [((64, 16), 2), ((16, 64), 2), ((64, 64, 64), 2)])
+def test_what_does_not_fit_together_is_not_read_beyond_its_end(
+    compiled: CompiledDraw, sizes: tuple[int, ...], chances: int
+) -> None:
+    rows = [np.arange(size, dtype=np.float32) for size in sizes]
+    with pytest.raises(ValueError, match="shape"):
+        compiled(rows, Sampling(), np.zeros(chances))
+
+
 def test_what_an_engine_warns_of_is_told_once_it_is_ready() -> None:
     told: list[Any] = []
     tell_engine(EngineInfo("llamacpp", "an engine", 4, 512), told.append, ", 4 slots")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.errors import UsageError
 from minisheep.evals import code, engine_lm, eval_run, scores, tasks, worker
 from minisheep.evals.engine_lm import Asker, sampling, windows
+from minisheep.evals.eval_run import data_files
 from minisheep.evals.tasks import EvalSpec
 from minisheep.metrics.stats import accuracy, ratio_interval
 from minisheep.metrics.stats import change as verdict_change
@@ -474,6 +476,12 @@ IFEVAL = {"key": 7, "prompt": "Say hi.", "instruction_id_list": ["punctuation:no
 def test_rows_are_read_in_order(tmp_path: Path) -> None:
     given = [{**IFEVAL, "key": 2}, {**IFEVAL, "key": 1}]
     assert tasks.read_rows(write(tmp_path / "rows.jsonl", *given), "ifeval") == given
+
+
+def test_a_pipe_of_rows_is_refused_by_its_name_before_it_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows")
+    with pytest.raises(UsageError, match=r"rows is a pipe, and its rows are read again"):
+        data_files([str(tmp_path / "rows")], ["ifeval"])
 
 
 ENDLESS = {"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": [r"(\w+\s?)+!"]}]}

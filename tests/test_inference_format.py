@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,28 @@ def test_another_number_of_threads_takes_no_copy_from_a_run_that_works_with_it(t
     assert (tmp_path / "bf16").exists() and (tmp_path / "q8_0").exists()
     again = choose(BOTH, one.make, one.rate, tmp_path / "speed.json", "m, 1 threads", nothing)[0]
     assert again == "bf16" and not any(one.rates.values())
+
+
+def test_of_two_runs_that_begin_at_once_the_second_takes_what_the_first_found(tmp_path: Path) -> None:
+    """Else each would choose by its own measurement, and delete the copy that the other works with."""
+    one = Machine(tmp_path, q8_0=[100.0, 100.0], bf16=[150.0, 150.0])
+    two = Machine(tmp_path, q8_0=[200.0, 200.0], bf16=[150.0, 150.0])
+    waits, found = threading.Event(), []
+    second = threading.Thread(
+        target=lambda: found.append(
+            choose(BOTH, two.make, two.rate, tmp_path / "speed.json", "m", lambda _: waits.set())[0]
+        )
+    )
+
+    def rate(copy: Path) -> float:
+        if not second.ident:
+            second.start()
+            waits.wait(10)
+        return one.rate(copy)
+
+    assert choose(BOTH, one.make, rate, tmp_path / "speed.json", "m", nothing)[0] == "bf16"
+    second.join(10)
+    assert found == ["bf16"] and not two.measured and (tmp_path / "bf16").exists()
 
 
 def test_one_candidate_is_not_measured(tmp_path: Path) -> None:

@@ -160,8 +160,12 @@ def test_any_part_of_a_split_model_is_refused_with_the_command_that_joins_them(t
     assert f"`minisheep convert '{folder}/big-{number:05}-of-00003.gguf' --out big-whole.gguf`" in refused.value.fix
 
 
-def test_a_file_that_was_split_into_one_is_whole(tmp_path: Path) -> None:
-    assert read_header(part(tmp_path, 1, 1)).architecture == "llama"
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_file_that_was_split_into_one_or_joined_is_whole(tmp_path: Path, count: int) -> None:
+    path = part(tmp_path, 1, count)
+    assert read_header(path).architecture == "llama"
+    with pytest.raises(UsageError, match="GGUF already"):
+        join_parts(path, tmp_path / "joined.gguf", print)
 
 
 @pytest.mark.parametrize("weights", [{}, {"weights": "folder"}])
@@ -200,11 +204,12 @@ def split(whole: Path, folder: Path) -> list[Path]:
 def test_the_command_that_joins_parts_makes_the_model_that_was_split(tmp_path: Path) -> None:
     whole = converted(tmp_path / "a")
     (folder := tmp_path / "parts").mkdir()
-    parts, joined = split(whole, folder), tmp_path / "joined.gguf"
+    parts, joined = split(whole, folder), tmp_path / "new" / "joined.gguf"
     assert len(parts) > 2
     done = CliRunner().invoke(convert_verb, [str(parts[1]), "--out", str(joined), "--json"])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.output.splitlines()[-1])["gguf"] == str(joined)
+    told = json.loads(done.output.splitlines()[-1])
+    assert (told["gguf"], told["type"]) == (str(joined), "unchanged")
     ours, theirs = read_header(joined), read_header(whole)
     assert {k: str(v) for k, v in ours.metadata.items()} == {k: str(v) for k, v in theirs.metadata.items()}
     numbers = [
@@ -218,18 +223,23 @@ def test_the_command_that_joins_parts_makes_the_model_that_was_split(tmp_path: P
         join_parts(parts[0], joined, print)
 
 
-@pytest.mark.parametrize("fault", ["missing", "renamed", "cut"])
+@pytest.mark.parametrize("fault", ["missing", "renamed", "swapped", "cut"])
 def test_parts_that_are_not_all_there_are_named_and_nothing_is_left(tmp_path: Path, fault: str) -> None:
     whole = converted(tmp_path / "a")
     (folder := tmp_path / "parts").mkdir()
-    first, second, *_ = split(whole, folder)
-    told = {"missing": second.name, "renamed": "named as they came", "cut": f"{second} cannot be used: truncated"}[
-        fault
-    ]
+    first, second, third, *_ = split(whole, folder)
+    told = {
+        "missing": second.name,
+        "renamed": "named as they came",
+        "swapped": f"{second} is not part 2 of",
+        "cut": f"{second} cannot be used: truncated",
+    }[fault]
     if fault == "missing":
         second.unlink()
     elif fault == "renamed":
         first = first.rename(folder / "model.gguf")
+    elif fault == "swapped":
+        second.write_bytes(third.read_bytes())
     else:
         second.write_bytes(second.read_bytes()[:-8])
     with pytest.raises(ModelFileError) as refused:

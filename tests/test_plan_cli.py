@@ -38,7 +38,7 @@ def test_a_plan_for_a_gpu_fits_and_names_every_part(
     code, out, err = call(monkeypatch, capsys, "plan", "--model", "qwen1.5-7b", "--gpu", gpu, "--full")
     assert (code, err) == (0, "")
     assert out.startswith("It fits") and "512 KiB a token" in out and "\x1b" not in out
-    for word in ("KV cache", "weights", "compute buffers", "AdamW", "RAM", "disk", "time of a round", "train"):
+    for word in ("KV cache", "weights", "compute buffers", "AdamW", "RAM", "disk", "time of the first round", "train"):
         assert word in out
     assert all(len(line) <= 160 for line in out.splitlines())
 
@@ -56,10 +56,17 @@ def test_the_answer_comes_first_and_the_parts_where_they_are_asked_for(
     assert answer[2].startswith("Most time: ") and answer[3].startswith("Most memory: ")
     assert all(len(line) <= 80 for line in answer)
     assert len(short.splitlines()) <= 20 < len(full.splitlines()) and short.endswith(" and --full.\n")
-    for word in ("writing and judging, VRAM", "training, VRAM", "disk", "time of a round", "time of 2 rounds"):
+    for word in ("writing and judging, VRAM", "training, VRAM", "disk", "time of the first round", "time of 2 rounds"):
         assert word in short and word in full
     for word in ("compute buffers", "AdamW", "  respond"):
         assert word not in short.partition("\n\n")[2] and word in full
+
+
+def test_a_plan_of_one_round_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ("plan", "--model", "qwen2.5-7b", "--gpu", "RTX 4090 24GB", "--rounds", "1")
+    _, out, _ = call(monkeypatch, capsys, *args)
+    assert "1 round of 4,000 instructions takes about " in out and ", a round " in out
+    assert "\ntime of a round " in out and "\ntime of 1 round " in out
 
 
 def test_what_fits_with_other_settings_is_told_of_those(

@@ -93,6 +93,23 @@ def test_an_end_that_the_model_spells_out_is_no_part_of_the_answer(end: str) -> 
     assert cut_answer("</s>", "end") == ("</s>", "")
 
 
+@pytest.mark.parametrize(
+    ("instruction", "answer"),
+    [
+        ("Say that the price fell.", '<p>Now 5 euros.</p>\n<s class="old">7 euros</s>'),
+        ("Strike out the old price.", "<s>7 euros</s>"),
+        ("Which token ends an answer of Llama 2?", "It is </s>"),
+        ("Draw a square three wide.", "###\n###\n###"),
+        ("Draw a triangle.", "#\n##\n###"),
+        ("Write a comment in CoffeeScript.", "###\nReads the file.\n###"),
+        ("Write a banner of the shell.", "# ###\n# Backup\n###"),
+        ("Outline an essay.", "### One\nSheep.\n### Two"),
+    ],
+)
+def test_what_closes_or_draws_something_is_no_end_that_was_spelt_out(instruction: str, answer: str) -> None:
+    assert cut_answer(answer, "end", instruction) == (answer, "")
+
+
 def test_a_turn_leaves_a_short_answer_whole_even_at_the_token_limit() -> None:
     assert cut_answer("Paris\nQuestion: And Spain", "length") == ("Paris", "new_turn")
 

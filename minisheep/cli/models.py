@@ -214,7 +214,7 @@ def convert(model: str, out: str | None, kind: str, as_json: bool) -> None:
     if missing:
         raise ModelFileError(f"{model} cannot be converted: {missing}.", "Give a folder as its makers published it.")
     if Path(model).is_file():
-        made = hf_to_gguf.join_parts(Path(model), Path(out or whole_name(model)), report)
+        made, kind = hf_to_gguf.join_parts(Path(model), Path(out or whole_name(model)), report), "unchanged"
     else:
         entry = find_model(model)
         folder = fetch_weights(entry, report)

@@ -142,7 +142,9 @@ def run_options(function: F) -> F:
 
 
 def fitted(text: str, indent: int = 0) -> list[str]:
-    """The lines of `text` on the terminal that stdout is, broken between words, those after the first behind `indent`
-    blanks; `text` itself in a pipe."""
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    return textwrap.wrap(text, max(columns, 2 * indent), subsequent_indent=" " * indent) if columns else [text]
+    """The lines of `text` on the terminal that stdout is, broken at blanks alone, so that no flag or path is; those
+    after the first behind `indent` blanks. `text` itself in a pipe."""
+    if not (columns := shutil.get_terminal_size().columns if sys.stdout.isatty() else 0):
+        return [text]
+    blanks, width = " " * indent, max(columns, 2 * indent)
+    return textwrap.wrap(text, width, subsequent_indent=blanks, break_on_hyphens=False, break_long_words=False)

@@ -166,8 +166,8 @@ def _exchange(instruction: Any, input: Any, output: Any) -> Exchange:
     if not texts[0] or not texts[2]:
         missing = " and ".join(name for name, text in (("instruction", texts[0]), ("output", texts[2])) if not text)
         raise RowError(f"an empty or missing {missing}")
-    if (end := end_as_text(texts[2])) and end not in texts[0]:
-        raise RowError(f"its output ends in {end}, which would be learned as text; the end of an answer adds itself")
+    if end := end_as_text(texts[2], f"{texts[0]} {texts[1]}"):
+        raise RowError(f"its output ends in {end}, learned as text (if it is meant, name it in the instruction)")
     if (size := sum(map(len, texts))) > LONGEST:
         raise RowError(f"{size:,} characters, more than any model can see")
     return Exchange(texts[0], "" if texts[1].lower() in _NO_INPUT else texts[1], texts[2])

@@ -251,11 +251,16 @@ class CompiledDraw:
             self._kernel = numba.njit(SIGNATURE, **options)(_draw_rows)
         self._threads = min(threads, DRAWERS)
         self._helpers = ThreadPoolExecutor(max(1, self._threads - 1), "draw")
+        self([np.zeros(LINE, np.float32)], Sampling(), np.zeros(1))  # what cannot run fails now, and not amid a phase
 
     def __call__(
         self, rows: Sequence[npt.NDArray[Any]], sampling: Sampling, chances: npt.NDArray[np.float64]
     ) -> list[int]:
-        if sampling.temperature <= 0 or not all(row.dtype == np.float32 and row.flags.carray for row in rows):
+        # Compiled code reads by addresses, so that what does not fit together would be read beyond its end.
+        fits = len(chances) == len(rows) and all(
+            row.dtype == np.float32 and row.flags.carray and row.size == rows[0].size for row in rows
+        )
+        if sampling.temperature <= 0 or not fits:
             return draw(rows, sampling, chances)
         if rows[0].size % LINE:
             rows = [np.pad(row, (0, -row.size % LINE), constant_values=-np.inf) for row in rows]

@@ -114,6 +114,8 @@ def data_files(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
                 )
         if task in files:
             raise UsageError(f"--data is given twice for {task}.", "Give one file for each task.")
+        if Path(file).is_fifo():
+            raise UsageError(f"--data {file} is a pipe, and its rows are read again for each round.", "Give a file.")
         read_rows(Path(file), task)
         files[task] = str(Path(file).absolute())
     return files

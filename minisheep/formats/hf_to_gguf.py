@@ -108,7 +108,7 @@ def join_parts(part: Path, output: Path, report: Report) -> Converted:
     """
     _check_free(output)
     count = read_header(part, part=True).metadata.get("split.count", 1)
-    if count == 1:
+    if not isinstance(count, int) or not 1 < count < 100_000:  # 0 after llama.cpp's own tool joined them
         raise UsageError(f"{part} is a GGUF already.", "Give a folder with safetensors, or a hub id.")
     paths = [Path(part_name(str(part), number, count)) for number in range(1, count + 1)]
     missing = [path.name for path in paths if not path.is_file()]
@@ -118,11 +118,18 @@ def join_parts(part: Path, output: Path, report: Report) -> Converted:
             f"{part} is one of {count} parts, and beside it there is no {named}.",
             f"Put all parts into one folder, named as they came: {part_name('NAME-00001-of-00001.gguf', 1, count)} ...",
         )
-    size = sum(read_header(path, part=True).file_bytes for path in paths)
+    headers = [read_header(path, part=True) for path in paths]
+    for number, (path, header) in enumerate(zip(paths, headers, strict=True)):
+        if (header.metadata.get("split.no"), header.metadata.get("split.count")) != (number, count):
+            raise ModelFileError(f"{path} is not part {number + 1} of {count}, as its name says.", "Fetch it again.")
+    size = sum(header.file_bytes for header in headers)
     check_room(output, size + _RESERVE, "The joined model needs", _ROOM)
     report(f"joining {count} parts ({megabytes(size)})")
-    with disk_errors(f"{output} cannot be written"), whole_file(output) as finished:
-        quantise_in_worker(paths[0], finished, AS_IT_IS)
+    with disk_errors(f"{output} cannot be written"):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(output) as finished:
+            finished.touch()  # so that a folder's fault is named by its own words, and not by llama.cpp's number
+            quantise_in_worker(paths[0], finished, AS_IT_IS)
     header = read_header(output)
     return Converted(output, header.architecture, parameter_count(header), header.file_bytes)
 

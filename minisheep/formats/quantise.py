@@ -120,28 +120,31 @@ def choose(
     """
     if len(formats) == 1:
         return formats[0], {}
-    known = recorded(record)
-    rates = known.get(machine, {})
-    if set(rates) == set(formats):
+    if set(rates := recorded(record).get(machine, {})) == set(formats):
         return fastest(rates), rates
-    before = set(record.parent.glob("*"))
-    copies = {name: make(name) for name in formats}
-    rates = dict.fromkeys(formats, 0.0)
-    try:
-        for _ in range(TRIES):
-            for name, copy in copies.items():
-                rates[name] = max(rates[name], rate(copy))
-    except MinisheepError as error:
-        on_progress(f"This machine could not compare the formats ({error.message}), so {DEFAULT.upper()} is used.")
-        return DEFAULT, {}
-    chosen = fastest(rates)
-    speeds = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
-    on_progress(f"Tokens/s of a short try on this machine: {speeds}; {chosen.upper()} is used from now on.")
-    write_json(record, known | {machine: {name: round(rate, 1) for name, rate in rates.items()}})
-    for name, copy in copies.items():
-        if name != chosen and copy not in before:
-            copy.unlink(missing_ok=True)
-    return chosen, rates
+    # Two runs that begin at once would choose by chance, and each delete what the other chose.
+    with cache.lock(record.stem, on_progress):
+        known = recorded(record)
+        if set(rates := known.get(machine, {})) == set(formats):
+            return fastest(rates), rates
+        before = set(record.parent.glob("*"))
+        copies = {name: make(name) for name in formats}
+        rates = dict.fromkeys(formats, 0.0)
+        try:
+            for _ in range(TRIES):
+                for name, copy in copies.items():
+                    rates[name] = max(rates[name], rate(copy))
+        except MinisheepError as error:
+            on_progress(f"This machine could not compare the formats ({error.message}), so {DEFAULT.upper()} is used.")
+            return DEFAULT, {}
+        chosen = fastest(rates)
+        speeds = ", ".join(f"{name.upper()} {rate:.0f}" for name, rate in rates.items())
+        on_progress(f"Tokens/s of a short try on this machine: {speeds}; {chosen.upper()} is used from now on.")
+        write_json(record, known | {machine: {name: round(rate, 1) for name, rate in rates.items()}})
+        for name, copy in copies.items():
+            if name != chosen and copy not in before:
+                copy.unlink(missing_ok=True)
+        return chosen, rates
 
 
 def recorded(record: Path) -> dict[str, dict[str, float]]:

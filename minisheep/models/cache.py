@@ -105,7 +105,7 @@ def lock(name: str, report: Report) -> Iterator[None]:
         reported = 0.0
         while not try_lock(handle):
             if time.monotonic() - reported > 30:
-                report(f"waiting for another process that is fetching {name}")
+                report(f"waiting for another process that fetches or tries {name}")
                 reported = time.monotonic()
             time.sleep(0.2)
         yield

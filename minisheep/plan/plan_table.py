@@ -85,10 +85,11 @@ def rows(plans: Sequence[Plan]) -> list[Row]:
         *((f"{PART}{name}", cells) for name, cells in _disk(plans)),
     ]
     if plans[0].phases is not None:
-        table.append(("time of a round", [_time(p.round_seconds) for p in plans]))
+        which = "the first" if _pools(plans[0]) else "a"
+        table.append((f"time of {which} round", [_time(p.round_seconds) for p in plans]))
         for index, (phase, _) in enumerate(plans[0].phases):
             table.append((f"{PART}{phase}", [_time(p.phases[index][1]) if p.phases else "-" for p in plans]))
-        table.append((f"time of {plans[0].settings.rounds} rounds", [_time(p.run_seconds) for p in plans]))
+        table.append((f"time of {plural(plans[0].settings.rounds, 'round')}", [_time(p.run_seconds) for p in plans]))
     return table
 
 
@@ -123,15 +124,20 @@ def advice(given: Plan, recommended: Plan | None) -> list[str]:
     return [f"It does not fit with the settings as given: {_missing(given)}. It fits with: {flags}"]
 
 
+def _pools(plan: Plan) -> bool:
+    """Whether later rounds take longer than the first, whose time is given, since they train on the data of all."""
+    return phase_times.pooled(plan.settings, plan.settings.rounds) > 1
+
+
 def decides(plan: Plan, *, recommended: bool = False) -> list[str]:
     """How long a run takes, and what takes the most time and memory."""
     lines, settings = ["With the recommended settings:"] if recommended else [], plan.settings
     if plan.fits and plan.phases and plan.run_seconds is not None and plan.round_seconds is not None:
         name, most = max(plan.phases, key=lambda phase: phase[1])
-        which = "the first" if phase_times.pooled(settings, settings.rounds) > 1 else "a round"
         lines += [
-            f"{plural(settings.rounds, 'round')} of {settings.per_round:,} instructions take about"
-            f" {duration(plan.run_seconds)}, {which} {duration(plan.round_seconds)}.",
+            f"{plural(settings.rounds, 'round')} of {settings.per_round:,} instructions"
+            f" {'takes' if settings.rounds == 1 else 'take'} about {duration(plan.run_seconds)},"
+            f" {'the first' if _pools(plan) else 'a round'} {duration(plan.round_seconds)}.",
             f"Most time: {name}, {duration(most)} of a round.",
         ]
     uses = (("writing and judging", plan.inference), ("training", plan.training))

@@ -141,7 +141,7 @@ def cut_answer(text: str, finish: str, instruction: str = "", wording: Wording =
     turn = next((match.start() for match in unexplained(labels, masked, finish, instruction, wording)), None)
     if turn is not None:
         cut, reason = cut[:turn].rstrip(), "new_turn"
-    while (spelt := end_as_text(cut)) and spelt not in instruction:
+    while spelt := end_as_text(cut, instruction):
         cut, reason = cut.removesuffix(spelt).rstrip(), "new_turn"
     repeat = _first_repetition(cut)
     if repeat is not None:

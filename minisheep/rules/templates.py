@@ -260,13 +260,19 @@ KNOWN_ENDS = (
 """Tokens that end a text or an answer in public models, for files that name none."""
 
 
-def end_as_text(answer: str) -> str:
+_ABOUT_ENDS = re.compile(r"html|markdown|markup|token|strike|struck|\btags?\b", re.IGNORECASE)
+_HASHES = re.compile(r"^[ \t]*#[# \t]*$", re.MULTILINE)
+
+
+def end_as_text(answer: str, asked: str) -> str:
     """The end that an answer spells out as its last words: a token of some model, or a line of ``###``; else empty.
 
-    An answer that is nothing else is about it, and so is HTML whose ``</s>`` closes something.
+    An answer that is nothing else is about it, as is one that was `asked` for it or about HTML or tokens; HTML's
+    ``</s>`` closes something, and a ``###`` below another line of such signs a comment or a drawing.
     """
     end = "###" if answer.endswith("\n###") else next((end for end in KNOWN_ENDS if answer.endswith(end)), "")
-    return "" if answer == end or (end == "</s>" and "<s>" in answer[1:]) else end
+    closes = {"</s>": re.search(r"<s\s|(?<!^)<s>", answer), "###": _HASHES.search(answer[:-4])}.get(end)
+    return "" if closes or answer == end or end in asked or _ABOUT_ENDS.search(asked) else end
 
 
 def _first_token(tail: str) -> str:

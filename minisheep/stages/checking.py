@@ -88,7 +88,8 @@ class Checker:
         if kind is None:
             return False, f"This run knows no constraint {constraint.kind}."
         if not kind.plugin:
-            return self._in_time(kind.name, lambda: verify(kind.name, constraint.arguments, prompt, answer))
+            arguments = constraint.arguments
+            return self._in_time(kind.name, arguments, lambda: verify(kind.name, arguments, prompt, answer))
         if not answer.strip():
             return False, ""
         facts = self._ask(kind.name, "check", answer, constraint.arguments)
@@ -99,7 +100,7 @@ class Checker:
         if not kind.plugin:
             own = kind.check
             return replace(
-                kind, check=lambda answer, **given: self._in_time(kind.name, lambda: own(answer, **given))[0]
+                kind, check=lambda answer, **given: self._in_time(kind.name, given, lambda: own(answer, **given))[0]
             )
 
         def check(answer: str, **arguments: Any) -> bool:
@@ -111,15 +112,16 @@ class Checker:
 
         return replace(kind, check=check, edit=None if kind.edit is None else edit)
 
-    def _in_time(self, kind: str, decide: Callable[[], bool]) -> tuple[bool, str]:
-        """The verdict of one of IFEval's kinds, or the fault."""
-        if self._ended[kind] >= GIVE_UP:
-            return False, f"The check of {kind} hung {GIVE_UP} times and is not asked again."
+    def _in_time(self, kind: str, arguments: dict[str, Any], decide: Callable[[], bool]) -> tuple[bool, str]:
+        """The verdict of one of IFEval's kinds, or the fault: of these words, since others of the kind may well end."""
+        asked = f"{kind} {arguments}"
+        if self._ended[asked] >= GIVE_UP:
+            return False, f"The check of {kind} with these words hung {GIVE_UP} times and is not asked again."
         try:
             with in_time(f"The check of {kind}", self._seconds):
                 return decide(), ""
         except TimeUpError as error:
-            self._ended[kind] += 1
+            self._ended[asked] += 1
             return False, error.message
 
     def _ask(self, kind: str, act: str, answer: str, arguments: dict[str, Any]) -> dict[str, Any]:
