@@ -228,7 +228,9 @@ def with_halves(
     Only verdicts on minisheep's own items are told apart, since no file of the run says of what kinds they are.
     """
     verdicts, kinds = model.get("verifiable_by_item", {}), _kinds_by_item(language)
-    if not verdicts or any("trained" in v or len(kinds.get(i, ())) != len(v["strict"]) for i, v in verdicts.items()):
+    if not verdicts or any(
+        "trained" in v or len(kinds.get(i, ())) != len(v.get("strict", ())) for i, v in verdicts.items()
+    ):
         return model
     marked = {i: {**verdict, "trained": [kind in trained for kind in kinds[i]]} for i, verdict in verdicts.items()}
     return {**model, "verifiable_by_item": marked, **_by_halves(marked, base.get("verifiable_by_item", {}))}
@@ -241,7 +243,7 @@ def _by_halves(verdicts: Mapping[str, Any], before: Mapping[str, Any]) -> dict[s
         part, earlier = half(verdicts, name), half(before, name, verdicts)
         if part and all("own" in verdict for verdict in part.values()):
             found = _compared(
-                f"verifiable_{name}", *({i: _own(v) for i, v in some.items()} for some in (part, earlier))
+                f"verifiable_{name}", *({i: _own(v) for i, v in some.items() if "own" in v} for some in (part, earlier))
             )
             found = {key: {n: v for n, v in of.items() if not n.endswith("strict")} for key, of in found.items()}
             found[f"verifiable_{name}"]["instructions"] = sum(len(verdict["own"]) for verdict in part.values())
