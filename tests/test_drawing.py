@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import threading
 import time
@@ -263,9 +262,12 @@ def test_a_cache_that_fails_costs_time_and_no_run(
     assert not way._kernel.stats.cache_hits
 
 
-def test_without_numba_numpy_draws_and_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert way_of_drawing(2) == (draw, "")
+def test_without_numba_numpy_draws_and_what_to_install_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "minisheep.engines.drawing")
+    monkeypatch.delattr("minisheep.engines.drawing")
+    way, warning = way_of_drawing(2)
+    assert way is draw and "ModuleNotFoundError" in warning and "pip install" in warning
 
 
 def test_with_numba_compiled_code_draws(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

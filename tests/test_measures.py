@@ -199,11 +199,3 @@ def test_no_pairs_are_no_choice() -> None:
     for name in ("ppl", "density", "density+ppl"):
         choice = choose(with_filter(name), 1, {})
         assert (choice.kept, choice.dropped) == ([], {})
-
-
-def test_a_verdict_without_a_reading_is_left_out_of_the_halves() -> None:
-    from minisheep.rules.ifeval import half
-
-    whole = {"trained": [True], "strict": [True], "own": [False]}
-    damaged = {name: value for name, value in whole.items() if name != "strict"}
-    assert list(half({"a": whole, "b": damaged}, "trained")) == ["a"]

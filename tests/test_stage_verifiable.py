@@ -157,6 +157,21 @@ def test_what_stores_no_halves_is_told_apart_by_minisheeps_own_items(language: s
     assert found == wanted and {"verifiable_trained", "verifiable_unseen"} <= set(found) - set(stored)
 
 
+@pytest.mark.parametrize("reading", ["strict", "own"])
+def test_a_verdict_of_the_base_without_a_reading_is_left_out_of_the_halves(reading: str) -> None:
+    """A damaged file: what is whole is still told apart, and nothing fails."""
+    items, trained = load_items(), default_trained_kinds()
+    stored = metrics(items, [said(item.id, "- a\n- b") for item in items])
+    verdicts = stored["verifiable_by_item"]
+    broken = {name: verdict for name, verdict in verdicts[items[0].id].items() if name != reading}
+    damaged = {**stored, "verifiable_by_item": {**verdicts, items[0].id: broken}}
+    assert with_halves(damaged, {}, trained, "en")
+    found = with_halves(stored, damaged, trained, "en")
+    one = with_halves(stored, stored, trained, "en")
+    changes = [sum(m[f"verifiable_{half}_change"]["items"] for half in ("trained", "unseen")) for m in (found, one)]
+    assert changes[0] < changes[1]
+
+
 @pytest.mark.parametrize("count", [0, 1, 20, 156, 157, 1000])
 def test_fewer_items_are_spread_over_the_kinds(count: int) -> None:
     items = load_items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -395,15 +394,13 @@ def _run(decoder: Decoder, start: int, tokens: int) -> None:
 
 
 def way_of_drawing(threads: int) -> tuple[Draw, str]:
-    """Compiled code where numba is installed, else numpy; and what to warn of where numba is there and fails. Compiling
-    takes seconds, once for each machine: now, and not amid a phase."""
-    if importlib.util.find_spec("numba") is None:
-        return draw, ""
+    """Compiled code where numba can compile it, else numpy, and what to warn of then. Compiling takes seconds, once for
+    each machine: now, and not amid a phase."""
     try:
         from minisheep.engines import drawing
 
         return drawing.CompiledDraw(cache_root() / "compiled", threads), ""
-    except Exception as error:  # whatever is wrong with it, a run goes on without
+    except Exception as error:  # numba is missing, or whatever is wrong with it: a run goes on without
         return draw, (
             "Tokens are drawn with numpy, the same ones in twice the time: numba cannot compile the faster way here"
             f" ({one_line(f'{type(error).__name__}: {error}', 200)}). {install_extra('fast')} may mend it."
