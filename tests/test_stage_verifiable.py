@@ -14,6 +14,7 @@ from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.rules.ifeval import Constraint, VerifiableItem
 from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import chatml
+from minisheep.run import typed
 from minisheep.stages.collapse import echo
 from minisheep.stages.evaluate import answers, chosen, metrics, with_halves
 
@@ -157,19 +158,36 @@ def test_what_stores_no_halves_is_told_apart_by_minisheeps_own_items(language: s
     assert found == wanted and {"verifiable_trained", "verifiable_unseen"} <= set(found) - set(stored)
 
 
-@pytest.mark.parametrize("reading", ["strict", "own"])
-def test_a_verdict_of_the_base_without_a_reading_is_left_out_of_the_halves(reading: str) -> None:
-    """A damaged file: what is whole is still told apart, and nothing fails."""
+def test_a_verdict_of_the_base_from_before_own_words_is_left_out_of_the_halves() -> None:
     items, trained = load_items(), default_trained_kinds()
     stored = metrics(items, [said(item.id, "- a\n- b") for item in items])
     verdicts = stored["verifiable_by_item"]
-    broken = {name: verdict for name, verdict in verdicts[items[0].id].items() if name != reading}
-    damaged = {**stored, "verifiable_by_item": {**verdicts, items[0].id: broken}}
-    assert with_halves(damaged, {}, trained, "en")
-    found = with_halves(stored, damaged, trained, "en")
+    earlier = {name: verdict for name, verdict in verdicts[items[0].id].items() if name != "own"}
+    mixed = {**stored, "verifiable_by_item": {**verdicts, items[0].id: earlier}}
+    assert with_halves(mixed, {}, trained, "en")
+    found = with_halves(stored, mixed, trained, "en")
     one = with_halves(stored, stored, trained, "en")
     changes = [sum(m[f"verifiable_{half}_change"]["items"] for half in ("trained", "unseen")) for m in (found, one)]
     assert changes[0] < changes[1]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({name: None} for name in ("strict",)),
+        *({name: [True]} for name in ("strict", "loose", "own", "trained")),
+        *({name: [True, 1]} for name in ("strict", "own", "trained")),
+        {"own": "yes"}, {"ended": []}, {"copied": "no"},
+    ],
+)  # fmt: skip
+def test_verdicts_that_do_not_fit_together_are_damage(changed: dict[str, object]) -> None:
+    """Whoever reads a round's metrics may take every reading to be there and as long as the others."""
+    found = metrics(ITEMS, [said("plain", "a"), said("both", "a")], None, frozenset({"punctuation:no_comma"}))
+    shape = {"verifiable_by_item": typed.METRICS["model!"]["verifiable_by_item"]}
+    typed.check(found, shape)
+    found["verifiable_by_item"]["both"] |= changed
+    with pytest.raises(typed.NotOfShapeError, match=r"both is not verdicts on each constraint"):
+        typed.check(found, shape)
 
 
 @pytest.mark.parametrize("count", [0, 1, 20, 156, 157, 1000])

@@ -388,7 +388,7 @@ def half(
     for item, verdict in verdicts.items():
         marks = (verdicts if marked is None else marked).get(item, {}).get("trained", ())
         places = [place for place, mark in enumerate(marks) if mark is (name == "trained")]
-        if places and len(marks) == len(verdict.get("strict", ())):
+        if places and len(marks) == len(verdict["strict"]):
             found[item] = {r: [verdict[r][place] for place in places] for r in READINGS if r in verdict}
     return found
 

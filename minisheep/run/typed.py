@@ -148,11 +148,20 @@ def _estimates_by_size(value: Any) -> bool:
     )
 
 
+def _verdicts_on_each_constraint(value: Any) -> bool:
+    """Of one item: readings as long as ``strict``, which every version stored, and what is said of the whole answer."""
+    if not isinstance(value, dict) or not _fits(value.get("strict"), list[bool]):
+        return False
+    readings = [value[name] for name in ("loose", "own", "trained") if name in value]
+    return all(_fits(verdicts, list[bool]) and len(verdicts) == len(value["strict"]) for verdicts in readings) and all(
+        isinstance(value.get(name, False), bool) for name in ("ended", "copied")
+    )
+
+
 NUMBER = float | None
 _INTERVAL = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "error": NUMBER}
 _MEASURED = {"value!": float, "low!": float, "high!": float}
 _MARK = {"auc!": float, "se!": float, "kinds!": Each(float), "kinds_se": Each(float), "passes": bool}
-_ITEM = {name: [bool] for name in ("strict", "loose", "own")} | {"ended": bool, "copied": bool}
 
 _PHASE = "round-[0-9]{1,9}/[a-z-]+"
 _INSIDE = r"(?s)(?!/)(?!.*\.\.).*"
@@ -214,7 +223,7 @@ METRICS: dict[str, Any] = {
         "nll_change": {"mean!": float, "standard_error!": float},
         "verifiable": Each(_INTERVAL),
         "verifiable_change": dict[str, Any],
-        "verifiable_by_item": Each(_ITEM),
+        "verifiable_by_item": Each(_verdicts_on_each_constraint),
         "verifiable_by_kind": Each(Each(int)),
     },
     "data": {

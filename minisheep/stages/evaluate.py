@@ -228,9 +228,7 @@ def with_halves(
     Only verdicts on minisheep's own items are told apart, since no file of the run says of what kinds they are.
     """
     verdicts, kinds = model.get("verifiable_by_item", {}), _kinds_by_item(language)
-    if not verdicts or any(
-        "trained" in v or len(kinds.get(i, ())) != len(v.get("strict", ())) for i, v in verdicts.items()
-    ):
+    if not verdicts or any("trained" in v or len(kinds.get(i, ())) != len(v["strict"]) for i, v in verdicts.items()):
         return model
     marked = {i: {**verdict, "trained": [kind in trained for kind in kinds[i]]} for i, verdict in verdicts.items()}
     return {**model, "verifiable_by_item": marked, **_by_halves(marked, base.get("verifiable_by_item", {}))}
