@@ -97,6 +97,8 @@ def test_half_of_the_tasks_are_marked_with_every_kind(exam: Exam) -> None:
 
 def test_a_stored_exam_is_the_same(exam: Exam) -> None:
     assert Exam.from_dict(json.loads(json.dumps(exam.to_dict()))) == exam
+    with pytest.raises(KeyError, match="backward"):
+        Exam.from_dict(exam.to_dict() | {"chosen": "backward", "judges": {"blend": exam.to_dict()["judges"]["blend"]}})
 
 
 def test_the_file_says_who_was_chosen_and_how_all_did(exam: Exam) -> None:

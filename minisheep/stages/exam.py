@@ -162,9 +162,11 @@ class Exam:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_dict` wrote. KeyError where something is missing."""
+        """What `to_dict` wrote. KeyError where something is missing, the mark of the chosen judge too."""
         values = {name: data[name] for name in cls.__slots__}
         values["judges"] = {name: Mark.from_dict(mark) for name, mark in data["judges"].items()}
+        if data["chosen"] not in data["judges"]:
+            raise KeyError(data["chosen"])
         values["blend"] = Blend.from_dict(data["blend"]) if data["blend"] else None
         return cls(**values)
 
