@@ -25,6 +25,7 @@ from minisheep.run.metric_catalogue import (
     round_values,
 )
 from minisheep.terminal import comparison_table
+from minisheep.terminal.columns import laid_out
 
 SHARE, POINTS, CHANGE = (Metric("", ("", ""), form) for form in ("share", "points", "change"))
 
@@ -237,29 +238,25 @@ def test_numbers_in_words() -> None:
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 140, 400])
 def test_no_line_is_wider_than_the_terminal(two: Comparison, width: int) -> None:
-    lines = comparison_table.text(
-        comparison_table.index_columns(two.rows), comparison_table.value_columns(two.rows), width
-    )
+    lines = laid_out(comparison_table.index_columns(two.rows), comparison_table.value_columns(two.rows), width)
     assert max(map(cell_len, lines)) <= width
 
 
 def test_each_block_says_which_row_is_which(two: Comparison) -> None:
-    lines = comparison_table.text(
-        comparison_table.index_columns(two.rows), comparison_table.value_columns(two.rows), 60
-    )
+    lines = laid_out(comparison_table.index_columns(two.rows), comparison_table.value_columns(two.rows), 60)
     assert lines.count("") >= 2
     assert sum(line.startswith("A B  base") for line in lines) == lines.count("") + 1
 
 
 def test_every_value_is_in_some_block(two: Comparison) -> None:
     columns = comparison_table.value_columns(two.rows)
-    told = " ".join(comparison_table.text(comparison_table.index_columns(two.rows), columns, 60))
+    told = " ".join(laid_out(comparison_table.index_columns(two.rows), columns, 60))
     assert all(cell in told for column in columns for cell in column.cells)
 
 
 def test_wide_letters_keep_columns_straight() -> None:
     index = [comparison_table.Column(("run",), ["模型", "ab"], right=False)]
-    lines = comparison_table.text(index, [comparison_table.Column(("x",), ["1", "2"])], 80)
+    lines = laid_out(index, [comparison_table.Column(("x",), ["1", "2"])], 80)
     assert [cell_len(line) for line in lines] == [7, 7, 7]
 
 

@@ -17,7 +17,7 @@ from minisheep.rules.plain_text import one_line
 from minisheep.run.files import write_atomic
 from minisheep.run.metric_catalogue import Metric
 from minisheep.terminal import comparison_plot, comparison_table
-from minisheep.terminal.comparison_table import Column
+from minisheep.terminal.columns import Column, laid_out
 
 PIPED_WIDTH = 100
 
@@ -95,7 +95,7 @@ def _tables(
     """For a terminal of `width` columns; in Markdown for 0."""
 
     def drawn(index: list[Column], columns: list[Column]) -> list[str]:
-        return comparison_table.text(index, columns, width) if width else comparison_table.markdown([*index, *columns])
+        return laid_out(index, columns, width) if width else comparison_table.markdown([*index, *columns])
 
     who, *rest = comparison_table.legend(found)
     index, columns = comparison_table.index_columns(rows), comparison_table.value_columns(rows, only)

@@ -9,30 +9,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
-
-from rich.cells import cell_len
 
 from minisheep.comparison import Comparison, PairedResults, RunResult, RunRow, shared
 from minisheep.errors import UsageError
 from minisheep.rules.plain_text import one_line
 from minisheep.run.metric_catalogue import CATALOGUE, READINGS, Estimate, Metric, Value, harness_metric
+from minisheep.terminal.columns import Column
 
 SETTING_WIDTH = 28
 """A longer value (a path) is cut in tables; CSV and JSON have it whole."""
-GAP = "  "
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    title: tuple[str, ...]
-    cells: list[str]
-    right: bool = True
-
-    @property
-    def width(self) -> int:
-        return max(map(cell_len, (*self.title, *self.cells)), default=0)
 
 
 def metrics_of(rows: Sequence[RunRow]) -> list[Metric]:
@@ -159,24 +145,6 @@ def cell(metric: Metric, value: Value | None) -> str:
     return content
 
 
-def text(index: Sequence[Column], columns: Sequence[Column], width: int) -> list[str]:
-    """The table's lines, no wider than `width` wherever a single column beside the index allows it."""
-    taken = sum(column.width + len(GAP) for column in index)
-    blocks: list[list[Column]] = [[]]
-    room = width - taken
-    for column in columns:
-        if blocks[-1] and column.width > room:
-            blocks.append([])
-            room = width - taken
-        blocks[-1].append(column)
-        room -= column.width + len(GAP)
-    lines: list[str] = []
-    for block in blocks:
-        lines += [""] if lines else []
-        lines += _lines([*index, *block])
-    return lines
-
-
 def markdown(columns: Sequence[Column]) -> list[str]:
     """One table, however wide."""
 
@@ -216,21 +184,6 @@ def setting_words(value: Any) -> str:
 
 def _unsigned_zero(number: str) -> str:
     return number.lstrip("+-") if not number.strip("+-0.") else number
-
-
-def _lines(columns: Sequence[Column]) -> list[str]:
-    """Headings, which end on the same line, then rows; nothing behind the last word."""
-    height = max(len(column.title) for column in columns)
-    rows = [
-        *zip(*(("",) * (height - len(column.title)) + column.title for column in columns), strict=True),
-        *zip(*(column.cells for column in columns), strict=True),
-    ]
-    return [GAP.join(_padded(text, column) for text, column in zip(row, columns, strict=True)).rstrip() for row in rows]
-
-
-def _padded(text: str, column: Column) -> str:
-    space = " " * (column.width - cell_len(text))
-    return space + text if column.right else text + space
 
 
 def csv_text(comparison: Comparison, rows: Sequence[RunRow]) -> str:

@@ -21,6 +21,7 @@ from minisheep.run.run_state import Holder
 from minisheep.run.time_left import Stage, TimeLeft
 from minisheep.run.verdict import Conclusion
 from minisheep.terminal import words
+from minisheep.terminal.columns import GAP, Column, laid_out
 from minisheep.terminal.screen_state import Follow, State, fold
 
 DAMAGED, FOREIGN = "damaged", "not a run"
@@ -184,8 +185,6 @@ def _changed(path: Path) -> float:
 def table(rows: Sequence[Listed], width: int, at: float | None = None) -> list[str]:
     """A line a run, no wider than `width`: the columns that matter least are left out first. Under it, why one failed
     or cannot be read, and what is no run. `at` is the present time in seconds since the epoch."""
-    from minisheep.terminal.comparison_table import GAP, Column, text
-
     at = time.time() if at is None else at
     foreign = [one_line(row.path.name) for row in rows if row.now.name == FOREIGN]
     rows = [row for row in rows if row.now.name != FOREIGN]
@@ -211,7 +210,7 @@ def table(rows: Sequence[Listed], width: int, at: float | None = None) -> list[s
         if wanted < 2 or column.width + len(GAP) <= room:
             chosen.append(wanted)
         room -= column.width + len(GAP)
-    lines = text([], [column for wanted, column in columns if wanted in chosen], 10**4) if rows else []
+    lines = laid_out([], [column for wanted, column in columns if wanted in chosen], 10**4) if rows else []
     why = [f"{one_line(str(row.path))}: {row.now.name}: {one_line(row.reason)}" for row in rows if row.reason]
     others = f"{FOREIGN[0].upper()}{FOREIGN[1:]}: {', '.join(foreign)}"
     below = [*why, *([others] if foreign else [])]

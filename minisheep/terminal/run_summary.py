@@ -12,6 +12,7 @@ from minisheep import api
 from minisheep.rules.constraints import kind_in_words
 from minisheep.run import verdict
 from minisheep.run.verdict import BeforeAfter, Conclusion
+from minisheep.terminal.columns import Column, laid_out
 from minisheep.terminal.screen_charts import clean, pad, wrap
 
 LEAST, MOST = 40, 140
@@ -65,14 +66,11 @@ def before_after(run: api.Run, found: Conclusion | None, width: int) -> list[str
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
     """A table whose first column stands in each block."""
-    # What compares runs takes time to import, which help and a run's start need not wait for.
-    from minisheep.terminal.comparison_table import Column, text
-
     first, *others = (
         Column((title,), [row[place] for row in rows], right=0 < place < len(titles) - 1)
         for place, title in enumerate(titles)
     )
-    return text([first], others, width)
+    return laid_out([first], others, width)
 
 
 def _answers(example: BeforeAfter, number: int, width: int) -> Iterator[str]:
