@@ -11,7 +11,7 @@ import pytest
 import real_models
 
 from minisheep.engines.base import Completion, GenerateRequest, LoglikRequest, Sampling, ScoreRequest
-from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError
+from minisheep.errors import UnsupportedModelError, UsageError
 from minisheep.rules.templates import Prompt, Segment
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
@@ -361,9 +361,9 @@ def test_a_bad_adapter_is_refused_and_the_base_stays(engine: Any, q8: Path, tmp_
     before = texts(engine.generate(many(2)))
     bad = tmp_path / "adapter.gguf"
     bad.write_bytes(b"no gguf")
-    with pytest.raises(ModelFileError):
+    with pytest.raises(UnsupportedModelError):
         engine.set_adapter(bad)
-    with pytest.raises(ModelFileError):
+    with pytest.raises(UnsupportedModelError):
         engine.set_adapter(tmp_path / "none.gguf")
     with pytest.raises(UnsupportedModelError):
         engine.set_adapter(q8)

@@ -186,14 +186,12 @@ class Decoder:
     def set_adapter(self, path: Path | None) -> None:
         """Put the LoRA of an adapter GGUF, or none, on the model in place of any other; empties every sequence.
 
-        Raises ModelFileError for a file that is no readable GGUF and UnsupportedModelError for an adapter that does not
-        belong to the model; no adapter is set then.
+        Raises UnsupportedModelError for an adapter that cannot be read or belongs to another model; none is set then.
         """
         self.clear(all_sequences=True)
         self._drop_adapter()
         if path is None:
             return
-        native.check_gguf(path, "adapter")
         native.forget_log()
         adapter = llama_cpp.llama_adapter_lora_init(self._model, os.fsencode(path))
         if not adapter:

@@ -100,37 +100,26 @@ def log_line() -> str:
     return _lines[-1][1] if _lines else "llama.cpp gave no reason"
 
 
-def check_gguf(path: Path, what: str) -> None:
-    """Raise ModelFileError unless `path` is a readable file that begins as a GGUF does."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ModelFileError(
-            f"The {what} {path} cannot be read: {error.strerror}.", "Check its path and permissions."
-        ) from error
-    if magic != b"GGUF":
-        raise ModelFileError(f"{path} is not a GGUF file, so it cannot serve as a {what}.", remedy(path))
-
-
 def decode(context: Any, batch: Any) -> int:
     """llama_decode: 0, or the code of a failure."""
     cpu.restore()
     return int(llama_cpp.llama_decode(context, batch))
 
 
-def load_model(path: Path, *, gpu_layers: int = 0, vocab_only: bool = False) -> Any:
+def load_model(path: Path, *, gpu_layers: int = 0, vocab_only: bool = False, weightless: bool = False) -> Any:
     """The `llama_model *` of a GGUF, its weights mapped rather than read (llama_model_load_from_file).
 
-    `gpu_layers` below 0 means all. The caller frees it with `llama_model_free`. Raises ModelFileError where the file is
-    missing, truncated or corrupt, UnsupportedModelError where llama.cpp does not know the architecture.
+    `gpu_layers` below 0 means all. `weightless` checks all but the weights, shapes too, as fast as `vocab_only` loads.
+    The caller frees it with `llama_model_free`. Raises ModelFileError where the file is missing, truncated or corrupt,
+    UnsupportedModelError where llama.cpp does not know the architecture.
     """
     start()
-    check_gguf(path, "model")
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = vocab_only
     params.n_gpu_layers = gpu_layers
-    if not vocab_only:
+    if weightless:
+        params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE  # it would map nothing, and abort
+    elif not vocab_only:
         params.use_extra_bufts = cpu.usable() or cpu.avoid()
         params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP
     forget_log()
@@ -184,9 +173,9 @@ class Vocabulary:
         self._space_prefix = self.piece(self._tokenize("a", special=False)[0]).startswith(b" ")
 
     @classmethod
-    def from_file(cls, path: Path) -> Vocabulary:
-        """The vocabulary of the GGUF at `path`. Raises as `load_model` does."""
-        return cls(load_model(path, vocab_only=True), owned=True)
+    def from_file(cls, path: Path, *, checked: bool = False) -> Vocabulary:
+        """The vocabulary of the GGUF at `path`; `checked`: of one that llama.cpp could run. Raises as `load_model`."""
+        return cls(load_model(path, vocab_only=not checked, weightless=checked), owned=True)
 
     def close(self) -> None:
         self._vocab = None

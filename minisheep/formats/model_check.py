@@ -40,7 +40,7 @@ def check_model(gguf: Path, header: GgufHeader, template: Template, tells_log: b
     Raises `errors.UnsupportedModelError` where it cannot, and as `Vocabulary.from_file` does. `tells_log` adds what
     llama.cpp warned of.
     """
-    with Vocabulary.from_file(gguf) as vocabulary:
+    with Vocabulary.from_file(gguf, checked=True) as vocabulary:
         warnings = [text for text in native.warnings() if MENDED not in text] if tells_log else []
         shown = [f"llama.cpp warns of this model file: {one_line(text, 200)}" for text in warnings[:MOST_WARNINGS]]
         if len(warnings) > MOST_WARNINGS:
@@ -70,6 +70,8 @@ def with_end(vocabulary: Vocabulary, header: GgufHeader, template: Template) -> 
             " answers would end at the wrong place. Nothing was generated.",
             "Give --gguf with a file that names it, or write it into this one with llama.cpp's gguf_set_metadata.py.",
         )
+    if (text := vocabulary.decode([vocabulary.eos]) if vocabulary.eos >= 0 else "").strip().isalnum():
+        told.append(f"The model file ends texts with the word {one_line(text, 40)!r}: answers end wherever it stands.")
     if not template.end:
         end = next((text for text in KNOWN_ENDS if vocabulary.ends((text,))), "")
         if not end:
