@@ -113,11 +113,6 @@ def test_layers_that_differ_are_refused(key: str) -> None:
     assert config_json(header(**{key: counts(2, 2)}))
 
 
-def test_a_model_that_sees_what_comes_after_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="what comes after"):
-        config_json(header(attention__causal=False))
-
-
 @pytest.mark.parametrize("scaling", ["yarn", "longrope"])
 def test_other_scalings_of_the_rotary_embedding_are_refused(scaling: str) -> None:
     with pytest.raises(UnsupportedModelError, match=scaling):

@@ -229,6 +229,13 @@ def test_facts_are_those_of_the_header(read):
     assert facts.parameters == 64 * 5 + 64 * 8 + 64
 
 
+@pytest.mark.parametrize("more", [pair("llama.pooling_type", "u32", 3), pair("llama.attention.causal", "bool", 0)])
+def test_a_model_that_writes_no_text_is_refused(read, more):
+    with pytest.raises(ModelFileError, match="embeds or ranks"):
+        model_facts(read(Tiny(more=(more,)).build()))
+    assert model_facts(read(Tiny(more=(pair("llama.pooling_type", "u32", 0),)).build()))
+
+
 def test_more_layers_than_llama_cpp_holds_are_refused(read):
     with pytest.raises(ModelFileError, match="block_count"):
         model_facts(read(Tiny(layers=513).build()))

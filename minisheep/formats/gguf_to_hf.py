@@ -64,8 +64,6 @@ def config_json(header: GgufHeader) -> dict[str, Any]:
     for key in (f"{header.architecture}.attention.{name}" for name in ("head_count", "head_count_kv")):
         if isinstance(each := header.metadata.get(key), GgufArray) and len(set(each)) > 1:
             raise UnsupportedModelError(f"The layers of this GGUF differ in {key}.", FIX)
-    if header.metadata.get(f"{header.architecture}.attention.causal") is False:
-        raise UnsupportedModelError("In this GGUF, words see what comes after them.", FIX)
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     if "token_embd.weight" not in shapes:
         raise ModelFileError("The model file has no token embeddings.", "Pass another file with --gguf.")

@@ -44,6 +44,9 @@ def model_facts(header: GgufHeader) -> ModelFacts:
         raise ModelFileError(
             "The GGUF has no model in it (it may be an adapter or a vocabulary).", "Pass a model's file with --gguf."
         )
+    own = f"{header.architecture}."
+    if header.metadata.get(own + "pooling_type") or header.metadata.get(own + "attention.causal") is False:
+        raise ModelFileError("The GGUF's model embeds or ranks texts and writes none.", "Pass another with --gguf.")
     heads, width = head_count(header), embedding_length(header)
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     return ModelFacts(
