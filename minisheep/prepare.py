@@ -35,7 +35,7 @@ from minisheep.rules import templates
 from minisheep.rules.languages import NAMES
 from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Template
-from minisheep.run.events import Emit, Note
+from minisheep.run.events import Emit, Note, notes
 from minisheep.run.files import remove
 from minisheep.trainers.choose_trainer import (
     Cuda,
@@ -122,6 +122,10 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         model = dataclasses.replace(model, trainer=choice.trainer, trainer_failed=failed if choice.warning else "")
         if before is None:
             _check_lengths(settings, model, emit)
+            if not model.weights_note:  # not made here
+                from minisheep.formats.same_model import check_loads
+
+                check_loads(model.weights)
             if settings.engine == "openai":
                 _try_server(settings, model, emit, stored.parent)
     # A run keeps the versions it began with; what has changed since is reported.
@@ -260,9 +264,7 @@ def for_inference(settings: Settings, emit: Emit, *, trainable: bool = False) ->
     """
     from minisheep.formats.model_check import check_model
 
-    def report(text: str) -> None:
-        emit(Note(text))
-
+    report = notes(emit)
     entry = find_model(settings.model, gguf=settings.gguf or None, weights=settings.weights or None)
     fetched = gguf_of(entry, report)
     header = read_header(fetched.path)
@@ -425,9 +427,7 @@ def training_weights(
     """The folder that training loads, and what is to be told of it: the model's own safetensors, else the GGUF's
     tensors, dequantised once for its `sha256`. Raises as `fetch_weights` does."""
 
-    def report(text: str) -> None:
-        emit(Note(text))
-
+    report = notes(emit)
     try:
         own = fetch_weights(entry, report, offline)
     except MinisheepError as error:

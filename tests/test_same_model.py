@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import model_folders as folders
 import numpy as np
 import pytest
 
+from minisheep import config, prepare
 from minisheep.errors import ModelFileError
 from minisheep.formats import tokenizer
 from minisheep.formats.gguf_to_hf import halves
 from minisheep.formats.hf_to_gguf import convert
-from minisheep.formats.same_model import check_same_model
+from minisheep.formats.same_model import check_loads, check_same_model
 
 KINDS = ["llama", "qwen2", "qwen3", "gemma3_text"]
 
@@ -154,3 +157,48 @@ def test_the_same_tensors_with_other_facts_are_another_model(tmp_path: Path, cha
     gguf = gguf_of(folders.tiny_folder(tmp_path / "a"))
     with pytest.raises(ModelFileError, match=r"config\.json means llama\."):
         check_same_model(gguf, folders.tiny_folder(tmp_path / "b", "llama", **change))
+
+
+UNLOADABLE = {
+    "a wrong type": {"tie_word_embeddings": "false"},
+    "another size": {"vocab_size": folders.ROWS + 24},
+    "code of its makers": {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}},
+}
+
+
+@pytest.mark.parametrize("config", UNLOADABLE.values(), ids=UNLOADABLE)
+def test_what_training_could_not_load_is_refused_and_no_code_in_it_runs(tmp_path: Path, config: dict[str, Any]) -> None:
+    from minisheep.trainers import lora_model
+
+    folder = folders.tiny_folder(tmp_path / "m", **config)
+    (folder / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ModelFileError, match="cannot be loaded"):
+        lora_model.check_loads({"weights": str(folder)}, print, None)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_are_loaded_without_their_numbers_in_a_process_of_its_own(tmp_path: Path) -> None:
+    folder = folders.tiny_folder(tmp_path / "m")
+    check_loads(folder)
+    tensors = folders.random_tensors(folders.tiny_config("llama"))
+    (folder / "model.safetensors").unlink()
+    folders.save_sharded(folder, tensors)  # its index lacks what transformers reads of it
+    with pytest.raises(ModelFileError, match="metadata"):
+        check_loads(folder)
+
+
+def test_a_new_run_checks_that_its_weights_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    model = dataclasses.replace(prepare.fake_model(), weights=tmp_path, gguf=tmp_path)
+    monkeypatch.setattr(prepare, "_prepare_real", lambda settings, emit: model)
+    for name in ("_check_offload", "_check_before_fetching", "_check_gpu", "_check_lengths"):
+        monkeypatch.setattr(prepare, name, lambda *given: None)
+    monkeypatch.setattr("minisheep.formats.same_model.check_loads", seen.append)
+    settings = config.make({"model": "smollm2-135m"})
+    prepare.prepare(settings, tmp_path / "model.json", lambda event: None)
+    assert seen == [tmp_path]
+    prepare.prepare(settings, tmp_path / "model.json", lambda event: None)
+    assert seen == [tmp_path]  # a run that goes on has passed it
+    model = dataclasses.replace(model, weights_note="made here")
+    prepare.prepare(settings, tmp_path / "other.json", lambda event: None)
+    assert seen == [tmp_path]

@@ -26,7 +26,7 @@ from minisheep.open_engines import open_engine, put_adapter, tell_engine
 from minisheep.rules.identity import six_decimals
 from minisheep.rules.templates import Template
 from minisheep.run import events
-from minisheep.run.events import Emit, Note, PhaseFinished, PhaseStarted, Progress, TaskMeasured
+from minisheep.run.events import Emit, Note, PhaseFinished, PhaseStarted, Progress, TaskMeasured, notes
 from minisheep.run.files import sha256_of, write_json
 from minisheep.run.folder import RunFolder
 from minisheep.run.reading import trained_kinds
@@ -289,10 +289,7 @@ def _plans(
     spec: EvalSpec, subject: ModelUnderTest, waiting: Mapping[str, list[int]], digests: Mapping[str, str], emit: Emit
 ) -> list[EvalPlan]:
     """Loads every task before the first is measured, so that a mistake shows at once."""
-
-    def on_progress(text: str) -> None:
-        emit(Note(text))
-
+    on_progress = notes(emit)
     on_progress("Loading lm-evaluation-harness.")
     scores.no_downloads()
     plans = []

@@ -343,7 +343,7 @@ def _tokenizer(work: ExportWork, source: Path, folder: Path, template: str) -> A
     if "tokenizer_config.json" in there:
         for name in there:
             shutil.copyfile(source / name, folder / name)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     else:
         work.emit(events.Note("The weights came without a tokenizer, so one is made from the GGUF's vocabulary."))
         tokenizer = transformers.AutoTokenizer.from_pretrained(work.model.gguf.parent, gguf_file=work.model.gguf.name)
@@ -355,4 +355,4 @@ def _tokenizer(work: ExportWork, source: Path, folder: Path, template: str) -> A
     saved = folder / "tokenizer_config.json"
     context = model_facts.context_length(work.header)
     write_json(saved, tokenizer_config_for_both(json.loads(saved.read_bytes()), context))
-    return transformers.AutoTokenizer.from_pretrained(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -20,6 +20,7 @@ from minisheep.formats.hf_config import Design, read_design
 from minisheep.formats.hf_to_gguf import plain_name
 from minisheep.formats.model_facts import layer_count
 from minisheep.formats.safetensors_file import EMBEDDING, HEAD, Stored, as_float32, row_count, tied_in_truth
+from minisheep.machine.worker import WorkerProcess
 
 ROWS = 8
 """Rows of a matrix that are compared."""
@@ -54,6 +55,13 @@ def check_same_model(gguf: Path, weights: Path) -> None:
             " would not fit the other; nothing was generated.",
             "Give --gguf and --weights of the same model: base with base, instruct with instruct.",
         )
+
+
+def check_loads(weights: Path) -> None:
+    """Raise `errors.ModelFileError` where transformers would refuse the folder or wants to run its makers' code, which
+    training would find out after hours. In a worker, since this imports torch; it reads no numbers."""
+    with WorkerProcess("minisheep.trainers.lora_model:check_loads", died=ModelFileError) as worker:
+        worker.do({"phase": "check", "weights": str(weights)}, f"Checking the weights in {weights}")
 
 
 def read_config(folder: Path, architecture: str) -> Design | None:

@@ -237,6 +237,12 @@ Event = (
 )
 Emit = Callable[[Event], None]
 
+
+def notes(emit: Emit) -> Callable[[str], None]:
+    """What takes plain lines for the user and emits each as a `Note`."""
+    return lambda text: emit(Note(text))
+
+
 KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Event)}
 
 

@@ -22,6 +22,7 @@ from minisheep.errors import MinisheepError, ModelFileError
 from minisheep.formats.lora_gguf import PROJECTIONS
 from minisheep.machine import cpu
 from minisheep.rules.identity import derive_seed
+from minisheep.rules.plain_text import one_line
 from minisheep.trainers.base import TokenPair, TrainSettings, settle
 from minisheep.trainers.checkpoint import Array
 from minisheep.trainers.cpu_lora import can_pack, patch_for_cpu
@@ -108,13 +109,17 @@ def load_base(weights: Path, precision: Precision) -> Any:
             dtype=precision.dtype,
             attn_implementation="sdpa",
             local_files_only=True,
+            trust_remote_code=False,  # or it asks whether to run the code in the folder
             use_safetensors=True,
             device_map={"": str(precision.device)},
             **options,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # transformers raises whatever a folder of strangers leads to
         raise ModelFileError(
-            f"The training weights in {weights} cannot be loaded: {error}", "Fetch the model again."
+            f"The training weights in {weights} cannot be loaded: {one_line(repr(error), 300)}",
+            "Fetch the model's files again, or give another folder with --weights.",
         ) from error
     model.requires_grad_(False)
     model.config.use_cache = False
@@ -123,6 +128,11 @@ def load_base(weights: Path, precision: Precision) -> Any:
     if precision.device.type == "cuda":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def check_loads(job: Mapping[str, Any], emit: object, should_stop: object) -> None:
+    """In a worker: load the folder ``weights`` as training will, but for the numbers. Raises as `load_base`."""
+    load_base(Path(job["weights"]), Precision("bf16", torch.bfloat16, torch.device("meta")))
 
 
 def disable_cpu_packing(model: Any) -> None:
