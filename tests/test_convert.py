@@ -258,6 +258,27 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     assert str(folder) in refusal(folder).message
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_numbers_that_are_none_are_named_by_their_tensor(tmp_path: Path, number: float) -> None:
+    folder = folders.tiny_folder(tmp_path / "m")
+    tensors = folders.random_tensors(folders.tiny_config("llama"))
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = number
+    folders.save(folder / "model.safetensors", tensors)
+    assert "model.layers.1.mlp.up_proj.weight holds" in refusal(folder).message
+
+
+def test_embeddings_of_another_size_than_the_configuration_says_are_refused(tmp_path: Path) -> None:
+    """After a resize that forgot config.json: transformers refuses these, when it is to train."""
+    told = refusal(folders.tiny_folder(tmp_path / "m", vocab_size=folders.ROWS + 24)).message
+    assert "token_embd.weight" in told and str((folders.ROWS + 24, folders.WIDTH)) in told
+
+
+def test_a_byte_order_mark_is_no_part_of_a_template(tmp_path: Path) -> None:
+    folder = folders.tiny_folder(tmp_path / "m")
+    (folder / "chat_template.jinja").write_text("\ufeff{{ messages }}", encoding="utf-8")
+    assert read_header(made(folder)).metadata["tokenizer.chat_template"] == "{{ messages }}"
+
+
 def test_weights_of_integers_are_refused(tmp_path: Path) -> None:
     folder = folders.tiny_folder(tmp_path / "m")
     save_file({"model.norm.weight": np.zeros(8, np.int8)}, folder / "model.safetensors")

@@ -95,6 +95,12 @@ def test_a_text_that_llama_cpp_takes_for_the_end_is_refused() -> None:
         ended(plain(""), Known(eos=11), eos=False)
 
 
+def test_an_end_that_is_an_ordinary_word_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Known, "decode", lambda self, tokens: " the")
+    _, told = ended(plain("<|endoftext|>"), Known("<|endoftext|>", eos=9))
+    assert "texts with the word 'the'" in told[0]
+
+
 def test_a_model_without_any_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("<|im_end|>", "<|endoftext|>"):
         monkeypatch.delitem(CONTROL, name)
@@ -113,6 +119,25 @@ def test_a_real_file_is_checked_by_llama_cpp_itself(tmp_path: Path) -> None:
     found = check_model(gguf, read_header(gguf), chatml())
     # It knows <|im_end|>, and reads the labels of the turns as ordinary text.
     assert "<|im_start|>" in found.warnings[-1]
+
+
+@pytest.mark.parametrize(
+    ("there", "instead", "told"),
+    [
+        (b"blk.1.ffn_up.weight", b"blk.1.ffn_ux.weight", "blk.1.ffn_up.weight' not found"),
+        (b"llama.feed_forward_length\4\0\0\0\x60", b"llama.feed_forward_length\4\0\0\0\x40", "wrong shape"),
+    ],
+)
+def test_tensors_that_do_not_fit_the_header_are_refused(
+    tmp_path: Path, there: bytes, instead: bytes, told: str
+) -> None:
+    """llama.cpp would say so when it loads the weights, in a run that has begun and then can have no other model."""
+    gguf = converted(tmp_path / "a")
+    data = gguf.read_bytes()
+    assert there in data
+    gguf.write_bytes(data.replace(there, instead))
+    with pytest.raises(ModelFileError, match=told):
+        check_model(gguf, read_header(gguf), plain("<|endoftext|>"))
 
 
 def test_a_models_own_template_is_not_said_to_be_mended_by_itself(tmp_path: Path) -> None:
@@ -223,7 +248,7 @@ def test_the_command_that_joins_parts_makes_the_model_that_was_split(tmp_path: P
         join_parts(parts[0], joined, print)
 
 
-@pytest.mark.parametrize("fault", ["missing", "renamed", "swapped", "cut"])
+@pytest.mark.parametrize("fault", ["missing", "renamed", "swapped", "cut", "foreign"])
 def test_parts_that_are_not_all_there_are_named_and_nothing_is_left(tmp_path: Path, fault: str) -> None:
     whole = converted(tmp_path / "a")
     (folder := tmp_path / "parts").mkdir()
@@ -233,6 +258,7 @@ def test_parts_that_are_not_all_there_are_named_and_nothing_is_left(tmp_path: Pa
         "renamed": "named as they came",
         "swapped": f"{second} is not part 2 of",
         "cut": f"{second} cannot be used: truncated",
+        "foreign": "are not of one model",
     }[fault]
     if fault == "missing":
         second.unlink()
@@ -240,6 +266,10 @@ def test_parts_that_are_not_all_there_are_named_and_nothing_is_left(tmp_path: Pa
         first = first.rename(folder / "model.gguf")
     elif fault == "swapped":
         second.write_bytes(third.read_bytes())
+    elif fault == "foreign":  # it holds a tensor of the same name as the third
+        name = next(tensor.name for tensor in read_header(second, part=True).tensors if tensor.name.startswith("blk.0"))
+        other = next(t.name for t in read_header(third, part=True).tensors if len(t.name) == len(name))
+        second.write_bytes(second.read_bytes().replace(name.encode(), other.encode()))
     else:
         second.write_bytes(second.read_bytes()[:-8])
     with pytest.raises(ModelFileError) as refused:

@@ -87,7 +87,7 @@ def _chat_template(folder: Path, special: Mapping[str, Any]) -> str:
     path = folder / "chat_template.jinja"
     try:
         if path.is_file():
-            return path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}.", AGAIN) from None
     template = special.get("chat_template")
@@ -216,6 +216,8 @@ class Design:
     layers: int
     heads: int
     kv_heads: int
+    vocabulary: int | None
+    """Rows of the embeddings; None where config.json leaves them to transformers."""
     tied: bool
     """Whether the embeddings are the output matrix too."""
     keys: Mapping[str, Value]
@@ -275,7 +277,8 @@ def read_design(config: Mapping[str, Any]) -> Design:
     }
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", kind.tied))
     full = {f"{kind.gguf}.{name}": value for name, value in keys.items()}
-    return Design(kind.gguf, layers, heads, kv_heads, bool(tied), full, rope.divisors, notes)
+    rows = number("vocab_size") if text.get("vocab_size") is not None else None
+    return Design(kind.gguf, layers, heads, kv_heads, rows, bool(tied), full, rope.divisors, notes)
 
 
 def _rope(text: Mapping[str, Any], kind: ArchitectureKind, head_size: int, context: int) -> Rope:

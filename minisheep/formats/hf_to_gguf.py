@@ -113,7 +113,7 @@ def join_parts(part: Path, output: Path, report: Report) -> Converted:
     paths = [Path(part_name(str(part), number, count)) for number in range(1, count + 1)]
     missing = [path.name for path in paths if not path.is_file()]
     if missing or len(set(paths)) < count:  # all one path where it has another name than llama.cpp reads
-        named = ", ".join(missing[:3] or ["file by the name of another"]) + " ..." * (len(missing) > 3)
+        named = ", ".join(missing[:3] or ["other by a part's name"]) + " ..." * (len(missing) > 3)
         raise ModelFileError(
             f"{part} is one of {count} parts, and beside it there is no {named}.",
             f"Put all parts into one folder, named as they came: {part_name('NAME-00001-of-00001.gguf', 1, count)} ...",
@@ -122,6 +122,12 @@ def join_parts(part: Path, output: Path, report: Report) -> Converted:
     for number, (path, header) in enumerate(zip(paths, headers, strict=True)):
         if (header.metadata.get("split.no"), header.metadata.get("split.count")) != (number, count):
             raise ModelFileError(f"{path} is not part {number + 1} of {count}, as its name says.", "Fetch it again.")
+    names = [tensor.name for header in headers for tensor in header.tensors]
+    if {header.metadata.get("split.tensors.count", len(names)) for header in headers} != {len(set(names))}:
+        raise ModelFileError(
+            f"The parts beside {part} are not of one model: not all {len(set(names))} tensors belong together.",
+            "Fetch all parts again, from one place.",
+        )
     size = sum(header.file_bytes for header in headers)
     check_room(output, size + _RESERVE, "The joined model needs", _ROOM)
     report(f"joining {count} parts ({megabytes(size)})")
@@ -229,9 +235,9 @@ def _check_shapes(design: Design, shapes: Mapping[str, tuple[int, ...]]) -> None
 
     width, inner, head = fact("embedding_length"), fact("feed_forward_length"), fact("attention.key_length")
     query, value = design.heads * head, design.kv_heads * head
-    vocabulary = shapes["token_embd.weight"][0]
+    rows = design.vocabulary or shapes["token_embd.weight"][0]
     expected = {
-        "token_embd": (vocabulary, width), "output": (vocabulary, width), "attn_q": (query, width),
+        "token_embd": (rows, width), "output": (rows, width), "attn_q": (query, width),
         "attn_k": (value, width), "attn_v": (value, width), "attn_output": (width, query), "ffn_gate": (inner, width),
         "ffn_up": (inner, width), "ffn_down": (width, inner), "attn_q_norm": (head,), "attn_k_norm": (head,),
     }  # fmt: skip
@@ -250,15 +256,17 @@ def offset(tensor: Tensor, first: int) -> int:
 def read_piece(tensor: Tensor, first: int, end: int) -> NDArray[Any]:
     """Rows `first` to `end` of a tensor as its bytes in the GGUF: float32, float16, or the bits of bfloat16 (uint16).
 
-    Raises `errors.UnsupportedModelError` for numbers that float16 cannot hold.
+    Raises `errors.UnsupportedModelError` for numbers that float16 cannot hold, `errors.ModelFileError` for NaN.
     """
     if isinstance(tensor.source, tuple):
         return np.array(tensor.source, np.float32)
     wanted = pairs(tensor.shape[0], tensor.heads)[first:end] if tensor.heads else slice(first, end)
     part = safetensors_file.read_rows(tensor.source, wanted)
+    values = safetensors_file.as_float32(part)
+    if not np.isfinite(values).all():
+        raise ModelFileError(f"{tensor.source.name} holds numbers that are infinite or none (NaN).", AGAIN)
     if tensor.dtype == tensor.source.dtype and not tensor.plus_one:
         return part
-    values = safetensors_file.as_float32(part)
     made = safetensors_file.from_float32(values + np.float32(1) if tensor.plus_one else values, tensor.dtype)
     if tensor.dtype == "F16" and not np.isfinite(made).all():
         raise UnsupportedModelError(
