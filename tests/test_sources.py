@@ -313,6 +313,16 @@ UNFIT = {
     "a shard that is a pickle": {INDEX: b'{"weight_map": {"a": "1.bin"}}', "1.bin": b"x"},
     "no index": {INDEX: b"[]"},
 }
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+def test_what_stands_in_for_weights_is_named(tmp_path, lines):
+    assert "Git LFS" in what_is_missing(weights_folder(tmp_path / "w", **{"model.safetensors": POINTER}))
+    (adapter := tmp_path / "adapter").mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    for entry in (find_model(str(adapter)), find_model("smollm2-135m", weights=str(adapter))):
+        with pytest.raises(ModelFileError, match="an adapter and no model"):
+            fetch_weights(entry, lines.append)
 
 
 @pytest.mark.parametrize("files", UNFIT.values(), ids=UNFIT)
@@ -593,6 +603,13 @@ def test_weights_are_safetensors_and_json_and_nothing_else(fetch, hub):
     hub.requests.clear()
     assert fetch("weights", "org/tiny", "offline")["path"] == str(folder)
     assert hub.requests == []
+
+
+def test_a_repository_without_safetensors_is_not_said_to_be_no_folder(fetch, monkeypatch):
+    for name in ("config.json", "model.safetensors"):
+        monkeypatch.delitem(FILES, name)
+    said = fetch("weights", "org/tiny")
+    assert "org/tiny@main holds no safetensors" in said["message"] and "--model org/tiny:FILE.gguf" in said["fix"]
 
 
 def test_weights_of_which_a_part_is_missing_are_fetched_again(fetch):

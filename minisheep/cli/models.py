@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from minisheep.errors import ModelFileError, UsageError
+from minisheep.errors import UsageError
 from minisheep.models import cleaning, registry
 from minisheep.models.cache import cache_root
 from minisheep.models.fetch import fetch_weights, not_pinned, whole_name
@@ -204,15 +204,11 @@ def convert(model: str, out: str | None, kind: str, as_json: bool) -> None:
     becomes one file whose numbers stay as they are, whatever --type says.
     """
     from minisheep.formats import hf_to_gguf
-    from minisheep.models.hub import what_is_missing
 
     report = _reporter(as_json)
     kind = hf_to_gguf.type_name(kind)
     if out is not None and not out.lower().endswith(".gguf"):
         raise UsageError(f"--out {out} does not end in .gguf.", "llama.cpp's tools need that ending.")
-    missing = what_is_missing(Path(model)) if Path(model).is_dir() else ""
-    if missing:
-        raise ModelFileError(f"{model} cannot be converted: {missing}.", "Give a folder as its makers published it.")
     if Path(model).is_file():
         made, kind = hf_to_gguf.join_parts(Path(model), Path(out or whole_name(model)), report), "unchanged"
     else:

@@ -253,6 +253,9 @@ def fetch_weights(entry: ModelEntry, report: Report, offline: bool = False) -> P
             folder = _weights_from_hub(entry, entry.weights, report, offline)
             fix = f"Pass another repository or folder with --weights; {entry.weights} is not fit for training."
     missing = what_is_missing(folder)
+    if missing and isinstance(entry.weights, HubRepo) and not folder.is_dir():  # nothing was worth fetching
+        missing = f"{entry.weights} holds no safetensors"
+        fix = f"If it holds GGUFs, name one of them: --model {entry.weights.repo}:FILE.gguf."
     if missing:
         raise ModelFileError(f"The weights in {folder} cannot be used: {missing}.", fix)
     return folder

@@ -34,6 +34,8 @@ def what_is_missing(folder: Path) -> str:
     if not folder.is_dir():
         return "it is no folder"
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            return "it holds an adapter and no model (peft's merge_and_unload and save_pretrained make one of it)"
         return "it has no config.json"
     if (folder / SINGLE).is_file():
         names = {SINGLE}
@@ -45,8 +47,7 @@ def what_is_missing(folder: Path) -> str:
         return "its weights are pickles, which can run code when they are loaded; minisheep loads safetensors only"
     else:
         return f"it has no {SINGLE}"
-    broken = sorted(name for name in names if not _whole(folder / name))
-    return f"{broken[0]} is missing or cut short" if broken else ""
+    return next((f"{name} is {fault}" for name in sorted(names) if (fault := _fault(folder / name))), "")
 
 
 def shards(folder: Path) -> set[str]:
@@ -66,15 +67,16 @@ def _shards(index: Path) -> set[str]:
     return names if plain and all(name.endswith(".safetensors") for name in names) else set()
 
 
-def _whole(path: Path) -> bool:
-    """Whether the head of a safetensors file is sound and the file as long as it says."""
+def _fault(path: Path) -> str:
+    """What a safetensors file is instead of one with a sound head and as long as that says; empty for a whole one."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "numpy"):
-            return True
+            return ""
     except (OSError, SafetensorError):
-        return False
+        pointer = path.is_file() and path.stat().st_size < 1000 and b"git-lfs" in path.read_bytes()
+        return "a pointer of Git LFS (`git lfs pull` fetches it)" if pointer else "missing or cut short"
 
 
 WEIGHT_PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]

@@ -324,8 +324,8 @@ def _by_path(name: str) -> ModelEntry | None:
 
 
 def _by_folder(name: str) -> ModelEntry | None:
-    # "ORG/REPO", or any other name, may be a folder here too: it is meant only if it holds a model.
-    if not name or "\0" in name or not _is_there(str(Path(name) / "config.json")):
+    # "ORG/REPO", or any other name, may be a folder here too: it is meant only if it holds a model (or adapter).
+    if not name or "\0" in name or not any(_is_there(f"{name}/{each}config.json") for each in ("", "adapter_")):
         return None
     path = Path(name).absolute()
     return _outsider(path.resolve().name, weights=LocalPath(path))
