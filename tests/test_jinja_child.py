@@ -77,3 +77,23 @@ def test_a_template_that_opens_nothing_is_left_as_it_is(opened: str) -> None:
     template = from_jinja(thinking(opened), {})
     assert closed_source(thinking(opened), {}, template) == thinking(opened)
     assert template.between.count("</think>") == opened.count("</think>")
+
+
+THINKS_ALWAYS = thinking("<think>\\n").replace(
+    "+ m['content']", "+ (EMPTY if m.role == 'assistant' else '') + m['content']"
+)
+
+
+def test_a_thought_that_a_given_answer_shows_empty_is_closed_in_the_templates_own_words() -> None:
+    """As in Qwen3's thinking models of 2507: a prompt opens a thought, and a given answer has an empty one."""
+    own = "<think>\\n\\n</think>\\n\\n"
+    template = from_jinja(THINKS_ALWAYS.replace("EMPTY", f"'{own}'"), {})
+    assert template.between.endswith("assistant\n<think>\n\n</think>\n\n")
+
+
+def test_json_and_what_is_not_given_are_as_in_transformers() -> None:
+    source = (
+        "{{ '<|im_start|>system\\n' + (['<é>'] | tojson) + ('<b>' | tojson(ensure_ascii=True)) + '<|im_end|>\\n' }}"
+        "{% if documents is not none or tools is not none %}more{% endif %}"
+    )
+    assert from_jinja(source + CHATML, {}).before == ('<|im_start|>system\n["<é>"]"<b>"<|im_end|>\n<|im_start|>user\n')
