@@ -118,7 +118,7 @@ def load_base(weights: Path, precision: Precision) -> Any:
         raise
     except Exception as error:  # transformers raises whatever a folder of strangers leads to
         raise ModelFileError(
-            f"The training weights in {weights} cannot be loaded: {one_line(repr(error), 300)}",
+            one_line(f"The training weights in {weights} cannot be loaded: {type(error).__name__}: {error}", 300),
             "Fetch the model's files again, or give another folder with --weights.",
         ) from error
     model.requires_grad_(False)
