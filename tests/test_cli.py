@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from gguf_builder import tiny_gguf
+from gguf_builder import Tiny, pair, tiny_gguf
 from tiny_runs import flags, minisheep, outcome, tiny_run
 
 from minisheep import api, config, loop
@@ -163,6 +163,7 @@ def place(tmp_path: Path) -> Path:
     (made / "empty.gguf").write_bytes(b"")
     (made / "cut.gguf").write_bytes(tiny_gguf()[:300])
     (made / "short.gguf").write_bytes(tiny_gguf()[:-100])
+    (made / "adapter.gguf").write_bytes(Tiny(more=(pair("general.type", "str", "adapter"),)).build())
     (made / "prompts").mkdir()
     (made / "prompts" / "qualty.txt").write_text("x")
     return made
@@ -188,6 +189,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "text as gguf": (["pull", "{0}/text.gguf"], 1, "text.gguf"),
     "empty gguf": (["pull", "{0}/empty.gguf"], 1, "empty.gguf"),
     "truncated gguf": (["pull", "{0}/cut.gguf"], 1, "cut.gguf"),
+    "adapter for a model": (["pull", "{0}/adapter.gguf"], 1, "no model in it"),
     "gguf that lacks its end": (["pull", "{0}/short.gguf"], 1, "short.gguf"),
     "no seeds": (["align", *FAKE, "--seeds", "{0}/none.jsonl"], 2, "none.jsonl cannot be read"),
     "empty seeds": (["align", *FAKE, "--seeds", "{0}/empty.jsonl"], 2, "empty.jsonl holds no seed task"),

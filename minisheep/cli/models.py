@@ -162,25 +162,25 @@ def pull(name: str, gguf: str | None, weights: str | None, offline: bool, as_jso
     minisheep pull Qwen/Qwen2.5-0.5B --gguf my-qwen.gguf
     """
     from minisheep.formats.gguf_header import read_header
+    from minisheep.formats.model_facts import model_facts
     from minisheep.prepare import gguf_of
 
     report = _reporter(as_json)
     entry = find_model(name, gguf=gguf, weights=weights)
     fetched = gguf_of(entry, report, offline)
-    header = read_header(fetched.path)
+    facts = model_facts(read_header(fetched.path))
     folder = fetch_weights(entry, report, offline)
-    unpinned = not_pinned(entry, folder)
-    if unpinned:
+    if unpinned := not_pinned(entry, folder):
         report(unpinned)
     if as_json:
         pulled = {
             "event": "Pulled", "name": entry.name, "gguf": str(fetched.path), "sha256": fetched.sha256,
-            "bytes": fetched.bytes, "source": fetched.source, "architecture": header.architecture,
+            "bytes": fetched.bytes, "source": fetched.source, "architecture": facts.architecture,
             "weights": None if folder is None else str(folder),
         }  # fmt: skip
         click.echo(json.dumps(pulled))
         return
-    click.echo(f"{entry.title} ({header.architecture}), {entry.licence}")
+    click.echo(f"{entry.title} ({facts.architecture}), {entry.licence}")
     click.echo(f"  GGUF     {fetched.path} ({fetched.bytes:,} bytes)")
     click.echo(f"  SHA-256  {fetched.sha256}" + ("" if entry.gguf_sha256 else " (no known value to check it against)"))
     click.echo(f"  weights  {folder or 'made from the GGUF when they are needed'}")
