@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import TINY, tiny_run
 
 from minisheep import api, config, loop, opening
-from minisheep.errors import ConfigError, DiskError, RunLockedError, RunMismatchError, UsageError
+from minisheep.errors import ConfigError, DiskError, ModelFileError, RunLockedError, RunMismatchError, UsageError
 from minisheep.run.folder import Lock, RunFolder
 
 DONE: dict[str, Any] = {
@@ -131,7 +131,7 @@ def test_refusals_come_in_order_and_leave_no_folder_behind(tmp_path: Path, monke
     assert not (tmp_path / "new").exists()
     monkeypatch.setattr(opening, "Lock", lambda folder: Lock(folder, wait_seconds=0.0))
     old = RunFolder(tmp_path / "old")
-    old.make_round(0)
+    old.make_round(0).metrics.touch()
     opening.write(old, opening.Opening(config.make(TINY, "imitation")), {})
     held = Lock(old.path)
     with pytest.raises(RunLockedError):
@@ -152,8 +152,30 @@ def test_after_an_attempt_that_made_nothing_every_setting_may_be_given_anew(tmp_
     opening.write(folder, opening.Opening(config.make({**TINY, "seed": 4}, "imitation")), {})
     stored, manifest = opening.read_standing(folder, None)
     assert stored is not None and stored.seed == 4 and manifest is None
-    folder.make_round(0)
+    folder.make_round(0)  # the first phase failed before it made anything
+    assert opening.read_standing(folder, "imitation") == (None, None)
+    folder.round(0).metrics.touch()
     assert opening.read_standing(folder, "imitation") == (stored, {"phases": {}, "inputs": {}})
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_first_phase_that_fails_at_once_leaves_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Such as a model file whose numbers are none: with its settings, the folder could never go on."""
+
+    def fails(*given: Any, **more: Any) -> None:
+        raise ModelFileError("It computes no numbers.", "Give another.")
+
+    path = tmp_path / "run"
+    if there:
+        path.mkdir()
+    monkeypatch.setattr("minisheep.measuring.measure_model", fails)
+    with pytest.raises(ModelFileError, match="no numbers"):
+        tiny_run(path)
+    assert path.exists() is there and not (path / "round-0").exists()
+    monkeypatch.undo()
+    tiny_run(path, seed=5)
 
 
 def test_a_watched_run_still_calls_the_tick_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,7 +276,7 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether anything was made here, so that the settings bind. Raises as `read_manifest`."""
-        rounds = self.exists and any(self.round(number).path.exists() for number in (0, 1))
+        rounds = self.exists and any(any(self.round(number).path.glob("*")) for number in (0, 1))
         return rounds or bool(self.read_manifest()["phases"])
 
     def round(self, number: int) -> RoundFolder:
@@ -346,6 +346,8 @@ class Attempt:
                     path.unlink(missing_ok=True)
                 elif not path.is_file() or path.read_bytes() != content:
                     write_atomic(path, content)
+            for empty in self._folder.path.glob("round-*"):
+                empty.rmdir()
             if self._new and not keep_log:
                 shutil.rmtree(self._folder.scratch, ignore_errors=True)
                 for name in ("rehearsal.json", "pause", ".lock"):
