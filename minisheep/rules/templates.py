@@ -170,12 +170,11 @@ def closing(question: str, answered: str) -> str:
     from the answer's own label."""
     opening, label = question.rpartition(_USER)[2], answered.rpartition(_ANSWER)[0].rpartition(_USER)[2]
     for start, stop in ((m[0], _THOUGHTS.get(m[0]) or f"{m[0][0]}/{m[0][1:]}") for m in _OPENS.finditer(opening)):
-        if stop in opening[opening.rindex(start) :]:
+        if stop in opening[opening.rindex(start) :] or (start in label and stop not in label):
             continue
-        if start not in label:
-            return ("\n" if opening.endswith("\n") else "\n\n") + stop + "\n\n"
-        if stop in label[label.rindex(start) :] and label.startswith(opening):
+        if start in label and label.startswith(opening):
             return label.removeprefix(opening)  # as the template itself writes no thought
+        return ("\n" if opening.endswith("\n") else "\n\n") + stop + "\n\n"
     return ""
 
 
@@ -247,8 +246,7 @@ def renderer(source: str, special: dict[str, str]) -> Callable[[list[Message], b
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.globals["raise_exception"] = refuse
-    # Jinja's own escapes for HTML, and knows fewer options.
-    environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
+    environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)  # Jinja's own escapes for HTML
     # Templates that print the date would make training and inference differ from one day to the next.
     environment.globals["strftime_now"] = lambda _format: "1 January 2026"
     compiled = environment.from_string(source)
