@@ -118,7 +118,8 @@ def load_model(path: Path, *, gpu_layers: int = 0, vocab_only: bool = False, wei
     params.vocab_only = vocab_only
     params.n_gpu_layers = gpu_layers
     if weightless:
-        params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE  # it would map nothing, and abort
+        params.no_alloc, params.no_host, params.use_extra_bufts = True, True, False
+        params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE  # mapped, it would abort
     elif not vocab_only:
         params.use_extra_bufts = cpu.usable() or cpu.avoid()
         params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP

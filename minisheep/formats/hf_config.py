@@ -216,8 +216,7 @@ class Design:
     layers: int
     heads: int
     kv_heads: int
-    vocabulary: int | None
-    """Rows of the embeddings; None where config.json leaves them to transformers."""
+    vocabulary: int | None  # rows of the embeddings; None where config.json leaves them to transformers
     tied: bool
     """Whether the embeddings are the output matrix too."""
     keys: Mapping[str, Value]
