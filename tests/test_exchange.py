@@ -133,3 +133,17 @@ def test_handles_are_given_back(tmp_path: object) -> None:
         for _ in range(5):
             ask(url)
         assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "told"),
+    [
+        ("", b'{"error": {"message": "model overloaded"}}', "replied with an error in place of a completion: model ov"),
+        ("Content-Encoding: gzip\r\n", b"\x1f\x8b\x08", "packs its replies (gzip), which was not asked for"),
+    ],
+)
+def test_what_is_wrong_with_a_reply_is_not_laid_to_the_address(head: str, body: bytes, told: str) -> None:
+    whole = f"HTTP/1.1 200 OK\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    with server(lambda connection: connection.sendall(whole)) as url:
+        said = ask(url)
+    assert told in said and "--judge-url" not in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import stat
@@ -251,6 +252,15 @@ def test_results_of_a_server_that_fails_are_given_before_its_error() -> None:
         for completion in ready(server.url, slots=1).generate(requests(12)):
             given.append(completion.id)
     assert given == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter", "abort"])
+def test_a_text_that_was_broken_off_has_not_ended(reason: str) -> None:
+    def cut(_asked: Asked, _number: int) -> Answer:
+        return Answer(json.dumps({"choices": [{"text": "Half of", "finish_reason": reason}]}).encode())
+
+    with stand_in(after_the_probe(vllm, cut)) as server:
+        assert {c.finish for c in ready(server.url).generate(requests(2))} == {"length"}
 
 
 @pytest.mark.parametrize(

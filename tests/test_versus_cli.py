@@ -237,3 +237,14 @@ def test_a_reply_that_could_not_be_read_is_asked_for_again(call: Call, run: Path
         asked = len(server.asked)
         call(*words)
         assert len(server.asked) == asked == 4 * len(TASKS)
+
+
+def test_a_reply_in_parts_is_read(call: Call, run: Path) -> None:
+    def in_parts(asked: Asked, number: int) -> Answer:
+        body = json.loads(prefers(len)(asked, number).body)
+        message = body["choices"][0]["message"]
+        parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": message["content"]}]
+        return Answer(json.dumps({"choices": [{"message": message | {"content": parts}}]}).encode())
+
+    with stand_in(in_parts) as server:
+        assert json.loads(call("versus", str(run), "--json", *judged(server)).out)["won"] == len(TASKS)

@@ -125,6 +125,8 @@ class Post:
 
     def nonsense(self, reply: HttpReply, expected: str) -> EndpointError:
         """The error for a reply that is not the `expected` thing."""
+        if message := self.shown(error_text(reply.data), 200).rstrip("."):
+            return EndpointError(f"{self.name} replied with an error in place of a {expected}: {message}.")
         shown, kind = self.shown(reply.data.decode("utf-8", "replace"), 80), self.shown(reply.kind, 60)
         return EndpointError(
             f"{self.name} replied, but not with a {expected} ({kind}): {shown!r}.",
@@ -204,6 +206,8 @@ class Post:
             )
         if status != 200:
             raise RefusedError(f"{self.name} refuses the request ({status}){says}.")
+        if (packed := headers.get("Content-Encoding", "identity")) != "identity":
+            raise EndpointError(f"{self.name} packs its replies ({self.shown(packed, 40)}), which was not asked for.")
         return HttpReply(data, headers.get_content_type())
 
     def _parts(self) -> SplitResult:

@@ -107,7 +107,8 @@ def completion(request: GenerateRequest, reply: ServerChoice) -> Completion:
     """Where the server does not distinguish a stop string from an end token, both count as ``end``."""
     text = GrowingReply(request.sampling.stop)
     text.feed((reply.choice.get("text") or "").encode("utf-8", "replace"))
-    finish = "length" if reply.choice.get("finish_reason") == "length" else "end"
+    # A filter or a shutdown breaks a text off as a limit does.
+    finish = "length" if reply.choice.get("finish_reason") in ("length", "content_filter", "abort") else "end"
     if text.stopped or isinstance(reply.choice.get("stop_reason"), str):
         finish = "stop"
     tokens = reply.new_tokens or 0

@@ -56,7 +56,9 @@ class Endpoint:
             content = json.loads(reply.data)["choices"][0]["message"]["content"]
         except (ValueError, RecursionError, LookupError, TypeError):
             raise self.post.nonsense(reply, "chat completion") from None
-        return self.post.safe(content) if isinstance(content, str) else ""
+        parts = content if isinstance(content, list) else [{"text": content}]
+        said = [part.get("text") for part in parts if isinstance(part, dict)]
+        return self.post.safe("".join(text for text in said if isinstance(text, str)))
 
 
 MODES = ("pair", "grade")

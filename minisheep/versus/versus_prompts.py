@@ -71,6 +71,8 @@ _VERDICT = re.compile(
 )
 _BARE_VERDICT = re.compile(r"\W*(?:answer\s+)?(a|b|tie)\W*", re.IGNORECASE)
 _GRADE = re.compile(r"^\W*(?:final\s+|my\s+)?grade\W*(\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*$", re.IGNORECASE | re.MULTILINE)
+_THOUGHT = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
+"""What a judge thinks aloud holds verdicts that it may take back; a thought that is cut off holds no other."""
 _BARE_GRADE = re.compile(r"\W*(\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*")
 
 
@@ -86,6 +88,7 @@ def grade_messages(request: str, answer: str) -> Messages:
 
 def read_verdict(reply: str) -> str | None:
     """``A``, ``B`` or ``tie``, from the last line with a verdict or from a reply that is only a verdict; else None."""
+    reply = _THOUGHT.sub("", reply)
     lines = _VERDICT.findall(reply)
     bare = _BARE_VERDICT.fullmatch(reply)
     word = lines[-1] if lines else bare[1] if bare else None
@@ -94,6 +97,7 @@ def read_verdict(reply: str) -> str | None:
 
 def read_grade(reply: str) -> float | None:
     """1 .. 10, from the last line with a grade or from a reply that is only a grade; else None."""
+    reply = _THOUGHT.sub("", reply)
     lines = _GRADE.findall(reply)
     bare = _BARE_GRADE.fullmatch(reply)
     number = lines[-1] if lines else bare[1] if bare else None
