@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -268,8 +269,8 @@ def write_settings(folder: RunFolder, settings: Settings) -> None:
 
 
 def _refuse_foreign_folder(folder: RunFolder) -> None:
-    if folder.path.exists() and not folder.path.is_dir():
-        raise UsageError(f"{folder.path} is not a folder.", "Give another --run.")
+    if os.path.lexists(folder.path) and not folder.path.is_dir():
+        raise UsageError(f"{folder.path} is not a folder, or leads nowhere.", "Give another --run.")
     folder.check_manifest()
     names = [path.name for path in folder.path.iterdir()] if folder.path.exists() else []
     foreign = [name for name in names if meant(name) not in NOT_A_RUN]

@@ -146,3 +146,14 @@ def test_a_folder_that_was_deleted_under_the_shell_is_named(tmp_path: Path) -> N
     )
     assert done.returncode == 74
     assert "The folder that this shell is in was deleted." in done.stderr and "cd ~" in done.stderr
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", until=loop.Phase(0, "evaluate"))
+    assert shown("status", "--run=~/run", HOME=str(tmp_path)).returncode == 0
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to("nowhere")
+    said = shown("align", "--engine", "fake", "--trainer", "fake", "--plain", "--run", str(tmp_path / "run"))
+    assert said.returncode == 2 and b"leads nowhere" in said.stderr

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import random
 import re
+import subprocess
 import time
 from itertools import pairwise
 from typing import Any
@@ -339,3 +341,11 @@ def test_a_name_in_a_hint_is_one_word_and_no_option() -> None:
     assert [plain_text.shell(name) for name in ("runs/a", "my run", "-r", "-r f")] == [
         "runs/a", "'my run'", "./-r", "./'-r f'",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [b"two\nlines", b"caf\xe9", b"e\x1b[31m it's \\", "r\u202e😀".encode(), b"-\x07"])
+def test_a_name_that_no_terminal_shows_can_be_copied_from_a_hint(name: bytes) -> None:
+    word = plain_text.shell(os.fsdecode(name))
+    assert plain_text.sanitise(word) == word and "\n" not in word
+    done = subprocess.run(["/bin/bash", "-c", f"printf %s {word}"], capture_output=True, check=True)
+    assert done.stdout.removeprefix(b"./") == name

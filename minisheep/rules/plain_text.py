@@ -7,6 +7,7 @@ rich removes only a few control characters by itself; escape sequences and the 8
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -69,8 +70,15 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 
 def shell(text: object) -> str:
-    """A path or name as one word of a shell's command, where it is no option either."""
-    return "./" * str(text).startswith("-") + shlex.quote(str(text))
+    """A path or name as one word of a shell's command, where it is no option either. What no terminal shows, or what
+    would act on it, is spelt out, so that the word can be copied."""
+    word, here = str(text), "./" * str(text).startswith("-")
+    if "\n" not in word and sanitise(word) == word:
+        return here + shlex.quote(word)
+    spelt = (
+        c if c.isprintable() and c not in "\\'" else "".join(map("\\x{:02x}".format, os.fsencode(c))) for c in word
+    )
+    return f"{here}$'{''.join(spelt)}'"
 
 
 def json_fault(error: Exception, whole: bool = False) -> str:

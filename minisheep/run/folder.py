@@ -259,7 +259,8 @@ class RunFolder:
     """A run on disk. Making one does not write; `create` does."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        # bash leaves the ~ of --run=~/x to the program, which would make a folder of that name.
+        self.path = path = Path(os.path.expanduser(path))
         self.settings = path / "run.toml"
         self.model = path / "model.json"
         self.constraints = path / "constraints.json"
