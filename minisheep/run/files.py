@@ -40,7 +40,8 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 _WAYS_OUT = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room"),
+    errno.EFBIG: "Allow longer files (`ulimit -f`), or take another disk,",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "See to its permissions, or take another folder,"),
     errno.EROFS: "Mount its disk for writing, or take another folder,",
     errno.EIO: "See to the disk, which may be failing,",
