@@ -10,14 +10,13 @@ are resolved once, when a run is made, and kept in the run folder.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
-from minisheep.data.seed_tasks import read_given
+from minisheep.data.seed_tasks import read_file, read_table
 from minisheep.errors import ConfigError, RunMismatchError
 from minisheep.presets import with_preset
 from minisheep.rules.asking_settings import asking_contradictions
@@ -395,13 +394,8 @@ def make(given: Mapping[str, Any], preset: str = "", base: Settings | None = Non
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file. Raises `errors.ConfigError` for a missing, broken or unknown one."""
-    try:
-        # Besides its own errors, tomllib passes on those of int() for thousands of digits and of deep nesting.
-        data = tomllib.loads(read_given(path).decode("utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.", "Restore it, or give another file.") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    content, _ = read_file(str(path), "", "settings file", ConfigError)
+    data = read_table(content, str(path), ConfigError, "")
     check_names([name for name in data if name != "preset"], where=f" in {path}")
     return data
 

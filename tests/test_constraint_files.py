@@ -70,7 +70,7 @@ def named(arguments: str) -> str:
 
 
 FAULTS = [
-    ("x = [", "cannot be read"),
+    ("x = [", "is not valid TOML"),
     ("", "holds no"),
     ("kinds = 3", "holds no"),
     ("language = 3\n" + COMMA, "language"),
@@ -113,8 +113,8 @@ FAULTS = [
             ("detectable_format:multiple_sections", "section_spliter = '[', num_sections = 2", "section_spliter"),
         )
     ),
-    (f"a = {'[' * 9999}", "cannot be read"),
-    (f"a = {'1' * 9999}", "cannot be read"),
+    (f"a = {'[' * 9999}", "is not valid TOML"),
+    (f"a = {'1' * 9999}", "is not valid TOML"),
 ]
 
 

@@ -527,7 +527,7 @@ def test_a_row_of_another_kind_is_named_with_its_line(tmp_path: Path, task: str,
 def test_a_file_without_rows_is_refused(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(data)
-    with pytest.raises(UsageError, match="--data"):
+    with pytest.raises(UsageError, match=r"rows\.jsonl"):
         tasks.read_rows(file, "mytask")
 
 

@@ -14,6 +14,7 @@ import pytest
 from minisheep import api
 from minisheep.data.seed_tasks import load_prompts, load_seeds
 from minisheep.errors import RunMismatchError, SeedFileError, UsageError
+from minisheep.models.registry import absolute_paths
 
 ASKED, SAID = "Name a colour.", "Blue is one."
 QUESTION, ANSWER = {"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}
@@ -29,6 +30,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "sharegpt": {"conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": SAID}]},
     "sharegpt with system": {"conversations": [{"from": "system", "value": "x"}, {"from": "human", "value": ASKED},
                                                {"from": "gpt", "value": SAID}]},
+    "sharegpt with text": {"conversations": [{"from": "human ", "text": ASKED}, {"from": "bing", "text": SAID}]},
+    "a joined table": {"messages": None, "instruction": ASKED, "input": float("nan"), "context": None, "output": None,
+                       "response": SAID, "held_out": None, "kind": None},
+    "a spreadsheet's columns": {"\ufeffInstruction": ASKED, " Output": SAID},
 }  # fmt: skip
 OTHERS = [{"instruction": f"Do {n}.", "output": f"Done {n}."} for n in range(8)]
 
@@ -62,6 +67,9 @@ def test_every_shape_is_the_same_task(tmp_path: Path, shape: str, array: bool) -
         ({"messages": [QUESTION, ANSWER | {"content": None}]}, "output"),
         ({"messages": [QUESTION | {"content": [{"type": "image_url"}]}, ANSWER]}, "parts that are no text"),
         ({"messages": [QUESTION | {"role": "tool"}, ANSWER]}, "'tool'"),
+        ({"messages": [QUESTION, ANSWER | {"tool_calls": [{"id": "1"}]}]}, "a message that calls a tool"),
+        ({"messages": [QUESTION, ANSWER, ANSWER]}, "not a question of the user and an answer of the assistant"),
+        ({"instruction": ASKED, "output": SAID, "history": [["Hello.", "Good day."]]}, "a conversation with a history"),
         ({"instruction": ASKED, "input": True, "output": SAID}, "its input is true or false"),
         ({"instruction": ASKED, "input": [], "output": SAID}, "its input is a list"),
         ({"instruction": ASKED, "input": {}, "output": SAID}, "its input is an object"),
@@ -74,6 +82,29 @@ def test_what_is_no_single_question_and_answer_is_named_by_its_number(
 ) -> None:
     message = fault(write(tmp_path / "s", [*OTHERS, row], array))
     assert told in message and f"{'item' if array else 'line'} 9" in message
+
+
+@pytest.mark.parametrize(
+    "row", [{"prompt": ASKED, "response": SAID}, {"instruction": ASKED, "input": "", "output": SAID}]
+)
+def test_what_a_task_is_about_is_not_left_out(tmp_path: Path, row: dict[str, Any]) -> None:
+    (found, *_) = load_seeds(write(tmp_path / "s", [row | {"context": "Of the sea."}, *OTHERS]))
+    assert found.input == "Of the sea."
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_arrays_and_objects_may_stand_one_after_another(tmp_path: Path, indent: int | None) -> None:
+    path = tmp_path / "s"
+    path.write_text("\ufeff\ufeff" + "\n".join(json.dumps(row, indent=2) for row in OTHERS), encoding="utf-8")
+    assert len(load_seeds(str(path))) == len(OTHERS)
+    halves = (json.dumps(rows, indent=indent) for rows in (OTHERS[:3], [*OTHERS[3:], OTHERS[0]]))
+    path.write_text("\n\ufeff".join(halves), encoding="utf-8")
+    assert "item 9: the same task stands twice, first in item 1" in fault(str(path))
+
+
+def test_names_of_tasks_can_be_written_anywhere(tmp_path: Path) -> None:
+    rows = [row | {"id": f"\ud83d{number}", "kind": "\ud83d"} for number, row in enumerate(OTHERS)]
+    assert {seed.id for seed in load_seeds(write(tmp_path / "s", rows))} == {f"?{number}" for number in range(8)}
 
 
 def test_numbers_are_texts_and_empty_cells_are_none(tmp_path: Path) -> None:
@@ -137,6 +168,10 @@ def test_marks_that_are_all_the_same_say_so(tmp_path: Path, value: bool, told: s
         *(("{}".encode("utf-32"), "UTF-32", "-f UTF-32 "), ("{}".encode("utf-16"), "UTF-16", "-f UTF-16 ")),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS", "git lfs pull"),
         (b"PAR1....", "Parquet", "read_parquet"),
+        (b"\xff\xff\xff\xff\x10\0", "datasets", "Dataset.from_file"),
+        (b"a.jsonl".ljust(257, b"\0") + b"ustar", "tar", "tar -xOf"),
+        (b"PK\x03\x04 xl/workbook.xml", "spreadsheet", "read_excel"),
+        (b"Question;Answer\nWhy?;So.\n", "CSV", "sep=';'"),
         (b"instruction,input,output\nDo.,,Done.\n", "CSV", "sep=','"),
         (b"\xef\xbb\xbfinstruction\tinput\toutput\n", "CSV", "sep='\\t'"),
         ("{}".encode("utf-16"), "UTF-16", "iconv"),
@@ -152,6 +187,22 @@ def test_a_foreign_file_is_named_with_the_command_that_converts_it(
     assert command in refused.value.fix and f"'{path}'" in refused.value.fix
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(b"<!DOCTYPE html>\n<title>Log in", "HTML"), (b"%PDF-1.7\n\xe2\xe3", "PDF"), (b"SQLite format 3\0", "binary")],
+)
+def test_what_nothing_converts_is_named_without_a_command(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "s").write_bytes(content)
+    with pytest.raises(SeedFileError, match=kind) as refused:
+        load_seeds(str(tmp_path / "s"))
+    assert "iconv" not in refused.value.fix
+
+
+def test_columns_in_the_words_of_a_task_are_no_table(tmp_path: Path) -> None:
+    rows = [{"instruction": "Given text, output, answer", "output": "Yes."}, *OTHERS]
+    assert len(load_seeds(write(tmp_path / "s", rows))) == 9
+
+
 def test_a_byte_order_mark_is_ignored_wherever_it_is(tmp_path: Path) -> None:
     mark = "\ufeff"
     first, *others = (json.dumps(row) for row in OTHERS)
@@ -161,7 +212,7 @@ def test_a_byte_order_mark_is_ignored_wherever_it_is(tmp_path: Path) -> None:
     assert load_prompts(str(tmp_path))["instructions"] == "Write tasks."
 
 
-@pytest.mark.parametrize("name", ["/dev/zero", "/"])
+@pytest.mark.parametrize("name", ["/dev/zero", "/", "a\0b"])
 def test_what_is_no_file_is_refused_and_does_not_fill_the_memory(name: str) -> None:
     assert "cannot be read" in fault(name)
 
@@ -200,6 +251,21 @@ def test_seeds_from_a_pipe_are_read_once_and_kept_with_the_run(tmp_path: Path, m
     kept.clear()
     with pytest.raises(RunMismatchError):
         api.align(tmp_path / "run", seeds=pipe(tmp_path / "p", OTHERS[::-1]), **QUICK)
+
+
+def test_seeds_from_a_redirected_file_are_kept_since_a_worker_has_another_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minisheep.data.seed_tasks._PIPES", {})
+    with open(write(tmp_path / "s", OTHERS), "rb") as file:
+        run = api.align(tmp_path / "run", seeds=f"/dev/fd/{file.fileno()}", **QUICK)
+    assert run.settings.seeds == str(tmp_path / "run" / "seeds-from-pipe.jsonl")
+    assert absolute_paths({"seeds": "-"}) == {"seeds": "/dev/stdin"}
+
+
+def test_an_address_is_no_file() -> None:
+    with pytest.raises(UsageError, match=r"--seeds https://example.org/s.jsonl is an address"):
+        api.align(seeds="https://example.org/s.jsonl", **QUICK)
 
 
 def test_a_run_goes_on_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,8 +316,10 @@ def test_line_ends_of_old_macs_are_line_ends(tmp_path: Path) -> None:
     [
         ('{"instruction": "Do it.", "output": "Done."},', "line 1: not JSON: extra data at character 45"),
         ('{"instruction": %s}' % ("9" * 5000), "line 1: not JSON: a number of thousands of digits"),
-        ("[" * 100_000, "not a JSON array: nested too deeply"),
-        ('{\n  "data": []\n}', "one JSON object over several lines"),
+        ("[" * 100_000, "not JSON: nested too deeply"),
+        ('{\n  "data": []\n}', "item 1: a missing instruction and output (its keys: data)"),
+        ('{\n  "data": [\n}', "not JSON: expecting value at line 3"),
+        (json.dumps([[1], 2]), "items 1, 2: not a JSON object"),
         (json.dumps({"question": "Why?", "answer": "So."}), "its keys: question, answer"),
         (json.dumps({"instruction": "x" * 2_000_000, "output": "Done."}), "2,000,005 characters"),
         (json.dumps({"instruction": "\u200b\ufeff", "output": "\0"}), "an empty or missing instruction and output"),

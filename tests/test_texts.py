@@ -175,7 +175,7 @@ BROKEN = [
     (b"", "mine.jsonl"),
     (b"\n\n", "mine.jsonl"),
     (b"[]", "mine.jsonl"),
-    (b"\x00\x01GGUF", "line 1"),
+    (b"\x00\x01GGUF", "binary"),
     (b"Write a poem.\n", "line 1"),
 ]
 

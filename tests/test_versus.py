@@ -41,6 +41,7 @@ ENDPOINT = Endpoint("http://localhost/v1", "judge")
         ("Verdict: Answer B", "B"),
         ("Verdict: A\nOn reflection:\nVerdict: B\n", "B"),
         ("<think>Verdict: A?</think>\nVerdict: B", "B"),
+        ("<think>\nVerdict: A\nBut wait,", None),
         ("[[B]]", "B"),
         ("a", "A"),
         ("Tie", "tie"),
@@ -65,6 +66,7 @@ def test_a_verdict_is_read_or_not_at_all(reply: str, verdict: str | None) -> Non
         ("grade: 2\nGrade: 9", 9.0),
         ("8", 8.0),
         ("10/10", 10.0),
+        ("<think>Grade: 3\nOr", None),
         ("Grade: 11", None),
         ("Grade: 0", None),
         ("Grade: ten", None),
@@ -300,7 +302,7 @@ def test_prompts_are_read_in_the_forms_of_the_benchmarks(tmp_path: Path, text: s
         ('{"prompt": 3}', "line 1"),
         ('{"turns": []}', "line 1"),
         ("[1]", "item 1"),
-        ("[" * 100_000, "not a JSON array"),
+        ("[" * 100_000, "not JSON: nested too deeply"),
     ],
 )
 def test_a_prompts_file_that_is_none_is_refused(tmp_path: Path, text: str, told: str) -> None:

@@ -116,7 +116,7 @@ def given_settings(
     """The settings that the user gave in a file and by flags (which win), and the preset."""
     given = absolute_paths(config.read_toml(Path(config_file)), Path(config_file).parent) if config_file else {}
     file_preset = given.pop("preset", None)
-    if file_preset is not None and file_preset not in PRESETS:
+    if file_preset is not None and file_preset not in list(PRESETS):
         raise UsageError(f"{config_file}: there is no preset {file_preset!r}.", f"Presets: {', '.join(PRESETS)}.")
     given.update(absolute_paths({name: value for name, value in flags.items() if value is not None}))
     return given, preset or file_preset

@@ -12,16 +12,14 @@ import json
 import re
 import string
 import sys
-import tomllib
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
-from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from minisheep.data.seed_tasks import decoded, read_bytes
+from minisheep.data.seed_tasks import read_file, read_table, shipped
 from minisheep.errors import ConfigError
 from minisheep.rules.constraint_edits import EDITS
 from minisheep.rules.constraints import Catalogue, ConstraintKind
@@ -155,23 +153,14 @@ def _elsewhere(name: str) -> Any:
 def _table(path: str, language: str) -> tuple[str, dict[str, Any]]:
     """A file's name for messages, and what it holds."""
     code = language or "en"
-    name = path or "minisheep's constraint file"
-    shipped = "constraints.toml" if code == "en" else f"constraints.{code}.toml"
-    try:
-        data = read_bytes(path) if path else resources.files("minisheep.data").joinpath(shipped).read_bytes()
-        table = tomllib.loads(decoded(data, name, ConfigError, _FIX))
-    except FileNotFoundError:
-        if path:
-            raise ConfigError(f"The constraint file {path} does not exist.", _FIX) from None
+    own = shipped("constraints.toml", code)
+    if not path and code != "en" and own == "constraints.toml":
         raise ConfigError(
             f"minisheep has no constraints worded in {code!r}.",
             "Nothing was started. Give your own with --constraint-file, or leave --constraints out.",
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}.", _FIX) from None
-    except (ValueError, RecursionError) as error:
-        # Besides its own errors, tomllib passes on those of int() for thousands of digits and of deep nesting.
-        raise ConfigError(f"{name} cannot be read: {error}.", _FIX) from None
+        )
+    data, name = read_file(path, own, "constraint file", ConfigError)
+    table = read_table(data, name, ConfigError, _FIX)
     found = table.get("language", "en")
     try:
         found = table["language"] = language_code(found)

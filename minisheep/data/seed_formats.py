@@ -1,4 +1,4 @@
-"""Files of seed tasks as people have them: rows of JSON lines or of one JSON array, each in one of six shapes. Pure.
+"""Files of seed tasks as people have them: rows of JSON lines or of JSON arrays, each in one of six shapes. Pure.
 
     {"instruction", "input", "output"}                   ours, Alpaca's; Dolly's "context" and "response" too
     {"instruction", "instances": [{"input", "output"}]}  Self-Instruct's
@@ -7,7 +7,8 @@
     {"conversations": [{"from", "value"}]}               ShareGPT's
 
 A seed task is one question and one answer, so a conversation of several turns is a fault, and a system message is left
-out. A number is the text of that number; null and NaN (what pandas writes for an empty cell) are no text.
+out. A number is the text of that number; null and NaN (what pandas writes for an empty cell) are no text, and a key
+with one is as if it were not there, since a table that was joined from several has every key in every row.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from minisheep.rules.plain_text import json_fault
 from minisheep.rules.templates import end_as_text
 
 _NO_INPUT = ("<noinput>", "(none)", "n/a")
+_INPUTS, _ANSWERS = ("input", "context"), ("output", "response", "completion")
+_CHATS = ("messages", "conversations", "conversation")
 _ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "claude", "bot", "model"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
 SHAPES = (
@@ -36,14 +39,26 @@ SHAPES = (
 
 LONGEST = 1_000_000
 """Characters of one task, more than any context holds; a longer one would cost hours and memory first."""
-_ARCHIVES = {  # what a file begins with: its format, and the command that unpacks it
-    b"\x1f\x8b": ("gzip", "gunzip -c"),
-    b"BZh": ("bzip2", "bunzip2 -c"),
-    b"\xfd7zXZ\0": ("xz", "xz -dc"),
-    b"\x28\xb5\x2f\xfd": ("Zstandard", "zstd -dc"),
-    b"7z\xbc\xaf\x27\x1c": ("7-Zip", "7z x -so"),
-    b"PK\x03\x04": ("zip", "unzip -p"),
+
+
+def _by_python(read: str) -> str:
+    save = "d.to_json('seeds.jsonl', orient='records', lines=True, force_ascii=False)"
+    return f'python -c "import {read.partition(".")[0]}, sys; d = {read}; {save}" FILE'
+
+
+_FOREIGN = {  # what a file begins with: its format, and the command that converts it
+    b"\x1f\x8b": ("gzip", "gunzip -c FILE > seeds.jsonl"),
+    b"BZh": ("bzip2", "bunzip2 -c FILE > seeds.jsonl"),
+    b"\xfd7zXZ\0": ("xz", "xz -dc FILE > seeds.jsonl"),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", "zstd -dc FILE > seeds.jsonl"),
+    b"7z\xbc\xaf\x27\x1c": ("7-Zip", "7z x -so FILE > seeds.jsonl"),
+    b"PK\x03\x04": ("zip", "unzip -p FILE > seeds.jsonl"),
+    b"PAR1": ("Parquet", _by_python("pandas.read_parquet(sys.argv[1])")),
+    b"ARROW1": ("Feather (Arrow)", _by_python("pandas.read_feather(sys.argv[1])")),
+    b"\xff\xff\xff\xff": ("datasets (Arrow)", _by_python("datasets.Dataset.from_file(sys.argv[1])")),
+    b"version https://git-lfs": ("Git LFS pointer", "git lfs pull -I FILE"),
 }
+_COLUMNS = {"instruction", "prompt", "question", "text", "output", "response", "answer"}
 
 
 class RowError(Exception):
@@ -70,20 +85,17 @@ class Exchange:
 
 
 def rows(text: str) -> Iterator[Row]:
-    """The rows of a file. Raises `RowError` for an array that is no JSON and for an object over several
-    lines."""
-    start = text.lstrip()
-    if start.startswith("["):
-        return _items(text)
-    if re.match(r"\{\s*[\r\n]", start):
-        raise RowError("one JSON object over several lines, where each line is to be a task, or all are one array")
-    return lines(text)
+    """The rows of a file as `_filled` has them: of JSON lines, of arrays, or of objects over several lines. Raises
+    `RowError` for arrays and such objects that are no JSON."""
+    several = re.match(r"[\s\ufeff]*(\[|\{\s*[\r\n])", text)
+    for row in _values(text) if several else lines(text):
+        yield Row(row.place, _filled(row.value))
 
 
 def lines(text: str) -> Iterator[Row]:
     """The rows of JSON lines, blank lines left out."""
     for number, line in enumerate(re.split("\r\n|\r|\n", text), 1):
-        line = line.strip().removeprefix("\ufeff")  # joined files have a mark in their middle
+        line = line.strip().strip("\ufeff").strip()  # joined files have a mark in their middle
         if not line:
             continue
         try:
@@ -93,42 +105,57 @@ def lines(text: str) -> Iterator[Row]:
             yield Row(f"line {number}", RowError(f"not JSON: {json_fault(error)}"))
 
 
-def _items(text: str) -> Iterator[Row]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RowError(f"not a JSON array: {json_fault(error, whole=True)}") from None
-    for number, value in enumerate(values, 1):
-        yield Row(f"item {number}", value if isinstance(value, dict) else RowError("not a JSON object"))
+def _values(text: str) -> Iterator[Row]:
+    """The objects of JSON arrays, or objects, one after another."""
+    found: list[Any] = []
+    place = 0
+    while start := re.compile(r"[^\s,\ufeff]").search(text, place):
+        try:
+            value, place = json.JSONDecoder().raw_decode(text, start.start())
+        except (ValueError, RecursionError) as error:
+            raise RowError(f"not JSON: {json_fault(error, whole=True)}") from None
+        found.extend(value if isinstance(value, list) else [value])
+    return (Row(f"item {number}", value) for number, value in enumerate(found, 1))
+
+
+def _filled(value: Any) -> Any:
+    """A row without its empty cells, its keys as we write them (a spreadsheet's columns are ``Instruction``), or why it
+    is none."""
+    if not isinstance(value, dict):
+        return value if isinstance(value, RowError) else RowError("not a JSON object")
+    named = {key.strip().removeprefix("\ufeff").lower(): cell for key, cell in value.items()}
+    return {key: cell for key, cell in named.items() if cell is not None and cell == cell}
 
 
 def foreign_kind(data: bytes, name: str = "") -> tuple[str, str]:
-    """The name of a format that is not read, and a command that converts it; two empty texts for any other. An Excel
-    sheet is a zip by its bytes, and known by the end of the file's `name`."""
-    start = 'python -c "import pandas, sys; d = pandas.'
-    save = "; d.to_json('seeds.jsonl', orient='records', lines=True, force_ascii=False)\" FILE"
-    if name.lower().endswith((".xlsx", ".xls", ".ods")) and data.startswith((b"PK", b"\xd0\xcf")):
-        return "spreadsheet", f"{start}read_excel(sys.argv[1]){save}"
-    for magic, (kind, unpack) in _ARCHIVES.items():
+    """The name of a format that is not read, and a command that converts it, empty where there is none; two empty texts
+    for any other. What its bytes do not tell is known by the end of the file's `name`."""
+    name, text = name.lower(), data.removeprefix(b"\xef\xbb\xbf").lstrip()[:4096]
+    sheet = name.endswith((".xlsx", ".ods")) or b"xl/workbook" in data[-65536:]
+    if data.startswith(b"\xd0\xcf") or (sheet and data.startswith(b"PK")):
+        return "spreadsheet", _by_python("pandas.read_excel(sys.argv[1])")
+    if re.search(r"\.(tar(\.\w+)?|tgz)$", name) or data[257:262] == b"ustar":
+        return "tar", "tar -xOf FILE > seeds.jsonl"
+    for magic, (kind, command) in _FOREIGN.items():
         if data.startswith(magic):
-            return kind, f"{unpack} FILE > seeds.jsonl"
-    if data.startswith(b"PAR1"):
-        return "Parquet", f"{start}read_parquet(sys.argv[1]){save}"
-    if data.startswith(b"ARROW1"):
-        return "Feather (Arrow)", f"{start}read_feather(sys.argv[1]){save}"
-    if data.startswith(b"version https://git-lfs"):
-        return "Git LFS pointer", "git lfs pull -I FILE"
-    if code := _wide(data):
+            return kind, command
+    if code := wide(data):
         return code[:6], f"iconv -f {code} -t UTF-8 FILE > seeds.jsonl"
-    first = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:4096].split(b"\n")[0]
-    separator = "\\t" if first.count(b"\t") > first.count(b",") else ","
-    columns = first.decode("utf-8", "replace").strip().replace('"', "").split("\t" if separator == "\\t" else ",")
-    if len(columns) > 1 and not first.startswith((b"{", b"[")) and {"instruction", "prompt", "output"} & set(columns):
-        return "CSV", f"{start}read_csv(sys.argv[1], sep='{separator}'){save}"
+    if re.match(rb"(?i)<(!doctype|html|\?xml)|%pdf", text):
+        return "HTML, XML or PDF", ""
+    if text.startswith((b"{", b"[")):
+        return "", ""
+    if b"\0" in text:
+        return "binary", ""
+    first = text.split(b"\n")[0].decode("utf-8", "replace").lower()
+    separator = max(",\t;", key=first.count)
+    columns = {column.strip('" \r') for column in first.split(separator)}
+    if _COLUMNS & columns and len(columns) > 1:
+        return "CSV", _by_python(f"pandas.read_csv(sys.argv[1], sep={separator!r})")
     return "", ""
 
 
-def _wide(data: bytes) -> str:
+def wide(data: bytes) -> str:
     """The encoding of two or four bytes a character that a text of JSON is in, with its mark or without; else empty."""
     if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "UTF-32"
@@ -146,19 +173,24 @@ def exchanges(row: Mapping[str, Any]) -> list[Exchange]:
         if not isinstance(instances, list) or not instances or not all(isinstance(i, dict) for i in instances):
             raise RowError("no instances")
         return [_exchange(row.get("instruction"), i.get("input"), i.get("output")) for i in instances]
-    for name in ("messages", "conversations", "conversation"):
+    for name in _CHATS:
         if name in row and "instruction" not in row:
             return [_conversation(row[name], name)]
-    if "prompt" in row and "instruction" not in row:
-        answer = next((row[name] for name in ("completion", "response", "output") if name in row), None)
-        if isinstance(row["prompt"], list) and isinstance(answer, list):
-            return [_conversation([*row["prompt"], *answer], "prompt")]
-        return [_exchange(row["prompt"], None, answer)]
-    answer = row.get("output", row.get("response"))
-    if "instruction" not in row or not {"output", "response"} & set(row):
-        missing = " and ".join([*["instruction"] * ("instruction" not in row), *["output"] * (answer is None)])
-        raise RowError(f"a missing {missing} (its keys: {', '.join(key[:30] for key in list(row)[:6]) or 'none'})")
-    return [_exchange(row.get("instruction"), row.get("input", row.get("context")), answer)]
+    asked, answer = row.get("instruction", row.get("prompt")), _first(row, _ANSWERS)
+    if isinstance(asked, list) and isinstance(answer, list):
+        return [_conversation([*asked, *answer], "prompt")]
+    if missing := [name for name, value in (("instruction", asked), ("output", answer)) if value is None]:
+        keys = ", ".join(key[:30] for key in list(row)[:6]) or "none"
+        raise RowError(f"a missing {' and '.join(missing)} (its keys: {keys})")
+    if row.get("history"):
+        raise RowError("a conversation with a history; a seed task is one question and one answer")
+    return [_exchange(asked, _first(row, _INPUTS), answer)]
+
+
+def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """What stands under the first of `names` that holds anything, else under the first that is there."""
+    found = [row[name] for name in names if name in row]
+    return next((value for value in found if value != ""), found[0] if found else None)
 
 
 def _exchange(instruction: Any, input: Any, output: Any) -> Exchange:
@@ -178,14 +210,16 @@ def _conversation(messages: Any, name: str) -> Exchange:
         raise RowError(f"its {name} is not a list of messages")
     said: list[tuple[str, str]] = []
     for message in messages:
-        role = str(message.get("role", message.get("from"))).lower()
+        role = str(message.get("role", message.get("from", "no role"))).strip().lower()
         if role not in _ROLES:
             raise RowError(f"a message of the role {role[:30]!r}")
-        said.append((_ROLES[role], _content(message.get("content", message.get("value")))))
+        if message.get("tool_calls") or message.get("function_call"):
+            raise RowError("a message that calls a tool")
+        said.append((_ROLES[role], _content(_first(message, ("content", "value", "text")))))
     turns = [turn for turn in said if turn[0] != "system"]
     roles = [role for role, _ in turns]
     if roles != ["user", "assistant"]:
-        if roles[:2] == ["user", "assistant"] and len(roles) > 2:
+        if roles.count("user") > 1 and "assistant" in roles:
             raise RowError(f"a conversation of {roles.count('user')} turns; a seed task is one question and one answer")
         raise RowError(f"its {name} is not a question of the user and an answer of the assistant")
     return _exchange(turns[0][1], None, turns[1][1])
@@ -197,7 +231,7 @@ def _content(value: Any) -> str:
         return _text(value, "message")
     if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
         raise RowError("a message with parts that are no text")
-    return "".join(part["text"] for part in value).strip()
+    return _text("".join(part["text"] for part in value), "message")
 
 
 def _text(value: Any, name: str) -> str:

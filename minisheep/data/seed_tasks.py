@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from minisheep.data.seed_formats import SHAPES, Row, RowError, exchanges, foreign_kind, lines, rows
+from minisheep.data.seed_formats import SHAPES, Row, RowError, exchanges, foreign_kind, lines, rows, wide
 from minisheep.errors import ConfigError, SeedFileError, UsageError
 from minisheep.rules.identity import digest
 from minisheep.rules.ifeval import Constraint, VerifiableItem, resolve
@@ -69,18 +69,12 @@ def load_seeds(path: str = "", language: str = "en") -> list[SeedTask]:
     Where no task says `held_out`, every third or so is held out, chosen by its id. Raises `errors.SeedFileError` naming
     the file and its first faults by line or item, and for a file with too few tasks.
     """
-    data, name = _read(path, shipped("seeds.jsonl", language), "seed file", SeedFileError)
-    kind, command = foreign_kind(data, name)
-    if kind:
-        raise SeedFileError(
-            f"{name} is a {kind} file, and seed tasks are read from JSON lines or a JSON array. Nothing was started.",
-            f"Convert it: {command.replace('FILE', shell(path))}",
-        )
+    data, name = read_file(path, shipped("seeds.jsonl", language), "seed file", SeedFileError)
     faults: dict[str, list[str]] = {}
     seeds: dict[str, SeedTask] = {}
     said: set[bool] = set()
     try:
-        for row in rows(decoded(data, name, SeedFileError, _SEED_FIX)):
+        for row in rows(json_text(data, name, SeedFileError, _SEED_FIX)):
             try:
                 for seed in _seeds_of(name, row):
                     if seed.id in seeds:
@@ -172,8 +166,10 @@ _PIPES: dict[str, bytes] = {}
 
 
 def is_pipe(path: str) -> bool:
-    """Whether `path` can be read only once, as the file of ``--seeds <(COMMAND)``."""
-    return bool(path) and (path in _PIPES or (os.path.exists(path) and not os.path.isfile(path)))
+    """Whether `path` can be read only once, as the file of ``--seeds <(COMMAND)``, or by this process alone, as
+    ``--seeds /dev/stdin < FILE``."""
+    once = path.startswith(("/dev/stdin", "/dev/fd/", "/proc/")) or (os.path.exists(path) and not os.path.isfile(path))
+    return bool(path) and (path in _PIPES or once)
 
 
 def read_bytes(path: str) -> bytes:
@@ -186,15 +182,25 @@ def read_bytes(path: str) -> bytes:
     return data
 
 
-def _read(path: str, own: str, what: str, refused: type[UsageError]) -> tuple[bytes, str]:
-    """A user's file, or the shipped one for an empty `path`, and its name for messages."""
+def read_file(path: str, own: str, what: str, refused: type[UsageError]) -> tuple[bytes, str]:
+    """A user's file, or the shipped one for an empty `path`, and its name for messages; raises `refused`."""
     try:
         data = read_bytes(path) if path else resources.files("minisheep.data").joinpath(own).read_bytes()
-    except OSError as error:
-        raise refused(
-            f"The {what} {path} cannot be read: {error.strerror}.", "Nothing was started. Check it."
-        ) from None
+    except (OSError, ValueError) as error:  # a ValueError for a path with a zero byte
+        why = getattr(error, "strerror", None) or error
+        raise refused(f"The {what} {path} cannot be read: {why}.", "Nothing was started. Check it.") from None
     return data, path or f"minisheep's {what}"
+
+
+def json_text(data: bytes, name: str, refused: type[UsageError], fix: str) -> str:
+    """As `decoded`, of a file of JSON; for one of another format raises `refused` with what converts it."""
+    kind, command = foreign_kind(data, name)
+    if kind:
+        raise refused(
+            f"{name} is a {kind} file, where JSON lines or a JSON array are read. Nothing was started.",
+            f"Convert it: {command.replace('FILE', shell(name))}" if command else fix,
+        )
+    return decoded(data, name, refused, fix)
 
 
 def decoded(data: bytes, name: str, refused: type[UsageError], fix: str) -> str:
@@ -203,7 +209,8 @@ def decoded(data: bytes, name: str, refused: type[UsageError], fix: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        convert = f"iconv -f ENCODING -t UTF-8 {shell(name)} > utf8 (ENCODING: CP1252, GB18030, SHIFT_JIS, ...)"
+        code = wide(data) or "ENCODING"
+        convert = f"iconv -f {code} -t UTF-8 {shell(name)} > utf8 (ENCODING: CP1252, GB18030, SHIFT_JIS, ...)"
         raise refused(f"{name}, line {line}: not UTF-8 text.", f"{fix} To convert it: {convert}.") from None
 
 
@@ -220,8 +227,10 @@ def _seeds_of(name: str, row: Row) -> list[SeedTask]:
     for one in found:
         texts = one.instruction, one.input, one.output
         named = dict(zip(("instruction", "input", "output"), texts, strict=True))
-        id_ = str((item.get("id") if len(found) == 1 else None) or digest("seed", named))
-        seeds.append(SeedTask(id_, str(item.get("kind", "")), *texts, held_out, f"{name}, {row.place}"))
+        id_ = (item.get("id") if len(found) == 1 else None) or digest("seed", named)
+        # Half a surrogate, which JSON can spell, is in no UTF-8, and names are passed to workers and printed.
+        id_, kind = (str(text).encode("utf-8", "replace").decode() for text in (id_, item.get("kind", "")))
+        seeds.append(SeedTask(id_, kind, *texts, held_out, f"{name}, {row.place}"))
     return seeds
 
 
@@ -230,6 +239,15 @@ def _hold_out(seeds: list[SeedTask]) -> list[SeedTask]:
     ranked = sorted(seeds, key=lambda s: digest("held out", {"instruction": s.instruction}))
     chosen = {s.id for s in ranked[: int(len(seeds) * HELD_OUT_SHARE)]}
     return [replace(seed, held_out=seed.id in chosen) for seed in seeds]
+
+
+def read_table(data: bytes, name: str, refused: type[UsageError], fix: str) -> dict[str, Any]:
+    """What a TOML file holds; raises `refused`."""
+    try:
+        # Besides its own errors, tomllib passes on those of int() for thousands of digits and of deep nesting.
+        return tomllib.loads(decoded(data, name, refused, fix))
+    except (ValueError, RecursionError) as error:
+        raise refused(f"{name} is not valid TOML: {error}.", fix) from None
 
 
 def load_prompts(folder: str = "", language: str = "en") -> dict[str, str]:
@@ -260,10 +278,8 @@ def load_prompts(folder: str = "", language: str = "en") -> dict[str, str]:
             raise SeedFileError(f"{file} replaces no prompt and no labels.{meant}", fix)
         if not file.is_file():  # a pipe would be waited for
             raise SeedFileError(f"{file} is not a file.", fix)
-        try:
-            text = texts[file.stem] = decoded(read_given(file), str(file), SeedFileError, fix)
-        except OSError as error:
-            raise SeedFileError(f"{file} cannot be read: {error.strerror}.", fix) from None
+        data, _ = read_file(str(file), "", "prompt file", SeedFileError)
+        text = texts[file.stem] = decoded(data, str(file), SeedFileError, fix)
         needed, named = PLACEHOLDERS[file.stem], {name for name in _FILLED if f"{{{name}}}" in text}
         for odd, what in ((needed - named, "has no place for"), (named - needed, "is not filled in and keeps")):
             if odd:
@@ -294,7 +310,7 @@ def _labels_text(folder: str, language: str) -> tuple[str, str]:
     """The text of the labels file and its name; both empty where there is none."""
     path = Path(folder) / LABELS if folder else None
     if path is not None and path.exists():
-        data, name = _read(str(path), "", "file of labels", SeedFileError)
+        data, name = read_file(str(path), "", "file of labels", SeedFileError)
         return decoded(data, name, SeedFileError, "Nothing was started. Fix this file."), name
     own = shipped("prompts", language)
     found = resources.files("minisheep.data").joinpath(own, LABELS)
@@ -313,7 +329,7 @@ def load_items(path: str = "", language: str = "en") -> list[VerifiableItem]:
     Every argument is checked here, so that no verdict fails later. Raises `errors.ConfigError` naming the file and
     the line or the item.
     """
-    data, name = _read(path, shipped("verifiable.jsonl", language), "evaluation file", ConfigError)
+    data, name = read_file(path, shipped("verifiable.jsonl", language), "evaluation file", ConfigError)
     text = decoded(data, name, ConfigError, _ITEM_FIX)
     items: dict[str, VerifiableItem] = {}
     for row in lines(text):

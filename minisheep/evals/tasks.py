@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from minisheep.data.seed_formats import RowError, lines
-from minisheep.data.seed_tasks import decoded, load_items, read_given
+from minisheep.data.seed_tasks import json_text, load_items, read_file
 from minisheep.errors import ConfigError, DownloadError, MinisheepError, TimeUpError, UsageError
 from minisheep.evals.code import refusal
 from minisheep.machine.installing import install_extra
@@ -256,11 +256,8 @@ def read_rows(path: Path, task: str) -> list[dict[str, Any]]:
 
     Raises `errors.UsageError` with the file and the line.
     """
-    try:
-        data = read_given(path)
-    except OSError as error:
-        raise UsageError(f"--data {path} cannot be read: {error.strerror}.", "Give a file of JSON lines.") from None
-    text = decoded(data, str(path), UsageError, "--data takes a file of JSON lines.")
+    data, _ = read_file(str(path), "", "file of --data", UsageError)
+    text = json_text(data, str(path), UsageError, "--data takes a file of JSON lines.")
     rows = [_row(f"--data {path}, {row.place},", task, row.value) for row in lines(text)]
     if not rows:
         raise UsageError(f"--data {path} holds no rows.", _fix(task))

@@ -273,7 +273,11 @@ def absolute_paths(given: Mapping[str, Any], folder: Path | None = None) -> dict
         text = found.get(name)
         if not isinstance(text, str) or not text or "\0" in text:
             continue
-        path = Path(os.path.expanduser(text))
+        if name in PATHS and "://" in text:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {text} is an address, and a file is meant.", "Fetch it first."
+            )
+        path = Path("/dev/stdin" if text == "-" and name in PATHS else os.path.expanduser(text))
         beside = folder / path if folder is not None else path
         if name in PATHS:
             found[name] = _absolute(beside if beside.exists() else path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minisheep.data.seed_formats import RowError, rows
-from minisheep.data.seed_tasks import decoded, read_given
+from minisheep.data.seed_tasks import json_text, read_file
 from minisheep.errors import CorruptRunError, SeedFileError, Stopped
 from minisheep.machine.worker import WorkerProcess
 from minisheep.rules.identity import digest
@@ -31,13 +31,10 @@ def read_requests(path: str) -> list[str]:
 
     Raises `errors.SeedFileError` naming the line of the first fault.
     """
-    try:
-        data = read_given(path)
-    except OSError as error:
-        raise SeedFileError(f"The prompts file {path} cannot be read: {error.strerror}.") from None
+    data, _ = read_file(path, "", "prompts file", SeedFileError)
     requests: dict[str, None] = {}
     try:
-        for row in rows(decoded(data, path, SeedFileError, _FORMS)):
+        for row in rows(json_text(data, path, SeedFileError, _FORMS)):
             request = "" if isinstance(row.value, RowError) else _request(row.value)
             if not request:
                 fault = row.value if isinstance(row.value, RowError) else "it has no request"
@@ -130,5 +127,5 @@ def _request(item: Mapping[str, Any]) -> str:
     turns = item.get("turns")
     first = turns[0] if isinstance(turns, list) and turns else ""
     text = item.get("instruction") or item.get("prompt") or first
-    more = item.get("input") or ""
+    more = item.get("input") or item.get("context") or ""
     return user_text(text.strip(), more.strip()) if isinstance(text, str) and isinstance(more, str) else ""
