@@ -166,6 +166,8 @@ def place(tmp_path: Path) -> Path:
     (made / "adapter.gguf").write_bytes(Tiny(more=(pair("general.type", "str", "adapter"),)).build())
     (made / "prompts").mkdir()
     (made / "prompts" / "qualty.txt").write_text("x")
+    (made / "presets.toml").write_text('preset = ["demo"]')
+    (made / "zero.toml").write_text('seeds = "a\\u0000b"')
     return made
 
 
@@ -197,6 +199,8 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "few seeds": (["align", *FAKE, "--seeds", "{0}/few.jsonl"], 2, "too few"),
     "no prompts": (["align", *FAKE, "--prompts", "{0}/none"], 2, "does not exist"),
     "prompts": (["align", *FAKE, "--prompts", "{0}/prompts"], 2, "qualty.txt replaces no prompt"),
+    "preset in a list": (["align", *FAKE, "--config", "{0}/presets.toml"], 2, "there is no preset ['demo']"),
+    "zero byte": (["align", *FAKE, "--config", "{0}/zero.toml"], 2, "cannot be read: embedded null byte"),
     "run is a file": (["align", *FAKE, "--run", "{0}/file"], 2, "is not a folder"),
     "run is foreign": (["align", *FAKE, "--run", "{0}/foreign"], 2, "thesis.tex"),
     "run below a file": (["align", *FAKE, "--run", "{0}/file/run"], 74, "Not a directory"),
