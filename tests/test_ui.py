@@ -338,8 +338,8 @@ def test_a_duration_is_told_in_words(seconds: float, told: str) -> None:
 
 
 def test_a_name_in_a_hint_is_one_word_and_no_option() -> None:
-    assert [plain_text.shell(name) for name in ("runs/a", "my run", "-r", "-r f")] == [
-        "runs/a", "'my run'", "./-r", "./'-r f'",
+    assert [plain_text.shell(name) for name in ("runs/a", "my run", "-r", "-r f", "half \ud800")] == [
+        "runs/a", "'my run'", "./-r", "./'-r f'", "'half ?'",
     ]  # fmt: skip
 
 

@@ -72,7 +72,8 @@ BARS = " ▁▂▃▄▅▆▇█"
 def shell(text: object) -> str:
     """A path or name as one word of a shell's command, where it is no option either. What no terminal shows, or what
     would act on it, is spelt out, so that the word can be copied."""
-    word, here = str(text), "./" * str(text).startswith("-")
+    word = re.sub("[\ud800-\udc7f\udd00-\udfff]", "?", str(text))  # in JSON they may stand, in no path
+    here = "./" * word.startswith("-")
     if "\n" not in word and sanitise(word) == word:
         return here + shlex.quote(word)
     spelt = (
