@@ -221,8 +221,8 @@ def test_an_unknown_language_is_refused_with_the_nearest(written: str, nearest: 
     assert nearest in str(raised.value)
 
 
-def test_codes_are_of_two_letters_and_every_name_leads_to_its_own() -> None:
-    assert len(LANGUAGE_NAMES) > 180 and all(re.fullmatch("[a-z]{2}", code) for code in LANGUAGE_NAMES)
+def test_codes_are_of_two_letters_or_three_and_every_name_leads_to_its_own() -> None:
+    assert len(LANGUAGE_NAMES) > 180 and all(re.fullmatch("[a-z]{2,3}", code) for code in LANGUAGE_NAMES)
     assert all(language_code(name) == language_code(code) == code for code, name in LANGUAGE_NAMES.items())
 
 

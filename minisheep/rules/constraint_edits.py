@@ -19,7 +19,7 @@ from typing import Any
 
 from minisheep.rules.ifeval import AT_LEAST, LESS_THAN
 from minisheep.rules.ifeval_text import count_words, sentences
-from minisheep.rules.text_words import unspaced, word_count
+from minisheep.rules.text_words import MARKS, STOPS, full_stop, ideographic, unspaced, word_count
 
 Edit = Callable[..., str | None]
 Reading = Callable[[str], list[dict[str, Any]]]
@@ -30,7 +30,8 @@ _FIELD = re.compile(r"\s*(?:[-*•]\s+)?(?P<name>\w[\w '-]{0,30})(?::\s+|：)(?P
 _THEN = r"and (?:then )?(?=(?:the|an?|it|they|he|she|we|you|I|this|that|these|there)\b)"
 _CLAUSE = re.compile(rf";\s+|,\s+(?:{_THEN}|(?=(?:but|so|yet)\b))")
 _LISTED = re.compile(r"\d,|,\s*\d|,\s+(?:[\w'-]+\s+){1,4}(?:and|or)\s|,[^,.]{1,20},")
-_WORD = re.compile(r"[^\W\d_][\w'-]*")
+_WORD = re.compile(rf"[^\W\d_][\w{MARKS}'-]*")
+_NO_LETTERS = re.compile(rf"(?:[^\w{MARKS}]|_)+")
 _PLAIN = """
 a about after again all also although an and another any are as at away be because been before being between both but
 by came can come could did do does down each either else even every few first for from get give given go gone had has
@@ -48,7 +49,7 @@ a an and as at but by for from in nor of on or the to with
 """
 _SMALL = frozenset(_LITTLE.split())
 """Words that stay small inside a title."""
-STOPS = (".", "!", "?", "。", "！", "？")
+ENDS = (".", "!", "?", "。", "！", "？", *STOPS)
 LONGEST_PART = 6
 """Characters between two marks that may stand for a word, in a script without blanks."""
 LIMITS = (15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200)
@@ -58,7 +59,7 @@ LIMITS = (15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200)
 def content_words(text: str) -> list[str]:
     """The different words of four letters or more that say something, in lower case, the longest first."""
     if unspaced(text):
-        parts = dict.fromkeys(part for part in re.split(r"[\W_]+", text) if 2 <= len(part) <= LONGEST_PART)
+        parts = dict.fromkeys(part for part in _NO_LETTERS.split(text) if 2 <= len(part) <= LONGEST_PART)
         return sorted(parts, key=lambda part: (-len(part), part))
     found = dict.fromkeys(word.lower() for word in _WORD.findall(text) if "'" not in word and "-" not in word)
     return sorted((word for word in found if len(word) >= 4 and word not in PLAIN_WORDS), key=lambda w: (-len(w), w))
@@ -68,7 +69,7 @@ def no_comma(answer: str) -> str | None:
     """Commas are left out, but not those of figures, columns and lists, whose parts would run into each other."""
     if "\n" in answer or _LISTED.search(answer):
         return None
-    return re.sub(r"\s*[,，]\s*" if unspaced(answer) else r"\s*,\s*", " ", answer)
+    return re.sub(r"\s*[,，،፣՝]\s*" if unspaced(answer) else r"\s*[,،፣՝]\s*", " ", answer)
 
 
 def number_bullet_lists(answer: str, *, num_bullets: int) -> str | None:
@@ -78,7 +79,7 @@ def number_bullet_lists(answer: str, *, num_bullets: int) -> str | None:
         if "\n" in answer:
             return None
         items = next((parts for parts in _splits(answer) if len(parts) >= num_bullets), [])
-        if len(items) > num_bullets and not all(part.endswith(STOPS) for part in items):
+        if len(items) > num_bullets and not all(part.endswith(ENDS) for part in items):
             return None
         items = _grouped(items, num_bullets)
     return "\n".join(f"* {item}" for item in items) if len(items) == num_bullets else None
@@ -88,7 +89,7 @@ def title(answer: str) -> str | None:
     """A line above the answer: how it begins, up to the last word of content among the first six."""
     first = (_items(answer) or [answer.split("\n")[0]])[0]
     if unspaced(answer):
-        begin = re.split(r"[\W_]+", first.lstrip("“「《"))[0]
+        begin = _NO_LETTERS.split(first.lstrip("“「《"))[0]
         return f"<<{begin}>>\n{answer}" if 2 <= len(begin) <= 2 * LONGEST_PART else None
     begins = [word.strip(".,:;!?\"'()*") for word in re.split(r"[.!?:;]\s", first)[0].split()[:6]]
     while begins and (begins[-1].lower() in PLAIN_WORDS or not begins[-1]):
@@ -132,7 +133,9 @@ def number_highlighted_sections(answer: str, *, num_highlights: int) -> str | No
         return None
     chosen = content_words(answer)[:num_highlights]
     for word in chosen:
-        answer = re.sub(rf"(?<![\w*'-]){word}(?![\w*'-])", r"*\g<0>*", answer, count=1, flags=re.IGNORECASE)
+        answer = re.sub(
+            rf"(?<![\w{MARKS}*'-]){word}(?![\w{MARKS}*'-])", r"*\g<0>*", answer, count=1, flags=re.IGNORECASE
+        )
     return answer if len(chosen) == num_highlights else None
 
 
@@ -144,7 +147,7 @@ def json_format(answer: str) -> str | None:
     fields = [_FIELD.fullmatch(line) for line in lines]
     items = _items(answer)
     made: dict[str, Any]
-    names = ("要点", "各行", "回答") if unspaced(answer) else ("items", "lines", "answer")
+    names = ("要点", "各行", "回答") if ideographic(answer) else ("items", "lines", "answer")
     if len(lines) > 1 and all(fields):
         made = {match["name"].strip().lower(): match["value"] for match in fields if match}
         if len(made) < len(lines):
@@ -161,7 +164,7 @@ def postscript(answer: str, *, postscript_marker: str) -> str | None:
     if "\n" in answer:
         return None
     *before, last = sentences(answer) or [""]
-    if not before or word_count(last) < 3 or not last.endswith(STOPS):
+    if not before or word_count(last) < 3 or not last.endswith(ENDS):
         return None
     blank = _blank(answer)
     return f"{blank.join(before)}\n\n{postscript_marker}{blank}{last}"
@@ -242,11 +245,11 @@ def _splits(answer: str) -> list[list[str]]:
     """A line of text in parts: sentences; else clauses, if each says something; else the parts of a bare list."""
     whole = sentences(answer)
     clauses = [part.strip() for sentence in whole for part in _clauses(sentence)]
-    clauses = [part[:1].upper() + part[1:] + ("" if part.endswith(STOPS) else ".") for part in clauses]
+    clauses = [part[:1].upper() + part[1:] + ("" if part.endswith(ENDS) else ".") for part in clauses]
     parts = [part.strip(" .。") for part in re.split(r",\s+|\s+and\s+|、", answer)]
     found = [whole]
-    if unspaced(answer):
-        found.append([part + ("" if part.endswith(STOPS) else "。") for part in re.split("；|(?<=。)", answer) if part])
+    if ideographic(answer):
+        found.append([part + ("" if part.endswith(ENDS) else "。") for part in re.split("；|(?<=。)", answer) if part])
         return [*found, parts] if len(parts) > 2 and all(0 < len(part) <= LONGEST_PART for part in parts) else found
     if all(len(part.split()) >= 4 for part in clauses):
         found.append(clauses)
@@ -272,7 +275,7 @@ def _grouped(parts: Sequence[str], groups: int) -> list[str]:
 
 def _finished(answer: str) -> str:
     """With a full stop where the last line ends in a word."""
-    return answer if "\n" in answer or not answer[-1:].isalnum() else answer + ("。" if unspaced(answer) else ".")
+    return answer if "\n" in answer else answer + full_stop(answer)
 
 
 def _gap(answer: str) -> str:
@@ -281,4 +284,4 @@ def _gap(answer: str) -> str:
 
 def _blank(text: str) -> str:
     """What stands between two sentences."""
-    return "" if unspaced(text) else " "
+    return "" if ideographic(text) else " "

@@ -19,7 +19,7 @@ from minisheep.rules.constraint_edits import AT_ODDS, READINGS, content_words
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.ifeval import KINDS
 from minisheep.rules.task_list import Task
-from minisheep.rules.text_words import unspaced
+from minisheep.rules.text_words import full_stop, ideographic
 
 Arguments = dict[str, Any]
 SOLVED, FAILED = 0.9, 0.1
@@ -186,9 +186,8 @@ def is_constrained(share: float, *identity: object) -> bool:
 
 def constrained(instruction: str, wording: str) -> str:
     """The instruction with the constraint behind it, in a sentence of its own."""
-    text, wide = instruction.rstrip(), unspaced(instruction)
-    if text[-1:].isalnum() or text[-1:] in "\"')]”’":
-        text += "" if text[-2:-1] in ".!?。！？" and not text[-1:].isalnum() else "。" if wide else "."
+    text, wide = instruction.rstrip(), ideographic(instruction)
+    text += full_stop(text, "\"')]”’»")
     return f"{text}{chr(10) if chr(10) in text else '' if wide else ' '}{wording}".lstrip()
 
 
@@ -285,5 +284,5 @@ def _spoken(value: Any, words: Mapping[str, str]) -> str:
     """An argument inside a sentence; words of a list in quotation marks."""
     if not isinstance(value, list | tuple):
         return words.get(value, value) if isinstance(value, str) else str(value)
-    wide = any(unspaced(str(part)) for part in value)
+    wide = any(ideographic(str(part)) for part in value)
     return "、".join(f"“{part}”" for part in value) if wide else ", ".join(f'"{part}"' for part in value)

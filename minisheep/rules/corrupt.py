@@ -22,13 +22,13 @@ from itertools import pairwise
 from minisheep.rules import endings
 from minisheep.rules.prompts import user_text
 from minisheep.rules.similarity import tokens
-from minisheep.rules.text_words import END, NUMBER, START, UNSPACED, pieces, scaled, spans, unspaced, whole, word_count
+from minisheep.rules.text_words import END, NUMBER, START, UNSPACED, ideographic, scaled, spans, whole, word_count
 
 Change = tuple[str, str]
 """A whole word and what takes its place, wherever the word stands."""
 
 _NUMBER = re.compile(rf"(?<![.,]){NUMBER}")
-_LIST_NUMBER = re.compile(r"^[ \t]*[(（]?(\d+)(?:[.)](?=\s)|[、．）])", re.MULTILINE)
+_LIST_NUMBER = re.compile(r"^[ \t]*[(（]?(\d+)(?:[.)-](?=\s)|[.)](?=[^\x00-\x7f])|[、．）])", re.MULTILINE)
 _NAME = re.compile(rf"(?<!['’]){START}[^\W\d_{UNSPACED}]{{3,}}{END}(?!['’])")
 _OPENERS = (":", '"', "“", "‘", "'", "(", "-", "*", "•", ")", ".")
 _GROUPS = (
@@ -76,8 +76,10 @@ def _other_number(number: str, chance: random.Random) -> str:
     """As many digits, one of them another: of a long number the last but one, so that it stays of the same size."""
     digits = [place for place, character in enumerate(number) if character.isdigit()]
     place = digits[0] if len(digits) < 3 else digits[-2]
-    # Never a leading zero, and never 1, which changes the grammar of what follows.
-    return number[:place] + chance.choice([d for d in "23456789" if d != number[place]]) + number[place + 1 :]
+    # Never a leading zero, and never 1, which changes the grammar of what follows; digits of the same script.
+    zero = ord(number[place]) - int(number[place])
+    others = [chr(zero + digit) for digit in range(2, 10) if digit != int(number[place])]
+    return number[:place] + chance.choice(others) + number[place + 1 :]
 
 
 def _counterparts(answer: str, groups: Sequence[Sequence[str]], chance: random.Random) -> Iterator[Change]:
@@ -164,16 +166,18 @@ def _truncated(task: ExamTask, others: Sequence[ExamTask], chance: random.Random
 def _looped(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
     answer = task.answer.strip()
     start, sentence = chance.choice(list(endings.sentences(answer)) or [(0, answer)])
-    between = "\n" if "\n" in answer else "" if unspaced(answer) else " "
+    between = "\n" if "\n" in answer else "" if ideographic(answer) else " "
     return between.join([answer[: start + len(sentence)], *[sentence] * chance.randint(2, 4)])
 
 
 def _scrambled(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
-    words = pieces(task.answer)
-    # In a list of single words the order says little, so it stays a right answer.
-    if len(words) < scaled(LEAST_TO_SCRAMBLE, task.answer) or len(re.split(r"[,;\n]+", task.answer)) * 2 > len(words):
-        return None
     places = spans(task.answer)
+    words = [task.answer[start:end] for start, end in places]
+    # In a list of single words the order says little, so it stays a right answer.
+    if len(words) < scaled(LEAST_TO_SCRAMBLE, task.answer) or len(re.split(r"[,;،，、；؛\n]+", task.answer)) * 2 > len(
+        words
+    ):
+        return None
     gaps = [task.answer[end:start] for (_, end), (start, _) in pairwise(places)]
     chance.shuffle(words)
     return "".join(word + gap for word, gap in zip(words, [*gaps, ""], strict=True))
@@ -184,14 +188,12 @@ def _copied(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -
 
 
 def _echoed(task: ExamTask, others: Sequence[ExamTask], chance: random.Random) -> str | None:
-    words = pieces(task.instruction)
+    words = spans(task.instruction)
     foreign = _shuffled(task, others, chance)
     if len(words) < scaled(LEAST_TO_ECHO, task.instruction) or foreign is None:
         return None
-    part = ("" if unspaced(task.instruction) else " ").join(
-        words[: chance.randint((len(words) + 1) // 2, len(words) - 1)]
-    )
-    return f"{part}\n{foreign}"
+    end = words[chance.randint((len(words) + 1) // 2, len(words) - 1) - 1][1]
+    return f"{task.instruction[:end]}\n{foreign}"
 
 
 def _wrong(task: ExamTask, others: Sequence[ExamTask], chance: random.Random, groups: Sequence[str] = ()) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from minisheep.rules.templates import end_as_text
-from minisheep.rules.text_words import END, START, scaled, words
+from minisheep.rules.text_words import BLANK, END, GREEK_QUESTION, START, STOPS, scaled, words
 from minisheep.rules.wording import ENGLISH, Wording
 
 SHORTEST_REPEATED = 4
@@ -31,17 +31,22 @@ _NEW_TURN = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _FENCE = re.compile(r"^[ \t]*(```|~~~).*$", re.MULTILINE)
-_CLOSERS = "\"'”’»)]*_"
-_SENTENCE_END = re.compile(rf"[.!?…؟۔।॥։።]+[{re.escape(_CLOSERS)}]*(?=\s|\Z)|[。！？｡។။]+[”’」』）》]*")
+# « and “ close what » and „ open; French has a blank before ».
+_CLOSED = r"(?:[\"'”’»)\]*_›“‘«‹]|[ \u00a0\u202f]»)*"
+QUESTION = rf"(?:[?？؟፧]|{GREEK_QUESTION})"
+_SENTENCE_END = re.compile(
+    rf"[.!?…{STOPS}]+{_CLOSED}(?=\s|\Z)|[{STOPS}]+{_CLOSED}|{GREEK_QUESTION}{_CLOSED}|[。！？｡]+[”’」』）》]*"
+)
 # A full stop that ends no sentence: a list number, an initial, a common abbreviation.
 _NO_END = re.compile(
-    r"(?:^[ \t]*\(?[0-9]{1,4}|\b[A-Z]|\b(?:e\.g|i\.e|Dr|Mr|Mrs|Ms|Prof|St|vs|cf|approx|No))\.$", re.MULTILINE
+    r"(?:^[ \t]*\(?\d{1,4}|\b[A-Z]|\b(?:e\.g|i\.e|Dr|Mr|Mrs|Ms|Prof|St|vs|cf|approx|No))\.$", re.MULTILINE
 )
+LIST_ITEM = r"(?:[-–*+•◦‣▪●][ \t]|・|[①-⑳]|[(（]?\d{1,4}(?:[.)-][ \t]|[.)](?=[^\x00-\x7f])|[、．）]))"
+"""An expression for how an item of a list begins: a bullet or a number."""
 _LIST_LINE = re.compile(
-    r"[ \t]*(?:(?:[-*+•][ \t]|\(?(?:[0-9]{1,4}|[A-Za-z])[.)][ \t]|[(（]?[0-9一二三四五六七八九十]{1,4}[、．）]).*\S.*"
-    r"|\|.*\|[ \t]*)"
+    rf"[ \t]*(?:(?:{LIST_ITEM}|\(?[^\W\d_][.)][ \t]|[(（]?[0-9一二三四五六七八九十]{{1,4}}[、．）]).*\S.*|\|.*\|[ \t]*)"
 )
-_LIST_NUMBER = re.compile(r"^[ \t]*\(?([0-9]{1,4})[.)、．]")
+_LIST_NUMBER = re.compile(r"^[ \t]*[(（]?(\d{1,4})(?:[.)、．）]|-[ \t])")
 LONGEST_LIST = 20
 """A list that an answer numbers seldom goes further."""
 _ASKED_FOR = {
@@ -60,8 +65,8 @@ def _turns(wording: Wording) -> re.Pattern[str]:
         return _NEW_TURN
     own = "|".join(map(re.escape, (wording.instruction, wording.input, *wording.turns, *wording.tasks)))
     return re.compile(
-        rf"{_NEW_TURN.pattern}|^[ \t>*_#]{{0,8}}(?:[0-9]{{1,4}}[.)、．][ \t]*)?[*_]{{0,3}}(?:{own})"
-        r"[ \t]?[0-9]{0,4}[*_]{0,3}[ \t]?[:：]",
+        rf"{_NEW_TURN.pattern}|^[ \t>*_#]{{0,8}}(?:\d{{1,4}}[.)、．][ \t]*)?[*_]{{0,3}}(?:{own})"
+        rf"{BLANK}?\d{{0,4}}[*_]{{0,3}}{BLANK}?[:：]",
         _NEW_TURN.flags,
     )
 
@@ -82,11 +87,11 @@ def unexplained(
 
 def _explained(match: re.Match[str], text: str, instruction: str, wording: Wording) -> bool:
     label = re.split("[:：]", match.group())[0]
-    name = " ".join(word for word in words(label) if not word.isdigit())
+    name = [word for word in words(label) if not word.isdigit()]
     if not name:
         return False
-    kind = _kinds(wording).get(name.replace(" ", ""), name)
-    asked = [f"{re.escape(name.replace(' ', ''))}(?:e?s)?"]
+    kind = next((kind for other, kind in _kinds(wording).items() if words(other) == name), " ".join(name))
+    asked = [r"\s*".join(map(re.escape, name)) + "(?:e?s)?"]
     if kind in ("question", "user"):
         asked += map(re.escape, wording.wants_questions)
     asked += _ASKED_FOR.get(kind, ())
@@ -96,14 +101,14 @@ def _explained(match: re.Match[str], text: str, instruction: str, wording: Wordi
     number, last = _LIST_NUMBER.match(line), _LIST_NUMBER.match(before.rpartition("\n")[2])
     if number and last and int(number[1]) == int(last[1]) + 1 <= LONGEST_LIST:
         return True
-    same = "|".join(re.escape(other) for other, its in _kinds(wording).items() if its == kind) or re.escape(name)
-    at_line_start = rf"[ \t>*_#]*(?:{same})[ \t]?[0-9]{{0,4}}[*_]{{0,3}}[ \t]?[:：.]"
+    same = "|".join(re.escape(other) for other, its in _kinds(wording).items() if its == kind) or re.escape(kind)
+    at_line_start = rf"[ \t>*_#]*(?:{same}){BLANK}?\d{{0,4}}[*_]{{0,3}}{BLANK}?[:：.]"
     if kind == "question":  # The answer is a list of these from its beginning.
         return bool(re.match(rf"{at_line_start}[\s\S]*\n{at_line_start}", text.lstrip(), re.IGNORECASE))
     if kind in ("input", "output"):
         paragraph = text[text.rfind("\n\n", 0, match.start()) + 1 :].lstrip("\n").partition("\n\n")[0]
         return all(
-            re.search(rf"^[ \t>*_-]*(?:{'|'.join(map(re.escape, some))})[*_]*[ \t]?[:：]", paragraph, re.I | re.M)
+            re.search(rf"^[ \t>*_-]*(?:{'|'.join(map(re.escape, some))})[*_]*{BLANK}?[:：]", paragraph, re.I | re.M)
             for some in (("Input", wording.input), ("Output", *wording.outputs))
         )
     return False
@@ -111,15 +116,11 @@ def _explained(match: re.Match[str], text: str, instruction: str, wording: Wordi
 
 @cache
 def _kinds(wording: Wording) -> dict[str, str]:
-    """What kind of label each one is, by its case-folded name."""
+    """What kind of label each one is."""
     own = {wording.input: "input", wording.turns[0]: "question", wording.turns[1]: "user"}
     kinds = {"q": "question", "question": "question", "input": "input", "output": "output"}
     kinds |= dict.fromkeys(("user", "human", "assistant", "system"), "user")
-    return (
-        kinds
-        | {name.casefold(): kind for name, kind in own.items()}
-        | {name.casefold(): "output" for name in wording.outputs}
-    )
+    return kinds | own | dict.fromkeys(wording.outputs, "output")
 
 
 def cut_answer(text: str, finish: str, instruction: str = "", wording: Wording = ENGLISH) -> tuple[str, str]:
@@ -193,7 +194,7 @@ def sentences(text: str) -> Iterator[tuple[int, str]]:
 
 def normalised(sentence: str) -> str:
     """Lower case, words only, without a list number: two sentences that differ in less are the same."""
-    return " ".join(words(re.sub(r"^\W*[0-9]{1,4}(?:[.)]\s|[、．）])", "", sentence), letters="_"))
+    return " ".join(words(re.sub(r"^\W*\d{1,4}(?:[.)-]\s|[.)](?=[^\x00-\x7f])|[、．）])", "", sentence), letters="_"))
 
 
 def _fences(text: str) -> tuple[list[tuple[int, int]], int | None]:

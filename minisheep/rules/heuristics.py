@@ -21,12 +21,13 @@ from functools import cache
 
 from minisheep.rules import endings, similarity
 from minisheep.rules.prompts import user_text
-from minisheep.rules.text_words import END, START, scaled, unspaced, whole, word_count, words
+from minisheep.rules.text_words import BLANK, END, START, folded, scaled, unspaced, whole, word_count, words
 from minisheep.rules.wording import ENGLISH, ENGLISH_ALONE, Wording
 
 SHORTEST, LONGEST = 4, 150
 """Words that an instruction may have, both included. Four characters are the fewest too, since they can ask for
-something; the most are `rules.text_words.scaled`."""
+something, and three words outside English: Korean, Turkish or Tamil say with one what takes English several. The most
+are `rules.text_words.scaled`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class AskedText:
 
 InstructionRule = Callable[[AskedText], str | None]
 
-_MARKER = r"<\s*no[\s_-]?input\s*>|[(\[]\s*(?:none|no\s+input)\s*[)\]]|\bnoinput\b|<\s*none\s*>"
+_MARKER = rf"<\s*no[\s_-]?input\s*>|[(\[]\s*(?:none|no\s+input)\s*[)\]]|{START}noinput{END}|<\s*none\s*>"
 # A label in the middle of a line is only one when it is written as one: "Input:" is, "the input: a list" is not.
 _LABEL = re.compile(r"\b(?:Instruction|Input|Output|Response)[ \t]?[0-9]{0,3}[ \t]?:")
 _LABEL_AT_LINE_START = re.compile(
@@ -48,11 +49,12 @@ _LABEL_AT_LINE_START = re.compile(
     r"[ \t]?[0-9]{0,3}[ \t*_]{0,3}:",
     re.IGNORECASE | re.MULTILINE,
 )
-_URL = re.compile(r"\b(?:https?|ftp)://\S*|\bwww\.[\w-]+\.\S*", re.IGNORECASE)
+_URL = re.compile(rf"{START}(?:(?:https?|ftp)://|www\.[\w-]+\.)\S*", re.IGNORECASE)
 
 
 def too_short(asked: AskedText) -> str | None:
-    return _length(asked.instruction) if word_count(asked.instruction) < SHORTEST else None
+    least = SHORTEST - (not asked.wording.english and not unspaced(asked.instruction))
+    return _length(asked.instruction) if word_count(asked.instruction) < least else None
 
 
 def too_long(asked: AskedText) -> str | None:
@@ -131,10 +133,10 @@ def _stray_labels(wording: Wording) -> tuple[re.Pattern[str], re.Pattern[str]]:
     # In a script without blanks a label in the middle of a line looks like any other word before a colon.
     return (
         re.compile(
-            rf"{_LABEL_AT_LINE_START.pattern}|^[ \t#*>_-]{{0,8}}(?:{either})[ \t]?[0-9]{{0,3}}[ \t*_]{{0,3}}[:：]",
+            rf"{_LABEL_AT_LINE_START.pattern}|^[ \t#*>_-]{{0,8}}(?:{either}){BLANK}?\d{{0,3}}[*_]{{0,3}}{BLANK}?[:：]",
             _LABEL_AT_LINE_START.flags,
         ),
-        re.compile(rf"{_LABEL.pattern}|^[ \t#*>_-]{{0,8}}(?:{fields})[ \t]?[0-9]{{0,3}}[ \t]?[:：]", re.MULTILINE),
+        re.compile(rf"{_LABEL.pattern}|^[ \t#*>_-]{{0,8}}(?:{fields}){BLANK}?\d{{0,3}}{BLANK}?[:：]", re.MULTILINE),
     )
 
 
@@ -169,8 +171,8 @@ def _found(pattern: re.Pattern[str], *texts: str) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """Lower case, single spaces, no punctuation around it."""
-    return " ".join(text.casefold().split()).strip(string.punctuation + "“”‘’«»… ")
+    """As texts are compared, single spaces, no punctuation around it."""
+    return " ".join(folded(text).split()).strip(string.punctuation + "“”‘’„«»「」…。！？؟،। ")
 
 
 def shortened(text: str, limit: int = 60) -> str:
@@ -213,13 +215,14 @@ _TURN = re.compile(
     r"|^(?:assistant|system|human|user)[ \t]*(?=\n)|<\|[a-z_]{1,20}\|>|\[/?INST\]",
     re.IGNORECASE | re.MULTILINE,
 )
-_LINE_OPTION = re.compile(r"^[ \t>*-]{0,6}[(（]?([A-Ea-e])[.)、．）][ \t]*\S", re.MULTILINE)
+_LINE_OPTION = re.compile(r"^[ \t>*-]{0,6}[(（]?([^\W\d_])[.)、．）][ \t]*\S", re.MULTILINE)
+_FIRST_LETTERS = ("ab", "аб", "αβ", "אב", "أب", "가나", "กข", "कख", "アイ", "甲乙")
 _INLINE_OPTIONS = re.compile(r"(?<!\w)\(?A[.)][ \t][^\n]{1,200}?(?<!\w)\(?B[.)][ \t][^\n]{1,200}?(?<!\w)\(?C[.)][ \t]")
 _NAMED_OPTIONS = re.compile(
     r"\banswer choices\b|^[ \t#*]{0,6}(?:options|choices)[*_]{0,3}:", re.IGNORECASE | re.MULTILINE
 )
-_QUESTION_END = re.compile(r"[?？؟][\"'”’)\]*_]*\Z")
-_LIST_ITEM = re.compile(r"\s*(?:[-*+•]\s|[(（]?[0-9]{1,4}[.)、．）])")
+_QUESTION_END = re.compile(rf"{endings.QUESTION}[\"'”’“«»」』)\]*_]*\Z")
+_LIST_ITEM = re.compile(rf"\s*(?:{endings.LIST_ITEM}|[(（]?\d{{1,4}}[.)])")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 
 
@@ -229,14 +232,14 @@ def _turns(wording: Wording) -> re.Pattern[str]:
         return _TURN
     own = "|".join(map(re.escape, (wording.instruction, *wording.turns, *wording.outputs)))
     return re.compile(
-        rf"{_TURN.pattern}|^[ \t#*>_-]{{0,8}}(?:{own})[ \t]?[0-9]{{0,3}}[*_]{{0,3}}[ \t]?[:：].*", _TURN.flags
+        rf"{_TURN.pattern}|^[ \t#*>_-]{{0,8}}(?:{own}){BLANK}?\d{{0,3}}[*_]{{0,3}}{BLANK}?[:：].*", _TURN.flags
     )
 
 
 @cache
 def _headings(names: tuple[str, ...]) -> re.Pattern[str]:
     either = "|".join(map(re.escape, names)) or r"(?!)"
-    return re.compile(rf"^[ \t#*]{{0,6}}(?:{either})[*_]{{0,3}}[:：]", re.IGNORECASE | re.MULTILINE)
+    return re.compile(rf"^[ \t#*]{{0,6}}(?:{either})[*_]{{0,3}}{BLANK}?[:：]", re.IGNORECASE | re.MULTILINE)
 
 
 def empty(pair: AnsweredText) -> str | None:
@@ -255,9 +258,10 @@ def answer_choices(pair: AnsweredText) -> str | None:
     named = _NAMED_OPTIONS.search(pair.output) or _headings(pair.wording.choices).search(pair.output)
     if named:
         return named.group().strip()
-    letters = [letter.lower() for letter in _LINE_OPTION.findall(pair.output)]
-    if "a" in letters and "b" in letters[letters.index("a") :]:
-        return "lines A, B"
+    letters = folded("".join(_LINE_OPTION.findall(pair.output)))
+    for first, second in _FIRST_LETTERS:
+        if second in letters.partition(first)[2]:
+            return f"lines {first.upper()}, {second.upper()}"
     return "A, B, C in a line" if _INLINE_OPTIONS.search(pair.output) else None
 
 
@@ -287,7 +291,7 @@ def loops(pair: AnsweredText) -> str | None:
     found = words(text, letters="_")
     run, ngram = scaled(LOOP_RUN, text), scaled(LOOP_NGRAM, text)
     for i in range(len(found) - run + 1):
-        if found[i].isalpha() and len(set(found[i : i + run])) == 1:
+        if not re.search(r"[\d_]", found[i]) and len(set(found[i : i + run])) == 1:
             return f"{found[i]} {run} times in a row"
     lines = [line for line in map(endings.normalised, text.split("\n")) if len(line.split()) >= scaled(2, line)]
     if line := _repeated(lines, LOOP_LINES):

@@ -16,6 +16,7 @@ import difflib
 import json
 import re
 import reprlib
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,8 @@ OPTIONS = (
     *("My answer is yes.", "My answer is no.", "My answer is maybe."),
     *("我的回答是肯定的。", "我的回答是否定的。", "我的回答是不确定。"),
 )
-QUOTES, WIDE_QUOTES = ('""',), ("“”", "「」", "『』")
+QUOTES, WIDE_QUOTES = ('""', "«»", "»«", "„“", "„”"), ("“”", "「」", "『』")
+"""Around a whole answer. “” is English too, where IFEval does not take it."""
 TICKS = ("```json", "```Json", "```JSON", "```")
 
 
@@ -98,7 +100,7 @@ def repeat_prompt(response: str, *, prompt_to_repeat: str) -> bool:
 
 def end_checker(response: str, *, end_phrase: str) -> bool:
     """The phrase at the very end, in any case; quotation marks around the answer are taken off first."""
-    marks = "".join(QUOTES + WIDE_QUOTES) if unspaced(end_phrase) else QUOTES[0]
+    marks = "".join(QUOTES + WIDE_QUOTES) if unspaced(end_phrase) else "".join(QUOTES)
     return response.strip().strip(marks).lower().endswith(end_phrase.strip().lower())
 
 
@@ -109,7 +111,7 @@ def quotation(response: str) -> bool:
 
 
 def no_comma(response: str) -> bool:
-    return "," not in response and not ("，" in response and unspaced(response))
+    return not re.search("[,،፣՝]", response) and not ("，" in response and unspaced(response))
 
 
 # What the arguments of a constraint may be. Each reader returns the value as it is used, or raises ValueError.
@@ -151,7 +153,7 @@ def text(value: Any) -> str:
     """Some text, without the blanks around it."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be a text that is not blank")
-    return value.strip()
+    return unicodedata.normalize("NFC", value.strip())
 
 
 def letter(value: Any) -> str:
@@ -179,7 +181,7 @@ def patterns(value: Any) -> tuple[str, ...]:
         raise ValueError("must be a list of words")
     for word in value:
         pattern(word)
-    return tuple(value)
+    return tuple(unicodedata.normalize("NFC", word) for word in value)
 
 
 def language(value: Any) -> str:
@@ -333,7 +335,7 @@ def verify(kind: str, arguments: Mapping[str, Any], prompt: str, response: str) 
     `errors.ConfigError` for an unknown kind or malformed arguments.
     """
     read = resolve(Constraint(kind, arguments), prompt, "A constraint")
-    return bool(response.strip()) and KINDS[kind][0](response, **read)
+    return bool(response.strip()) and KINDS[kind][0](unicodedata.normalize("NFC", response), **read)
 
 
 def strict(item: VerifiableItem, response: str) -> tuple[bool, ...]:
@@ -436,5 +438,7 @@ def _verdicts(item: VerifiableItem, responses: tuple[str, ...]) -> tuple[bool, .
     for check in item.checks:
         arguments = resolve(check, item.prompt, f"Item {item.id}")
         decide = KINDS[check.kind][0]
-        verdicts.append(any(text.strip() and decide(text, **arguments) for text in responses))
+        verdicts.append(
+            any(text.strip() and decide(unicodedata.normalize("NFC", text), **arguments) for text in responses)
+        )
     return tuple(verdicts)

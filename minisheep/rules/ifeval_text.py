@@ -10,8 +10,9 @@ IFEval counts words in capitals among the tokens of ``nltk.word_tokenize``, whic
 contraction is two words. Words are split here as far as that changes which of them are in capitals; punctuation without
 letters may stay on a word.
 
-IFEval is English. In Chinese and Japanese its tools see one word where there are many, and no end of a sentence. There
-sentences end with 。！？ and each character counts as a word; texts without these are read as before.
+IFEval is English. In other scripts its tools see one word where there are many, or many where there is one, and no end
+of a sentence. There sentences end with 。！？ or their own marks, and words are those of `rules.text_words`; texts
+without these are read as before.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from itertools import pairwise
 from typing import Any
 
 from minisheep.errors import UsageError
-from minisheep.rules.text_words import END, START, UNSPACED
+from minisheep.rules.text_words import END, GREEK_QUESTION, MARKS, START, STOPS, word
 
 _ABBREVIATIONS = """
 mr mrs ms dr prof st jr sr gen col lt maj sen rep messrs adm jan feb aug sep sept oct nov dec tues wed fri inc
@@ -66,8 +67,7 @@ _CLOSING = re.compile(r"[\"')\]}‘’“”«»]+?(?:\s+|(?=--)|$)", re.MULTILI
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*\.?$")
 _INITIAL = re.compile(r"[^\W\d]\.$")
 _ELLIPSIS = re.compile(r"\.\.+$")
-_FULL_WIDTH = re.compile('[。！？｡]+[”’」』）》"]*')
-_RUN_OR_CHARACTER = re.compile(rf"(?=[^\W_])[{UNSPACED}]|[^\W{UNSPACED}]+")
+_FOREIGN_END = re.compile(rf'(?:[。！？｡{STOPS}]+[.!?]*|{GREEK_QUESTION})[”’」』）》»"]*')
 
 
 def count_sentences(text: str) -> int:
@@ -77,19 +77,19 @@ def count_sentences(text: str) -> int:
 
 def sentences(text: str) -> list[str]:
     """The sentences of `text` in their order, blanks around them left out."""
-    ends = [0, *(match.end() for match in _FULL_WIDTH.finditer(text))]
+    ends = [0, *(match.end() for match in _FOREIGN_END.finditer(text))]
     parts = [text[start:end] for start, end in zip(ends, [*ends[1:], len(text)], strict=True)]
     return [sentence for part in parts for sentence in _sentences(part)]
 
 
 def count_words(text: str) -> int:
     r"""Runs of ``\w``: "don't" and "well-known" are two each. In a script without blanks, characters."""
-    return len(_RUN_OR_CHARACTER.findall(text))
+    return len(word(letters="_").findall(text))
 
 
-def as_whole_word(word: str) -> str:
+def as_whole_word(said: str) -> str:
     r"""An expression between two ``\b``, which next to a script without blanks hold as well."""
-    return (START if re.match(r"\w", word) else r"\b") + word + (END if re.search(r"\w\Z", word) else r"\b")
+    return (START if re.match(r"\w", said) else r"\b") + said + (END if re.search(rf"[\w{MARKS}]\Z", said) else r"\b")
 
 
 def _sentences(text: str) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
+from minisheep.rules.text_words import BLANK, STOPS, folded
 from minisheep.rules.wording import ENGLISH, Wording
 
 WIDEST_GAP = 9
@@ -20,14 +21,14 @@ _TASKS, _OUTPUTS = ("task",), ("output", "answer", "response", "expected output"
 # "7." "7)" "(7)" "7:" "**7.**" "### 7." "Task 7:" "Task 7" "**Instruction 7:**"
 _NUMBER = (
     r"^[ \t]*(?:#{1,6}[ \t]*)?[*_]{0,3}(?:"
-    r"(?P<word>%(words)s)[ \t]*\#?(?P<a>[0-9]{1,4})[ \t]*"
+    r"(?P<word>%(words)s)[ \t]*\#?(?P<a>\d{1,4})[ \t]*"
     r"(?:[*_]{0,3}[%(stops)s][*_]{0,3}|[*_]{0,3}[ \t]*$)"
-    r"|[%(open)s]?(?P<b>[0-9]{1,4})[*_]{0,3}[%(stops)s][*_]{0,3}(?![0-9])"
+    r"|[%(open)s]?(?P<b>\d{1,4})[*_]{0,3}[%(stops)s][*_]{0,3}(?!\d)"
     r")[ \t]*"
 )
 _LABEL = (
     r"^[ \t]{0,20}[#>*_-]{0,6}[ \t]{0,8}(?P<name>%(names)s)"
-    r"[ \t]?[0-9]{0,3}[ \t]?[*_]{0,3}[ \t]?[%(colons)s][*_]{0,3}[ \t]*"
+    rf"{BLANK}?\d{{0,3}}[ \t]?[*_]{{0,3}}{BLANK}?[%(colons)s][*_]{{0,3}}{BLANK}*"
 )
 _INLINE_INPUT = r"(?<=[.!?:;\"')])[ \t]+[*_]{0,3}Input[*_]{0,3}:[*_]{0,3}(?=\s|$)"
 _AROUND = r"[\s\-–—_.()\[\]<>\"'*（）【】《》“”。]*"
@@ -38,7 +39,7 @@ _NO_INPUT = (
 _BLANK = re.compile(r"[\s\-–—_.…]*")
 _RULE_LINE = re.compile(r"[ \t]*([#=*_~-])(?:[ \t]?\1){2,}[ \t]*")
 _QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("`", "`"), ("「", "」"), ("『", "』"))
-_SENTENCE_END = (".", "!", "?", "…", '."', '!"', '?"', ".)", "。", "！", "？", "؟", "۔", "।")
+_SENTENCE_END = (".", "!", "?", "…", '."', '!"', '?"', ".)", "。", "！", "？", *STOPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,10 @@ class _Labels:
     inline_input: re.Pattern[str]
     no_input: re.Pattern[str]
     kinds: dict[str, str]
-    """``instruction``, ``task``, ``input`` or ``output``, by the case-folded label."""
+    """``instruction``, ``task``, ``input`` or ``output``, by the folded label."""
 
     def kind(self, label: re.Match[str]) -> str:
-        return self.kinds[label["name"].casefold()]
+        return self.kinds[folded(label["name"])]
 
     def opens_task(self, text: str) -> bool:
         label = self.label.match(text)
@@ -89,11 +90,9 @@ def _labels(words: Wording) -> _Labels:
         return "|".join(re.escape(name) for name in sorted(dict.fromkeys(names), key=len, reverse=True))
 
     outputs = (*_OUTPUTS, words.answer, *words.outputs, *words.answers)
-    kinds = {name.casefold(): "output" for name in outputs} | {
-        name.casefold(): "task" for name in (*_TASKS, *words.tasks)
-    }
-    kinds |= {"input": "input", words.input.casefold(): "input"}
-    kinds |= {"instruction": "instruction", words.instruction.casefold(): "instruction"}
+    kinds = dict.fromkeys(outputs, "output") | dict.fromkeys((*_TASKS, *words.tasks), "task")
+    kinds |= dict.fromkeys(("input", words.input), "input")
+    kinds |= dict.fromkeys(("instruction", words.instruction), "instruction")
     own = not words.english
     parts = {
         "words": either("task", "instruction", "item", "exercise", words.instruction, *words.tasks),
@@ -104,14 +103,15 @@ def _labels(words: Wording) -> _Labels:
     }
     inline = _INLINE_INPUT
     if own:
-        inline += rf"|(?<=[.!?:;。！？：；”』」）])[ \t]*[*_]{{0,3}}{re.escape(words.input)}[*_]{{0,3}}[:：][*_]{{0,3}}"
+        named = rf"[*_]{{0,3}}{re.escape(words.input)}[*_]{{0,3}}{BLANK}?[:：][*_]{{0,3}}"
+        inline += rf"|(?<=[.!?:;。！？：；”』」）{STOPS}])[ \t]*{named}"
     no_input = f"{_NO_INPUT}|{either(words.no_input.strip('()（）'), *words.no_inputs)}"
     return _Labels(
         re.compile(_NUMBER % parts, re.IGNORECASE),
         re.compile(_LABEL % parts, re.IGNORECASE),
         re.compile(inline),
         re.compile(f"{_AROUND}(?:{no_input}){_AROUND}", re.IGNORECASE),
-        kinds,
+        {folded(name): kind for name, kind in kinds.items()},
     )
 
 
