@@ -70,21 +70,22 @@ def with_preset(given: Mapping[str, Any], preset: str) -> dict[str, Any]:
         raise ConfigError(f"There is no preset {preset!r}.", f"Presets: {', '.join(PRESETS)}.")
     # Direct is one round by definition; only another number given with it is a contradiction.
     one = {"rounds": 1} if given.get("strategy") == "direct" else {}
-    excluded = _excluded(given) if preset == DEFAULT_PRESET else frozenset()
+    excluded = _excluded(given, preset == DEFAULT_PRESET)
     proposed = {name: value for name, value in PRESETS[preset].items() if name not in excluded}
     return {**proposed, **one, **given}
 
 
-def _excluded(given: Mapping[str, Any]) -> frozenset[str]:
-    """What the default preset leaves out, since something that the user gave speaks against it."""
+def _excluded(given: Mapping[str, Any], default: bool) -> frozenset[str]:
+    """What a preset leaves out: constraints where a language has none; of the default what the user speaks against."""
     excluded: set[str] = set()
-    if given.get("show") == "never" or not given.get("answer_shots", 1):
+    if default and (given.get("show") == "never" or not given.get("answer_shots", 1)):
         excluded |= {"show", "answer_shots"}
     try:
         worded = bool(given.get("constraint_file")) or language_code(given.get("language", "en")) in WORDED
     except ValueError:
         worded = True  # `config.make` says what is wrong with it.
-    if not worded or not given.get("constraints", 1) or given.get("rules", "on") != "on":
+    against = not given.get("constraints", 1) or given.get("rules", "on") != "on"
+    if not worded or (default and against):
         excluded |= {"constraints", "answers"}
     return frozenset(excluded)
 

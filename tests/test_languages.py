@@ -22,17 +22,20 @@ from minisheep.engines.http import Post
 from minisheep.engines.openai import NAMES, RemoteEngine
 from minisheep.engines.openai_wire import OPTIONAL
 from minisheep.errors import ConfigError, SeedFileError
+from minisheep.presets import with_preset
 from minisheep.report import plots
 from minisheep.report.write import write
-from minisheep.rules.constraints import draw, hindsight, solved_with
-from minisheep.rules.corrupt import KINDS
-from minisheep.rules.endings import cut_answer
+from minisheep.rules.constraints import constrained, draw, hindsight, solved_with
+from minisheep.rules.corrupt import KINDS, change_fact
+from minisheep.rules.endings import cut_answer, ends_naturally, ends_with_list_line
 from minisheep.rules.heuristics import INSTRUCTION_RULES, RESPONSE_RULES, instruction_fault, response_fault
-from minisheep.rules.ifeval import loose, strict
+from minisheep.rules.ifeval import loose, strict, verify
+from minisheep.rules.ifeval_text import count_sentences, count_words
 from minisheep.rules.languages import NAMES as LANGUAGE_NAMES
 from minisheep.rules.languages import language_code
 from minisheep.rules.prompts import user_text
-from minisheep.rules.similarity import NoveltyIndex
+from minisheep.rules.similarity import NoveltyIndex, tokens
+from minisheep.rules.task_list import parse_task_list
 from minisheep.rules.wording import BY_WORDS, ENGLISH, ENGLISH_ALONE, wording_of
 from minisheep.run.events import Note
 
@@ -206,6 +209,15 @@ def test_a_round_keeps_as_much_as_in_english(
             ("espan\u0303ol", "es"),
             ("ไทย", "th"),
         ),
+        *(("pt br", "pt"), ("zh tw", "zh"), ("mo", "ro"), ("ji", "yi"), ("arb", "ar"), ("bod", "bo"), ("فارسی", "fa")),
+        *(
+            ("Tiếng Việt", "vi"),
+            ("简体中文", "zh"),
+            ("ｚｈ", "zh"),
+            ("\ufeffen", "en"),
+            ("chr", "chr"),
+            ("norsk", "no"),
+        ),
     ],
 )
 def test_a_tag_is_brought_to_one_form(written: str, code: str) -> None:
@@ -295,6 +307,152 @@ def test_different_tasks_that_share_a_digit_or_a_name_are_not_alike() -> None:
         assert NoveltyIndex([first]).too_similar(first + "。", 0.7)[0]
 
 
+AS_ONE = [
+    *(
+        ("列出３个水果", "列出3个水果"),
+        ("ｶﾞｿﾘﾝの値段", "ガソリンの値段"),
+        ("İSTANBUL hakkında yaz", "istanbul hakkında yaz"),
+    ),
+    *(("ISPARTA hakkında yaz", "ısparta hakkında yaz"), ("كتـــاب جيد", "كتاب جيد"), ("كَتَبَ الوَلَدُ", "كتب الولد")),
+    *(
+        ("می\u200cخواهم بروم", "می خواهم بروم"),
+        ("नई दिल्\u200dली", "नई दिल्ली"),
+        ("١٢٣ كلمة", "123 كلمة"),
+        ("שָׁלוֹם לך", "שלום לך"),
+    ),
+    *(("Ha\u0300 No\u0323\u0302i", "Hà Nội"), ("ทํา", "ทำ"), ("ΟΔΟΣ", "οδος"), ("ᎠᏂ", "ꭰꮒ"), ("STRASSE", "Straße")),
+]
+"""Texts that a reader would call the same."""
+
+
+@pytest.mark.parametrize(("first", "second"), AS_ONE)
+def test_what_is_written_in_two_ways_is_the_same_text(first: str, second: str) -> None:
+    assert NoveltyIndex([first]).nearest(second)[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "ends"),
+    [
+        ("दिल्ली भारत की राजधानी है। यह बड़ी है।", 8, 2),
+        ("ঢাকা রাজধানী। এখানে মানুষ আছে?", 5, 2),
+        ("می\u200cخواهم کتاب\u200cها را بخوانم. آیا می\u200cتوانم؟ بله", 7, 3),
+        ("پاکستان بڑا ہے۔ کیا آپ جانتے ہیں؟", 7, 2),
+        ("Երևանը մայրաքաղաք է։ Ունի՞։", 4, 2),
+        ("አዲስ አበባ ከተማ ናት። ስንት ሰው አለ፧ ብዙ።", 8, 3),
+        ("མི་ནི་ཡིན། ང་བོད་པ་ཡིན།", 7, 2),
+        ("ភ្នំពេញ។ ស្អាត។", 7, 2),
+        ("Ποιος ήταν; Ήταν σοφός.", 4, 2),
+        ('צה"ל הוא צבא. שלום', 4, 2),
+        ("பெ\u0bbeருள் நல்லது.", 2, 1),
+    ],
+)
+def test_words_and_sentences_of_any_script_are_counted(text: str, number: int, ends: int) -> None:
+    assert (count_words(text), count_sentences(text)) == (number, ends)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "kept", "broken"),
+    [
+        ("punctuation:no_comma", {}, "نعم كثير", "نعم، كثير"),
+        ("keywords:forbidden_words", {"forbidden_words": ["हिंद"]}, "हिंदी अच्छी है", "जय हिंद बोलो"),
+        ("keywords:forbidden_words", {"forbidden_words": ["हिंदी"]}, "हिंद बड़ा है", "हिंदी अच्छी है"),
+        ("keywords:existence", {"keywords": ["Việt"]}, "Vie\u0323\u0302t Nam", "Viet Nam"),
+        ("startend:quotation", {}, "« Bonjour »", "Bonjour »"),
+        ("startend:quotation", {}, "„Hallo“", "Hallo“"),
+    ],
+)
+def test_a_constraint_is_decided_as_its_reader_would(
+    kind: str, arguments: dict[str, Any], kept: str, broken: str
+) -> None:
+    assert verify(kind, arguments, "", kept) and not verify(kind, arguments, "", broken)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Er sagte: „Das ist gut.“", "Il dit : « Oui. »", "»Das ist gut.«", "Ποιος ήταν;", "ང་བོད་པ་ཡིན།", "ስንት ሰው አለ፧"),
+        *("ভালো।", "Քանի՞ ունի։", "他说：“好。”"),
+    ],
+)
+def test_an_end_of_any_script_is_one(text: str) -> None:
+    assert ends_naturally(text) and not ends_naturally(text + " और")
+
+
+@pytest.mark.parametrize(
+    "item", ["١. أولا", "१. पहला", "１．一つ", "1.首先", "①一つ", "・項目", "1- أولا", "א. ראשון", "가. 첫째"]
+)
+def test_a_list_of_any_script_is_one(item: str) -> None:
+    assert ends_with_list_line(item)
+
+
+@pytest.mark.parametrize("answer", ["عام ١٩٨٩", "वर्ष १९८९", "共有１２３人", "Năm 1989"])
+def test_a_wrong_number_is_another_one_in_digits_of_the_same_script(answer: str) -> None:
+    for seed in range(20):
+        wrong = change_fact(answer, "", [], random.Random(seed))
+        assert wrong and tokens(wrong) != tokens(answer) and wrong.isascii() == answer.isascii()
+        assert {c.isascii() for c in wrong if c.isdecimal()} == {c.isascii() for c in answer if c.isdecimal()}
+
+
+@pytest.mark.parametrize(
+    ("language", "labels", "text"),
+    [
+        ("tr", ("Yönerge", "Girdi"), "bir\nınput: x\n\n7. YÖNERGE: iki\nGİRDİ: y"),
+        ("ar", ("التعليمات", "المدخل"), "اكتب\nالمدخل: س\n\n٧. التعليمات: اذكر\nالمدخل: ص"),
+        ("fr", ("Consigne", "Entrée"), "un\nEntrée\u00a0: x\n\n7. Consigne\u202f: deux\nEntrée\u00a0: y"),
+        ("zh", ("指令", "输入"), "写一首诗\n输入：甲\n\n７．指令：列出\n输入：乙"),
+    ],
+)
+def test_a_list_of_tasks_is_read_whatever_its_digits_case_and_blanks(
+    language: str, labels: tuple[str, str], text: str
+) -> None:
+    words = wording_of(language, dict(zip(("instruction", "input"), labels, strict=True)))
+    found = parse_task_list(text, 6, False, words)
+    assert len(found) == 2 and all(task.input for task in found)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "rule"),
+    [
+        ("ko", "지구의 나이는 얼마인가요?", ""),
+        ("tr", "Fotosentezi kısaca açıkla.", ""),
+        ("bo", "བོད་ཡིག་ནི་ཅི་རེད།", ""),
+        ("en", "Explain photosynthesis briefly.", "too_short"),
+        ("zh", "请访问https://example.com总结内容。", "has_url"),
+        ("hi", "चित्रा नाम की लड़की की कहानी लिखिए।", ""),
+    ],
+)
+def test_an_instruction_in_any_script_passes_for_what_it_is(language: str, text: str, rule: str) -> None:
+    fault = instruction_fault(text, "", wording_of(language, {"out_of_reach": ["चित्र"]}))
+    assert (fault or ("",))[0] == rule
+
+
+def test_a_word_with_marks_loops_and_lettered_options_have_letters_of_their_own() -> None:
+    hindi, russian = wording_of("hi"), wording_of("ru")
+    assert response_fault("एक कविता लिखो", "", "वह है है है है है", "end", wording=hindi)
+    fault = response_fault("Что выбрать?", "", "А) чай\nБ) кофе", "end", wording=russian)
+    assert fault is not None and fault[0] == "answer_choices"
+
+
+@pytest.mark.parametrize(
+    ("instruction", "joined"),
+    [
+        ("कविता लिखो", "कविता लिखो। X"),
+        ("เขียนบทกวี", "เขียนบทกวี X"),
+        ("写一首诗", "写一首诗。X"),
+        ("Write it.", "Write it. X"),
+        ("سؤال؟", "سؤال؟ X"),
+    ],
+)
+def test_a_constraint_follows_as_its_script_has_it(instruction: str, joined: str) -> None:
+    assert constrained(instruction, "X") == joined
+
+
+@pytest.mark.parametrize("preset", ["demo", "default"])
+def test_a_preset_has_no_constraints_where_there_are_no_words_for_them(preset: str) -> None:
+    assert with_preset({"language": "ar"}, preset).get("constraints", 0) == 0
+    assert with_preset({"language": "zh"}, preset)["constraints"] > 0
+
+
 # What is shipped in Chinese
 
 EXCEPTIONS = {"zh-grammar-through", "zh-synonym-replace"}
@@ -367,6 +525,7 @@ def test_a_misspelt_file_of_labels_is_named_and_not_passed_over(tmp_path: Path, 
     [
         ('instructon = "x"', "nearest: instruction"),
         ("colon = 3", "colon is not a text"),
+        ('colon = " -> "', "colon ends in no colon"),
         ('turns = "x"', "turns is not a list"),
         ('turns = ["x"]', "fewer than two labels"),
         ('counterparts = ["one"]', "fewer than two words"),

@@ -157,7 +157,7 @@ def _table(path: str, language: str) -> tuple[str, dict[str, Any]]:
     if not path and code != "en" and own == "constraints.toml":
         raise ConfigError(
             f"minisheep has no constraints worded in {code!r}.",
-            "Nothing was started. Give your own with --constraint-file, or leave --constraints out.",
+            "Nothing was started. Give your own with --constraint-file, or say --constraints 0.",
         )
     data, name = read_file(path, own, "constraint file", ConfigError)
     table = read_table(data, name, ConfigError, _FIX)

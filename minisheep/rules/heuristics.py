@@ -26,8 +26,7 @@ from minisheep.rules.wording import ENGLISH, ENGLISH_ALONE, Wording
 
 SHORTEST, LONGEST = 4, 150
 """Words that an instruction may have, both included. Four characters are the fewest too, since they can ask for
-something, and three words outside English: Korean, Turkish or Tamil say with one what takes English several. The most
-are `rules.text_words.scaled`."""
+something, and three words outside English (Korean says with one what takes English several); the most are `scaled`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,9 +258,9 @@ def answer_choices(pair: AnsweredText) -> str | None:
     if named:
         return named.group().strip()
     letters = folded("".join(_LINE_OPTION.findall(pair.output)))
-    for first, second in _FIRST_LETTERS:
-        if second in letters.partition(first)[2]:
-            return f"lines {first.upper()}, {second.upper()}"
+    for two in _FIRST_LETTERS:
+        if two[1] in letters.partition(two[0])[2]:
+            return f"lines {', '.join(two.upper())}"
     return "A, B, C in a line" if _INLINE_OPTIONS.search(pair.output) else None
 
 

@@ -435,10 +435,9 @@ def resolve(check: Constraint, prompt: str, name: str) -> dict[str, Any]:
 
 def _verdicts(item: VerifiableItem, responses: tuple[str, ...]) -> tuple[bool, ...]:
     verdicts = []
+    texts = [unicodedata.normalize("NFC", text) for text in responses if text.strip()]
     for check in item.checks:
         arguments = resolve(check, item.prompt, f"Item {item.id}")
         decide = KINDS[check.kind][0]
-        verdicts.append(
-            any(text.strip() and decide(unicodedata.normalize("NFC", text), **arguments) for text in responses)
-        )
+        verdicts.append(any(decide(text, **arguments) for text in texts))
     return tuple(verdicts)

@@ -18,7 +18,6 @@ NAMES = {code: name for code, name, *_ in _ROWS}
 BY_CHARACTERS = frozenset({"zh", "ja", "th", "lo", "km", "my", "ii"})
 """Languages without blanks between words, whose characters are counted in the place of words."""
 _CODES = {said.casefold(): code for code, *names in _ROWS for said in names} | {code: code for code in NAMES}
-"""A code by what people write for it."""
 
 
 def language_code(written: object) -> str:

@@ -12,9 +12,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import groupby
 
 _IDEOGRAPHS = (
     "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -39,17 +38,12 @@ _CHARACTERS = [
     if unicodedata.category(chr(code)) in ("Mn", "Mc", "Nd")
 ]
 """All combining marks, and the digits of all scripts."""
-
-
-def _ranges(characters: Sequence[str]) -> str:
-    """Characters, ascending, as what stands between the brackets of an expression."""
-    ends = [n for n, (one, next) in enumerate(pairwise(characters)) if ord(next) != ord(one) + 1]
-    firsts, lasts = [0, *(n + 1 for n in ends)], [*ends, len(characters) - 1]
-    return "".join(f"{characters[a]}-{characters[b]}" for a, b in zip(firsts, lasts, strict=True))
-
-
-MARKS = _ranges([c for c in _CHARACTERS if not c.isdecimal()]) + "\u200c\u200d"
-"""The same for what belongs to the letter before it: combining marks and the two joiners of Persian and Indic words."""
+_IN_PLACE = [
+    [mark for _, mark in run]
+    for _, run in groupby(enumerate(c for c in _CHARACTERS if not c.isdecimal()), lambda at: ord(at[1]) - at[0])
+]
+MARKS = "".join(f"{run[0]}-{run[-1]}" for run in _IN_PLACE) + "\u200c\u200d"
+"""What belongs to the letter before it, between brackets: combining marks, the joiners of Persian and Indic words."""
 STOPS = "؟۔।॥։።፧།༎។៕။᠃᱾꯫"
 """Ends of sentences that ASCII, Chinese and Japanese lack; no blank need follow."""
 BLANK = "[ \t\u00a0\u202f]"
@@ -75,7 +69,7 @@ NUMBER = rf"{START}\d+(?:[.,٫٬]\d+)*{NUMBER_END}"
 _OTHER_FORMS = re.compile("[\u0e33\u0eb3\u2e80-\u2fdf\ufb00-\ufdff\ufe70-\ufeff\uff00-\uffef]+")
 """Full and half width, joined Arabic, and other characters that are there twice."""
 _OPTIONAL = "\u00ad\u0591-\u05bd\u05bf-\u05c2\u05c4-\u05c7\u0640\u064b-\u0652\u0670\u200c-\u200f\u2060\ufe00-\ufe0f"
-"""What a word is written with or without: vowel points, a stretched line, joiners, what chooses between two glyphs."""
+"""What a word is written with or without: vowel points, a stretched line, joiners, what chooses a glyph."""
 _SAME = {ord(c): str(unicodedata.decimal(c)) for c in _CHARACTERS if c.isdecimal()} | str.maketrans("ıيك", "iیک")
 """Digits, and letters with two code points that are taken for one another."""
 
@@ -83,8 +77,7 @@ _SAME = {ord(c): str(unicodedata.decimal(c)) for c in _CHARACTERS if c.isdecimal
 def folded(text: str) -> str:
     """`text` in the form in which texts are compared: without case, width, vowel points and the script of digits."""
     text = unicodedata.normalize("NFC", _OTHER_FORMS.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text))
-    # Persian writes the joiner or a blank.
-    text = re.sub("(?<=[\u0600-\u06ff])\u200c", " ", text.casefold())
+    text = re.sub("(?<=[\u0600-\u06ff])\u200c", " ", text.casefold())  # Persian writes the joiner or a blank.
     return re.sub(f"(?<=i)\u0307|[{_OPTIONAL}]", "", text).translate(_SAME)
 
 

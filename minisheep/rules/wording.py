@@ -107,6 +107,8 @@ def wording_of(language: str, table: Mapping[str, Any] | None = None) -> Wording
             chosen[name] = value
     if any(len(group.split()) < 2 for group in chosen["counterparts"]):
         raise ValueError("a group of counterparts has fewer than two words")
+    if chosen["colon"].strip()[-1] not in ":：":
+        raise ValueError("colon ends in no colon, by which labels are known again")
     if len(chosen["turns"]) < 2:
         raise ValueError("turns has fewer than two labels")
     return Wording(language=language, **chosen)
