@@ -23,7 +23,7 @@ _CODES = {said.casefold(): code for code, *names in _ROWS for said in names} | {
 def language_code(written: object) -> str:
     """The code of a language from its tag or its English name; ValueError that names the nearest for an unknown one."""
     whole = unicodedata.normalize("NFKC", str(written)).strip("\ufeff\u200b \t\n").casefold().replace("_", "-")
-    primary = re.split(r"[-.@(\s]", whole)[0]
+    primary = re.split("[-.@(]", re.sub(r"^([a-z]{2,3}) (?=[a-z]{2}$)", r"\1-", whole))[0].strip()
     # A name may hold a hyphen or a word before it, as in "simplified chinese"; the last word of "pt br" is no language.
     last = whole.split()[-1] if " " in whole else ""
     code = _CODES.get(whole) or (_CODES.get(last) if len(last) > 3 else None) or _CODES.get(primary)
