@@ -221,7 +221,8 @@ def write(folder: RunFolder, opening: Opening, inputs: Mapping[str, str]) -> Ope
             write_json(folder.constraints, catalogue.to_dict())
         write_settings(folder, settings)
         preset = {"preset": opening.preset} if opening.preset else {}
-        folder.write_manifest({"phases": {}, "inputs": inputs, **preset})
+        bound = {name: value for name, value in settings.model_dump().items() if not config.is_changeable(name)}
+        folder.write_manifest({"phases": {}, "inputs": inputs, "settings": bound, **preset})
     elif opening.note:
         # The manifest first: if cut off in between, the filter is done again with the old --keep, not left out.
         folder.write_manifest(dict(opening.manifest))
@@ -278,11 +279,28 @@ def _refuse_foreign_folder(folder: RunFolder) -> None:
         raise UsageError(f"{folder.path} exists and is not a run (it holds {foreign[0]}).", "Give another --run.")
 
 
+MOVED = frozenset({*PATHS, *PERHAPS, "engine", "engine_hook"})
+"""Settings of which a run on another machine may need others; what they lead to is checked there."""
+
+
 def stored_settings(folder: RunFolder) -> Settings:
+    """The settings of a run. Raises `errors.ConfigError` for a file that is damaged, cut short or was changed where a
+    run that has begun is bound."""
     fault, fix = "", "Restore it from a copy; if a newer minisheep made the run, that one reads it."
     try:
         given = config.read_toml(folder.settings)
         fault, fix = f"{folder.settings} holds settings that are none: ", "Restore it from a copy, or correct it."
-        return config.make(given)
+        settings = config.make(given)
     except ConfigError as error:  # it is the file that is wrong, not what was typed
         raise ConfigError(f"{fault}{error.message}", fix) from None
+    bound = folder.read_manifest().get("settings", {}) if folder.begun else {}
+    odd = [
+        tomli_w.dumps({name: value}).strip()
+        for name, value in bound.items()
+        if getattr(settings, name, value) != value and not (name in MOVED and name in given)
+    ]
+    if odd:
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        fault = f"{folder.settings} has changed since the run began. It held {', '.join(odd[:5])}{more}."
+        raise ConfigError(fault, "Restore it from a copy, or correct it; a run with other settings is a new one.")
+    return settings

@@ -19,7 +19,7 @@ from tiny_runs import tiny_run
 from minisheep import config
 from minisheep.cli.export import TARGETS
 from minisheep.cli.main import cli
-from minisheep.errors import DiskError, ExportError, MinisheepError, UsageError
+from minisheep.errors import CorruptRunError, DiskError, ExportError, MinisheepError, UsageError
 from minisheep.export import export_choice, exporting, model_cards, worker
 from minisheep.export.export_choice import ExportChoice, ExportSpec
 from minisheep.run.events import Event, Note
@@ -370,6 +370,40 @@ def test_every_card_has_code_that_loads_what_is_there(
     gguf = f"{made[-1].name}-Q4_K_M.gguf"
     assert (f"llama-cli --jinja -m {gguf}" in "".join(shells)) == (target in export_choice.WITH_GGUF)
     assert ("hf download me/sheep" in "".join(shells)) == bool(repo)
+
+
+def test_what_a_run_calls_itself_is_no_markup_in_a_card(run: Path, made: list[ExportSpec], tmp_path: Path) -> None:
+    odd = "<img src=x onerror=y> ![a](http://x.example/t.png) [b](javascript:c)\n---\nlicense: mit"
+    model = read_json(RunFolder(run).model)
+    model |= {"title": odd, "licence": odd}
+    model["template"]["end"] = "</s>`" + odd
+    write_json(RunFolder(run).model, model)
+    export(export_choice.choose_export(str(run), "2"), tmp_path / "out", "hub-folder")
+    for card in (tmp_path / "out" / "model" / "README.md", tmp_path / "out" / "dataset" / "README.md"):
+        text = card.read_text().split("---\n", 2)[2]
+        assert not re.search(r"(?<!\\)<img|(?<!\\)\](?=\()|^license:", text, re.MULTILINE), text
+        assert front(card)["license"] == "other"
+
+
+def test_an_exported_adapter_names_no_library_to_import(run: Path, tmp_path: Path) -> None:
+    spec = ExportSpec(run=str(run), round=2, target="adapter", work=str(tmp_path / "work"), format="F16")
+    path = RunFolder(run).round(2).adapter / "adapter_config.json"
+    write_json(path, read_json(path) | {"auto_mapping": {"parent_library": "antigravity"}, "revision": "evil"})
+    work: Any = SimpleNamespace(spec=spec, round=RunFolder(run).round(2), model=SimpleNamespace(name="m", gguf=run))
+    with pytest.raises(MinisheepError):  # there is no vocabulary
+        worker._adapter(work, [], [])
+    written = read_json(spec.adapter_folder / "adapter_config.json")
+    assert written["auto_mapping"] is None and written["revision"] is None and written["r"] == 2
+
+
+@pytest.mark.parametrize("place", ["dropped_by_rule", "scores"])
+def test_names_in_measures_are_names(run: Path, place: str) -> None:
+    path = RunFolder(run).round(2).metrics
+    metrics = read_json(path)
+    metrics["data"][place] = {"dropped_by_rule": {"<b>": 1}, "scores": {"judge": "<b>"}}[place]
+    write_json(path, metrics)
+    with pytest.raises(CorruptRunError, match=place):
+        model_cards.rounds(export_choice.choose_export(str(run), "2"))
 
 
 def test_a_base_without_an_id_is_named_in_the_text_alone(made: list[ExportSpec], tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from tiny_runs import minisheep, outcome, tiny_run
 
 from minisheep import api, loop
 from minisheep.cli.main import cli
-from minisheep.errors import CorruptRunError, UsageError
+from minisheep.errors import ConfigError, CorruptRunError, UsageError
 from minisheep.run.events import Note
+from minisheep.run.files import check_links
 from minisheep.run.folder import FILES, RunFolder
 from minisheep.run.integrity import Damage, mark_lines, mark_of
 
@@ -226,12 +227,91 @@ def test_a_pipe_in_a_run_folder_makes_nobody_wait(run: Path) -> None:
         api.load_run(run)
 
 
+@pytest.mark.parametrize("name", [".lock", "model.json", "run.toml", "manifest.json"])
+def test_no_verb_without_a_run_waits_for_a_pipe_in_one(
+    run: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    run.rename(runs / "evil")
+    (runs / "evil" / name).unlink()
+    os.mkfifo(runs / "evil" / name)
+    monkeypatch.chdir(tmp_path)
+    for verb in (["attach"], ["stop"], ["models", "--cache"], ["runs"], ["align", "--run", "runs/evil", "--dry-run"]):
+        found = minisheep(*verb, timeout=60)
+        assert found.returncode in (0, 1, 2) and "Traceback" not in found.stderr, verb
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "run.toml", "events.jsonl", "round-1/kept.jsonl", "eval/x.json"])
+def test_a_file_of_holes_is_told_and_not_read_into_memory(run: Path, name: str) -> None:
+    """A few bytes of an archive can be terabytes to whoever reads them."""
+    path = run / name
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "ab") as file:
+        file.truncate(1 << 41)
+    for way in (lambda: tiny_run(run), lambda: api.load_run(run), lambda: api.Run(run).report()):
+        with pytest.raises(CorruptRunError, match="no such file of a run is that large"):
+            way()
+
+
+def test_a_large_file_that_holds_what_it_says_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "adapter.gguf"
+    file.write_bytes(bytes(range(1, 256)) * 4096)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("minisheep.run.files.MOST_JSON", 1 << 19)
+        check_links(tmp_path, writing=True)
+        file.rename(tmp_path / "tokenizer.json")
+        with pytest.raises(CorruptRunError, match="1 MB"):
+            check_links(tmp_path, writing=True)
+
+
+def cut(text: str) -> str:
+    return "".join(text.splitlines(keepends=True)[:20])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: text.replace("generate_temperature = 0.8", "generate_temperature = 0.1"), "temperature = 0.8"),
+        (cut, 'engine = "fake"'),
+        (lambda text: "", "answer_max_tokens = 80"),
+    ],
+)
+def test_settings_that_bind_a_run_are_those_that_it_began_with(run: Path, change: Any, told: str) -> None:
+    path = run / "run.toml"
+    whole = path.read_text()
+    assert "generate_temperature = 0.8" in whole
+    path.write_text(change(whole))
+    for way in (lambda: tiny_run(run, rounds=3), lambda: api.load_run(run).settings):
+        with pytest.raises(ConfigError) as refused:
+            way()
+        assert str(path) in refused.value.message and "has changed since the run began" in refused.value.message
+    assert told in refused.value.message or "more" in refused.value.message
+    # Where a model or a file lies may be another on another machine.
+    path.write_text(whole.replace('prompts = ""', f'prompts = "{run}"').replace("threads = 0", "threads = 1"))
+    assert api.load_run(run).settings.threads == 1
+    # Runs of before this was kept, or of somebody who took it out, are read as they are.
+    folder = RunFolder(run)
+    manifest = folder.read_manifest()
+    del manifest["settings"]
+    folder.write_manifest(manifest)
+    path.write_text(whole.replace("generate_temperature = 0.8", "generate_temperature = 0.1"))
+    assert api.load_run(run).settings.generate_temperature == 0.1
+
+
 def test_what_killed_processes_left_is_swept_when_the_run_goes_on(run: Path) -> None:
     left = [run / ".manifest.json.999999999.tmp", run / "round-1" / ".kept.jsonl.999999999.tmp"]
     for path in left:
         path.touch()
     tiny_run(run)
     assert not any(path.exists() for path in left)
+
+
+def test_a_name_that_no_file_can_have_is_damage_of_the_manifest(run: Path) -> None:
+    path = run / "manifest.json"
+    path.write_text(path.read_text().replace('"kept.jsonl"', '"kept\\u0000"', 1))
+    with pytest.raises(CorruptRunError, match="manifest"):
+        _ = api.load_run(run).damage
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:

@@ -91,10 +91,9 @@ def test_a_run_that_begins_is_written_whole_and_wants_to_go_on(tmp_path: Path) -
     folder.model.write_text("of an attempt that failed")
     folder.pause.touch()
     opening.write(folder, opening.Opening(settings), {"seeds": "a"})
-    assert opening.stored_settings(folder) == settings and folder.read_manifest() == {
-        "phases": {},
-        "inputs": {"seeds": "a"},
-    }
+    assert opening.stored_settings(folder) == settings
+    manifest = folder.read_manifest()
+    assert manifest.pop("settings")["seed"] == settings.seed and manifest == {"phases": {}, "inputs": {"seeds": "a"}}
     assert not folder.model.exists() and not folder.pause.exists()
 
 
@@ -155,7 +154,7 @@ def test_after_an_attempt_that_made_nothing_every_setting_may_be_given_anew(tmp_
     folder.make_round(0)  # the first phase failed before it made anything
     assert opening.read_standing(folder, "imitation") == (None, None)
     folder.round(0).metrics.touch()
-    assert opening.read_standing(folder, "imitation") == (stored, {"phases": {}, "inputs": {}})
+    assert opening.read_standing(folder, "imitation") == (stored, folder.read_manifest())
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from minisheep import api
-from minisheep.data.seed_tasks import load_prompts, load_seeds
+from minisheep.data.seed_tasks import load_prompts, load_seeds, read_given
 from minisheep.errors import RunMismatchError, SeedFileError, UsageError
 from minisheep.models.registry import absolute_paths
 
@@ -215,6 +215,12 @@ def test_a_byte_order_mark_is_ignored_wherever_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["/dev/zero", "/", "a\0b"])
 def test_what_is_no_file_is_refused_and_does_not_fill_the_memory(name: str) -> None:
     assert "cannot be read" in fault(name)
+
+
+@pytest.mark.skipif(not os.access("/proc/kmsg", os.R_OK), reason="only root may read the kernel's messages")
+def test_a_file_that_has_nothing_to_say_yet_is_empty() -> None:
+    read_given("/proc/kmsg")
+    assert isinstance(read_given("/proc/kmsg"), bytes)
 
 
 def test_a_pipe_into_which_nobody_writes_is_not_waited_for_without_end(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,21 @@ def test_micro_batches_change_nothing(tmp_path: Path, weights: Path) -> None:
         train(each)
     # Differences of rounding, which Adam's first steps (gradient over its own size) can lift.
     assert distance(adapter(jobs[0]), adapter(jobs[1])) < 1e-3
+
+
+def test_weights_that_bring_their_own_code_are_refused_and_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minisheep.errors import ModelFileError
+    from minisheep.trainers.lora_model import load_base, this_machine
+
+    code = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": code}))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    with pytest.raises(ModelFileError, match="custom code"):
+        load_base(tmp_path, this_machine("fp32"))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_loss_counts_the_completion_only_and_padding_not_at_all(weights: Path) -> None:

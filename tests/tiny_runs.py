@@ -48,7 +48,7 @@ def minisheep(*args: str, fault: str = "", check: bool = False, **options: Any) 
     environment = {**os.environ, **({"MINISHEEP_FAULT": fault} if fault else {})}
     return subprocess.run(
         [sys.executable, "-m", "minisheep", *args],
-        capture_output=True, text=True, env=environment, timeout=HELD, check=check, **options,
+        capture_output=True, text=True, env=environment, check=check, **{"timeout": HELD, **options},
     )  # fmt: skip
 
 

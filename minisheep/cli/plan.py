@@ -18,6 +18,7 @@ from minisheep.models.registry import find_model
 from minisheep.plan import fit, plan_table
 from minisheep.plan.gpu_models import COMMON, find_gpu_model
 from minisheep.plan.room import gguf_here, known_model
+from minisheep.run.files import check_links
 from minisheep.run.folder import RunFolder
 
 WIDTH = 120
@@ -74,6 +75,7 @@ def _settings(run: str | None, preset: str | None, given: dict[str, Any]) -> Set
     """The settings that a run would begin or go on with. Raises `errors.UsageError`."""
     wanted = opening.asked_for(given, preset)
     folder = RunFolder(Path(run) if run else opening.default_folder(config.make(wanted).model, preset))
+    check_links(folder.path, writing=False)
     stored, manifest = opening.read_standing(folder, preset)
     opened = opening.resolve(opening.asked_for(given, preset, stored), stored, manifest)
     settings = opened.settings

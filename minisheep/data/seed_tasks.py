@@ -144,7 +144,7 @@ def read_given(path: str | Path, most: int = MOST_OF_A_PIPE) -> bytes:
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         kind = os.fstat(file.fileno()).st_mode
         if stat.S_ISREG(kind):
-            return file.read()
+            return file.read() or b""  # None where the kernel has nothing to say, as in /proc/kmsg
         if not stat.S_ISFIFO(kind):
             raise OSError(errno.EINVAL, "it is neither a file nor a pipe")
         if not select.select([file], [], [], WAITED)[0]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +163,9 @@ def model_card(
     found = _compared(choice)
     sources = f"{SOURCES} {seeds_text(choice.run.settings.mix_seeds)}".strip()
     parts = [
-        f"# {choice.title}",
+        f"# {_plain(choice.title)}",
         *(_outcome(choice, found) if found else ()),
-        f"{choice.model.title}, aligned with minisheep {__version__} in"
+        f"{_plain(choice.model.title)}, aligned with minisheep {__version__} in"
         f" {plural(choice.round, 'round')} on instructions and answers that it wrote itself.",
         "## How to use it",
         *how_to_use(choice, spec, repo),
@@ -184,7 +185,7 @@ def model_card(
         " own mistakes. It was not tested for safety. The numbers above come from one run and from short tasks in one"
         " language.",
         "## Licence",
-        choice.licence,
+        _plain(choice.licence),
     ]
     return _card(front.to_yaml(), parts)
 
@@ -208,7 +209,7 @@ def dataset_card(choice: ExportChoice, data: Sequence[RoundData]) -> str:
     )
     settings = choice.run.settings
     parts = [
-        f"# What {choice.model.title} wrote for itself",
+        f"# What {_plain(choice.model.title)} wrote for itself",
         f"{total} instructions with answers, from {plural(len(data), 'round')} of I-SHEEP (arXiv 2408.08072) with"
         f" minisheep {__version__}.",
         "## How it was made",
@@ -240,7 +241,7 @@ def dataset_card(choice: ExportChoice, data: Sequence[RoundData]) -> str:
         "Instructions and answers may be wrong. The judge is the model itself: its scores show which of its answers it"
         " prefers, not which are true. Nothing was removed for being harmful, private or false.",
         "## Licence",
-        choice.licence,
+        _plain(choice.licence),
     ]
     return _card(front.to_yaml(), parts)
 
@@ -249,8 +250,13 @@ def _card(front: str, parts: Iterable[str]) -> str:
     return f"---\n{front.strip()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _plain(text: str) -> str:
+    """A text of a run folder, which anybody may have made, as text alone: no link, no picture, no HTML."""
+    return re.sub(r"([\\`*_\[\]<>])", r"\\\1", one_line(text))
+
+
 def _base(choice: ExportChoice) -> str:
-    return f"{choice.model.title}" + (f" ({choice.base_id})" if choice.base_id else "")
+    return _plain(choice.model.title) + (f" ({choice.base_id})" if choice.base_id else "")
 
 
 def _origin(choice: ExportChoice) -> dict[str, str]:
@@ -258,8 +264,8 @@ def _origin(choice: ExportChoice) -> dict[str, str]:
     alone = choice.run.settings.strategy in ("one-base", "direct")
     rounds = (choice.round,) if alone else range(1, choice.round + 1)
     return {
-        "file of the base": f"SHA-256 {choice.model.gguf_sha256}",
-        "template": f"{choice.model.template.name}, answers end with `{choice.model.template.end}`",
+        "file of the base": f"SHA-256 {_plain(choice.model.gguf_sha256)}",
+        "template": f"{choice.model.template.name}, answers end with {_plain(choice.model.template.end)}",
         "trained on": f"the kept pairs of round {', '.join(map(str, rounds))}",
     }
 

@@ -193,7 +193,8 @@ def _adapter(work: ExportWork, users: list[str], run: list[export_checks.GreedyA
     folder = spec.adapter_folder
     folder.mkdir(parents=True, exist_ok=True)
     config = lora_gguf.read_config(work.round.adapter)
-    config["base_model_name_or_path"] = spec.base_id or work.model.name
+    # PEFT imports the library that `auto_mapping` names, and a run folder may come from anybody.
+    config |= {"base_model_name_or_path": spec.base_id or work.model.name, "auto_mapping": None, "revision": None}
     write_json(folder / "adapter_config.json", config)
     shutil.copyfile(work.round.adapter / lora_gguf.TENSORS, folder / lora_gguf.TENSORS)
     with Vocabulary.from_file(work.model.gguf) as vocabulary:

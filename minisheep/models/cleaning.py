@@ -148,7 +148,8 @@ def _models(runs: Iterable[Path]) -> Iterator[tuple[Path, PreparedModel]]:
     """The models of run folders; those that are not prepared yet, or cannot be read, have none."""
     for run in runs:
         with contextlib.suppress(MinisheepError, OSError):
-            yield run, PreparedModel.read(run / "model.json")
+            if (run / "model.json").is_file():  # a pipe would be waited for
+                yield run, PreparedModel.read(run / "model.json")
 
 
 def _paths(model: PreparedModel) -> tuple[Path, ...]:

@@ -217,14 +217,28 @@ def who_has_open(path: Path) -> list[int]:
     return sorted(found - {os.getpid()})
 
 
+MOST_JSON = 1 << 28
+"""Bytes of a file that is read as a whole; ours are a hundredth of that."""
+
+
 def check_links(root: Path, *, writing: bool) -> None:
     """Raise `errors.CorruptRunError` for a link below `root` that leaves it, or for any link where it will be written,
-    and for whatever is neither file nor folder: such a thing is not minisheep's, and may lead or wait anywhere."""
+    for whatever is neither file nor folder, and for a file too large to be what its name says: such a thing is not
+    minisheep's, and may lead or wait anywhere, or take all memory."""
     inside = Path(os.path.realpath(root))
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
             path = Path(folder, name)
-            mode = os.lstat(path).st_mode if os.path.lexists(path) else stat.S_IFREG
+            try:
+                found = os.lstat(path)
+            except FileNotFoundError:  # it went meanwhile
+                continue
+            mode = found.st_mode
+            if stat.S_ISREG(mode) and _is_too_large(path, found):
+                raise CorruptRunError(
+                    one_line(f"{path} has {megabytes(found.st_size)}, and no such file of a run is that large."),
+                    "Restore it from a copy, or remove it.",
+                )
             if stat.S_ISLNK(mode) and (writing or not Path(os.path.realpath(path)).is_relative_to(inside)):
                 raise CorruptRunError(
                     one_line(f"{path} is a link to {os.readlink(path)}. Links in a run folder are not followed."),
@@ -236,6 +250,17 @@ def check_links(root: Path, *, writing: bool) -> None:
                     one_line(f"{path} is {kind}, and a run holds files and folders alone."),
                     "Remove it; if it stands for a file of the run, restore that from a copy.",
                 )
+
+
+def _is_too_large(path: Path, found: os.stat_result) -> bool:
+    """Whether a file is too long to be read as a whole, or long and nearly all holes: a few bytes of a disk or of an
+    archive, which would fill all memory."""
+    if found.st_size <= MOST_JSON:
+        return False
+    # Some file systems tell no blocks at all; where there are no holes, the first is at the end.
+    with open(path, "rb") as file:
+        hollow = os.lseek(file.fileno(), 0, os.SEEK_HOLE) < found.st_size > found.st_blocks * 512 * 64
+    return hollow or path.suffix in (".json", ".toml")
 
 
 def sweep(folder: Path) -> None:

@@ -93,7 +93,8 @@ def holder(folder: Path) -> Holder | None:
     """
     path = folder / ".lock"
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # A pipe in a run from elsewhere would be waited for, and a link may lead to another program's lock.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return None
     try:

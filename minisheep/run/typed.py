@@ -158,19 +158,24 @@ def _verdicts_on_each_constraint(value: Any) -> bool:
     )
 
 
+def _a_name(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[\w.+-]{0,40}", value) is not None
+
+
 NUMBER = float | None
 _INTERVAL = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "error": NUMBER}
 _MEASURED = {"value!": float, "low!": float, "high!": float}
 _MARK = {"auc!": float, "se!": float, "kinds!": Each(float), "kinds_se": Each(float), "passes": bool}
 
 _PHASE = "round-[0-9]{1,9}/[a-z-]+"
-_INSIDE = r"(?s)(?!/)(?!.*\.\.).*"
+_INSIDE = r"(?s)(?!/)(?!.*\.\.)[^\0]+"
 """A path that leads nowhere else."""
 
 MANIFEST: dict[str, Any] = {
     "phases!": Each(Each(float), _PHASE),
     "files": Each(Each(dict[str, Any], _INSIDE), _PHASE),
     "inputs": Each(str),
+    "settings": Each(bool | int | float | str),
     "preset": str,
 }
 """Runs of before there were marks have no ``files``, and those of before presets were recorded no ``preset``."""
@@ -229,12 +234,12 @@ METRICS: dict[str, Any] = {
     "data": {
         **dict.fromkeys(("drafts", "instructions", "responses", "judged", "kept"), int),
         **dict.fromkeys(("keep_rate", "kept_words", "near_duplicate_rate", "kept_distinct_2"), NUMBER),
-        "dropped_by_rule": Each(int),
+        "dropped_by_rule": Each(int, r"[\w.-]{1,99}"),
         "exam": Maybe(EXAM),
         "judge": Maybe(HEALTH),
         "diversity": Maybe(DIVERSITY),
         "scores": {
-            "judge!": str,
+            "judge!": _a_name,
             "histogram": _a_histogram,
             **dict.fromkeys(("n", "max", "mean", "median", "min", "sd", "saturation", "unreadable"), NUMBER),
         },
