@@ -284,23 +284,16 @@ MOVED = frozenset({*PATHS, *PERHAPS, "engine", "engine_hook"})
 
 
 def stored_settings(folder: RunFolder) -> Settings:
-    """The settings of a run. Raises `errors.ConfigError` for a file that is damaged, cut short or was changed where a
-    run that has begun is bound."""
+    """Raises `errors.ConfigError` for a file that is damaged, or was changed or cut short where it binds a run."""
     fault, fix = "", "Restore it from a copy; if a newer minisheep made the run, that one reads it."
     try:
         given = config.read_toml(folder.settings)
         fault, fix = f"{folder.settings} holds settings that are none: ", "Restore it from a copy, or correct it."
         settings = config.make(given)
-    except ConfigError as error:  # it is the file that is wrong, not what was typed
+        fault = f"{folder.settings} has changed since the run began. "
+        bound = folder.read_manifest().get("settings", {}) if folder.begun else {}
+        began = {name: value for name, value in bound.items() if name not in given or name not in MOVED}
+        config.continued(settings.model_copy(update=began), dict(settings))
+        return settings
+    except (ConfigError, RunMismatchError) as error:  # it is the file that is wrong, not what was typed
         raise ConfigError(f"{fault}{error.message}", fix) from None
-    bound = folder.read_manifest().get("settings", {}) if folder.begun else {}
-    odd = [
-        tomli_w.dumps({name: value}).strip()
-        for name, value in bound.items()
-        if getattr(settings, name, value) != value and not (name in MOVED and name in given)
-    ]
-    if odd:
-        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
-        fault = f"{folder.settings} has changed since the run began. It held {', '.join(odd[:5])}{more}."
-        raise ConfigError(fault, "Restore it from a copy, or correct it; a run with other settings is a new one.")
-    return settings

@@ -65,12 +65,11 @@ def generate(work: Workspace, round: int, report: Report) -> None:
     seeds, settings = work.seeds, work.settings
     known = novelty_index(seeds, work.earlier_instructions(round), work.evaluation_prompts)
     harvest = Harvest(settings, known, wording=work.wording)
-    drafts = {draft.index: draft for draft in each_record(folder.drafts, Draft)}
+    drafts = {draft.index: draft for draft in each_record(folder.drafts, Draft, lambda draft: draft.round == round)}
     made = before = len(drafts)
     ended = 0.0
-    on_disk = replay(
-        harvest, drafts, read_records(folder.instructions, Instruction), read_records(folder.rejected, Rejection)
-    )
+    written_before = read_records(folder.instructions, Instruction, lambda instruction: instruction.round == round)
+    on_disk = replay(harvest, drafts, written_before, read_records(folder.rejected, Rejection))
     with ExitStack() as files:
         draft_file, kept_file, rejected_file = (
             files.enter_context(Appender(path)) for path in (folder.drafts, folder.instructions, folder.rejected)
@@ -116,7 +115,9 @@ def generate(work: Workspace, round: int, report: Report) -> None:
 def respond(work: Workspace, round: int, report: Report) -> None:
     folder, settings = work.folder.round(round), work.settings
     instructions = read_records(folder.instructions, Instruction)
-    done = {(response.instruction_id, response.sample) for response in each_record(folder.responses, Response)}
+    ids = {instruction.id for instruction in instructions}
+    before = each_record(folder.responses, Response, lambda response: response.instruction_id in ids)
+    done = {(response.instruction_id, response.sample) for response in before}
     with ExitStack() as leaving:
         checker = leaving.enter_context(Checker(work.catalogue)) if work.catalogue is not None else None
         asking = work.asking(round, checker.catalogue if checker is not None else None)
@@ -154,15 +155,11 @@ def respond(work: Workspace, round: int, report: Report) -> None:
 def judge(work: Workspace, round: int, report: Report) -> None:
     """Check each constraint, then judge each pair, or measure it where a model-only filter decides."""
     folder, settings = work.folder.round(round), work.settings
-    candidates = by_rules(
-        read_records(folder.instructions, Instruction),
-        read_records(folder.responses, Response),
-        work.wording,
-        settings.rules,
-        read_records(folder.asked, Asked),
-    )
-    done = set()
-    for verdict in each_record(folder.verdicts, Verdict):
+    instructions, responses = read_records(folder.instructions, Instruction), read_records(folder.responses, Response)
+    asked = read_records(folder.asked, Asked)
+    candidates = by_rules(instructions, responses, work.wording, settings.rules, asked)
+    done, ids = set(), {response.id for response in responses}
+    for verdict in each_record(folder.verdicts, Verdict, lambda verdict: verdict.response_id in ids):
         done.add(verdict.response_id)
         report.newest.count([verdict])
     report.start(len(candidates.pairs), len(done), "pairs")
@@ -219,7 +216,8 @@ def filter(work: Workspace, round: int, report: Report) -> None:
     kept, dropped = keep_examples(settings, round, instructions, candidates, verdicts, checks, work.catalogue)
     if len(kept) + len(dropped) != len(responses):
         raise CorruptRunError(
-            f"{folder.path} is damaged: {len(kept)} answers are kept and {len(dropped)} dropped, of {len(responses)}."
+            f"{folder.path} is damaged: {len(kept)} answers are kept and {len(dropped)} dropped, of {len(responses)}.",
+            "Take out of its files the lines that are there twice, or restore them from a copy.",
         )
     # The filter may run again with another --keep, so it replaces what it wrote before, and with it an adapter that
     # was just trained on that. What comes out as it was, to mend a damaged file, leaves the adapter alone.

@@ -134,9 +134,10 @@ def prepare(settings: Settings, stored: Path, emit: Emit) -> PreparedModel:
         changed = sorted(k for k, v in model.versions.items() if before.versions.get(k) != v)
         if changed:
             emit(Note(f"Versions changed since the run began: {', '.join(changed)}. Results may, too.", "warning"))
-        if before.inference_gguf.exists() and before.weights.exists():
-            # Which libraries and GPU there are may have changed, and so may the setting.
-            kept = dataclasses.replace(before, trainer=model.trainer, trainer_failed=model.trainer_failed)
+        if before.inference_gguf.exists():
+            # Which libraries and GPU there are may have changed, and so may the setting; what was checked now counts.
+            checked = {name: getattr(model, name) for name in ("gguf", "weights", "trainer", "trainer_failed")}
+            kept = dataclasses.replace(before, **checked)
             if kept != before:
                 kept.write(stored)
             return kept

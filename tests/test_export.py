@@ -396,13 +396,16 @@ def test_an_exported_adapter_names_no_library_to_import(run: Path, tmp_path: Pat
     assert written["auto_mapping"] is None and written["revision"] is None and written["r"] == 2
 
 
-@pytest.mark.parametrize("place", ["dropped_by_rule", "scores"])
-def test_names_in_measures_are_names(run: Path, place: str) -> None:
+def test_names_in_measures_are_names(run: Path, made: list[ExportSpec], tmp_path: Path) -> None:
     path = RunFolder(run).round(2).metrics
     metrics = read_json(path)
-    metrics["data"][place] = {"dropped_by_rule": {"<b>": 1}, "scores": {"judge": "<b>"}}[place]
+    metrics["data"]["scores"] = {"judge": "<b>![a](http://x.example)"}
     write_json(path, metrics)
-    with pytest.raises(CorruptRunError, match=place):
+    export(export_choice.choose_export(str(run), "2"), tmp_path / "out")
+    assert "<b>" not in (tmp_path / "out" / "README.md").read_text()
+    metrics["data"]["dropped_by_rule"] = {"<b>": 1}
+    write_json(path, metrics)
+    with pytest.raises(CorruptRunError, match="dropped_by_rule"):
         model_cards.rounds(export_choice.choose_export(str(run), "2"))
 
 

@@ -345,6 +345,24 @@ def test_another_file_under_the_name_of_a_runs_model_is_used_by_no_verb(tmp_path
             prepare.ensure_files(model, settings, lambda event: None, needed)
 
 
+def test_a_run_that_goes_on_takes_the_weights_that_were_checked_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """model.json may come from another machine, or from anybody: any folder that is there would have passed."""
+    from minisheep import config, prepare
+    from minisheep.trainers.choose_trainer import choose_trainer
+
+    (gguf := tmp_path / "m.gguf").write_bytes(b"GGUF")
+    here = dataclasses.replace(prepare.fake_model(), gguf=gguf, inference_gguf=gguf, weights=tmp_path / "checked")
+    monkeypatch.setattr(prepare, "_prepare_real", lambda settings, emit: here)
+    for name in ("_check_offload", "_check_before_fetching", "_check_gpu"):
+        monkeypatch.setattr(prepare, name, lambda *_: None)
+    monkeypatch.setattr(prepare, "choose_trainer", lambda *_: choose_trainer("peft", "auto", "llama"))
+    dataclasses.replace(here, title="began", weights=Path("/dev")).write(tmp_path / "model.json")
+    kept = prepare.prepare(config.make({}), tmp_path / "model.json", lambda event: None)
+    assert kept.weights == tmp_path / "checked" and kept.title == "began"
+
+
 def test_seeds_that_only_together_are_too_long_are_named_until_the_rest_fits() -> None:
     with pytest.raises(SeedFileError, match="line 7") as refused:
         checked(seeds(5, 5, 5, 5, 5, 120, 130), 200)

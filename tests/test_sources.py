@@ -346,6 +346,13 @@ def test_a_hash_is_computed_once_until_the_file_changes(tmp_path, monkeypatch):
     assert sha256_file(path) == hashlib.sha256(b"three").hexdigest() == computed[0]
 
 
+def test_a_device_that_stands_for_a_model_is_not_read_without_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/zero"), tmp_path / "pipe", tmp_path):
+        with pytest.raises(ModelFileError, match="not a regular file"):
+            sha256_file(path)
+
+
 @pytest.mark.parametrize("wrong", ["", "{", "[]", '{"identity": 1}', '{"identity": [3, 0, 0], "sha256": "x"}'])
 def test_a_broken_remembered_hash_is_forgotten(tmp_path, wrong):
     path = tmp_path / "file"

@@ -26,7 +26,6 @@ from minisheep.models.hub import said_offline
 from minisheep.rules.ifeval import loose
 from minisheep.stages.checking import in_time
 
-FRAMES = ("auto", "template", "plain")
 PLAIN = "plain text"
 """A prompt without a template, in results; a template may itself be named plain."""
 FEWSHOT_SEED = 1234

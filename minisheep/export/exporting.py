@@ -16,7 +16,7 @@ from minisheep.export import export_choice, model_cards
 from minisheep.export.export_choice import MAKE, MARK, WEIGHTS, ExportChoice, ExportSpec
 from minisheep.machine.worker import WorkerProcess, stoppable
 from minisheep.run.events import Emit, Note
-from minisheep.run.files import disk_errors, fsync_folder, read_json, remove_orphans, sha256_of, sync_tree, write_json
+from minisheep.run.files import disk_errors, fsync_folder, read_json, sha256_of, sweep, sync_tree, write_json
 from minisheep.run.folder import Lock
 
 WORKER = "minisheep.export.worker:do"
@@ -85,7 +85,7 @@ def _workplace(out: Path) -> Iterator[Path]:
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        remove_orphans(out)
+        sweep(out.parent, out.name)
         work.mkdir()
     try:
         yield work

@@ -78,7 +78,7 @@ def rounds(choice: ExportChoice) -> list[RoundData]:
             continue
         data = mapping(r.metrics.get("data"))
         dropped = {str(k): int(v) for k, v in mapping(data.get("dropped_by_rule")).items()}
-        judge = str(mapping(data.get("scores")).get("judge") or choice.run.settings.judge)
+        judge = safe_name(str(mapping(data.get("scores")).get("judge") or choice.run.settings.judge))
         listed.append(RoundData(r.number, int(data.get("instructions") or 0), r.kept, dropped, judge))
     return listed
 
@@ -252,7 +252,7 @@ def _card(front: str, parts: Iterable[str]) -> str:
 
 def _plain(text: str) -> str:
     """A text of a run folder, which anybody may have made, as text alone: no link, no picture, no HTML."""
-    return re.sub(r"([\\`*_\[\]<>])", r"\\\1", one_line(text))
+    return html.escape(re.sub(r"([\\`*_\[\]])", r"\\\1", one_line(text)), quote=False)
 
 
 def _base(choice: ExportChoice) -> str:
@@ -392,7 +392,7 @@ def _rows(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
 
     body = [line(row) for row in rows]
-    return "\n".join([line(titles), line(["---"] * len(titles)), *body]) if body else ""
+    return "\n".join([line(titles), line(["---"] * len(titles)), *body]).replace("<", "&lt;") if body else ""
 
 
 def _lines(round: RoundData) -> bytes:

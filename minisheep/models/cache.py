@@ -164,6 +164,8 @@ def known_sha256(path: Path) -> str | None:
 
 def _identity(path: Path) -> tuple[int, ...]:
     status = path.stat()
+    if not path.is_file():  # model.json may name a device or a pipe, which has no end
+        raise OSError(errno.EINVAL, "it is not a regular file")
     # Programs can set the time of a change back, but not that of the inode.
     return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
 

@@ -145,7 +145,7 @@ def publish(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        remove_orphans(target)
+        sweep(target.parent, target.name)
         try:
             temporary.mkdir()
             yield temporary
@@ -167,14 +167,6 @@ def sync_tree(folder: Path) -> None:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
     fsync_folder(folder)
-
-
-def remove_orphans(target: Path) -> None:
-    """Delete what killed processes left, but not the folder of a live one, which may write the same cache entry."""
-    for path in target.parent.glob(f".{target.name}.*.tmp"):
-        owner = path.suffixes[-2].lstrip(".") if len(path.suffixes) > 1 else ""
-        if owner.isdecimal() and (int(owner) == os.getpid() or not Path(f"/proc/{owner}").exists()):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def open_lock(path: Path) -> int:
@@ -217,57 +209,53 @@ def who_has_open(path: Path) -> list[int]:
     return sorted(found - {os.getpid()})
 
 
-MOST_JSON = 1 << 28
+LONGEST = 1 << 28
 """Bytes of a file that is read as a whole; ours are a hundredth of that."""
 
 
 def check_links(root: Path, *, writing: bool) -> None:
     """Raise `errors.CorruptRunError` for a link below `root` that leaves it, or for any link where it will be written,
-    for whatever is neither file nor folder, and for a file too large to be what its name says: such a thing is not
-    minisheep's, and may lead or wait anywhere, or take all memory."""
+    and for whatever is neither file nor folder or too large to be read: such a thing is not minisheep's, and may lead
+    or wait anywhere, or take all memory."""
     inside = Path(os.path.realpath(root))
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
             path = Path(folder, name)
-            try:
-                found = os.lstat(path)
-            except FileNotFoundError:  # it went meanwhile
-                continue
+            found = os.lstat(path if os.path.lexists(path) else root)  # it may have gone meanwhile
             mode = found.st_mode
-            if stat.S_ISREG(mode) and _is_too_large(path, found):
-                raise CorruptRunError(
-                    one_line(f"{path} has {megabytes(found.st_size)}, and no such file of a run is that large."),
-                    "Restore it from a copy, or remove it.",
-                )
             if stat.S_ISLNK(mode) and (writing or not Path(os.path.realpath(path)).is_relative_to(inside)):
                 raise CorruptRunError(
                     one_line(f"{path} is a link to {os.readlink(path)}. Links in a run folder are not followed."),
                     "Put the file itself there, or remove the link.",
                 )
-            if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                kind = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}.get(stat.S_IFMT(mode), "a device")
-                raise CorruptRunError(
-                    one_line(f"{path} is {kind}, and a run holds files and folders alone."),
-                    "Remove it; if it stands for a file of the run, restore that from a copy.",
-                )
+            kind = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}.get(stat.S_IFMT(mode), "a device")
+            what = f"{kind}, and a run holds files and folders alone"
+            if stat.S_ISREG(mode) and _is_endless(path, found):
+                what = f"a file of {megabytes(found.st_size)}, longer than any that a run holds"
+            elif stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                continue
+            raise CorruptRunError(
+                one_line(f"{path} is {what}."),
+                "Remove it; if it stands for a file of the run, restore that from a copy.",
+            )
 
 
-def _is_too_large(path: Path, found: os.stat_result) -> bool:
-    """Whether a file is too long to be read as a whole, or long and nearly all holes: a few bytes of a disk or of an
-    archive, which would fill all memory."""
-    if found.st_size <= MOST_JSON:
-        return False
-    # Some file systems tell no blocks at all; where there are no holes, the first is at the end.
+def _is_endless(path: Path, found: os.stat_result) -> bool:
+    """Whether a file would fill all memory: most of it holes, as a few bytes of an archive may make, or JSON."""
+    if found.st_size <= LONGEST or path.suffix in (".json", ".toml"):
+        return found.st_size > LONGEST
+    # Some file systems tell no blocks of any file; where there are no holes, the first is the end.
     with open(path, "rb") as file:
-        hollow = os.lseek(file.fileno(), 0, os.SEEK_HOLE) < found.st_size > found.st_blocks * 512 * 64
-    return hollow or path.suffix in (".json", ".toml")
+        return os.lseek(file.fileno(), 0, os.SEEK_HOLE) < found.st_size > found.st_blocks * 512 * 64
 
 
-def sweep(folder: Path) -> None:
-    """Delete what killed processes were about to write into `folder` (see `whole_file` and `publish`)."""
-    for path in folder.glob(".*.tmp"):
+def sweep(folder: Path, name: str = "*") -> None:
+    """Delete what killed processes were about to write into `folder`, under this name or any (see `whole_file` and
+    `publish`); not what a live one writes."""
+    for path in folder.glob(f".{name}.*.tmp"):
         left = _TEMPORARY.fullmatch(path.name)
-        if left and not path.is_symlink() and not Path(f"/proc/{left[2]}").exists():
+        mine = left and name != "*" and left[2] == str(os.getpid())
+        if left and not path.is_symlink() and (mine or not Path(f"/proc/{left[2]}").exists()):
             with contextlib.suppress(OSError):
                 remove(path)
 

@@ -24,7 +24,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,15 +110,15 @@ class Appender:
         self.close()
 
 
-def read_records(path: Path, kind: type[R]) -> list[R]:
+def read_records(path: Path, kind: type[R], own: Callable[[R], bool] = bool) -> list[R]:
     """All acknowledged records of a file; raises as `each_record` does."""
-    return list(each_record(path, kind))
+    return list(each_record(path, kind, own))
 
 
-def each_record(path: Path, kind: type[R]) -> Iterator[R]:
+def each_record(path: Path, kind: type[R], own: Callable[[R], bool] = bool) -> Iterator[R]:
     """The acknowledged records of a file one by one, each checked against its id; a torn last line is not one of them.
 
-    Raises `errors.CorruptRunError` with the line's number where a whole line is not such a record.
+    Raises `errors.CorruptRunError` with the line's number where a whole line is not such a record, or not one's `own`.
     """
     if not path.exists():
         return
@@ -129,10 +129,13 @@ def each_record(path: Path, kind: type[R]) -> Iterator[R]:
                 return
             try:
                 record = kind.from_dict(json.loads(line.decode("utf-8", "surrogatepass")))
+                if not own(record):
+                    raise ValueError("it is of another round or run")
             except (ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise CorruptRunError(
                     f"{path}, line {number}, is damaged ({error}). No record after it was lost.",
-                    "Restore the file from a copy; `minisheep status RUN` says what makes it again.",
+                    "Restore the file from a copy, or take the line out: what an unfinished phase lacks is made again."
+                    " Where `minisheep status RUN` calls the file damaged, it says what makes it again.",
                 ) from None
             yield record
 

@@ -176,7 +176,7 @@ def make_room(folder: RoundFolder, phase: str) -> None:
         if file.made is not None:
             _keep_whole_lines(path, file.made)
         elif file.stage:
-            _keep_other_stages(path, file.stage)
+            _keep_whole_lines(path, Rejection, file.stage)
         else:
             with disk_errors(path):
                 remove(path)
@@ -202,28 +202,13 @@ def set_aside(run: RunFolder, keys: Iterable[str]) -> Path | None:
     return target if moved else None
 
 
-def _keep_whole_lines(path: Path, kind: type[Record]) -> None:
-    if not path.exists():
-        return
-
-    def whole() -> Iterator[bytes]:
-        ids = set()
-        with open(path, "rb") as lines:
-            for line in lines:
-                record = _record(line, kind)
-                if record is not None and record.id not in ids:
-                    ids.add(record.id)
-                    yield line_of(record.to_dict())
-
-    write_atomic(path, whole())
-
-
-def _keep_other_stages(path: Path, stage: str) -> None:
-    """What is no record belongs to no stage, and would be in the way of whoever reads the file."""
+def _keep_whole_lines(path: Path, kind: type[Record], but: str = "") -> None:
+    """Each record once, without those of a stage. What is no record belongs to none, and would be in a reader's way."""
     if path.exists():
         with open(path, "rb") as lines:
-            kept = (line for line in lines if line.endswith(b"\n") and not _of_stage(line, stage))
-            write_atomic(path, (line for line in kept if _record(line, Rejection) is not None))
+            found = (_record(line, kind) for line in lines if not (but and _of_stage(line, but)))
+            whole = {record.id: record for record in found if record is not None}
+        write_atomic(path, (line_of(record.to_dict()) for record in whole.values()))
 
 
 def _record(line: bytes, kind: type[Record]) -> Record | None:

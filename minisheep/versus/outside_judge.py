@@ -61,7 +61,6 @@ class Endpoint:
         return self.post.safe("".join(text for text in said if isinstance(text, str)))
 
 
-MODES = ("pair", "grade")
 GO_ON = "Repeat the command to continue."
 REPLY = 4000
 """Characters that are kept of a reply, from its end: the verdict is there."""
