@@ -324,9 +324,13 @@ def test_an_unfinished_phase_takes_no_records_of_another_round(
 
 
 def test_what_killed_processes_left_is_swept_when_the_run_goes_on(run: Path) -> None:
-    left = [run / ".manifest.json.999999999.tmp", run / "round-1" / ".kept.jsonl.999999999.tmp"]
+    places = (".manifest.json", "round-1/.kept.jsonl", "report/.report.html", "judged/.j.json", "scratch/.present.json")
+    left = [run / f"{place}.999999999.tmp" for place in places]
     for path in left:
+        path.parent.mkdir(exist_ok=True)
         path.touch()
+    (export := run / "export" / ".gguf-round-1-F16.999999999.tmp").mkdir(parents=True)
+    left.append(export)
     tiny_run(run)
     assert not any(path.exists() for path in left)
 

@@ -294,7 +294,7 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Delete what killed processes left half written; only under the lock."""
-        for folder in (self.path, self.scratch, *self.path.glob("round-*")):
+        for folder in (self.path, *self.path.glob("*/")):
             sweep(folder)
 
     def create(self) -> None:
