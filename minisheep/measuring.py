@@ -9,6 +9,7 @@ from typing import Any
 
 from minisheep.data.seed_tasks import SeedTask, load_items
 from minisheep.engines.base import Completion, Engine
+from minisheep.errors import CorruptRunError
 from minisheep.pairing import read_pairs
 from minisheep.phase_report import Report
 from minisheep.rules.ifeval import VerifiableItem
@@ -70,9 +71,13 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     folder, settings = work.folder.make_round(round), work.settings
     base = read_shaped(work.folder.round(0).metrics, METRICS)["model"] if round else None
     measured = measure_model(work, folder, lambda: work.measuring_engine(round, report.ready), base, report)
-    before = {r: work.folder.round(r).metrics for r in range(round)}
-    earlier = {r: read_shaped(path, METRICS) for r, path in before.items() if path.exists()}
-    decision = decide(round, measured, earlier, halves=settings.constraints > 0)
+    done = [r for r in range(round) if f"round-{r}/evaluate" in work.folder.read_manifest()["phases"]]
+    earlier = {r: read_shaped(work.folder.round(r).metrics, METRICS) for r in done}
+    try:
+        decision = decide(round, measured, earlier, halves=settings.constraints > 0)
+    except KeyError as error:
+        what = f"The metrics.json of earlier rounds of {work.folder.path} do not fit together: {error} is missing."
+        raise CorruptRunError(what, "Restore them from a copy.") from None
     metrics: dict[str, Any] = {"round": round, "model": measured, "decision": decision}
     if round:
         metrics["data"] = evaluation.data_metrics(

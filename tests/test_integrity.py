@@ -16,7 +16,7 @@ from minisheep import api, loop
 from minisheep.cli.main import cli
 from minisheep.errors import ConfigError, CorruptRunError, DiskError, UsageError
 from minisheep.run.events import Note
-from minisheep.run.files import check_links
+from minisheep.run.files import check_links, read_json, write_json
 from minisheep.run.folder import FILES, RunFolder
 from minisheep.run.integrity import Damage, mark_lines, mark_of
 
@@ -133,6 +133,22 @@ def test_older_runs_have_no_marks_and_go_on(run: Path) -> None:
     assert not api.load_run(run).damage
     tiny_run(run, rounds=3)
     assert {key.partition("/")[0] for key in folder.read_manifest()["files"]} == {"round-3"}
+
+
+@pytest.mark.parametrize(("best", "told"), [(None, r"round-1/metrics\.json is missing"), (7, "7 is missing")])
+def test_an_older_run_that_lost_measures_says_which(run: Path, best: int | None, told: str) -> None:
+    folder = RunFolder(run)
+    manifest = folder.read_manifest()
+    del manifest["files"]
+    folder.write_manifest(manifest | {"preset": "\ud800"})  # which UTF-8 cannot hold
+    if best is None:
+        folder.round(1).metrics.unlink()
+    else:
+        metrics = read_json(folder.round(2).metrics)
+        metrics["decision"]["best"] = best
+        write_json(folder.round(2).metrics, metrics)
+    with pytest.raises(CorruptRunError, match=told):
+        tiny_run(run, rounds=3)
 
 
 def test_an_older_run_that_lost_verdicts_says_which_file(tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def meant(name: str) -> str:
 
 
 def write_json(path: Path, data: Any) -> None:
-    write_atomic(path, (json.dumps(data, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode())
+    text = json.dumps(data, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    write_atomic(path, text.encode("utf-8", "surrogatepass"))
 
 
 def read_json(path: Path) -> Any:
