@@ -22,9 +22,9 @@ from minisheep.presets import with_preset
 from minisheep.rules.asking_settings import asking_contradictions
 from minisheep.rules.keep import GRADED as GRADED
 from minisheep.rules.keep import Keep as Keep
-from minisheep.rules.languages import language_code
 from minisheep.rules.log_targets import log_targets
 from minisheep.rules.loss_settings import loss_contradictions
+from minisheep.rules.wording import language_code
 
 MIN_EXAM = 8
 """Fewest seed tasks for an exam: half of them are used for fitting."""

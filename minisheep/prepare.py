@@ -32,9 +32,9 @@ from minisheep.models.registry import ModelEntry, find_model
 from minisheep.models.shape import Shape
 from minisheep.plan import room
 from minisheep.rules import templates
-from minisheep.rules.languages import NAMES
 from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Template
+from minisheep.rules.wording import NAMES
 from minisheep.run.events import Emit, Note, notes
 from minisheep.run.files import remove
 from minisheep.trainers.choose_trainer import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minisheep.errors import ConfigError
-from minisheep.rules.languages import language_code
+from minisheep.rules.wording import language_code
 
 DEFAULT_PRESET = "default"
 PRESETS: dict[str, dict[str, Any]] = {

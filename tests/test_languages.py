@@ -31,12 +31,11 @@ from minisheep.rules.endings import cut_answer, ends_naturally, ends_with_list_l
 from minisheep.rules.heuristics import INSTRUCTION_RULES, RESPONSE_RULES, instruction_fault, response_fault
 from minisheep.rules.ifeval import loose, strict, verify
 from minisheep.rules.ifeval_text import count_sentences, count_words
-from minisheep.rules.languages import NAMES as LANGUAGE_NAMES
-from minisheep.rules.languages import language_code
 from minisheep.rules.prompts import user_text
 from minisheep.rules.similarity import NoveltyIndex, tokens
 from minisheep.rules.task_list import parse_task_list
-from minisheep.rules.wording import BY_WORDS, ENGLISH, ENGLISH_ALONE, wording_of
+from minisheep.rules.wording import BY_WORDS, ENGLISH, ENGLISH_ALONE, language_code, wording_of
+from minisheep.rules.wording import NAMES as LANGUAGE_NAMES
 from minisheep.run.events import Note
 
 HERE = Path(__file__).parent

@@ -103,7 +103,7 @@ def completion_table() -> dict[str, Any]:
     from minisheep.evals.tasks import FIELDS
     from minisheep.models.registry import HubRepo, load_registry
     from minisheep.plan.gpu_models import gpu_models
-    from minisheep.rules.languages import NAMES
+    from minisheep.rules.wording import NAMES
     from minisheep.run.metric_catalogue import CATALOGUE
     from minisheep.terminal.record_browser import MEANINGS
 

@@ -24,7 +24,7 @@ from minisheep.errors import ConfigError
 from minisheep.rules.constraint_edits import EDITS
 from minisheep.rules.constraints import Catalogue, ConstraintKind
 from minisheep.rules.ifeval import KINDS, REPEATS, Constraint, pattern, patterns, resolve, verify
-from minisheep.rules.languages import language_code
+from minisheep.rules.wording import language_code
 
 GROUP = "minisheep.constraints"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(?::[a-z0-9][a-z0-9_-]*)?")

@@ -20,9 +20,9 @@ from minisheep.metrics.stats import quantile
 from minisheep.report.blocks import Block, Charts, HistogramBlock, Paragraph, Scatter, Table
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules.identity import derive_seed
-from minisheep.rules.languages import BY_CHARACTERS
 from minisheep.rules.prompts import user_text
 from minisheep.rules.text_words import word_count
+from minisheep.rules.wording import BY_CHARACTERS
 from minisheep.stages.evaluate import EDGES, PERPLEXITY_EDGES
 
 MOST_ROUNDS = 4

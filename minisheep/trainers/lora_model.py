@@ -111,7 +111,6 @@ def load_base(weights: Path, precision: Precision) -> Any:
             local_files_only=True,
             trust_remote_code=False,  # or it asks whether to run the code in the folder
             use_safetensors=True,
-            trust_remote_code=False,  # else whoever is there is asked on stdin
             device_map={"": str(precision.device)},
             **options,
         )
