@@ -19,11 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from minisheep.data.seed_tasks import read_file, read_table
 from minisheep.errors import ConfigError, RunMismatchError
 from minisheep.presets import with_preset
-from minisheep.rules.asking_settings import asking_contradictions
+from minisheep.rules.data_settings import asking_contradictions, loss_contradictions
 from minisheep.rules.keep import GRADED as GRADED
 from minisheep.rules.keep import Keep as Keep
 from minisheep.rules.log_targets import log_targets
-from minisheep.rules.loss_settings import loss_contradictions
 from minisheep.rules.wording import language_code
 
 MIN_EXAM = 8

@@ -21,8 +21,8 @@ from minisheep.errors import ConfigError, DiskError, MinisheepError, RunMismatch
 from minisheep.formats.gguf_header import read_header
 from minisheep.models.registry import PATHS, PERHAPS, LocalPath, absolute_paths, find_model
 from minisheep.presets import DEFAULT_PRESET, PRESETS, described, with_preset
+from minisheep.rules.data_settings import seeds_text
 from minisheep.rules.identity import digest
-from minisheep.rules.loss_settings import seeds_text
 from minisheep.run.events import Emit, Event, Failed, Glimpse, Note, Present, Progress, RunStarted, to_dict
 from minisheep.run.files import check_links, meant, write_atomic, write_json
 from minisheep.run.folder import Appender, Attempt, Lock, RunFolder

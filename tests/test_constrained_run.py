@@ -19,7 +19,7 @@ from minisheep.engines.base import GenerateRequest
 from minisheep.engines.fake_engine import FakeEngine, text_of
 from minisheep.errors import ConfigError, CorruptRunError, StarvedError, Stopped
 from minisheep.host import InlineHost
-from minisheep.rules.asking_settings import asking_rows
+from minisheep.rules.data_settings import asking_rows
 from minisheep.rules.ifeval import verify
 from minisheep.rules.prompts import Frame
 from minisheep.rules.templates import chatml, conversation

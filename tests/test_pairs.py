@@ -16,7 +16,7 @@ from minisheep.errors import ConfigError, RunMismatchError
 from minisheep.pairing import read_pairs
 from minisheep.phase_times import round_work
 from minisheep.prepare import fake_model
-from minisheep.rules.loss_settings import loss_contradictions
+from minisheep.rules.data_settings import loss_contradictions
 from minisheep.rules.templates import chatml
 from minisheep.rules.wording import ENGLISH, Wording
 from minisheep.run.events import Event, Note

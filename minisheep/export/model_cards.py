@@ -22,8 +22,7 @@ from minisheep.errors import CorruptRunError, ExportError, UsageError
 from minisheep.export.export_choice import WITH_GGUF, WITH_WEIGHTS, ExportChoice, ExportSpec
 from minisheep.models.hub import said_offline
 from minisheep.models.registry import REPO, safe_name
-from minisheep.rules.asking_settings import asking_rows
-from minisheep.rules.loss_settings import seeds_text
+from minisheep.rules.data_settings import asking_rows, seeds_text
 from minisheep.rules.plain_text import one_line, plural, sanitise
 from minisheep.run import verdict
 from minisheep.run.files import write_atomic

@@ -21,8 +21,8 @@ from minisheep.report.blocks import (
 from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules import plain_text
 from minisheep.rules.constraints import kind_in_words
+from minisheep.rules.data_settings import seeds_text
 from minisheep.rules.identity import derive_seed
-from minisheep.rules.loss_settings import seeds_text
 from minisheep.run import verdict
 from minisheep.run.decision import NORMAL_95
 from minisheep.run.events import TrainStep
