@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
+from minisheep.data.languages import language_code
 from minisheep.data.seed_tasks import read_file, read_table
 from minisheep.errors import ConfigError, RunMismatchError
 from minisheep.presets import with_preset
@@ -23,7 +24,6 @@ from minisheep.rules.data_settings import asking_contradictions, loss_contradict
 from minisheep.rules.keep import GRADED as GRADED
 from minisheep.rules.keep import Keep as Keep
 from minisheep.rules.log_targets import log_targets
-from minisheep.rules.wording import language_code
 
 MIN_EXAM = 8
 """Fewest seed tasks for an exam: half of them are used for fitting."""

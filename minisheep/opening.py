@@ -17,7 +17,7 @@ from minisheep.config import Settings
 from minisheep.data.constraint_kinds import load_catalogue
 from minisheep.data.seed_tasks import is_pipe, load_prompts, load_seeds, load_wording, read_bytes, seeds_digest
 from minisheep.engines.permission import check_permitted, remember
-from minisheep.errors import ConfigError, DiskError, MinisheepError, RunMismatchError, Stopped, UsageError, WorkerError
+from minisheep.errors import ConfigError, DiskError, MinisheepError, RunMismatchError, UsageError
 from minisheep.formats.gguf_header import read_header
 from minisheep.models.registry import PATHS, PERHAPS, LocalPath, absolute_paths, find_model
 from minisheep.presets import DEFAULT_PRESET, PRESETS, described, with_preset
@@ -81,9 +81,7 @@ def open_run(
                 log(Note(seeds_text(settled.mix_seeds), "warning"))
             yield folder, settled, lock, log
     except MinisheepError as error:
-        # Whoever stops a run means to go on with it.
-        if not isinstance(error, Stopped) and not folder.begun:
-            attempt.undo(keep_log=isinstance(error, WorkerError))
+        attempt.undo_after(error)
         raise
     finally:
         try:
@@ -295,5 +293,5 @@ def stored_settings(folder: RunFolder) -> Settings:
         began = {name: value for name, value in bound.items() if name not in given or name not in MOVED}
         config.continued(settings.model_copy(update=began), dict(settings))
         return settings
-    except (ConfigError, RunMismatchError) as error:  # it is the file that is wrong, not what was typed
+    except UsageError as error:  # it is the file that is wrong, not what was typed
         raise ConfigError(f"{fault}{error.message}", fix) from None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minisheep.config import Settings
+from minisheep.data.languages import NAMES
 from minisheep.data.seed_tasks import load_items, load_prompts, load_seeds, load_wording, shipped
 from minisheep.errors import MinisheepError, RunMismatchError, UnsupportedModelError, UsageError
 from minisheep.formats.gguf_header import read_header
@@ -34,7 +35,6 @@ from minisheep.plan import room
 from minisheep.rules import templates
 from minisheep.rules.plain_text import shell
 from minisheep.rules.templates import Template
-from minisheep.rules.wording import NAMES
 from minisheep.run.events import Emit, Note, notes
 from minisheep.run.files import remove
 from minisheep.trainers.choose_trainer import (

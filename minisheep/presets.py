@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from minisheep.data.languages import language_code
 from minisheep.errors import ConfigError
-from minisheep.rules.wording import language_code
 
 DEFAULT_PRESET = "default"
 PRESETS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from minisheep.cli.main import cli
-from minisheep.errors import ModelFileError, UnsupportedModelError, UsageError
+from minisheep.errors import ModelFileError, UnknownModelError, UnsupportedModelError, UsageError
 from minisheep.formats import tokenizer as tokenizer_module
 from minisheep.formats.gguf_header import read_header
 from minisheep.formats.hf_config import Source, read_source
@@ -245,5 +245,5 @@ def test_what_cannot_be_asked_is_a_usage_error(tmp_path: Path, arguments: list[s
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "work" / "base").mkdir()
-    with pytest.raises(ModelFileError, match=r"config\.json"):
+    with pytest.raises(UnknownModelError, match=r"config\.json"):
         CliRunner().invoke(cli, ["convert", "base"], catch_exceptions=False)

@@ -17,6 +17,8 @@ from tiny_runs import tiny_run
 
 from minisheep import config, loop, workspace
 from minisheep.data.constraint_kinds import load_catalogue, stored_catalogue
+from minisheep.data.languages import NAMES as LANGUAGE_NAMES
+from minisheep.data.languages import language_code
 from minisheep.data.seed_tasks import load_items, load_prompts, load_seeds, load_wording, shipped
 from minisheep.engines.http import Post
 from minisheep.engines.openai import NAMES, RemoteEngine
@@ -34,8 +36,7 @@ from minisheep.rules.ifeval_text import count_sentences, count_words
 from minisheep.rules.prompts import user_text
 from minisheep.rules.similarity import NoveltyIndex, tokens
 from minisheep.rules.task_list import parse_task_list
-from minisheep.rules.wording import BY_WORDS, ENGLISH, ENGLISH_ALONE, language_code, wording_of
-from minisheep.rules.wording import NAMES as LANGUAGE_NAMES
+from minisheep.rules.wording import BY_WORDS, ENGLISH, ENGLISH_ALONE, wording_of
 from minisheep.run.events import Note
 
 HERE = Path(__file__).parent

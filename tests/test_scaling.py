@@ -30,9 +30,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file of records was read."""
     count: Counter[str] = Counter()
 
-    def counted(path: Path, kind: Any) -> Iterator[Any]:
+    def counted(path: Path, kind: Any, *own: Any) -> Iterator[Any]:
         count[path.name] += path.exists()
-        return each_record(path, kind)
+        return each_record(path, kind, *own)
 
     for module in (folder_module, phases_module, workspace):
         monkeypatch.setattr(module, "each_record", counted)

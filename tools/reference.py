@@ -100,10 +100,10 @@ FLAGS: dict[str, str | list[str]] = {
 def completion_table() -> dict[str, Any]:
     """What `cli.completion` answers from: the line of each verb; the kind of each of its arguments and options, or the
     verb that takes the same; and the words of kinds that are the same everywhere."""
+    from minisheep.data.languages import NAMES
     from minisheep.evals.tasks import FIELDS
     from minisheep.models.registry import HubRepo, load_registry
     from minisheep.plan.gpu_models import gpu_models
-    from minisheep.rules.wording import NAMES
     from minisheep.run.metric_catalogue import CATALOGUE
     from minisheep.terminal.record_browser import MEANINGS
 

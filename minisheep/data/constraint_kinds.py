@@ -19,12 +19,12 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from minisheep.data.languages import language_code
 from minisheep.data.seed_tasks import read_file, read_table, shipped
 from minisheep.errors import ConfigError
 from minisheep.rules.constraint_edits import EDITS
 from minisheep.rules.constraints import Catalogue, ConstraintKind
 from minisheep.rules.ifeval import KINDS, REPEATS, Constraint, pattern, patterns, resolve, verify
-from minisheep.rules.wording import language_code
 
 GROUP = "minisheep.constraints"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(?::[a-z0-9][a-z0-9_-]*)?")

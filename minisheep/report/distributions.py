@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from minisheep.data.languages import BY_CHARACTERS
 from minisheep.metrics.diversity import unit, words
 from minisheep.metrics.stats import quantile
 from minisheep.report.blocks import Block, Charts, HistogramBlock, Paragraph, Scatter, Table
@@ -22,7 +23,6 @@ from minisheep.report.gather import Gathered, ReportRound
 from minisheep.rules.identity import derive_seed
 from minisheep.rules.prompts import user_text
 from minisheep.rules.text_words import word_count
-from minisheep.rules.wording import BY_CHARACTERS
 from minisheep.stages.evaluate import EDGES, PERPLEXITY_EDGES
 
 MOST_ROUNDS = 4

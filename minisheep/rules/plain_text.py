@@ -7,7 +7,6 @@ rich removes only a few control characters by itself; escape sequences and the 8
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -76,10 +75,9 @@ def shell(text: object) -> str:
     here = "./" * word.startswith("-")
     if "\n" not in word and sanitise(word) == word:
         return here + shlex.quote(word)
-    spelt = (
-        c if c.isprintable() and c not in "\\'" else "".join(map("\\x{:02x}".format, os.fsencode(c))) for c in word
-    )
-    return f"{here}$'{''.join(spelt)}'"
+    unseen = {c: c.encode("utf-8", "surrogateescape") for c in set(word) if not c.isprintable() or c in "\\'"}
+    spelt = {ord(c): "".join(f"\\x{byte:02x}" for byte in data) for c, data in unseen.items()}
+    return f"{here}$'{word.translate(spelt)}'"
 
 
 def json_fault(error: Exception, whole: bool = False) -> str:

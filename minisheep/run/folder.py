@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from minisheep.errors import CorruptRunError, DiskError, RunLockedError
+from minisheep.errors import CorruptRunError, DiskError, ModelFileError, RunLockedError, Stopped, WorkerError
 from minisheep.rules.plain_text import one_line, shell
 from minisheep.run.files import (
     disk_errors,
@@ -280,7 +280,7 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether anything was made here, so that the settings bind. Raises as `read_manifest`."""
-        rounds = self.exists and any(any(self.round(number).path.glob("*")) for number in (0, 1))
+        rounds = self.exists and any(self.round(number).path.exists() for number in (0, 1))
         return rounds or bool(self.read_manifest()["phases"])
 
     def round(self, number: int) -> RoundFolder:
@@ -342,8 +342,14 @@ class Attempt:
         before = () if folder.begun else written
         self._before = {path: path.read_bytes() if path.is_file() else None for path in before}
 
-    def undo(self, *, keep_log: bool) -> None:
-        """Leave the folder as it was, under the lock; a new one goes, but for the log that the error names."""
+    def undo_after(self, error: Exception) -> None:
+        """Leave the folder as it was, under the lock, unless something was made. A new one goes, but for the log that
+        `error` names."""
+        # A first phase may find out that the model computes no numbers; bound to it, the folder could never go on.
+        wrong = isinstance(error, ModelFileError) and not any(self._folder.path.glob("round-*/*"))
+        # Whoever stops a run means to go on with it.
+        if isinstance(error, Stopped) or (self._folder.begun and not wrong):
+            return
         with contextlib.suppress(OSError, DiskError):
             for path, content in self._before.items():
                 if content is None:
@@ -352,7 +358,7 @@ class Attempt:
                     write_atomic(path, content)
             for empty in self._folder.path.glob("round-*"):
                 empty.rmdir()
-            if self._new and not keep_log:
+            if self._new and not isinstance(error, WorkerError):
                 shutil.rmtree(self._folder.scratch, ignore_errors=True)
                 for name in ("rehearsal.json", "pause", ".lock"):
                     (self._folder.path / name).unlink(missing_ok=True)
