@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rouge_pairs import rouge_l
 from rouge_score import rouge_scorer
 
 from minisheep.engines.fake_text import _task
 from minisheep.rules import similarity
-from minisheep.rules.similarity import NoveltyIndex, OverlapIndex, Search, symbols, tokens
+from minisheep.rules.similarity import NoveltyIndex, OverlapIndex, Search, rouge_l, symbols, tokens
 
 LATIN = ["a", "b", "c", "the", "sea", "of", "7"]
 OTHER = ["海", "письмо", "ñ", "ſ", "", "—"]

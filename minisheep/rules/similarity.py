@@ -198,11 +198,13 @@ def tokens(text: str) -> list[str]:
     return words(text) or [f" {character}" for character in text.casefold() if not character.isspace()]
 
 
-def f_measure(common: int, first: int, second: int) -> float:
-    """ROUGE-L F, 0 .. 1, from the length of the common subsequence and the lengths, as `rouge_score` has it."""
+def rouge_l(first: str, second: str) -> float:
+    """ROUGE-L F of two texts, 0 .. 1, as `rouge_score` has it; 0 where one of them is blank."""
+    a, b = tokens(first), tokens(second)
+    common = common_length(a, b)
     if common == 0:
         return 0.0
-    precision, recall = common / first, common / second
+    precision, recall = common / len(a), common / len(b)
     return 2 * precision * recall / (precision + recall)
 
 
@@ -305,7 +307,7 @@ class NoveltyIndex:
         return best, nearest
 
     def _f_measures(self, query: str, numbers: Numbers) -> NDArray[np.float64]:
-        """ROUGE-L F with each of the texts `numbers`, shape (n,), in the arithmetic of `f_measure`."""
+        """ROUGE-L F with each of the texts `numbers`, shape (n,), in the arithmetic of `rouge_l`."""
         self.compared += len(numbers)
         texts = [self._texts[number] for number in numbers.tolist()]
         common = process.cdist([query], texts, scorer=LCSseq.similarity, dtype=np.int32)[0]
