@@ -96,7 +96,7 @@ def test_a_run_and_who_looks_at_it_stay_small_beside_the_workers(tmp_path: Path)
     run = tmp_path / "run"
     for words in (["align", *tiny(run), "--rounds", "1", "--plain"], ["status", str(run)], ["runs", str(tmp_path)]):
         found, said = loaded(names, *words)
-        assert found == [] and "round" in said, words
+        assert found == [] and "run" in said, words
 
 
 def test_help_answers_at_once() -> None:
