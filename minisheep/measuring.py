@@ -71,8 +71,8 @@ def evaluate(work: Workspace, round: int, report: Report) -> None:
     folder, settings = work.folder.make_round(round), work.settings
     base = read_shaped(work.folder.round(0).metrics, METRICS)["model"] if round else None
     measured = measure_model(work, folder, lambda: work.measuring_engine(round, report.ready), base, report)
-    done = [r for r in range(round) if f"round-{r}/evaluate" in work.folder.read_manifest()["phases"]]
-    earlier = {r: read_shaped(work.folder.round(r).metrics, METRICS) for r in done}
+    run, done = work.folder, work.folder.read_manifest()["phases"]
+    earlier = {r: read_shaped(run.round(r).metrics, METRICS) for r in range(round) if f"round-{r}/evaluate" in done}
     try:
         decision = decide(round, measured, earlier, halves=settings.constraints > 0)
     except KeyError as error:

@@ -190,7 +190,8 @@ def check(opening: Opening) -> dict[str, str]:
             read_header(entry.gguf.path)
     if opening.manifest is not None and opening.manifest.get("inputs") != inputs:
         raise RunMismatchError(
-            "The seed tasks or prompts are not those that the run began with.", "Restore them, or start a new run."
+            "The seed tasks or prompts are not those that the run began with.",
+            "Restore them, or the minisheep that shipped or read them (`versions` in model.json), or start a new run.",
         )
     return inputs
 

@@ -221,33 +221,33 @@ def check_links(root: Path, *, writing: bool) -> None:
     inside = Path(os.path.realpath(root))
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
-            path = Path(folder, name)
-            found = os.lstat(path if os.path.lexists(path) else root)  # it may have gone meanwhile
-            mode = found.st_mode
-            if stat.S_ISLNK(mode) and (writing or not Path(os.path.realpath(path)).is_relative_to(inside)):
-                raise CorruptRunError(
-                    one_line(f"{path} is a link to {os.readlink(path)}. Links in a run folder are not followed."),
-                    "Put the file itself there, or remove the link.",
-                )
-            kind = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}.get(stat.S_IFMT(mode), "a device")
-            what = f"{kind}, and a run holds files and folders alone"
-            if stat.S_ISREG(mode) and _is_endless(path, found):
-                what = f"a file of {megabytes(found.st_size)}, longer than any that a run holds"
-            elif stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-                continue
-            raise CorruptRunError(
-                one_line(f"{path} is {what}."),
-                "Remove it; if it stands for a file of the run, restore that from a copy.",
-            )
+            with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
+                _check_link(Path(folder, name), inside, writing)
+
+
+def _check_link(path: Path, inside: Path, writing: bool) -> None:
+    found = os.lstat(path)
+    mode = stat.S_IFMT(found.st_mode)
+    if mode == stat.S_IFLNK and (writing or not Path(os.path.realpath(path)).is_relative_to(inside)):
+        what = f"a link to {os.readlink(path)}. Links in a run folder are not followed"
+    elif mode == stat.S_IFREG and _is_endless(path, found):
+        what = f"a file of {megabytes(found.st_size)}, longer than any that a run holds"
+    elif mode in (stat.S_IFLNK, stat.S_IFREG, stat.S_IFDIR):
+        return
+    else:
+        what = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}.get(mode, "a device") + ", which no run holds"
+    raise CorruptRunError(one_line(f"{path} is {what}."), "Put the run's own file there, or if it has none, remove it.")
 
 
 def _is_endless(path: Path, found: os.stat_result) -> bool:
     """Whether a file would fill all memory: most of it holes, as a few bytes of an archive may make, or JSON."""
-    if found.st_size <= LONGEST or path.suffix in (".json", ".toml"):
-        return found.st_size > LONGEST
+    # safetensors makes a file as long as it will be, under such a name, and fills it.
+    if found.st_size <= LONGEST or path.name.startswith(".tmp"):
+        return False
     # Some file systems tell no blocks of any file; where there are no holes, the first is the end.
     with open(path, "rb") as file:
-        return os.lseek(file.fileno(), 0, os.SEEK_HOLE) < found.st_size > found.st_blocks * 512 * 64
+        holes = os.lseek(file.fileno(), 0, os.SEEK_HOLE) < found.st_size > found.st_blocks * 512 * 64
+    return holes or path.suffix in (".json", ".toml")
 
 
 def sweep(folder: Path, name: str = "*") -> None:

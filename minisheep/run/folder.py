@@ -293,8 +293,8 @@ class RunFolder:
         return folder
 
     def sweep(self) -> None:
-        """Delete what killed processes left half written; only under the lock."""
-        for folder in (self.path, *self.path.glob("*/")):
+        """Delete what killed processes left half written; only under the lock. Exports have locks of their own."""
+        for folder in (self.path, *(inner for inner in self.path.glob("*/") if inner.name != "export")):
             sweep(folder)
 
     def create(self) -> None:

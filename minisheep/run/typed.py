@@ -171,7 +171,7 @@ MANIFEST: dict[str, Any] = {
     "phases!": Each(Each(float), _PHASE),
     "files": Each(Each(dict[str, Any], _INSIDE), _PHASE),
     "inputs": Each(str),
-    "settings": Each(bool | int | float | str),
+    "settings": dict[str, Any],
     "preset": str,
 }
 """Runs of before there were marks have no ``files``, and those of before presets were recorded no ``preset``."""
