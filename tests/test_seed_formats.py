@@ -335,3 +335,19 @@ def test_a_fault_is_said_in_words_of_the_file(tmp_path: Path, text: str, told: s
     path = tmp_path / "s"
     path.write_text(text, encoding="utf-8")
     assert told in fault(str(path))
+
+
+@pytest.mark.parametrize(
+    ("row", "texts"),
+    [
+        ({"instruction": "B", "Instruction": None, "output": "o", "Output": ""}, ("B", "", "o")),
+        ({"prompt": "p", "completion": "c", "output": "o"}, ("p", "", "c")),
+        ({"instruction": "i", "output": "o", "history": "[]"}, ("i", "", "o")),
+    ],
+)
+def test_keys_that_say_nothing_take_nothing_away(row: dict[str, Any], texts: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    others = [{"instruction": f"Task {n}", "output": f"Answer {n}"} for n in range(12)]
+    file.write_text("\n".join(json.dumps(each) for each in [row, *others]))
+    first = load_seeds(str(file))[0]
+    assert (first.instruction, first.input, first.output) == texts

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minisheep.data.languages import language_code
 from minisheep.metrics import diversity
-from minisheep.rules.ifeval import verify
+from minisheep.rules.ifeval import end_checker, verify
 from minisheep.rules.ifeval_text import count_sentences, count_words
 from minisheep.rules.text_words import per_word, pieces, scaled, spans, unspaced, whole, word_count, words
 
@@ -118,3 +119,10 @@ def test_kinds_of_constraint_have_a_meaning_in_chinese(
 def test_curly_quotation_marks_and_wide_commas_in_english_are_read_as_ifeval_does() -> None:
     assert not verify("startend:quotation", {}, "", "“Sheep eat grass.”")
     assert verify("punctuation:no_comma", {}, "", "Sheep， grass.")
+
+
+def test_a_greek_symbol_before_a_semicolon_and_curly_quotation_marks_change_nothing_in_english() -> None:
+    assert count_sentences("Let α; then β; go") == 1 and count_sentences("Τι είναι αυτό; Ένα σπίτι.") == 2
+    assert not end_checker("“Is there anything else?”", end_phrase="Is there anything else?")
+    assert end_checker("He said “Bye.”", end_phrase="“Bye.”")
+    assert [language_code(tag) for tag in ("Norwegian_Nynorsk", "pt br")] == ["nn", "pt"]

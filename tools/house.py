@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "minisheep"
-MOST = {"files": 230, "lines": 47_400, "longest": 450, "classes": 0, "circles": 0, "imports": 6.4}
+MOST = {"files": 230, "lines": 47_410, "longest": 450, "classes": 0, "circles": 0, "imports": 6.4}
 SMALL = 40
 TYPES = "TYPE_CHECKING"
 SHARED_NAMES = {"__init__", "base", "worker"}

@@ -30,7 +30,8 @@ def language_code(written: object) -> str:
     primary = re.split("[-.@(]", re.sub(r"^([a-z]{2,3}) (?=[a-z]{2}$)", r"\1-", whole))[0].strip()
     # A name may hold a hyphen or a word before it, as in "simplified chinese"; the last word of "pt br" is no language.
     last = whole.split()[-1] if " " in whole else ""
-    code = _CODES.get(whole) or (_CODES.get(last) if len(last) > 3 else None) or _CODES.get(primary)
+    named = _CODES.get(last) if len(last) > 3 and last != "latin" else None
+    code = _CODES.get(whole.replace("-", " ")) or _CODES.get(whole) or named or _CODES.get(primary)
     if code is not None:
         return code
     # What is as short as a code is near to nothing: any two letters have one in common.

@@ -42,17 +42,17 @@ LONGEST = 1_000_000
 
 
 def _by_python(read: str) -> str:
-    save = "d.to_json('seeds.jsonl', orient='records', lines=True, force_ascii=False)"
+    save = "d.to_json('converted.jsonl', orient='records', lines=True, force_ascii=False)"
     return f'python -c "import {read.partition(".")[0]}, sys; d = {read}; {save}" FILE'
 
 
 _FOREIGN = {  # what a file begins with: its format, and the command that converts it
-    b"\x1f\x8b": ("gzip", "gunzip -c FILE > seeds.jsonl"),
-    b"BZh": ("bzip2", "bunzip2 -c FILE > seeds.jsonl"),
-    b"\xfd7zXZ\0": ("xz", "xz -dc FILE > seeds.jsonl"),
-    b"\x28\xb5\x2f\xfd": ("Zstandard", "zstd -dc FILE > seeds.jsonl"),
-    b"7z\xbc\xaf\x27\x1c": ("7-Zip", "7z x -so FILE > seeds.jsonl"),
-    b"PK\x03\x04": ("zip", "unzip -p FILE > seeds.jsonl"),
+    b"\x1f\x8b": ("gzip", "gunzip -c FILE > converted.jsonl"),
+    b"BZh": ("bzip2", "bunzip2 -c FILE > converted.jsonl"),
+    b"\xfd7zXZ\0": ("xz", "xz -dc FILE > converted.jsonl"),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", "zstd -dc FILE > converted.jsonl"),
+    b"7z\xbc\xaf\x27\x1c": ("7-Zip", "7z x -so FILE > converted.jsonl"),
+    b"PK\x03\x04": ("zip", "unzip -p FILE > converted.jsonl"),
     b"PAR1": ("Parquet", _by_python("pandas.read_parquet(sys.argv[1])")),
     b"ARROW1": ("Feather (Arrow)", _by_python("pandas.read_feather(sys.argv[1])")),
     b"\xff\xff\xff\xff": ("datasets (Arrow)", _by_python("datasets.Dataset.from_file(sys.argv[1])")),
@@ -123,8 +123,13 @@ def _filled(value: Any) -> Any:
     is none."""
     if not isinstance(value, dict):
         return value if isinstance(value, RowError) else RowError("not a JSON object")
-    named = {key.strip().removeprefix("\ufeff").lower(): cell for key, cell in value.items()}
-    return {key: cell for key, cell in named.items() if cell is not None and cell == cell}
+    named: dict[str, Any] = {}
+    for key, cell in value.items():
+        name = key.strip().removeprefix("\ufeff").lower()
+        # Of keys that differ in case alone, the first that holds anything.
+        if cell is not None and cell == cell and named.get(name, "") == "":
+            named[name] = cell
+    return named
 
 
 def foreign_kind(data: bytes, name: str = "") -> tuple[str, str]:
@@ -135,12 +140,12 @@ def foreign_kind(data: bytes, name: str = "") -> tuple[str, str]:
     if data.startswith(b"\xd0\xcf") or (sheet and data.startswith(b"PK")):
         return "spreadsheet", _by_python("pandas.read_excel(sys.argv[1])")
     if re.search(r"\.(tar(\.\w+)?|tgz)$", name) or data[257:262] == b"ustar":
-        return "tar", "tar -xOf FILE > seeds.jsonl"
+        return "tar", "tar -xOf FILE > converted.jsonl"
     for magic, (kind, command) in _FOREIGN.items():
         if data.startswith(magic):
             return kind, command
     if code := wide(data):
-        return code[:6], f"iconv -f {code} -t UTF-8 FILE > seeds.jsonl"
+        return code[:6], f"iconv -f {code} -t UTF-8 FILE > converted.jsonl"
     if re.match(rb"(?i)<(!doctype|html|\?xml)|%pdf", text):
         return "HTML, XML or PDF", ""
     if text.startswith((b"{", b"[")):
@@ -176,13 +181,16 @@ def exchanges(row: Mapping[str, Any]) -> list[Exchange]:
     for name in _CHATS:
         if name in row and "instruction" not in row:
             return [_conversation(row[name], name)]
-    asked, answer = row.get("instruction", row.get("prompt")), _first(row, _ANSWERS)
+    asked, answer = (
+        row.get("instruction", row.get("prompt")),
+        _first(row, _ANSWERS if "instruction" in row else _ANSWERS[::-1]),
+    )
     if isinstance(asked, list) and isinstance(answer, list):
         return [_conversation([*asked, *answer], "prompt")]
     if missing := [name for name, value in (("instruction", asked), ("output", answer)) if value is None]:
         keys = ", ".join(key[:30] for key in list(row)[:6]) or "none"
         raise RowError(f"a missing {' and '.join(missing)} (its keys: {keys})")
-    if row.get("history"):
+    if isinstance(row.get("history"), list) and row["history"]:
         raise RowError("a conversation with a history; a seed task is one question and one answer")
     return [_exchange(asked, _first(row, _INPUTS), answer)]
 

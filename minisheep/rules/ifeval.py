@@ -100,7 +100,8 @@ def repeat_prompt(response: str, *, prompt_to_repeat: str) -> bool:
 
 def end_checker(response: str, *, end_phrase: str) -> bool:
     """The phrase at the very end, in any case; quotation marks around the answer are taken off first."""
-    marks = "".join(QUOTES + WIDE_QUOTES) if unspaced(end_phrase) else "".join(QUOTES)
+    english = "".join(filter(str.isalpha, end_phrase)).isascii()  # as IFEval
+    marks = '"' if english else "".join(QUOTES + WIDE_QUOTES)
     return response.strip().strip(marks).lower().endswith(end_phrase.strip().lower())
 
 

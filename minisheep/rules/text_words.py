@@ -48,7 +48,7 @@ STOPS = "؟۔।॥։።፧།༎។៕။᠃᱾꯫"
 """Ends of sentences that ASCII, Chinese and Japanese lack; no blank need follow."""
 BLANK = "[ \t\u00a0\u202f]"
 """An expression for a blank inside a line; French writes one that does not break before a colon."""
-GREEK_QUESTION = r"(?<=[\u0370-\u03ff\u1f00-\u1fff])[;\u037e](?=\s|\Z)"
+GREEK_QUESTION = r"(?<=[\u0370-\u03ff\u1f00-\u1fff]{2})[;\u037e](?=\s|\Z)"
 _FULL_STOPS = (
     *(("[\u0900-\u0a7f\u0b00-\u0b7f]", "।"), ("[\u0530-\u058f]", "։"), ("[\u1200-\u139f]", "።")),
     *(("[\u0e00-\u0eff]", ""), ("[\u1000-\u109f]", "။"), ("[\u1780-\u17ff]", "។")),
