@@ -79,6 +79,14 @@ def test_a_grade_is_read_or_not_at_all(reply: str, grade: float | None) -> None:
     assert read_grade(reply) == grade
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("begin", ["", "Verdict", "Grade: 7"])
+def test_a_reply_of_blank_lines_is_read_at_once(begin: str) -> None:
+    """It took time by the square of its length, which no limit of the server's need bound."""
+    reply = begin + "\n" * 200_000
+    assert read_verdict(reply) is None and read_grade(reply) == (7 if "7" in begin else None)
+
+
 def test_an_answer_cannot_close_its_own_fence() -> None:
     plain = pair_messages("Say hi.", "Hi.", "Hello.")[-1]["content"]
     mark = plain.split("[begin answer A ")[1].split("]")[0]

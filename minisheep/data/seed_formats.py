@@ -181,10 +181,8 @@ def exchanges(row: Mapping[str, Any]) -> list[Exchange]:
     for name in _CHATS:
         if name in row and "instruction" not in row:
             return [_conversation(row[name], name)]
-    asked, answer = (
-        row.get("instruction", row.get("prompt")),
-        _first(row, _ANSWERS if "instruction" in row else _ANSWERS[::-1]),
-    )
+    asked = row.get("instruction", row.get("prompt"))
+    answer = _first(row, _ANSWERS if "instruction" in row else _ANSWERS[::-1])
     if isinstance(asked, list) and isinstance(answer, list):
         return [_conversation([*asked, *answer], "prompt")]
     if missing := [name for name, value in (("instruction", asked), ("output", answer)) if value is None]:

@@ -209,9 +209,10 @@ def decoded(data: bytes, name: str, refused: type[UsageError], fix: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        code = wide(data) or "ENCODING"
-        convert = f"iconv -f {code} -t UTF-8 {shell(name)} > utf8 (ENCODING: CP1252, GB18030, SHIFT_JIS, ...)"
-        raise refused(f"{name}, line {line}: not UTF-8 text.", f"{fix} To convert it: {convert}.") from None
+        code = wide(data)
+        convert = f"iconv -f {code or 'ENCODING'} -t UTF-8 {shell(name)} > utf8"
+        convert += "" if code else " (ENCODING: CP1252, GB18030, SHIFT_JIS, ...)"
+        raise refused(f"{name}, line {line}: not UTF-8 text.", f"{fix} To convert it: {convert}.".lstrip()) from None
 
 
 def _seeds_of(name: str, row: Row) -> list[SeedTask]:

@@ -132,10 +132,9 @@ def number_highlighted_sections(answer: str, *, num_highlights: int) -> str | No
     if "*" in answer:
         return None
     chosen = content_words(answer)[:num_highlights]
+    beside = rf"[\w{MARKS}*'-]"
     for word in chosen:
-        answer = re.sub(
-            rf"(?<![\w{MARKS}*'-]){word}(?![\w{MARKS}*'-])", r"*\g<0>*", answer, count=1, flags=re.IGNORECASE
-        )
+        answer = re.sub(rf"(?<!{beside}){word}(?!{beside})", r"*\g<0>*", answer, count=1, flags=re.IGNORECASE)
     return answer if len(chosen) == num_highlights else None
 
 

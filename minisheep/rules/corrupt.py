@@ -174,9 +174,8 @@ def _scrambled(task: ExamTask, others: Sequence[ExamTask], chance: random.Random
     places = spans(task.answer)
     words = [task.answer[start:end] for start, end in places]
     # In a list of single words the order says little, so it stays a right answer.
-    if len(words) < scaled(LEAST_TO_SCRAMBLE, task.answer) or len(re.split(r"[,;،，、；؛\n]+", task.answer)) * 2 > len(
-        words
-    ):
+    clauses = re.split(r"[,;،，、；؛\n]+", task.answer)
+    if len(words) < scaled(LEAST_TO_SCRAMBLE, task.answer) or len(clauses) * 2 > len(words):
         return None
     gaps = [task.answer[end:start] for (_, end), (start, _) in pairwise(places)]
     chance.shuffle(words)

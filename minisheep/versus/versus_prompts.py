@@ -67,10 +67,13 @@ Grade: NUMBER
 """
 
 _VERDICT = re.compile(
-    r"^\W*(?:final\s+|my\s+)?verdict\W*(?:answer\s+)?\W*(a|b|tie)\b\W*$", re.IGNORECASE | re.MULTILINE
+    r"^[^\w\n]*(?:final\s+|my\s+)?verdict\W{0,40}(?:answer\s+)?\W{0,9}(a|b|tie)\b[^\w\n]*$",
+    re.IGNORECASE | re.MULTILINE,
 )
 _BARE_VERDICT = re.compile(r"\W*(?:answer\s+)?(a|b|tie)\W*", re.IGNORECASE)
-_GRADE = re.compile(r"^\W*(?:final\s+|my\s+)?grade\W*(\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*$", re.IGNORECASE | re.MULTILINE)
+_GRADE = re.compile(
+    r"^[^\w\n]*(?:final\s+|my\s+)?grade\W{0,40}(\d+(?:\.\d+)?)(?:\s*/\s*10)?[^\w\n]*$", re.IGNORECASE | re.MULTILINE
+)
 _THOUGHT = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 """What a judge thinks aloud holds verdicts that it may take back; a thought that is cut off holds no other."""
 _BARE_GRADE = re.compile(r"\W*(\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*")
